@@ -1,0 +1,74 @@
+//! Keys that name one transport endpoint, and what a virtual server's endpoint leads to.
+
+/// An address, protocol and port; `A` is 4 or 16 bytes. Key of `VIPS*` (where clients connect) and of `BACKENDS*` (where
+/// replies come from).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct EndpointKey<const A: usize> {
+    /// Network byte order.
+    pub addr: [u8; A],
+    /// Network byte order.
+    pub port: [u8; 2],
+    /// [`crate::TCP`] or [`crate::UDP`].
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+const _: () = assert!(size_of::<EndpointKey<4>>() == 8 && size_of::<EndpointKey<16>>() == 20);
+
+/// Key of `LOCALS*`: a server of a service by the outer destination of a tunnel. The value is the server id as a `u32`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LocalKey<const A: usize> {
+    /// The server's own address, network byte order.
+    pub addr: [u8; A],
+    /// Service index, see [`VipWord::service`].
+    pub service: u16,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+const _: () = assert!(size_of::<LocalKey<4>>() == 8 && size_of::<LocalKey<16>>() == 20);
+
+/// Key of `PEERS`: the MAC address of another director. The value is 1.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MacKey {
+    /// The Ethernet address.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 2],
+}
+const _: () = assert!(size_of::<MacKey>() == 8);
+
+/// Value of `VIPS*`: `service:16 | head slot:24 | RS-side head slot:24`, low bits first.
+///
+/// The *service index* is a node-local number of this endpoint and part of every flow key, so that a flow key fits one
+/// word. Indices 1 to 32,767 are virtual servers' endpoints, 32,768 to 65,535 are backends (see `BACKENDS*`); 0 is none.
+/// Head slot 0 means none: an endpoint without a director head is not balanced here, one without an RS-side head has no
+/// server on this node.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct VipWord(pub u64);
+
+impl VipWord {
+    /// `head` and `rs_head` are slots of `HEADS` below 2^24.
+    pub const fn new(service: u16, head: u32, rs_head: u32) -> Self {
+        Self(
+            service as u64
+                | ((head as u64 & 0xff_ffff) << 16)
+                | ((rs_head as u64 & 0xff_ffff) << 40),
+        )
+    }
+    /// The service index, 1 to 32,767.
+    pub const fn service(self) -> u16 {
+        self.0 as u16
+    }
+    /// Slot of the head by which a director balances; 0 = none.
+    pub const fn head(self) -> u32 {
+        (self.0 >> 16) as u32 & 0xff_ffff
+    }
+    /// Slot of the head that names this node's own servers for packets another director sent here; 0 = none.
+    pub const fn rs_head(self) -> u32 {
+        (self.0 >> 40) as u32 & 0xff_ffff
+    }
+}

@@ -1,0 +1,41 @@
+//! Everything that lives in a BPF map: structs, words, constants and drop reasons.
+//!
+//! Both the programs and the agent compile this crate, so there is no second definition to keep in step. Rules:
+//! `#[repr(C)]`, explicit padding, addresses and ports in network byte order as byte arrays, no bool, enum, `Option` or
+//! `usize` in a map value, and a size assertion for each struct. A value that packets can reach is either one 8-byte
+//! *word*, which is replaced atomically, or a slot that is never rewritten while a word refers to it.
+//!
+//! How the maps refer to each other:
+//!
+//! ```text
+//! VIPS (address, protocol, port) ─► VipWord ─► HEADS[slot] ─► RINGS[ring] ─► RING_SLOTS[offset + hash] ─► server id
+//! FLOWS (client, service index)  ─► FlowData ────────────────────────────────────────────────────────► server id
+//! server id ─► SERVERS[id] = ServerWord ─► RECORDS[slot] = ServerRecord (one cache line)
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod endpoint;
+mod flow;
+mod head;
+mod names;
+mod reason;
+mod server;
+
+pub use endpoint::{EndpointKey, LocalKey, MacKey, VipWord};
+pub use flow::{
+    BUCKET_ENTRIES, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FlowData, FlowState, FullNatKey,
+    FullNatValue, TIME_SHIFT,
+};
+pub use head::{Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SHARE_WHOLE};
+pub use names::{CONFIG_WORDS, ConfigWord, MapName, ROLE_DIRECTOR, ROLE_REAL_SERVER};
+pub use reason::{DropReason, Stat};
+pub use server::{ForwardingMode, Path, SERVER_IPV6, ServerCounters, ServerRecord, ServerWord};
+
+/// Version of the layout of every map. The agent adopts pinned maps only if the version stored in them equals this.
+pub const ABI_VERSION: u64 = 1;
+
+/// TCP's protocol number (RFC 9293).
+pub const TCP: u8 = 6;
+/// UDP's protocol number (RFC 768).
+pub const UDP: u8 = 17;

@@ -1,0 +1,130 @@
+//! Map names and the words of `CONFIG`.
+
+/// The maps, by the name under which the object declares and the agent pins them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum MapName {
+    /// Array of `u64` by [`ConfigWord`].
+    Config,
+    /// Hash [`crate::EndpointKey<4>`] → [`crate::VipWord`].
+    Vips4,
+    /// Hash [`crate::EndpointKey<16>`] → [`crate::VipWord`].
+    Vips6,
+    /// Hash [`crate::EndpointKey<4>`] → `u32` service index of a backend.
+    Backends4,
+    /// Hash [`crate::EndpointKey<16>`] → `u32` service index of a backend.
+    Backends6,
+    /// Hash [`crate::LocalKey<4>`] → `u32` server id.
+    Locals4,
+    /// Hash [`crate::LocalKey<16>`] → `u32` server id.
+    Locals6,
+    /// Hash [`crate::MacKey`] → `u32`.
+    Peers,
+    /// Array of [`crate::Head`].
+    Heads,
+    /// Array of [`crate::RingWord`].
+    Rings,
+    /// Array of `u32` server ids.
+    RingSlots,
+    /// Array of [`crate::ServerWord`].
+    Servers,
+    /// Array of [`crate::ServerRecord`].
+    Records,
+    /// Array of IPv4 buckets of established flows.
+    Flows4,
+    /// Array of IPv6 buckets of established flows.
+    Flows6,
+    /// Array of IPv4 buckets of half-open flows.
+    Half4,
+    /// Array of IPv6 buckets of half-open flows.
+    Half6,
+    /// Hash [`crate::FullNatKey<4>`] → [`crate::FullNatValue<4>`].
+    FullNat4,
+    /// Hash [`crate::FullNatKey<16>`] → [`crate::FullNatValue<16>`].
+    FullNat6,
+    /// Per-CPU array of [`crate::ServerCounters`] by server id.
+    Counters,
+    /// Per-CPU array of `u64` by [`crate::DropReason`].
+    Drops,
+    /// Per-CPU array of `u64` by [`crate::Stat`].
+    Stats,
+}
+
+impl MapName {
+    /// All of them.
+    pub const ALL: [Self; 22] = [
+        Self::Config,
+        Self::Vips4,
+        Self::Vips6,
+        Self::Backends4,
+        Self::Backends6,
+        Self::Locals4,
+        Self::Locals6,
+        Self::Peers,
+        Self::Heads,
+        Self::Rings,
+        Self::RingSlots,
+        Self::Servers,
+        Self::Records,
+        Self::Flows4,
+        Self::Flows6,
+        Self::Half4,
+        Self::Half6,
+        Self::FullNat4,
+        Self::FullNat6,
+        Self::Counters,
+        Self::Drops,
+        Self::Stats,
+    ];
+
+    /// The name in the object and under the pin directory; at most 15 bytes.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "CONFIG",
+            Self::Vips4 => "VIPS4",
+            Self::Vips6 => "VIPS6",
+            Self::Backends4 => "BACKENDS4",
+            Self::Backends6 => "BACKENDS6",
+            Self::Locals4 => "LOCALS4",
+            Self::Locals6 => "LOCALS6",
+            Self::Peers => "PEERS",
+            Self::Heads => "HEADS",
+            Self::Rings => "RINGS",
+            Self::RingSlots => "RING_SLOTS",
+            Self::Servers => "SERVERS",
+            Self::Records => "RECORDS",
+            Self::Flows4 => "FLOWS4",
+            Self::Flows6 => "FLOWS6",
+            Self::Half4 => "HALF4",
+            Self::Half6 => "HALF6",
+            Self::FullNat4 => "FULLNAT4",
+            Self::FullNat6 => "FULLNAT6",
+            Self::Counters => "COUNTERS",
+            Self::Drops => "DROPS",
+            Self::Stats => "STATS",
+        }
+    }
+}
+
+/// Index into `CONFIG`: words that the agent sets before it attaches, unless noted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u32)]
+pub enum ConfigWord {
+    /// [`crate::ABI_VERSION`] of whoever made the maps.
+    AbiVersion = 0,
+    /// Secret seed of the flow tables' bucket hash; stays as long as the tables do.
+    FlowSeed = 1,
+    /// [`ROLE_DIRECTOR`] | [`ROLE_REAL_SERVER`]; may change at any time.
+    Role = 2,
+    /// Most half-open flows that may hold a FullNAT port.
+    HalfOpenPortLimit = 3,
+    /// Half-open flows that hold a FullNAT port now: raised by packets, set anew by the agent's sweep.
+    HalfOpenPorts = 4,
+}
+
+/// Number of words in `CONFIG`.
+pub const CONFIG_WORDS: u32 = 8;
+
+/// Role bit: balances packets to VIPs.
+pub const ROLE_DIRECTOR: u64 = 1;
+/// Role bit: unwraps and translates packets that directors send to servers of this node.
+pub const ROLE_REAL_SERVER: u64 = 2;

@@ -1,0 +1,78 @@
+//! Why packets are dropped, and what else the data plane counts.
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $value:literal, $text:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u32)]
+        pub enum $name { $($(#[$variant_doc])* $variant = $value,)* }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name used in metrics and documentation.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Why a packet was dropped; index into `DROPS`.
+    DropReason {
+        /// The frame ends before the headers do.
+        Truncated = 1, "truncated";
+        /// An IP header contradicts itself.
+        BadHeader = 2, "bad_header";
+        /// A fragment to a virtual server: fragments carry no ports.
+        Fragment = 3, "fragment";
+        /// TTL or hop limit would reach 0.
+        TtlExceeded = 4, "ttl_exceeded";
+        /// No pool of the virtual server has a server that takes new flows.
+        NoServer = 5, "no_server";
+        /// A ring or flow named a server id that is not in use.
+        ServerGone = 6, "server_gone";
+        /// The next hop towards the chosen server is not known.
+        NextHopUnresolved = 7, "next_hop_unresolved";
+        /// No room before the frame for the outer header.
+        NoHeadroom = 8, "no_headroom";
+        /// The packet with its outer header exceeds the MTU of the way to the server.
+        TooBig = 9, "too_big";
+        /// NAT: the client's port is in use towards every candidate server through another virtual server.
+        PortInUse = 10, "port_in_use";
+        /// FullNAT: no free source port was found.
+        NoPort = 11, "no_port";
+        /// FullNAT: half-open flows hold their whole share of the ports.
+        HalfOpenLimit = 12, "half_open_limit";
+        /// A tunnelled packet names a virtual server but no server of this node.
+        NotMyServer = 13, "not_my_server";
+        /// The tables contradict the packet, such as servers of the other address family.
+        BadTable = 14, "bad_table";
+        /// There is no route back to the client.
+        NoRoute = 15, "no_route";
+    }
+}
+
+counters! {
+    /// What the data plane counts beside drops; index into `STATS`.
+    Stat {
+        /// A half-open entry was made.
+        HalfOpen = 0, "half_open";
+        /// A half-open flow was confirmed and moved into the flow table.
+        Promoted = 1, "promoted";
+        /// A live half-open entry gave way to a newer one.
+        HalfOpenEvicted = 2, "half_open_evicted";
+        /// A live flow table entry gave way to a newer one.
+        FlowEvicted = 3, "flow_evicted";
+        /// No entry could be made: the ring alone served the packet.
+        Stateless = 4, "stateless";
+        /// A FullNAT port was claimed.
+        PortClaimed = 5, "port_claimed";
+        /// A packet to or from a virtual server was handed to the stack for delivery.
+        ToStack = 6, "to_stack";
+        /// A tunnelled packet was unwrapped.
+        Unwrapped = 7, "unwrapped";
+    }
+}

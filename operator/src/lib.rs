@@ -1,0 +1,2 @@
+//! Placeholder for the first commit.
+#![forbid(unsafe_code)]
