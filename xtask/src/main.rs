@@ -1,2 +1,55 @@
-//! Placeholder for the first commit.
-fn main() {}
+//! Automation that the Makefile calls: `cargo xtask <verb>`.
+//!
+//! What installs software is `xtask/setup.sh`; this crate needs only cargo.
+#![forbid(unsafe_code)]
+
+mod bpf;
+mod command;
+mod generate;
+mod lint;
+mod summary;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Sluice's build automation.
+#[derive(Parser)]
+enum Verb {
+    /// Build the BPF programs into target/bpf/.
+    BuildBpf,
+    /// Build the BPF programs and run all tests; arguments go to cargo test.
+    Test {
+        /// Arguments for cargo test, such as `-p sluice-tests`; the whole workspace when there are none.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check format, lints, licences and generated files.
+    Lint,
+    /// Format the code.
+    Fmt,
+    /// Write the generated files.
+    Generate {
+        /// Change nothing; fail when a file differs from what would be generated.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Verb::parse() {
+        Verb::BuildBpf => bpf::build(),
+        Verb::Test { arguments } => test::run(&arguments),
+        Verb::Lint => lint::run(),
+        Verb::Fmt => lint::format(),
+        Verb::Generate { check } => generate::run(check),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

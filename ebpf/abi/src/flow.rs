@@ -59,7 +59,7 @@ impl FlowState {
     /// Idle time, in time units, after which an entry in this state is no entry.
     pub const fn timeout_units(self) -> u16 {
         const fn units(seconds: u64) -> u16 {
-            (seconds * 1_000_000_000 >> TIME_SHIFT) as u16
+            ((seconds * 1_000_000_000) >> TIME_SHIFT) as u16
         }
         match self {
             Self::Syn | Self::Unconfirmed => units(30),

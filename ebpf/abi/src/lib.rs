@@ -14,6 +14,8 @@
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]
+// Words are unpacked by shifting and cutting off.
+#![allow(clippy::cast_possible_truncation)]
 
 mod endpoint;
 mod flow;

@@ -1,11 +1,11 @@
 //! Why packets are dropped, and what else the data plane counts.
 
 macro_rules! counters {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $value:literal, $text:literal;)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $description:literal])* $variant:ident = $value:literal, $text:literal;)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         #[repr(u32)]
-        pub enum $name { $($(#[$variant_doc])* $variant = $value,)* }
+        pub enum $name { $($(#[doc = $description])* $variant = $value,)* }
 
         impl $name {
             /// All of them, in the order of their numbers.
@@ -14,6 +14,11 @@ macro_rules! counters {
             /// The name used in metrics and documentation.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text),* }
+            }
+
+            /// What it means, as a sentence: the variant's documentation.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($description),*).trim_ascii()),* }
             }
         }
     };

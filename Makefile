@@ -1,0 +1,50 @@
+# Thin verbs: each calls xtask/setup.sh, cargo or cargo xtask and does nothing itself. `make help` lists them.
+.DEFAULT_GOAL := help
+# One cargo at a time: it uses all processors itself.
+.NOTPARALLEL:
+# cargo install puts its programs there; a machine without rustup has not yet got it in PATH.
+export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
+
+.PHONY: help setup build demo test test-unit test-kernels bench fmt lint generate check-generated clean
+
+help: ## List the verbs
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## Install what building and testing needs and this machine lacks
+	@xtask/setup.sh
+
+build: setup ## Build the BPF programs, the agent and the operator
+	cargo xtask build-bpf
+	cargo build
+
+demo: build ## Clients, directors and servers in network namespaces: traffic in every mode, and a canary
+	cargo run --quiet --package sluice-tests --bin demo
+
+test: setup ## Run all tests (as root: they make network namespaces and load BPF programs)
+	cargo xtask test
+
+test-unit: ## Run the tests that need neither root nor BPF
+	cargo test --workspace --lib --bins
+
+test-kernels: setup ## Load the programs and run the packet tables on an older kernel under qemu
+	cargo xtask test --package sluice-tests --test kernels
+
+bench: setup ## Measure nanoseconds per packet
+	cargo xtask build-bpf
+	cargo run --release --quiet --package sluice-tests --bin bench
+
+fmt: ## Format the code
+	cargo xtask fmt
+
+lint: ## Check format, lints, licences and generated files
+	@xtask/setup.sh --lint
+	cargo xtask lint
+
+generate: ## Write the generated files
+	cargo xtask generate
+
+check-generated: ## Fail if a generated file is not what would be generated
+	cargo xtask generate --check
+
+clean: ## Remove everything that was built
+	cargo clean

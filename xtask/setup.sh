@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Installs what building and testing Sluice needs and this machine does not have, and says what and why.
+# Installs nothing a second time: with everything in place it only looks and takes a fraction of a second.
+#
+#   xtask/setup.sh           what `make build`, `make demo` and `make test` need
+#   xtask/setup.sh --lint    what `make lint` needs besides
+#
+# Written for Debian 12. Elsewhere it installs no packages but says which tools are missing.
+set -euo pipefail
+
+# The one list of packages: "package|why".
+build_packages=(
+    "gcc|to link Rust programs"
+    "libc6-dev|to link Rust programs"
+)
+debian_rust_packages=(
+    "rustc-web|the compiler for the BPF object (and for everything, where there is no rustup)"
+    "cargo-web|the same"
+    "libstd-rust-web-dev-bpf|Rust's core library for the BPF target, which rustup does not ship"
+)
+linker_packages=(
+    "llvm-22-dev|to build bpf-linker"
+    "g++|to build bpf-linker"
+    "zlib1g-dev|to build bpf-linker"
+    "libzstd-dev|to build bpf-linker"
+)
+test_packages=(
+    "iproute2|network namespaces in tests and demo"
+    "nftables|packet counters and reverse-path filters in tests"
+    "ethtool|checksum offload settings in tests and demo"
+    "curl|HTTP requests in tests and demo"
+    "qemu-system-x86|to boot an older kernel in tests"
+    "busybox-static|the older kernel's user space"
+    "cpio|the older kernel's first file system"
+)
+debian_lint_packages=(
+    "rustfmt-web|to check the format of the code"
+    "rust-web-clippy|to lint the BPF programs"
+)
+bpf_linker_version=0.13.0
+cargo_deny_version=0.20.2
+minimum_rust=1.95
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cargo_bin=${CARGO_HOME:-$HOME/.cargo}/bin
+PATH=$PATH:$cargo_bin:/usr/sbin:/sbin
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() {
+    say "$*" >&2
+    exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        fail "this needs root, and there is no sudo here: $*"
+    fi
+}
+
+# Installs those of the packages given as "package|why" that are missing.
+install_packages() {
+    local entry name missing=()
+    have dpkg-query || return 0
+    for entry in "$@"; do
+        name=${entry%%|*}
+        if [ "$(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null)" != installed ]; then
+            say "Debian package $name is missing: ${entry#*|}"
+            missing+=("$name")
+        fi
+    done
+    [ ${#missing[@]} = 0 ] && return 0
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    as_root apt-get -q -o Acquire::Retries=3 update </dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 \
+        install --no-install-recommends "${missing[@]}" </dev/null
+}
+
+# Whether version $1 is $2 or newer.
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# rustup's nightly with the source of core builds the BPF object just as well.
+nightly_with_source() {
+    local sysroot
+    have rustup && sysroot=$(RUSTUP_TOOLCHAIN=nightly RUSTUP_AUTO_INSTALL=0 rustc --print sysroot 2>/dev/null) &&
+        [ -d "$sysroot/lib/rustlib/src/rust/library/core" ]
+}
+
+setup_rust() {
+    install_packages "${build_packages[@]}"
+    if ! nightly_with_source; then
+        have apt-get ||
+            fail "no compiler for the BPF object: rustup toolchain install nightly --profile minimal --component rust-src"
+        install_packages "${debian_rust_packages[@]}"
+    fi
+    have cargo || fail "there is no cargo in PATH: install Rust $minimum_rust or newer from https://rustup.rs"
+    local version
+    version=$(cd "$root" && rustc --version | cut -d' ' -f2)
+    at_least "$version" "$minimum_rust" ||
+        fail "Rust $version is too old, Sluice needs $minimum_rust or newer: rustup update stable"
+}
+
+setup_bpf_linker() {
+    local version
+    version=$(bpf-linker --version 2>/dev/null | cut -d' ' -f2) || true
+    if [ "$version" = "$bpf_linker_version" ] || { [ -n "$version" ] && nightly_with_source; }; then
+        return 0
+    fi
+    say "installing bpf-linker $bpf_linker_version into $cargo_bin, which links the BPF object (about a minute)"
+    if have apt-get; then
+        install_packages "${linker_packages[@]}"
+        LLVM_PREFIX=/usr/lib/llvm-22 PATH=/usr/lib/llvm-22/bin:$PATH cargo install bpf-linker --force --quiet \
+            --version "$bpf_linker_version" --no-default-features --features llvm-22 </dev/null
+    else
+        cargo install bpf-linker --force --quiet --version "$bpf_linker_version" </dev/null
+    fi
+}
+
+setup_test_tools() {
+    install_packages "${test_packages[@]}"
+    local tool missing=()
+    for tool in ip tc nft ethtool curl qemu-system-x86_64 busybox cpio; do
+        have "$tool" || missing+=("$tool")
+    done
+    [ ${#missing[@]} = 0 ] || fail "tests and demo need these commands, which are not in PATH: ${missing[*]}"
+}
+
+setup_bpffs() {
+    if [ "$(stat -f -c %T /sys/fs/bpf 2>/dev/null)" != bpf_fs ]; then
+        say "mounting the BPF file system at /sys/fs/bpf, where the agent pins its maps"
+        as_root mount -t bpf bpf /sys/fs/bpf
+    fi
+}
+
+setup_lint() {
+    if [ "$(command -v cargo)" = /usr/bin/cargo ] || ! nightly_with_source; then
+        install_packages "${debian_lint_packages[@]}"
+    fi
+    if have rustup && ! { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1; then
+        say "installing rustfmt and clippy"
+        (cd "$root" && rustup component add rustfmt clippy)
+    fi
+    if ! have cargo-deny; then
+        say "installing cargo-deny $cargo_deny_version into $cargo_bin, which checks licences and sources (about two minutes)"
+        cargo install cargo-deny --quiet --locked --version "$cargo_deny_version" </dev/null
+    fi
+}
+
+case ${1-} in
+"")
+    setup_rust
+    setup_bpf_linker
+    setup_test_tools
+    setup_bpffs
+    ;;
+--lint)
+    setup_rust
+    setup_lint
+    ;;
+*)
+    fail "unknown argument $1"
+    ;;
+esac

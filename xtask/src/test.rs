@@ -1,0 +1,44 @@
+//! Running the tests.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{bpf, command, summary::Summary};
+
+/// Builds the BPF programs, runs the tests and prints the sum of their results as the last line.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    bpf::build()?;
+    let mut cargo = command::cargo(["test", "--no-fail-fast"]);
+    if arguments.is_empty() {
+        cargo.arg("--workspace");
+    }
+    cargo
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut child = cargo
+        .spawn()
+        .with_context(|| format!("cannot run {}", command::show(&cargo)))?;
+    let mut summary = Summary::default();
+    let mut stdout = std::io::stdout().lock();
+    let output = child.stdout.take().context("cargo test has no output")?;
+    for line in BufReader::new(output).split(b'\n') {
+        let mut line = line.context("cannot read the output of cargo test")?;
+        summary.add(&String::from_utf8_lossy(&line));
+        line.push(b'\n');
+        stdout.write_all(&line)?;
+    }
+    let status = child.wait().context("cannot wait for cargo test")?;
+    println!("\n{summary}");
+    if !status.success() {
+        bail!("cargo test failed ({status})");
+    }
+    if summary.failed() || summary.is_empty() {
+        bail!("cargo test reported success for the above");
+    }
+    Ok(())
+}
