@@ -1,0 +1,199 @@
+//! What is in a node's maps, as values: read back from them, or wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sluice_abi::{
+    EndpointKey, Head, LocalKey, MacKey, RingWord, ServerRecord, ServerWord, VipWord,
+};
+
+use crate::{Mac, Protocol};
+
+/// The part of the maps that the planner decides: everything but flows, counters and `CONFIG`.
+///
+/// To read one back: all entries of `VIPS*`, `BACKENDS*`, `LOCALS*` and `PEERS`; the `HEADS` slots that VIP words name;
+/// every present word of `RINGS` that lies within `RING_SLOTS`, with the slots it covers; every word of `SERVERS` that is
+/// not 0 (an absent one keeps its epoch); the `RECORDS` slots that present server words name. Slots that no word names
+/// are free and not part of the image.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Image {
+    /// `VIPS4` and `VIPS6`.
+    pub vips: BTreeMap<Endpoint, VipWord>,
+    /// `BACKENDS4` and `BACKENDS6`: service indices of servers' endpoints.
+    pub backends: BTreeMap<Endpoint, u16>,
+    /// `LOCALS4` and `LOCALS6`: server ids.
+    pub locals: BTreeMap<Local, u32>,
+    /// `PEERS`.
+    pub peers: BTreeSet<Mac>,
+    /// `HEADS`, the slots in use.
+    pub heads: BTreeMap<u32, Head>,
+    /// `RINGS`, the present words with their slots.
+    pub rings: BTreeMap<u32, Ring>,
+    /// `SERVERS`, words other than 0.
+    pub servers: BTreeMap<u32, ServerWord>,
+    /// `RECORDS`, the slots in use.
+    pub records: BTreeMap<u32, ServerRecord>,
+}
+
+/// A ring in place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ring {
+    /// Where it lies.
+    pub word: RingWord,
+    /// The server ids of its slots, `word.slots()` of them.
+    pub slots: Vec<u32>,
+}
+
+/// Key of `VIPS*` and `BACKENDS*`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Endpoint {
+    /// The address.
+    pub address: IpAddr,
+    /// The port; 0 in an address marker.
+    pub port: u16,
+    /// The protocol's number; 0 in an address marker.
+    pub protocol: u8,
+}
+
+/// Key of `LOCALS*`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Local {
+    /// The server's own address.
+    pub address: IpAddr,
+    /// Service index.
+    pub service: u16,
+}
+
+/// A map key of one address family or the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ByFamily<V4, V6> {
+    /// For the map that ends in 4.
+    V4(V4),
+    /// For the map that ends in 6.
+    V6(V6),
+}
+
+impl Endpoint {
+    /// An endpoint of a virtual server or a server.
+    pub const fn new(address: IpAddr, protocol: Protocol, port: u16) -> Self {
+        Self {
+            address,
+            port,
+            protocol: protocol as u8,
+        }
+    }
+
+    /// The entry that marks an address as a VIP whatever the port, so that packets to its other ports and fragments are
+    /// dropped by name.
+    pub const fn marker(address: IpAddr) -> Self {
+        Self {
+            address,
+            port: 0,
+            protocol: 0,
+        }
+    }
+
+    /// Whether this is an address marker.
+    pub const fn is_marker(&self) -> bool {
+        self.protocol == 0
+    }
+
+    /// The map key.
+    pub fn key(&self) -> ByFamily<EndpointKey<4>, EndpointKey<16>> {
+        let port = self.port.to_be_bytes();
+        let protocol = self.protocol;
+        match self.address {
+            IpAddr::V4(a) => ByFamily::V4(EndpointKey {
+                addr: a.octets(),
+                port,
+                protocol,
+                pad: 0,
+            }),
+            IpAddr::V6(a) => ByFamily::V6(EndpointKey {
+                addr: a.octets(),
+                port,
+                protocol,
+                pad: 0,
+            }),
+        }
+    }
+}
+
+impl From<EndpointKey<4>> for Endpoint {
+    fn from(key: EndpointKey<4>) -> Self {
+        Self {
+            address: Ipv4Addr::from(key.addr).into(),
+            port: u16::from_be_bytes(key.port),
+            protocol: key.protocol,
+        }
+    }
+}
+
+impl From<EndpointKey<16>> for Endpoint {
+    fn from(key: EndpointKey<16>) -> Self {
+        Self {
+            address: Ipv6Addr::from(key.addr).into(),
+            port: u16::from_be_bytes(key.port),
+            protocol: key.protocol,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            sluice_abi::TCP => "tcp",
+            sluice_abi::UDP => "udp",
+            0 => return write!(f, "{} any", self.address),
+            other => return write!(f, "{} {other} {}", self.address, self.port),
+        };
+        write!(f, "{} {protocol} {}", self.address, self.port)
+    }
+}
+
+impl Local {
+    /// The map key.
+    pub fn key(&self) -> ByFamily<LocalKey<4>, LocalKey<16>> {
+        let service = self.service;
+        match self.address {
+            IpAddr::V4(a) => ByFamily::V4(LocalKey {
+                addr: a.octets(),
+                service,
+                pad: [0; 2],
+            }),
+            IpAddr::V6(a) => ByFamily::V6(LocalKey {
+                addr: a.octets(),
+                service,
+                pad: [0; 2],
+            }),
+        }
+    }
+}
+
+impl From<LocalKey<4>> for Local {
+    fn from(key: LocalKey<4>) -> Self {
+        Self {
+            address: Ipv4Addr::from(key.addr).into(),
+            service: key.service,
+        }
+    }
+}
+
+impl From<LocalKey<16>> for Local {
+    fn from(key: LocalKey<16>) -> Self {
+        Self {
+            address: Ipv6Addr::from(key.addr).into(),
+            service: key.service,
+        }
+    }
+}
+
+impl From<Mac> for MacKey {
+    fn from(mac: Mac) -> Self {
+        Self {
+            mac: mac.0,
+            pad: [0; 2],
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Map writes, and the limits of the maps.
+
+use sluice_abi::{Head, RingWord, ServerRecord, ServerWord, VipWord};
+
+use crate::{Endpoint, Image, Local, Mac, Problem};
+
+/// One map write.
+///
+/// An executor applies them in order and may stop after any of them. Before it applies operations that were computed from
+/// an image it read back (after a start, or after a sequence that was cut short) it waits one grace period, because
+/// packets may still hold what the last words that were flipped led to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MapOp {
+    /// Writes a slot of `RECORDS` that no word names.
+    WriteRecord {
+        /// The slot.
+        slot: u32,
+        /// Its value.
+        record: ServerRecord,
+    },
+    /// Writes `RING_SLOTS[offset ..]`, which no ring covers.
+    WriteRingSlots {
+        /// Index of the first slot.
+        offset: u32,
+        /// Server ids.
+        slots: Vec<u32>,
+    },
+    /// Writes a slot of `HEADS` that no VIP word names.
+    WriteHead {
+        /// The slot.
+        slot: u32,
+        /// Its value.
+        head: Head,
+    },
+    /// Sets a word of `SERVERS`.
+    SetServer {
+        /// The server id.
+        id: u32,
+        /// The word.
+        word: ServerWord,
+    },
+    /// Sets a word of `RINGS`.
+    SetRing {
+        /// The ring id.
+        ring: u32,
+        /// The word; `RingWord(0)` = no ring.
+        word: RingWord,
+    },
+    /// Sets an entry of `VIPS*`.
+    SetVip {
+        /// The key.
+        endpoint: Endpoint,
+        /// The value.
+        word: VipWord,
+    },
+    /// Removes an entry of `VIPS*`.
+    RemoveVip {
+        /// The key.
+        endpoint: Endpoint,
+    },
+    /// Sets an entry of `BACKENDS*`.
+    SetBackend {
+        /// The key.
+        endpoint: Endpoint,
+        /// The service index.
+        service: u16,
+    },
+    /// Removes an entry of `BACKENDS*`.
+    RemoveBackend {
+        /// The key.
+        endpoint: Endpoint,
+    },
+    /// Sets an entry of `LOCALS*`.
+    SetLocal {
+        /// The key.
+        local: Local,
+        /// The server id.
+        server: u32,
+    },
+    /// Removes an entry of `LOCALS*`.
+    RemoveLocal {
+        /// The key.
+        local: Local,
+    },
+    /// Adds an entry to `PEERS`.
+    AddPeer {
+        /// The key.
+        mac: Mac,
+    },
+    /// Removes an entry of `PEERS`.
+    RemovePeer {
+        /// The key.
+        mac: Mac,
+    },
+    /// Waits until no packet that was in a program when the wait began is in it any more.
+    Grace,
+}
+
+/// How much the maps hold. Of a map in two families, what each of the two holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Entries of `VIPS4`, and of `VIPS6`: virtual servers' endpoints and one marker per address.
+    pub vips: u32,
+    /// Entries of `BACKENDS4`, and of `BACKENDS6`.
+    pub backends: u32,
+    /// Entries of `LOCALS4`, and of `LOCALS6`.
+    pub locals: u32,
+    /// Entries of `PEERS`.
+    pub peers: u32,
+    /// Slots of `HEADS`; slot 0 is never used.
+    pub heads: u32,
+    /// Words of `RINGS`; id 0 is never used.
+    pub rings: u32,
+    /// Slots of `RING_SLOTS`.
+    pub ring_slots: u32,
+    /// Words of `SERVERS`; id 0 is never used.
+    pub servers: u32,
+    /// Slots of `RECORDS`; slot 0 is never used.
+    pub records: u32,
+}
+
+/// What a node's maps shall hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// The maps' content once every operation is applied.
+    pub desired: Image,
+    /// What did not fit. The parts concerned stay as they were.
+    pub problems: Vec<Problem>,
+}

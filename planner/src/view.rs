@@ -1,0 +1,102 @@
+//! What a node knows of itself and its surroundings: the input that differs from node to node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, octet) in self.0.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ":" };
+            write!(f, "{separator}{octet:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a node does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Role {
+    /// Balances packets to VIPs.
+    pub director: bool,
+    /// Unwraps and translates what directors send to servers of this node.
+    pub real_server: bool,
+}
+
+impl Role {
+    /// The bits of [`sluice_abi::ConfigWord::Role`].
+    pub const fn bits(self) -> u64 {
+        let director = if self.director {
+            sluice_abi::ROLE_DIRECTOR
+        } else {
+            0
+        };
+        let real_server = if self.real_server {
+            sluice_abi::ROLE_REAL_SERVER
+        } else {
+            0
+        };
+        director | real_server
+    }
+}
+
+/// A node as its agent sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeView {
+    /// What the node does.
+    pub role: Role,
+    /// Every address of the node, loopback left out: a server at one of them is reached by way of the node's own stack.
+    pub addresses: BTreeSet<IpAddr>,
+    /// MAC addresses of the other directors.
+    pub peers: BTreeSet<Mac>,
+    /// What is known of the way to each server's address. An address that is absent counts as
+    /// [`NextHop::Pending`]; the node's own addresses need no entry.
+    pub next_hops: BTreeMap<IpAddr, NextHop>,
+}
+
+/// What is known of the way to an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NextHop {
+    /// Known.
+    Resolved(Hop),
+    /// Being resolved, and for less than a second: a server that is not in a ring yet waits, one that is in stays as it
+    /// is.
+    Pending,
+    /// Being resolved for a second or more: the server enters its ring, packets to it are dropped by name until the
+    /// next hop is known.
+    Overdue,
+    /// There is no route, or the neighbour does not answer. As [`NextHop::Overdue`].
+    Unreachable,
+}
+
+/// A way to an address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Hop {
+    /// What lies between.
+    pub via: Via,
+    /// Interface that leads there.
+    pub ifindex: u32,
+    /// Its MAC address; not used for [`Via::Bridge`].
+    pub source_mac: Mac,
+    /// MAC address of the next hop; not used for [`Via::Bridge`].
+    pub next_hop_mac: Mac,
+    /// Largest IP packet, in bytes, that the way carries.
+    pub mtu: u32,
+    /// The address that the node's own packets to there have as their source: FullNAT's source and TUN's outer source.
+    pub source: IpAddr,
+}
+
+/// What lies between a node and a server.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Via {
+    /// Nothing: the next hop is the server, reached by an XDP-capable device.
+    Link,
+    /// A router, reached by an XDP-capable device.
+    Router,
+    /// A bridge or overlay device of this node: the tc hook delivers.
+    Bridge,
+}
