@@ -10,11 +10,12 @@ set -euo pipefail
 
 # The one list of packages: "package|why".
 build_packages=(
+    "ca-certificates|to download from crates.io"
     "gcc|to link Rust programs"
     "libc6-dev|to link Rust programs"
 )
 debian_rust_packages=(
-    "rustc-web|the compiler for the BPF object (and for everything, where there is no rustup)"
+    "rustc-web|the compiler for the BPF programs (and for everything, where there is no rustup)"
     "cargo-web|the same"
     "libstd-rust-web-dev-bpf|Rust's core library for the BPF target, which rustup does not ship"
 )
@@ -64,7 +65,7 @@ as_root() {
 # Installs those of the packages given as "package|why" that are missing.
 install_packages() {
     local entry name missing=()
-    have dpkg-query || return 0
+    have apt-get || return 0
     for entry in "$@"; do
         name=${entry%%|*}
         if [ "$(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null)" != installed ]; then
@@ -90,43 +91,46 @@ nightly_with_source() {
         [ -d "$sysroot/lib/rustlib/src/rust/library/core" ]
 }
 
-setup_rust() {
-    install_packages "${build_packages[@]}"
-    if ! nightly_with_source; then
-        have apt-get ||
-            fail "no compiler for the BPF object: rustup toolchain install nightly --profile minimal --component rust-src"
-        install_packages "${debian_rust_packages[@]}"
-    fi
+linker_version() { bpf-linker --version 2>/dev/null | cut -d' ' -f2; }
+
+# With a nightly, its LLVM may ask for another version of the linker: whatever the user has is right.
+linker_fits() {
+    local version
+    version=$(linker_version)
+    [ "$version" = "$bpf_linker_version" ] || { [ -n "$version" ] && nightly_with_source; }
+}
+
+setup_packages() {
+    local packages=("${build_packages[@]}" "${test_packages[@]}")
+    nightly_with_source || packages+=("${debian_rust_packages[@]}")
+    linker_fits || packages+=("${linker_packages[@]}")
+    install_packages "${packages[@]}"
+    local tool missing=()
+    for tool in cc ip tc nft ethtool curl qemu-system-x86_64 busybox cpio; do
+        have "$tool" || missing+=("$tool")
+    done
+    [ ${#missing[@]} = 0 ] || fail "these commands are needed and not in PATH: ${missing[*]}"
+}
+
+check_rust() {
     have cargo || fail "there is no cargo in PATH: install Rust $minimum_rust or newer from https://rustup.rs"
     local version
     version=$(cd "$root" && rustc --version | cut -d' ' -f2)
     at_least "$version" "$minimum_rust" ||
         fail "Rust $version is too old, Sluice needs $minimum_rust or newer: rustup update stable"
+    [ -d /usr/lib/rustlib/bpfel-unknown-none ] || nightly_with_source ||
+        fail "no compiler for the BPF programs: rustup toolchain install nightly --profile minimal --component rust-src"
 }
 
 setup_bpf_linker() {
-    local version
-    version=$(bpf-linker --version 2>/dev/null | cut -d' ' -f2) || true
-    if [ "$version" = "$bpf_linker_version" ] || { [ -n "$version" ] && nightly_with_source; }; then
-        return 0
-    fi
-    say "installing bpf-linker $bpf_linker_version into $cargo_bin, which links the BPF object (about a minute)"
+    linker_fits && return 0
+    say "installing bpf-linker $bpf_linker_version into $cargo_bin, which links the BPF programs (about a minute)"
     if have apt-get; then
-        install_packages "${linker_packages[@]}"
-        LLVM_PREFIX=/usr/lib/llvm-22 PATH=/usr/lib/llvm-22/bin:$PATH cargo install bpf-linker --force --quiet \
+        LLVM_PREFIX=/usr/lib/llvm-22 PATH=/usr/lib/llvm-22/bin:$PATH cargo install bpf-linker --force --quiet --locked \
             --version "$bpf_linker_version" --no-default-features --features llvm-22 </dev/null
     else
-        cargo install bpf-linker --force --quiet --version "$bpf_linker_version" </dev/null
+        cargo install bpf-linker --force --quiet --locked --version "$bpf_linker_version" </dev/null
     fi
-}
-
-setup_test_tools() {
-    install_packages "${test_packages[@]}"
-    local tool missing=()
-    for tool in ip tc nft ethtool curl qemu-system-x86_64 busybox cpio; do
-        have "$tool" || missing+=("$tool")
-    done
-    [ ${#missing[@]} = 0 ] || fail "tests and demo need these commands, which are not in PATH: ${missing[*]}"
 }
 
 setup_bpffs() {
@@ -152,13 +156,14 @@ setup_lint() {
 
 case ${1-} in
 "")
-    setup_rust
+    setup_packages
+    check_rust
     setup_bpf_linker
-    setup_test_tools
     setup_bpffs
     ;;
 --lint)
-    setup_rust
+    setup_packages
+    check_rust
     setup_lint
     ;;
 *)
