@@ -30,6 +30,7 @@ test_packages=(
     "nftables|packet counters and reverse-path filters in tests"
     "ethtool|checksum offload settings in tests and demo"
     "curl|HTTP requests in tests and demo"
+    "nginx-light|HTTP servers in tests and demo; installed, but not started on this machine"
     "qemu-system-x86|to boot an older kernel in tests"
     "busybox-static|the older kernel's user space"
     "cpio|the older kernel's first file system"
@@ -75,10 +76,19 @@ install_packages() {
     done
     [ ${#missing[@]} = 0 ] && return 0
     say "installing ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
     as_root apt-get -q -o Acquire::Retries=3 update </dev/null
+    # Tests start their own servers in their own namespaces: no package may start one here, now or at boot.
+    local policy=/usr/sbin/policy-rc.d had_nginx=no
+    have nginx && had_nginx=yes
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
+        trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 \
         install --no-install-recommends "${missing[@]}" </dev/null
+    if [ $had_nginx = no ] && have nginx; then
+        as_root update-rc.d nginx disable >/dev/null 2>&1 || true
+    fi
 }
 
 # Whether version $1 is $2 or newer.
@@ -106,7 +116,7 @@ setup_packages() {
     linker_fits || packages+=("${linker_packages[@]}")
     install_packages "${packages[@]}"
     local tool missing=()
-    for tool in cc ip tc nft ethtool curl qemu-system-x86_64 busybox cpio; do
+    for tool in cc ip tc nft ethtool curl nginx qemu-system-x86_64 busybox cpio; do
         have "$tool" || missing+=("$tool")
     done
     [ ${#missing[@]} = 0 ] || fail "these commands are needed and not in PATH: ${missing[*]}"
