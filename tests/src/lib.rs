@@ -1,2 +1,4 @@
-//! Placeholder for the first commit.
+//! What the tests of Sluice are made of.
 #![forbid(unsafe_code)]
+
+pub mod net;

@@ -1,0 +1,70 @@
+//! Packet counters on links, by nftables' netdev hooks.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::link::Port;
+
+/// Seen from the namespace that counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// Frames that come in by the interface.
+    In,
+    /// Frames that leave by it.
+    Out,
+}
+
+impl Direction {
+    const fn hook(self) -> &'static str {
+        match self {
+            Self::In => "ingress",
+            Self::Out => "egress",
+        }
+    }
+}
+
+/// A set of counters on one interface.
+///
+/// On an interface with a native XDP program they see nothing of what that program takes: count at the other end of the
+/// link.
+#[derive(Clone, Debug)]
+pub struct Counters<'a> {
+    port: Port<'a>,
+}
+
+impl<'a> Counters<'a> {
+    /// Counts on `port` the packets for which an expression of nftables holds: (name, direction, expression).
+    pub fn install(port: Port<'a>, rules: &[(&str, Direction, &str)]) -> Result<Self> {
+        let mut text = format!("table netdev {} {{\n", port.name);
+        for (name, direction, expression) in rules {
+            let (hook, device) = (direction.hook(), port.name);
+            text += &format!(
+                "  counter {name} {{ }}
+                   chain {name} {{
+                     type filter hook {hook} device \"{device}\" priority 0; policy accept;
+                     {expression} counter name {name}
+                   }}\n"
+            );
+        }
+        text += "}\n";
+        port.namespace.nft(&text)?;
+        Ok(Self { port })
+    }
+
+    /// Packets counted under `name` so far.
+    pub fn packets(&self, name: &str) -> Result<u64> {
+        let table = self.port.name;
+        let text = self
+            .port
+            .namespace
+            .run(&format!("nft -j list counter netdev {table} {name}"))?;
+        let answer: Value = serde_json::from_str(&text)?;
+        answer["nftables"]
+            .as_array()
+            .and_then(|list| {
+                list.iter()
+                    .find_map(|item| item["counter"]["packets"].as_u64())
+            })
+            .with_context(|| format!("no counter in {text}"))
+    }
+}

@@ -1,0 +1,167 @@
+//! Child processes: short commands, and daemons with captured logs.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::namespace::Namespace;
+use super::wait;
+
+/// Lines of a log that are shown when a test fails.
+const TAIL_LINES: usize = 40;
+
+/// Runs a command line, split at spaces, and returns what it wrote. The error holds what it complained of.
+pub(super) fn command(line: &str) -> Result<String> {
+    let mut words = line.split_whitespace();
+    let program = words.next().context("an empty command line")?;
+    output(Command::new(program).args(words))
+}
+
+/// Runs a command to its end and returns what it wrote.
+pub(super) fn output(command: &mut Command) -> Result<String> {
+    let result = command
+        .output()
+        .with_context(|| format!("start {command:?}"))?;
+    if !result.status.success() {
+        let complaint = String::from_utf8_lossy(&result.stderr);
+        bail!("{command:?}: {}: {}", result.status, complaint.trim());
+    }
+    Ok(String::from_utf8_lossy(&result.stdout).into_owned())
+}
+
+/// A daemon in a namespace; killed when dropped, after its log's end was shown if a test is failing.
+///
+/// Start it from a thread that outlives it: the kernel kills it with that thread, so that nothing survives a killed test.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`, made by [`Namespace::command`] of `namespace`. Its output goes to a log that a later process of
+    /// this name continues.
+    pub fn start(namespace: &Namespace, name: &str, mut command: Command) -> Result<Self> {
+        let log = namespace.log_path(name);
+        let out = File::options().create(true).append(true).open(&log)?;
+        // Out of the terminal's process group: Ctrl-C reaches the test alone, which then ends its daemons in order.
+        let child = command
+            .process_group(0)
+            .stdout(Stdio::from(out.try_clone()?))
+            .stderr(Stdio::from(out))
+            .spawn()
+            .with_context(|| format!("start {name} in {}", namespace.label()))?;
+        Ok(Self {
+            name: format!("{} {name}", namespace.label()),
+            child,
+            log,
+        })
+    }
+
+    /// Namespace and name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it, and earlier processes of the same name, wrote.
+    pub fn log(&self) -> String {
+        fs::read(&self.log).map_or_else(
+            |error| format!("no log: {error}"),
+            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+        )
+    }
+
+    /// Where it logs.
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
+    /// Fails if the process has ended, with the end of its log.
+    pub fn expect_running(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended with {status}:\n{}", self.name, tail(&self.log())),
+        }
+    }
+
+    /// Ends it at once, as a crash would, and waits until it is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child
+            .kill()
+            .with_context(|| format!("kill {}", self.name))?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has. Fails if it takes longer than `limit` or reports failure.
+    pub fn stop(&mut self, limit: Duration) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.id())?), Signal::SIGTERM)?;
+        let mut status = None;
+        let (name, child) = (&self.name, &mut self.child);
+        wait::until(&format!("{name} to end"), limit, || {
+            status = child.try_wait().ok().flatten();
+            status.is_some()
+        })?;
+        match status {
+            Some(status) if !status.success() => bail!("{name} ended with {status}"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lines of level WARN or ERROR that contain none of the `expected` texts.
+    pub fn complaints(&self, expected: &[&str]) -> Vec<String> {
+        complaints(&self.log(), expected)
+            .map(|line| format!("{}: {line}", self.name))
+            .collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- end of the log of {}\n{}", self.name, tail(&self.log()));
+        }
+    }
+}
+
+fn complaints<'a>(log: &'a str, expected: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    log.lines().filter(move |line| {
+        let bad = line
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .any(|word| matches!(word, "WARN" | "ERROR" | "panicked"));
+        bad && !expected.iter().any(|text| line.contains(text))
+    })
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_found_in_text_and_json() {
+        let log = "1 INFO a: fine\n2  WARN a: odd\n{\"level\":\"ERROR\",\"m\":\"x\"}\n3 WARN expected thing\nthread panicked at";
+        let found: Vec<&str> = complaints(log, &["expected thing"]).collect();
+        assert_eq!(found.len(), 3, "{found:?}");
+    }
+}

@@ -1,0 +1,253 @@
+//! TCP clients that show what a user of the network would suffer: they never retry.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::ask::{Protocol, connect, request};
+use super::namespace::Namespace;
+use super::spread::Spread;
+
+/// Failures that a report keeps in words; all are counted.
+const FAILURES_TOLD: usize = 8;
+
+/// TCP segments sent again in `namespace` since it was made: what `nstat` calls TcpRetransSegs.
+pub fn retransmitted_segments(namespace: &Namespace) -> Result<u64> {
+    let text = namespace.within(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next(), lines.next());
+    let (names, values) = names.zip(values).context("no line `Tcp:`")?;
+    let mut columns = names.split(' ').zip(values.split(' '));
+    let (_, value) = columns
+        .find(|(name, _)| *name == "RetransSegs")
+        .context("no column RetransSegs")?;
+    Ok(value.parse()?)
+}
+
+#[derive(Debug, Default)]
+struct MakerState {
+    stop: AtomicBool,
+    made: AtomicU64,
+    report: Mutex<MakerReport>,
+}
+
+/// What a [`ConnectionMaker`] saw.
+#[derive(Clone, Debug, Default)]
+pub struct MakerReport {
+    /// Connections that were served, by server.
+    pub spread: Spread,
+    /// Connections that were not.
+    pub failed: u64,
+    /// The first failures in words.
+    pub failures: Vec<String>,
+}
+
+impl MakerReport {
+    /// Fails if a connection did.
+    pub fn expect_none_failed(&self) -> Result<()> {
+        match self.failed {
+            0 => Ok(()),
+            n => bail!("{n} connections failed, the first: {:#?}", self.failures),
+        }
+    }
+}
+
+/// Opens connections one after the other, each with one request, until it is stopped.
+#[derive(Debug)]
+pub struct ConnectionMaker {
+    state: Arc<MakerState>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl ConnectionMaker {
+    /// Starts `workers` threads in `client` that connect to the targets in turn. Each pauses for `pause` after each
+    /// connection.
+    pub fn start(
+        client: &Namespace,
+        targets: &[SocketAddr],
+        workers: usize,
+        pause: Duration,
+    ) -> Result<Self> {
+        let state = Arc::<MakerState>::default();
+        let threads = (0..workers).map(|worker| {
+            let (state, targets) = (Arc::clone(&state), targets.to_vec());
+            client.spawn("connections", move || {
+                for &target in targets.iter().cycle().skip(worker) {
+                    if state.stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    record(
+                        &state,
+                        Protocol::Tcp.ask(None, target).map(|answer| answer.server),
+                    );
+                    thread::sleep(pause);
+                }
+            })
+        });
+        let threads = threads.collect::<Result<_>>()?;
+        Ok(Self { state, threads })
+    }
+
+    /// Connections served or failed so far.
+    pub fn made(&self) -> u64 {
+        self.state.made.load(Ordering::Relaxed)
+    }
+
+    /// What was seen since the last call.
+    pub fn take_report(&self) -> MakerReport {
+        let mut report = self
+            .state
+            .report
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut report)
+    }
+
+    /// Ends it after the connections that are open.
+    pub fn stop(mut self) -> MakerReport {
+        self.join();
+        self.take_report()
+    }
+
+    fn join(&mut self) {
+        self.state.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A panic has been printed; its connection is missing in `made`.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for ConnectionMaker {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+fn record(state: &MakerState, result: Result<String>) {
+    {
+        let mut report = state.report.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(server) => report.spread.add(&server),
+            Err(error) => {
+                report.failed += 1;
+                if report.failures.len() < FAILURES_TOLD {
+                    report.failures.push(format!("{error:#}"));
+                }
+            }
+        }
+    }
+    state.made.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Connections that stay open while requests go over them, in rounds.
+#[derive(Debug)]
+pub struct KeptConnections {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    servers: BTreeMap<String, usize>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl KeptConnections {
+    /// Opens `count` connections from `client` to the targets in turn, and asks over each of them once every `interval`.
+    pub fn open(
+        client: &Namespace,
+        targets: &[SocketAddr],
+        count: usize,
+        interval: Duration,
+    ) -> Result<Self> {
+        let mut connections = client.within(|| -> Result<Vec<Kept>> {
+            let targets = targets.iter().cycle().take(count);
+            targets.map(|&target| Kept::open(target)).collect()
+        })??;
+        let mut servers = BTreeMap::new();
+        for kept in &connections {
+            *servers.entry(kept.server.clone()).or_default() += 1;
+        }
+        let (stop, rounds) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (stopped, round) = (Arc::clone(&stop), Arc::clone(&rounds));
+        let thread = client.spawn("kept", move || {
+            while !stopped.load(Ordering::Relaxed) {
+                connections.iter_mut().try_for_each(Kept::ask)?;
+                round.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(interval);
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            stop,
+            rounds,
+            servers,
+            thread: Some(thread),
+        })
+    }
+
+    /// Rounds in which every connection was asked and answered.
+    pub fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
+    /// Connections per server.
+    pub const fn servers(&self) -> &BTreeMap<String, usize> {
+        &self.servers
+    }
+
+    /// Ends them after a last round. Fails if any connection broke or changed its server meanwhile.
+    pub fn close(mut self) -> Result<u64> {
+        self.join()?;
+        Ok(self.rounds())
+    }
+
+    fn join(&mut self) -> Result<()> {
+        let rounds = self.rounds();
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        // One more round shows that they live now.
+        while self.rounds() == rounds && !thread.is_finished() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.stop.store(true, Ordering::Relaxed);
+        match thread.join() {
+            Ok(result) => result,
+            Err(_) => bail!("the thread of the kept connections panicked"),
+        }
+    }
+}
+
+impl Drop for KeptConnections {
+    fn drop(&mut self) {
+        // Only `close` asks for the result.
+        let _ = self.join();
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    stream: TcpStream,
+    server: String,
+}
+
+impl Kept {
+    fn open(target: SocketAddr) -> Result<Self> {
+        let mut stream = connect(None, target)?;
+        let server = request(&mut stream, false)?.server;
+        Ok(Self { stream, server })
+    }
+
+    fn ask(&mut self) -> Result<()> {
+        let server = request(&mut self.stream, false)
+            .with_context(|| format!("a connection to {} broke", self.server))?
+            .server;
+        if server != self.server {
+            bail!("a connection moved from {} to {server}", self.server);
+        }
+        Ok(())
+    }
+}
