@@ -1,5 +1,5 @@
 //! The harness itself, on plain kernel routing: what it reports must be what happened.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
 
 use std::env;
 use std::io::{BufRead, BufReader};

@@ -53,6 +53,7 @@ pub struct Dual {
 
 impl Dual {
     /// `v4` with its last byte, and `v6` with its last 16 bits, replaced by `host`.
+    #[must_use]
     pub const fn host(self, host: u8) -> Self {
         let [a, b, c, _] = self.v4.octets();
         let [s0, s1, s2, s3, s4, s5, s6, _] = self.v6.segments();

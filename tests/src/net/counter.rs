@@ -1,5 +1,7 @@
 //! Packet counters on links, by nftables' netdev hooks.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
 
@@ -35,18 +37,20 @@ pub struct Counters<'a> {
 impl<'a> Counters<'a> {
     /// Counts on `port` the packets for which an expression of nftables holds: (name, direction, expression).
     pub fn install(port: Port<'a>, rules: &[(&str, Direction, &str)]) -> Result<Self> {
-        let mut text = format!("table netdev {} {{\n", port.name);
+        let device = port.name;
+        let mut text = format!("table netdev {device} {{\n");
         for (name, direction, expression) in rules {
-            let (hook, device) = (direction.hook(), port.name);
-            text += &format!(
+            let hook = direction.hook();
+            writeln!(
+                text,
                 "  counter {name} {{ }}
-                   chain {name} {{
-                     type filter hook {hook} device \"{device}\" priority 0; policy accept;
-                     {expression} counter name {name}
-                   }}\n"
-            );
+  chain {name} {{
+    type filter hook {hook} device \"{device}\" priority 0; policy accept;
+    {expression} counter name {name}
+  }}"
+            )?;
         }
-        text += "}\n";
+        text.push_str("}\n");
         port.namespace.nft(&text)?;
         Ok(Self { port })
     }

@@ -125,6 +125,7 @@ impl<'a> Veth<'a> {
     }
 
     /// The largest IP packet, in bytes; 1500 unless set.
+    #[must_use]
     pub const fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = mtu;
         self

@@ -114,10 +114,11 @@ impl Namespace {
         let file = self.open()?;
         let label = self.label.clone();
         let builder = thread::Builder::new().name(name.to_owned());
-        let thread = builder.spawn(move || match setns(file, CloneFlags::CLONE_NEWNET) {
-            Ok(()) => f(),
+        let thread = builder.spawn(move || {
             // Going on would send test traffic into the machine's own network.
-            Err(error) => panic!("enter namespace {label}: {error}"),
+            setns(file, CloneFlags::CLONE_NEWNET)
+                .unwrap_or_else(|error| unreachable!("enter namespace {label}: {error}"));
+            f()
         })?;
         Ok(thread)
     }
