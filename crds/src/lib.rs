@@ -1,2 +1,65 @@
-//! Placeholder for the first commit.
+//! Sluice's API: group `sluice.dev`, version `v1alpha1`.
+//!
+//! A user writes `spec`; only Sluice writes `status`. What the operator makes of a spec is the *decision* in `status`
+//! ([`Decision`], [`PoolDecision`]): the only thing agents forward by. All other status tells what nodes report.
+//!
+//! | kind | short | scope | says |
+//! |---|---|---|---|
+//! | [`VirtualServer`] | `vsrv` | namespace | where clients connect, and which pools serve them in which proportion |
+//! | [`RealServerPool`] | `rsp` | namespace | the real servers behind one version of a service |
+//! | [`RolloutPolicy`] | `rop` | namespace | how a virtual server's share moves from a stable to a candidate pool |
+//! | [`LoadBalancerNode`] | `lbnode` | cluster | what one node's agent does, and what it reports |
+//!
+//! The same types serve Kubernetes and standalone mode; [`manifest`] and [`directory`] read and write them as files.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "repeated keys in different print columns are counted as duplicates"
+)]
+
+mod condition;
+mod decision;
+pub mod directory;
+pub mod generate;
+mod limits;
+mod load_balancer_node;
+pub mod manifest;
+mod object;
+mod real_server_pool;
+mod rollout_policy;
+mod rules;
+pub mod schema;
+mod validate;
+mod virtual_server;
+
+pub use condition::{
+    Condition, ConditionType, RECONCILING, Reason, STALLED, Time, find_condition, set_condition,
+};
+pub use decision::{DecidedPool, DecidedPort, DecidedServer, Decision, PoolDecision};
+pub use k8s_openapi::jiff;
+pub use limits::*;
+pub use load_balancer_node::{
+    AttachMode, Capabilities, CapacityEntry, ExceptionKind, InterfaceStatus, LoadBalancerNode,
+    LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeException, NodeRole, XdpMode,
+};
+pub use object::{Kind, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, SPEC_HASH_ANNOTATION};
+pub use real_server_pool::{
+    RealServerPool, RealServerPoolSpec, RealServerPoolStatus, Servers, StaticServer, TargetPort,
+};
+pub use rollout_policy::{
+    CanaryStep, CanaryStrategy, CommandResult, Gate, HistoryEntry, LastCommand, RolloutEvent,
+    RolloutPhase, RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, RolloutRun, RolloutStep,
+    RolloutStrategy,
+};
+pub use validate::{FieldError, Validate};
+pub use virtual_server::{
+    Acknowledged, Forwarding, ForwardingMode, PoolSelection, Protocol, ServicePort, VirtualServer,
+    VirtualServerAddress, VirtualServerSpec, VirtualServerStatus, WeightedPool,
+};
+
+/// The API group.
+pub const GROUP: &str = "sluice.dev";
+/// The API version.
+pub const VERSION: &str = "v1alpha1";
+/// What `apiVersion` says in every object.
+pub const API_VERSION: &str = "sluice.dev/v1alpha1";

@@ -1,0 +1,153 @@
+//! Conditions in the form of kstatus: `Ready`, and `Reconciling` and `Stalled`, which are true when something is amiss.
+
+use std::fmt;
+
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::limits::MAX_MESSAGE_LENGTH;
+
+/// The type of a condition.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ConditionType {
+    /// What the newest spec asks for is in force.
+    Ready,
+    /// On the way there.
+    Reconciling,
+    /// Not on the way there: the message names the field and the remedy.
+    Stalled,
+    /// Nodes that have been silent are not counted; the message names them.
+    NodesSilent,
+    /// Nodes report exceptions for this object; the message names them.
+    NodeExceptions,
+}
+
+/// Name of [`ConditionType::Reconciling`].
+pub const RECONCILING: &str = "Reconciling";
+/// Name of [`ConditionType::Stalled`].
+pub const STALLED: &str = "Stalled";
+
+impl ConditionType {
+    /// The name in `type`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::Reconciling => RECONCILING,
+            Self::Stalled => STALLED,
+            Self::NodesSilent => "NodesSilent",
+            Self::NodeExceptions => "NodeExceptions",
+        }
+    }
+}
+
+/// The reason of a condition, or of an exception that a node reports. Names are part of the API.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Reason {
+    /// Every live node acknowledged.
+    Live,
+    /// All is as it should be.
+    AsExpected,
+    /// Live nodes have not acknowledged the decision yet.
+    AwaitingNodes,
+    /// No node's agent reports.
+    NoLiveNode,
+    /// Nodes have been silent for too long.
+    NodeSilent,
+    /// A node cannot do what was decided.
+    NodeException,
+    /// The spec breaks a rule of the schema.
+    InvalidSpec,
+    /// A named pool does not exist or is not accepted.
+    PoolNotFound,
+    /// Another virtual server holds the VIP and port.
+    AddressConflict,
+    /// A pool has no server of a VIP's family.
+    AddressFamilyMismatch,
+    /// A static server's address is a VIP.
+    ServerIsVip,
+    /// The VIP is an address of a node.
+    VipIsNodeAddress,
+    /// An address is loopback, link-local, multicast or unspecified.
+    AddressNotUsable,
+    /// The target port differs where nothing translates it.
+    TargetPortMismatch,
+    /// Accepted, and no virtual server uses it.
+    Unused,
+    /// The object is gone; what was decided stays while it is referred to.
+    Deleted,
+    /// Another policy drives the virtual server.
+    PolicyConflict,
+    /// The policy's virtual server does not exist or has no decision.
+    VirtualServerNotFound,
+    /// The policy's pool is not a pool of the virtual server.
+    PoolNotInVirtualServer,
+    /// Stable and candidate together have weight 0.
+    NoShare,
+    /// A rollout is on its way.
+    RolloutProgressing,
+    /// A rollout waits for a command.
+    RolloutWaiting,
+    /// The candidate has the whole share.
+    RolloutCompleted,
+    /// The stable pool has the whole share again.
+    RolloutAborted,
+    /// Nodes did not acknowledge a step in time.
+    DeadlineExceeded,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The condition of this type.
+pub fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == kind.name())
+}
+
+/// Sets a condition; `lastTransitionTime` moves only when the status changes.
+pub fn set_condition(
+    conditions: &mut Vec<Condition>,
+    kind: ConditionType,
+    status: bool,
+    reason: Reason,
+    message: &str,
+    generation: i64,
+    now: &Time,
+) {
+    let status = if status { "True" } else { "False" };
+    let new = Condition {
+        last_transition_time: now.clone(),
+        message: clip(message),
+        observed_generation: Some(generation),
+        reason: reason.to_string(),
+        status: status.to_owned(),
+        type_: kind.name().to_owned(),
+    };
+    match conditions.iter_mut().find(|c| c.type_ == kind.name()) {
+        Some(old) => {
+            let since = if old.status == new.status {
+                old.last_transition_time.clone()
+            } else {
+                new.last_transition_time.clone()
+            };
+            *old = Condition {
+                last_transition_time: since,
+                ..new
+            };
+        }
+        None => conditions.push(new),
+    }
+}
+
+/// Cuts a message to [`MAX_MESSAGE_LENGTH`] characters.
+fn clip(message: &str) -> String {
+    if message.chars().count() <= MAX_MESSAGE_LENGTH {
+        return message.to_owned();
+    }
+    let mut cut: String = message.chars().take(MAX_MESSAGE_LENGTH - 1).collect();
+    cut.push('…');
+    cut
+}

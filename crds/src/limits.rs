@@ -1,0 +1,46 @@
+//! Limits of the API. The generated schemas and the validation of files use the same constants.
+
+/// Addresses of a virtual server: one per family.
+pub const MAX_ADDRESSES: usize = 2;
+/// Ports of a virtual server, and target ports of a pool or server.
+pub const MAX_PORTS: usize = 32;
+/// Pools of a virtual server.
+pub const MAX_POOLS: usize = 8;
+/// Largest weight of a pool in a spec.
+pub const MAX_POOL_WEIGHT: u32 = 10_000;
+/// A decided weight is a weight of a spec times 1 or this, so that a percentage of it is a whole number.
+pub const WEIGHT_SCALE: u32 = 100;
+/// Static servers of a pool.
+pub const MAX_STATIC_SERVERS: usize = 512;
+/// Largest weight of a real server.
+pub const MAX_SERVER_WEIGHT: u32 = 1_000;
+/// Weight of a real server that gives none.
+pub const DEFAULT_SERVER_WEIGHT: u32 = 1;
+/// Steps of a canary.
+pub const MAX_STEPS: usize = 32;
+/// Longest pause of a step: thirty days.
+pub const MAX_PAUSE_SECONDS: u32 = 30 * 24 * 3600;
+/// Entries of a rollout's history; the oldest go first.
+pub const MAX_HISTORY: usize = 50;
+/// Interfaces of a node.
+pub const MAX_INTERFACES: usize = 16;
+/// Own addresses that a node reports.
+pub const MAX_NODE_ADDRESSES: usize = 256;
+/// Exceptions that a node reports one by one.
+pub const MAX_EXCEPTIONS: usize = 64;
+/// Conditions of an object.
+pub const MAX_CONDITIONS: usize = 16;
+/// Characters of an object's name (RFC 1123 subdomain).
+pub const MAX_NAME_LENGTH: usize = 253;
+/// Characters of a port's or server's name (RFC 1123 label).
+pub const MAX_LABEL_LENGTH: usize = 63;
+/// Characters of an IP address as text.
+pub const MAX_ADDRESS_LENGTH: usize = 45;
+/// Characters of an interface's name (Linux IFNAMSIZ without the final zero).
+pub const MAX_INTERFACE_NAME_LENGTH: usize = 15;
+/// Characters of a message in status.
+pub const MAX_MESSAGE_LENGTH: usize = 1024;
+/// Characters of a rollout command.
+pub const MAX_COMMAND_LENGTH: usize = 128;
+/// Seconds after which a node that did not renew its heartbeat no longer counts.
+pub const NODE_SILENT_SECONDS: u64 = 40;

@@ -1,0 +1,218 @@
+//! `LoadBalancerNode`: what one node's agent does, and what it reports.
+
+use std::net::IpAddr;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::condition::{Condition, Time};
+use crate::limits::{
+    MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES,
+    MAX_LABEL_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES,
+};
+
+/// What one node's agent does, and what it reports.
+#[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "LoadBalancerNode",
+    plural = "loadbalancernodes",
+    shortname = "lbnode",
+    category = "sluice",
+    status = "LoadBalancerNodeStatus",
+    derive = "PartialEq",
+    doc = "What one node's agent does, and what it reports.",
+    printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
+    printcolumn(
+        name = "Acknowledged",
+        type_ = "integer",
+        json_path = ".status.acknowledgedRevision"
+    ),
+    printcolumn(
+        name = "Exceptions",
+        type_ = "integer",
+        json_path = ".status.exceptionCount"
+    ),
+    printcolumn(
+        name = "Attached",
+        type_ = "string",
+        json_path = ".status.interfaces[*].attachMode"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Heartbeat",
+        type_ = "date",
+        json_path = ".status.heartbeatTime"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerNodeSpec {
+    /// What the node does.
+    #[serde(default)]
+    pub role: NodeRole,
+    /// Names of the uplinks: where the programs are attached.
+    #[schemars(length(min = 1, max = MAX_INTERFACES))]
+    #[schemars(inner(length(min = 1, max = MAX_INTERFACE_NAME_LENGTH), regex(pattern = r"^[^\s/:]+$")))]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub interfaces: Vec<String>,
+    /// How XDP programs are attached.
+    #[serde(default)]
+    pub xdp_mode: XdpMode,
+}
+
+/// What a node does.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum NodeRole {
+    /// Receives packets for VIPs and forwards them; servers at its own addresses are served too.
+    #[default]
+    Director,
+    /// Runs the RS side for servers at its own addresses.
+    RealServer,
+}
+
+/// How XDP programs are attached.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum XdpMode {
+    /// In the driver where it can, else generic.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the stack.
+    Generic,
+}
+
+/// What a node's agent reports.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerNodeStatus {
+    /// The generation of the spec that the agent runs.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// `Ready`.
+    #[serde(default)]
+    #[schemars(length(max = MAX_CONDITIONS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The node's own addresses, loopback and link-local ones left out.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>", length(max = MAX_NODE_ADDRESSES), inner(length(max = MAX_ADDRESS_LENGTH)))]
+    pub addresses: Vec<IpAddr>,
+    /// Every decision that the agent knows up to this revision is live, the exceptions aside.
+    #[serde(default)]
+    pub acknowledged_revision: u64,
+    /// What is not live or not as decided, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_EXCEPTIONS))]
+    pub exceptions: Vec<NodeException>,
+    /// Number of all exceptions, including those that `exceptions` has no room for.
+    #[serde(default)]
+    pub exception_count: u32,
+    /// When the agent last said that it lives. Only its change counts: clocks of nodes are never compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_time: Option<Time>,
+    /// The uplinks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_INTERFACES))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub interfaces: Vec<InterfaceStatus>,
+    /// What the node's kernel offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Capabilities>,
+    /// Limits and their use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub capacity: Vec<CapacityEntry>,
+}
+
+/// Something that a node cannot do as decided.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeException {
+    /// Kind of the object.
+    pub kind: ExceptionKind,
+    /// Its namespace.
+    #[schemars(length(max = MAX_LABEL_LENGTH))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(max = MAX_NAME_LENGTH))]
+    pub name: String,
+    /// CamelCase reason.
+    #[schemars(length(max = MAX_LABEL_LENGTH))]
+    pub reason: String,
+    /// What is wrong and what to do.
+    #[schemars(length(max = MAX_MESSAGE_LENGTH))]
+    pub message: String,
+}
+
+/// Kinds that exceptions are about.
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug,
+)]
+pub enum ExceptionKind {
+    /// A virtual server.
+    VirtualServer,
+    /// A pool.
+    RealServerPool,
+}
+
+/// An uplink.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceStatus {
+    /// Name of the interface.
+    #[schemars(length(max = MAX_INTERFACE_NAME_LENGTH))]
+    pub name: String,
+    /// How the program is attached.
+    pub attach_mode: AttachMode,
+    /// Why it is attached like that, or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_MESSAGE_LENGTH))]
+    pub reason: Option<String>,
+}
+
+/// How a program is attached.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AttachMode {
+    /// In the driver.
+    Native,
+    /// In the stack.
+    Generic,
+    /// Not attached.
+    None,
+}
+
+/// What a node's kernel offers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Capabilities {
+    /// As `uname -r` says.
+    #[serde(default)]
+    #[schemars(length(max = 128))]
+    pub kernel_release: String,
+    /// CamelCase names of what the agent found and uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = MAX_LABEL_LENGTH)))]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub features: Vec<String>,
+}
+
+/// A limit and its use.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct CapacityEntry {
+    /// CamelCase name of what is limited.
+    #[schemars(length(max = MAX_LABEL_LENGTH))]
+    pub name: String,
+    /// The most there can be.
+    pub limit: u64,
+    /// What there is.
+    pub used: u64,
+}

@@ -1,0 +1,120 @@
+//! `RealServerPool`: the real servers behind one version of a service.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::condition::Condition;
+use crate::decision::PoolDecision;
+use crate::limits::{
+    MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_PORTS, MAX_SERVER_WEIGHT,
+    MAX_STATIC_SERVERS,
+};
+use crate::rules;
+
+/// The real servers behind one version of a service.
+#[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "RealServerPool",
+    plural = "realserverpools",
+    shortname = "rsp",
+    category = "sluice",
+    namespaced,
+    status = "RealServerPoolStatus",
+    derive = "PartialEq",
+    doc = "The real servers behind one version of a service.",
+    printcolumn(name = "Servers", type_ = "integer", json_path = ".status.servers"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RealServerPoolSpec {
+    /// Where the servers come from.
+    pub servers: Servers,
+    /// Ports on the servers by the name of the virtual server's port; a name without an entry keeps the virtual
+    /// server's port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_PORTS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub target_ports: Vec<TargetPort>,
+}
+
+/// Where the servers come from.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Servers {
+    /// Servers given one by one.
+    #[serde(rename = "static")]
+    #[schemars(length(min = 1, max = MAX_STATIC_SERVERS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub static_servers: Vec<StaticServer>,
+}
+
+/// A server given by its address.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct StaticServer {
+    /// Name, unique in the pool (RFC 1123 label).
+    #[schemars(length(min = 1, max = MAX_LABEL_LENGTH), regex(pattern = rules::LABEL))]
+    pub name: String,
+    /// IPv4 or IPv6 address.
+    #[schemars(length(min = 2, max = MAX_ADDRESS_LENGTH))]
+    #[schemars(extend("x-kubernetes-validations" = rules::ip_address()))]
+    pub address: String,
+    /// Share of the pool's new flows, relative to the other servers' weights; absent means 1, 0 takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = MAX_SERVER_WEIGHT))]
+    pub weight: Option<u32>,
+    /// Ports on this server; they go before the pool's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_PORTS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub target_ports: Vec<TargetPort>,
+}
+
+/// A port on a server.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetPort {
+    /// Name of the virtual server's port.
+    #[schemars(length(min = 1, max = MAX_LABEL_LENGTH), regex(pattern = rules::LABEL))]
+    pub name: String,
+    /// Port number on the server.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: u16,
+}
+
+/// What became of a pool.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct RealServerPoolStatus {
+    /// The generation that this status is about.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// `Ready`, `Reconciling`, `Stalled`.
+    #[serde(default)]
+    #[schemars(length(max = MAX_CONDITIONS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// What agents forward to: the last spec that was accepted. Absent: the pool is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<PoolDecision>,
+    /// Number of servers in the decision.
+    #[serde(default)]
+    pub servers: u32,
+}

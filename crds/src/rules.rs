@@ -1,0 +1,53 @@
+//! CEL rules as the schema carries them. [`crate::Validate`] holds the same rules for files; a test compares the two.
+
+use serde_json::{Value, json};
+
+/// Pattern of an RFC 1123 label.
+pub(crate) const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// Pattern of an RFC 1123 subdomain.
+pub(crate) const SUBDOMAIN: &str =
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+pub(crate) const ONE_PER_FAMILY: &str = "give at most one IPv4 and one IPv6 address: a further address needs a VirtualServer of its own";
+pub(crate) const IP_ADDRESS: &str = "must be an IPv4 or IPv6 address such as 203.0.113.10 or 2001:db8::10, without prefix length or zone";
+pub(crate) const UNIQUE_PORT: &str = "each protocol and port may appear once: remove the duplicate";
+pub(crate) const SOME_WEIGHT: &str = "the weights of all pools are 0, so no pool could serve: give at least one pool a weight above 0";
+pub(crate) const TWO_POOLS: &str =
+    "stablePoolName and candidatePoolName must differ: name the pool that takes over as candidate";
+pub(crate) const STEPS_RISE: &str = "weights of steps must not go down: order the steps by weight (the command abort takes the candidate back to 0)";
+
+/// One rule.
+pub(crate) fn rule(rule: &str, message: &str) -> Value {
+    json!([{"rule": rule, "message": message}])
+}
+
+pub(crate) fn one_per_family() -> Value {
+    rule(
+        "self.filter(a, isIP(a.ip) && ip(a.ip).family() == 4).size() <= 1 \
+         && self.filter(a, isIP(a.ip) && ip(a.ip).family() == 6).size() <= 1",
+        ONE_PER_FAMILY,
+    )
+}
+
+pub(crate) fn ip_address() -> Value {
+    rule("isIP(self)", IP_ADDRESS)
+}
+
+pub(crate) fn unique_port() -> Value {
+    rule(
+        "self.all(p, self.filter(q, q.protocol == p.protocol && q.port == p.port).size() == 1)",
+        UNIQUE_PORT,
+    )
+}
+
+pub(crate) fn some_weight() -> Value {
+    rule("self.exists(p, p.weight > 0)", SOME_WEIGHT)
+}
+
+pub(crate) fn two_pools() -> Value {
+    rule("self.stablePoolName != self.candidatePoolName", TWO_POOLS)
+}
+
+pub(crate) fn steps_rise() -> Value {
+    rule("self.map(s, s.weight).isSorted()", STEPS_RISE)
+}

@@ -1,0 +1,223 @@
+//! `VirtualServer`: where clients connect.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::condition::Condition;
+use crate::decision::{DecidedPool, Decision};
+use crate::limits::{
+    MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
+    MAX_POOL_WEIGHT, MAX_POOLS, MAX_PORTS,
+};
+use crate::rules;
+
+/// An address, protocol and ports that clients connect to, and the pools that serve them.
+#[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "VirtualServer",
+    plural = "virtualservers",
+    shortname = "vsrv",
+    category = "sluice",
+    namespaced,
+    status = "VirtualServerStatus",
+    derive = "PartialEq",
+    doc = "An address, protocol and ports that clients connect to, and the pools that serve them.",
+    printcolumn(
+        name = "Addresses",
+        type_ = "string",
+        json_path = ".spec.addresses[*].ip"
+    ),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.forwarding.mode"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(
+        name = "Weights",
+        type_ = "string",
+        json_path = ".status.acknowledged.pools[*].weight",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualServerSpec {
+    /// The VIPs: at most one per family.
+    #[schemars(length(min = 1, max = MAX_ADDRESSES))]
+    #[schemars(extend("x-kubernetes-validations" = rules::one_per_family()))]
+    pub addresses: Vec<VirtualServerAddress>,
+    /// The ports of each VIP.
+    #[schemars(length(min = 1, max = MAX_PORTS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(extend("x-kubernetes-validations" = rules::unique_port()))]
+    pub ports: Vec<ServicePort>,
+    /// How packets reach the real servers.
+    pub forwarding: Forwarding,
+    /// What is hashed to choose the pool of a new flow.
+    #[serde(default)]
+    pub pool_selection: PoolSelection,
+    /// The pools and their weights: a pool takes new flows in proportion of its weight to the sum of all.
+    #[schemars(length(min = 1, max = MAX_POOLS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(extend("x-kubernetes-validations" = rules::some_weight()))]
+    pub pools: Vec<WeightedPool>,
+}
+
+/// A VIP.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualServerAddress {
+    /// An IPv4 or IPv6 address that no node has as its own.
+    #[schemars(length(min = 2, max = MAX_ADDRESS_LENGTH))]
+    #[schemars(extend("x-kubernetes-validations" = rules::ip_address()))]
+    pub ip: String,
+}
+
+/// A port that clients connect to.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePort {
+    /// Name by which target ports refer to this port (RFC 1123 label).
+    #[schemars(length(min = 1, max = MAX_LABEL_LENGTH), regex(pattern = rules::LABEL))]
+    pub name: String,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port number.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: u16,
+}
+
+/// Transport protocol.
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug,
+)]
+pub enum Protocol {
+    /// RFC 9293.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// RFC 768.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+/// How packets reach the real servers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Forwarding {
+    /// Forwarding mode.
+    pub mode: ForwardingMode,
+}
+
+/// Forwarding mode.
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug,
+)]
+pub enum ForwardingMode {
+    /// The director rewrites the destination; replies return through it.
+    #[serde(rename = "NAT")]
+    Nat,
+    /// The director rewrites source and destination; replies return through it.
+    #[serde(rename = "FullNAT")]
+    FullNat,
+    /// The director rewrites MAC addresses; servers on its link answer clients directly.
+    #[serde(rename = "DR")]
+    Dr,
+    /// The director wraps packets in IP; servers answer clients directly.
+    #[serde(rename = "TUN")]
+    Tun,
+}
+
+impl ForwardingMode {
+    /// The name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "NAT",
+            Self::FullNat => "FullNAT",
+            Self::Dr => "DR",
+            Self::Tun => "TUN",
+        }
+    }
+}
+
+/// What is hashed to choose the pool.
+#[derive(
+    JsonSchema,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+)]
+pub enum PoolSelection {
+    /// The flow: a client's connections spread over all pools.
+    #[default]
+    Flow,
+    /// The client's address: a client stays with one pool.
+    ClientAddress,
+}
+
+/// A pool and its weight.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct WeightedPool {
+    /// Name of a RealServerPool in the same namespace.
+    #[schemars(length(min = 1, max = MAX_NAME_LENGTH), regex(pattern = rules::SUBDOMAIN))]
+    pub name: String,
+    /// Share of new flows, relative to the other pools' weights; 0 takes none.
+    #[schemars(range(max = MAX_POOL_WEIGHT))]
+    pub weight: u32,
+}
+
+/// What became of a virtual server.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualServerStatus {
+    /// The generation that this status is about.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// `Ready`, `Reconciling`, `Stalled`, `NodesSilent`, `NodeExceptions`.
+    #[serde(default)]
+    #[schemars(length(max = MAX_CONDITIONS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// What agents forward by: the last spec that was admitted, with the weights in force. Absent: not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+    /// What nodes report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<Acknowledged>,
+}
+
+/// What nodes acknowledged of a virtual server.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Acknowledged {
+    /// The last revision of this virtual server's decision that every live node acknowledged; 0 = none yet.
+    pub revision: u64,
+    /// The weights of that revision.
+    #[schemars(length(max = MAX_POOLS))]
+    pub pools: Vec<DecidedPool>,
+    /// Live nodes that acknowledged the current decision without an exception.
+    pub nodes: u32,
+    /// Live nodes.
+    pub live_nodes: u32,
+}
