@@ -7,6 +7,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use sluice_tests::net::fabric::{
+    Fabric, Place, ServerSpec, client_sources, from_vips, vip_of_both,
+};
 use sluice_tests::net::{
     Cidr, ConnectionMaker, Counters, Direction, Dual, Echo, Family, KeptConnections, Namespace,
     Process, Protocol, Route, Run, UdpStream, Veth, Web, remains, retransmitted_segments, sweep,
@@ -199,6 +202,62 @@ fn complaints_in_logs_are_found_and_daemons_end() {
     process.expect_running().unwrap();
     process.kill().unwrap();
     process.expect_running().unwrap_err();
+}
+
+#[test]
+fn the_fabric_leads_everywhere_and_spreads_flows_over_directors() {
+    let fabric = Fabric::build(&[
+        ServerSpec::new("near"),
+        ServerSpec::new("far").at(Place::Far),
+        ServerSpec::new("pod").at(Place::Pod),
+    ])
+    .unwrap();
+    let vip = vip_of_both(1);
+    let names = [("v4", Family::V4), ("v6", Family::V6)];
+    for family in Family::BOTH {
+        for protocol in Protocol::BOTH {
+            for server in ["near", "far"] {
+                let target = fabric.address(server).unwrap().socket(family, PORT);
+                let sources = client_sources(family, 1, 20);
+                let spread = protocol
+                    .ask_from_each(fabric.client(), &sources, target)
+                    .unwrap();
+                assert_eq!(spread.of(server), 20);
+            }
+            let pod = fabric.address("pod").unwrap().socket(family, PORT);
+            let director = &fabric.node("director-1").unwrap().namespace;
+            director
+                .within(|| protocol.ask(None, pod))
+                .unwrap()
+                .unwrap();
+        }
+    }
+
+    let rules = names.map(|(name, family)| (name, Direction::In, from_vips(family)));
+    let rules: Vec<_> = rules
+        .iter()
+        .map(|(n, d, rule)| (*n, *d, rule.as_str()))
+        .collect();
+    let mut echoes = Vec::new();
+    let mut counters = Vec::new();
+    for director in fabric.directors() {
+        let namespace = &fabric.node(director).unwrap().namespace;
+        let lo = namespace.port("lo");
+        lo.addresses(vip.prefixes(32, 128)).unwrap();
+        let sockets = Family::BOTH.map(|family| vip.socket(family, PORT));
+        echoes.push(Echo::start(namespace, director, &sockets).unwrap());
+        counters.push(fabric.count_beyond(director, &rules).unwrap());
+    }
+    for (name, family) in names {
+        let sources = client_sources(family, 2, 400);
+        let spread = Protocol::Udp
+            .ask_from_each(fabric.client(), &sources, vip.socket(family, PORT))
+            .unwrap();
+        for (director, counter) in fabric.directors().into_iter().zip(&counters) {
+            assert!(spread.of(director) > 120, "{spread}");
+            assert_eq!(counter.packets(name).unwrap(), spread.of(director));
+        }
+    }
 }
 
 const CRASHER: &str = "SLUICE_TEST_CRASHER";

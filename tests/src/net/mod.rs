@@ -17,6 +17,7 @@
 mod address;
 mod ask;
 mod counter;
+pub mod fabric;
 mod link;
 mod namespace;
 mod process;

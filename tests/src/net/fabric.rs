@@ -1,0 +1,489 @@
+//! The network of the tests and of the demo.
+//!
+//! ```text
+//!  client ── router ──┬── switch ──┬── director-1 ──(bridge)── pods
+//!                     │            ├── director-2
+//!                     │            ├── servers
+//!                     │            └── far router ── far servers
+//! ```
+//!
+//! Every box is a namespace; all of it speaks IPv4 and IPv6. The switch is one Ethernet segment. The router sends the
+//! VIPs of the first block to director 1 and spreads those of the second over both directors by flow. Packets with
+//! sources that do not belong where they come from are dropped everywhere. What the namespaces get is what an
+//! administrator gives hosts: addresses, routes, servers. The rest is Sluice's.
+//!
+//! Only veth asks for something that real networks do not: the far ends of the directors' links pass packets through an
+//! XDP program, without which nothing that a director transmits from XDP arrives, and complete checksums before they
+//! send, since an unfinished one exists only within one machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result};
+
+use super::address::{Cidr, Dual, Family};
+use super::counter::{Counters, Direction};
+use super::link::{Port, Route, Veth};
+use super::namespace::Namespace;
+use super::run::Run;
+use super::udp::Echo;
+use super::web::Web;
+use super::xdp::PassProgram;
+
+/// The largest IP packet on the segment, in bytes: room for the outer headers of tunnels beside whole client packets.
+pub const FABRIC_MTU: u16 = 1600;
+
+/// Ports on which every server serves, over TCP and UDP.
+pub const SERVER_PORTS: [u16; 2] = [80, 8080];
+
+/// The interface of a node towards its network.
+pub const UPLINK: &str = "eth0";
+
+/// The bridge on director 1 behind which pods are.
+pub const POD_BRIDGE: &str = "pods0";
+
+const BRIDGE: &str = "fabric0";
+const ROUTER: &str = "router";
+const FAR_ROUTER: &str = "far-router";
+const FAR_LINK: &str = "far0";
+/// Routing table of the far router for servers whose replies go to director 1.
+const NAT_TABLE: u32 = 100;
+
+const CLIENT_NET: Dual = dual([192, 0, 2], 0x1);
+/// Addresses that the client may use as sources beside its own.
+const CLIENT_SOURCES: Dual = dual([198, 18, 0], 0x18);
+const FABRIC_NET: Dual = dual([10, 1, 0], 0xf);
+const FAR_NET: Dual = dual([10, 2, 0], 0xfa);
+const POD_NET: Dual = dual([10, 3, 0], 0xb);
+const VIPS_OF_ONE: Dual = dual([203, 0, 113], 0xcafe);
+const VIPS_OF_BOTH: Dual = dual([203, 0, 114], 0xcaff);
+
+const fn dual(v4: [u8; 3], v6: u16) -> Dual {
+    Dual {
+        v4: Ipv4Addr::new(v4[0], v4[1], v4[2], 0),
+        v6: Ipv6Addr::new(0x2001, 0xdb8, v6, 0, 0, 0, 0, 0),
+    }
+}
+
+/// A VIP that the router sends to director 1.
+pub const fn vip_of_one(number: u8) -> Dual {
+    VIPS_OF_ONE.host(number)
+}
+
+/// A VIP whose flows the router spreads over both directors.
+pub const fn vip_of_both(number: u8) -> Dual {
+    VIPS_OF_BOTH.host(number)
+}
+
+/// Where a server is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// On the directors' segment.
+    Fabric,
+    /// Behind another router.
+    Far,
+    /// Behind the bridge of director 1.
+    Pod,
+}
+
+/// Where a server sends what is not on its own network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gateway {
+    /// To the router, by whatever is in between: straight back to the clients.
+    Router,
+    /// To director 1, as NAT asks for.
+    Director,
+}
+
+/// A server to build.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerSpec {
+    /// Its name, by which it answers.
+    pub name: &'static str,
+    /// Where it is.
+    pub place: Place,
+    /// Where its replies go.
+    pub gateway: Gateway,
+}
+
+impl ServerSpec {
+    /// A server on the segment that replies by way of the router.
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            place: Place::Fabric,
+            gateway: Gateway::Router,
+        }
+    }
+
+    /// The same elsewhere.
+    #[must_use]
+    pub const fn at(mut self, place: Place) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// The same with replies by way of director 1.
+    #[must_use]
+    pub const fn behind_director(mut self) -> Self {
+        self.gateway = Gateway::Director;
+        self
+    }
+}
+
+/// A node with an address on one network.
+#[derive(Debug)]
+pub struct Node {
+    /// Where it lives.
+    pub namespace: Namespace,
+    /// Its addresses.
+    pub address: Dual,
+}
+
+/// The built network with its servers. Daemons that run in it must be dropped first.
+#[derive(Debug)]
+pub struct Fabric {
+    web: BTreeMap<String, Web>,
+    echo: BTreeMap<String, Echo>,
+    nodes: BTreeMap<String, Node>,
+    client: Namespace,
+    router: Namespace,
+    switch: Namespace,
+    pass: PassProgram,
+    run: Run,
+}
+
+impl Fabric {
+    /// Builds it with these servers; each serves HTTP and the UDP echo at [`SERVER_PORTS`].
+    pub fn build(servers: &[ServerSpec]) -> Result<Self> {
+        let run = Run::start()?;
+        let mut fabric = Self {
+            web: BTreeMap::new(),
+            echo: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            client: run.namespace("client")?,
+            router: run.namespace(ROUTER)?,
+            switch: run.namespace("switch")?,
+            pass: PassProgram::load()?,
+            run,
+        };
+        fabric.switch.bridge(BRIDGE, FABRIC_MTU)?;
+        fabric.connect_client()?;
+        fabric.connect_router()?;
+        for (name, host) in [("director-1", 11), ("director-2", 12)] {
+            fabric.add_director(name, FABRIC_NET.host(host))?;
+        }
+        if servers.iter().any(|server| server.place == Place::Far) {
+            fabric.add_far_router()?;
+        }
+        if servers.iter().any(|server| server.place == Place::Pod) {
+            fabric.add_pod_bridge()?;
+        }
+        for (server, host) in servers.iter().zip(21..) {
+            fabric.add_server(server, host)?;
+            fabric.serve(server.name, server.name)?;
+        }
+        Ok(fabric)
+    }
+
+    /// What owns the namespaces.
+    pub const fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// Where the clients are.
+    pub const fn client(&self) -> &Namespace {
+        &self.client
+    }
+
+    /// The namespace between clients and directors.
+    pub const fn router(&self) -> &Namespace {
+        &self.router
+    }
+
+    /// The directors, in order.
+    pub fn directors(&self) -> [&str; 2] {
+        ["director-1", "director-2"]
+    }
+
+    /// A director or server.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        self.nodes
+            .get(name)
+            .with_context(|| format!("no node is called {name}"))
+    }
+
+    /// The addresses of a director or server.
+    pub fn address(&self, name: &str) -> Result<Dual> {
+        Ok(self.node(name)?.address)
+    }
+
+    /// The UDP echo of a server.
+    pub fn echo(&self, server: &str) -> Result<&Echo> {
+        self.echo
+            .get(server)
+            .with_context(|| format!("no echo is called {server}"))
+    }
+
+    /// Serves HTTP and the UDP echo as `name` at [`SERVER_PORTS`] of the node's own addresses.
+    pub fn serve(&mut self, node: &str, name: &str) -> Result<()> {
+        let Node { namespace, address } = self.node(node)?;
+        let sockets: Vec<SocketAddr> = Family::BOTH
+            .iter()
+            .flat_map(|&family| SERVER_PORTS.map(|port| address.socket(family, port)))
+            .collect();
+        let web = Web::start(&self.run, namespace, name, &sockets)?;
+        let echo = Echo::start(namespace, name, &sockets)?;
+        self.web.insert(name.to_owned(), web);
+        self.echo.insert(name.to_owned(), echo);
+        Ok(())
+    }
+
+    /// Counts on the far end of a node's link.
+    pub fn count_beyond<'a>(
+        &'a self,
+        node: &'a str,
+        rules: &[(&str, Direction, &str)],
+    ) -> Result<Counters<'a>> {
+        Counters::install(self.far_end(node), rules)
+    }
+
+    /// The switch's port to a node.
+    pub fn far_end<'a>(&'a self, node: &'a str) -> Port<'a> {
+        self.switch.port(node)
+    }
+
+    fn connect_client(&self) -> Result<()> {
+        let (near, far) = (self.client.port(UPLINK), self.router.port("client0"));
+        Veth::between(near, far).create()?;
+        near.addresses(CLIENT_NET.host(2).prefixes(24, 64))?;
+        far.addresses(CLIENT_NET.host(1).prefixes(24, 64))?;
+        for (sources, family) in CLIENT_SOURCES
+            .prefixes(16, 64)
+            .into_iter()
+            .zip(Family::BOTH)
+        {
+            let option = family.option();
+            self.client
+                .ip(&format!("{option} route add local {sources} dev lo"))?;
+            self.client
+                .route(&Route::default_via(CLIENT_NET.host(1).of(family)))?;
+            self.router
+                .route(&Route::to(sources, [CLIENT_NET.host(2).of(family)]))?;
+        }
+        // Any address of the range may be bound without being configured one by one.
+        self.client.sysctl("net.ipv6.ip_nonlocal_bind", "1")
+    }
+
+    fn connect_router(&self) -> Result<()> {
+        self.plug(&self.router, ROUTER, FABRIC_NET.host(1))?;
+        self.router.enable_forwarding()?;
+        self.router.hash_flows_by_port()?;
+        self.router.filter_reverse_path()?;
+        let one = VIPS_OF_ONE.prefixes(24, 48);
+        let both = VIPS_OF_BOTH.prefixes(24, 48);
+        for (family, (one, both)) in Family::BOTH.into_iter().zip(one.into_iter().zip(both)) {
+            let directors = [11, 12].map(|host| FABRIC_NET.host(host).of(family));
+            self.router.route(&Route::to(one, [directors[0]]))?;
+            self.router.route(&Route::to(both, directors))?;
+        }
+        Ok(())
+    }
+
+    /// Connects a namespace to the segment.
+    fn plug(&self, namespace: &Namespace, name: &str, address: Dual) -> Result<()> {
+        let (near, far) = (namespace.port(UPLINK), self.switch.port(name));
+        Veth::between(near, far).mtu(FABRIC_MTU).create()?;
+        far.join(self.switch.port(BRIDGE))?;
+        near.addresses(address.prefixes(24, 64))?;
+        Ok(())
+    }
+
+    fn add_director(&mut self, name: &str, address: Dual) -> Result<()> {
+        let namespace = self.run.namespace(name)?;
+        self.plug(&namespace, name, address)?;
+        let far = self.switch.port(name);
+        far.disable_transmit_checksums()?;
+        self.pass.attach(far)?;
+        namespace.enable_forwarding()?;
+        namespace.filter_reverse_path()?;
+        use_gateway(&namespace, FABRIC_NET.host(1))?;
+        self.insert(name, namespace, address);
+        Ok(())
+    }
+
+    fn add_far_router(&mut self) -> Result<()> {
+        let namespace = self.run.namespace(FAR_ROUTER)?;
+        let address = FABRIC_NET.host(2);
+        self.plug(&namespace, FAR_ROUTER, address)?;
+        namespace.bridge(FAR_LINK, FABRIC_MTU)?;
+        namespace
+            .port(FAR_LINK)
+            .addresses(FAR_NET.host(1).prefixes(24, 64))?;
+        namespace.enable_forwarding()?;
+        namespace.filter_reverse_path()?;
+        use_gateway(&namespace, FABRIC_NET.host(1))?;
+        for family in Family::BOTH {
+            let director = FABRIC_NET.host(11).of(family);
+            let option = family.option();
+            namespace.ip(&format!(
+                "{option} route add default via {director} table {NAT_TABLE}"
+            ))?;
+        }
+        for (family, net) in Family::BOTH.into_iter().zip(FAR_NET.prefixes(24, 64)) {
+            let route = Route::to(net, [address.of(family)]);
+            self.router.route(&route)?;
+            for director in self.directors() {
+                self.node(director)?.namespace.route(&route)?;
+            }
+        }
+        self.insert(FAR_ROUTER, namespace, address);
+        Ok(())
+    }
+
+    fn add_pod_bridge(&self) -> Result<()> {
+        let director = &self.node("director-1")?.namespace;
+        director
+            .bridge(POD_BRIDGE, FABRIC_MTU)?
+            .addresses(POD_NET.host(1).prefixes(24, 64))?;
+        Ok(())
+    }
+
+    fn add_server(&mut self, server: &ServerSpec, host: u8) -> Result<()> {
+        let namespace = self.run.namespace(server.name)?;
+        let (address, gateway) = match (server.place, server.gateway) {
+            (Place::Fabric, Gateway::Router) => (FABRIC_NET.host(host), FABRIC_NET.host(1)),
+            (Place::Fabric, Gateway::Director) => (FABRIC_NET.host(host), FABRIC_NET.host(11)),
+            (Place::Far, _) => (FAR_NET.host(host), FAR_NET.host(1)),
+            (Place::Pod, _) => (POD_NET.host(host), POD_NET.host(1)),
+        };
+        match server.place {
+            Place::Fabric => self.plug(&namespace, server.name, address)?,
+            Place::Far => self.plug_behind(FAR_ROUTER, FAR_LINK, &namespace, server, address)?,
+            Place::Pod => {
+                self.plug_behind("director-1", POD_BRIDGE, &namespace, server, address)?
+            }
+        }
+        namespace.filter_reverse_path()?;
+        use_gateway(&namespace, gateway)?;
+        if (server.place, server.gateway) == (Place::Far, Gateway::Director) {
+            let router = &self.node(FAR_ROUTER)?.namespace;
+            for family in Family::BOTH {
+                let (option, source) = (family.option(), address.of(family));
+                router.ip(&format!(
+                    "{option} rule add from {source} table {NAT_TABLE}"
+                ))?;
+            }
+        }
+        self.insert(server.name, namespace, address);
+        Ok(())
+    }
+
+    /// Connects a namespace to a bridge on a node.
+    fn plug_behind(
+        &self,
+        node: &str,
+        bridge: &str,
+        namespace: &Namespace,
+        server: &ServerSpec,
+        address: Dual,
+    ) -> Result<()> {
+        let host = &self.node(node)?.namespace;
+        let (near, far) = (namespace.port(UPLINK), host.port(server.name));
+        Veth::between(near, far).mtu(FABRIC_MTU).create()?;
+        far.join(host.port(bridge))?;
+        near.addresses(address.prefixes(24, 64))?;
+        Ok(())
+    }
+
+    fn insert(&mut self, name: &str, namespace: Namespace, address: Dual) {
+        self.nodes
+            .insert(name.to_owned(), Node { namespace, address });
+    }
+}
+
+fn use_gateway(namespace: &Namespace, gateway: Dual) -> Result<()> {
+    Family::BOTH
+        .iter()
+        .try_for_each(|&family| namespace.route(&Route::default_via(gateway.of(family))))
+}
+
+/// `count` different sources of clients, by a fixed seed: addresses of the client's range with unprivileged ports.
+pub fn client_sources(family: Family, seed: u64, count: usize) -> Vec<SocketAddr> {
+    let mut state = seed;
+    let mut sources = BTreeSet::new();
+    let mut order = Vec::with_capacity(count);
+    while order.len() < count {
+        let draw = split_mix(&mut state).to_be_bytes();
+        let host = u16::from_be_bytes([draw[0], draw[1]]);
+        let port = 1024 | u16::from_be_bytes([draw[2], draw[3]]);
+        let source = SocketAddr::new(client_source(family, host), port);
+        if sources.insert(source) {
+            order.push(source);
+        }
+    }
+    order
+}
+
+fn client_source(family: Family, host: u16) -> IpAddr {
+    let [high, low] = host.to_be_bytes();
+    match family {
+        Family::V4 => {
+            let [a, b, ..] = CLIENT_SOURCES.v4.octets();
+            Ipv4Addr::new(a, b, high, low).into()
+        }
+        Family::V6 => {
+            let mut segments = CLIENT_SOURCES.v6.segments();
+            segments[7] = host;
+            Ipv6Addr::from(segments).into()
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+const fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Expressions of nftables for packets whose source is a VIP: replies on their way to clients.
+pub fn from_vips(family: Family) -> String {
+    vips(family, "saddr")
+}
+
+/// Expressions of nftables for packets to a VIP.
+pub fn to_vips(family: Family) -> String {
+    vips(family, "daddr")
+}
+
+fn vips(family: Family, field: &str) -> String {
+    let blocks = [VIPS_OF_ONE, VIPS_OF_BOTH].map(|block| {
+        let [v4, v6] = block.prefixes(24, 48);
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
+    });
+    let [one, both] = blocks.map(|block: Cidr| block.to_string());
+    let header = match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    };
+    format!("{header} {field} {{ {one}, {both} }}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_repeatable_and_distinct() {
+        let sources = client_sources(Family::V6, 7, 1000);
+        assert_eq!(sources, client_sources(Family::V6, 7, 1000));
+        assert_ne!(sources, client_sources(Family::V6, 8, 1000));
+        let distinct: BTreeSet<_> = sources.iter().collect();
+        assert_eq!(distinct.len(), 1000);
+    }
+}
