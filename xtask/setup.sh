@@ -33,12 +33,13 @@ test_packages=(
     "nginx-light|HTTP servers in tests and demo; installed, but not started on this machine"
     "qemu-system-x86|to boot an older kernel in tests"
     "busybox-static|the older kernel's user space"
-    "cpio|the older kernel's first file system"
 )
 debian_lint_packages=(
     "rustfmt-web|to check the format of the code"
     "rust-web-clippy|to lint the BPF programs"
 )
+# The oldest kernel that Sluice supports: the newest package of that version. It is unpacked for tests, never installed.
+kernel_packages='^linux-image-6\.1\.0-[0-9]+-amd64$'
 bpf_linker_version=0.13.0
 cargo_deny_version=0.20.2
 minimum_rust=1.95
@@ -116,7 +117,7 @@ setup_packages() {
     linker_fits || packages+=("${linker_packages[@]}")
     install_packages "${packages[@]}"
     local tool missing=()
-    for tool in cc ip tc nft ethtool curl nginx qemu-system-x86_64 busybox cpio; do
+    for tool in cc ip tc nft ethtool curl nginx qemu-system-x86_64 busybox; do
         have "$tool" || missing+=("$tool")
     done
     [ ${#missing[@]} = 0 ] || fail "these commands are needed and not in PATH: ${missing[*]}"
@@ -150,6 +151,31 @@ setup_bpffs() {
     fi
 }
 
+# Of the kernel package only the image and the modules that mount this machine's files in the guest are kept.
+setup_kernel() {
+    compgen -G "$root/target/kernels/linux-image-6.1.*/boot/vmlinuz-*" >/dev/null && return 0
+    have apt-get || fail "unpack Debian's linux-image-6.1.0-…-amd64 to target/kernels/linux-image-6.1.0-…-amd64/, which tests boot"
+    local package partial=$root/target/kernels/.partial
+    package=$(newest_kernel)
+    if [ -z "$package" ]; then
+        as_root apt-get -q -o Acquire::Retries=3 update </dev/null
+        package=$(newest_kernel)
+    fi
+    [ -n "$package" ] || fail "no Debian package is named like $kernel_packages: are Debian 12's sources configured?"
+    say "downloading $package into target/kernels, which tests boot under qemu (70 MB)"
+    rm -rf "$partial"
+    mkdir -p "$partial/files"
+    # apt's own user for downloads may not write here, which is well and not worth a warning.
+    (cd "$partial" && apt-get -q -o APT::Sandbox::User=root -o Acquire::Retries=3 download "$package" </dev/null)
+    dpkg-deb --fsys-tarfile "$partial/$package"_*.deb | tar -x -C "$partial/files" --wildcards './boot/vmlinuz-*' \
+        './lib/modules/*/kernel/drivers/virtio' './lib/modules/*/kernel/fs/9p' './lib/modules/*/kernel/fs/netfs' \
+        './lib/modules/*/kernel/fs/fscache' './lib/modules/*/kernel/net/9p'
+    mv "$partial/files" "$root/target/kernels/$package"
+    rm -rf "$partial"
+}
+
+newest_kernel() { apt-cache search --names-only "$kernel_packages" | cut -d' ' -f1 | sort -V | tail -n 1; }
+
 setup_lint() {
     if [ "$(command -v cargo)" = /usr/bin/cargo ] || ! nightly_with_source; then
         install_packages "${debian_lint_packages[@]}"
@@ -170,10 +196,12 @@ case ${1-} in
     check_rust
     setup_bpf_linker
     setup_bpffs
+    setup_kernel
     ;;
 --lint)
     setup_packages
     check_rust
+    setup_bpf_linker
     setup_lint
     ;;
 *)
