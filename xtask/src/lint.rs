@@ -47,6 +47,7 @@ fn clippy() -> Command {
             "--all-targets",
             "--locked",
             "--quiet",
+            "--keep-going",
         ]
         .iter()
         .chain(&["--", "-D", "warnings"]),
