@@ -24,6 +24,7 @@ pub mod generate;
 mod limits;
 mod load_balancer_node;
 pub mod manifest;
+mod node;
 mod object;
 mod real_server_pool;
 mod rollout_policy;
@@ -51,7 +52,7 @@ pub use rollout_policy::{
     RolloutPhase, RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, RolloutRun, RolloutStep,
     RolloutStrategy,
 };
-pub use validate::{FieldError, Validate};
+pub use validate::{FieldError, Validate, parse_ip};
 pub use virtual_server::{
     Acknowledged, Forwarding, ForwardingMode, PoolSelection, Protocol, ServicePort, VirtualServer,
     VirtualServerAddress, VirtualServerSpec, VirtualServerStatus, WeightedPool,

@@ -11,6 +11,7 @@ use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES,
     MAX_LABEL_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES,
 };
+use crate::rules;
 
 /// What one node's agent does, and what it reports.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -58,7 +59,7 @@ pub struct LoadBalancerNodeSpec {
     pub role: NodeRole,
     /// Names of the uplinks: where the programs are attached.
     #[schemars(length(min = 1, max = MAX_INTERFACES))]
-    #[schemars(inner(length(min = 1, max = MAX_INTERFACE_NAME_LENGTH), regex(pattern = r"^[^\s/:]+$")))]
+    #[schemars(inner(length(min = 1, max = MAX_INTERFACE_NAME_LENGTH), regex(pattern = rules::INTERFACE)))]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub interfaces: Vec<String>,
     /// How XDP programs are attached.

@@ -1,1 +1,326 @@
-//! Placeholder.
+//! Manifests: YAML streams with one object per document.
+//!
+//! A manifest is taken as a whole or not at all. What makes it *broken* is what an API server's client would see at
+//! once: no YAML, an unknown kind or field, a missing field, a wrong type. Limits and rules of a spec are no reason:
+//! those are told by conditions of the object ([`crate::Validate`]).
+
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::node::Node;
+use crate::object::{Kind, ObjectKey};
+use crate::rules;
+use crate::schema;
+use crate::validate::FieldError;
+use crate::{
+    API_VERSION, LoadBalancerNode, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, RealServerPool,
+    RolloutPolicy, VirtualServer,
+};
+
+/// Largest manifest in bytes.
+pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
+/// Namespace of a namespaced object that gives none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// An object of a manifest. Of its metadata, name, namespace, labels and annotations are kept.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Object {
+    /// A virtual server.
+    VirtualServer(VirtualServer),
+    /// A pool.
+    RealServerPool(RealServerPool),
+    /// A rollout policy.
+    RolloutPolicy(RolloutPolicy),
+    /// A node.
+    LoadBalancerNode(LoadBalancerNode),
+}
+
+impl Object {
+    /// Its kind.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::VirtualServer(_) => Kind::VirtualServer,
+            Self::RealServerPool(_) => Kind::RealServerPool,
+            Self::RolloutPolicy(_) => Kind::RolloutPolicy,
+            Self::LoadBalancerNode(_) => Kind::LoadBalancerNode,
+        }
+    }
+
+    /// Its namespace and name.
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Self::VirtualServer(object) => ObjectKey::of(object),
+            Self::RealServerPool(object) => ObjectKey::of(object),
+            Self::RolloutPolicy(object) => ObjectKey::of(object),
+            Self::LoadBalancerNode(object) => ObjectKey::of(object),
+        }
+    }
+}
+
+/// Why a manifest is broken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ManifestError {
+    /// Line in the file from 1, where it is known.
+    pub line: Option<u64>,
+    /// Document in the file from 1 (empty ones are not counted); 0 when no document could be read.
+    pub document: usize,
+    /// Kind, namespace and name, as far as they are known.
+    pub object: Option<String>,
+    /// What is wrong and what to do; `path` is empty if it is no field.
+    pub error: FieldError,
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if self.document > 0 {
+            write!(f, "document {}: ", self.document)?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        if self.error.path.is_empty() {
+            f.write_str(&self.error.message)
+        } else {
+            self.error.fmt(f)
+        }
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+/// Reads a manifest. All errors of all documents are returned.
+pub fn parse(text: &str) -> Result<Vec<Object>, Vec<ManifestError>> {
+    if text.len() > MAX_MANIFEST_BYTES {
+        let message =
+            format!("larger than {MAX_MANIFEST_BYTES} bytes: split it into several files");
+        return Err(vec![file_error(None, message)]);
+    }
+    let options = serde_saphyr::options! { with_snippet: false };
+    let documents: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| vec![yaml_error(&error)])?;
+    let mut objects = Vec::new();
+    let mut errors = Vec::new();
+    for (i, node) in documents.into_iter().enumerate() {
+        match Document::new(i + 1, node).object() {
+            Ok(object) => objects.push(object),
+            Err(found) => errors.extend(found),
+        }
+    }
+    if errors.is_empty() {
+        Ok(objects)
+    } else {
+        Err(errors)
+    }
+}
+
+fn file_error(line: Option<u64>, message: String) -> ManifestError {
+    ManifestError {
+        line,
+        document: 0,
+        object: None,
+        error: FieldError::new("", message),
+    }
+}
+
+fn yaml_error(error: &serde_saphyr::Error) -> ManifestError {
+    let line = error.location().map(|location| location.line());
+    let text = error.to_string();
+    let message = text.lines().next().unwrap_or_default();
+    file_error(line, format!("not valid YAML, correct it there: {message}"))
+}
+
+struct Document {
+    number: usize,
+    node: Node,
+    object: Option<String>,
+}
+
+impl Document {
+    fn new(number: usize, node: Node) -> Self {
+        Self {
+            number,
+            node,
+            object: None,
+        }
+    }
+
+    fn error(&self, path: &str, message: impl Into<String>) -> ManifestError {
+        ManifestError {
+            line: self.node.line_of(path),
+            document: self.number,
+            object: self.object.clone(),
+            error: FieldError::new(path, message),
+        }
+    }
+
+    fn object(mut self) -> Result<Object, Vec<ManifestError>> {
+        let value = self.node.to_json();
+        let Value::Object(mut fields) = value else {
+            return Err(vec![self.error(
+                "",
+                "must be an object with apiVersion, kind, metadata and spec",
+            )]);
+        };
+        let kind = self.kind(&fields).map_err(|error| vec![error])?;
+        self.object = Some(kind.to_string());
+        let mut errors = Vec::new();
+        let meta = self.meta(kind, fields.get("metadata"), &mut errors);
+        for name in fields.keys() {
+            if !["apiVersion", "kind", "metadata", "spec", "status"].contains(&name.as_str()) {
+                errors.push(self.error(name, "unknown field: remove it"));
+            }
+        }
+        let spec = fields.remove("spec").unwrap_or(Value::Object(Map::new()));
+        let issues = schema::check_spec(kind, &spec);
+        let (structural, limits): (Vec<_>, Vec<_>) =
+            issues.into_iter().partition(|issue| issue.structural);
+        errors.extend(
+            structural
+                .into_iter()
+                .map(|issue| self.error(&issue.error.path, issue.error.message)),
+        );
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let object = match kind {
+            Kind::VirtualServer => typed(spec).map(|spec| {
+                Object::VirtualServer(VirtualServer {
+                    metadata: meta,
+                    spec,
+                    status: None,
+                })
+            }),
+            Kind::RealServerPool => typed(spec).map(|spec| {
+                Object::RealServerPool(RealServerPool {
+                    metadata: meta,
+                    spec,
+                    status: None,
+                })
+            }),
+            Kind::RolloutPolicy => typed(spec).map(|spec| {
+                Object::RolloutPolicy(RolloutPolicy {
+                    metadata: meta,
+                    spec,
+                    status: None,
+                })
+            }),
+            Kind::LoadBalancerNode => typed(spec).map(|spec| {
+                Object::LoadBalancerNode(LoadBalancerNode {
+                    metadata: meta,
+                    spec,
+                    status: None,
+                })
+            }),
+        };
+        // A limit that the type cannot even hold, such as port 70000.
+        object.map_err(|error| {
+            let mut errors: Vec<_> = limits
+                .into_iter()
+                .map(|issue| self.error(&issue.error.path, issue.error.message))
+                .collect();
+            if errors.is_empty() {
+                errors.push(self.error("spec", error.to_string()));
+            }
+            errors
+        })
+    }
+
+    fn kind(&self, fields: &Map<String, Value>) -> Result<Kind, ManifestError> {
+        if fields.get("apiVersion").and_then(Value::as_str) != Some(API_VERSION) {
+            return Err(self.error("apiVersion", format!("must be {API_VERSION}")));
+        }
+        fields
+            .get("kind")
+            .and_then(Value::as_str)
+            .and_then(Kind::from_name)
+            .ok_or_else(|| {
+                let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+                self.error("kind", format!("must be one of {}", known.join(", ")))
+            })
+    }
+
+    fn meta(
+        &mut self,
+        kind: Kind,
+        value: Option<&Value>,
+        errors: &mut Vec<ManifestError>,
+    ) -> ObjectMeta {
+        let value = value.cloned().unwrap_or(Value::Null);
+        let name = value["name"].as_str().unwrap_or_default().to_owned();
+        let namespace = value["namespace"].as_str().map(str::to_owned);
+        let namespace = match (kind.namespaced(), namespace) {
+            (true, namespace) => Some(namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())),
+            (false, None) => None,
+            (false, Some(_)) => {
+                let message = format!("{kind} has no namespace: remove the field");
+                errors.push(self.error("metadata.namespace", message));
+                None
+            }
+        };
+        if !rules::is_subdomain(&name) || name.len() > MAX_NAME_LENGTH {
+            let message = "must be lower-case letters, digits, - and ., at most 253 characters";
+            errors.push(self.error("metadata.name", message));
+        }
+        if let Some(namespace) = &namespace
+            && (!rules::is_label(namespace) || namespace.len() > MAX_LABEL_LENGTH)
+        {
+            let message = "must be lower-case letters, digits and -, at most 63 characters";
+            errors.push(self.error("metadata.namespace", message));
+        }
+        let key = ObjectKey::new(namespace.clone().unwrap_or_default(), name.clone());
+        self.object = Some(format!("{kind} {key}"));
+        for field in value.as_object().into_iter().flat_map(Map::keys) {
+            if !METADATA_FIELDS.contains(&field.as_str()) {
+                let path = format!("metadata.{field}");
+                errors.push(self.error(&path, "unknown field: remove it or correct its name"));
+            }
+        }
+        let mut strings = |field: &str| {
+            serde_json::from_value(value[field].clone()).unwrap_or_else(|_| {
+                let path = format!("metadata.{field}");
+                errors.push(self.error(&path, "must map names to strings: put values in quotes"));
+                None
+            })
+        };
+        ObjectMeta {
+            labels: strings("labels"),
+            annotations: strings("annotations"),
+            name: Some(name),
+            namespace,
+            ..ObjectMeta::default()
+        }
+    }
+}
+
+/// What an API server's metadata may hold, so that an object written out by kubectl is a manifest.
+const METADATA_FIELDS: [&str; 15] = [
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+fn typed<T: DeserializeOwned>(spec: Value) -> Result<T, serde_json::Error> {
+    serde_json::from_value(spec)
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

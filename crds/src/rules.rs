@@ -8,6 +8,9 @@ pub(crate) const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 pub(crate) const SUBDOMAIN: &str =
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
+/// Pattern of a Linux interface name.
+pub(crate) const INTERFACE: &str = r"^[^\s/:]+$";
+
 pub(crate) const ONE_PER_FAMILY: &str = "give at most one IPv4 and one IPv6 address: a further address needs a VirtualServer of its own";
 pub(crate) const IP_ADDRESS: &str = "must be an IPv4 or IPv6 address such as 203.0.113.10 or 2001:db8::10, without prefix length or zone";
 pub(crate) const UNIQUE_PORT: &str = "each protocol and port may appear once: remove the duplicate";
@@ -50,4 +53,41 @@ pub(crate) fn two_pools() -> Value {
 
 pub(crate) fn steps_rise() -> Value {
     rule("self.map(s, s.weight).isSorted()", STEPS_RISE)
+}
+
+/// Whether [`pattern_error`] knows a pattern.
+#[cfg(test)]
+pub(crate) fn is_known_pattern(pattern: &str) -> bool {
+    [LABEL, SUBDOMAIN, INTERFACE].contains(&pattern)
+}
+
+/// What is wrong with a text that does not match one of the patterns above.
+pub(crate) fn pattern_error(pattern: &str, text: &str) -> Option<&'static str> {
+    let (matches, message) = match pattern {
+        LABEL => (
+            is_label(text),
+            "must consist of lower-case letters, digits and -, and begin and end with a letter or digit",
+        ),
+        SUBDOMAIN => (
+            is_subdomain(text),
+            "must consist of lower-case letters, digits, - and ., and each part must begin and end with a letter or digit",
+        ),
+        INTERFACE => (
+            !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '/' || c == ':'),
+            "must be the name of a network interface",
+        ),
+        _ => (true, ""),
+    };
+    (!matches).then_some(message)
+}
+
+/// RFC 1123 label, without the limit of its length.
+pub(crate) fn is_label(text: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// RFC 1123 subdomain, without the limit of its length.
+pub(crate) fn is_subdomain(text: &str) -> bool {
+    text.split('.').all(is_label)
 }

@@ -1,14 +1,34 @@
-//! Validation of specs without an API server.
+//! Validation of specs without an API server: the schema's limits and the CEL rules of [`crate::schema`].
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::object::Kind;
+use crate::rules;
+use crate::schema;
+use crate::{LoadBalancerNodeSpec, RealServerPoolSpec, RolloutPolicySpec, VirtualServerSpec};
 
 /// What is wrong with a field.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FieldError {
     /// Path from the object's root, such as `spec.pools[1].weight`.
     pub path: String,
     /// What is wrong and what to do.
     pub message: String,
+}
+
+impl FieldError {
+    /// `path` is from the object's root.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            message: message.into(),
+        }
+    }
 }
 
 impl fmt::Display for FieldError {
@@ -17,8 +37,87 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// An object whose spec can be validated.
+/// A spec that can be validated.
 pub trait Validate {
-    /// Everything that is wrong with the spec: the schema's limits and its CEL rules.
+    /// Everything that is wrong by itself, other objects aside.
     fn validate(&self) -> Vec<FieldError>;
+}
+
+/// An address as the API takes it: no prefix length, no zone, no IPv4-mapped IPv6.
+pub fn parse_ip(text: &str) -> Option<IpAddr> {
+    match text.parse().ok()? {
+        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => None,
+        address => Some(address),
+    }
+}
+
+impl Validate for VirtualServerSpec {
+    fn validate(&self) -> Vec<FieldError> {
+        let mut errors = limits(Kind::VirtualServer, self);
+        let mut families = BTreeSet::new();
+        for (i, address) in self.addresses.iter().enumerate() {
+            let path = format!("spec.addresses[{i}].ip");
+            match parse_ip(&address.ip) {
+                None => errors.push(FieldError::new(path, rules::IP_ADDRESS)),
+                Some(ip) => {
+                    if !families.insert(ip.is_ipv6()) {
+                        errors.push(FieldError::new(path, rules::ONE_PER_FAMILY));
+                    }
+                }
+            }
+        }
+        let mut ports = BTreeSet::new();
+        for (i, port) in self.ports.iter().enumerate() {
+            if !ports.insert((port.protocol, port.port)) {
+                let path = format!("spec.ports[{i}].port");
+                errors.push(FieldError::new(path, rules::UNIQUE_PORT));
+            }
+        }
+        if self.pools.iter().all(|pool| pool.weight == 0) {
+            errors.push(FieldError::new("spec.pools[*].weight", rules::SOME_WEIGHT));
+        }
+        errors
+    }
+}
+
+impl Validate for RealServerPoolSpec {
+    fn validate(&self) -> Vec<FieldError> {
+        let mut errors = limits(Kind::RealServerPool, self);
+        for (i, server) in self.servers.static_servers.iter().enumerate() {
+            if parse_ip(&server.address).is_none() {
+                let path = format!("spec.servers.static[{i}].address");
+                errors.push(FieldError::new(path, rules::IP_ADDRESS));
+            }
+        }
+        errors
+    }
+}
+
+impl Validate for RolloutPolicySpec {
+    fn validate(&self) -> Vec<FieldError> {
+        let mut errors = limits(Kind::RolloutPolicy, self);
+        if self.stable_pool_name == self.candidate_pool_name {
+            errors.push(FieldError::new("spec.candidatePoolName", rules::TWO_POOLS));
+        }
+        let steps = &self.strategy.canary.steps;
+        if let Some(i) = (1..steps.len()).find(|&i| steps[i].weight < steps[i - 1].weight) {
+            let path = format!("spec.strategy.canary.steps[{i}].weight");
+            errors.push(FieldError::new(path, rules::STEPS_RISE));
+        }
+        errors
+    }
+}
+
+impl Validate for LoadBalancerNodeSpec {
+    fn validate(&self) -> Vec<FieldError> {
+        limits(Kind::LoadBalancerNode, self)
+    }
+}
+
+fn limits(kind: Kind, spec: &impl Serialize) -> Vec<FieldError> {
+    let value = serde_json::to_value(spec).unwrap_or(Value::Null);
+    schema::check_spec(kind, &value)
+        .into_iter()
+        .map(|issue| issue.error)
+        .collect()
 }
