@@ -8,6 +8,8 @@ use crate::{Endpoint, ForwardingMode, Hop, Mac, ObjectName, PoolSelection, Probl
 /// What a node shall serve.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeConfig {
+    /// Name of the node's LoadBalancerNode.
+    pub node: String,
     /// By the endpoint that clients connect to.
     pub services: BTreeMap<Endpoint, Service>,
     /// MAC addresses of the other directors.
@@ -21,17 +23,16 @@ pub struct NodeConfig {
 pub struct Service {
     /// The virtual server.
     pub virtual_server: ObjectName,
-    /// The revision of its decision.
-    pub revision: u64,
     /// How packets reach the servers.
     pub mode: ForwardingMode,
     /// What is hashed to choose the pool.
     pub pool_selection: PoolSelection,
-    /// Seed of the pool and ring hashes, from names.
+    /// Seed of the pool and ring hashes: from the virtual server's name, so that by client address a client gets the same
+    /// pool on all its ports.
     pub seed: u32,
     /// Whether this node balances it. If not, it only serves what directors send to servers of its own.
     pub director: bool,
-    /// The pools in the decision's order.
+    /// The pools in the decision's order, at most [`sluice_abi::MAX_POOLS`].
     pub pools: Vec<PoolConfig>,
 }
 
@@ -42,10 +43,10 @@ pub struct PoolConfig {
     pub name: String,
     /// Hash of the name, unique within the service.
     pub tag: u32,
-    /// The share.
+    /// The share. A pool without a server that takes flows keeps it: its packets are dropped by name
+    /// ([`sluice_abi::DropReason::NoServer`]) rather than shifted to another version of the service.
     pub weight: u32,
-    /// Whether the pool is known. An unknown one keeps its share, whose packets are dropped by name: its flows are not
-    /// shifted to another version silently.
+    /// Whether the pool is known to this node.
     pub known: bool,
     /// The servers that can be served, in the order of address and port.
     pub servers: Vec<ServerConfig>,
@@ -56,7 +57,8 @@ pub struct PoolConfig {
 pub struct ServerConfig {
     /// Its address, of the VIP's family.
     pub address: IpAddr,
-    /// The port in its record: the server's own, or the virtual server's for DR and TUN to another node.
+    /// The port in its record: the server's own, or the virtual server's for DR and TUN to another node, where a frame
+    /// names only the address.
     pub port: u16,
     /// Its weight in the ring; 0 = not in the ring.
     pub weight: u64,
@@ -77,4 +79,11 @@ pub enum Reach {
     Unresolved,
     /// The way is not known yet: a server in the maps stays as it is there, another one waits.
     Pending,
+}
+
+impl Service {
+    /// Whether a frame to a server names only the server's address: the port is chosen on the server's own node.
+    pub(crate) fn by_address(&self) -> bool {
+        matches!(self.mode, ForwardingMode::Dr | ForwardingMode::Tun)
+    }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 pub use sluice_abi::ForwardingMode;
 
-/// Namespace and name of an object. References stay in the namespace.
+/// Namespace and name of an object; the namespace is empty for kinds without. References stay in the namespace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ObjectName {
     /// The namespace.
@@ -27,6 +27,9 @@ impl ObjectName {
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            return f.write_str(&self.name);
+        }
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
@@ -36,15 +39,13 @@ impl fmt::Display for ObjectName {
 pub struct Snapshot {
     /// Virtual servers with a decision. One without is not programmed and does not belong here.
     pub virtual_servers: BTreeMap<ObjectName, VirtualServer>,
-    /// Pools.
+    /// Pools with a decision.
     pub pools: BTreeMap<ObjectName, Pool>,
 }
 
 /// A virtual server as decided.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VirtualServer {
-    /// The revision of the decision.
-    pub revision: u64,
     /// The VIPs, at most one a family.
     pub addresses: Vec<IpAddr>,
     /// The ports that clients connect to.
@@ -106,13 +107,11 @@ pub struct PoolShare {
     pub weight: u32,
 }
 
-/// A pool of real servers.
+/// A pool of real servers as decided.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Pool {
     /// The servers.
     pub servers: Vec<Server>,
-    /// Target ports of every server that has no own entry for a port.
-    pub target_ports: Vec<TargetPort>,
 }
 
 /// A real server.
@@ -124,12 +123,11 @@ pub struct Server {
     pub address: IpAddr,
     /// Its weight among the servers of the pool; 0 = drained.
     pub weight: u32,
-    /// Target ports that differ from the pool's.
+    /// Its target ports: those of its own and the pool's.
     pub target_ports: Vec<TargetPort>,
 }
 
-/// The port of a server behind a port of the virtual server. Where neither server nor pool has an entry, it is the
-/// virtual server's own port.
+/// The port of a server behind a port of the virtual server. Without an entry it is the virtual server's own port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TargetPort {
     /// Name of the virtual server's port.

@@ -8,18 +8,34 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod convert;
+mod diff;
+mod dump;
+mod hash;
+mod ids;
 mod image;
 mod input;
+mod live;
+mod members;
 mod op;
+mod plan;
 mod problem;
+mod record;
+mod resolve;
+pub mod ring;
+mod share;
 mod view;
 
 pub use config::{NodeConfig, PoolConfig, Reach, ServerConfig, Service};
+pub use diff::diff;
 pub use image::{ByFamily, Endpoint, Image, Local, Ring};
 pub use input::{
     ForwardingMode, ObjectName, Pool, PoolSelection, PoolShare, Port, Protocol, Server, Snapshot,
     TargetPort, VirtualServer,
 };
+pub use live::live;
 pub use op::{Limits, MapOp, Plan};
+pub use plan::plan;
 pub use problem::{ObjectKind, Problem, Reason};
+pub use resolve::node_config;
 pub use view::{Hop, Mac, NextHop, NodeView, Role, Via};

@@ -11,6 +11,8 @@ pub enum ObjectKind {
     VirtualServer,
     /// `RealServerPool`.
     RealServerPool,
+    /// `LoadBalancerNode`.
+    LoadBalancerNode,
 }
 
 impl ObjectKind {
@@ -19,6 +21,7 @@ impl ObjectKind {
         match self {
             Self::VirtualServer => "VirtualServer",
             Self::RealServerPool => "RealServerPool",
+            Self::LoadBalancerNode => "LoadBalancerNode",
         }
     }
 }
@@ -86,6 +89,8 @@ pub struct Problem {
     pub reason: Reason,
     /// Names the field and the remedy.
     pub message: String,
+    /// Whether a decision is not in force because of it, so that the node must name it beside what it acknowledges.
+    pub exception: bool,
 }
 
 impl fmt::Display for Problem {

@@ -47,6 +47,8 @@ impl Role {
 /// A node as its agent sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeView {
+    /// Name of the node's LoadBalancerNode.
+    pub name: String,
     /// What the node does.
     pub role: Role,
     /// Every address of the node, loopback left out: a server at one of them is reached by way of the node's own stack.

@@ -1,0 +1,160 @@
+//! The writes that lead from what the maps hold to what they shall hold.
+
+use std::collections::BTreeSet;
+
+use sluice_abi::{RingWord, ServerWord, VipWord};
+
+use crate::{Endpoint, Image, MapOp};
+
+/// The operations that turn `actual` into `desired`, in an order of which every prefix is safe:
+///
+/// 1. new records, ring slots and heads are written where nothing leads;
+/// 2. entries that lead in and shall go are removed;
+/// 3. words flip, from the inside out: a server's word before the ring that names it, the ring before the head's VIP word;
+/// 4. after a grace period nothing refers to the old rings and server ids any more, and they go;
+/// 5. after another one their slots are free for the next plan.
+///
+/// `desired` is a [`crate::Plan`]'s, made from `actual`.
+pub fn diff(actual: &Image, desired: &Image) -> Vec<MapOp> {
+    let mut ops = writes(actual, desired);
+    let before_flips = ops.len();
+    removals_of_entries(actual, desired, &mut ops);
+    flips(actual, desired, &mut ops);
+    if ops.len() > before_flips {
+        ops.push(MapOp::Grace);
+    }
+    let before_removals = ops.len();
+    removals(actual, desired, &mut ops);
+    if ops.len() > before_removals {
+        ops.push(MapOp::Grace);
+    }
+    ops
+}
+
+fn writes(actual: &Image, desired: &Image) -> Vec<MapOp> {
+    let mut ops = Vec::new();
+    for (&slot, &record) in &desired.records {
+        if actual.records.get(&slot) != Some(&record) {
+            ops.push(MapOp::WriteRecord { slot, record });
+        }
+    }
+    for (id, ring) in &desired.rings {
+        if actual.rings.get(id) != Some(ring) {
+            ops.push(MapOp::WriteRingSlots {
+                offset: ring.word.offset(),
+                slots: ring.slots.clone(),
+            });
+        }
+    }
+    for (&slot, &head) in &desired.heads {
+        if actual.heads.get(&slot) != Some(&head) {
+            ops.push(MapOp::WriteHead { slot, head });
+        }
+    }
+    ops
+}
+
+/// Endpoints go before their address marker.
+fn removals_of_entries(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
+    let gone = |endpoint: &&Endpoint| !desired.vips.contains_key(endpoint);
+    let (markers, endpoints): (Vec<_>, Vec<_>) = actual
+        .vips
+        .keys()
+        .filter(gone)
+        .partition(|endpoint| endpoint.is_marker());
+    for &endpoint in endpoints.into_iter().chain(markers) {
+        ops.push(MapOp::RemoveVip { endpoint });
+    }
+    for &local in actual.locals.keys() {
+        if !desired.locals.contains_key(&local) {
+            ops.push(MapOp::RemoveLocal { local });
+        }
+    }
+    for &mac in actual.peers.difference(&desired.peers) {
+        ops.push(MapOp::RemovePeer { mac });
+    }
+}
+
+fn flips(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
+    for &mac in desired.peers.difference(&actual.peers) {
+        ops.push(MapOp::AddPeer { mac });
+    }
+    for (&endpoint, &service) in &desired.backends {
+        if actual.backends.get(&endpoint) != Some(&service) {
+            ops.push(MapOp::SetBackend { endpoint, service });
+        }
+    }
+    // A server begins to drain after the heads have stopped choosing it, and stops before they begin.
+    let (mut now, mut later) = (Vec::new(), Vec::new());
+    for (&id, &word) in desired.servers.iter().filter(|(_, word)| word.present()) {
+        let old = actual.servers.get(&id).copied().unwrap_or_default();
+        if old == word {
+            continue;
+        }
+        let op = MapOp::SetServer { id, word };
+        if old.present() && word.draining() && !old.draining() {
+            if old.slot() != word.slot() || old.path() != word.path() {
+                let word = ServerWord::new(word.slot(), word.epoch(), word.path(), false);
+                now.push(MapOp::SetServer { id, word });
+            }
+            later.push(op);
+        } else {
+            now.push(op);
+        }
+    }
+    ops.append(&mut now);
+    for (&ring, wanted) in &desired.rings {
+        if actual.rings.get(&ring).map(|old| old.word) != Some(wanted.word) {
+            ops.push(MapOp::SetRing {
+                ring,
+                word: wanted.word,
+            });
+        }
+    }
+    for (&local, &server) in &desired.locals {
+        if actual.locals.get(&local) != Some(&server) {
+            ops.push(MapOp::SetLocal { local, server });
+        }
+    }
+    ops.extend(vip_flips(actual, desired));
+    ops.append(&mut later);
+}
+
+/// An address is marked once it has endpoints.
+fn vip_flips(actual: &Image, desired: &Image) -> Vec<MapOp> {
+    let changed =
+        |(endpoint, word): &(&Endpoint, &VipWord)| actual.vips.get(endpoint) != Some(word);
+    let (markers, endpoints): (Vec<_>, Vec<_>) = desired
+        .vips
+        .iter()
+        .filter(changed)
+        .partition(|(endpoint, _)| endpoint.is_marker());
+    let in_order = endpoints.into_iter().chain(markers);
+    in_order
+        .map(|(&endpoint, &word)| MapOp::SetVip { endpoint, word })
+        .collect()
+}
+
+fn removals(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
+    for &ring in actual.rings.keys() {
+        if !desired.rings.contains_key(&ring) {
+            ops.push(MapOp::SetRing {
+                ring,
+                word: RingWord(0),
+            });
+        }
+    }
+    let ids: BTreeSet<u32> = actual.servers.keys().copied().collect();
+    for id in ids {
+        let old = actual.servers.get(&id).copied().unwrap_or_default();
+        let word = desired.servers.get(&id).copied().unwrap_or_default();
+        if old != word && !word.present() {
+            ops.push(MapOp::SetServer { id, word });
+        }
+    }
+    for &endpoint in actual.backends.keys() {
+        if !desired.backends.contains_key(&endpoint) {
+            ops.push(MapOp::RemoveBackend { endpoint });
+        }
+    }
+}

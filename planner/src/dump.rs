@@ -1,0 +1,146 @@
+//! An image as text: one line per entry, in a fixed order.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use sluice_abi::{ForwardingMode, POOL_BY_CLIENT_ADDRESS, Path, SERVER_IPV6, ServerRecord};
+
+use crate::{Image, Mac, Ring, ids};
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (endpoint, word) in &self.vips {
+            if endpoint.is_marker() {
+                writeln!(f, "vip {endpoint}")?;
+                continue;
+            }
+            let (service, head, rs_head) = (word.service(), word.head(), word.rs_head());
+            writeln!(
+                f,
+                "vip {endpoint}: service {service}, head {head}, rs head {rs_head}"
+            )?;
+        }
+        for (slot, head) in &self.heads {
+            let by = if head.flags & POOL_BY_CLIENT_ADDRESS != 0 {
+                "client address"
+            } else {
+                "flow"
+            };
+            writeln!(
+                f,
+                "head {slot}: service {}, seed {:08x}, by {by}",
+                head.service, head.seed
+            )?;
+            for pool in ids::pools(head) {
+                let (tag, threshold, ring) = (pool.tag, pool.threshold, pool.ring);
+                writeln!(f, "  pool {tag:08x}: below {threshold}, ring {ring}")?;
+            }
+        }
+        for (id, ring) in &self.rings {
+            writeln!(f, "ring {id}: {ring}")?;
+        }
+        for (id, word) in &self.servers {
+            let epoch = word.epoch();
+            if !word.present() {
+                writeln!(f, "server {id}: absent, epoch {epoch}")?;
+                continue;
+            }
+            let (slot, path) = (word.slot(), path_name(word.path()));
+            let draining = if word.draining() { ", draining" } else { "" };
+            writeln!(
+                f,
+                "server {id}: record {slot}, epoch {epoch}, {path}{draining}"
+            )?;
+        }
+        for (slot, record) in &self.records {
+            write!(f, "record {slot}: ")?;
+            write_record(f, record)?;
+        }
+        for (endpoint, index) in &self.backends {
+            writeln!(f, "backend {endpoint}: service {index}")?;
+        }
+        for (local, server) in &self.locals {
+            writeln!(
+                f,
+                "local {}, service {}: server {server}",
+                local.address, local.service
+            )?;
+        }
+        for mac in &self.peers {
+            writeln!(f, "peer {mac}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: BTreeMap<u32, u32> = BTreeMap::new();
+        for &id in &self.slots {
+            *parts.entry(id).or_default() += 1;
+        }
+        write!(
+            f,
+            "offset {}, {} slots:",
+            self.word.offset(),
+            self.word.slots()
+        )?;
+        for (i, (id, slots)) in parts.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "," };
+            write!(f, "{separator} server {id} × {slots}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_record(f: &mut fmt::Formatter<'_>, record: &ServerRecord) -> fmt::Result {
+    let address = ids::address_of(record);
+    let (port, vip_port) = (
+        u16::from_be_bytes(record.port),
+        u16::from_be_bytes(record.vip_port),
+    );
+    let (service, tag) = (record.service, record.tag);
+    let mode = mode_name(record.mode);
+    write!(
+        f,
+        "{mode} {address} port {port} for port {vip_port}, service {service}, pool {tag:08x}"
+    )?;
+    if record.backend != 0 {
+        write!(f, ", backend {}", record.backend)?;
+    }
+    if record.alt != [0; 16] {
+        let alt = ids::address_from(record.alt, record.flags & SERVER_IPV6 != 0);
+        write!(f, ", alt {alt}")?;
+    }
+    if record.ifindex != 0 {
+        write!(f, ", interface {}", record.ifindex)?;
+    }
+    if record.next_hop_mac != [0; 6] {
+        write!(
+            f,
+            ", {} to {}",
+            Mac(record.source_mac),
+            Mac(record.next_hop_mac)
+        )?;
+    }
+    writeln!(f, ", mtu {}", record.mtu)
+}
+
+fn path_name(path: Path) -> &'static str {
+    match path {
+        Path::Xdp => "xdp",
+        Path::Tc => "tc",
+        Path::Local => "local",
+        Path::Unresolved => "unresolved",
+    }
+}
+
+fn mode_name(mode: u8) -> &'static str {
+    match ForwardingMode::from_u8(mode) {
+        Some(ForwardingMode::Nat) => "NAT",
+        Some(ForwardingMode::FullNat) => "FullNAT",
+        Some(ForwardingMode::Dr) => "DR",
+        Some(ForwardingMode::Tun) => "TUN",
+        None => "unknown mode",
+    }
+}

@@ -1,0 +1,198 @@
+//! Whether the maps hold what was decided.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_abi::{Head, POOL_BY_CLIENT_ADDRESS, VipWord};
+
+use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, Service};
+use crate::problem::{ObjectKind, Problem, Reason};
+use crate::ring::RingKey;
+use crate::{Endpoint, ForwardingMode, Image, Local, ObjectName, PoolSelection, ids, share};
+
+/// What is not live of what was decided: the exceptions that a node names beside the revision it acknowledges.
+///
+/// Live means that every pool with a share is known and its ring in place: the head has the decided shares, and each
+/// server's part of the ring's slots is its weight. This looks at the maps' content and not at what a plan intended.
+pub fn live(config: &NodeConfig, actual: &Image) -> Vec<Problem> {
+    let known = config.problems.iter().filter(|problem| problem.exception);
+    let mut check = Check {
+        actual,
+        exceptions: known.cloned().collect(),
+    };
+    for (endpoint, service) in &config.services {
+        check.service(endpoint, service);
+    }
+    check.exceptions.into_iter().collect()
+}
+
+struct Check<'a> {
+    actual: &'a Image,
+    exceptions: BTreeSet<Problem>,
+}
+
+impl Check<'_> {
+    fn except(&mut self, kind: ObjectKind, object: ObjectName, reason: Reason, message: String) {
+        self.exceptions.insert(Problem {
+            kind,
+            object,
+            reason,
+            message,
+            exception: true,
+        });
+    }
+
+    fn not_in_place(&mut self, endpoint: &Endpoint, service: &Service, what: &str) {
+        self.except(
+            ObjectKind::VirtualServer,
+            service.virtual_server.clone(),
+            Reason::RingNotInPlace,
+            format!("{what} of {endpoint} are not in this node's maps: see the agent's log and limits if this lasts"),
+        );
+    }
+
+    fn service(&mut self, endpoint: &Endpoint, service: &Service) {
+        let Some(&word) = self.actual.vips.get(endpoint) else {
+            self.not_in_place(endpoint, service, "the tables");
+            return;
+        };
+        if service.director {
+            match self.actual.heads.get(&word.head()) {
+                Some(head) if has_shares(head, service) => {
+                    for (pool, entry) in service.pools.iter().zip(ids::pools(head)) {
+                        if pool.weight > 0 && pool.known {
+                            self.pool(service, pool, entry.ring);
+                        }
+                    }
+                }
+                _ => self.not_in_place(endpoint, service, "the pools' shares"),
+            }
+        }
+        if service.by_address() && !self.serves_own(service, word) {
+            self.not_in_place(endpoint, service, "this node's servers");
+        }
+    }
+
+    fn pool(&mut self, service: &Service, pool: &PoolConfig, ring: u32) {
+        let key = |server: &ServerConfig| RingKey {
+            address: server.address,
+            port: if service.by_address() { 0 } else { server.port },
+        };
+        let in_place = self.ring_parts(service, ring);
+        let mut wanted: BTreeMap<RingKey, u64> = BTreeMap::new();
+        let mut waiting = Vec::new();
+        for server in pool.servers.iter().filter(|server| server.weight > 0) {
+            if server.reach == Reach::Pending && !in_place.contains_key(&key(server)) {
+                waiting.push(server.address.to_string());
+            } else {
+                *wanted.entry(key(server)).or_default() += server.weight;
+            }
+        }
+        let object = ObjectName::new(&service.virtual_server.namespace, &pool.name);
+        if !waiting.is_empty() {
+            let message = format!(
+                "spec.servers: the next hop towards {} is being resolved: check the node's routes if this lasts",
+                waiting.join(", ")
+            );
+            self.except(
+                ObjectKind::RealServerPool,
+                object.clone(),
+                Reason::NextHopPending,
+                message,
+            );
+        }
+        if !within_a_slot(&in_place, &wanted) {
+            let message = format!(
+                "the ring for virtual server {} is not the decided one: see the agent's log and limits if this lasts",
+                service.virtual_server
+            );
+            self.except(
+                ObjectKind::RealServerPool,
+                object,
+                Reason::RingNotInPlace,
+                message,
+            );
+        }
+    }
+
+    /// How many slots of a ring each server has.
+    fn ring_parts(&self, service: &Service, ring: u32) -> BTreeMap<RingKey, u64> {
+        let mut by_id: BTreeMap<u32, u64> = BTreeMap::new();
+        for &id in self
+            .actual
+            .rings
+            .get(&ring)
+            .into_iter()
+            .flat_map(|ring| &ring.slots)
+        {
+            *by_id.entry(id).or_default() += 1;
+        }
+        let mut parts = BTreeMap::new();
+        for (id, slots) in by_id {
+            let word = self.actual.servers.get(&id).filter(|word| word.present());
+            if let Some(record) = word.and_then(|word| self.actual.records.get(&word.slot())) {
+                let port = if service.by_address() {
+                    0
+                } else {
+                    u16::from_be_bytes(record.port)
+                };
+                let address = ids::address_of(record);
+                *parts.entry(RingKey { address, port }).or_default() += slots;
+            }
+        }
+        parts
+    }
+
+    /// Whether packets that directors send to servers of this node find them.
+    fn serves_own(&self, service: &Service, word: VipWord) -> bool {
+        let servers = || service.pools.iter().flat_map(|pool| &pool.servers);
+        let mut own = servers().filter(|server| server.reach == Reach::Local);
+        if service.mode == ForwardingMode::Tun {
+            return own.all(|server| {
+                let local = Local {
+                    address: server.address,
+                    service: word.service(),
+                };
+                self.actual.locals.contains_key(&local)
+            });
+        }
+        let head = self.actual.heads.get(&word.rs_head());
+        let rings = || head.into_iter().flat_map(ids::pools).map(|pool| pool.ring);
+        let reachable: BTreeSet<RingKey> = rings()
+            .flat_map(|ring| self.ring_parts(service, ring).into_keys())
+            .collect();
+        own.all(|server| {
+            reachable.contains(&RingKey {
+                address: server.address,
+                port: 0,
+            })
+        })
+    }
+}
+
+fn has_shares(head: &Head, service: &Service) -> bool {
+    let weights: Vec<u32> = service.pools.iter().map(|pool| pool.weight).collect();
+    let by_client = service.pool_selection == PoolSelection::ClientAddress;
+    let wanted = service
+        .pools
+        .iter()
+        .map(|pool| pool.tag)
+        .zip(share::thresholds(&weights));
+    let found = ids::pools(head).map(|pool| (pool.tag, pool.threshold));
+    head.seed == service.seed
+        && (head.flags & POOL_BY_CLIENT_ADDRESS != 0) == by_client
+        && found.eq(wanted)
+}
+
+/// Whether each server's part is its exact share to within one slot.
+fn within_a_slot(parts: &BTreeMap<RingKey, u64>, weights: &BTreeMap<RingKey, u64>) -> bool {
+    let slots: u128 = parts.values().copied().map(u128::from).sum();
+    let sum: u128 = weights.values().copied().map(u128::from).sum();
+    let share = |(key, &weight): (&RingKey, &u64)| {
+        let part = parts.get(key).copied().unwrap_or(0);
+        let (exact, part) = (u128::from(weight) * slots, u128::from(part) * sum);
+        exact.abs_diff(part) < sum
+    };
+    parts.keys().all(|key| weights.contains_key(key))
+        && weights.iter().all(share)
+        && (slots > 0) == (sum > 0)
+}

@@ -1,0 +1,484 @@
+//! From what a node shall serve to what its maps shall hold.
+//!
+//! The plan keeps every number that the maps use for the same thing already ([`crate::ids`]), and where something does
+//! not fit it keeps the part concerned as it is: a pool whose new ring has no room goes on with the old ring, and the
+//! servers of that ring stay.
+
+mod place;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use sluice_abi::{
+    Head, HeadPool, MAX_POOLS, MapName, POOL_BY_CLIENT_ADDRESS, RingWord, ServerWord, VipWord,
+};
+
+use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, Service};
+use crate::ids::{self, Free, Known, Room, Side};
+use crate::members::Members;
+use crate::problem::{ObjectKind, Problem, Reason};
+use crate::ring::{self, RingKey};
+use crate::{
+    Endpoint, ForwardingMode, Image, Limits, Local, ObjectName, Plan, PoolSelection, Ring, share,
+};
+
+/// What the maps shall hold, given what they hold.
+///
+/// A plan from its own result is that result. What a plan could not do for lack of room may succeed in the next one, once
+/// the room that this one freed can be used.
+pub fn plan(config: &NodeConfig, actual: &Image, limits: &Limits) -> Plan {
+    let mut planner = Planner::new(config, actual, limits);
+    planner.peers();
+    for (endpoint, service) in &config.services {
+        planner.service(*endpoint, service);
+    }
+    planner.keep_what_is_referred_to();
+    planner.retire();
+    Plan {
+        desired: planner.desired,
+        problems: planner.problems.into_iter().collect(),
+    }
+}
+
+struct Planner<'a> {
+    config: &'a NodeConfig,
+    actual: &'a Image,
+    limits: &'a Limits,
+    known: Known,
+    free: Free,
+    /// Addresses of which an endpoint is in the maps and stays.
+    kept_vips: BTreeSet<IpAddr>,
+    vip_room: Room,
+    backend_room: Room,
+    local_room: Room,
+    services_taken: BTreeSet<u16>,
+    desired: Image,
+    problems: BTreeSet<Problem>,
+}
+
+/// The endpoint being planned.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    endpoint: Endpoint,
+    service: &'a Service,
+    index: u16,
+}
+
+/// A server that has its place in the maps.
+struct Placed<'a> {
+    config: &'a ServerConfig,
+    id: u32,
+}
+
+/// What a pool gets in a head.
+struct PoolRing<'a> {
+    pool: &'a PoolConfig,
+    /// Ring id; 0 = no ring.
+    ring: u32,
+}
+
+impl<'a> Planner<'a> {
+    fn new(config: &'a NodeConfig, actual: &'a Image, limits: &'a Limits) -> Self {
+        // Entries of VIPS that go are removed before others are added; those of the other maps afterwards.
+        let kept = actual
+            .vips
+            .keys()
+            .filter(|endpoint| config.services.contains_key(endpoint));
+        let kept: Vec<IpAddr> = kept.map(|endpoint| endpoint.address).collect();
+        let kept_vips: BTreeSet<IpAddr> = kept.iter().copied().collect();
+        let vip_room = Room::new(
+            limits.vips,
+            kept.into_iter().chain(kept_vips.iter().copied()),
+        );
+        Self {
+            config,
+            actual,
+            limits,
+            known: Known::new(actual),
+            free: Free::new(actual, limits),
+            kept_vips,
+            vip_room,
+            backend_room: Room::new(limits.backends, actual.backends.keys().map(|e| e.address)),
+            local_room: Room::new(limits.locals, actual.locals.keys().map(|l| l.address)),
+            services_taken: BTreeSet::new(),
+            desired: Image::default(),
+            problems: BTreeSet::new(),
+        }
+    }
+
+    fn full(&mut self, service: &Service, map: MapName, limit: u32, consequence: &str) {
+        self.problems.insert(Problem {
+            kind: ObjectKind::VirtualServer,
+            object: service.virtual_server.clone(),
+            reason: Reason::LimitExceeded,
+            message: format!(
+                "{} is full ({limit} entries), so {consequence}: remove virtual servers or servers, or give the agent \
+                 larger maps",
+                map.as_str()
+            ),
+            exception: true,
+        });
+    }
+
+    fn peers(&mut self) {
+        let limit = self.limits.peers as usize;
+        self.desired.peers = self.config.peers.iter().copied().take(limit).collect();
+        if self.config.peers.len() > limit {
+            self.problems.insert(Problem {
+                kind: ObjectKind::LoadBalancerNode,
+                object: ObjectName::new("", &self.config.node),
+                reason: Reason::LimitExceeded,
+                message: format!(
+                    "PEERS is full ({limit} entries), so packets from {} directors more are balanced again: give the \
+                     agent larger maps",
+                    self.config.peers.len() - limit
+                ),
+                exception: true,
+            });
+        }
+    }
+
+    fn service(&mut self, endpoint: Endpoint, service: &'a Service) {
+        let before = self.actual.vips.get(&endpoint).copied();
+        let before = before.filter(|word| (1..1 << 15).contains(&word.service()));
+        let before = before.filter(|word| !self.services_taken.contains(&word.service()));
+        let on_this_node = |s: &ServerConfig| s.reach == Reach::Local;
+        let rs_side = service.mode == ForwardingMode::Dr
+            && service
+                .pools
+                .iter()
+                .any(|pool| pool.servers.iter().any(on_this_node));
+
+        let (index, mut spare_heads) = match before {
+            Some(word) => (word.service(), Vec::new()),
+            None => match self.new_service(endpoint, service, rs_side) {
+                Some(new) => new,
+                None => return,
+            },
+        };
+        self.services_taken.insert(index);
+        let scope = Scope {
+            endpoint,
+            service,
+            index,
+        };
+        let pools: Vec<(&PoolConfig, Vec<Placed<'_>>)> = service
+            .pools
+            .iter()
+            .map(|pool| (pool, self.place_pool(scope, pool)))
+            .collect();
+
+        let mut word = before.unwrap_or_default();
+        let (mut head, mut rs_head) = (0, 0);
+        if service.director {
+            let rings = pools.iter().map(|(pool, placed)| PoolRing {
+                pool,
+                ring: self.director_ring(scope, pool, placed),
+            });
+            let rings: Vec<PoolRing<'_>> = rings.collect();
+            let wanted = head_of(scope, &rings, &share::thresholds(&weights(service)));
+            head = self.head(scope, wanted, word.head(), &mut spare_heads);
+        }
+        if rs_side {
+            let rings = pools.iter().filter_map(|(pool, placed)| {
+                let ring = self.rs_ring(scope, pool, placed)?;
+                Some(PoolRing { pool, ring })
+            });
+            let rings: Vec<PoolRing<'_>> = rings.collect();
+            let here: Vec<bool> = service
+                .pools
+                .iter()
+                .map(|pool| rings.iter().any(|ring| ring.pool.tag == pool.tag))
+                .collect();
+            let wanted = head_of(
+                scope,
+                &rings,
+                &share::local_thresholds(&weights(service), &here),
+            );
+            rs_head = self.head(scope, wanted, word.rs_head(), &mut spare_heads);
+        }
+        word = VipWord::new(index, head, rs_head);
+        if service.mode == ForwardingMode::Tun {
+            self.locals(scope, &pools);
+        }
+        self.desired.vips.insert(endpoint, word);
+        self.desired
+            .vips
+            .insert(Endpoint::marker(endpoint.address), VipWord(0));
+    }
+
+    /// A service index and head slots for an endpoint that is not in the maps: all of it or nothing.
+    fn new_service(
+        &mut self,
+        endpoint: Endpoint,
+        service: &Service,
+        rs_side: bool,
+    ) -> Option<(u16, Vec<u32>)> {
+        // The first endpoint of an address brings the address marker.
+        let has_marker = self.kept_vips.contains(&endpoint.address)
+            || self
+                .desired
+                .vips
+                .contains_key(&Endpoint::marker(endpoint.address));
+        let entries = if has_marker { 1 } else { 2 };
+        let consequence = format!("{endpoint} is not served");
+        if !self.vip_room.take(endpoint.address, entries) {
+            let map = if endpoint.address.is_ipv4() {
+                MapName::Vips4
+            } else {
+                MapName::Vips6
+            };
+            self.full(service, map, self.limits.vips, &consequence);
+            return None;
+        }
+        let wanted = usize::from(service.director) + usize::from(rs_side);
+        let heads: Vec<u32> = std::iter::from_fn(|| self.free.heads.take())
+            .take(wanted)
+            .collect();
+        if heads.len() < wanted {
+            self.full(service, MapName::Heads, self.limits.heads, &consequence);
+            return None;
+        }
+        let Some(index) = self.free.services.take() else {
+            self.full(service, MapName::Vips4, 1 << 15, &consequence);
+            return None;
+        };
+        Some((u16::try_from(index).ok()?, heads))
+    }
+
+    /// The ring by which a director balances: over every server of the pool.
+    fn director_ring(&mut self, scope: Scope<'_>, pool: &PoolConfig, placed: &[Placed<'_>]) -> u32 {
+        let mut members = Members::default();
+        for Placed { config, id } in placed {
+            let port = if scope.service.by_address() {
+                0
+            } else {
+                config.port
+            };
+            members.add(
+                RingKey {
+                    address: config.address,
+                    port,
+                },
+                *id,
+                config.weight,
+            );
+        }
+        self.ring(scope, Side::Director, pool, &members)
+    }
+
+    /// The ring over this node's own servers of a pool; `None` if it has none.
+    ///
+    /// The director has chosen this node, so some server has to take the packet: where all are drained the weights are
+    /// taken as equal.
+    fn rs_ring(
+        &mut self,
+        scope: Scope<'_>,
+        pool: &PoolConfig,
+        placed: &[Placed<'_>],
+    ) -> Option<u32> {
+        let own = || {
+            placed
+                .iter()
+                .filter(|placed| placed.config.reach == Reach::Local)
+        };
+        let drained = own().all(|placed| placed.config.weight == 0);
+        let mut members = Members::default();
+        for Placed { config, id } in own() {
+            let key = RingKey {
+                address: config.address,
+                port: config.port,
+            };
+            members.add(key, *id, if drained { 1 } else { config.weight });
+        }
+        if members.is_empty() {
+            return None;
+        }
+        Some(self.ring(scope, Side::RealServer, pool, &members))
+    }
+
+    fn ring(&mut self, scope: Scope<'_>, side: Side, pool: &PoolConfig, members: &Members) -> u32 {
+        let slots = members.slots(pool.tag);
+        if slots.is_empty() {
+            return 0;
+        }
+        let known = self
+            .known
+            .rings
+            .get(&(scope.index, side, pool.tag))
+            .copied();
+        let old = known.and_then(|id| self.actual.rings.get(&id));
+        if let (Some(id), Some(old)) = (known, old)
+            && old.slots == slots
+        {
+            self.desired.rings.insert(id, old.clone());
+            return id;
+        }
+        let Some(id) = known.or_else(|| self.free.rings.take()) else {
+            let consequence = format!("pool {} takes no flows", pool.name);
+            self.full(
+                scope.service,
+                MapName::Rings,
+                self.limits.rings,
+                &consequence,
+            );
+            return 0;
+        };
+        let log2_slots = slots.len().ilog2();
+        let Some(offset) = self.free.arena.take(1 << log2_slots) else {
+            let consequence = format!("the ring of pool {} stays as it was", pool.name);
+            self.full(
+                scope.service,
+                MapName::RingSlots,
+                self.limits.ring_slots,
+                &consequence,
+            );
+            if let Some(old) = old {
+                self.desired.rings.insert(id, old.clone());
+                return id;
+            }
+            return 0;
+        };
+        let word = RingWord::new(
+            offset,
+            u8::try_from(log2_slots).unwrap_or(ring::MAX_LOG2_SLOTS),
+        );
+        self.desired.rings.insert(id, Ring { word, slots });
+        id
+    }
+
+    /// The slot of a head: the old one if it holds the same, else a new one, else the old one as it is.
+    fn head(&mut self, scope: Scope<'_>, wanted: Head, old: u32, spare: &mut Vec<u32>) -> u32 {
+        if old != 0 && self.actual.heads.get(&old) == Some(&wanted) {
+            self.desired.heads.insert(old, wanted);
+            return old;
+        }
+        if let Some(slot) = spare.pop().or_else(|| self.free.heads.take()) {
+            self.desired.heads.insert(slot, wanted);
+            return slot;
+        }
+        let consequence = format!(
+            "the shares and pools of {} stay as they were",
+            scope.endpoint
+        );
+        self.full(
+            scope.service,
+            MapName::Heads,
+            self.limits.heads,
+            &consequence,
+        );
+        old
+    }
+
+    /// The node's own servers by the outer destination of a tunnel. An address in two pools leads to the first one's
+    /// server.
+    fn locals(&mut self, scope: Scope<'_>, pools: &[(&PoolConfig, Vec<Placed<'_>>)]) {
+        let placed = pools.iter().flat_map(|(_, placed)| placed);
+        for Placed { config, id } in placed.filter(|p| p.config.reach == Reach::Local) {
+            let local = Local {
+                address: config.address,
+                service: scope.index,
+            };
+            if self.desired.locals.contains_key(&local) {
+                continue;
+            }
+            if self.actual.locals.contains_key(&local) || self.local_room.take(local.address, 1) {
+                self.desired.locals.insert(local, *id);
+                continue;
+            }
+            let v4 = local.address.is_ipv4();
+            let map = if v4 {
+                MapName::Locals4
+            } else {
+                MapName::Locals6
+            };
+            let consequence = format!("tunnelled packets to {} are dropped", local.address);
+            self.full(scope.service, map, self.limits.locals, &consequence);
+        }
+    }
+
+    /// Adds to the plan, as it is in the maps, what kept parts refer to.
+    fn keep_what_is_referred_to(&mut self) {
+        let (actual, desired) = (self.actual, &mut self.desired);
+        for word in desired.vips.values() {
+            for slot in [word.head(), word.rs_head()] {
+                if let (false, Some(head)) =
+                    (desired.heads.contains_key(&slot), actual.heads.get(&slot))
+                {
+                    desired.heads.insert(slot, *head);
+                }
+            }
+        }
+        for ring in desired
+            .heads
+            .values()
+            .flat_map(ids::pools)
+            .map(|pool| pool.ring)
+        {
+            if let (false, Some(kept)) =
+                (desired.rings.contains_key(&ring), actual.rings.get(&ring))
+            {
+                desired.rings.insert(ring, kept.clone());
+            }
+        }
+        let in_rings: BTreeSet<u32> = desired
+            .rings
+            .values()
+            .flat_map(|ring| &ring.slots)
+            .copied()
+            .collect();
+        let backends: BTreeMap<u16, Endpoint> =
+            actual.backends.iter().map(|(&e, &i)| (i, e)).collect();
+        for id in in_rings {
+            if desired.servers.contains_key(&id) {
+                continue;
+            }
+            let Some(word) = actual.servers.get(&id).filter(|word| word.present()) else {
+                continue;
+            };
+            let Some(record) = actual.records.get(&word.slot()) else {
+                continue;
+            };
+            desired.servers.insert(id, *word);
+            desired.records.insert(word.slot(), *record);
+            if let Some(endpoint) = backends.get(&record.backend) {
+                desired.backends.insert(*endpoint, record.backend);
+            }
+        }
+    }
+
+    /// Leaves the epochs of server ids that are not in use.
+    fn retire(&mut self) {
+        for (&id, word) in &self.actual.servers {
+            let absent = ServerWord::absent(word.epoch());
+            if absent != ServerWord(0) {
+                self.desired.servers.entry(id).or_insert(absent);
+            }
+        }
+    }
+}
+
+fn weights(service: &Service) -> Vec<u32> {
+    service.pools.iter().map(|pool| pool.weight).collect()
+}
+
+fn head_of(scope: Scope<'_>, rings: &[PoolRing<'_>], thresholds: &[u32]) -> Head {
+    let mut pools = [HeadPool::default(); MAX_POOLS];
+    for ((pool, entry), &threshold) in pools.iter_mut().zip(rings).zip(thresholds) {
+        *pool = HeadPool {
+            threshold,
+            ring: entry.ring,
+            tag: entry.pool.tag,
+        };
+    }
+    Head {
+        seed: scope.service.seed,
+        service: scope.index,
+        pool_count: u8::try_from(rings.len().min(MAX_POOLS)).unwrap_or(0),
+        flags: match scope.service.pool_selection {
+            PoolSelection::Flow => 0,
+            PoolSelection::ClientAddress => POOL_BY_CLIENT_ADDRESS,
+        },
+        pools,
+    }
+}

@@ -1,0 +1,128 @@
+//! Places of servers: ids, words, records, and the endpoints that replies come from.
+
+use sluice_abi::{MapName, ServerRecord, ServerWord};
+
+use super::{Placed, Planner, Scope};
+use crate::config::{PoolConfig, Reach, ServerConfig};
+use crate::ids::ServerKey;
+use crate::record::wanted_record;
+use crate::{Endpoint, ForwardingMode};
+
+impl<'a> Planner<'a> {
+    pub(super) fn place_pool(&mut self, scope: Scope<'_>, pool: &'a PoolConfig) -> Vec<Placed<'a>> {
+        let place = |server| {
+            let id = self.place(scope, pool, server)?;
+            Some(Placed { config: server, id })
+        };
+        pool.servers.iter().filter_map(place).collect()
+    }
+
+    /// Gives a server its id, word and record; `None` if it has to wait or does not fit.
+    fn place(&mut self, scope: Scope<'_>, pool: &PoolConfig, server: &ServerConfig) -> Option<u32> {
+        let backend = match (scope.service.mode, server.reach) {
+            (ForwardingMode::Nat, _) | (_, Reach::Local) => self.backend(scope, server)?,
+            _ => 0,
+        };
+        let key = ServerKey {
+            service: scope.index,
+            tag: pool.tag,
+            address: server.address,
+            port: server.port,
+            backend,
+        };
+        let known = self.known.servers.get(&key).copied();
+        let before = known.and_then(|id| {
+            let word = self.actual.servers.get(&id)?;
+            Some((id, *word, *self.actual.records.get(&word.slot())?))
+        });
+        if before.is_none() && server.reach == Reach::Pending {
+            return None;
+        }
+        let old = before.map(|(_, word, record)| (word.path(), record));
+        let (path, record) =
+            wanted_record(scope.endpoint, scope.service.mode, key, server.reach, old);
+        if let Some((id, word, old_record)) = before {
+            let (slot, path, record) = if old_record == record {
+                (word.slot(), path, record)
+            } else if let Some(slot) = self.free.records.take() {
+                (slot, path, record)
+            } else {
+                self.no_records(scope, server);
+                (word.slot(), word.path(), old_record)
+            };
+            let word = ServerWord::new(slot, word.epoch(), path, server.draining);
+            self.put_server(id, word, record);
+            return Some(id);
+        }
+        let Some(slot) = self.free.records.take() else {
+            self.no_records(scope, server);
+            return None;
+        };
+        let Some((id, epoch)) = self.free.servers.take() else {
+            let consequence = format!("server {} takes no flows", server.address);
+            self.full(
+                scope.service,
+                MapName::Servers,
+                self.limits.servers,
+                &consequence,
+            );
+            return None;
+        };
+        self.put_server(
+            id,
+            ServerWord::new(slot, epoch, path, server.draining),
+            record,
+        );
+        Some(id)
+    }
+
+    fn no_records(&mut self, scope: Scope<'_>, server: &ServerConfig) {
+        let consequence = format!("server {} stays as it was", server.address);
+        self.full(
+            scope.service,
+            MapName::Records,
+            self.limits.records,
+            &consequence,
+        );
+    }
+
+    fn put_server(&mut self, id: u32, word: ServerWord, record: ServerRecord) {
+        self.desired.servers.insert(id, word);
+        self.desired.records.insert(word.slot(), record);
+    }
+
+    /// The index of a server's endpoint, by which replies from it are told.
+    fn backend(&mut self, scope: Scope<'_>, server: &ServerConfig) -> Option<u16> {
+        let endpoint = Endpoint {
+            address: server.address,
+            port: server.port,
+            protocol: scope.endpoint.protocol,
+        };
+        if let Some(&index) = self.desired.backends.get(&endpoint) {
+            return Some(index);
+        }
+        let index = match self.actual.backends.get(&endpoint) {
+            Some(&index) => Some(index),
+            None if self.backend_room.take(endpoint.address, 1) => self
+                .free
+                .backends
+                .take()
+                .and_then(|index| u16::try_from(index).ok()),
+            None => None,
+        };
+        let Some(index) = index else {
+            let v4 = endpoint.address.is_ipv4();
+            let map = if v4 {
+                MapName::Backends4
+            } else {
+                MapName::Backends6
+            };
+            let limit = self.limits.backends.min(1 << 15);
+            let consequence = format!("server {} takes no flows", server.address);
+            self.full(scope.service, map, limit, &consequence);
+            return None;
+        };
+        self.desired.backends.insert(endpoint, index);
+        Some(index)
+    }
+}

@@ -1,0 +1,409 @@
+//! From decisions and a node's view to what the node shall serve.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use sluice_abi::MAX_POOLS;
+
+use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, Service};
+use crate::problem::{ObjectKind, Problem, Reason};
+use crate::{
+    Endpoint, ForwardingMode, NextHop, NodeView, ObjectName, Pool, PoolShare, Port, Server,
+    Snapshot, Via, VirtualServer, hash,
+};
+
+/// What this node shall serve.
+///
+/// A director serves every virtual server; a node that only has real servers serves those DR and TUN virtual servers of
+/// which a server is at one of its own addresses. What cannot be served is left out and named in
+/// [`NodeConfig::problems`]; the rest is served.
+pub fn node_config(snapshot: &Snapshot, view: &NodeView) -> NodeConfig {
+    let mut resolver = Resolver {
+        snapshot,
+        view,
+        config: NodeConfig {
+            node: view.name.clone(),
+            peers: view.peers.clone(),
+            ..NodeConfig::default()
+        },
+        problems: BTreeSet::new(),
+    };
+    if view.role.director || view.role.real_server {
+        for (name, virtual_server) in &snapshot.virtual_servers {
+            resolver.virtual_server(name, virtual_server);
+        }
+    }
+    let mut config = resolver.config;
+    config.problems = resolver.problems.into_iter().collect();
+    config
+}
+
+struct Resolver<'a> {
+    snapshot: &'a Snapshot,
+    view: &'a NodeView,
+    config: NodeConfig,
+    /// A set, because each endpoint of a virtual server meets the same ones.
+    problems: BTreeSet<Problem>,
+}
+
+/// The endpoint being resolved.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    name: &'a ObjectName,
+    virtual_server: &'a VirtualServer,
+    vip: IpAddr,
+    port: &'a Port,
+}
+
+impl Resolver<'_> {
+    /// Notes what is not served as described, though the decision is in force.
+    fn report(&mut self, kind: ObjectKind, object: &ObjectName, reason: Reason, message: String) {
+        self.insert(kind, object, reason, message, false);
+    }
+
+    /// Notes what keeps a decision from being in force.
+    fn except(&mut self, kind: ObjectKind, object: &ObjectName, reason: Reason, message: String) {
+        self.insert(kind, object, reason, message, true);
+    }
+
+    fn insert(
+        &mut self,
+        kind: ObjectKind,
+        object: &ObjectName,
+        reason: Reason,
+        message: String,
+        exception: bool,
+    ) {
+        self.problems.insert(Problem {
+            kind,
+            object: object.clone(),
+            reason,
+            message,
+            exception,
+        });
+    }
+
+    fn virtual_server(&mut self, name: &ObjectName, virtual_server: &VirtualServer) {
+        if virtual_server.pools.len() > MAX_POOLS {
+            let message = format!(
+                "spec.pools has {} entries, {MAX_POOLS} are possible: remove pools, or use several virtual servers",
+                virtual_server.pools.len()
+            );
+            self.except(
+                ObjectKind::VirtualServer,
+                name,
+                Reason::TooManyPools,
+                message,
+            );
+            return;
+        }
+        if virtual_server.pools.iter().all(|pool| pool.weight == 0) {
+            let message = "the weights of spec.pools sum up to 0, so no new flow is served: give a pool a weight above 0";
+            self.report(
+                ObjectKind::VirtualServer,
+                name,
+                Reason::NoShare,
+                message.into(),
+            );
+        }
+        for &vip in &virtual_server.addresses {
+            if self.view.addresses.contains(&vip) {
+                let message = format!(
+                    "spec.addresses names {vip}, which is an address of this node: use an address that no node has"
+                );
+                self.except(
+                    ObjectKind::VirtualServer,
+                    name,
+                    Reason::VipIsNodeAddress,
+                    message,
+                );
+                continue;
+            }
+            for port in &virtual_server.ports {
+                self.endpoint(&Scope {
+                    name,
+                    virtual_server,
+                    vip,
+                    port,
+                });
+            }
+        }
+    }
+
+    fn endpoint(&mut self, scope: &Scope<'_>) {
+        let endpoint = Endpoint::new(scope.vip, scope.port.protocol, scope.port.port);
+        if let Some(other) = self.config.services.get(&endpoint) {
+            let message = format!(
+                "{endpoint} is served for {} already: change spec.addresses or spec.ports of one of the two",
+                other.virtual_server
+            );
+            self.except(
+                ObjectKind::VirtualServer,
+                scope.name,
+                Reason::EndpointConflict,
+                message,
+            );
+            return;
+        }
+        let mut pools: Vec<PoolConfig> = Vec::new();
+        for share in &scope.virtual_server.pools {
+            let mut tag = hash::of32(&[share.name.as_bytes()]);
+            while pools.iter().any(|pool| pool.tag == tag) {
+                tag = tag.wrapping_add(1);
+            }
+            pools.push(self.pool(scope, share, tag));
+        }
+        let director = self.view.role.director;
+        if !director && pools.iter().all(|pool| pool.servers.is_empty()) {
+            return;
+        }
+        let service = Service {
+            virtual_server: scope.name.clone(),
+            mode: scope.virtual_server.mode,
+            pool_selection: scope.virtual_server.pool_selection,
+            seed: hash::of32(&[scope.name.namespace.as_bytes(), scope.name.name.as_bytes()]),
+            director,
+            pools,
+        };
+        self.config.services.insert(endpoint, service);
+    }
+
+    fn pool(&mut self, scope: &Scope<'_>, share: &PoolShare, tag: u32) -> PoolConfig {
+        let pool_name = ObjectName::new(&scope.name.namespace, &share.name);
+        let pool = self.snapshot.pools.get(&pool_name);
+        let mut servers = Vec::new();
+        if let Some(pool) = pool {
+            servers = self.servers(scope, share, &pool_name, pool);
+            if self.view.role.director
+                && share.weight > 0
+                && servers.iter().all(|server| server.weight == 0)
+            {
+                let family = if scope.vip.is_ipv4() { "IPv4" } else { "IPv6" };
+                let message = format!(
+                    "no {family} server of the pool can take flows of virtual server {}, so its share of them is dropped: \
+                     give spec.servers an {family} server with a weight above 0, or the pool the weight 0 in spec.pools \
+                     of the virtual server",
+                    scope.name
+                );
+                self.except(
+                    ObjectKind::RealServerPool,
+                    &pool_name,
+                    Reason::NoServers,
+                    message,
+                );
+            }
+        } else {
+            let message = format!(
+                "spec.pools names {}, which does not exist: create the RealServerPool, or remove it from spec.pools",
+                share.name
+            );
+            self.insert(
+                ObjectKind::VirtualServer,
+                scope.name,
+                Reason::PoolNotFound,
+                message,
+                share.weight > 0,
+            );
+        }
+        PoolConfig {
+            name: share.name.clone(),
+            tag,
+            weight: share.weight,
+            known: pool.is_some(),
+            servers,
+        }
+    }
+
+    fn servers(
+        &mut self,
+        scope: &Scope<'_>,
+        share: &PoolShare,
+        pool_name: &ObjectName,
+        pool: &Pool,
+    ) -> Vec<ServerConfig> {
+        let mut candidates: Vec<(&Server, u16)> = pool
+            .servers
+            .iter()
+            .filter(|server| server.address.is_ipv4() == scope.vip.is_ipv4())
+            .map(|server| (server, target_port(server, scope.port)))
+            .collect();
+        candidates
+            .sort_by_key(|&(server, port)| (server.address, port, &server.name, server.weight));
+
+        let mut servers: Vec<ServerConfig> = Vec::new();
+        for (server, port) in candidates {
+            let Some(found) = self.server(scope, share, pool_name, server, port) else {
+                continue;
+            };
+            // Sorted by address and port, so what collides is adjacent.
+            let Some(last) = servers
+                .last_mut()
+                .filter(|last| last.address == found.address)
+            else {
+                servers.push(found);
+                continue;
+            };
+            match (scope.virtual_server.mode, found.reach) {
+                // A frame names a node; the node's own servers share what it gets.
+                (ForwardingMode::Dr, reach) if reach != Reach::Local => {
+                    last.weight += found.weight;
+                    last.draining &= found.draining;
+                }
+                (ForwardingMode::Tun, reach) => {
+                    last.weight += found.weight;
+                    last.draining &= found.draining;
+                    if reach == Reach::Local && last.port != found.port {
+                        let message = format!(
+                            "spec.servers: {} has the address {} with another target port than a server before it, but TUN \
+                             names only the address: give it an own address, or use DR, NAT or FullNAT",
+                            server.name, server.address
+                        );
+                        self.report(
+                            ObjectKind::RealServerPool,
+                            pool_name,
+                            Reason::DuplicateServer,
+                            message,
+                        );
+                    }
+                }
+                _ if last.port != found.port => servers.push(found),
+                _ => {
+                    let message = format!(
+                        "spec.servers: {} repeats the address {} and port {} of a server before it: remove one of them",
+                        server.name, server.address, found.port
+                    );
+                    self.report(
+                        ObjectKind::RealServerPool,
+                        pool_name,
+                        Reason::DuplicateServer,
+                        message,
+                    );
+                }
+            }
+        }
+        servers
+    }
+
+    /// One server, or `None` if this node does not serve it.
+    fn server(
+        &mut self,
+        scope: &Scope<'_>,
+        share: &PoolShare,
+        pool_name: &ObjectName,
+        server: &Server,
+        target_port: u16,
+    ) -> Option<ServerConfig> {
+        let mode = scope.virtual_server.mode;
+        let by_address = matches!(mode, ForwardingMode::Dr | ForwardingMode::Tun);
+        let local = self.view.addresses.contains(&server.address);
+        let for_this_node = self.view.role.director || (local && by_address);
+        if !for_this_node {
+            return None;
+        }
+        if scope.virtual_server.addresses.contains(&server.address) {
+            let message = format!(
+                "spec.servers: {} has the address {} of virtual server {} itself: give it the server's own address",
+                server.name, server.address, scope.name
+            );
+            self.report(
+                ObjectKind::RealServerPool,
+                pool_name,
+                Reason::ServerIsVip,
+                message,
+            );
+            return None;
+        }
+        let reach = if local {
+            Reach::Local
+        } else {
+            self.reach(scope, pool_name, server)?
+        };
+        Some(ServerConfig {
+            address: server.address,
+            port: if by_address && !local {
+                scope.port.port
+            } else {
+                target_port
+            },
+            weight: u64::from(server.weight),
+            draining: server.weight == 0 || share.weight == 0,
+            reach,
+        })
+    }
+
+    /// The way to a server elsewhere, or `None` if the mode cannot use it.
+    fn reach(
+        &mut self,
+        scope: &Scope<'_>,
+        pool_name: &ObjectName,
+        server: &Server,
+    ) -> Option<Reach> {
+        let mode = scope.virtual_server.mode;
+        let hop = match self.view.next_hops.get(&server.address) {
+            Some(NextHop::Resolved(hop)) => hop,
+            Some(NextHop::Pending) | None => return Some(Reach::Pending),
+            Some(state @ (NextHop::Overdue | NextHop::Unreachable)) => {
+                let cause = match state {
+                    NextHop::Unreachable => "there is no route or its neighbour does not answer",
+                    _ => "its neighbour has not answered yet",
+                };
+                let message = format!(
+                    "spec.servers: packets to {} ({}) are dropped, {cause}: check that the server is up and the node's \
+                     routes lead to it",
+                    server.name, server.address
+                );
+                self.report(
+                    ObjectKind::RealServerPool,
+                    pool_name,
+                    Reason::NextHopUnresolved,
+                    message,
+                );
+                return Some(Reach::Unresolved);
+            }
+        };
+        let remedy = match (mode, hop.via) {
+            (ForwardingMode::Dr, Via::Router) => {
+                "is behind a router, and DR reaches only servers on the same link: use NAT, FullNAT or TUN"
+            }
+            (ForwardingMode::Dr, Via::Bridge) => {
+                "is behind a bridge or overlay, and DR reaches only servers on the same link: use NAT or FullNAT"
+            }
+            (ForwardingMode::Tun, Via::Bridge) => {
+                "is behind a bridge or overlay, which TUN does not reach: use NAT or FullNAT"
+            }
+            (ForwardingMode::FullNat | ForwardingMode::Tun, _)
+                if hop.source.is_ipv4() != server.address.is_ipv4() =>
+            {
+                let message = format!(
+                    "spec.servers: packets to {} ({}) are dropped, this node has no source address of that family: give it one",
+                    server.name, server.address
+                );
+                self.report(
+                    ObjectKind::RealServerPool,
+                    pool_name,
+                    Reason::NextHopUnresolved,
+                    message,
+                );
+                return Some(Reach::Unresolved);
+            }
+            _ => return Some(Reach::Hop(*hop)),
+        };
+        let message = format!(
+            "spec.forwarding.mode: server {} ({}) of pool {} {remedy}",
+            server.name, server.address, pool_name.name
+        );
+        self.report(
+            ObjectKind::VirtualServer,
+            scope.name,
+            Reason::ServerNotReachableInMode,
+            message,
+        );
+        None
+    }
+}
+
+/// The server's entry for the port's name, else the port itself.
+fn target_port(server: &Server, port: &Port) -> u16 {
+    let entry = server.target_ports.iter().find(|p| p.name == port.name);
+    entry.map_or(port.port, |entry| entry.port)
+}

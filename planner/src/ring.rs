@@ -1,0 +1,196 @@
+//! The ring of a pool: which slot leads to which server.
+//!
+//! A packet's hash picks one of `2^k` slots, so a server's part of the new flows is its part of the slots. Three things
+//! matter: the parts are the weights as exactly as slots allow; every director computes the same ring from the same
+//! servers; and a change of one server or weight moves few slots of the others.
+//!
+//! [`quotas`] gives each server its exact share, rounded by the largest remainder, thus within one slot of it. [`fill`] is
+//! Maglev's algorithm with weights: each server has a pseudo-random order of all slots and takes the first free one
+//! of it whenever it is its turn. The turns come by cumulative weight: the `k`-th slot of a server of weight `w` at time
+//! `k/w`. A server that leaves frees its slots, the others take them in their own order, and few of their later
+//! choices change in consequence. Orders and ties depend on a seed (the pool's name), address and port alone: not on ids,
+//! not on the order of the input, not on earlier rings.
+//!
+//! [`log2_slots`] chooses among few sizes, because between two sizes nearly every slot differs. A ring whose size
+//! remembered the past would avoid that, but two directors with different pasts would disagree; so sizes are far apart
+//! (a factor of four) and begin at 4,096: the change is met at about 16 and 64 servers of equal weight and hardly
+//! elsewhere. It concerns new flows alone, since the flow table keeps the others where they are.
+
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::IpAddr;
+
+use crate::hash;
+
+/// What a server is known by in a ring: its address, and its port where the mode tells servers of one address apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RingKey {
+    /// The server's address.
+    pub address: IpAddr,
+    /// The server's port; 0 where a frame names only the address (DR, TUN).
+    pub port: u16,
+}
+
+/// log2 of the largest ring's slots.
+pub const MAX_LOG2_SLOTS: u8 = 16;
+
+/// The slots that the lightest server shall have at least, as far as the largest ring allows.
+const SLOTS_OF_LIGHTEST: u128 = 256;
+
+/// The sizes of rings with more than one server, as log2.
+const SIZES: [u8; 3] = [12, 14, MAX_LOG2_SLOTS];
+
+/// The size, as log2 of the slots, of a ring over servers of these weights (those of weight 0 do not count).
+pub fn log2_slots(weights: impl IntoIterator<Item = u64>) -> u8 {
+    let (mut servers, mut sum, mut least) = (0, 0_u128, u128::MAX);
+    for weight in weights.into_iter().filter(|&w| w > 0) {
+        servers += 1;
+        sum += u128::from(weight);
+        least = least.min(u128::from(weight));
+    }
+    if servers <= 1 {
+        return 0;
+    }
+    let wanted = (sum * SLOTS_OF_LIGHTEST).div_ceil(least);
+    SIZES
+        .into_iter()
+        .find(|&size| wanted <= 1 << size)
+        .unwrap_or(MAX_LOG2_SLOTS)
+}
+
+/// How many of `slots` each server gets: the exact share rounded down or up, more by the largest remainders. Where
+/// remainders are equal, `ties` decides, smaller first.
+pub fn quotas(weights: &[u64], ties: &[u64], slots: u32) -> Vec<u32> {
+    let sum: u128 = weights.iter().copied().map(u128::from).sum();
+    if sum == 0 {
+        return vec![0; weights.len()];
+    }
+    let exact = |weight: u64| u128::from(weight) * u128::from(slots);
+    let mut quotas: Vec<u32> = weights
+        .iter()
+        .map(|&weight| u32::try_from(exact(weight) / sum).unwrap_or(slots))
+        .collect();
+    let missing = slots - quotas.iter().sum::<u32>();
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(exact(weights[i]) % sum), ties[i], i));
+    for i in order.into_iter().take(missing as usize) {
+        quotas[i] += 1;
+    }
+    quotas
+}
+
+/// The ring: for each of `1 << log2_slots` slots the position of its server among `servers`. Servers of weight 0 get no
+/// slot. Empty if no server has a weight.
+pub fn fill(seed: u32, servers: &BTreeMap<RingKey, u64>, log2_slots: u8) -> Vec<u32> {
+    let slots = 1_u32 << log2_slots.min(MAX_LOG2_SLOTS);
+    let weights: Vec<u64> = servers.values().copied().collect();
+    if weights.iter().all(|&weight| weight == 0) {
+        return Vec::new();
+    }
+    let keys: Vec<u64> = servers.keys().map(|key| key_hash(seed, key)).collect();
+    let quotas = quotas(&weights, &keys, slots);
+
+    let mut ring = vec![u32::MAX; slots as usize];
+    let mut takers: Vec<Taker> = keys
+        .iter()
+        .map(|&key| Taker::new(key, log2_slots))
+        .collect();
+    let mut turns: BinaryHeap<Turn> = (0..weights.len())
+        .filter(|&i| quotas[i] > 0)
+        .map(|i| Turn::first(weights[i], keys[i], i))
+        .collect();
+    while let Some(turn) = turns.pop() {
+        let taker = &mut takers[turn.server];
+        taker.take(&mut ring, turn.server);
+        if taker.taken < quotas[turn.server] {
+            turns.push(turn.next());
+        }
+    }
+    ring
+}
+
+fn key_hash(seed: u32, key: &RingKey) -> u64 {
+    let port = key.port.to_be_bytes();
+    let seed = seed.to_be_bytes();
+    match key.address {
+        IpAddr::V4(a) => hash::of(&[&seed, &a.octets(), &port]),
+        IpAddr::V6(a) => hash::of(&[&seed, &a.octets(), &port]),
+    }
+}
+
+/// A server's turn to take a slot; the greatest is next.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    time: std::cmp::Reverse<u128>,
+    tie: std::cmp::Reverse<u64>,
+    server: usize,
+    step: u128,
+}
+
+impl Turn {
+    fn first(weight: u64, tie: u64, server: usize) -> Self {
+        // Time in units so fine that rounding never exceeds 2^-15 of a turn, at most 2^17 turns of at most 2^96.
+        let step = (1 << 96) / u128::from(weight);
+        Self {
+            time: std::cmp::Reverse(step),
+            tie: std::cmp::Reverse(tie),
+            server,
+            step,
+        }
+    }
+
+    fn next(self) -> Self {
+        Self {
+            time: std::cmp::Reverse(self.time.0 + self.step),
+            ..self
+        }
+    }
+}
+
+/// A server on its way through its own order of all slots: a bijection of `0..slots` by odd multipliers and shifts.
+struct Taker {
+    multipliers: [u32; 3],
+    summands: [u32; 2],
+    shift: u32,
+    mask: u32,
+    position: u32,
+    taken: u32,
+}
+
+impl Taker {
+    fn new(key: u64, log2_slots: u8) -> Self {
+        let (a, b) = (hash::mix(key ^ 0x9e37_79b9_7f4a_7c15), hash::mix(!key));
+        let c = hash::mix(a ^ b.rotate_left(32));
+        Self {
+            multipliers: [hash::low(a) | 1, hash::low(b) | 1, hash::low(c) | 1],
+            summands: [hash::high(a), hash::high(b)],
+            shift: u32::from(log2_slots).div_ceil(2),
+            mask: (1 << log2_slots) - 1,
+            position: 0,
+            taken: 0,
+        }
+    }
+
+    fn slot(&self, position: u32) -> u32 {
+        let [a, b, c] = self.multipliers;
+        let mut x = position.wrapping_mul(a).wrapping_add(self.summands[0]) & self.mask;
+        x ^= x >> self.shift;
+        x = x.wrapping_mul(b).wrapping_add(self.summands[1]) & self.mask;
+        x ^= x >> self.shift;
+        x = x.wrapping_mul(c) & self.mask;
+        x ^ (x >> self.shift)
+    }
+
+    /// Takes the first free slot. There is one as long as the quotas sum up to the slots.
+    fn take(&mut self, ring: &mut [u32], server: usize) {
+        while self.position <= self.mask {
+            let slot = &mut ring[self.slot(self.position) as usize];
+            self.position += 1;
+            if *slot == u32::MAX {
+                *slot = u32::try_from(server).unwrap_or(u32::MAX);
+                self.taken += 1;
+                return;
+            }
+        }
+        self.taken = u32::MAX;
+    }
+}

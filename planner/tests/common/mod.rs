@@ -1,0 +1,132 @@
+//! Builders of the planner's input.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary has its own copy and uses a part"
+)]
+
+use std::net::IpAddr;
+
+use sluice_planner::{
+    ForwardingMode, Hop, Limits, Mac, NextHop, NodeView, ObjectName, Pool, PoolSelection,
+    PoolShare, Port, Protocol, Role, Server, Snapshot, TargetPort, Via, VirtualServer,
+};
+
+pub const ROOMY: Limits = Limits {
+    vips: 4096,
+    backends: 4096,
+    locals: 4096,
+    peers: 64,
+    heads: 4096,
+    rings: 4096,
+    ring_slots: 1 << 22,
+    servers: 65_536,
+    records: 65_536,
+};
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+pub fn name(text: &str) -> ObjectName {
+    ObjectName::new("shop", text)
+}
+
+pub fn tcp(name: &str, port: u16) -> Port {
+    Port {
+        name: name.into(),
+        protocol: Protocol::Tcp,
+        port,
+    }
+}
+
+pub fn target(name: &str, port: u16) -> TargetPort {
+    TargetPort {
+        name: name.into(),
+        port,
+    }
+}
+
+pub fn server(name: &str, address: &str, weight: u32) -> Server {
+    Server {
+        name: name.into(),
+        address: ip(address),
+        weight,
+        target_ports: Vec::new(),
+    }
+}
+
+pub fn pool(servers: Vec<Server>) -> Pool {
+    Pool { servers }
+}
+
+/// A virtual server on TCP port 80.
+pub fn virtual_server(mode: ForwardingMode, vip: &str, pools: &[(&str, u32)]) -> VirtualServer {
+    VirtualServer {
+        addresses: vec![ip(vip)],
+        ports: vec![tcp("http", 80)],
+        mode,
+        pool_selection: PoolSelection::Flow,
+        pools: pools
+            .iter()
+            .map(|&(name, weight)| PoolShare {
+                name: name.into(),
+                weight,
+            })
+            .collect(),
+    }
+}
+
+pub type PoolEntry = (&'static str, Pool);
+
+pub fn snapshot(virtual_servers: Vec<(&str, VirtualServer)>, pools: Vec<(&str, Pool)>) -> Snapshot {
+    Snapshot {
+        virtual_servers: virtual_servers
+            .into_iter()
+            .map(|(n, v)| (name(n), v))
+            .collect(),
+        pools: pools.into_iter().map(|(n, p)| (name(n), p)).collect(),
+    }
+}
+
+pub const DIRECTOR: Role = Role {
+    director: true,
+    real_server: true,
+};
+
+pub const REAL_SERVER: Role = Role {
+    director: false,
+    real_server: true,
+};
+
+pub fn node(role: Role, addresses: &[&str]) -> NodeView {
+    NodeView {
+        name: "node".into(),
+        role,
+        addresses: addresses.iter().copied().map(ip).collect(),
+        ..NodeView::default()
+    }
+}
+
+/// A way whose MAC addresses come from the last octet.
+pub fn hop(via: Via, address: IpAddr) -> NextHop {
+    let (last, source) = match address {
+        IpAddr::V4(a) => (a.octets()[3], ip("10.0.0.254")),
+        IpAddr::V6(a) => (a.octets()[15], ip("fd00::fe")),
+    };
+    NextHop::Resolved(Hop {
+        via,
+        ifindex: 2,
+        source_mac: Mac([2, 0, 0, 0, 0, 0xfe]),
+        next_hop_mac: Mac([2, 0, 0, 0, 0, last]),
+        mtu: 1500,
+        source,
+    })
+}
+
+pub fn with_hops(mut view: NodeView, hops: &[(&str, Via)]) -> NodeView {
+    for &(address, via) in hops {
+        view.next_hops.insert(ip(address), hop(via, ip(address)));
+    }
+    view
+}

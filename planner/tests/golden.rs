@@ -1,0 +1,191 @@
+//! Small inputs and the dump of the maps that come of them.
+//!
+//! The dumps stand in `golden/`; `SLUICE_BLESS=1 cargo test -p sluice-planner --test golden` writes them anew.
+
+mod common;
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use common::{
+    DIRECTOR, REAL_SERVER, ROOMY, node, pool, server, snapshot, target, tcp, virtual_server,
+    with_hops,
+};
+use sluice_planner::{
+    ForwardingMode, Image, Mac, NodeView, PoolSelection, Snapshot, Via, diff, live, node_config,
+    plan,
+};
+
+/// Plans for an empty node; also checks that the plan is live and repeats itself.
+fn check(name: &str, snapshot: &Snapshot, view: &NodeView) {
+    let config = node_config(snapshot, view);
+    let planned = plan(&config, &Image::default(), &ROOMY);
+    let again = plan(&config, &planned.desired, &ROOMY);
+    assert_eq!(again.desired, planned.desired, "a plan of its own result");
+    assert_eq!(diff(&planned.desired, &again.desired), []);
+
+    let mut text = planned.desired.to_string();
+    for problem in config.problems.iter().chain(&planned.problems) {
+        writeln!(text, "problem {problem}").expect("a String takes all");
+    }
+    for exception in live(&config, &planned.desired) {
+        writeln!(text, "not live {exception}").expect("a String takes all");
+    }
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.txt"));
+    if std::env::var_os("SLUICE_BLESS").is_some() {
+        std::fs::write(&path, &text).expect("the dump can be written");
+    }
+    let wanted = std::fs::read_to_string(&path).expect("the dump exists");
+    assert_eq!(text, wanted, "{name}");
+}
+
+fn two_servers() -> common::PoolEntry {
+    (
+        "web",
+        pool(vec![server("a", "10.0.0.1", 1), server("b", "10.0.0.2", 3)]),
+    )
+}
+
+const LINK: [(&str, Via); 2] = [("10.0.0.1", Via::Link), ("10.0.0.2", Via::Link)];
+
+#[test]
+fn tun_at_a_director() {
+    let web = virtual_server(ForwardingMode::Tun, "192.0.2.1", &[("web", 100)]);
+    let view = with_hops(node(DIRECTOR, &["10.0.0.254"]), &LINK);
+    check(
+        "tun_director",
+        &snapshot(vec![("web", web)], vec![two_servers()]),
+        &view,
+    );
+}
+
+#[test]
+fn tun_at_a_servers_node() {
+    let web = virtual_server(ForwardingMode::Tun, "192.0.2.1", &[("web", 100)]);
+    let view = node(REAL_SERVER, &["10.0.0.1"]);
+    check(
+        "tun_server",
+        &snapshot(vec![("web", web)], vec![two_servers()]),
+        &view,
+    );
+}
+
+#[test]
+fn dr_with_a_server_of_the_directors_own() {
+    let mut web = virtual_server(
+        ForwardingMode::Dr,
+        "192.0.2.1",
+        &[("web", 90), ("next", 10)],
+    );
+    web.pool_selection = PoolSelection::ClientAddress;
+    let next = pool(vec![server("c", "10.0.0.1", 1)]);
+    let mut view = with_hops(node(DIRECTOR, &["10.0.0.1"]), &LINK);
+    view.peers.insert(Mac([2, 0, 0, 0, 0, 9]));
+    let input = snapshot(vec![("web", web)], vec![two_servers(), ("next", next)]);
+    check("dr_own_server", &input, &view);
+}
+
+#[test]
+fn dr_at_a_servers_node() {
+    let web = virtual_server(
+        ForwardingMode::Dr,
+        "192.0.2.1",
+        &[("web", 90), ("next", 10)],
+    );
+    let mut own = server("c", "10.0.0.1", 0);
+    own.target_ports = vec![target("http", 8080)];
+    let input = snapshot(
+        vec![("web", web)],
+        vec![two_servers(), ("next", pool(vec![own]))],
+    );
+    check("dr_server", &input, &node(REAL_SERVER, &["10.0.0.1"]));
+}
+
+#[test]
+fn dr_does_not_reach_beyond_the_link() {
+    let web = virtual_server(ForwardingMode::Dr, "192.0.2.1", &[("web", 1)]);
+    let hops = [("10.0.0.1", Via::Link), ("10.0.0.2", Via::Router)];
+    let view = with_hops(node(DIRECTOR, &["10.0.0.254"]), &hops);
+    check(
+        "dr_router",
+        &snapshot(vec![("web", web)], vec![two_servers()]),
+        &view,
+    );
+}
+
+#[test]
+fn nat_with_target_ports_in_both_families() {
+    let mut web = virtual_server(ForwardingMode::Nat, "192.0.2.1", &[("web", 1)]);
+    web.addresses.push(common::ip("2001:db8::1"));
+    web.ports.push(tcp("https", 443));
+    let ports = |http, https| vec![target("http", http), target("https", https)];
+    let mut web_pool = pool(vec![
+        server("a", "10.0.0.1", 1),
+        server("b", "10.0.0.2", 1),
+        server("c", "fd00::3", 0),
+        server("d", "fd00::4", 2),
+    ]);
+    for server in &mut web_pool.servers {
+        server.target_ports = ports(8080, 8443);
+    }
+    web_pool.servers[1].target_ports = ports(8080, 9443);
+    let hops = [
+        ("10.0.0.1", Via::Bridge),
+        ("fd00::3", Via::Router),
+        ("fd00::4", Via::Link),
+    ];
+    let view = with_hops(node(DIRECTOR, &["10.0.0.2"]), &hops);
+    check(
+        "nat_ports",
+        &snapshot(vec![("web", web)], vec![("web", web_pool)]),
+        &view,
+    );
+}
+
+#[test]
+fn fullnat_with_a_missing_pool() {
+    let web = virtual_server(
+        ForwardingMode::FullNat,
+        "192.0.2.1",
+        &[("web", 1), ("gone", 1)],
+    );
+    let hops = [("10.0.0.1", Via::Link), ("10.0.0.2", Via::Bridge)];
+    let view = with_hops(node(DIRECTOR, &["10.0.0.254"]), &hops);
+    check(
+        "fullnat_missing_pool",
+        &snapshot(vec![("web", web)], vec![two_servers()]),
+        &view,
+    );
+}
+
+#[test]
+fn what_is_refused_is_named() {
+    let taken = virtual_server(ForwardingMode::Nat, "192.0.2.1", &[("web", 1)]);
+    let own = virtual_server(ForwardingMode::Nat, "10.0.0.254", &[("web", 1)]);
+    let nothing = virtual_server(ForwardingMode::Nat, "192.0.2.2", &[("web", 0)]);
+    let itself = virtual_server(ForwardingMode::Nat, "10.0.0.2", &[("web", 1)]);
+    let shares: Vec<(&str, u32)> = vec![("web", 1); 9];
+    let many = virtual_server(ForwardingMode::Nat, "192.0.2.3", &shares);
+    let bridge = virtual_server(ForwardingMode::Tun, "192.0.2.4", &[("bridged", 1)]);
+    let input = snapshot(
+        vec![
+            ("a", taken.clone()),
+            ("b", taken),
+            ("bridge", bridge),
+            ("itself", itself),
+            ("many", many),
+            ("nothing", nothing),
+            ("own", own),
+        ],
+        vec![
+            two_servers(),
+            (
+                "bridged",
+                pool(vec![server("x", "10.0.9.1", 1), server("y", "10.0.9.1", 1)]),
+            ),
+        ],
+    );
+    let view = with_hops(node(DIRECTOR, &["10.0.0.254"]), &LINK);
+    let view = with_hops(view, &[("10.0.9.1", Via::Bridge)]);
+    check("refused", &input, &view);
+}
