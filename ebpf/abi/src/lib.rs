@@ -17,6 +17,7 @@
 // Words are unpacked by shifting and cutting off.
 #![allow(clippy::cast_possible_truncation)]
 
+pub mod bench;
 mod endpoint;
 mod flow;
 mod head;
