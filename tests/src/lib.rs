@@ -1,4 +1,5 @@
 //! What the tests of Sluice are made of.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod bench;
 pub mod net;

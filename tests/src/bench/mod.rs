@@ -1,0 +1,15 @@
+//! The benchmark: nanoseconds per packet of the data plane's XDP program.
+//!
+//! A [`wrapper::Wrapper`] program runs under BPF_PROG_TEST_RUN and calls the measured program once per packet; it puts the
+//! frame back and chooses the next packet's flow. What is measured is a [`case::Case`] on an [`instance::Instance`]: an own
+//! load of the object, with one virtual server and no pins. [`measure`] runs all cases in interleaved rounds and checks
+//! of each run that it did what its case says; [`stats`] makes the figures, [`report`] the table and the JSON.
+
+pub mod case;
+pub mod frame;
+pub mod instance;
+pub mod measure;
+pub mod report;
+pub mod stats;
+mod sys;
+pub mod wrapper;

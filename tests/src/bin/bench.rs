@@ -1,0 +1,98 @@
+//! Measures nanoseconds per packet of the data plane: `docs/benchmarks.md`.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser;
+use sluice_tests::bench::{
+    case::Case,
+    measure::{self, Bench, Options},
+    report,
+    stats::{FEWEST_ROUNDS, Summary, Void},
+};
+use std::{fs, path::PathBuf};
+
+/// Measures nanoseconds per packet of the data plane, beside a program that only sends frames back and one that adds a
+/// constant outer header.
+#[derive(Parser)]
+struct Arguments {
+    /// Rounds of all cases; medians are taken over them
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// Packets of each run
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(2..=100_000_000))]
+    repeat: u32,
+    /// Only cases whose name (kind/mode/family/protocol/flows) contains this; several are alternatives
+    #[arg(long)]
+    case: Vec<String>,
+    /// Where to write the figures
+    #[arg(long, default_value = "target/bench.json")]
+    json: PathBuf,
+    /// Directory of sluice.o and bench.o
+    #[arg(long, default_value = "target/bpf")]
+    objects: PathBuf,
+}
+
+/// Established flows of the hit cases.
+const FLOWS: [u32; 3] = [1, 1 << 16, 1 << 20];
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    // Figures of an earlier run must not outlive a void one.
+    if arguments.json.exists() {
+        fs::remove_file(&arguments.json)?;
+    }
+    let cases = choose(&arguments.case)?;
+    let options = Options {
+        object: arguments.objects.join("sluice.o"),
+        wrapper: arguments.objects.join("bench.o"),
+        repeat: arguments.repeat,
+        flows: FLOWS.to_vec(),
+    };
+    let cpu = measure::pin()?;
+    eprintln!("{} cases on processor {cpu}; loading", cases.len());
+    let mut bench = Bench::prepare(options, &cases)?;
+    let samples = measure::rounds(&mut bench, &cases, arguments.rounds, |round| {
+        eprintln!("round {} of {}", round + 1, arguments.rounds);
+    })?;
+    let mut figures = Vec::with_capacity(cases.len());
+    for (case, samples) in cases.iter().zip(&samples) {
+        figures.push((*case, Summary::of(samples).context("no samples")?));
+    }
+    let lines = match report::lines(&figures) {
+        Ok(lines) => lines,
+        Err(void) => bail!("void: {void}"),
+    };
+    print!("{}", report::table(&lines));
+    if arguments.rounds < FEWEST_ROUNDS {
+        bail!("void: {}", Void::FewRounds(arguments.rounds));
+    }
+    if let Some(directory) = arguments.json.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    fs::write(
+        &arguments.json,
+        serde_json::to_string_pretty(&lines)? + "\n",
+    )
+    .with_context(|| format!("cannot write {}", arguments.json.display()))?;
+    Ok(())
+}
+
+/// The cases whose names contain one of `filters`, and the floors of their families.
+fn choose(filters: &[String]) -> Result<Vec<Case>> {
+    let all = Case::all(&FLOWS);
+    let wanted = |case: &Case| {
+        let name = case.to_string();
+        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+    };
+    let families: Vec<_> = all
+        .iter()
+        .filter(|case| wanted(case))
+        .map(|case| case.family())
+        .collect();
+    ensure!(!families.is_empty(), "no case is called {filters:?}");
+    let floor = |case: &Case| case.is_floor() && families.contains(&case.family());
+    Ok(all
+        .into_iter()
+        .filter(|case| wanted(case) || floor(case))
+        .collect())
+}
