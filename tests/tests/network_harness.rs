@@ -8,12 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use sluice_tests::net::fabric::{
-    Fabric, Place, ServerSpec, client_sources, from_vips, vip_of_both,
+    DIRECTORS, Fabric, Place, ServerSpec, client_sources, from_vips, vip_of_both,
 };
 use sluice_tests::net::{
-    Cidr, ConnectionMaker, Counters, Direction, Dual, Echo, Family, KeptConnections, Namespace,
-    Process, Protocol, Route, Run, UdpStream, Veth, Web, remains, retransmitted_segments, sweep,
-    until,
+    Cidr, Connection, ConnectionMaker, Counters, Direction, Dual, Echo, Family, KeptConnections,
+    Namespace, Process, Protocol, Route, Run, UdpStream, Veth, Web, remains,
+    retransmitted_segments, sweep, until,
 };
 
 const CLIENT_NET: Dual = net(1);
@@ -118,6 +118,20 @@ fn failed_connections_are_told_and_not_retried() {
     assert!(after.failed > 0 && !after.failures.is_empty());
     after.expect_none_failed().unwrap_err();
     kept.close().unwrap_err();
+}
+
+#[test]
+fn bulk_arrives_whole() {
+    let line = line();
+    line.client
+        .within(|| {
+            let mut connection = Connection::open(None, SERVER.socket(Family::V4, PORT)).unwrap();
+            connection.download().unwrap();
+            connection.upload(300_000).unwrap();
+            connection.ask().unwrap();
+            assert_eq!(connection.seen_as().ip(), CLIENT.of(Family::V4));
+        })
+        .unwrap();
 }
 
 #[test]
@@ -240,7 +254,7 @@ fn the_fabric_leads_everywhere_and_spreads_flows_over_directors() {
         .collect();
     let mut echoes = Vec::new();
     let mut counters = Vec::new();
-    for director in fabric.directors() {
+    for director in DIRECTORS {
         let namespace = &fabric.node(director).unwrap().namespace;
         let lo = namespace.port("lo");
         lo.addresses(vip.prefixes(32, 128)).unwrap();
@@ -253,7 +267,7 @@ fn the_fabric_leads_everywhere_and_spreads_flows_over_directors() {
         let spread = Protocol::Udp
             .ask_from_each(fabric.client(), &sources, vip.socket(family, PORT))
             .unwrap();
-        for (director, counter) in fabric.directors().into_iter().zip(&counters) {
+        for (director, counter) in DIRECTORS.into_iter().zip(&counters) {
             assert!(spread.of(director) > 120, "{spread}");
             assert_eq!(counter.packets(name).unwrap(), spread.of(director));
         }

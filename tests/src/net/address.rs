@@ -52,14 +52,17 @@ pub struct Dual {
 }
 
 impl Dual {
-    /// `v4` with its last byte, and `v6` with its last 16 bits, replaced by `host`.
+    /// `v4` with its last byte, and `v6` with its last 16 bits, replaced by `host`. The IPv6 address shows the decimal
+    /// digits of the IPv4 one: 10.1.0.21 goes with …::21.
     #[must_use]
     pub const fn host(self, host: u8) -> Self {
+        let digits = host as u16;
+        let digits = ((digits / 100) << 8) | ((digits / 10 % 10) << 4) | (digits % 10);
         let [a, b, c, _] = self.v4.octets();
         let [s0, s1, s2, s3, s4, s5, s6, _] = self.v6.segments();
         Self {
             v4: Ipv4Addr::new(a, b, c, host),
-            v6: Ipv6Addr::new(s0, s1, s2, s3, s4, s5, s6, host as u16),
+            v6: Ipv6Addr::new(s0, s1, s2, s3, s4, s5, s6, digits),
         }
     }
 
@@ -112,5 +115,21 @@ impl Cidr {
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_have_the_same_digits_in_both_families() {
+        let net = Dual {
+            v4: Ipv4Addr::new(10, 1, 0, 0),
+            v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0),
+        };
+        let host = net.host(121);
+        assert_eq!(host.v4.to_string(), "10.1.0.121");
+        assert_eq!(host.v6.to_string(), "2001:db8::121");
     }
 }

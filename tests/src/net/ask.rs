@@ -107,8 +107,81 @@ impl Answer {
     }
 }
 
+/// An open TCP connection to a server that was asked at least once.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    first: Answer,
+}
+
+impl Connection {
+    /// Connects from the calling thread's namespace and asks once.
+    pub fn open(source: Option<SocketAddr>, to: SocketAddr) -> Result<Self> {
+        let mut stream = connect(source, to)?;
+        let first = request(&mut stream, GET, false)?;
+        Ok(Self { stream, first })
+    }
+
+    /// The server's name.
+    pub fn server(&self) -> &str {
+        &self.first.server
+    }
+
+    /// Where the server sees the client.
+    pub const fn seen_as(&self) -> SocketAddr {
+        self.first.client
+    }
+
+    /// Asks again. Fails unless the same server answers the same client.
+    pub fn ask(&mut self) -> Result<()> {
+        let answer = request(&mut self.stream, GET, false);
+        self.check(answer)
+    }
+
+    /// Sends `bytes` in one request and waits for its answer.
+    pub fn upload(&mut self, bytes: usize) -> Result<()> {
+        let mut text =
+            format!("POST / HTTP/1.1\r\nHost: sluice\r\nContent-Length: {bytes}\r\n\r\n");
+        text.extend(std::iter::repeat_n('x', bytes));
+        let answer = request(&mut self.stream, &text, false);
+        self.check(answer)
+    }
+
+    /// Fetches [`BULK`] and compares it with what it should be.
+    pub fn download(&mut self) -> Result<()> {
+        let text = format!("GET {BULK} HTTP/1.1\r\nHost: sluice\r\n\r\n");
+        let body = response(&mut self.stream, &text, false)?;
+        if body.into_bytes() != bulk() {
+            bail!("{} arrived damaged from {}", BULK, self.server());
+        }
+        Ok(())
+    }
+
+    fn check(&self, answer: Result<Answer>) -> Result<()> {
+        let server = self.server();
+        let answer = answer.with_context(|| format!("a connection to {server} broke"))?;
+        if answer != self.first {
+            bail!("a connection changed from {:?} to {answer:?}", self.first);
+        }
+        Ok(())
+    }
+}
+
+/// The path of a file that fills many packets.
+pub(super) const BULK: &str = "/bulk";
+
+/// Its content: every part of it differs from the next.
+pub(super) fn bulk() -> Vec<u8> {
+    (0..60_000_u32)
+        .flat_map(|number| format!("{number:>6} ").into_bytes())
+        .collect()
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: sluice\r\n\r\n";
+const GET_AND_CLOSE: &str = "GET / HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\n\r\n";
+
 /// A connected, blocking TCP connection with timeouts set.
-pub(super) fn connect(source: Option<SocketAddr>, to: SocketAddr) -> Result<TcpStream> {
+fn connect(source: Option<SocketAddr>, to: SocketAddr) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     if let Some(source) = source {
         socket.set_reuse_address(true)?;
@@ -134,22 +207,24 @@ pub(super) fn connect_udp(source: Option<SocketAddr>, to: SocketAddr) -> Result<
     Ok(socket.into())
 }
 
-/// Asks over an open connection, which stays open if `close` is false.
-pub(super) fn request(stream: &mut TcpStream, close: bool) -> Result<Answer> {
-    let connection = if close { "close" } else { "keep-alive" };
-    let text = format!("GET / HTTP/1.1\r\nHost: sluice\r\nConnection: {connection}\r\n\r\n");
+/// Sends an HTTP request and parses the answer.
+fn request(stream: &mut TcpStream, text: &str, last: bool) -> Result<Answer> {
+    Answer::parse(&response(stream, text, last)?)
+}
+
+/// Sends an HTTP request and returns the body of the response. After the `last` one it waits until the server closes: so
+/// the client's ports are free again at once.
+fn response(stream: &mut TcpStream, text: &str, last: bool) -> Result<String> {
     stream.write_all(text.as_bytes()).context("send")?;
     let mut response = Vec::new();
-    let mut buffer = [0; 2048];
+    let mut buffer = [0; 16384];
     loop {
         let n = stream.read(&mut buffer).context("receive")?;
         response.extend_from_slice(&buffer[..n]);
-        let body = body(&response)?;
-        match (n, body) {
-            // The server closes first, so that the client's ports are free again at once.
-            (0, Some(body)) => return Answer::parse(body),
+        match (n, body(&response)?) {
             (0, None) => bail!("the connection ended within the response"),
-            (_, Some(body)) if !close => return Answer::parse(body),
+            (0, Some(body)) => return Ok(body.to_owned()),
+            (_, Some(body)) if !last => return Ok(body.to_owned()),
             _ => {}
         }
     }
@@ -173,7 +248,7 @@ fn body(response: &[u8]) -> Result<Option<&str>> {
 }
 
 fn ask_tcp(source: Option<SocketAddr>, to: SocketAddr) -> Result<Answer> {
-    request(&mut connect(source, to)?, true)
+    request(&mut connect(source, to)?, GET_AND_CLOSE, true)
 }
 
 fn ask_udp(source: Option<SocketAddr>, to: SocketAddr) -> Result<Answer> {

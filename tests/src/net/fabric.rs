@@ -36,6 +36,9 @@ pub const FABRIC_MTU: u16 = 1600;
 /// Ports on which every server serves, over TCP and UDP.
 pub const SERVER_PORTS: [u16; 2] = [80, 8080];
 
+/// The directors, in order.
+pub const DIRECTORS: [&str; 2] = ["director-1", "director-2"];
+
 /// The interface of a node towards its network.
 pub const UPLINK: &str = "eth0";
 
@@ -170,7 +173,7 @@ impl Fabric {
         fabric.switch.bridge(BRIDGE, FABRIC_MTU)?;
         fabric.connect_client()?;
         fabric.connect_router()?;
-        for (name, host) in [("director-1", 11), ("director-2", 12)] {
+        for (name, host) in DIRECTORS.into_iter().zip([11, 12]) {
             fabric.add_director(name, FABRIC_NET.host(host))?;
         }
         if servers.iter().any(|server| server.place == Place::Far) {
@@ -199,11 +202,6 @@ impl Fabric {
     /// The namespace between clients and directors.
     pub const fn router(&self) -> &Namespace {
         &self.router
-    }
-
-    /// The directors, in order.
-    pub fn directors(&self) -> [&str; 2] {
-        ["director-1", "director-2"]
     }
 
     /// A director or server.
@@ -333,7 +331,7 @@ impl Fabric {
         for (family, net) in Family::BOTH.into_iter().zip(FAR_NET.prefixes(24, 64)) {
             let route = Route::to(net, [address.of(family)]);
             self.router.route(&route)?;
-            for director in self.directors() {
+            for director in DIRECTORS {
                 self.node(director)?.namespace.route(&route)?;
             }
         }
@@ -342,7 +340,7 @@ impl Fabric {
     }
 
     fn add_pod_bridge(&self) -> Result<()> {
-        let director = &self.node("director-1")?.namespace;
+        let director = &self.node(DIRECTORS[0])?.namespace;
         director
             .bridge(POD_BRIDGE, FABRIC_MTU)?
             .addresses(POD_NET.host(1).prefixes(24, 64))?;
@@ -361,7 +359,7 @@ impl Fabric {
             Place::Fabric => self.plug(&namespace, server.name, address)?,
             Place::Far => self.plug_behind(FAR_ROUTER, FAR_LINK, &namespace, server, address)?,
             Place::Pod => {
-                self.plug_behind("director-1", POD_BRIDGE, &namespace, server, address)?
+                self.plug_behind(DIRECTORS[0], POD_BRIDGE, &namespace, server, address)?;
             }
         }
         namespace.filter_reverse_path()?;

@@ -1,7 +1,7 @@
 //! TCP clients that show what a user of the network would suffer: they never retry.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::ask::{Protocol, connect, request};
+use super::ask::{Connection, Protocol};
 use super::namespace::Namespace;
 use super::spread::Spread;
 
@@ -162,19 +162,23 @@ impl KeptConnections {
         count: usize,
         interval: Duration,
     ) -> Result<Self> {
-        let mut connections = client.within(|| -> Result<Vec<Kept>> {
+        let mut connections = client.within(|| -> Result<Vec<Connection>> {
             let targets = targets.iter().cycle().take(count);
-            targets.map(|&target| Kept::open(target)).collect()
+            targets
+                .map(|&target| Connection::open(None, target))
+                .collect()
         })??;
         let mut servers = BTreeMap::new();
         for kept in &connections {
-            *servers.entry(kept.server.clone()).or_default() += 1;
+            *servers.entry(kept.server().to_owned()).or_default() += 1;
         }
         let (stop, rounds) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let (stopped, round) = (Arc::clone(&stop), Arc::clone(&rounds));
         let thread = client.spawn("kept", move || {
             while !stopped.load(Ordering::Relaxed) {
-                connections.iter_mut().try_for_each(Kept::ask)?;
+                for connection in &mut connections {
+                    connection.ask()?;
+                }
                 round.fetch_add(1, Ordering::Relaxed);
                 thread::sleep(interval);
             }
@@ -225,29 +229,5 @@ impl Drop for KeptConnections {
     fn drop(&mut self) {
         // Only `close` asks for the result.
         let _ = self.join();
-    }
-}
-
-#[derive(Debug)]
-struct Kept {
-    stream: TcpStream,
-    server: String,
-}
-
-impl Kept {
-    fn open(target: SocketAddr) -> Result<Self> {
-        let mut stream = connect(None, target)?;
-        let server = request(&mut stream, false)?.server;
-        Ok(Self { stream, server })
-    }
-
-    fn ask(&mut self) -> Result<()> {
-        let server = request(&mut self.stream, false)
-            .with_context(|| format!("a connection to {} broke", self.server))?
-            .server;
-        if server != self.server {
-            bail!("a connection moved from {} to {server}", self.server);
-        }
-        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::ask::Protocol;
+use super::ask::{BULK, Protocol, bulk};
 use super::namespace::Namespace;
 use super::process::Process;
 use super::run::Run;
@@ -31,6 +31,7 @@ impl Web {
         fs::create_dir(&directory).with_context(|| format!("create {}", directory.display()))?;
         let config = directory.join("nginx.conf");
         fs::write(&config, configuration(name, addresses)?)?;
+        fs::write(directory.join(BULK.trim_start_matches('/')), bulk())?;
         let mut command = namespace.command("nginx");
         command.arg("-p").arg(&directory).arg("-c").arg(&config);
         let mut process = Process::start(namespace, &format!("nginx-{name}"), command)
@@ -83,6 +84,7 @@ http {{
       default_type text/plain;
       return 200 \"{name} $remote_addr $remote_port\\n\";
     }}
+    location = {BULK} {{ root .; }}
   }}
 }}
 "

@@ -1,0 +1,114 @@
+//! `make demo`: Sluice on one machine, from manifests to packets.
+//!
+//! Builds a network of namespaces, starts the operator and the agents in it, applies the manifests of `examples/demo` one by
+//! one, shows where connections go, and moves a canary while connections stay open and new ones are made all the time. Ends
+//! with a verdict: the exit code is not 0 if anything is not as it should be. Ctrl-C cleans up too.
+#![forbid(unsafe_code)]
+
+mod canary;
+mod modes;
+mod report;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
+use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec};
+use sluice_tests::net::sluice::Sluice;
+use sluice_tests::net::{Family, interrupt};
+
+use report::{Report, line, text};
+
+/// Servers whose gateway is director 1.
+const NAT_SERVERS: [&str; 2] = ["nat-1", "nat-2"];
+/// Servers that know only the router.
+const FULLNAT_SERVERS: [&str; 2] = ["fullnat-1", "fullnat-2"];
+/// Servers that answer clients directly: an agent runs on each.
+const DIRECT_SERVERS: [&str; 6] = ["dr-1", "dr-2", "tun-1", "tun-2", "tun-3", "tun-4"];
+
+fn main() -> ExitCode {
+    let start = Instant::now();
+    if let Err(error) = listen_for_ctrl_c() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    let mut report = Report::new();
+    // Everything that was built is gone when `run` returns.
+    let result = run(&mut report);
+    report.finish(result, start.elapsed())
+}
+
+fn run(report: &mut Report) -> Result<()> {
+    println!("Sluice: an XDP load balancer in four forwarding modes, with a canary release");
+    let fabric = build_network(report)?;
+    let mut sluice = start_daemons(report, &fabric)?;
+    modes::show(report, &fabric, &mut sluice)?;
+    canary::show(report, &fabric, &mut sluice)?;
+    report.step("Looking for complaints in the daemons' logs");
+    report.check("no warning, no error", sluice.expect_no_complaints());
+    report.step("Cleaning up: processes, namespaces, pinned programs and maps");
+    Ok(())
+}
+
+fn build_network(report: &mut Report) -> Result<Fabric> {
+    report.step("Building the network: each box a namespace, IPv4 and IPv6 everywhere");
+    text(
+        "client --- router --- switch --+-- director-1, director-2   (forwarding on, ECMP from the router)
+                              +-- nat-1, nat-2             (gateway: director-1)
+                              +-- fullnat-1, fullnat-2     (gateway: router)
+                              +-- dr-1, dr-2               (gateway: router)
+                              +-- tun-1 ... tun-4          (gateway: router)",
+    );
+    let plain = FULLNAT_SERVERS.into_iter().chain(DIRECT_SERVERS);
+    let servers: Vec<ServerSpec> = NAT_SERVERS
+        .into_iter()
+        .map(|name| ServerSpec::new(name).behind_director())
+        .chain(plain.map(ServerSpec::new))
+        .collect();
+    let fabric = Fabric::build(&servers)?;
+    text("Servers have addresses, a route and nginx (and a UDP echo); nothing knows of any VIP.");
+    for director in DIRECTORS {
+        let address = fabric.address(director)?;
+        let [v4, v6] = Family::BOTH.map(|family| address.of(family));
+        line(director, &format!("{v4}  {v6}"));
+    }
+    Ok(fabric)
+}
+
+fn start_daemons(report: &mut Report, fabric: &Fabric) -> Result<Sluice> {
+    report.step("Starting sluice-operator, and sluice-agent on 2 directors and 6 servers");
+    let nodes: Vec<&str> = DIRECTORS.into_iter().chain(DIRECT_SERVERS).collect();
+    let sluice = Sluice::start(fabric, &nodes, &manifest("nodes")?)?;
+    line("manifests", "examples/demo/nodes.yaml");
+    line("attached", "8 agents, native XDP on eth0");
+    Ok(sluice)
+}
+
+/// Text of a manifest of the demo.
+fn manifest(name: &str) -> Result<String> {
+    let path = examples().join(format!("{name}.yaml"));
+    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/demo")
+}
+
+/// Lets Ctrl-C and SIGTERM end the demo in order. Children do not inherit the mask: the standard library clears it.
+fn listen_for_ctrl_c() -> Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().context("block signals")?;
+    thread::spawn(move || {
+        if signals.wait().is_ok() {
+            eprintln!("interrupted: cleaning up");
+            interrupt();
+        }
+    });
+    Ok(())
+}

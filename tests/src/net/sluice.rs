@@ -1,0 +1,342 @@
+//! Sluice's daemons in a [`Fabric`]: one operator, an agent on each node, and the directory between them and the user.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sluice_api::{
+    DecidedPool, Kind, LoadBalancerNodeStatus, RealServerPoolStatus, RolloutPolicyStatus,
+    VirtualServerStatus,
+};
+
+use super::fabric::Fabric;
+use super::manifest;
+use super::namespace::Namespace;
+use super::process::Process;
+use super::wait;
+use super::xdp::object_path;
+
+/// How long a change may take until every node has it. Most take a fraction of a second.
+const CONVERGENCE: Duration = Duration::from_secs(20);
+
+/// Where an agent serves its metrics, in its own namespace.
+const METRICS: &str = "http://127.0.0.1:9200/metrics";
+
+#[derive(Debug)]
+struct Agent {
+    namespace: Namespace,
+    pins: PathBuf,
+    process: Process,
+}
+
+/// The running daemons. Drop it before its [`Fabric`].
+#[derive(Debug)]
+pub struct Sluice {
+    directory: PathBuf,
+    control: Namespace,
+    operator: Process,
+    agents: BTreeMap<String, Agent>,
+    expected: RefCell<Vec<String>>,
+    reported: RefCell<BTreeSet<String>>,
+}
+
+impl Sluice {
+    /// Starts the operator, and an agent on each of `nodes`, which `manifest` describes, and waits until every agent is
+    /// attached.
+    pub fn start(fabric: &Fabric, nodes: &[&str], manifest: &str) -> Result<Self> {
+        let directory = fabric.run().directory().join("manifests");
+        fs::create_dir(&directory)?;
+        let control = fabric.run().namespace("control")?;
+        let mut sluice = Self {
+            operator: start_operator(&control, &directory)?,
+            directory,
+            control,
+            agents: BTreeMap::new(),
+            expected: RefCell::default(),
+            reported: RefCell::default(),
+        };
+        sluice.apply_text("nodes", manifest)?;
+        for name in nodes {
+            let namespace = fabric.node(name)?.namespace.clone();
+            let pins = fabric.run().pin_directory(name);
+            let process = start_agent(&namespace, name, &sluice.directory, &pins)?;
+            let agent = Agent {
+                namespace,
+                pins,
+                process,
+            };
+            sluice.agents.insert((*name).to_owned(), agent);
+        }
+        sluice.await_attached(CONVERGENCE)?;
+        Ok(sluice)
+    }
+
+    /// Where manifests lie.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes `objects` as the manifest `file` (without extension), as a whole and at once.
+    pub fn apply(&self, file: &str, objects: &[Value]) -> Result<()> {
+        self.apply_text(file, &manifest::documents(objects))
+    }
+
+    /// The same with any text.
+    pub fn apply_text(&self, file: &str, text: &str) -> Result<()> {
+        let hidden = self.directory.join(format!(".{file}.new"));
+        fs::write(&hidden, text)?;
+        fs::rename(&hidden, self.directory.join(format!("{file}.yaml")))?;
+        Ok(())
+    }
+
+    /// Removes a manifest.
+    pub fn remove(&self, file: &str) -> Result<()> {
+        fs::remove_file(self.directory.join(format!("{file}.yaml")))?;
+        Ok(())
+    }
+
+    /// Status of a virtual server; `None` until the operator has written one.
+    pub fn virtual_server(&self, name: &str) -> Option<VirtualServerStatus> {
+        self.status(Kind::VirtualServer, name)
+    }
+
+    /// Status of a pool.
+    pub fn pool(&self, name: &str) -> Option<RealServerPoolStatus> {
+        self.status(Kind::RealServerPool, name)
+    }
+
+    /// Status of a rollout policy.
+    pub fn rollout(&self, name: &str) -> Option<RolloutPolicyStatus> {
+        self.status(Kind::RolloutPolicy, name)
+    }
+
+    /// Status of a node.
+    pub fn node(&self, name: &str) -> Option<LoadBalancerNodeStatus> {
+        self.status(Kind::LoadBalancerNode, name)
+    }
+
+    /// Waits until every live node forwards `name` by pools in these proportions.
+    pub fn await_weights(&mut self, name: &str, pools: &[(&str, u32)]) -> Result<()> {
+        let shares = pools
+            .iter()
+            .map(|(pool, weight)| (*pool, *weight))
+            .collect();
+        let mut last = None;
+        let result = wait::until(&format!("every node to serve {name}"), CONVERGENCE, || {
+            last = self.virtual_server(name);
+            last.as_ref().is_some_and(|status| {
+                status.acknowledged.as_ref().is_some_and(|acknowledged| {
+                    let decided = status.decision.as_ref().map(|decision| decision.revision);
+                    decided == Some(acknowledged.revision)
+                        && acknowledged.live_nodes as usize == self.agents.len()
+                        && same_shares(&acknowledged.pools, &shares)
+                })
+            })
+        });
+        result.with_context(|| format!("the status of {name} is {last:#?}"))?;
+        self.expect_running()
+    }
+
+    /// Waits until every agent reports its program attached in the driver.
+    pub fn await_attached(&mut self, limit: Duration) -> Result<()> {
+        let names: Vec<String> = self.agents.keys().cloned().collect();
+        for name in names {
+            let mut running = Ok(());
+            wait::until(&format!("the agent of {name} to attach"), limit, || {
+                running = self.expect_running();
+                let status = self.node(&name);
+                running.is_err()
+                    || status.is_some_and(|status| {
+                        let mut interfaces = status.interfaces.iter();
+                        interfaces.any(|i| i.attach_mode == sluice_api::AttachMode::Native)
+                    })
+            })
+            .with_context(|| format!("the status of {name} is {:#?}", self.node(&name)))?;
+            running?;
+        }
+        Ok(())
+    }
+
+    /// Kills a node's agent as a crash would. What it programmed stays.
+    pub fn kill_agent(&mut self, node: &str) -> Result<()> {
+        self.agent(node)?.process.kill()
+    }
+
+    /// Asks a node's agent to end, as an upgrade would.
+    pub fn stop_agent(&mut self, node: &str) -> Result<()> {
+        self.agent(node)?.process.stop(Duration::from_secs(10))
+    }
+
+    /// Starts a node's agent again, after it was killed or stopped.
+    pub fn restart_agent(&mut self, node: &str) -> Result<()> {
+        let directory = self.directory.clone();
+        let agent = self.agent(node)?;
+        agent.process = start_agent(&agent.namespace, node, &directory, &agent.pins)?;
+        Ok(())
+    }
+
+    /// What a node's agent exports: series with their labels, and values.
+    pub fn metrics(&self, node: &str) -> Result<BTreeMap<String, f64>> {
+        let agent = self.agents.get(node);
+        let namespace = &agent
+            .with_context(|| format!("no agent runs on {node}"))?
+            .namespace;
+        let text = namespace.run(&format!("curl --silent --fail {METRICS}"))?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines
+            .map(|line| {
+                let (series, value) = line.rsplit_once(' ').context("not a metric")?;
+                Ok((series.to_owned(), value.parse()?))
+            })
+            .collect()
+    }
+
+    /// Kills the operator as a crash would.
+    pub fn kill_operator(&mut self) -> Result<()> {
+        self.operator.kill()
+    }
+
+    /// Starts the operator again, after it was killed.
+    pub fn restart_operator(&mut self) -> Result<()> {
+        self.operator = start_operator(&self.control, &self.directory)?;
+        Ok(())
+    }
+
+    /// Fails if a daemon has ended by itself.
+    pub fn expect_running(&mut self) -> Result<()> {
+        self.operator.expect_running()?;
+        self.agents
+            .values_mut()
+            .try_for_each(|agent| agent.process.expect_running())
+    }
+
+    /// Lines of level WARN or ERROR that contain `text` are right from now on.
+    pub fn expect_complaint(&self, text: &str) {
+        self.expected.borrow_mut().push(text.to_owned());
+    }
+
+    /// Fails if a daemon has complained of something unexpected since the last call.
+    pub fn expect_no_complaints(&self) -> Result<()> {
+        let expected = self.expected.borrow();
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        let mut reported = self.reported.borrow_mut();
+        let mut found = Vec::new();
+        for process in self.processes() {
+            let lines = process.complaints(&expected).into_iter();
+            found.extend(lines.filter(|line| reported.insert(line.clone())));
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        bail!("unexpected complaints:\n{}", found.join("\n"))
+    }
+
+    /// Ends of all logs.
+    pub fn evidence(&self) -> String {
+        let logs = self.processes().map(|process| {
+            let log = process.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(15)..].join("\n");
+            format!("--- {}\n{end}", process.name())
+        });
+        logs.collect::<Vec<_>>().join("\n")
+    }
+
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        std::iter::once(&self.operator).chain(self.agents.values().map(|agent| &agent.process))
+    }
+
+    fn agent(&mut self, node: &str) -> Result<&mut Agent> {
+        self.agents
+            .get_mut(node)
+            .with_context(|| format!("no agent runs on {node}"))
+    }
+
+    fn status<T: DeserializeOwned>(&self, kind: Kind, name: &str) -> Option<T> {
+        let mut path = self.directory.join(".status").join(kind.name());
+        if kind.namespaced() {
+            path.push("default");
+        }
+        path.push(format!("{name}.yaml"));
+        let text = fs::read_to_string(path).ok()?;
+        let file: StatusFile<T> = serde_saphyr::from_str(&text).ok()?;
+        Some(file.status)
+    }
+}
+
+#[derive(Deserialize)]
+struct StatusFile<T> {
+    status: T,
+}
+
+/// Whether decided weights have the proportions of `shares`.
+fn same_shares(decided: &[DecidedPool], shares: &BTreeMap<&str, u32>) -> bool {
+    let whole: u64 = shares.values().map(|&weight| u64::from(weight)).sum();
+    let decided_whole: u64 = decided.iter().map(|pool| u64::from(pool.weight)).sum();
+    decided.len() == shares.len()
+        && decided.iter().all(|pool| {
+            shares.get(pool.name.as_str()).is_some_and(|&weight| {
+                u64::from(weight) * decided_whole == u64::from(pool.weight) * whole
+            })
+        })
+}
+
+fn start_operator(namespace: &Namespace, directory: &Path) -> Result<Process> {
+    let mut command = namespace.command(binary("sluice-operator")?);
+    command.arg("--dir").arg(directory);
+    Process::start(namespace, "operator", command)
+}
+
+fn start_agent(
+    namespace: &Namespace,
+    node: &str,
+    directory: &Path,
+    pins: &Path,
+) -> Result<Process> {
+    let mut command = namespace.command(binary("sluice-agent")?);
+    command
+        .arg("--dir")
+        .arg(directory)
+        .args(["--node", node])
+        .arg("--pin-dir")
+        .arg(pins)
+        .arg("--object")
+        .arg(object_path("sluice.o"));
+    Process::start(namespace, "agent", command)
+}
+
+/// A binary of the workspace, from the directory of the running one or, for a test, the one above.
+fn binary(name: &str) -> Result<PathBuf> {
+    let own = env::current_exe()?;
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join(name))
+        .find(|path| path.exists())
+        .with_context(|| format!("{name} is not built: run `cargo build --workspace --bins`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_compared_by_proportion() {
+        let pool = |name: &str, weight| DecidedPool {
+            name: name.to_owned(),
+            weight,
+            spec_weight: 0,
+        };
+        let decided = [pool("a", 9000), pool("b", 1000)];
+        assert!(same_shares(&decided, &[("a", 90), ("b", 10)].into()));
+        assert!(!same_shares(&decided, &[("a", 90), ("b", 11)].into()));
+        assert!(!same_shares(&decided, &[("a", 90)].into()));
+    }
+}

@@ -1,0 +1,123 @@
+//! Runs many checks on one topology, one after the other: building a network costs more than most checks.
+//!
+//! The binary's target has `harness = false`. Output and arguments are those of Rust's own harness as far as needed: words
+//! filter by name, `--list` lists.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+
+/// What the checks of a suite share.
+pub trait Stage {
+    /// Called after each check: fails if something is wrong that the check did not look at, such as a complaint in a log.
+    fn after_check(&mut self) -> Result<()>;
+
+    /// What helps to understand a failure.
+    fn evidence(&mut self) -> String;
+}
+
+type Run<S> = Box<dyn FnOnce(&mut S) -> Result<()>>;
+
+/// Named checks on a stage.
+pub struct Suite<S> {
+    checks: Vec<(String, Run<S>)>,
+}
+
+impl<S: Stage> Suite<S> {
+    /// A suite without checks.
+    pub const fn new() -> Self {
+        Self { checks: Vec::new() }
+    }
+
+    /// Adds a check. They run in the order in which they are added.
+    pub fn check(
+        &mut self,
+        name: impl Into<String>,
+        run: impl FnOnce(&mut S) -> Result<()> + 'static,
+    ) {
+        self.checks.push((name.into(), Box::new(run)));
+    }
+
+    /// Builds the stage and runs the checks that the arguments ask for.
+    pub fn main(mut self, build: impl FnOnce() -> Result<S>) -> ExitCode {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let wanted: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+        let all = self.checks.len();
+        self.checks.retain(|(name, _)| {
+            wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()))
+        });
+        if arguments.iter().any(|a| a == "--list") {
+            for (name, _) in &self.checks {
+                println!("{name}: test");
+            }
+            return ExitCode::SUCCESS;
+        }
+        let filtered = all - self.checks.len();
+        let start = Instant::now();
+        println!("\nrunning {} tests", self.checks.len());
+        let (passed, failed) = if self.checks.is_empty() {
+            (0, 0)
+        } else {
+            self.run(build)
+        };
+        let verdict = if failed == 0 { "ok" } else { "FAILED" };
+        println!(
+            "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {filtered} filtered out; \
+             finished in {:.2}s\n",
+            start.elapsed().as_secs_f64()
+        );
+        if failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
+    /// Passed and failed.
+    fn run(self, build: impl FnOnce() -> Result<S>) -> (usize, usize) {
+        let all = self.checks.len();
+        let mut stage = match guard(build) {
+            Ok(stage) => stage,
+            Err(error) => {
+                println!("the stage could not be built: {error:#}");
+                return (0, all);
+            }
+        };
+        let mut failed = 0;
+        for (name, run) in self.checks {
+            let start = Instant::now();
+            let result = guard(|| run(&mut stage)).and_then(|()| stage.after_check());
+            let seconds = start.elapsed().as_secs_f64();
+            match result {
+                Ok(()) => println!("test {name} ... ok ({seconds:.1} s)"),
+                Err(error) => {
+                    failed += 1;
+                    println!("test {name} ... FAILED ({seconds:.1} s)\n{error:#}\n");
+                    println!("{}", stage.evidence());
+                }
+            }
+        }
+        (all - failed, failed)
+    }
+}
+
+impl<S: Stage> Default for Suite<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn guard<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(anyhow!("{}", words(&*panic))))
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words")
+}
