@@ -284,3 +284,84 @@ impl Room {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use sluice_abi::RingWord;
+
+    use super::*;
+    use crate::Ring;
+
+    fn image_with_rings(rings: &[(u32, u8)]) -> Image {
+        let ring = |(id, &(offset, log2_slots)): (u32, &(u32, u8))| {
+            let word = RingWord::new(offset, log2_slots);
+            (
+                id,
+                Ring {
+                    word,
+                    slots: Vec::new(),
+                },
+            )
+        };
+        Image {
+            rings: (1..).zip(rings).map(ring).collect(),
+            ..Image::default()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn stretches_are_free_and_aligned(
+            rings in prop::collection::vec((0_u32..200, 0_u8..6), 0..10),
+            sizes in prop::collection::vec(0_u8..6, 0..30),
+        ) {
+            let image = image_with_rings(&rings);
+            let mut arena = Arena::new(&image, 256);
+            let mut taken = [false; 512];
+            for &(offset, log2_slots) in &rings {
+                taken[offset as usize..(offset + (1 << log2_slots)) as usize].fill(true);
+            }
+            for slots in sizes.into_iter().map(|log2_slots| 1_u32 << log2_slots) {
+                let stretch = |start: u32| start as usize..(start + slots) as usize;
+                let fits = |start: &u32| !taken[stretch(*start)].contains(&true);
+                let first = (0..=256 - slots).step_by(slots as usize).find(fits);
+                prop_assert_eq!(arena.take(slots), first);
+                if let Some(start) = first {
+                    taken[stretch(start)].fill(true);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ids_come_back_late_and_in_a_new_epoch() {
+        let words = [
+            (1, ServerWord::absent(9)),
+            (2, ServerWord::new(0, 1, sluice_abi::Path::Xdp, false)),
+        ];
+        let words = words
+            .into_iter()
+            .chain([(3, ServerWord::absent(255)), (4, ServerWord::absent(7))]);
+        let image = Image {
+            servers: words.collect(),
+            ..Image::default()
+        };
+        let mut ids = ServerIds::new(&image, 6);
+        let taken: Vec<_> = std::iter::from_fn(|| ids.take()).collect();
+        assert_eq!(taken, [(5, 1), (4, 8), (1, 10), (3, 0)]);
+    }
+
+    #[test]
+    fn room_is_counted_by_family() {
+        let v4 = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        let mut room = Room::new(2, [v4]);
+        assert!(!room.take(v4, 2));
+        assert!(room.take(v4, 1));
+        assert!(!room.take(v4, 1));
+        assert!(room.take(v6, 2));
+    }
+}

@@ -160,7 +160,7 @@ impl Check<'_> {
         let reachable: BTreeSet<RingKey> = rings()
             .flat_map(|ring| self.ring_parts(service, ring).into_keys())
             .collect();
-        own.all(|server| {
+        own.filter(|server| server.weight > 0).all(|server| {
             reachable.contains(&RingKey {
                 address: server.address,
                 port: 0,

@@ -397,36 +397,28 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Adds to the plan, as it is in the maps, what kept parts refer to.
+    /// Adds to the plan, as it is in the maps, what kept parts refer to; and leaves out rings that no head came to name.
     fn keep_what_is_referred_to(&mut self) {
         let (actual, desired) = (self.actual, &mut self.desired);
-        for word in desired.vips.values() {
-            for slot in [word.head(), word.rs_head()] {
-                if let (false, Some(head)) =
-                    (desired.heads.contains_key(&slot), actual.heads.get(&slot))
-                {
-                    desired.heads.insert(slot, *head);
-                }
-            }
-        }
-        for ring in desired
-            .heads
+        for slot in desired
+            .vips
             .values()
-            .flat_map(ids::pools)
-            .map(|pool| pool.ring)
+            .flat_map(|word| [word.head(), word.rs_head()])
         {
-            if let (false, Some(kept)) =
-                (desired.rings.contains_key(&ring), actual.rings.get(&ring))
-            {
-                desired.rings.insert(ring, kept.clone());
+            if let Some(head) = actual.heads.get(&slot) {
+                desired.heads.entry(slot).or_insert(*head);
             }
         }
-        let in_rings: BTreeSet<u32> = desired
-            .rings
-            .values()
-            .flat_map(|ring| &ring.slots)
-            .copied()
-            .collect();
+        let heads = desired.heads.values();
+        let named: BTreeSet<u32> = heads.flat_map(ids::pools).map(|pool| pool.ring).collect();
+        desired.rings.retain(|ring, _| named.contains(ring));
+        for ring in named {
+            if let Some(kept) = actual.rings.get(&ring) {
+                desired.rings.entry(ring).or_insert_with(|| kept.clone());
+            }
+        }
+        let rings = desired.rings.values();
+        let in_rings: BTreeSet<u32> = rings.flat_map(|ring| &ring.slots).copied().collect();
         let backends: BTreeMap<u16, Endpoint> =
             actual.backends.iter().map(|(&e, &i)| (i, e)).collect();
         for id in in_rings {

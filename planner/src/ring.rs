@@ -82,10 +82,12 @@ pub fn quotas(weights: &[u64], ties: &[u64], slots: u32) -> Vec<u32> {
 /// slot. Empty if no server has a weight.
 pub fn fill(seed: u32, servers: &BTreeMap<RingKey, u64>, log2_slots: u8) -> Vec<u32> {
     let slots = 1_u32 << log2_slots.min(MAX_LOG2_SLOTS);
-    let weights: Vec<u64> = servers.values().copied().collect();
-    if weights.iter().all(|&weight| weight == 0) {
+    // Weights are ratios: a common factor shall not even change how times are rounded.
+    let factor = servers.values().copied().fold(0, gcd);
+    if factor == 0 {
         return Vec::new();
     }
+    let weights: Vec<u64> = servers.values().map(|weight| weight / factor).collect();
     let keys: Vec<u64> = servers.keys().map(|key| key_hash(seed, key)).collect();
     let quotas = quotas(&weights, &keys, slots);
 
@@ -106,6 +108,10 @@ pub fn fill(seed: u32, servers: &BTreeMap<RingKey, u64>, log2_slots: u8) -> Vec<
         }
     }
     ring
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 fn key_hash(seed: u32, key: &RingKey) -> u64 {

@@ -5,6 +5,8 @@
     reason = "each test binary has its own copy and uses a part"
 )]
 
+pub mod maps;
+
 use std::net::IpAddr;
 
 use sluice_planner::{

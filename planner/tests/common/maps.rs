@@ -1,0 +1,348 @@
+//! The maps as packets see them, with a judge that refuses unsafe operations.
+//!
+//! Packets walk from word to word while operations change them. So beside the maps' content this keeps what packets may
+//! still *hold*: everything that was reachable at some moment since the last grace period. An operation may not touch it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_abi::{Head, RingWord, SHARE_WHOLE, ServerRecord, ServerWord, VipWord};
+use sluice_planner::{Endpoint, Image, Limits, Local, Mac, MapOp, Ring};
+
+type Check = Result<(), String>;
+
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+));
+        }
+    };
+}
+
+/// The maps, as large as `limits` say.
+pub struct Maps {
+    limits: Limits,
+    vips: BTreeMap<Endpoint, VipWord>,
+    backends: BTreeMap<Endpoint, u16>,
+    locals: BTreeMap<Local, u32>,
+    peers: BTreeSet<Mac>,
+    heads: BTreeMap<u32, Head>,
+    rings: BTreeMap<u32, RingWord>,
+    ring_slots: Vec<u32>,
+    servers: BTreeMap<u32, ServerWord>,
+    records: BTreeMap<u32, ServerRecord>,
+    held: Reach,
+}
+
+/// What packets can reach.
+#[derive(Default, Clone)]
+struct Reach {
+    heads: BTreeSet<u32>,
+    rings: BTreeSet<u32>,
+    /// Offset and length in the ring slots.
+    extents: BTreeSet<(u32, u32)>,
+    records: BTreeSet<u32>,
+    /// Server ids that entries of maps name; flows may name any.
+    locals: BTreeSet<u32>,
+}
+
+impl Reach {
+    fn add(&mut self, other: Self) {
+        self.heads.extend(other.heads);
+        self.rings.extend(other.rings);
+        self.extents.extend(other.extents);
+        self.records.extend(other.records);
+        self.locals.extend(other.locals);
+    }
+}
+
+impl Maps {
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            vips: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            locals: BTreeMap::new(),
+            peers: BTreeSet::new(),
+            heads: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            ring_slots: vec![u32::MAX; limits.ring_slots as usize],
+            servers: BTreeMap::new(),
+            records: BTreeMap::new(),
+            held: Reach::default(),
+        }
+    }
+
+    /// Applies one operation and says if it, or what it leads to, can harm a packet.
+    pub fn apply(&mut self, op: &MapOp) -> Check {
+        match op {
+            MapOp::WriteRecord { .. } | MapOp::WriteRingSlots { .. } | MapOp::WriteHead { .. } => {
+                self.write(op)?;
+            }
+            MapOp::SetServer { id, word } => self.set_server(*id, *word)?,
+            MapOp::SetRing { ring, word } => self.set_ring(*ring, *word)?,
+            MapOp::SetVip { endpoint, word } => {
+                self.vips.insert(*endpoint, *word);
+                let family = |e: &&Endpoint| e.address.is_ipv4() == endpoint.address.is_ipv4();
+                let entries = self.vips.keys().filter(family).count();
+                ensure!(entries <= self.limits.vips as usize, "VIPS is full");
+            }
+            MapOp::RemoveVip { endpoint } => {
+                ensure!(
+                    self.vips.remove(endpoint).is_some(),
+                    "no {endpoint} to remove"
+                );
+            }
+            MapOp::SetBackend { endpoint, service } => {
+                self.backends.insert(*endpoint, *service);
+                let family = |e: &&Endpoint| e.address.is_ipv4() == endpoint.address.is_ipv4();
+                let entries = self.backends.keys().filter(family).count();
+                ensure!(entries <= self.limits.backends as usize, "BACKENDS is full");
+            }
+            MapOp::RemoveBackend { endpoint } => {
+                ensure!(
+                    self.backends.remove(endpoint).is_some(),
+                    "no backend {endpoint}"
+                );
+            }
+            MapOp::SetLocal { local, server } => {
+                self.locals.insert(*local, *server);
+                let family = |l: &&Local| l.address.is_ipv4() == local.address.is_ipv4();
+                let entries = self.locals.keys().filter(family).count();
+                ensure!(entries <= self.limits.locals as usize, "LOCALS is full");
+            }
+            MapOp::RemoveLocal { local } => {
+                ensure!(
+                    self.locals.remove(local).is_some(),
+                    "no {local:?} to remove"
+                );
+            }
+            MapOp::AddPeer { mac } => ensure!(self.peers.insert(*mac), "{mac} twice"),
+            MapOp::RemovePeer { mac } => ensure!(self.peers.remove(mac), "no {mac}"),
+            MapOp::Grace => self.held = Reach::default(),
+        }
+        self.check()?;
+        let reach = self.reach();
+        self.held.add(reach);
+        Ok(())
+    }
+
+    fn write(&mut self, op: &MapOp) -> Check {
+        match op {
+            MapOp::WriteRecord { slot, record } => {
+                ensure!(!self.held.records.contains(slot), "record {slot} is in use");
+                ensure!((1..self.limits.records).contains(slot), "no record {slot}");
+                self.records.insert(*slot, *record);
+            }
+            MapOp::WriteHead { slot, head } => {
+                ensure!(!self.held.heads.contains(slot), "head {slot} is in use");
+                ensure!((1..self.limits.heads).contains(slot), "no head {slot}");
+                self.heads.insert(*slot, *head);
+            }
+            MapOp::WriteRingSlots { offset, slots } => {
+                let end = *offset as usize + slots.len();
+                ensure!(end <= self.ring_slots.len(), "ring slots end before {end}");
+                for &(start, length) in &self.held.extents {
+                    let apart = end <= start as usize || start + length <= *offset;
+                    ensure!(
+                        apart,
+                        "ring slots {offset}..{end} overwrite {start} + {length}"
+                    );
+                }
+                self.ring_slots[*offset as usize..end].copy_from_slice(slots);
+            }
+            _ => return Err("not a write".into()),
+        }
+        Ok(())
+    }
+
+    fn set_ring(&mut self, ring: u32, word: RingWord) -> Check {
+        ensure!((1..self.limits.rings).contains(&ring), "no ring {ring}");
+        if word.present() {
+            self.rings.insert(ring, word);
+        } else {
+            ensure!(
+                !self.held.rings.contains(&ring),
+                "ring {ring} goes while in use"
+            );
+            self.rings.remove(&ring);
+        }
+        Ok(())
+    }
+
+    fn set_server(&mut self, id: u32, word: ServerWord) -> Check {
+        ensure!((1..self.limits.servers).contains(&id), "no server {id}");
+        let old = self.servers.get(&id).copied().unwrap_or_default();
+        let record = |word: ServerWord| self.records.get(&word.slot());
+        match (old.present(), word.present()) {
+            (true, true) => {
+                let identity = |r: &ServerRecord| (r.service, r.tag, r.addr, r.port, r.backend);
+                let same = record(old).map(identity) == record(word).map(identity);
+                ensure!(
+                    same,
+                    "server id {id} is given to another server while in use"
+                );
+                ensure!(old.epoch() == word.epoch(), "server {id} changes its epoch");
+            }
+            (false, true) => {
+                let next = old.epoch().wrapping_add(1);
+                ensure!(
+                    word.epoch() == next,
+                    "server {id} comes back in epoch {}",
+                    word.epoch()
+                );
+            }
+            (true, false) => {
+                ensure!(word.epoch() == old.epoch(), "server {id} forgets its epoch");
+                ensure!(
+                    !self.held.locals.contains(&id),
+                    "server {id} goes while a local"
+                );
+                for &(start, length) in &self.held.extents {
+                    let range = start as usize..(start + length) as usize;
+                    ensure!(
+                        !self.ring_slots[range].contains(&id),
+                        "server {id} goes while in a ring"
+                    );
+                }
+            }
+            (false, false) => return Err(format!("server {id} goes twice")),
+        }
+        if word == ServerWord(0) {
+            self.servers.remove(&id);
+        } else {
+            self.servers.insert(id, word);
+        }
+        Ok(())
+    }
+
+    /// Whether a packet that starts now finds everything it is led to.
+    fn check(&self) -> Check {
+        for (endpoint, word) in self.vips.iter().filter(|(e, _)| !e.is_marker()) {
+            ensure!(
+                (1..32_768).contains(&word.service()),
+                "{endpoint} without a service"
+            );
+            for slot in [word.head(), word.rs_head()]
+                .into_iter()
+                .filter(|&slot| slot != 0)
+            {
+                let head = self
+                    .heads
+                    .get(&slot)
+                    .ok_or_else(|| format!("no head {slot}"))?;
+                ensure!(
+                    head.service == word.service(),
+                    "{endpoint}: head of another service"
+                );
+                self.check_head(head)?;
+            }
+        }
+        for (local, id) in &self.locals {
+            let record = self.record(*id)?;
+            ensure!(
+                record.service == local.service,
+                "{local:?}: server of another service"
+            );
+        }
+        let mut identities = BTreeSet::new();
+        for (id, word) in self.servers.iter().filter(|(_, word)| word.present()) {
+            let record = self.record(*id)?;
+            let identity = (
+                record.service,
+                record.tag,
+                record.addr,
+                record.port,
+                record.backend,
+            );
+            ensure!(identities.insert(identity), "server {id} is there twice");
+            if record.backend != 0 {
+                let found = self.backends.values().any(|&index| index == record.backend);
+                ensure!(found, "server {id} of word {word:?} without its backend");
+            }
+        }
+        Ok(())
+    }
+
+    fn check_head(&self, head: &Head) -> Check {
+        let pools = &head.pools[..usize::from(head.pool_count)];
+        ensure!(
+            pools.is_sorted_by_key(|pool| pool.threshold),
+            "thresholds fall"
+        );
+        ensure!(
+            pools.iter().all(|pool| pool.threshold <= SHARE_WHOLE),
+            "more than the whole"
+        );
+        for pool in pools.iter().filter(|pool| pool.ring != 0) {
+            let word = self
+                .rings
+                .get(&pool.ring)
+                .ok_or_else(|| format!("no ring {}", pool.ring))?;
+            let slots = self.slots(*word).ok_or("a ring outside the slots")?;
+            let ids: BTreeSet<u32> = slots.iter().copied().collect();
+            for id in ids {
+                let record = self.record(id)?;
+                let its_own = record.service == head.service && record.tag == pool.tag;
+                ensure!(its_own, "ring {}: server {id} of another pool", pool.ring);
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&self, id: u32) -> Result<&ServerRecord, String> {
+        let word = self.servers.get(&id).filter(|word| word.present());
+        let word = word.ok_or_else(|| format!("server {id} is not there"))?;
+        self.records
+            .get(&word.slot())
+            .ok_or_else(|| format!("server {id} without a record"))
+    }
+
+    fn slots(&self, word: RingWord) -> Option<&[u32]> {
+        let start = word.offset() as usize;
+        self.ring_slots.get(start..start + word.slots() as usize)
+    }
+
+    fn reach(&self) -> Reach {
+        let mut reach = Reach {
+            locals: self.locals.values().copied().collect(),
+            ..Reach::default()
+        };
+        for word in self.vips.values() {
+            reach.heads.extend([word.head(), word.rs_head()]);
+        }
+        for head in reach.heads.iter().filter_map(|slot| self.heads.get(slot)) {
+            reach.rings.extend(head.pools.iter().map(|pool| pool.ring));
+        }
+        for word in reach.rings.iter().filter_map(|ring| self.rings.get(ring)) {
+            reach.extents.insert((word.offset(), word.slots()));
+        }
+        let present = self.servers.values().filter(|word| word.present());
+        reach.records.extend(present.map(|word| word.slot()));
+        reach
+    }
+
+    /// What an agent reads back.
+    pub fn image(&self) -> Image {
+        let heads = |slot| Some((slot, *self.heads.get(&slot)?));
+        let slots = self
+            .vips
+            .values()
+            .flat_map(|word| [word.head(), word.rs_head()]);
+        let ring = |(&id, &word)| {
+            let slots = self.slots(word)?.to_vec();
+            Some((id, Ring { word, slots }))
+        };
+        let present = self.servers.values().filter(|word| word.present());
+        let record = |word: &ServerWord| Some((word.slot(), *self.records.get(&word.slot())?));
+        Image {
+            vips: self.vips.clone(),
+            backends: self.backends.clone(),
+            locals: self.locals.clone(),
+            peers: self.peers.clone(),
+            heads: slots.filter_map(heads).collect(),
+            rings: self.rings.iter().filter_map(ring).collect(),
+            servers: self.servers.clone(),
+            records: present.filter_map(record).collect(),
+        }
+    }
+}
