@@ -2,6 +2,9 @@
 
 /// An address, protocol and port; `A` is 4 or 16 bytes. Key of `VIPS*` (where clients connect) and of `BACKENDS*` (where
 /// replies come from).
+///
+/// In `VIPS*` the key with port 0 and protocol 0 marks the address itself as a VIP, so that packets to it which are no
+/// virtual server's can be dropped by name instead of travelling on to a router that sends them back.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct EndpointKey<const A: usize> {

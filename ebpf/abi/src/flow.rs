@@ -56,18 +56,12 @@ impl FlowState {
         }
     }
 
-    /// Idle time, in time units, after which an entry in this state is no entry.
+    /// Idle time, in time units, after which an entry in this state is no entry: 34 s half-open, 73 minutes established,
+    /// 69 s closing, 8.6 s closed, 275 s UDP. Powers of two, because programs compute them without a branch.
+    #[inline(always)]
     pub const fn timeout_units(self) -> u16 {
-        const fn units(seconds: u64) -> u16 {
-            ((seconds * 1_000_000_000) >> TIME_SHIFT) as u16
-        }
-        match self {
-            Self::Syn | Self::Unconfirmed => units(30),
-            Self::Established => units(3600),
-            Self::Closing => units(60),
-            Self::Closed => units(10),
-            Self::Udp => units(180),
-        }
+        const EXPONENTS: u32 = (6 << 4) | (6 << 8) | (13 << 12) | (7 << 16) | (4 << 20) | (9 << 24);
+        1 << ((EXPONENTS >> (self as u32 * 4)) & 15)
     }
 }
 
@@ -109,8 +103,9 @@ impl FlowData {
     }
 }
 
-/// Key of `FULLNAT*`: the 4-tuple that replies carry, from the server's side.
-#[repr(C)]
+/// Key of `FULLNAT*`: the 4-tuple that replies carry, from the server's side. Aligned, because programs build it on the
+/// stack in 8-byte steps.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FullNatKey<const A: usize> {
     /// The server's address.

@@ -119,6 +119,12 @@ pub enum ConfigWord {
     HalfOpenPortLimit = 3,
     /// Half-open flows that hold a FullNAT port now: raised by packets, set anew by the agent's sweep.
     HalfOpenPorts = 4,
+    /// Always 0; see `Tables::unknown_zero` of sluice-packet.
+    Zero = 5,
+    /// Clock in nanoseconds, for tests (`TEST_HOOKS`).
+    TestClock = 6,
+    /// Random number, for tests (`TEST_HOOKS`).
+    TestRandom = 7,
 }
 
 /// Number of words in `CONFIG`.

@@ -57,6 +57,10 @@ counters! {
         BadTable = 14, "bad_table";
         /// There is no route back to the client.
         NoRoute = 15, "no_route";
+        /// A packet to a VIP at a port or protocol that no virtual server has.
+        NoService = 16, "no_service";
+        /// A tunnel marked congestion on a packet whose ends do not understand the mark (RFC 6040).
+        NotEcnCapable = 17, "not_ecn_capable";
     }
 }
 

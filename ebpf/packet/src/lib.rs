@@ -2,149 +2,135 @@
 //!
 //! Everything here is pure: a [`Packet`] gives the bytes, [`Tables`] gives the maps, the clock and random choices, and a
 //! [`Verdict`] comes back. The programs crate implements the traits over BPF contexts and maps, tests over vectors.
+//!
+//! The way of a packet through [`ingress`]:
+//!
+//! ```text
+//! parse ─► IPIP to one of our servers? ── yes ─► unwrap: VIP → server, record the way back, up
+//!            │ no
+//!          VIP? ── yes ─► balance: flow table, else pool and ring ─► deliver by mode and path
+//!            │ no
+//!          reply? (claimed FullNAT port, or a backend's endpoint) ── yes ─► restore VIP, route to the client
+//!            │ no
+//!          pass
+//! ```
+//!
+//! [`egress`] restores the VIP in replies of servers that live on this node.
+//!
+//! Only packets addressed to a VIP, or replies to them, are ever dropped; all other traffic passes, however malformed.
+//! Functions are `inline(always)` where the verifier could otherwise not follow packet pointers through a call.
 #![no_std]
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::inline_always,
+    reason = "the verifier cannot follow packet pointers through calls"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "words are packed and unpacked by truncation"
+)]
 
-use sluice_abi::{
-    DropReason, EndpointKey, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord,
-    ServerRecord, ServerWord, Stat, VipWord,
-};
+mod balance;
+mod checksum;
+mod deliver;
+mod flow;
+pub mod hash;
+mod headers;
+mod reply;
+mod rewrite;
+mod tables;
+mod unwrap;
+mod verdict;
 
-/// What becomes of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// Not Sluice's, or for another hook: unchanged to the stack.
-    Pass,
-    /// Rewritten and for this node's own stack.
-    Up,
-    /// Rewritten, out of the interface it came by.
-    Tx,
-    /// Rewritten with its MAC addresses, out of the interface with this index.
-    Redirect(u32),
-    /// Rewritten; the stack's neighbour table adds the MAC addresses on the interface with this index (tc only).
-    Neigh(u32),
-    /// Dropped and counted.
-    Drop(DropReason),
+pub use checksum::update_transport;
+pub use flow::Key as FlowKey;
+pub use tables::{Bucket, FamilyTables, Hook, Packet, Route, Tables};
+pub use verdict::{Action, Outcome, Verdict};
+
+use headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use sluice_abi::DropReason;
+
+/// Decides on a packet that came in by an uplink, or by a bridge or overlay behind which servers are.
+pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+    let decided = match headers::ethertype(packet) {
+        Some(ETHERTYPE_IPV4) => ingress_family::<4, P, T>(packet, tables, hook),
+        Some(ETHERTYPE_IPV6) => ingress_family::<16, P, T>(packet, tables, hook),
+        _ => Ok(Outcome::PASS),
+    };
+    decided.into()
 }
 
-/// Where a program runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Hook {
-    /// XDP on an uplink.
-    Xdp,
-    /// tc ingress on an uplink, or on a bridge or overlay device behind which servers are.
-    Tc,
+fn ingress_family<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Result<Outcome, DropReason> {
+    let outcome = forward::<A, P, T>(packet, tables, hook)?;
+    match outcome.action {
+        Action::Unwrap => unwrap::<A, P, T>(packet, tables),
+        Action::Reply => reply::<A, P, T>(packet, tables, hook),
+        _ => Ok(outcome),
+    }
 }
 
-/// A frame, from its Ethernet header on.
-pub trait Packet {
-    /// Bytes in the frame.
-    fn len(&self) -> usize;
-    /// Index of the interface it came by.
-    fn ifindex(&self) -> u32;
-    /// `N` bytes at `offset`; `None` if the frame ends before.
-    fn get<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
-    /// `N` writable bytes at `offset`; `None` if the frame ends before.
-    fn get_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]>;
-    /// Makes room for `n` bytes before the frame. Bytes gained are undefined.
-    fn grow_front(&mut self, n: usize) -> Option<()>;
-    /// Removes `n` bytes from the front.
-    fn shrink_front(&mut self, n: usize) -> Option<()>;
-    /// Adds to the transport checksum at `offset` what address and port changes did to it. `addresses` and `ports` are
-    /// one's complement sums (RFC 1624: new − old) of big-endian 16-bit words. `zero_is_none`: 0 means no checksum (UDP).
-    fn fix_checksum(
-        &mut self,
-        offset: usize,
-        addresses: u16,
-        ports: u16,
-        zero_is_none: bool,
-    ) -> Option<()>;
+/// Restores the VIP in a packet that this node's stack sends, if it is a reply of a server that lives here.
+pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    let decided = match headers::ethertype(packet) {
+        Some(ETHERTYPE_IPV4) => egress_family::<4, P, T>(packet, tables),
+        Some(ETHERTYPE_IPV6) => egress_family::<16, P, T>(packet, tables),
+        _ => Ok(Outcome::PASS),
+    };
+    decided.into()
 }
 
-/// A bucket of a flow table: words that several CPUs share. Indices are below the bucket's size.
-pub trait Bucket {
-    /// Reads a word.
-    fn load(&self, word: usize) -> u64;
-    /// Writes a word.
-    fn store(&self, word: usize, value: u64);
-    /// Writes `new` if the word is `old`; returns what it was. A full memory barrier.
-    fn compare_exchange(&self, word: usize, old: u64, new: u64) -> u64;
+/// [`egress`] of one family; `A` is the length of its addresses.
+#[inline(always)]
+pub fn egress_family<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Outcome, DropReason> {
+    reply::local::<A, P, T>(packet, tables)
 }
 
-/// The tables of one address family; `A` is 4 or 16.
-pub trait FamilyTables<const A: usize> {
-    /// A bucket of the flow tables.
-    type Bucket<'a>: Bucket
-    where
-        Self: 'a;
-
-    /// `VIPS*`.
-    fn vip(&self, key: &EndpointKey<A>) -> Option<VipWord>;
-    /// `BACKENDS*`: the service index of a backend's endpoint.
-    fn backend(&self, key: &EndpointKey<A>) -> Option<u16>;
-    /// `LOCALS*`.
-    fn local(&self, key: &LocalKey<A>) -> Option<u32>;
-    /// A bucket of the established flow table; `hash` is masked by the table's size.
-    fn flows(&self, hash: u32) -> Option<Self::Bucket<'_>>;
-    /// A bucket of the half-open flow table; `hash` is masked by the table's size.
-    fn half_open(&self, hash: u32) -> Option<Self::Bucket<'_>>;
-    /// `FULLNAT*`: who has claimed this port.
-    fn fullnat(&self, key: &FullNatKey<A>) -> Option<FullNatValue<A>>;
-    /// Claims a port; `false` if it is taken or the table is full.
-    fn fullnat_claim(&self, key: &FullNatKey<A>, value: &FullNatValue<A>) -> bool;
-    /// Replaces the `data` word of a claim.
-    fn fullnat_touch(&self, key: &FullNatKey<A>, data: sluice_abi::FlowData);
-    /// The kernel's route from `source` to `destination`.
-    fn route(&self, packet_ifindex: u32, source: &[u8; A], destination: &[u8; A]) -> Route;
+/// First part of [`ingress`], for one family: a packet to a VIP. [`Action::Unwrap`] and [`Action::Reply`] ask for the part
+/// of that name. Programs keep the parts in functions of their own, so that no chain of stack frames exceeds the 512 bytes
+/// that the verifier allows.
+#[inline(always)]
+pub fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Result<Outcome, DropReason> {
+    let Some(ip) = headers::Ip::<A>::parse(packet, headers::ETHERNET) else {
+        return Ok(Outcome::PASS);
+    };
+    if ip.is_tunnel() {
+        return Ok(Outcome::UNWRAP);
+    }
+    let Some(tuple) = headers::Tuple::<A>::parse(packet, &ip) else {
+        return balance::not_transport::<A, P, T>(packet, tables, &ip);
+    };
+    match tables.vip(&tuple.destination_endpoint()) {
+        Some(vip) => balance::balance::<A, P, T>(packet, tables, hook, &ip, &tuple, vip),
+        None => Ok(Outcome::REPLY),
+    }
 }
 
-/// A way to an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Route {
-    /// Next hop known.
-    Resolved {
-        /// Interface out.
-        ifindex: u32,
-        /// Its MAC address.
-        source_mac: [u8; 6],
-        /// The next hop's MAC address.
-        next_hop_mac: [u8; 6],
-    },
-    /// There is a route through this interface, but its next hop's MAC address is not known.
-    NoNeighbour {
-        /// Interface out.
-        ifindex: u32,
-    },
-    /// No route, or none that may be used.
-    None,
+/// Part of [`ingress`]: a packet that may be in a tunnel to a server of this node.
+#[inline(always)]
+pub fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Outcome, DropReason> {
+    unwrap::unwrap::<A, P, T>(packet, tables)
 }
 
-/// The tables that do not depend on the address family, the clock and chance.
-pub trait Tables: FamilyTables<4> + FamilyTables<16> {
-    /// A word of `CONFIG`.
-    fn config(&self, word: sluice_abi::ConfigWord) -> u64;
-    /// A slot of `HEADS`.
-    fn head(&self, slot: u32) -> Option<&Head>;
-    /// `RINGS`.
-    fn ring(&self, ring: u32) -> Option<RingWord>;
-    /// `RING_SLOTS`: a server id, 0 = none.
-    fn ring_slot(&self, index: u32) -> Option<u32>;
-    /// `SERVERS`.
-    fn server(&self, id: u32) -> Option<ServerWord>;
-    /// A slot of `RECORDS`.
-    fn record(&self, slot: u32) -> Option<&ServerRecord>;
-    /// `PEERS`: whether the frame's sender is another director.
-    fn is_peer(&self, mac: &MacKey) -> bool;
-    /// Monotonic clock in nanoseconds.
-    fn now_ns(&self) -> u64;
-    /// 32 random bits: where the search for a FullNAT port begins.
-    fn random(&self) -> u32;
-    /// Counts a packet of `bytes` IP bytes to a server, and a flow if it is new.
-    fn count(&self, server: u32, bytes: u32, new_flow: bool);
-    /// Counts a packet from a server.
-    fn count_reply(&self, server: u32, bytes: u32);
-    /// Counts an event.
-    fn stat(&self, stat: Stat);
-    /// Adds to `HalfOpenPorts`.
-    fn add_half_open_ports(&self, n: i64);
+/// Part of [`ingress`]: a packet that may be a server's reply.
+#[inline(always)]
+pub fn reply<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Result<Outcome, DropReason> {
+    reply::remote::<A, P, T>(packet, tables, hook)
 }

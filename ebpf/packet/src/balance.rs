@@ -1,0 +1,458 @@
+//! The way of a packet to a VIP: its flow's server, or a server for a new flow.
+
+use crate::flow::{self, Table};
+use crate::headers::{ETHERNET, Ip, Tuple};
+use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, hash};
+use sluice_abi::{
+    ConfigWord, DropReason, EndpointKey, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FlowData, FlowState,
+    ForwardingMode, FullNatKey, FullNatValue, Head, MAX_POOLS, MacKey, POOL_BY_CLIENT_ADDRESS,
+    Path, RingWord, ServerRecord, ServerWord, Stat, TCP, UDP, VipWord,
+};
+
+/// Servers that a new flow tries when its client's port is in use towards the first ones.
+const CANDIDATES: u32 = 4;
+/// FullNAT ports that a new flow tries.
+const PORT_TRIES: u32 = 8;
+
+/// A server and what is known of it.
+pub(crate) struct Server<'a> {
+    pub(crate) id: u32,
+    pub(crate) word: ServerWord,
+    pub(crate) record: &'a ServerRecord,
+}
+
+impl Server<'_> {
+    #[inline(always)]
+    pub(crate) fn is_fullnat(&self) -> bool {
+        self.record.mode == ForwardingMode::FullNat as u8
+            && !matches!(self.word.path(), Path::Local)
+    }
+}
+
+/// The server with this id; `None` if the id is not in use.
+#[inline(always)]
+pub(crate) fn server<T: Tables>(tables: &T, id: u32) -> Option<Server<'_>> {
+    let word = tables.server(id)?;
+    if !word.present() {
+        return None;
+    }
+    Some(Server {
+        id,
+        word,
+        record: tables.record(word.slot())?,
+    })
+}
+
+/// The server that a flow entry names; `None` if the id has been given to another server since.
+#[inline(always)]
+pub(crate) fn server_of<T: Tables>(tables: &T, data: FlowData) -> Option<Server<'_>> {
+    server(tables, data.server()).filter(|server| server.word.epoch() == data.epoch())
+}
+
+/// The first `A` bytes of an address field.
+#[inline(always)]
+pub(crate) fn address<const A: usize>(field: &[u8; 16]) -> &[u8; A] {
+    field.first_chunk::<A>().unwrap_or(&[0; A])
+}
+
+/// What becomes of a packet that is neither TCP nor UDP, or a fragment.
+#[inline(always)]
+pub(crate) fn not_transport<const A: usize, P: Packet, T: FamilyTables<A>>(
+    packet: &P,
+    tables: &T,
+    ip: &Ip<A>,
+) -> Result<Outcome, DropReason> {
+    match not_a_service(packet, tables, ip) {
+        Err(_) if ip.fragment => Err(DropReason::Fragment),
+        Err(_) if ip.protocol == TCP || ip.protocol == UDP => Err(DropReason::Truncated),
+        other => other,
+    }
+}
+
+/// What becomes of a packet that is for no virtual server: a VIP's is dropped, since a router would send it back here
+/// until its TTL ends; any other passes.
+#[inline(always)]
+pub(crate) fn not_a_service<const A: usize, P: Packet, T: FamilyTables<A>>(
+    packet: &P,
+    tables: &T,
+    ip: &Ip<A>,
+) -> Result<Outcome, DropReason> {
+    let Some(addr) = ip.destination(packet) else {
+        return Ok(Outcome::PASS);
+    };
+    let marker = EndpointKey {
+        addr,
+        port: [0; 2],
+        protocol: 0,
+        pad: 0,
+    };
+    if tables.vip(&marker).is_some() {
+        Err(DropReason::NoService)
+    } else {
+        Ok(Outcome::PASS)
+    }
+}
+
+/// Sends a packet to a VIP on its way.
+#[inline(always)]
+pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+    ip: &Ip<A>,
+    tuple: &Tuple<A>,
+    vip: VipWord,
+) -> Result<Outcome, DropReason> {
+    if ETHERNET + usize::from(ip.length) > packet.length() {
+        return Err(DropReason::Truncated);
+    }
+    let mut choice = Choice {
+        service: vip.service(),
+        head: 0,
+        now: flow::now(tables),
+        hook,
+        server: 0,
+        port: 0,
+        new_flow: false,
+        news: FlowData::default(),
+    };
+    let key = flow::key(tables, &tuple.source, tuple.source_port, vip.service());
+    let current = flow::find_established(tables, &key, choice.now)
+        .filter(|found| flow::is_current(found, tuple, choice.now))
+        .and_then(|found| {
+            choice.port = found.data.port();
+            server_of(tables, found.data)
+        })
+        .filter(|server| is_for(server.word.path(), hook));
+    let server = if let Some(server) = current {
+        server
+    } else {
+        choice.port = 0;
+        follow(tables, tuple, &mut choice)?;
+        if choice.news != FlowData::default() {
+            accompany(tables, tuple, &choice);
+        }
+        if choice.new_flow {
+            choice.head = head_slot(packet, tables, vip);
+            assign(tables, tuple, &mut choice)?;
+            if choice.server != 0 {
+                record(tables, tuple, &mut choice)?;
+            }
+        }
+        if choice.server == 0 {
+            return Ok(Outcome::PASS);
+        }
+        server(tables, choice.server).ok_or(DropReason::ServerGone)?
+    };
+    deliver::deliver(packet, tables, ip, tuple, &server, &choice)
+}
+
+/// Whether a hook delivers by this path itself.
+#[inline(always)]
+fn is_for(path: Path, hook: Hook) -> bool {
+    match path {
+        Path::Xdp | Path::Local => true,
+        Path::Tc => matches!(hook, Hook::Tc),
+        Path::Unresolved => false,
+    }
+}
+
+/// The question which server a packet goes to, and the answer. Aligned as [`Tuple`].
+#[repr(align(8))]
+pub(crate) struct Choice {
+    service: u16,
+    now: u16,
+    head: u32,
+    pub(crate) hook: Hook,
+    /// The chosen server; 0: another hook delivers.
+    server: u32,
+    /// FullNAT's claimed port, else 0.
+    pub(crate) port: u16,
+    pub(crate) new_flow: bool,
+    /// What changed in a known flow's entry, 0 if nothing did: the other direction's entry must say the same.
+    news: FlowData,
+}
+
+/// Finds the server of a known flow and brings the tables up to date; sets `new_flow` if there is none. A function of its
+/// own, without the packet, so that its variables do not share the caller's stack frame; [`assign`] and [`record`] alike.
+#[inline(never)]
+fn follow<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    choice: &mut Choice,
+) -> Result<(), DropReason> {
+    let key = flow::key(tables, &tuple.source, tuple.source_port, choice.service);
+    if let Some(found) = flow::find(tables, &key, choice.now)
+        && let Some(server) = server_of(tables, found.data)
+    {
+        if matches!(server.word.path(), Path::Unresolved) {
+            return Err(DropReason::NextHopUnresolved);
+        }
+        if !is_for(server.word.path(), choice.hook) {
+            return Ok(());
+        }
+        if tuple.opens() && (flow::is_over(found.state) || server.word.draining()) {
+            flow::remove::<A, T>(tables, &found, &key);
+        } else {
+            let news = flow::follow(
+                tables,
+                &key,
+                &found,
+                tuple.protocol,
+                tuple.flags,
+                choice.now,
+            );
+            choice.news = news.unwrap_or_default();
+            if news.is_none()
+                || !server.is_fullnat()
+                || touch_claim(tables, tuple, choice.news, found.table)
+            {
+                choice.server = server.id;
+                choice.port = found.data.port();
+                return Ok(());
+            }
+            choice.news = FlowData::default();
+            flow::forget(tables, &key, choice.now);
+        }
+    }
+    choice.new_flow = true;
+    Ok(())
+}
+
+/// Makes the entry of the way back say what the client's packet changed.
+#[inline(never)]
+fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    choice: &Choice,
+) {
+    if let Some(server) = server_of(tables, choice.news)
+        && server.record.backend != 0
+        && !server.is_fullnat()
+    {
+        let back = flow::key(
+            tables,
+            &tuple.source,
+            tuple.source_port,
+            server.record.backend,
+        );
+        flow::accompany(tables, &back, choice.news, choice.now);
+    }
+}
+
+/// Brings a flow's claimed port up to date. `false`: the claim has expired.
+#[inline(never)]
+fn touch_claim<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    data: FlowData,
+    was_in: Table,
+) -> bool {
+    let Some(server) = server_of(tables, data) else {
+        return false;
+    };
+    let key = claim_key::<A>(server.record, tuple.protocol, data.port());
+    let Some(claim) = tables.fullnat(&key) else {
+        return false;
+    };
+    if claim.client != tuple.source || claim.client_port != tuple.source_port {
+        return false;
+    }
+    tables.fullnat_touch(&key, data);
+    if matches!(was_in, Table::HalfOpen) {
+        tables.add_half_open_ports(-1);
+    }
+    true
+}
+
+#[inline(always)]
+fn claim_key<const A: usize>(record: &ServerRecord, protocol: u8, port: u16) -> FullNatKey<A> {
+    FullNatKey {
+        server: *address(&record.addr),
+        own: *address(&record.alt),
+        server_port: record.port,
+        own_port: port.to_be_bytes(),
+        protocol,
+        pad: [0; 3],
+    }
+}
+
+/// Chooses a server for a new flow: the pool by its share, then a server from the pool's ring. `server` stays 0 if
+/// another hook delivers.
+#[inline(never)]
+fn assign<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    choice: &mut Choice,
+) -> Result<(), DropReason> {
+    let head = tables.head(choice.head).ok_or(DropReason::BadTable)?;
+    let mut hash = hash::flow(&tuple.source, tuple.source_port, head.seed);
+    let ring = pool_ring(tables, head, tuple, hash)?;
+    let mut candidate = 0;
+    while candidate < CANDIDATES {
+        let slot = ring
+            .offset()
+            .wrapping_add(hash as u32 & ring.slots().wrapping_sub(1));
+        let id = tables
+            .ring_slot(slot)
+            .filter(|&id| id != 0)
+            .ok_or(DropReason::NoServer)?;
+        let server = server(tables, id).ok_or(DropReason::ServerGone)?;
+        if matches!(server.word.path(), Path::Unresolved) {
+            return Err(DropReason::NextHopUnresolved);
+        }
+        if !is_for(server.word.path(), choice.hook) {
+            return Ok(());
+        }
+        if server.record.backend == 0 || way_back_is_free(tables, &server, tuple, choice.now) {
+            choice.server = id;
+            return Ok(());
+        }
+        hash = hash::next(hash);
+        candidate += 1;
+    }
+    Err(DropReason::PortInUse)
+}
+
+/// A frame from another director is for this node's own servers and is never balanced again.
+#[inline(always)]
+fn head_slot<P: Packet, T: Tables>(packet: &P, tables: &T, vip: VipWord) -> u32 {
+    if vip.rs_head() == 0 {
+        return vip.head();
+    }
+    let from_peer = packet.get::<6>(6).is_some_and(|mac| {
+        tables.is_peer(&MacKey {
+            mac: *mac,
+            pad: [0; 2],
+        })
+    });
+    if vip.head() == 0 || from_peer {
+        vip.rs_head()
+    } else {
+        vip.head()
+    }
+}
+
+#[inline(always)]
+fn pool_ring<const A: usize, T: Tables>(
+    tables: &T,
+    head: &Head,
+    tuple: &Tuple<A>,
+    hash: u64,
+) -> Result<RingWord, DropReason> {
+    let share = if head.flags & POOL_BY_CLIENT_ADDRESS != 0 {
+        hash::client(&tuple.source, head.seed)
+    } else {
+        hash::pool(hash)
+    };
+    let mut i = 0;
+    while i < MAX_POOLS {
+        let pool = &head.pools[i];
+        if share < pool.threshold {
+            return tables
+                .ring(pool.ring)
+                .filter(|ring| ring.present())
+                .ok_or(DropReason::NoServer);
+        }
+        i += 1;
+    }
+    Err(DropReason::NoServer)
+}
+
+/// Whether replies of this server to this client's port would belong to this flow alone.
+#[inline(always)]
+fn way_back_is_free<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    server: &Server<'_>,
+    tuple: &Tuple<A>,
+    now: u16,
+) -> bool {
+    let back = flow::key(
+        tables,
+        &tuple.source,
+        tuple.source_port,
+        server.record.backend,
+    );
+    flow::find(tables, &back, now).is_none_or(|found| {
+        found.data.server() == server.id || server_of(tables, found.data).is_none()
+    })
+}
+
+/// Makes the entries of a new flow, and claims its port (FullNAT).
+#[inline(never)]
+fn record<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    choice: &mut Choice,
+) -> Result<(), DropReason> {
+    let server = server(tables, choice.server).ok_or(DropReason::ServerGone)?;
+    let state = if tuple.opens() {
+        FlowState::Syn
+    } else {
+        FlowState::Unconfirmed
+    };
+    if server.is_fullnat() {
+        choice.port = claim(tables, &server, tuple, state, choice.now)?;
+    }
+    let data = FlowData::new(
+        server.id,
+        server.word.epoch(),
+        state,
+        choice.now,
+        choice.port,
+    );
+    let key = flow::key(tables, &tuple.source, tuple.source_port, choice.service);
+    flow::begin(tables, &key, data, choice.now);
+    if server.record.backend != 0 {
+        let back = flow::key(
+            tables,
+            &tuple.source,
+            tuple.source_port,
+            server.record.backend,
+        );
+        flow::begin(tables, &back, data, choice.now);
+    }
+    Ok(())
+}
+
+/// Claims a source port towards a server.
+#[inline(always)]
+fn claim<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    server: &Server<'_>,
+    tuple: &Tuple<A>,
+    state: FlowState,
+    now: u16,
+) -> Result<u16, DropReason> {
+    const RANGE: u32 = (FULLNAT_PORT_MAX - FULLNAT_PORT_MIN) as u32 + 1;
+    if tables.config(ConfigWord::HalfOpenPorts).cast_signed()
+        >= tables.config(ConfigWord::HalfOpenPortLimit).cast_signed()
+    {
+        return Err(DropReason::HalfOpenLimit);
+    }
+    let mut value = FullNatValue {
+        data: FlowData::default(),
+        client: tuple.source,
+        vip: tuple.destination,
+        client_port: tuple.source_port,
+        vip_port: tuple.destination_port,
+        pad: [0; 4],
+    };
+    let random = tables.random();
+    let mut attempt = 0;
+    while attempt < PORT_TRIES {
+        // An odd stride from the same random number spreads the tries over the range.
+        let offset = ((random.wrapping_add(attempt.wrapping_mul((random >> 16) | 1)) & 0xffff)
+            * RANGE)
+            >> 16;
+        let port = FULLNAT_PORT_MIN + offset as u16;
+        value.data = FlowData::new(server.id, server.word.epoch(), state, now, port);
+        if tables.fullnat_claim(&claim_key(server.record, tuple.protocol, port), &value) {
+            tables.add_half_open_ports(1);
+            tables.stat(Stat::PortClaimed);
+            return Ok(port);
+        }
+        attempt += 1;
+    }
+    Err(DropReason::NoPort)
+}

@@ -1,0 +1,62 @@
+//! The two hashes: which bucket a flow is in, and which pool and server a new flow gets.
+
+/// Finalizer of a 64-bit multiply–xorshift hash: every input bit reaches every output bit.
+#[inline(always)]
+const fn mix(mut h: u64) -> u64 {
+    h ^= h >> 32;
+    h = h.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    h ^= h >> 32;
+    h = h.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    h ^ (h >> 32)
+}
+
+/// Hash of a flow key's words for the flow tables. The seed is secret, or a client could fill one bucket on purpose. The
+/// halves choose the two buckets.
+#[inline(always)]
+pub fn bucket<const A: usize>(words: &[u64; 3], seed: u64) -> u64 {
+    let h = (words[0] ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    if A == 4 {
+        return h ^ (h >> 32);
+    }
+    let h = (h ^ (h >> 32) ^ words[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mix(h ^ words[2])
+}
+
+/// Hash of a client for pool and ring: equal on every director. `ring` is the low half for the ring slot; the pool is
+/// chosen by [`pool`].
+#[inline(always)]
+pub fn flow<const A: usize>(client: &[u8; A], port: [u8; 2], seed: u32) -> u64 {
+    let port = u64::from(u16::from_be_bytes(port));
+    mix(address(client, seed) ^ port.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// The 31-bit pool hash by the client's address alone.
+#[inline(always)]
+pub fn client<const A: usize>(client: &[u8; A], seed: u32) -> u32 {
+    (mix(address(client, seed)) >> 33) as u32
+}
+
+/// The 31-bit pool hash out of [`flow`]'s result.
+#[inline(always)]
+pub fn pool(flow: u64) -> u32 {
+    (flow >> 33) as u32
+}
+
+/// The hash that chooses the next candidate when one will not do.
+#[inline(always)]
+pub fn next(flow: u64) -> u64 {
+    mix(flow.wrapping_add(0x9e37_79b9_7f4a_7c15))
+}
+
+#[inline(always)]
+fn address<const A: usize>(client: &[u8; A], seed: u32) -> u64 {
+    let mut h = u64::from(seed);
+    let mut i = 0;
+    while i + 3 < A {
+        let word = u32::from_be_bytes([client[i], client[i + 1], client[i + 2], client[i + 3]]);
+        h = (h ^ u64::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        h ^= h >> 32;
+        i += 4;
+    }
+    h
+}

@@ -1,0 +1,231 @@
+//! The way back: packets of servers whose source must become the VIP again.
+
+use crate::balance::{self, address, server_of};
+use crate::flow;
+use crate::headers::{ETHERNET, Ip, Tuple};
+use crate::{FamilyTables, Hook, Outcome, Packet, Route, Tables, rewrite};
+use sluice_abi::{
+    DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FlowData, FullNatKey, Path, Stat,
+};
+
+/// A reply that reaches the director from outside.
+#[inline(always)]
+pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Result<Outcome, DropReason> {
+    let Some(ip) = Ip::<A>::parse(packet, ETHERNET) else {
+        return Ok(Outcome::PASS);
+    };
+    let Some(tuple) = Tuple::<A>::parse(packet, &ip) else {
+        return Ok(Outcome::PASS);
+    };
+    let mut way = WayBack::unknown(&tuple);
+    if is_fullnat_port(tuple.destination_port) {
+        fullnat(tables, &tuple, &mut way);
+    }
+    if way.server == 0 {
+        way_back(tables, &tuple, &mut way, false);
+    }
+    if way.server == 0 {
+        return balance::not_a_service::<A, P, T>(packet, tables, &ip);
+    }
+    if ETHERNET + usize::from(ip.length) > packet.length() {
+        return Err(DropReason::Truncated);
+    }
+    let outcome = to_client(packet, tables, hook, &ip, &way)?;
+    translate(packet, &ip, &tuple, &way)?;
+    tables.count_reply(way.server, u32::from(ip.length));
+    Ok(outcome)
+}
+
+#[inline(never)]
+fn translate<const A: usize, P: Packet>(
+    packet: &mut P,
+    ip: &Ip<A>,
+    tuple: &Tuple<A>,
+    way: &WayBack<A>,
+) -> Result<(), DropReason> {
+    rewrite::source(packet, ip, tuple, &way.vip, way.vip_port)?;
+    if way.client_port != tuple.destination_port || way.client != tuple.destination {
+        rewrite::destination(packet, ip, tuple, &way.client, way.client_port)?;
+    }
+    Ok(())
+}
+
+/// A reply that this node's own stack sends.
+#[inline(always)]
+pub(crate) fn local<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Outcome, DropReason> {
+    let Some(ip) = Ip::<A>::parse(packet, ETHERNET) else {
+        return Ok(Outcome::PASS);
+    };
+    let Some(tuple) = Tuple::<A>::parse(packet, &ip) else {
+        return Ok(Outcome::PASS);
+    };
+    let mut way = WayBack::unknown(&tuple);
+    way_back(tables, &tuple, &mut way, true);
+    if way.server == 0 {
+        return Ok(Outcome::PASS);
+    }
+    rewrite::source(packet, &ip, &tuple, &way.vip, way.vip_port)?;
+    tables.count_reply(way.server, u32::from(ip.length));
+    Ok(Outcome::UP)
+}
+
+#[inline(always)]
+fn is_fullnat_port(port: [u8; 2]) -> bool {
+    (FULLNAT_PORT_MIN..=FULLNAT_PORT_MAX).contains(&u16::from_be_bytes(port))
+}
+
+/// What a reply's addresses become. Aligned as [`Tuple`].
+#[repr(C, align(8))]
+struct WayBack<const A: usize> {
+    vip: [u8; A],
+    client: [u8; A],
+    vip_port: [u8; 2],
+    client_port: [u8; 2],
+    /// The server that replies; 0: no reply of a known flow.
+    server: u32,
+}
+
+impl<const A: usize> WayBack<A> {
+    /// Nothing known yet: the reply goes where it says.
+    #[inline(always)]
+    fn unknown(tuple: &Tuple<A>) -> Self {
+        Self {
+            vip: tuple.source,
+            client: tuple.destination,
+            vip_port: tuple.source_port,
+            client_port: tuple.destination_port,
+            server: 0,
+        }
+    }
+}
+
+/// Finds the flow that a packet from a backend's endpoint answers, and brings both its entries up to date. A function of
+/// its own, as `balance::choose`.
+#[inline(never)]
+fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    way: &mut WayBack<A>,
+    local: bool,
+) {
+    let Some(backend) = tables.backend(&tuple.source_endpoint()) else {
+        return;
+    };
+    let now = flow::now(tables);
+    let key = flow::key(tables, &tuple.destination, tuple.destination_port, backend);
+    let Some(found) = flow::find(tables, &key, now) else {
+        return;
+    };
+    let Some(server) = server_of(tables, found.data) else {
+        return;
+    };
+    if matches!(server.word.path(), Path::Local) != local {
+        return;
+    }
+    let record = server.record;
+    if let Some(data) = flow::follow_reply::<A, T>(tables, &found, tuple.protocol, tuple.flags, now)
+    {
+        let forward = flow::key(
+            tables,
+            &tuple.destination,
+            tuple.destination_port,
+            record.service,
+        );
+        flow::keep_alive(tables, &forward, data, now);
+    }
+    way.vip = *address(&record.alt);
+    way.vip_port = record.vip_port;
+    way.server = server.id;
+}
+
+/// Finds the flow that claimed the port which a reply comes to.
+#[inline(never)]
+fn fullnat<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    way: &mut WayBack<A>,
+) {
+    let key = FullNatKey {
+        server: tuple.source,
+        own: tuple.destination,
+        server_port: tuple.source_port,
+        own_port: tuple.destination_port,
+        protocol: tuple.protocol,
+        pad: [0; 3],
+    };
+    let Some(claim) = tables.fullnat(&key) else {
+        return;
+    };
+    let Some(state) = claim.data.state() else {
+        return;
+    };
+    if !flow::is_half_open(state) {
+        let old = claim.data;
+        let next = flow::next_state(state, tuple.protocol, tuple.flags);
+        let data = FlowData::new(
+            old.server(),
+            old.epoch(),
+            next,
+            flow::now(tables),
+            old.port(),
+        );
+        if data != old {
+            tables.fullnat_touch(&key, data);
+        }
+    }
+    way.vip = claim.vip;
+    way.vip_port = claim.vip_port;
+    way.client = claim.client;
+    way.client_port = claim.client_port;
+    way.server = claim.data.server();
+}
+
+/// Routes a reply from the VIP to the client and does what a router does to it, before the addresses are rewritten.
+#[inline(always)]
+fn to_client<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+    ip: &Ip<A>,
+    way: &WayBack<A>,
+) -> Result<Outcome, DropReason> {
+    let route = tables.route(packet.ifindex(), &way.vip, &way.client);
+    if let (Route::NoNeighbour { .. }, Hook::Xdp) = (route, hook) {
+        // The stack finds the neighbour and forwards: the source is the VIP, which is no address of its own.
+        tables.stat(Stat::ToStack);
+        return Ok(Outcome::UP);
+    }
+    if ip.ttl <= 1 {
+        return Err(DropReason::TtlExceeded);
+    }
+    rewrite::decrement_ttl(packet, ip)?;
+    match (route, hook) {
+        (Route::None, _) => Err(DropReason::NoRoute),
+        (Route::NoNeighbour { ifindex } | Route::Resolved { ifindex, .. }, Hook::Tc) => {
+            Ok(Outcome::neigh(ifindex))
+        }
+        (Route::NoNeighbour { .. }, Hook::Xdp) => Ok(Outcome::UP),
+        (
+            Route::Resolved {
+                ifindex,
+                source_mac,
+                next_hop_mac,
+            },
+            Hook::Xdp,
+        ) => {
+            rewrite::macs(packet, &next_hop_mac, &source_mac)?;
+            Ok(if ifindex == packet.ifindex() {
+                Outcome::TX
+            } else {
+                Outcome::redirect(ifindex)
+            })
+        }
+    }
+}

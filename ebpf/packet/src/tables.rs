@@ -1,0 +1,133 @@
+//! What the decision needs of the world: a packet, the maps, the clock and chance.
+
+use sluice_abi::{
+    EndpointKey, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord, ServerRecord,
+    ServerWord, Stat, VipWord,
+};
+
+/// Where a program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hook {
+    /// XDP on an uplink.
+    Xdp,
+    /// tc ingress on an uplink, or on a bridge or overlay device behind which servers are.
+    Tc,
+}
+
+/// A frame, from its Ethernet header on.
+pub trait Packet {
+    /// Bytes in the frame.
+    fn length(&self) -> usize;
+    /// Index of the interface it came by.
+    fn ifindex(&self) -> u32;
+    /// `N` bytes at `offset`; `None` if the frame ends before.
+    fn get<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
+    /// Writes `N` bytes at `offset`; `None` if the frame ends before.
+    fn set<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()>;
+    /// Makes room for `n` bytes before the frame. Bytes gained are undefined.
+    fn grow_front(&mut self, n: usize) -> Option<()>;
+    /// Removes `n` bytes from the front.
+    fn shrink_front(&mut self, n: usize) -> Option<()>;
+    /// Adds to the transport checksum at `offset` what address and port changes did to it. `addresses` and `ports` are
+    /// one's complement sums (RFC 1624: new − old) of big-endian 16-bit words. `zero_is_none`: 0 means no checksum (UDP).
+    fn fix_checksum(
+        &mut self,
+        offset: usize,
+        addresses: u16,
+        ports: u16,
+        zero_is_none: bool,
+    ) -> Option<()>;
+}
+
+/// A bucket of a flow table: words that several CPUs share. Indices are below the bucket's size.
+pub trait Bucket {
+    /// Reads a word.
+    fn load(&self, word: usize) -> u64;
+    /// Writes a word.
+    fn store(&self, word: usize, value: u64);
+    /// Writes `new` if the word is `old`; returns what it was. A full memory barrier.
+    fn compare_exchange(&self, word: usize, old: u64, new: u64) -> u64;
+}
+
+/// The tables of one address family; `A` is 4 or 16.
+pub trait FamilyTables<const A: usize> {
+    /// A bucket of the flow tables.
+    type Bucket<'a>: Bucket
+    where
+        Self: 'a;
+
+    /// `VIPS*`.
+    fn vip(&self, key: &EndpointKey<A>) -> Option<VipWord>;
+    /// `BACKENDS*`: the service index of a backend's endpoint.
+    fn backend(&self, key: &EndpointKey<A>) -> Option<u16>;
+    /// `LOCALS*`.
+    fn local(&self, key: &LocalKey<A>) -> Option<u32>;
+    /// A bucket of the established flow table; `hash` is masked by the table's size.
+    fn flows(&self, hash: u32) -> Option<Self::Bucket<'_>>;
+    /// A bucket of the half-open flow table; `hash` is masked by the table's size.
+    fn half_open(&self, hash: u32) -> Option<Self::Bucket<'_>>;
+    /// `FULLNAT*`: who has claimed this port.
+    fn fullnat(&self, key: &FullNatKey<A>) -> Option<FullNatValue<A>>;
+    /// Claims a port; `false` if it is taken or the table is full.
+    fn fullnat_claim(&self, key: &FullNatKey<A>, value: &FullNatValue<A>) -> bool;
+    /// Replaces the `data` word of a claim.
+    fn fullnat_touch(&self, key: &FullNatKey<A>, data: sluice_abi::FlowData);
+    /// The kernel's route from `source` to `destination`.
+    fn route(&self, packet_ifindex: u32, source: &[u8; A], destination: &[u8; A]) -> Route;
+}
+
+/// A way to an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// Next hop known.
+    Resolved {
+        /// Interface out.
+        ifindex: u32,
+        /// Its MAC address.
+        source_mac: [u8; 6],
+        /// The next hop's MAC address.
+        next_hop_mac: [u8; 6],
+    },
+    /// There is a route through this interface, but its next hop's MAC address is not known.
+    NoNeighbour {
+        /// Interface out.
+        ifindex: u32,
+    },
+    /// No route, or none that may be used.
+    None,
+}
+
+/// The tables that do not depend on the address family, the clock and chance.
+pub trait Tables: FamilyTables<4> + FamilyTables<16> {
+    /// A word of `CONFIG`.
+    fn config(&self, word: sluice_abi::ConfigWord) -> u64;
+    /// A slot of `HEADS`.
+    fn head(&self, slot: u32) -> Option<&Head>;
+    /// `RINGS`.
+    fn ring(&self, ring: u32) -> Option<RingWord>;
+    /// `RING_SLOTS`: a server id, 0 = none.
+    fn ring_slot(&self, index: u32) -> Option<u32>;
+    /// `SERVERS`.
+    fn server(&self, id: u32) -> Option<ServerWord>;
+    /// A slot of `RECORDS`.
+    fn record(&self, slot: u32) -> Option<&ServerRecord>;
+    /// `PEERS`: whether the frame's sender is another director.
+    fn is_peer(&self, mac: &MacKey) -> bool;
+    /// Monotonic clock in nanoseconds.
+    fn now_ns(&self) -> u64;
+    /// 32 random bits: where the search for a FullNAT port begins.
+    fn random(&self) -> u32;
+    /// Counts a packet of `bytes` IP bytes to a server, and a flow if it is new.
+    fn count(&self, server: u32, bytes: u32, new_flow: bool);
+    /// Counts a packet from a server.
+    fn count_reply(&self, server: u32, bytes: u32);
+    /// Counts an event.
+    fn stat(&self, stat: Stat);
+    /// 0, but not known to be: where the verifier would follow a computation once for each constant that may come in,
+    /// adding this makes the constants one.
+    fn unknown_zero(&self) -> u32 {
+        0
+    }
+    /// Adds to `HalfOpenPorts`.
+    fn add_half_open_ports(&self, n: i64);
+}

@@ -1,0 +1,132 @@
+//! The RS side of TUN: takes a packet out of its tunnel and turns the VIP into the server's address, before the stack.
+
+use crate::balance::{self, server, server_of};
+use crate::flow;
+use crate::headers::{ETHERNET, Ip, Tuple, ip_header};
+use crate::{FamilyTables, Outcome, Packet, Tables, rewrite};
+use sluice_abi::{DropReason, FlowData, FlowState, LocalKey, Path, Stat};
+
+/// Congestion experienced, in the ECN field (RFC 3168).
+const CE: u8 = 3;
+
+/// A tunnelled packet: ours if its inner destination is a virtual server; others pass, for the kernel may have a tunnel
+/// device.
+#[inline(always)]
+pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Outcome, DropReason> {
+    let at = ETHERNET + ip_header::<A>();
+    let Some(outer) = Ip::<A>::parse(packet, ETHERNET) else {
+        return Ok(Outcome::PASS);
+    };
+    if outer.fragment || outer.payload != at {
+        return Ok(Outcome::PASS);
+    }
+    let Some(mut ip) = Ip::<A>::parse(packet, at) else {
+        return Ok(Outcome::PASS);
+    };
+    let Some(tuple) = Tuple::<A>::parse(packet, &ip) else {
+        return balance::not_transport::<A, P, T>(packet, tables, &ip);
+    };
+    let Some(vip) = tables.vip(&tuple.destination_endpoint()) else {
+        return balance::not_a_service::<A, P, T>(packet, tables, &ip);
+    };
+    let Some(own) = outer.destination(packet) else {
+        return Ok(Outcome::PASS);
+    };
+    let local = LocalKey {
+        addr: own,
+        service: vip.service(),
+        pad: [0; 2],
+    };
+    let id = tables.local(&local).ok_or(DropReason::NotMyServer)?;
+    if at + usize::from(ip.length) > packet.length() {
+        return Err(DropReason::Truncated);
+    }
+    let mut new_flow = false;
+    remember(tables, id, &tuple, &mut new_flow)?;
+    let server = server(tables, id).ok_or(DropReason::ServerGone)?;
+    congestion(packet, &outer, &ip, at)?;
+    let ethernet = *packet.get::<ETHERNET>(0).ok_or(DropReason::Truncated)?;
+    packet
+        .shrink_front(ip_header::<A>())
+        .ok_or(DropReason::Truncated)?;
+    packet.set(0, &ethernet).ok_or(DropReason::Truncated)?;
+    ip.at -= ip_header::<A>();
+    ip.payload -= ip_header::<A>();
+    rewrite::destination(
+        packet,
+        &ip,
+        &tuple,
+        balance::address(&server.record.addr),
+        server.record.port,
+    )?;
+    tables.stat(Stat::Unwrapped);
+    tables.count(server.id, u32::from(ip.length), new_flow);
+    Ok(Outcome::UP)
+}
+
+/// Records the way back of the packet's flow, or brings it up to date. A function of its own, as `balance::choose`.
+#[inline(never)]
+fn remember<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    id: u32,
+    tuple: &Tuple<A>,
+    new_flow: &mut bool,
+) -> Result<(), DropReason> {
+    let server = server(tables, id).ok_or(DropReason::ServerGone)?;
+    if !matches!(server.word.path(), Path::Local) || server.record.backend == 0 {
+        return Err(DropReason::BadTable);
+    }
+    let now = flow::now(tables);
+    let key = flow::key(
+        tables,
+        &tuple.source,
+        tuple.source_port,
+        server.record.backend,
+    );
+    if let Some(found) = flow::find(tables, &key, now)
+        && let Some(holder) = server_of(tables, found.data)
+    {
+        if holder.id != server.id {
+            return Err(DropReason::PortInUse);
+        }
+        if !(tuple.opens() && flow::is_over(found.state)) {
+            flow::follow(tables, &key, &found, tuple.protocol, tuple.flags, now);
+            return Ok(());
+        }
+        flow::remove(tables, &found, &key);
+    }
+    let state = if tuple.opens() {
+        FlowState::Syn
+    } else {
+        FlowState::Unconfirmed
+    };
+    flow::begin(
+        tables,
+        &key,
+        FlowData::new(server.id, server.word.epoch(), state, now, 0),
+        now,
+    );
+    *new_flow = true;
+    Ok(())
+}
+
+/// RFC 6040, section 4.2: congestion marked on the outer header is marked on the inner one; a packet whose ends do not
+/// understand the mark is dropped instead.
+#[inline(always)]
+fn congestion<const A: usize, P: Packet>(
+    packet: &mut P,
+    outer: &Ip<A>,
+    inner: &Ip<A>,
+    at: usize,
+) -> Result<(), DropReason> {
+    if outer.traffic_class & CE != CE || inner.traffic_class & CE == CE {
+        return Ok(());
+    }
+    if inner.traffic_class & CE == 0 {
+        return Err(DropReason::NotEcnCapable);
+    }
+    rewrite::mark_congestion::<A, P>(packet, at)
+}

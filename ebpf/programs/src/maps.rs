@@ -1,0 +1,111 @@
+//! The maps and the constants that the loader sets. Sizes are defaults: the agent chooses them when it loads the object,
+//! together with the masks.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, PerCpuArray},
+    macros::btf_map,
+};
+use sluice_abi::{
+    CONFIG_WORDS, EndpointKey, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord,
+    ServerCounters, ServerRecord, ServerWord, VipWord,
+};
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Four entries of IPv4 flows: one cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct Bucket4(pub [u64; 8]);
+
+/// Four entries of IPv6 flows: two cache lines.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct Bucket6(pub [u64; 16]);
+
+#[btf_map]
+pub static CONFIG: Array<u64, { CONFIG_WORDS as usize }> = Array::new();
+
+#[btf_map]
+pub static VIPS4: HashMap<EndpointKey<4>, VipWord, 4096, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static VIPS6: HashMap<EndpointKey<16>, VipWord, 4096, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static BACKENDS4: HashMap<EndpointKey<4>, u32, 16384, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static BACKENDS6: HashMap<EndpointKey<16>, u32, 16384, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static LOCALS4: HashMap<LocalKey<4>, u32, 16384, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static LOCALS6: HashMap<LocalKey<16>, u32, 16384, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static PEERS: HashMap<MacKey, u32, 1024, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub static HEADS: Array<Head, 16384, MMAPABLE> = Array::new();
+#[btf_map]
+pub static RINGS: Array<RingWord, 8192> = Array::new();
+#[btf_map]
+pub static RING_SLOTS: Array<u32, 4_194_304, MMAPABLE> = Array::new();
+#[btf_map]
+pub static SERVERS: Array<ServerWord, 65536> = Array::new();
+#[btf_map]
+pub static RECORDS: Array<ServerRecord, 131_072, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub static FLOWS4: Array<Bucket4, 65536, MMAPABLE> = Array::new();
+#[btf_map]
+pub static FLOWS6: Array<Bucket6, 65536, MMAPABLE> = Array::new();
+#[btf_map]
+pub static HALF4: Array<Bucket4, 16384, MMAPABLE> = Array::new();
+#[btf_map]
+pub static HALF6: Array<Bucket6, 16384, MMAPABLE> = Array::new();
+#[btf_map]
+pub static FULLNAT4: HashMap<FullNatKey<4>, FullNatValue<4>, 65536> = HashMap::new();
+#[btf_map]
+pub static FULLNAT6: HashMap<FullNatKey<16>, FullNatValue<16>, 65536> = HashMap::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuArray<ServerCounters, 65536> = PerCpuArray::new();
+#[btf_map]
+pub static DROPS: PerCpuArray<u64, 64> = PerCpuArray::new();
+#[btf_map]
+pub static STATS: PerCpuArray<u64, 64> = PerCpuArray::new();
+
+/// A route that tests put in the place of the kernel's answer.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TestRoute {
+    /// 0 = none, 1 = no neighbour, 2 = resolved.
+    pub kind: u32,
+    pub ifindex: u32,
+    pub source_mac: [u8; 6],
+    pub next_hop_mac: [u8; 6],
+    pub pad: [u8; 4],
+}
+
+/// Routes by destination; read only when [`TEST_HOOKS`] is set.
+#[btf_map]
+pub static TEST_ROUTES: HashMap<[u8; 16], TestRoute, 256, NO_PREALLOC> = HashMap::new();
+
+/// Number of buckets of each flow table less one; set by the loader together with the tables' sizes.
+#[unsafe(no_mangle)]
+pub static FLOWS4_MASK: u32 = 65535;
+#[unsafe(no_mangle)]
+pub static FLOWS6_MASK: u32 = 65535;
+#[unsafe(no_mangle)]
+pub static HALF4_MASK: u32 = 16383;
+#[unsafe(no_mangle)]
+pub static HALF6_MASK: u32 = 16383;
+
+/// Not 0 in tests: clock, chance and routes come from maps. The verifier removes that code when it is 0.
+#[unsafe(no_mangle)]
+pub static TEST_HOOKS: u32 = 0;
+
+/// A constant that the loader may have set.
+#[inline(always)]
+pub fn constant(value: &'static u32) -> u32 {
+    // SAFETY: a valid reference; volatile, because the compiler must not assume the value it sees here.
+    unsafe { core::ptr::read_volatile(value) }
+}

@@ -1,0 +1,351 @@
+//! The maps, clock and routes as `sluice_packet` sees them.
+
+use crate::maps::{self, constant};
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST,
+        bpf_fib_lookup as FibLookup,
+    },
+    cty::c_void,
+    helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+};
+use sluice_abi::{
+    ConfigWord, EndpointKey, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord,
+    ServerRecord, ServerWord, Stat, VipWord,
+};
+use sluice_packet::{Bucket, FamilyTables, Route, Tables};
+
+/// Address families of the kernel's `bpf_fib_lookup`.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// A bucket of `N` words in a map.
+pub struct Words<const N: usize>(*mut u64);
+
+impl<const N: usize> Words<N> {
+    #[inline(always)]
+    fn at(&self, word: usize) -> *mut u64 {
+        // SAFETY: `N` is a power of two, so the index is below it.
+        unsafe { self.0.add(word & (N - 1)) }
+    }
+}
+
+impl<const N: usize> Bucket for Words<N> {
+    #[inline(always)]
+    fn load(&self, word: usize) -> u64 {
+        // SAFETY: inside the bucket; aligned 8-byte reads are single instructions.
+        unsafe { core::ptr::read_volatile(self.at(word)) }
+    }
+
+    #[inline(always)]
+    fn store(&self, word: usize, value: u64) {
+        // SAFETY: inside the bucket.
+        unsafe { core::ptr::write_volatile(self.at(word), value) }
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, word: usize, old: u64, new: u64) -> u64 {
+        let target = self.at(word);
+        let was: u64;
+        // SAFETY: inside the bucket. rustc's BPF target has no compare-exchange of its own.
+        unsafe {
+            core::arch::asm!(
+                "r0 = cmpxchg_64({target} + 0, r0, {new})",
+                target = in(reg) target,
+                new = in(reg) new,
+                inout("r0") old => was,
+            );
+        }
+        was
+    }
+}
+
+/// The maps of this object, and the context that the routing helper asks for.
+pub struct Maps {
+    context: *mut c_void,
+}
+
+impl Maps {
+    /// `context` is the program's own.
+    #[inline(always)]
+    pub fn new(context: *mut c_void) -> Self {
+        Self { context }
+    }
+
+    #[inline(always)]
+    fn testing() -> bool {
+        constant(&maps::TEST_HOOKS) != 0
+    }
+}
+
+macro_rules! family {
+    ($a:literal, $words:literal, $vips:ident, $backends:ident, $locals:ident, $flows:ident, $flows_mask:ident,
+     $half:ident, $half_mask:ident, $fullnat:ident, $route:ident) => {
+        impl FamilyTables<$a> for Maps {
+            type Bucket<'a> = Words<$words>;
+
+            #[inline(always)]
+            fn vip(&self, key: &EndpointKey<$a>) -> Option<VipWord> {
+                // SAFETY: one 8-byte word, replaced as a whole.
+                unsafe { maps::$vips.get(key) }.copied()
+            }
+            #[inline(always)]
+            fn backend(&self, key: &EndpointKey<$a>) -> Option<u16> {
+                // SAFETY: one word.
+                unsafe { maps::$backends.get(key) }.map(|index| *index as u16)
+            }
+            #[inline(always)]
+            fn local(&self, key: &LocalKey<$a>) -> Option<u32> {
+                // SAFETY: one word.
+                unsafe { maps::$locals.get(key) }.copied()
+            }
+            #[inline(always)]
+            fn flows(&self, hash: u32) -> Option<Words<$words>> {
+                maps::$flows
+                    .get_ptr_mut(hash & constant(&maps::$flows_mask))
+                    .map(|bucket| Words(bucket.cast()))
+            }
+            #[inline(always)]
+            fn half_open(&self, hash: u32) -> Option<Words<$words>> {
+                maps::$half
+                    .get_ptr_mut(hash & constant(&maps::$half_mask))
+                    .map(|bucket| Words(bucket.cast()))
+            }
+            #[inline(always)]
+            fn fullnat(&self, key: &FullNatKey<$a>) -> Option<FullNatValue<$a>> {
+                // SAFETY: written once before it can be found; `data` alone changes, as one word.
+                unsafe { maps::$fullnat.get(key) }.copied()
+            }
+            #[inline(always)]
+            fn fullnat_claim(&self, key: &FullNatKey<$a>, value: &FullNatValue<$a>) -> bool {
+                maps::$fullnat
+                    .insert(key, value, u64::from(BPF_NOEXIST))
+                    .is_ok()
+            }
+            #[inline(always)]
+            fn fullnat_touch(&self, key: &FullNatKey<$a>, data: FlowData) {
+                if let Some(value) = maps::$fullnat.get_ptr_mut(key) {
+                    // SAFETY: an aligned 8-byte word at the front of the value.
+                    unsafe { core::ptr::write_volatile(&raw mut (*value).data, data) }
+                }
+            }
+            #[inline(always)]
+            fn route(&self, ifindex: u32, source: &[u8; $a], destination: &[u8; $a]) -> Route {
+                if Self::testing() {
+                    return test_route(destination);
+                }
+                $route(self.context, ifindex, source, destination)
+            }
+        }
+    };
+}
+family!(
+    4,
+    8,
+    VIPS4,
+    BACKENDS4,
+    LOCALS4,
+    FLOWS4,
+    FLOWS4_MASK,
+    HALF4,
+    HALF4_MASK,
+    FULLNAT4,
+    route_ipv4
+);
+family!(
+    16,
+    16,
+    VIPS6,
+    BACKENDS6,
+    LOCALS6,
+    FLOWS6,
+    FLOWS6_MASK,
+    HALF6,
+    HALF6_MASK,
+    FULLNAT6,
+    route_ipv6
+);
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn config(&self, word: ConfigWord) -> u64 {
+        // SAFETY: one word.
+        maps::CONFIG
+            .get_ptr(word as u32)
+            .map_or(0, |value| unsafe { core::ptr::read_volatile(value) })
+    }
+    #[inline(always)]
+    fn head(&self, slot: u32) -> Option<&Head> {
+        maps::HEADS.get(slot)
+    }
+    #[inline(always)]
+    fn ring(&self, ring: u32) -> Option<RingWord> {
+        maps::RINGS.get(ring).copied()
+    }
+    #[inline(always)]
+    fn ring_slot(&self, index: u32) -> Option<u32> {
+        maps::RING_SLOTS.get(index).copied()
+    }
+    #[inline(always)]
+    fn server(&self, id: u32) -> Option<ServerWord> {
+        // SAFETY: one word; volatile, so that it is read once.
+        maps::SERVERS
+            .get_ptr(id)
+            .map(|word| unsafe { core::ptr::read_volatile(word) })
+    }
+    #[inline(always)]
+    fn record(&self, slot: u32) -> Option<&ServerRecord> {
+        maps::RECORDS.get(slot)
+    }
+    #[inline(always)]
+    fn is_peer(&self, mac: &MacKey) -> bool {
+        maps::PEERS.get_ptr(mac).is_some()
+    }
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        if Self::testing() {
+            return self.config(ConfigWord::TestClock);
+        }
+        // SAFETY: a helper without arguments (Linux 5.11); a tick's resolution is enough and spares reading the TSC.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        if Self::testing() {
+            return self.config(ConfigWord::TestRandom) as u32;
+        }
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+    #[inline(always)]
+    fn count(&self, server: u32, bytes: u32, new_flow: bool) {
+        if let Some(counters) = maps::COUNTERS.get_ptr_mut(server) {
+            // SAFETY: a per-CPU value.
+            unsafe {
+                (*counters).packets += 1;
+                (*counters).bytes += u64::from(bytes);
+                (*counters).flows += u64::from(new_flow);
+            }
+        }
+    }
+    #[inline(always)]
+    fn count_reply(&self, server: u32, bytes: u32) {
+        if let Some(counters) = maps::COUNTERS.get_ptr_mut(server) {
+            // SAFETY: a per-CPU value.
+            unsafe {
+                (*counters).reply_packets += 1;
+                (*counters).reply_bytes += u64::from(bytes);
+            }
+        }
+    }
+    #[inline(always)]
+    fn stat(&self, stat: Stat) {
+        if let Some(counter) = maps::STATS.get_ptr_mut(stat as u32) {
+            // SAFETY: a per-CPU value.
+            unsafe { *counter += 1 }
+        }
+    }
+    #[inline(always)]
+    fn unknown_zero(&self) -> u32 {
+        self.config(ConfigWord::Zero) as u32
+    }
+    #[inline(always)]
+    fn add_half_open_ports(&self, n: i64) {
+        if let Some(word) = maps::CONFIG.get_ptr_mut(ConfigWord::HalfOpenPorts as u32) {
+            // SAFETY: an aligned 8-byte word of a map. rustc's BPF target has no atomic addition of its own.
+            unsafe {
+                core::arch::asm!(
+                    "lock *(u64 *)({word} + 0) += {n}",
+                    word = in(reg) word,
+                    n = in(reg) n,
+                );
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn test_route<const A: usize>(destination: &[u8; A]) -> Route {
+    let mut key = [0u8; 16];
+    let mut i = 0;
+    while i < A && i < 16 {
+        key[i] = destination[i];
+        i += 1;
+    }
+    // SAFETY: written before the test runs.
+    match unsafe { maps::TEST_ROUTES.get(key) } {
+        Some(route) if route.kind == 2 => Route::Resolved {
+            ifindex: route.ifindex,
+            source_mac: route.source_mac,
+            next_hop_mac: route.next_hop_mac,
+        },
+        Some(route) if route.kind == 1 => Route::NoNeighbour {
+            ifindex: route.ifindex,
+        },
+        _ => Route::None,
+    }
+}
+
+#[inline(never)]
+fn route_ipv4(
+    context: *mut c_void,
+    ifindex: u32,
+    source: &[u8; 4],
+    destination: &[u8; 4],
+) -> Route {
+    let mut query = empty_query(AF_INET, ifindex);
+    query.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(*source);
+    query.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(*destination);
+    lookup(context, &mut query)
+}
+
+#[inline(never)]
+fn route_ipv6(
+    context: *mut c_void,
+    ifindex: u32,
+    source: &[u8; 16],
+    destination: &[u8; 16],
+) -> Route {
+    let mut query = empty_query(AF_INET6, ifindex);
+    query.__bindgen_anon_3.ipv6_src = words(source);
+    query.__bindgen_anon_4.ipv6_dst = words(destination);
+    lookup(context, &mut query)
+}
+
+#[inline(always)]
+fn words(a: &[u8; 16]) -> [u32; 4] {
+    [
+        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+        u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+        u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+        u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
+    ]
+}
+
+#[inline(always)]
+fn empty_query(family: u8, ifindex: u32) -> FibLookup {
+    // SAFETY: plain integers, for which zero is valid.
+    let mut query: FibLookup = unsafe { core::mem::zeroed() };
+    query.family = family;
+    query.ifindex = ifindex;
+    query
+}
+
+#[inline(always)]
+fn lookup(context: *mut c_void, query: &mut FibLookup) -> Route {
+    // SAFETY: the program's context and a whole query.
+    let result = unsafe { bpf_fib_lookup(context, query, size_of::<FibLookup>() as i32, 0) };
+    if result == BPF_FIB_LKUP_RET_SUCCESS as i64 {
+        Route::Resolved {
+            ifindex: query.ifindex,
+            source_mac: query.smac,
+            next_hop_mac: query.dmac,
+        }
+    } else if result == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
+        Route::NoNeighbour {
+            ifindex: query.ifindex,
+        }
+    } else {
+        Route::None
+    }
+}
