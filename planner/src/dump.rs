@@ -76,7 +76,7 @@ impl fmt::Display for Image {
 impl fmt::Display for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts: BTreeMap<u32, u32> = BTreeMap::new();
-        for &id in &self.slots {
+        for &id in &*self.slots {
             *parts.entry(id).or_default() += 1;
         }
         write!(

@@ -300,7 +300,7 @@ mod tests {
                 id,
                 Ring {
                     word,
-                    slots: Vec::new(),
+                    slots: [].into(),
                 },
             )
         };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use sluice_abi::{
     EndpointKey, Head, LocalKey, MacKey, RingWord, ServerRecord, ServerWord, VipWord,
@@ -42,7 +43,7 @@ pub struct Ring {
     /// Where it lies.
     pub word: RingWord,
     /// The server ids of its slots, `word.slots()` of them.
-    pub slots: Vec<u32>,
+    pub slots: Arc<[u32]>,
 }
 
 /// Key of `VIPS*` and `BACKENDS*`.

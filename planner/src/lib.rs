@@ -34,8 +34,9 @@ pub use input::{
     TargetPort, VirtualServer,
 };
 pub use live::live;
+pub use members::RingCache;
 pub use op::{Limits, MapOp, Plan};
-pub use plan::plan;
+pub use plan::{plan, plan_with};
 pub use problem::{ObjectKind, Problem, Reason};
 pub use resolve::node_config;
 pub use view::{Hop, Mac, NextHop, NodeView, Role, Via};

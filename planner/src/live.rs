@@ -116,19 +116,18 @@ impl Check<'_> {
 
     /// How many slots of a ring each server has.
     fn ring_parts(&self, service: &Service, ring: u32) -> BTreeMap<RingKey, u64> {
-        let mut by_id: BTreeMap<u32, u64> = BTreeMap::new();
-        for &id in self
-            .actual
-            .rings
-            .get(&ring)
-            .into_iter()
-            .flat_map(|ring| &ring.slots)
-        {
-            *by_id.entry(id).or_default() += 1;
-        }
+        let Some(ring) = self.actual.rings.get(&ring) else {
+            return BTreeMap::new();
+        };
+        let mut ids = ring.slots.to_vec();
+        ids.sort_unstable();
         let mut parts = BTreeMap::new();
-        for (id, slots) in by_id {
-            let word = self.actual.servers.get(&id).filter(|word| word.present());
+        for same in ids.chunk_by(|a, b| a == b) {
+            let word = self
+                .actual
+                .servers
+                .get(&same[0])
+                .filter(|word| word.present());
             if let Some(record) = word.and_then(|word| self.actual.records.get(&word.slot())) {
                 let port = if service.by_address() {
                     0
@@ -136,7 +135,7 @@ impl Check<'_> {
                     u16::from_be_bytes(record.port)
                 };
                 let address = ids::address_of(record);
-                *parts.entry(RingKey { address, port }).or_default() += slots;
+                *parts.entry(RingKey { address, port }).or_default() += same.len() as u64;
             }
         }
         parts

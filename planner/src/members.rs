@@ -1,11 +1,12 @@
 //! The servers behind a ring's positions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::ring::{self, RingKey};
 
 /// The servers of a ring, by what the ring tells apart.
-#[derive(Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) struct Members {
     /// Ids and weights by key.
     by_key: BTreeMap<RingKey, Vec<(u32, u64)>>,
@@ -23,7 +24,7 @@ impl Members {
     }
 
     /// The server ids of the ring's slots.
-    pub(crate) fn slots(&self, seed: u32) -> Vec<u32> {
+    fn slots(&self, seed: u32) -> Arc<[u32]> {
         let sum = |ids: &Vec<(u32, u64)>| ids.iter().map(|(_, weight)| weight).sum::<u64>();
         let servers: BTreeMap<RingKey, u64> = self
             .by_key
@@ -58,4 +59,28 @@ fn split(ids: &[(u32, u64)], slots: u32) -> impl Iterator<Item = u32> + use<> {
     ids.into_iter()
         .zip(parts)
         .flat_map(|(id, part)| std::iter::repeat_n(id, part as usize))
+}
+
+/// The rings of the last plan. It saves computing those anew of which nothing has changed, and changes no result.
+#[derive(Clone, Debug, Default)]
+pub struct RingCache {
+    last: BTreeMap<(u32, Members), Arc<[u32]>>,
+    this: BTreeMap<(u32, Members), Arc<[u32]>>,
+}
+
+impl RingCache {
+    /// Begins a plan: what the last one did not use is forgotten.
+    pub(crate) fn begin(&mut self) {
+        self.last = std::mem::take(&mut self.this);
+    }
+
+    pub(crate) fn slots(&mut self, seed: u32, members: Members) -> Arc<[u32]> {
+        let key = (seed, members);
+        if let Some(slots) = self.this.get(&key) {
+            return Arc::clone(slots);
+        }
+        let slots = self.last.remove(&key).unwrap_or_else(|| key.1.slots(seed));
+        self.this.insert(key, Arc::clone(&slots));
+        slots
+    }
 }

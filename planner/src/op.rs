@@ -1,5 +1,7 @@
 //! Map writes, and the limits of the maps.
 
+use std::sync::Arc;
+
 use sluice_abi::{Head, RingWord, ServerRecord, ServerWord, VipWord};
 
 use crate::{Endpoint, Image, Local, Mac, Problem};
@@ -23,7 +25,7 @@ pub enum MapOp {
         /// Index of the first slot.
         offset: u32,
         /// Server ids.
-        slots: Vec<u32>,
+        slots: Arc<[u32]>,
     },
     /// Writes a slot of `HEADS` that no VIP word names.
     WriteHead {

@@ -6,6 +6,7 @@
 
 mod place;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -15,7 +16,7 @@ use sluice_abi::{
 
 use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, Service};
 use crate::ids::{self, Free, Known, Room, Side};
-use crate::members::Members;
+use crate::members::{Members, RingCache};
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::ring::{self, RingKey};
 use crate::{
@@ -27,7 +28,18 @@ use crate::{
 /// A plan from its own result is that result. What a plan could not do for lack of room may succeed in the next one, once
 /// the room that this one freed can be used.
 pub fn plan(config: &NodeConfig, actual: &Image, limits: &Limits) -> Plan {
-    let mut planner = Planner::new(config, actual, limits);
+    plan_with(config, actual, limits, &mut RingCache::default())
+}
+
+/// [`plan`], with the rings of the plan before at hand.
+pub fn plan_with(
+    config: &NodeConfig,
+    actual: &Image,
+    limits: &Limits,
+    cache: &mut RingCache,
+) -> Plan {
+    cache.begin();
+    let mut planner = Planner::new(config, actual, limits, cache);
     planner.peers();
     for (endpoint, service) in &config.services {
         planner.service(*endpoint, service);
@@ -44,6 +56,7 @@ struct Planner<'a> {
     config: &'a NodeConfig,
     actual: &'a Image,
     limits: &'a Limits,
+    cache: &'a mut RingCache,
     known: Known,
     free: Free,
     /// Addresses of which an endpoint is in the maps and stays.
@@ -52,6 +65,8 @@ struct Planner<'a> {
     backend_room: Room,
     local_room: Room,
     services_taken: BTreeSet<u16>,
+    /// Rings that stay as they are whatever is wanted.
+    kept_rings: BTreeSet<u32>,
     desired: Image,
     problems: BTreeSet<Problem>,
 }
@@ -78,7 +93,12 @@ struct PoolRing<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(config: &'a NodeConfig, actual: &'a Image, limits: &'a Limits) -> Self {
+    fn new(
+        config: &'a NodeConfig,
+        actual: &'a Image,
+        limits: &'a Limits,
+        cache: &'a mut RingCache,
+    ) -> Self {
         // Entries of VIPS that go are removed before others are added; those of the other maps afterwards.
         let kept = actual
             .vips
@@ -94,6 +114,7 @@ impl<'a> Planner<'a> {
             config,
             actual,
             limits,
+            cache,
             known: Known::new(actual),
             free: Free::new(actual, limits),
             kept_vips,
@@ -101,6 +122,7 @@ impl<'a> Planner<'a> {
             backend_room: Room::new(limits.backends, actual.backends.keys().map(|e| e.address)),
             local_room: Room::new(limits.locals, actual.locals.keys().map(|l| l.address)),
             services_taken: BTreeSet::new(),
+            kept_rings: BTreeSet::new(),
             desired: Image::default(),
             problems: BTreeSet::new(),
         }
@@ -264,7 +286,7 @@ impl<'a> Planner<'a> {
                 config.weight,
             );
         }
-        self.ring(scope, Side::Director, pool, &members)
+        self.ring(scope, Side::Director, pool, members)
     }
 
     /// The ring over this node's own servers of a pool; `None` if it has none.
@@ -294,11 +316,11 @@ impl<'a> Planner<'a> {
         if members.is_empty() {
             return None;
         }
-        Some(self.ring(scope, Side::RealServer, pool, &members))
+        Some(self.ring(scope, Side::RealServer, pool, members))
     }
 
-    fn ring(&mut self, scope: Scope<'_>, side: Side, pool: &PoolConfig, members: &Members) -> u32 {
-        let slots = members.slots(pool.tag);
+    fn ring(&mut self, scope: Scope<'_>, side: Side, pool: &PoolConfig, members: Members) -> u32 {
+        let slots = self.cache.slots(pool.tag, members);
         if slots.is_empty() {
             return 0;
         }
@@ -335,6 +357,7 @@ impl<'a> Planner<'a> {
             );
             if let Some(old) = old {
                 self.desired.rings.insert(id, old.clone());
+                self.kept_rings.insert(id);
                 return id;
             }
             return 0;
@@ -412,13 +435,19 @@ impl<'a> Planner<'a> {
         let heads = desired.heads.values();
         let named: BTreeSet<u32> = heads.flat_map(ids::pools).map(|pool| pool.ring).collect();
         desired.rings.retain(|ring, _| named.contains(ring));
-        for ring in named {
-            if let Some(kept) = actual.rings.get(&ring) {
-                desired.rings.entry(ring).or_insert_with(|| kept.clone());
+        for id in named {
+            if let (Entry::Vacant(place), Some(ring)) =
+                (desired.rings.entry(id), actual.rings.get(&id))
+            {
+                place.insert(ring.clone());
+                self.kept_rings.insert(id);
             }
         }
-        let rings = desired.rings.values();
-        let in_rings: BTreeSet<u32> = rings.flat_map(|ring| &ring.slots).copied().collect();
+        let rings = self
+            .kept_rings
+            .iter()
+            .filter_map(|id| desired.rings.get(id));
+        let in_rings: BTreeSet<u32> = rings.flat_map(|ring| &*ring.slots).copied().collect();
         let backends: BTreeMap<u16, Endpoint> =
             actual.backends.iter().map(|(&e, &i)| (i, e)).collect();
         for id in in_rings {

@@ -16,6 +16,8 @@
 //! (a factor of four) and begin at 4,096: the change is met at about 16 and 64 servers of equal weight and hardly
 //! elsewhere. It concerns new flows alone, since the flow table keeps the others where they are.
 
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
 
@@ -71,7 +73,7 @@ pub fn quotas(weights: &[u64], ties: &[u64], slots: u32) -> Vec<u32> {
         .collect();
     let missing = slots - quotas.iter().sum::<u32>();
     let mut order: Vec<usize> = (0..weights.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(exact(weights[i]) % sum), ties[i], i));
+    order.sort_by_key(|&i| (Reverse(exact(weights[i]) % sum), ties[i], i));
     for i in order.into_iter().take(missing as usize) {
         quotas[i] += 1;
     }
@@ -96,15 +98,18 @@ pub fn fill(seed: u32, servers: &BTreeMap<RingKey, u64>, log2_slots: u8) -> Vec<
         .iter()
         .map(|&key| Taker::new(key, log2_slots))
         .collect();
+    let sum = weights.iter().copied().map(u128::from).sum();
     let mut turns: BinaryHeap<Turn> = (0..weights.len())
         .filter(|&i| quotas[i] > 0)
-        .map(|i| Turn::first(weights[i], keys[i], i))
+        .map(|i| Turn::first(weights[i], sum, slots, keys[i], i))
         .collect();
-    while let Some(turn) = turns.pop() {
+    while let Some(mut turn) = turns.peek_mut() {
         let taker = &mut takers[turn.server];
         taker.take(&mut ring, turn.server);
         if taker.taken < quotas[turn.server] {
-            turns.push(turn.next());
+            turn.next();
+        } else {
+            PeekMut::pop(turn);
         }
     }
     ring
@@ -126,29 +131,30 @@ fn key_hash(seed: u32, key: &RingKey) -> u64 {
 /// A server's turn to take a slot; the greatest is next.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
-    time: std::cmp::Reverse<u128>,
-    tie: std::cmp::Reverse<u64>,
+    time: Reverse<u64>,
+    tie: Reverse<u64>,
     server: usize,
-    step: u128,
+    step: u64,
 }
 
 impl Turn {
-    fn first(weight: u64, tie: u64, server: usize) -> Self {
-        // Time in units so fine that rounding never exceeds 2^-15 of a turn, at most 2^17 turns of at most 2^96.
-        let step = (1 << 96) / u128::from(weight);
+    /// Times count in units of which the whole ring takes 2^60; steps are rounded so finely that 65,536 of them add up to
+    /// less than 2^-11 of a turn. The step of a server that gets a slot only as a remainder may be too long to count:
+    /// it comes last.
+    fn first(weight: u64, sum: u128, slots: u32, tie: u64, server: usize) -> Self {
+        let ratio = ((sum << 28) / u128::from(weight)).min(1 << 90);
+        let step = (ratio << 32) / u128::from(slots);
+        let step = u64::try_from(step).unwrap_or(u64::MAX).min(1 << 62);
         Self {
-            time: std::cmp::Reverse(step),
-            tie: std::cmp::Reverse(tie),
+            time: Reverse(step),
+            tie: Reverse(tie),
             server,
             step,
         }
     }
 
-    fn next(self) -> Self {
-        Self {
-            time: std::cmp::Reverse(self.time.0 + self.step),
-            ..self
-        }
+    fn next(&mut self) {
+        self.time.0 += self.step;
     }
 }
 

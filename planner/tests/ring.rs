@@ -141,6 +141,16 @@ fn sizes_are_few_and_follow_the_lightest_server() {
 }
 
 #[test]
+fn any_weights_will_do() {
+    let servers: Servers = [(key(1), u64::MAX), (key(2), 1), (key(3), u64::MAX - 2)].into();
+    let parts = parts(&owners(&servers, 16));
+    assert_eq!(
+        parts.values().copied().collect::<Vec<_>>(),
+        [32_768, 32_768]
+    );
+}
+
+#[test]
 fn the_seed_and_the_port_count() {
     let servers: Servers = (0..5).map(|i| (key(i), 1)).collect();
     assert_ne!(fill(1, &servers, 12), fill(2, &servers, 12));

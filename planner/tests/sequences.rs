@@ -19,7 +19,8 @@ use proptest::sample::{select, subsequence};
 use sluice_abi::VipWord;
 use sluice_planner::{
     Endpoint, ForwardingMode, Image, Limits, Mac, MapOp, NextHop, NodeView, Pool, PoolShare, Port,
-    Protocol, Reason, Snapshot, Via, VirtualServer, diff, live, node_config, plan,
+    Protocol, Reason, RingCache, Snapshot, Via, VirtualServer, diff, live, node_config, plan,
+    plan_with,
 };
 
 const ADDRESSES: [&str; 7] = [
@@ -160,10 +161,15 @@ fn apply(maps: &mut Maps, ops: &[MapOp]) -> Result<(), TestCaseError> {
 /// One run: the plan of each moment, whole or cut short, and at last the last one's until nothing is left to do.
 fn run(run: &[(Moment, usize)], limits: &Limits) -> Result<Maps, TestCaseError> {
     let mut maps = Maps::new(*limits);
+    let mut cache = RingCache::default();
     for ((snapshot, view), cut) in run {
         let config = node_config(snapshot, view);
         let actual = maps.image();
-        let planned = plan(&config, &actual, limits);
+        let planned = plan_with(&config, &actual, limits, &mut cache);
+        prop_assert!(
+            planned == plan(&config, &actual, limits),
+            "the cache changes the plan"
+        );
         let ops = diff(&actual, &planned.desired);
         if *cut < ops.len() {
             apply(&mut maps, &ops[..*cut])?;

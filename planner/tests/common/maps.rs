@@ -329,7 +329,7 @@ impl Maps {
             .values()
             .flat_map(|word| [word.head(), word.rs_head()]);
         let ring = |(&id, &word)| {
-            let slots = self.slots(word)?.to_vec();
+            let slots = self.slots(word)?.into();
             Some((id, Ring { word, slots }))
         };
         let present = self.servers.values().filter(|word| word.present());
