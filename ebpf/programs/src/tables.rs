@@ -269,7 +269,8 @@ fn test_route<const A: usize>(destination: &[u8; A]) -> Route {
     let mut key = [0u8; 16];
     let mut i = 0;
     while i < A && i < 16 {
-        key[i] = destination[i];
+        // SAFETY: a valid reference; volatile, because joined loads would be misaligned stack accesses.
+        key[i] = unsafe { core::ptr::read_volatile(&raw const destination[i]) };
         i += 1;
     }
     // SAFETY: written before the test runs.
