@@ -1,0 +1,82 @@
+//! The packet tables. Expected frames are written down by what the RFCs and the forwarding modes demand, and their
+//! checksums are computed from scratch: nothing here asks the code under test.
+
+mod checksums;
+mod modes;
+
+use std::net::{IpAddr, SocketAddr};
+
+use sluice_abi::{TCP, UDP};
+
+use super::{
+    case::Case,
+    frame::{DIRECTOR_MAC, Frame, SERVER_MAC, SYN, tcp, udp},
+};
+
+pub use checksums::cases as checksums;
+pub use modes::cases as modes;
+
+/// All packet tables.
+pub fn all() -> Vec<Case> {
+    [modes(), checksums()].into_iter().flatten().collect()
+}
+
+/// The addresses of one family's cases.
+#[derive(Clone, Copy)]
+struct Net {
+    family: &'static str,
+    client: SocketAddr,
+    other_client: SocketAddr,
+    vip: SocketAddr,
+    /// A second virtual server.
+    other_vip: SocketAddr,
+    server: SocketAddr,
+    other_server: SocketAddr,
+    /// The director's own address.
+    own: IpAddr,
+}
+
+/// Both families.
+fn nets() -> [Net; 2] {
+    let address = |text: &str| -> SocketAddr { text.parse().expect("a literal address") };
+    [
+        Net {
+            family: "IPv4",
+            client: address("198.51.100.7:40001"),
+            other_client: address("198.51.100.8:40002"),
+            vip: address("203.0.113.10:80"),
+            other_vip: address("203.0.113.11:80"),
+            server: address("10.0.0.5:8080"),
+            other_server: address("10.0.0.6:8081"),
+            own: address("10.0.0.1:0").ip(),
+        },
+        Net {
+            family: "IPv6",
+            client: address("[2001:db8:1::7]:40001"),
+            other_client: address("[2001:db8:1::8]:40002"),
+            vip: address("[2001:db8:2::10]:80"),
+            other_vip: address("[2001:db8:2::11]:80"),
+            server: address("[fd00::5]:8080"),
+            other_server: address("[fd00::6]:8081"),
+            own: address("[fd00::1]:0").ip(),
+        },
+    ]
+}
+
+/// The transport protocols with their names.
+const PROTOCOLS: [(u8, &str); 2] = [(TCP, "TCP"), (UDP, "UDP")];
+
+/// The first packet of a flow from `client`.
+fn first(client: SocketAddr, vip: SocketAddr, protocol: u8) -> Frame {
+    if protocol == TCP {
+        tcp(client, vip, SYN)
+    } else {
+        udp(client, vip)
+    }
+}
+
+/// As the director sends a forwarded packet: its own MAC address as source, TTL one less.
+fn forwarded(frame: &Frame) -> Frame {
+    let ttl = frame.ip.ttl - 1;
+    frame.clone().macs(DIRECTOR_MAC, SERVER_MAC).ttl(ttl)
+}

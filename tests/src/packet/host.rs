@@ -1,0 +1,471 @@
+//! The decision on the host, over ordinary collections.
+//!
+//! [`HostTables`] can be shared between threads as the maps are between CPUs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use sluice_abi::{
+    CONFIG_WORDS, ConfigWord, DropReason, EndpointKey, FlowData, FullNatKey, FullNatValue, Head,
+    LocalKey, MacKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
+};
+use sluice_packet::{Bucket, FamilyTables, Hook, Packet, Route, Tables, Verdict};
+
+use super::{
+    machine::{FamilyState, Input, Machine, Output, Program, State},
+    setup::{Family, IFINDEX, Setup, sizes},
+};
+
+/// Bytes before a frame in the kernel: `XDP_PACKET_HEADROOM` less its own `struct xdp_frame`.
+const HEADROOM: usize = 216;
+/// What is in them: nothing that a program may rely on.
+const GARBAGE: u8 = 0xa5;
+
+/// A frame in memory, handled as the kernel does at a hook.
+pub struct HostFrame {
+    buffer: Vec<u8>,
+    start: usize,
+    ifindex: u32,
+    is_skb: bool,
+}
+
+impl HostFrame {
+    /// `frame` as `program` gets it, with `headroom` bytes before it.
+    pub fn new(program: Program, frame: &[u8], headroom: usize) -> Self {
+        let mut buffer = vec![GARBAGE; headroom];
+        buffer.extend(frame);
+        Self {
+            buffer,
+            start: headroom,
+            ifindex: IFINDEX,
+            is_skb: program != Program::Xdp,
+        }
+    }
+
+    /// The frame's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+}
+
+impl Packet for HostFrame {
+    fn length(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    fn get<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        self.bytes().get(offset..)?.first_chunk()
+    }
+
+    fn set<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        let window = self
+            .buffer
+            .get_mut(self.start + offset..)?
+            .first_chunk_mut()?;
+        *window = *bytes;
+        Some(())
+    }
+
+    /// The tc programs do not wrap packets.
+    fn grow_front(&mut self, n: usize) -> Option<()> {
+        if self.is_skb {
+            return None;
+        }
+        self.start = self.start.checked_sub(n)?;
+        Some(())
+    }
+
+    fn shrink_front(&mut self, n: usize) -> Option<()> {
+        // The kernel keeps an Ethernet header's worth of bytes.
+        if self.is_skb || self.length() < n + 14 {
+            return None;
+        }
+        self.start += n;
+        Some(())
+    }
+
+    fn fix_checksum(
+        &mut self,
+        offset: usize,
+        addresses: u16,
+        ports: u16,
+        zero_is_none: bool,
+    ) -> Option<()> {
+        let mut field = *self.get::<2>(offset)?;
+        if self.is_skb {
+            field = l4_csum_replace(field, addresses, zero_is_none);
+            field = l4_csum_replace(field, ports, zero_is_none);
+        } else {
+            field = sluice_packet::update_transport(field, addresses, ports, zero_is_none);
+        }
+        self.set(offset, &field)
+    }
+}
+
+/// What the kernel's `bpf_l4_csum_replace` does with a difference (Linux 6.1, `csum_replace_by_diff`): a 32-bit sum that
+/// is never 0, so its result can be 0 where RFC 1624's is 0xffff.
+fn l4_csum_replace(field: [u8; 2], difference: u16, mark_mangled_0: bool) -> [u8; 2] {
+    if mark_mangled_0 && field == [0, 0] {
+        return field;
+    }
+    let (sum, carry) =
+        (!u32::from(u16::from_be_bytes(field))).overflowing_add(u32::from(difference));
+    let sum = sum + u32::from(carry);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let [_, _, high, low] = (!sum).to_be_bytes();
+    if mark_mangled_0 && [high, low] == [0, 0] {
+        [0xff, 0xff]
+    } else {
+        [high, low]
+    }
+}
+
+/// A bucket: shared words.
+pub struct HostBucket<'a>(&'a [AtomicU64]);
+
+impl Bucket for HostBucket<'_> {
+    fn load(&self, word: usize) -> u64 {
+        self.0[word].load(Ordering::Acquire)
+    }
+    fn store(&self, word: usize, value: u64) {
+        self.0[word].store(value, Ordering::Release);
+    }
+    fn compare_exchange(&self, word: usize, old: u64, new: u64) -> u64 {
+        match self.0[word].compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(was) | Err(was) => was,
+        }
+    }
+}
+
+struct HostFamily<const A: usize> {
+    setup: Family<A>,
+    flows: Vec<Vec<AtomicU64>>,
+    half_open: Vec<Vec<AtomicU64>>,
+    claims: Mutex<BTreeMap<FullNatKey<A>, FullNatValue<A>>>,
+}
+
+fn atomics(n: usize) -> Vec<AtomicU64> {
+    (0..n).map(|_| AtomicU64::new(0)).collect()
+}
+
+fn values(atomics: &[AtomicU64]) -> Vec<u64> {
+    atomics
+        .iter()
+        .map(|value| value.load(Ordering::SeqCst))
+        .collect()
+}
+
+impl<const A: usize> HostFamily<A> {
+    fn new(setup: &Family<A>) -> Self {
+        let words = if A == 4 { 8 } else { 16 };
+        let buckets = |n: u32| (0..n).map(|_| atomics(words)).collect();
+        Self {
+            flows: buckets(sizes::FLOWS),
+            half_open: buckets(sizes::HALF_OPEN),
+            claims: Mutex::new(setup.claims.clone()),
+            setup: setup.clone(),
+        }
+    }
+
+    fn bucket(table: &[Vec<AtomicU64>], hash: u32) -> Option<HostBucket<'_>> {
+        let mask = table.len() - 1;
+        table
+            .get(hash as usize & mask)
+            .map(|words| HostBucket(words))
+    }
+
+    fn claims(&self) -> MutexGuard<'_, BTreeMap<FullNatKey<A>, FullNatValue<A>>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> FamilyState<A> {
+        let words = |table: &[Vec<AtomicU64>]| table.iter().map(|bucket| values(bucket)).collect();
+        FamilyState {
+            flows: words(&self.flows),
+            half_open: words(&self.half_open),
+            claims: self.claims().clone(),
+        }
+    }
+}
+
+/// All tables. Array maps have the sizes of [`sizes`]; what a [`Setup`] does not name is zero in them.
+pub struct HostTables {
+    v4: HostFamily<4>,
+    v6: HostFamily<16>,
+    config: Vec<AtomicU64>,
+    peers: BTreeSet<MacKey>,
+    heads: Vec<Head>,
+    rings: Vec<RingWord>,
+    ring_slots: Vec<u32>,
+    servers: Vec<ServerWord>,
+    records: Vec<ServerRecord>,
+    counters: Vec<[AtomicU64; 5]>,
+    drops: Vec<AtomicU64>,
+    stats: Vec<AtomicU64>,
+}
+
+fn array<T: Copy + Default>(size: u32, entries: &BTreeMap<u32, T>) -> Vec<T> {
+    let mut array = vec![T::default(); size as usize];
+    for (index, value) in entries {
+        if let Some(slot) = array.get_mut(*index as usize) {
+            *slot = *value;
+        }
+    }
+    array
+}
+
+impl HostTables {
+    /// Tables with these contents, empty flow tables and counters at 0.
+    pub fn new(setup: &Setup) -> Self {
+        let tables = Self {
+            v4: HostFamily::new(&setup.v4),
+            v6: HostFamily::new(&setup.v6),
+            config: atomics(CONFIG_WORDS as usize),
+            peers: setup.peers.clone(),
+            heads: array(sizes::HEADS, &setup.heads),
+            rings: array(sizes::RINGS, &setup.rings),
+            ring_slots: array(sizes::RING_SLOTS, &setup.ring_slots),
+            servers: array(sizes::SERVERS, &setup.servers),
+            records: array(sizes::RECORDS, &setup.records),
+            counters: (0..sizes::SERVERS)
+                .map(|_| std::array::from_fn(|_| AtomicU64::new(0)))
+                .collect(),
+            drops: atomics(DropReason::ALL.len() + 1),
+            stats: atomics(Stat::ALL.len()),
+        };
+        for (word, value) in &setup.config {
+            tables.config[*word as usize].store(*value, Ordering::SeqCst);
+        }
+        tables
+    }
+
+    /// Changes what the agent writes; flows, claims, counters and `HalfOpenPorts` stay.
+    pub fn configure(&mut self, setup: &Setup) {
+        let old = std::mem::replace(self, Self::new(setup));
+        self.v4.flows = old.v4.flows;
+        self.v4.half_open = old.v4.half_open;
+        self.v4.claims = old.v4.claims;
+        self.v6.flows = old.v6.flows;
+        self.v6.half_open = old.v6.half_open;
+        self.v6.claims = old.v6.claims;
+        self.counters = old.counters;
+        self.drops = old.drops;
+        self.stats = old.stats;
+        let ports = ConfigWord::HalfOpenPorts as usize;
+        self.config[ports] = AtomicU64::new(old.config[ports].load(Ordering::SeqCst));
+    }
+
+    /// Sets the clock.
+    pub fn set_clock(&self, now_ns: u64) {
+        self.config[ConfigWord::TestClock as usize].store(now_ns, Ordering::SeqCst);
+    }
+
+    /// Sets what the next random number is.
+    pub fn set_random(&self, random: u32) {
+        self.config[ConfigWord::TestRandom as usize].store(u64::from(random), Ordering::SeqCst);
+    }
+
+    /// Runs one packet; `headroom` as in [`Input`].
+    pub fn decide(&self, program: Program, bytes: &[u8], headroom: bool) -> Output {
+        let room = if headroom { HEADROOM } else { 0 };
+        let mut frame = HostFrame::new(program, bytes, room);
+        let verdict = match program {
+            Program::Xdp => sluice_packet::ingress(&mut frame, self, Hook::Xdp),
+            Program::Ingress => sluice_packet::ingress(&mut frame, self, Hook::Tc),
+            Program::Egress => sluice_packet::egress(&mut frame, self),
+        };
+        let dropped = if let Verdict::Drop(reason) = verdict {
+            self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
+            true
+        } else {
+            false
+        };
+        Output {
+            action: verdict.into(),
+            verdict: Some(verdict),
+            frame: if dropped {
+                Vec::new()
+            } else {
+                frame.bytes().to_vec()
+            },
+        }
+    }
+
+    /// What packets have written.
+    pub fn state(&self) -> State {
+        let mut state = State {
+            v4: self.v4.state(),
+            v6: self.v6.state(),
+            counters: BTreeMap::new(),
+            drops: BTreeMap::new(),
+            stats: BTreeMap::new(),
+            half_open_ports: self.config(ConfigWord::HalfOpenPorts),
+        };
+        for (id, counters) in (0..).zip(&self.counters) {
+            let counters = std::array::from_fn(|i| counters[i].load(Ordering::SeqCst));
+            if counters != [0; 5] {
+                state.counters.insert(id, counters);
+            }
+        }
+        let drops = values(&self.drops);
+        for reason in DropReason::ALL {
+            if drops[*reason as usize] > 0 {
+                state.drops.insert(*reason, drops[*reason as usize]);
+            }
+        }
+        let events = values(&self.stats);
+        for stat in Stat::ALL {
+            if events[*stat as usize] > 0 {
+                state.stats.insert(*stat, events[*stat as usize]);
+            }
+        }
+        state
+    }
+
+    fn add(&self, server: u32, counter: usize, n: u64) {
+        if let Some(counters) = self.counters.get(server as usize) {
+            counters[counter].fetch_add(n, Ordering::Relaxed);
+        }
+    }
+}
+
+macro_rules! family {
+    ($a:literal, $family:ident) => {
+        impl FamilyTables<$a> for HostTables {
+            type Bucket<'a> = HostBucket<'a>;
+
+            fn vip(&self, key: &EndpointKey<$a>) -> Option<VipWord> {
+                self.$family.setup.vips.get(key).copied()
+            }
+            fn backend(&self, key: &EndpointKey<$a>) -> Option<u16> {
+                let index = self.$family.setup.backends.get(key).copied()?;
+                u16::try_from(index).ok()
+            }
+            fn local(&self, key: &LocalKey<$a>) -> Option<u32> {
+                self.$family.setup.locals.get(key).copied()
+            }
+            fn flows(&self, hash: u32) -> Option<HostBucket<'_>> {
+                HostFamily::<$a>::bucket(&self.$family.flows, hash)
+            }
+            fn half_open(&self, hash: u32) -> Option<HostBucket<'_>> {
+                HostFamily::<$a>::bucket(&self.$family.half_open, hash)
+            }
+            fn fullnat(&self, key: &FullNatKey<$a>) -> Option<FullNatValue<$a>> {
+                self.$family.claims().get(key).copied()
+            }
+            fn fullnat_claim(&self, key: &FullNatKey<$a>, value: &FullNatValue<$a>) -> bool {
+                let mut claims = self.$family.claims();
+                if claims.contains_key(key) || claims.len() >= sizes::CLAIMS as usize {
+                    return false;
+                }
+                claims.insert(*key, *value);
+                true
+            }
+            fn fullnat_touch(&self, key: &FullNatKey<$a>, data: FlowData) {
+                if let Some(value) = self.$family.claims().get_mut(key) {
+                    value.data = data;
+                }
+            }
+            fn route(&self, _: u32, _: &[u8; $a], destination: &[u8; $a]) -> Route {
+                let routes = &self.$family.setup.routes;
+                routes.get(destination).copied().unwrap_or(Route::None)
+            }
+        }
+    };
+}
+family!(4, v4);
+family!(16, v6);
+
+impl Tables for HostTables {
+    fn config(&self, word: ConfigWord) -> u64 {
+        self.config[word as usize].load(Ordering::SeqCst)
+    }
+    fn head(&self, slot: u32) -> Option<&Head> {
+        self.heads.get(slot as usize)
+    }
+    fn ring(&self, ring: u32) -> Option<RingWord> {
+        self.rings.get(ring as usize).copied()
+    }
+    fn ring_slot(&self, index: u32) -> Option<u32> {
+        self.ring_slots.get(index as usize).copied()
+    }
+    fn server(&self, id: u32) -> Option<ServerWord> {
+        self.servers.get(id as usize).copied()
+    }
+    fn record(&self, slot: u32) -> Option<&ServerRecord> {
+        self.records.get(slot as usize)
+    }
+    fn is_peer(&self, mac: &MacKey) -> bool {
+        self.peers.contains(mac)
+    }
+    fn now_ns(&self) -> u64 {
+        self.config(ConfigWord::TestClock)
+    }
+    fn random(&self) -> u32 {
+        u32::try_from(self.config(ConfigWord::TestRandom)).unwrap_or(0)
+    }
+    fn count(&self, server: u32, bytes: u32, new_flow: bool) {
+        self.add(server, 0, 1);
+        self.add(server, 1, u64::from(bytes));
+        self.add(server, 2, u64::from(new_flow));
+    }
+    fn count_reply(&self, server: u32, bytes: u32) {
+        self.add(server, 3, 1);
+        self.add(server, 4, u64::from(bytes));
+    }
+    fn stat(&self, stat: Stat) {
+        self.stats[stat as usize].fetch_add(1, Ordering::Relaxed);
+    }
+    fn add_half_open_ports(&self, n: i64) {
+        self.config[ConfigWord::HalfOpenPorts as usize]
+            .fetch_add(n.cast_unsigned(), Ordering::SeqCst);
+    }
+}
+
+/// [`HostTables`] as a [`Machine`].
+pub struct Host(HostTables);
+
+impl Host {
+    /// With empty tables.
+    pub fn new() -> Self {
+        Self(HostTables::new(&Setup::default()))
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Machine for Host {
+    fn reset(&mut self, setup: &Setup) -> anyhow::Result<()> {
+        self.0 = HostTables::new(setup);
+        Ok(())
+    }
+
+    fn configure(&mut self, setup: &Setup) -> anyhow::Result<()> {
+        self.0.configure(setup);
+        Ok(())
+    }
+
+    fn run(&mut self, input: &Input<'_>) -> anyhow::Result<Output> {
+        self.0.set_clock(input.now_ns);
+        self.0.set_random(input.random);
+        Ok(self.0.decide(input.program, input.frame, input.headroom))
+    }
+
+    fn state(&mut self) -> anyhow::Result<State> {
+        Ok(self.0.state())
+    }
+}

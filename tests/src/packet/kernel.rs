@@ -1,0 +1,548 @@
+//! The real programs over real maps, by `BPF_PROG_TEST_RUN`.
+//!
+//! Maps are private to the value that loaded them: nothing is pinned or attached. The object is loaded with its test
+//! hooks on, so that clock, chance and routes come from maps.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
+    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
+    util::nr_cpus,
+};
+use sluice_abi::{ConfigWord, DropReason, Stat};
+
+use super::{
+    layout,
+    machine::{Action, FamilyState, Input, Machine, Output, Program, State},
+    setup::{Family, Setup, sizes},
+};
+
+/// Return values of XDP programs (`enum xdp_action`).
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+/// Return values of tc programs.
+const TC_ACT_OK: u32 = 0;
+const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_REDIRECT: u32 = 7;
+
+/// The headroom of a test run is zero, that of a driver is not. Metadata stands right before the frame and moves with
+/// its beginning, so what a program finds there is this. Linux takes up to 32 bytes, and 252 since 6.9, but for that the
+/// IPv6 header is 40 long.
+const POISON: u8 = 0xa5;
+const POISON_LENGTHS: [usize; 2] = [48, 32];
+/// So much metadata leaves no room for an outer header.
+const FULL_LENGTH: usize = 252;
+
+/// Longest frame that comes out.
+const FRAME_MAX: usize = 4096;
+
+type Hash<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
+type Contents<const K: usize, const V: usize> = BTreeMap<[u8; K], [u8; V]>;
+
+/// The maps of one family; the parameters are sizes of addresses, keys and values.
+struct KernelFamily<
+    const A: usize,
+    const E: usize,
+    const CK: usize,
+    const CV: usize,
+    const B: usize,
+> {
+    vips: Hash<E, 8>,
+    backends: Hash<E, 4>,
+    locals: Hash<E, 4>,
+    claims: Hash<CK, CV>,
+    flows: Array<MapData, [u8; B]>,
+    half_open: Array<MapData, [u8; B]>,
+}
+
+/// The object with its maps.
+pub struct Kernel {
+    ebpf: Ebpf,
+    config: Array<MapData, u64>,
+    v4: KernelFamily<4, 8, 16, 24, 64>,
+    v6: KernelFamily<16, 20, 40, 48, 128>,
+    peers: Hash<8, 4>,
+    heads: Array<MapData, [u8; 104]>,
+    rings: Array<MapData, u64>,
+    ring_slots: Array<MapData, u32>,
+    servers: Array<MapData, u64>,
+    records: Array<MapData, [u8; 64]>,
+    counters: PerCpuArray<MapData, [u64; 5]>,
+    drops: PerCpuArray<MapData, u64>,
+    stats: PerCpuArray<MapData, u64>,
+    routes: Hash<16, 24>,
+    /// What the agent's maps hold now.
+    current: Setup,
+    /// Drops counted so far.
+    dropped: BTreeMap<DropReason, u64>,
+    poison: usize,
+    output: Vec<u8>,
+}
+
+/// Where the build puts the object.
+pub fn object_path() -> PathBuf {
+    std::env::var_os("SLUICE_OBJECT").map_or_else(
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../target/bpf/sluice.o"
+            ))
+        },
+        PathBuf::from,
+    )
+}
+
+fn hash<const K: usize, const V: usize>(ebpf: &mut Ebpf, name: &str) -> Result<Hash<K, V>> {
+    let map = ebpf
+        .take_map(name)
+        .with_context(|| format!("no map {name}"))?;
+    HashMap::try_from(map).with_context(|| format!("layout of map {name}"))
+}
+
+fn map_array<V: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<Array<MapData, V>> {
+    let map = ebpf
+        .take_map(name)
+        .with_context(|| format!("no map {name}"))?;
+    Array::try_from(map).with_context(|| format!("layout of map {name}"))
+}
+
+fn per_cpu<V: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<PerCpuArray<MapData, V>> {
+    let map = ebpf
+        .take_map(name)
+        .with_context(|| format!("no map {name}"))?;
+    PerCpuArray::try_from(map).with_context(|| format!("layout of map {name}"))
+}
+
+fn load_object() -> Result<Ebpf> {
+    let path = object_path();
+    let hooks = 1_u32;
+    let (flows, half_open) = (sizes::FLOWS - 1, sizes::HALF_OPEN - 1);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("TEST_HOOKS", &hooks, true)
+        .override_global("FLOWS4_MASK", &flows, true)
+        .override_global("FLOWS6_MASK", &flows, true)
+        .override_global("HALF4_MASK", &half_open, true)
+        .override_global("HALF6_MASK", &half_open, true);
+    for (names, size) in [
+        (&["FLOWS4", "FLOWS6"][..], sizes::FLOWS),
+        (&["HALF4", "HALF6"], sizes::HALF_OPEN),
+        (&["HEADS"], sizes::HEADS),
+        (&["RINGS"], sizes::RINGS),
+        (&["RING_SLOTS"], sizes::RING_SLOTS),
+        (&["SERVERS", "COUNTERS"], sizes::SERVERS),
+        (&["RECORDS"], sizes::RECORDS),
+        (&["FULLNAT4", "FULLNAT6"], sizes::CLAIMS),
+        (
+            &[
+                "VIPS4",
+                "VIPS6",
+                "BACKENDS4",
+                "BACKENDS6",
+                "LOCALS4",
+                "LOCALS6",
+                "PEERS",
+            ],
+            sizes::HASHES,
+        ),
+    ] {
+        for name in names {
+            loader.map_max_entries(name, size);
+        }
+    }
+    loader.load_file(&path).with_context(|| {
+        format!(
+            "cannot load {}: `cargo xtask build-bpf` makes it, and loading needs root",
+            path.display()
+        )
+    })
+}
+
+impl Kernel {
+    /// Loads the object and its three programs.
+    pub fn load() -> Result<Self> {
+        let mut ebpf = load_object()?;
+        let program: &mut Xdp = ebpf
+            .program_mut("sluice_xdp")
+            .context("no program sluice_xdp")?
+            .try_into()?;
+        program.load().context("the verifier refuses sluice_xdp")?;
+        for name in ["sluice_ingress", "sluice_egress"] {
+            let program: &mut SchedClassifier = ebpf
+                .program_mut(name)
+                .with_context(|| format!("no program {name}"))?
+                .try_into()?;
+            program
+                .load()
+                .with_context(|| format!("the verifier refuses {name}"))?;
+        }
+        let mut kernel = Self {
+            config: map_array(&mut ebpf, "CONFIG")?,
+            v4: KernelFamily::take(&mut ebpf, 4)?,
+            v6: KernelFamily::take(&mut ebpf, 6)?,
+            peers: hash(&mut ebpf, "PEERS")?,
+            heads: map_array(&mut ebpf, "HEADS")?,
+            rings: map_array(&mut ebpf, "RINGS")?,
+            ring_slots: map_array(&mut ebpf, "RING_SLOTS")?,
+            servers: map_array(&mut ebpf, "SERVERS")?,
+            records: map_array(&mut ebpf, "RECORDS")?,
+            counters: per_cpu(&mut ebpf, "COUNTERS")?,
+            drops: per_cpu(&mut ebpf, "DROPS")?,
+            stats: per_cpu(&mut ebpf, "STATS")?,
+            routes: hash(&mut ebpf, "TEST_ROUTES")?,
+            current: Setup::default(),
+            dropped: BTreeMap::new(),
+            poison: 0,
+            output: vec![0; FRAME_MAX],
+            ebpf,
+        };
+        kernel.poison = kernel.longest_poison()?;
+        Ok(kernel)
+    }
+
+    /// The most metadata that this kernel takes, of what is useful here.
+    fn longest_poison(&mut self) -> Result<usize> {
+        let frame = [0; 64];
+        for length in POISON_LENGTHS {
+            if self.run_xdp(&frame, length).is_ok() {
+                return Ok(length);
+            }
+        }
+        bail!("the kernel takes no metadata in a test run: headroom cannot be poisoned")
+    }
+
+    /// Runs the XDP program on `frame` behind `metadata` bytes of poison.
+    fn run_xdp(&mut self, frame: &[u8], metadata: usize) -> Result<(u32, Vec<u8>)> {
+        let mut input = vec![POISON; metadata];
+        input.extend(frame);
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [metadata, input.len(), 0, 0, 0, 0].map(u32::try_from);
+        let mut bytes = Vec::new();
+        for field in context {
+            bytes.extend(field?.to_ne_bytes());
+        }
+        let program: &Xdp = self
+            .ebpf
+            .program("sluice_xdp")
+            .context("no program sluice_xdp")?
+            .try_into()?;
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(&input),
+                data_out: Some(&mut self.output),
+                ctx_in: Some(&bytes),
+                ..TestRunOptions::default()
+            })
+            .with_context(|| format!("test run of sluice_xdp on {} bytes", frame.len()))?;
+        let output = &self.output[..result.data_size_out as usize];
+        let frame = output.get(metadata..).context("no frame came out")?;
+        Ok((result.return_value, frame.to_vec()))
+    }
+
+    fn run_tc(&mut self, name: &str, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        let program: &SchedClassifier = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("no program {name}"))?
+            .try_into()?;
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut self.output),
+                ..TestRunOptions::default()
+            })
+            .with_context(|| format!("test run of {name} on {} bytes", frame.len()))?;
+        let frame = self.output[..result.data_size_out as usize].to_vec();
+        Ok((result.return_value, frame))
+    }
+
+    /// The reason of the drop that was counted since this was last asked.
+    fn drop_reason(&mut self) -> Result<DropReason> {
+        for reason in DropReason::ALL {
+            let count = sum(&self.drops.get(&(*reason as u32), 0)?);
+            let before = self.dropped.insert(*reason, count).unwrap_or(0);
+            if count != before {
+                ensure!(count == before + 1, "one packet was dropped more than once");
+                return Ok(*reason);
+            }
+        }
+        bail!("a packet was dropped for no reason")
+    }
+
+    fn write_config(&mut self, setup: &Setup, begin: bool) -> Result<()> {
+        for word in 0..sluice_abi::CONFIG_WORDS {
+            if begin || word != ConfigWord::HalfOpenPorts as u32 {
+                let value = setup.config.get(&word).copied().unwrap_or(0);
+                self.config.set(word, value, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries of `FLOWS*` and `HALF*`, for threads that look while packets run.
+    pub fn family_states(&self) -> Result<(FamilyState<4>, FamilyState<16>)> {
+        Ok((self.v4.state()?, self.v6.state()?))
+    }
+}
+
+impl Machine for Kernel {
+    fn reset(&mut self, setup: &Setup) -> Result<()> {
+        self.configure(setup)?;
+        self.write_config(setup, true)?;
+        self.v4.begin(&setup.v4)?;
+        self.v6.begin(&setup.v6)?;
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        for id in 0..sizes::SERVERS {
+            let zero = PerCpuValues::try_from(vec![[0; 5]; cpus])?;
+            self.counters.set(id, zero, 0)?;
+        }
+        for reason in DropReason::ALL {
+            let zero = PerCpuValues::try_from(vec![0; cpus])?;
+            self.drops.set(*reason as u32, zero, 0)?;
+        }
+        for stat in Stat::ALL {
+            let zero = PerCpuValues::try_from(vec![0; cpus])?;
+            self.stats.set(*stat as u32, zero, 0)?;
+        }
+        self.dropped.clear();
+        Ok(())
+    }
+
+    fn configure(&mut self, setup: &Setup) -> Result<()> {
+        let old = std::mem::replace(&mut self.current, setup.clone());
+        self.write_config(setup, false)?;
+        self.v4.configure(&old.v4, &setup.v4)?;
+        self.v6.configure(&old.v6, &setup.v6)?;
+        let peers = |setup: &Setup| -> Contents<8, 4> {
+            let peers = setup.peers.iter();
+            peers.map(|key| (layout::mac(key), [1, 0, 0, 0])).collect()
+        };
+        write_hash(&mut self.peers, &peers(&old), &peers(setup))?;
+        write_hash(&mut self.routes, &routes(&old), &routes(setup))?;
+        write_array(&mut self.heads, &old.heads, &setup.heads, layout::head)?;
+        write_array(&mut self.rings, &old.rings, &setup.rings, |word| word.0)?;
+        let slots = (&old.ring_slots, &setup.ring_slots);
+        write_array(&mut self.ring_slots, slots.0, slots.1, |id| *id)?;
+        write_array(
+            &mut self.records,
+            &old.records,
+            &setup.records,
+            layout::record,
+        )?;
+        write_array(&mut self.servers, &old.servers, &setup.servers, |word| {
+            word.0
+        })
+    }
+
+    fn run(&mut self, input: &Input<'_>) -> Result<Output> {
+        self.config
+            .set(ConfigWord::TestClock as u32, input.now_ns, 0)?;
+        self.config
+            .set(ConfigWord::TestRandom as u32, u64::from(input.random), 0)?;
+        let metadata = if input.headroom {
+            self.poison
+        } else {
+            FULL_LENGTH
+        };
+        let (returned, frame) = match input.program {
+            Program::Xdp => self.run_xdp(input.frame, metadata)?,
+            Program::Ingress => self.run_tc("sluice_ingress", input.frame)?,
+            Program::Egress => self.run_tc("sluice_egress", input.frame)?,
+        };
+        let action = match (input.program, returned) {
+            (Program::Xdp, XDP_PASS) | (Program::Ingress | Program::Egress, TC_ACT_OK) => {
+                Action::Pass
+            }
+            (Program::Xdp, XDP_TX) => Action::Tx,
+            (Program::Xdp, XDP_REDIRECT)
+            | (Program::Ingress | Program::Egress, TC_ACT_REDIRECT) => Action::Redirect,
+            (Program::Xdp, XDP_DROP) | (Program::Ingress | Program::Egress, TC_ACT_SHOT) => {
+                Action::Drop(self.drop_reason()?)
+            }
+            (program, other) => bail!("{program:?} returned {other}"),
+        };
+        let dropped = matches!(action, Action::Drop(_));
+        Ok(Output {
+            action,
+            verdict: None,
+            frame: if dropped { Vec::new() } else { frame },
+        })
+    }
+
+    fn state(&mut self) -> Result<State> {
+        let mut state = State {
+            v4: self.v4.state()?,
+            v6: self.v6.state()?,
+            counters: BTreeMap::new(),
+            drops: BTreeMap::new(),
+            stats: BTreeMap::new(),
+            half_open_ports: self.config.get(&(ConfigWord::HalfOpenPorts as u32), 0)?,
+        };
+        for id in 0..sizes::SERVERS {
+            let mut total = [0; 5];
+            for counters in self.counters.get(&id, 0)?.iter() {
+                for (sum, counter) in total.iter_mut().zip(counters) {
+                    *sum += counter;
+                }
+            }
+            if total != [0; 5] {
+                state.counters.insert(id, total);
+            }
+        }
+        for reason in DropReason::ALL {
+            let count = sum(&self.drops.get(&(*reason as u32), 0)?);
+            if count > 0 {
+                state.drops.insert(*reason, count);
+            }
+        }
+        for stat in Stat::ALL {
+            let count = sum(&self.stats.get(&(*stat as u32), 0)?);
+            if count > 0 {
+                state.stats.insert(*stat, count);
+            }
+        }
+        Ok(state)
+    }
+}
+
+impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: usize>
+    KernelFamily<A, E, CK, CV, B>
+{
+    fn take(ebpf: &mut Ebpf, version: u8) -> Result<Self> {
+        let name = |map: &str| format!("{map}{version}");
+        Ok(Self {
+            vips: hash(ebpf, &name("VIPS"))?,
+            backends: hash(ebpf, &name("BACKENDS"))?,
+            locals: hash(ebpf, &name("LOCALS"))?,
+            claims: hash(ebpf, &name("FULLNAT"))?,
+            flows: map_array(ebpf, &name("FLOWS"))?,
+            half_open: map_array(ebpf, &name("HALF"))?,
+        })
+    }
+
+    fn configure(&mut self, old: &Family<A>, new: &Family<A>) -> Result<()> {
+        let vips = |family: &Family<A>| -> Contents<E, 8> {
+            let vips = family.vips.iter();
+            vips.map(|(key, word)| (layout::endpoint(key), word.0.to_le_bytes()))
+                .collect()
+        };
+        write_hash(&mut self.vips, &vips(old), &vips(new))?;
+        let backends = |family: &Family<A>| -> Contents<E, 4> {
+            let backends = family.backends.iter();
+            backends
+                .map(|(key, index)| (layout::endpoint(key), index.to_le_bytes()))
+                .collect()
+        };
+        write_hash(&mut self.backends, &backends(old), &backends(new))?;
+        let locals = |family: &Family<A>| -> Contents<E, 4> {
+            let locals = family.locals.iter();
+            locals
+                .map(|(key, id)| (layout::local(key), id.to_le_bytes()))
+                .collect()
+        };
+        write_hash(&mut self.locals, &locals(old), &locals(new))
+    }
+
+    /// Empties the flow tables, and puts the first claims in.
+    fn begin(&mut self, setup: &Family<A>) -> Result<()> {
+        for (table, size) in [
+            (&mut self.flows, sizes::FLOWS),
+            (&mut self.half_open, sizes::HALF_OPEN),
+        ] {
+            for bucket in 0..size {
+                table.set(bucket, [0; B], 0)?;
+            }
+        }
+        let stale: Vec<[u8; CK]> = self.claims.keys().collect::<Result<_, _>>()?;
+        for key in stale {
+            self.claims.remove(&key)?;
+        }
+        for (key, value) in &setup.claims {
+            self.claims
+                .insert(layout::claim_key(key), layout::claim_value(value), 0)?;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Result<FamilyState<A>> {
+        let words = |table: &Array<MapData, [u8; B]>| -> Result<Vec<Vec<u64>>> {
+            let mut buckets = Vec::new();
+            for bucket in table.iter() {
+                let bucket = bucket?;
+                let words = bucket.chunks(8);
+                buckets.push(
+                    words
+                        .map(|word| u64::from_le_bytes(layout::array(word)))
+                        .collect(),
+                );
+            }
+            Ok(buckets)
+        };
+        let mut claims = BTreeMap::new();
+        for claim in &self.claims {
+            let (key, value) = claim?;
+            claims.insert(layout::to_claim_key(&key), layout::to_claim_value(&value));
+        }
+        Ok(FamilyState {
+            flows: words(&self.flows)?,
+            half_open: words(&self.half_open)?,
+            claims,
+        })
+    }
+}
+
+fn sum(values: &PerCpuValues<u64>) -> u64 {
+    values.iter().sum()
+}
+
+fn routes(setup: &Setup) -> Contents<16, 24> {
+    let v4 = setup.v4.routes.iter();
+    let v6 = setup.v6.routes.iter();
+    v4.map(|(key, value)| (layout::route_key(key), layout::route(value)))
+        .chain(v6.map(|(key, value)| (layout::route_key(key), layout::route(value))))
+        .collect()
+}
+
+/// Turns what `map` holds, `old`, into `new`.
+fn write_hash<const K: usize, const V: usize>(
+    map: &mut Hash<K, V>,
+    old: &Contents<K, V>,
+    new: &Contents<K, V>,
+) -> Result<()> {
+    for key in old.keys().filter(|key| !new.contains_key(*key)) {
+        map.remove(key)?;
+    }
+    for (key, value) in new {
+        if old.get(key) != Some(value) {
+            map.insert(key, value, 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Turns what `map` holds, `old`, into `new`. Elements beyond the map's end are what packets may ask for in vain.
+fn write_array<T: PartialEq + Default, V: aya::Pod>(
+    map: &mut Array<MapData, V>,
+    old: &BTreeMap<u32, T>,
+    new: &BTreeMap<u32, T>,
+    encode: impl Fn(&T) -> V,
+) -> Result<()> {
+    let size = map.len();
+    for key in old
+        .keys()
+        .filter(|key| !new.contains_key(*key) && **key < size)
+    {
+        map.set(*key, encode(&T::default()), 0)?;
+    }
+    for (key, value) in new {
+        if *key < size && old.get(key) != Some(value) {
+            map.set(*key, encode(value), 0)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! What runs packets: the programs in the kernel, or the same decision on the host.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use sluice_abi::{BUCKET_ENTRIES, DropReason, FlowData, FlowState, FullNatKey, FullNatValue, Stat};
+use sluice_packet::Verdict;
+
+use super::setup::Setup;
+
+/// The programs of the object.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Program {
+    /// `sluice_xdp`.
+    Xdp,
+    /// `sluice_ingress`.
+    Ingress,
+    /// `sluice_egress`.
+    Egress,
+}
+
+/// A packet to be run, and what the programs ask besides.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Which program gets it.
+    pub program: Program,
+    /// The clock, in nanoseconds.
+    pub now_ns: u64,
+    /// What a random number is.
+    pub random: u32,
+    /// The frame.
+    pub frame: &'a [u8],
+    /// Whether there is room before the frame for an outer header.
+    pub headroom: bool,
+}
+
+/// What the kernel is told to do with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Action {
+    /// Up the stack (XDP, tc ingress) or out (tc egress).
+    Pass,
+    /// Back out of the interface.
+    Tx,
+    /// Out of another interface.
+    Redirect,
+    /// Away.
+    Drop(DropReason),
+}
+
+impl From<Verdict> for Action {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Pass | Verdict::Up => Self::Pass,
+            Verdict::Tx => Self::Tx,
+            Verdict::Redirect(_) | Verdict::Neigh(_) => Self::Redirect,
+            Verdict::Drop(reason) => Self::Drop(reason),
+        }
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Output {
+    /// What the kernel is told.
+    pub action: Action,
+    /// The whole verdict, where it can be seen: on the host.
+    pub verdict: Option<Verdict>,
+    /// The frame; empty when it was dropped.
+    pub frame: Vec<u8>,
+}
+
+/// Runs packets one after the other on tables of its own.
+pub trait Machine {
+    /// Begins anew: these tables, empty flow tables, counters at 0.
+    fn reset(&mut self, setup: &Setup) -> anyhow::Result<()>;
+    /// Changes what the agent writes, as it would under traffic: flows, claims and counters stay.
+    fn configure(&mut self, setup: &Setup) -> anyhow::Result<()>;
+    /// Runs one packet.
+    fn run(&mut self, input: &Input<'_>) -> anyhow::Result<Output>;
+    /// What packets have written.
+    fn state(&mut self) -> anyhow::Result<State>;
+}
+
+/// The tables that packets write, of one family.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FamilyState<const A: usize> {
+    /// Words of the flow table's buckets.
+    pub flows: Vec<Vec<u64>>,
+    /// Words of the half-open table's buckets.
+    pub half_open: Vec<Vec<u64>>,
+    /// Claims.
+    pub claims: BTreeMap<FullNatKey<A>, FullNatValue<A>>,
+}
+
+/// Everything that packets write. Counters that are 0 are left out.
+#[derive(Clone, PartialEq, Debug)]
+pub struct State {
+    /// IPv4.
+    pub v4: FamilyState<4>,
+    /// IPv6.
+    pub v6: FamilyState<16>,
+    /// Packets, bytes, flows, reply packets and reply bytes by server id.
+    pub counters: BTreeMap<u32, [u64; 5]>,
+    /// Packets by reason.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// Events.
+    pub stats: BTreeMap<Stat, u64>,
+    /// The word `HalfOpenPorts` of `CONFIG`.
+    pub half_open_ports: u64,
+}
+
+/// Which table an entry was found in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Table {
+    /// `FLOWS*`.
+    Established,
+    /// `HALF*`.
+    HalfOpen,
+}
+
+/// A flow table entry, taken apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Where it is.
+    pub table: Table,
+    /// The server id.
+    pub server: u32,
+    /// The id's epoch.
+    pub epoch: u8,
+    /// What is known of the flow.
+    pub state: FlowState,
+    /// In time units.
+    pub time: u16,
+    /// The claimed port.
+    pub port: u16,
+}
+
+/// What identifies an entry: the client, and the index of the endpoint on the other side.
+pub type FlowId = (SocketAddr, u16);
+
+impl State {
+    /// All entries; a flow may have several.
+    pub fn flows(&self) -> Vec<(FlowId, Entry)> {
+        let mut flows = Vec::new();
+        for (table, v4, v6) in [
+            (Table::Established, &self.v4.flows, &self.v6.flows),
+            (Table::HalfOpen, &self.v4.half_open, &self.v6.half_open),
+        ] {
+            flows.extend(v4.iter().flat_map(|bucket| entries(table, bucket, 2)));
+            flows.extend(v6.iter().flat_map(|bucket| entries(table, bucket, 4)));
+        }
+        flows
+    }
+
+    /// The entry of a flow: established if it has both.
+    pub fn flow(&self, client: SocketAddr, index: u16) -> Option<Entry> {
+        self.flows()
+            .into_iter()
+            .filter(|(id, _)| *id == (client, index))
+            .map(|(_, entry)| entry)
+            .min_by_key(|entry| entry.table)
+    }
+
+    /// Number of events.
+    pub fn stat(&self, stat: Stat) -> u64 {
+        self.stats.get(&stat).copied().unwrap_or(0)
+    }
+}
+
+/// The entries of a bucket whose entries have `words` words, by the table in `sluice_abi`.
+fn entries(table: Table, bucket: &[u64], words: usize) -> Vec<(FlowId, Entry)> {
+    let mut found = Vec::new();
+    for entry in bucket.chunks(words).take(BUCKET_ENTRIES) {
+        let key = entry[0].to_le_bytes();
+        let data = FlowData(entry[words - 1]);
+        let (Some(state), true) = (data.state(), entry[0] > 1) else {
+            continue;
+        };
+        let ip: IpAddr = if words == 2 {
+            Ipv4Addr::new(key[0], key[1], key[2], key[3]).into()
+        } else {
+            let mut octets = [0; 16];
+            octets[..8].copy_from_slice(&entry[1].to_le_bytes());
+            octets[8..].copy_from_slice(&entry[2].to_le_bytes());
+            Ipv6Addr::from(octets).into()
+        };
+        let client = SocketAddr::new(ip, u16::from_le_bytes([key[4], key[5]]));
+        let index = u16::from_le_bytes([key[6], key[7]]);
+        found.push((
+            (client, index),
+            Entry {
+                table,
+                server: data.server(),
+                epoch: data.epoch(),
+                state,
+                time: data.time(),
+                port: data.port(),
+            },
+        ));
+    }
+    found
+}

@@ -1,0 +1,425 @@
+//! What the maps hold before packets come, without saying whose maps they are, and a way to write it down in few words.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use sluice_abi::{
+    ConfigWord, EndpointKey, FlowData, ForwardingMode, FullNatKey, FullNatValue, Head, HeadPool,
+    LocalKey, MacKey, Path, RingWord, SERVER_IPV6, SHARE_WHOLE, ServerRecord, ServerWord, VipWord,
+};
+use sluice_packet::Route;
+
+use super::frame::{DIRECTOR_MAC, Mac, SERVER_MAC};
+
+/// Sizes of the tables: small, so that packets reach their limits.
+pub mod sizes {
+    /// Slots of `HEADS`.
+    pub const HEADS: u32 = 64;
+    /// Entries of `RINGS`.
+    pub const RINGS: u32 = 64;
+    /// Slots of `RING_SLOTS`.
+    pub const RING_SLOTS: u32 = 1024;
+    /// Entries of `SERVERS` and `COUNTERS`.
+    pub const SERVERS: u32 = 64;
+    /// Slots of `RECORDS`.
+    pub const RECORDS: u32 = 128;
+    /// Buckets of each flow table.
+    pub const FLOWS: u32 = 32;
+    /// Buckets of each half-open table.
+    pub const HALF_OPEN: u32 = 16;
+    /// Entries of each FullNAT table.
+    pub const CLAIMS: u32 = 4096;
+    /// Entries of each of the other hashes.
+    pub const HASHES: u32 = 256;
+}
+
+/// The interface that test packets come by: the loopback device, which `BPF_PROG_TEST_RUN` uses by itself.
+pub const IFINDEX: u32 = 1;
+
+/// The tables of one address family.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Family<const A: usize> {
+    /// `VIPS*`.
+    pub vips: BTreeMap<EndpointKey<A>, VipWord>,
+    /// `BACKENDS*`.
+    pub backends: BTreeMap<EndpointKey<A>, u32>,
+    /// `LOCALS*`.
+    pub locals: BTreeMap<LocalKey<A>, u32>,
+    /// `FULLNAT*`, before the first packet.
+    pub claims: BTreeMap<FullNatKey<A>, FullNatValue<A>>,
+    /// The routing table, by destination address.
+    pub routes: BTreeMap<[u8; A], Route>,
+}
+
+impl<const A: usize> Default for Family<A> {
+    fn default() -> Self {
+        Self {
+            vips: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            locals: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            routes: BTreeMap::new(),
+        }
+    }
+}
+
+/// Contents of all tables that the agent writes. Flow tables and counters begin empty.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Setup {
+    /// IPv4.
+    pub v4: Family<4>,
+    /// IPv6.
+    pub v6: Family<16>,
+    /// `CONFIG`, but for the clock and the random number, which a run takes as arguments.
+    pub config: BTreeMap<u32, u64>,
+    /// `PEERS`.
+    pub peers: BTreeSet<MacKey>,
+    /// `HEADS`.
+    pub heads: BTreeMap<u32, Head>,
+    /// `RINGS`.
+    pub rings: BTreeMap<u32, RingWord>,
+    /// `RING_SLOTS`.
+    pub ring_slots: BTreeMap<u32, u32>,
+    /// `SERVERS`.
+    pub servers: BTreeMap<u32, ServerWord>,
+    /// `RECORDS`.
+    pub records: BTreeMap<u32, ServerRecord>,
+}
+
+/// An endpoint of a virtual server in a [`Setup`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// Its service index.
+    pub index: u16,
+    /// Where clients connect.
+    pub vip: SocketAddr,
+    /// [`sluice_abi::TCP`] or [`sluice_abi::UDP`].
+    pub protocol: u8,
+    /// Slot of its head, and its ring's id.
+    pub head: u32,
+}
+
+/// A real server to be put into a [`Setup`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Server {
+    /// How packets reach it.
+    pub mode: ForwardingMode,
+    /// Which hook delivers.
+    pub path: Path,
+    /// Its own address and port.
+    pub address: SocketAddr,
+    /// FullNAT: the director's address; TUN: the outer source.
+    pub own: IpAddr,
+    /// Interface that leads to it.
+    pub ifindex: u32,
+    /// Next hop.
+    pub next_hop_mac: Mac,
+    /// Largest IP packet on the way.
+    pub mtu: u16,
+    /// Reuse counter of its id.
+    pub epoch: u8,
+}
+
+impl Server {
+    /// A server one hop behind the interface that clients' packets come by.
+    pub fn new(mode: ForwardingMode, address: SocketAddr, own: IpAddr) -> Self {
+        Self {
+            mode,
+            path: Path::Xdp,
+            address,
+            own,
+            ifindex: IFINDEX,
+            next_hop_mac: SERVER_MAC,
+            mtu: 1500,
+            epoch: 1,
+        }
+    }
+
+    /// Reached by this path.
+    #[must_use]
+    pub fn by(mut self, path: Path) -> Self {
+        self.path = path;
+        self
+    }
+
+    /// Behind another interface.
+    #[must_use]
+    pub fn behind(mut self, ifindex: u32) -> Self {
+        self.ifindex = ifindex;
+        self
+    }
+}
+
+/// The key of an endpoint of either family.
+pub enum Endpoint {
+    /// IPv4.
+    V4(EndpointKey<4>),
+    /// IPv6.
+    V6(EndpointKey<16>),
+}
+
+/// The key that names `address` with `protocol`.
+pub fn endpoint(address: SocketAddr, protocol: u8) -> Endpoint {
+    let port = address.port().to_be_bytes();
+    match address.ip() {
+        IpAddr::V4(ip) => Endpoint::V4(EndpointKey {
+            addr: ip.octets(),
+            port,
+            protocol,
+            pad: 0,
+        }),
+        IpAddr::V6(ip) => Endpoint::V6(EndpointKey {
+            addr: ip.octets(),
+            port,
+            protocol,
+            pad: 0,
+        }),
+    }
+}
+
+/// The bytes of `address`, zeros behind an IPv4 one.
+pub fn address_field(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(ip) => {
+            let mut field = [0; 16];
+            field[..4].copy_from_slice(&ip.octets());
+            field
+        }
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+impl Setup {
+    /// Tables of a director that knows nothing yet; half-open flows may hold 1000 FullNAT ports.
+    pub fn director() -> Self {
+        let mut setup = Self::default();
+        setup.config(ConfigWord::AbiVersion, sluice_abi::ABI_VERSION);
+        setup.config(ConfigWord::FlowSeed, 0x5eed_5eed_5eed_5eed);
+        setup.config(ConfigWord::Role, sluice_abi::ROLE_DIRECTOR);
+        setup.config(ConfigWord::HalfOpenPortLimit, 1000);
+        setup
+    }
+
+    /// Sets a word of `CONFIG`.
+    pub fn config(&mut self, word: ConfigWord, value: u64) {
+        self.config.insert(word as u32, value);
+    }
+
+    /// Adds an endpoint of a virtual server with one pool and no server, and its address's marker.
+    pub fn virtual_server(&mut self, vip: SocketAddr, protocol: u8) -> Service {
+        let head = next_key(&self.heads);
+        let service = Service {
+            index: u16::try_from(head).unwrap_or(u16::MAX),
+            vip,
+            protocol,
+            head,
+        };
+        let word = VipWord::new(service.index, service.head, 0);
+        self.set_vip(vip, protocol, word);
+        self.set_vip(SocketAddr::new(vip.ip(), 0), 0, VipWord(0));
+        let mut new = Head {
+            seed: 7 * head,
+            service: service.index,
+            pool_count: 1,
+            ..Head::default()
+        };
+        new.pools[0] = HeadPool {
+            threshold: SHARE_WHOLE,
+            ring: head,
+            tag: 0,
+        };
+        self.heads.insert(head, new);
+        service
+    }
+
+    /// Sets an entry of `VIPS*`.
+    pub fn set_vip(&mut self, vip: SocketAddr, protocol: u8, word: VipWord) {
+        match endpoint(vip, protocol) {
+            Endpoint::V4(key) => drop(self.v4.vips.insert(key, word)),
+            Endpoint::V6(key) => drop(self.v6.vips.insert(key, word)),
+        }
+    }
+
+    /// Adds a real server of `service` and whatever replies need; returns its id. It is in no ring yet.
+    pub fn server(&mut self, service: &Service, server: &Server) -> u32 {
+        let id = next_key(&self.servers);
+        let slot = next_key(&self.records);
+        let rewrites_replies = server.mode == ForwardingMode::Nat || server.path == Path::Local;
+        let backend = if rewrites_replies {
+            self.backend(server.address, service.protocol)
+        } else {
+            0
+        };
+        let alt = match server.mode {
+            _ if rewrites_replies => service.vip.ip(),
+            ForwardingMode::FullNat | ForwardingMode::Tun => server.own,
+            _ => IpAddr::from([0; 4]),
+        };
+        let local = server.path == Path::Local;
+        let keeps_port = matches!(server.mode, ForwardingMode::Dr | ForwardingMode::Tun) && !local;
+        let port = if keeps_port {
+            service.vip.port()
+        } else {
+            server.address.port()
+        };
+        self.records.insert(
+            slot,
+            ServerRecord {
+                addr: address_field(server.address.ip()),
+                alt: address_field(alt),
+                next_hop_mac: server.next_hop_mac,
+                source_mac: DIRECTOR_MAC,
+                ifindex: server.ifindex,
+                port: port.to_be_bytes(),
+                vip_port: service.vip.port().to_be_bytes(),
+                service: service.index,
+                backend,
+                tag: 0,
+                mode: server.mode as u8,
+                flags: if server.address.is_ipv6() {
+                    SERVER_IPV6
+                } else {
+                    0
+                },
+                mtu: server.mtu,
+            },
+        );
+        self.servers
+            .insert(id, ServerWord::new(slot, server.epoch, server.path, false));
+        if server.mode == ForwardingMode::Tun && local {
+            self.local(server.address.ip(), service.index, id);
+        }
+        id
+    }
+
+    /// Adds a real server and makes it the only one in the ring of `service`.
+    pub fn only_server(&mut self, service: &Service, server: &Server) -> u32 {
+        let id = self.server(service, server);
+        self.ring(service.head, &[id]);
+        id
+    }
+
+    /// Sets an entry of `LOCALS*`.
+    pub fn local(&mut self, address: IpAddr, service: u16, id: u32) {
+        let pad = [0; 2];
+        match address {
+            IpAddr::V4(ip) => {
+                let addr = ip.octets();
+                self.v4.locals.insert(LocalKey { addr, service, pad }, id);
+            }
+            IpAddr::V6(ip) => {
+                let addr = ip.octets();
+                self.v6.locals.insert(LocalKey { addr, service, pad }, id);
+            }
+        }
+    }
+
+    /// The index of a backend's endpoint, a new one if it has none.
+    pub fn backend(&mut self, address: SocketAddr, protocol: u8) -> u16 {
+        let new =
+            32_768 + u32::try_from(self.v4.backends.len() + self.v6.backends.len()).unwrap_or(0);
+        let index = match endpoint(address, protocol) {
+            Endpoint::V4(key) => *self.v4.backends.entry(key).or_insert(new),
+            Endpoint::V6(key) => *self.v6.backends.entry(key).or_insert(new),
+        };
+        u16::try_from(index).unwrap_or(u16::MAX)
+    }
+
+    /// Makes ring `ring` consist of these server ids, whose number is a power of two of at most 16.
+    pub fn ring(&mut self, ring: u32, ids: &[u32]) {
+        let log2 = u8::try_from(ids.len().trailing_zeros()).unwrap_or(0);
+        let offset = ring * 16;
+        self.rings.insert(ring, RingWord::new(offset, log2));
+        for (slot, id) in (offset..).zip(ids) {
+            self.ring_slots.insert(slot, *id);
+        }
+    }
+
+    /// Changes the word of a server.
+    pub fn change_server(&mut self, id: u32, change: impl FnOnce(ServerWord) -> ServerWord) {
+        let word = self.servers.entry(id).or_default();
+        *word = change(*word);
+    }
+
+    /// Changes the record of a server in place, which only tests may do.
+    pub fn change_record(&mut self, id: u32, change: impl FnOnce(&mut ServerRecord)) {
+        let slot = self.servers.get(&id).copied().unwrap_or_default().slot();
+        change(self.records.entry(slot).or_default());
+    }
+
+    /// Sets the route to `destination`.
+    pub fn route(&mut self, destination: IpAddr, route: Route) {
+        match destination {
+            IpAddr::V4(ip) => drop(self.v4.routes.insert(ip.octets(), route)),
+            IpAddr::V6(ip) => drop(self.v6.routes.insert(ip.octets(), route)),
+        }
+    }
+
+    /// Adds another director.
+    pub fn peer(&mut self, mac: Mac) {
+        self.peers.insert(MacKey { mac, pad: [0; 2] });
+    }
+
+    /// Puts a claim into `FULLNAT*` as if a flow had made it.
+    pub fn claim(
+        &mut self,
+        server: SocketAddr,
+        own: SocketAddr,
+        client: SocketAddr,
+        vip: SocketAddr,
+        protocol: u8,
+        data: FlowData,
+    ) {
+        match (server.ip(), own.ip(), client.ip(), vip.ip()) {
+            (IpAddr::V4(s), IpAddr::V4(o), IpAddr::V4(c), IpAddr::V4(v)) => {
+                let (s, o, c, v) = (s.octets(), o.octets(), c.octets(), v.octets());
+                let ports = [server, own, client, vip].map(|address| address.port());
+                let (key, value) = claim(s, o, c, v, ports, protocol, data);
+                self.v4.claims.insert(key, value);
+            }
+            (IpAddr::V6(s), IpAddr::V6(o), IpAddr::V6(c), IpAddr::V6(v)) => {
+                let (s, o, c, v) = (s.octets(), o.octets(), c.octets(), v.octets());
+                let ports = [server, own, client, vip].map(|address| address.port());
+                let (key, value) = claim(s, o, c, v, ports, protocol, data);
+                self.v6.claims.insert(key, value);
+            }
+            _ => unreachable!("a claim is of one family"),
+        }
+    }
+}
+
+fn claim<const A: usize>(
+    server: [u8; A],
+    own: [u8; A],
+    client: [u8; A],
+    vip: [u8; A],
+    ports: [u16; 4],
+    protocol: u8,
+    data: FlowData,
+) -> (FullNatKey<A>, FullNatValue<A>) {
+    let [server_port, own_port, client_port, vip_port] = ports.map(u16::to_be_bytes);
+    let key = FullNatKey {
+        server,
+        own,
+        server_port,
+        own_port,
+        protocol,
+        pad: [0; 3],
+    };
+    let value = FullNatValue {
+        data,
+        client,
+        vip,
+        client_port,
+        vip_port,
+        pad: [0; 4],
+    };
+    (key, value)
+}
+
+/// Keys are counted from 1: 0 means none everywhere.
+fn next_key<V>(map: &BTreeMap<u32, V>) -> u32 {
+    map.last_key_value().map_or(1, |(key, _)| key + 1)
+}
