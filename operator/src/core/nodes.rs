@@ -1,0 +1,125 @@
+//! Which nodes count, and what they acknowledged.
+
+use std::collections::BTreeMap;
+
+use sluice_api::{Decision, ExceptionKind, NODE_SILENT_SECONDS, NodeException, ObjectKey, Time};
+
+use super::world::{Node, World};
+
+/// Tells live nodes from silent ones by the change of their heartbeat on the own monotonic clock. What a heartbeat says is
+/// never compared with the own time: clocks differ.
+#[derive(Debug, Default)]
+pub struct Liveness {
+    heard: BTreeMap<String, Heard>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    heartbeat: Option<Time>,
+    at_ms: u64,
+}
+
+impl Liveness {
+    /// Notes a node's heartbeat and says whether it counts. A node that is seen for the first time counts until it has
+    /// been silent for [`NODE_SILENT_SECONDS`]: after a restart nobody is taken for dead too soon.
+    pub fn observe(&mut self, node: &str, heartbeat: Option<&Time>, now_ms: u64) -> bool {
+        let heard = self.heard.entry(node.to_owned()).or_insert_with(|| Heard {
+            heartbeat: heartbeat.cloned(),
+            at_ms: now_ms,
+        });
+        if heard.heartbeat.as_ref() != heartbeat {
+            heard.heartbeat = heartbeat.cloned();
+            heard.at_ms = now_ms;
+        }
+        now_ms.saturating_sub(heard.at_ms) <= NODE_SILENT_SECONDS * 1000
+    }
+
+    /// Forgets the nodes for which `keep` is false.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.heard.retain(|node, _| keep(node));
+    }
+}
+
+/// What the live nodes say of one decision.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Acknowledgement {
+    /// Live nodes.
+    pub(super) live: Vec<String>,
+    /// Live nodes that have not acknowledged the revision, and the one they did.
+    pub(super) awaited: Vec<(String, u64)>,
+    /// Exceptions of live nodes, with the node's name.
+    pub(super) exceptions: Vec<(String, NodeException)>,
+}
+
+impl Acknowledgement {
+    /// Whether the decision is in force on every live node, of which there is at least one.
+    pub(super) fn is_complete(&self) -> bool {
+        !self.live.is_empty() && self.awaited.is_empty() && self.exceptions.is_empty()
+    }
+
+    /// Live nodes on which the decision is in force.
+    pub(super) fn nodes(&self) -> usize {
+        let in_force = |node: &&String| {
+            self.awaited.iter().all(|(other, _)| other != *node)
+                && self.exceptions.iter().all(|(other, _)| other != *node)
+        };
+        self.live.iter().filter(in_force).count()
+    }
+}
+
+/// What live nodes say of a virtual server's decision; pools with a weight belong to it.
+pub(super) fn of_decision(world: &World, key: &ObjectKey, decision: &Decision) -> Acknowledgement {
+    of_revision(world, decision.revision, |exception| {
+        exception.namespace == key.namespace
+            && match exception.kind {
+                ExceptionKind::VirtualServer => exception.name == key.name,
+                ExceptionKind::RealServerPool => decision
+                    .pools
+                    .iter()
+                    .any(|pool| pool.weight > 0 && pool.name == exception.name),
+            }
+    })
+}
+
+/// What live nodes say of a pool's decision.
+pub(super) fn of_pool(world: &World, key: &ObjectKey, revision: u64) -> Acknowledgement {
+    of_revision(world, revision, |exception| {
+        exception.kind == ExceptionKind::RealServerPool
+            && exception.namespace == key.namespace
+            && exception.name == key.name
+    })
+}
+
+fn of_revision(
+    world: &World,
+    revision: u64,
+    concerns: impl Fn(&NodeException) -> bool,
+) -> Acknowledgement {
+    let mut result = Acknowledgement::default();
+    for (name, node) in live(world) {
+        result.live.push(name.clone());
+        let acknowledged = node.status.acknowledged_revision;
+        if acknowledged < revision {
+            result.awaited.push((name.clone(), acknowledged));
+        }
+        let exceptions = node.status.exceptions.iter().filter(|e| concerns(e));
+        result
+            .exceptions
+            .extend(exceptions.map(|exception| (name.clone(), exception.clone())));
+    }
+    result
+}
+
+fn live(world: &World) -> impl Iterator<Item = (&String, &Node)> {
+    world.nodes.iter().filter(|(_, node)| node.live)
+}
+
+/// Names of the nodes that should report and do not.
+pub(super) fn silent(world: &World) -> Vec<&str> {
+    world
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.wanted && !node.live)
+        .map(|(name, _)| name.as_str())
+        .collect()
+}

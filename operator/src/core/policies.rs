@@ -1,0 +1,199 @@
+//! Rollout policies: which one drives a virtual server, one step of its run, and the weights it asks for.
+
+use std::collections::BTreeMap;
+
+use sluice_api::{
+    DecidedPool, FieldError, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason, RolloutPolicy,
+    RolloutPolicyStatus, Time, Validate,
+};
+
+use super::admission::{Refusal, Service};
+use super::nodes;
+use super::world::World;
+use crate::rollout::{self, Observation};
+
+/// What came of a policy.
+pub(super) struct Driven {
+    /// The run after this tick; conditions are those of before.
+    pub(super) status: RolloutPolicyStatus,
+    /// Why the run does not move.
+    pub(super) refusals: Vec<Refusal>,
+}
+
+/// What came of all policies.
+pub(super) struct Rollouts {
+    pub(super) policies: BTreeMap<ObjectKey, Driven>,
+    /// The weights of the virtual servers that a policy drives.
+    pub(super) weights: BTreeMap<ObjectKey, Vec<DecidedPool>>,
+}
+
+/// `services` holds what each virtual server is served by from now on; those without any are absent.
+pub(super) fn drive(
+    world: &World,
+    services: &BTreeMap<ObjectKey, Service>,
+    now: &Time,
+) -> Rollouts {
+    let drivers = drivers(world);
+    let mut rollouts = Rollouts {
+        policies: BTreeMap::new(),
+        weights: BTreeMap::new(),
+    };
+    for (key, policy) in &world.policies {
+        let target = key.sibling(&policy.spec.virtual_server_name);
+        let service = services.get(&target);
+        let refusals = refusals(key, policy, &target, service, &drivers);
+        let mut status = policy.status.clone().unwrap_or_default();
+        if let (Some(service), true) = (service, refusals.is_empty()) {
+            let observed = Observation {
+                now,
+                live: is_live(world, &target, service, &status),
+                command: command(policy),
+            };
+            status = rollout::advance(&policy.spec, &status, observed);
+        }
+        // A policy that is refused now still holds what its run has reached.
+        if let Some(target) = driven_target(key, &status, &drivers)
+            && let Some(service) = services.get(&target)
+            && let Some(weights) = weights(service, &status)
+        {
+            rollouts.weights.insert(target, weights);
+        }
+        rollouts
+            .policies
+            .insert(key.clone(), Driven { status, refusals });
+    }
+    rollouts
+}
+
+/// The weights that a run asks for.
+fn weights(service: &Service, status: &RolloutPolicyStatus) -> Option<Vec<DecidedPool>> {
+    let (run, step) = (status.run.as_ref()?, status.step.as_ref()?);
+    rollout::split(
+        &service.pools,
+        &run.stable_pool_name,
+        &run.candidate_pool_name,
+        step.weight,
+    )
+}
+
+/// Whether every live node runs what the status asks for.
+fn is_live(
+    world: &World,
+    target: &ObjectKey,
+    service: &Service,
+    status: &RolloutPolicyStatus,
+) -> bool {
+    world.decision(target).is_some_and(|decision| {
+        weights(service, status).is_some_and(|wanted| wanted == decision.pools)
+            && nodes::of_decision(world, target, decision).is_complete()
+    })
+}
+
+/// The virtual server that the run is about, if this policy is the one that drives it.
+fn driven_target(
+    key: &ObjectKey,
+    status: &RolloutPolicyStatus,
+    drivers: &BTreeMap<ObjectKey, &ObjectKey>,
+) -> Option<ObjectKey> {
+    let target = key.sibling(&status.run.as_ref()?.virtual_server_name);
+    (drivers.get(&target) == Some(&key)).then_some(target)
+}
+
+/// One policy for each virtual server: the older one; where there is no creation timestamp (files) the one whose run it is;
+/// then by name.
+fn drivers(world: &World) -> BTreeMap<ObjectKey, &ObjectKey> {
+    let mut drivers: BTreeMap<ObjectKey, (Option<&Time>, bool, &ObjectKey)> = BTreeMap::new();
+    for (key, policy) in &world.policies {
+        let name = &policy.spec.virtual_server_name;
+        let created = policy.metadata.creation_timestamp.as_ref();
+        let run = policy
+            .status
+            .as_ref()
+            .and_then(|status| status.run.as_ref());
+        let runs = run.is_some_and(|run| run.virtual_server_name == *name);
+        let rank = (created, created.is_none() && !runs, key);
+        drivers
+            .entry(key.sibling(name))
+            .and_modify(|best| *best = (*best).min(rank))
+            .or_insert(rank);
+    }
+    drivers
+        .into_iter()
+        .map(|(target, (.., key))| (target, key))
+        .collect()
+}
+
+fn refusals(
+    key: &ObjectKey,
+    policy: &RolloutPolicy,
+    target: &ObjectKey,
+    service: Option<&Service>,
+    drivers: &BTreeMap<ObjectKey, &ObjectKey>,
+) -> Vec<Refusal> {
+    let invalid: Vec<Refusal> = policy
+        .spec
+        .validate()
+        .into_iter()
+        .map(|error: FieldError| Refusal {
+            reason: Reason::InvalidSpec,
+            error,
+        })
+        .collect();
+    if !invalid.is_empty() {
+        return invalid;
+    }
+    if let Some(driver) = drivers.get(target).filter(|driver| **driver != key) {
+        let message = format!(
+            "VirtualServer {target} is driven by RolloutPolicy {driver}: remove one of the two policies or name another \
+             virtual server"
+        );
+        let path = "spec.virtualServerName";
+        return vec![Refusal::new(Reason::PolicyConflict, path, message)];
+    }
+    let Some(service) = service else {
+        let message = format!(
+            "VirtualServer {target} does not exist or is not served: create it or correct it as its condition Stalled says"
+        );
+        let path = "spec.virtualServerName";
+        return vec![Refusal::new(Reason::VirtualServerNotFound, path, message)];
+    };
+    let mut refusals = Vec::new();
+    for (path, name) in [
+        ("spec.stablePoolName", &policy.spec.stable_pool_name),
+        ("spec.candidatePoolName", &policy.spec.candidate_pool_name),
+    ] {
+        if service.pools.iter().all(|(pool, _)| pool != name) {
+            let message = format!(
+                "{name} is no pool of VirtualServer {target}: add it to its spec.pools (the candidate with weight 0) or \
+                 correct the name"
+            );
+            refusals.push(Refusal::new(Reason::PoolNotInVirtualServer, path, message));
+        }
+    }
+    let share = rollout::split(
+        &service.pools,
+        &policy.spec.stable_pool_name,
+        &policy.spec.candidate_pool_name,
+        0,
+    );
+    if refusals.is_empty() && share.is_none() {
+        let message = format!(
+            "has no weight in VirtualServer {target}, nor has the candidate: give one of them a weight there"
+        );
+        refusals.push(Refusal::new(
+            Reason::NoShare,
+            "spec.stablePoolName",
+            message,
+        ));
+    }
+    refusals
+}
+
+fn command(policy: &RolloutPolicy) -> Option<&str> {
+    policy
+        .metadata
+        .annotations
+        .as_ref()?
+        .get(ROLLOUT_COMMAND_ANNOTATION)
+        .map(String::as_str)
+}

@@ -1,0 +1,49 @@
+//! The whole core in order.
+
+use std::collections::BTreeSet;
+
+use sluice_api::{ObjectKey, Time};
+
+use super::decide;
+use super::world::{Outcome, World};
+use super::{claims, policies, pools, status};
+
+/// The new status of every object. Called again with that status it gives the same, until something changes.
+pub fn reconcile(world: &World, now: &Time) -> Outcome {
+    let mut checked = pools::check(world);
+    let withdrawn = claims::resolve(world, &mut checked.services);
+    let services = decide::services(world, &checked.services, &withdrawn);
+    let rollouts = policies::drive(world, &services, now);
+    let decided = decide::decide(world, &checked, &services, rollouts.weights);
+
+    let mut outcome = Outcome::default();
+    let used: BTreeSet<ObjectKey> = decided
+        .virtual_servers
+        .iter()
+        .flat_map(|(key, decision)| decision.pools.iter().map(|pool| key.sibling(&pool.name)))
+        .collect();
+    for (key, _) in decide::orphans(world, &decided) {
+        let status = status::orphan(world, &key, now);
+        outcome.pools.insert(key, status);
+    }
+    for key in world.pools.keys() {
+        let refusals = checked
+            .refused_pools
+            .get(key)
+            .map_or(&[][..], Vec::as_slice);
+        let decision = decided.pools.get(key).cloned();
+        let status = status::pool(world, key, decision, refusals, &used, now);
+        outcome.pools.insert(key.clone(), status);
+    }
+    for (key, result) in &checked.services {
+        let refusals = result.as_ref().err().map_or(&[][..], Vec::as_slice);
+        let decision = decided.virtual_servers.get(key).cloned();
+        let status = status::virtual_server(world, key, decision, refusals, now);
+        outcome.virtual_servers.insert(key.clone(), status);
+    }
+    for (key, driven) in rollouts.policies {
+        let status = status::policy(world, &key, driven, now);
+        outcome.policies.insert(key, status);
+    }
+    outcome
+}

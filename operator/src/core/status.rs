@@ -1,0 +1,368 @@
+//! Conditions, from what nodes report and what was refused.
+
+use std::collections::BTreeSet;
+
+use sluice_api::{
+    Acknowledged, Condition, ConditionType, Decision, NODE_SILENT_SECONDS, ObjectKey, PoolDecision,
+    RealServerPoolStatus, Reason, RolloutPhase, RolloutPolicyStatus, Time, VirtualServerStatus,
+    set_condition,
+};
+
+use super::admission::Refusal;
+use super::nodes::{self, Acknowledgement};
+use super::policies::Driven;
+use super::world::World;
+use crate::rollout::STEP_DEADLINE_SECONDS;
+
+/// Writes an object's conditions.
+struct Conditions<'a> {
+    list: Vec<Condition>,
+    generation: i64,
+    now: &'a Time,
+}
+
+/// Where an object stands.
+enum State {
+    Ready(Reason, String),
+    Reconciling(Reason, String),
+    Stalled(Reason, String),
+}
+
+impl Conditions<'_> {
+    fn set(&mut self, kind: ConditionType, status: bool, reason: Reason, message: &str) {
+        set_condition(
+            &mut self.list,
+            kind,
+            status,
+            reason,
+            message,
+            self.generation,
+            self.now,
+        );
+    }
+
+    fn state(&mut self, state: &State) {
+        let (State::Ready(reason, message)
+        | State::Reconciling(reason, message)
+        | State::Stalled(reason, message)) = state;
+        let ready = matches!(state, State::Ready(..));
+        self.set(ConditionType::Ready, ready, *reason, message);
+        for (kind, applies) in [
+            (
+                ConditionType::Reconciling,
+                matches!(state, State::Reconciling(..)),
+            ),
+            (ConditionType::Stalled, matches!(state, State::Stalled(..))),
+        ] {
+            if applies {
+                self.set(kind, true, *reason, message);
+            } else {
+                self.set(kind, false, Reason::AsExpected, "");
+            }
+        }
+    }
+}
+
+pub(super) fn virtual_server(
+    world: &World,
+    key: &ObjectKey,
+    decision: Option<Decision>,
+    refusals: &[Refusal],
+    now: &Time,
+) -> VirtualServerStatus {
+    let object = &world.virtual_servers[key];
+    let last = object.status.clone().unwrap_or_default();
+    let generation = object.metadata.generation.unwrap_or_default();
+    let mut conditions = Conditions {
+        list: last.conditions,
+        generation,
+        now,
+    };
+    let acknowledgement = decision
+        .as_ref()
+        .map(|decision| nodes::of_decision(world, key, decision))
+        .unwrap_or_default();
+    conditions.state(&match (&decision, refusals) {
+        (decision, [first, ..]) => State::Stalled(
+            first.reason,
+            refused(
+                refusals,
+                decision.as_ref().map(|d| (d.generation, d.revision)),
+            ),
+        ),
+        (Some(decision), []) => in_force(&acknowledgement, decision.revision),
+        (None, []) => State::Reconciling(Reason::AwaitingNodes, String::new()),
+    });
+    let silent = nodes::silent(world);
+    if silent.is_empty() {
+        conditions.set(ConditionType::NodesSilent, false, Reason::AsExpected, "");
+    } else {
+        let message = format!(
+            "no report for more than {NODE_SILENT_SECONDS} s from {}: start the agent there or remove the \
+             LoadBalancerNode; it is not waited for",
+            silent.join(", ")
+        );
+        conditions.set(
+            ConditionType::NodesSilent,
+            true,
+            Reason::NodeSilent,
+            &message,
+        );
+    }
+    if acknowledgement.exceptions.is_empty() {
+        conditions.set(ConditionType::NodeExceptions, false, Reason::AsExpected, "");
+    } else {
+        let message = exceptions(&acknowledgement);
+        conditions.set(
+            ConditionType::NodeExceptions,
+            true,
+            Reason::NodeException,
+            &message,
+        );
+    }
+    VirtualServerStatus {
+        observed_generation: generation,
+        conditions: conditions.list,
+        acknowledged: decision
+            .as_ref()
+            .map(|decision| acknowledged(last.acknowledged, decision, &acknowledgement)),
+        decision,
+    }
+}
+
+fn acknowledged(
+    last: Option<Acknowledged>,
+    decision: &Decision,
+    acknowledgement: &Acknowledgement,
+) -> Acknowledged {
+    let last = last.unwrap_or_default();
+    let (revision, pools) = if acknowledgement.is_complete() {
+        (decision.revision, decision.pools.clone())
+    } else {
+        (last.revision, last.pools)
+    };
+    Acknowledged {
+        revision,
+        pools,
+        nodes: count(acknowledgement.nodes()),
+        live_nodes: count(acknowledgement.live.len()),
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// What is wrong with the newest spec, and what is served instead.
+fn refused(refusals: &[Refusal], decision: Option<(i64, u64)>) -> String {
+    let errors: Vec<String> = refusals.iter().map(|r| r.error.to_string()).collect();
+    let instead = match decision {
+        Some((generation, revision)) => {
+            format!("generation {generation} (revision {revision}) stays in force")
+        }
+        None => "nothing is in force".to_owned(),
+    };
+    format!("{}; {instead}", errors.join("; "))
+}
+
+fn in_force(acknowledgement: &Acknowledgement, revision: u64) -> State {
+    let live = acknowledgement.live.len();
+    if live == 0 {
+        let message = format!("revision {revision} waits for a node: start an agent");
+        State::Reconciling(Reason::NoLiveNode, message)
+    } else if !acknowledgement.awaited.is_empty() {
+        let message = format!("revision {revision} waits for {}", awaited(acknowledgement));
+        State::Reconciling(Reason::AwaitingNodes, message)
+    } else if !acknowledgement.exceptions.is_empty() {
+        State::Reconciling(Reason::NodeException, exceptions(acknowledgement))
+    } else {
+        let message = format!("revision {revision} is in force on {live} nodes");
+        State::Ready(Reason::Live, message)
+    }
+}
+
+fn awaited(acknowledgement: &Acknowledgement) -> String {
+    let nodes: Vec<String> = acknowledgement
+        .awaited
+        .iter()
+        .map(|(node, revision)| format!("{node} (at {revision})"))
+        .collect();
+    nodes.join(", ")
+}
+
+fn exceptions(acknowledgement: &Acknowledgement) -> String {
+    let texts: Vec<String> = acknowledgement
+        .exceptions
+        .iter()
+        .map(|(node, exception)| {
+            format!(
+                "{node}: {} {}: {}: {}",
+                match exception.kind {
+                    sluice_api::ExceptionKind::VirtualServer => "VirtualServer",
+                    sluice_api::ExceptionKind::RealServerPool => "RealServerPool",
+                },
+                exception.name,
+                exception.reason,
+                exception.message
+            )
+        })
+        .collect();
+    texts.join("; ")
+}
+
+pub(super) fn pool(
+    world: &World,
+    key: &ObjectKey,
+    decision: Option<PoolDecision>,
+    refusals: &[Refusal],
+    used: &BTreeSet<ObjectKey>,
+    now: &Time,
+) -> RealServerPoolStatus {
+    let object = &world.pools[key];
+    let generation = object.metadata.generation.unwrap_or_default();
+    let last = object.status.clone().unwrap_or_default();
+    let mut conditions = Conditions {
+        list: last.conditions,
+        generation,
+        now,
+    };
+    conditions.state(&match (&decision, refusals) {
+        (decision, [first, ..]) => State::Stalled(
+            first.reason,
+            refused(
+                refusals,
+                decision.as_ref().map(|d| (d.generation, d.revision)),
+            ),
+        ),
+        (Some(_), []) if !used.contains(key) => State::Ready(
+            Reason::Unused,
+            "accepted; no virtual server in force uses it".to_owned(),
+        ),
+        (Some(decision), []) => in_force(
+            &nodes::of_pool(world, key, decision.revision),
+            decision.revision,
+        ),
+        (None, []) => State::Reconciling(Reason::AwaitingNodes, String::new()),
+    });
+    RealServerPoolStatus {
+        observed_generation: generation,
+        conditions: conditions.list,
+        servers: decision.as_ref().map_or(0, |d| count(d.servers.len())),
+        decision,
+    }
+}
+
+/// The status of a pool whose object is gone.
+pub(super) fn orphan(world: &World, key: &ObjectKey, now: &Time) -> RealServerPoolStatus {
+    let last = world.orphans.get(key).cloned().unwrap_or_default();
+    let mut conditions = Conditions {
+        list: last.conditions,
+        generation: last.observed_generation,
+        now,
+    };
+    let message = format!(
+        "RealServerPool {key} is gone while a virtual server's decision refers to it: create it again, or remove it from \
+         spec.pools there"
+    );
+    conditions.state(&State::Stalled(Reason::Deleted, message));
+    RealServerPoolStatus {
+        conditions: conditions.list,
+        ..last
+    }
+}
+
+pub(super) fn policy(
+    world: &World,
+    key: &ObjectKey,
+    driven: Driven,
+    now: &Time,
+) -> RolloutPolicyStatus {
+    let object = &world.policies[key];
+    let generation = object.metadata.generation.unwrap_or_default();
+    let Driven {
+        mut status,
+        refusals,
+    } = driven;
+    let mut conditions = Conditions {
+        list: std::mem::take(&mut status.conditions),
+        generation,
+        now,
+    };
+    let target = key.sibling(&object.spec.virtual_server_name);
+    conditions.state(&match refusals.first() {
+        Some(first) => {
+            let errors: Vec<String> = refusals.iter().map(|r| r.error.to_string()).collect();
+            State::Stalled(first.reason, errors.join("; "))
+        }
+        None => progress(world, &target, &status, now),
+    });
+    RolloutPolicyStatus {
+        observed_generation: generation,
+        conditions: conditions.list,
+        ..status
+    }
+}
+
+fn progress(world: &World, target: &ObjectKey, status: &RolloutPolicyStatus, now: &Time) -> State {
+    let Some(step) = &status.step else {
+        return State::Reconciling(Reason::RolloutProgressing, String::new());
+    };
+    let (index, weight) = (step.index, step.weight);
+    let over = now.0.as_second() - step.start_time.0.as_second() > STEP_DEADLINE_SECONDS;
+    if step.live_time.is_none() && over && status.phase != Some(RolloutPhase::Paused) {
+        let message = format!(
+            "step {index} ({weight} %) is not in force on every live node {STEP_DEADLINE_SECONDS} s after it began: {}",
+            obstacle(world, target)
+        );
+        return State::Stalled(Reason::DeadlineExceeded, message);
+    }
+    let run = status.run.as_ref().map_or("", |run| run.id.as_str());
+    match status.phase {
+        Some(RolloutPhase::Completed) => State::Ready(
+            Reason::RolloutCompleted,
+            "the candidate has the whole share".to_owned(),
+        ),
+        Some(RolloutPhase::Aborted) if step.live_time.is_some() => State::Ready(
+            Reason::RolloutAborted,
+            format!("the stable pool has the whole share; retry/{run}/{index} begins a new run"),
+        ),
+        Some(RolloutPhase::Aborted) => State::Reconciling(
+            Reason::RolloutAborted,
+            "the share goes back to the stable pool".to_owned(),
+        ),
+        Some(RolloutPhase::Paused) => State::Reconciling(
+            Reason::RolloutWaiting,
+            format!("step {index} ({weight} %) is paused until the command resume/{run}/{index}"),
+        ),
+        Some(RolloutPhase::Gated) => State::Reconciling(
+            Reason::RolloutWaiting,
+            format!("step {index} ({weight} %) waits for the command promote/{run}/{index}"),
+        ),
+        Some(RolloutPhase::Pausing) => State::Reconciling(
+            Reason::RolloutProgressing,
+            format!("step {index} ({weight} %) is in force on every live node; its pause runs"),
+        ),
+        Some(RolloutPhase::Progressing) | None => State::Reconciling(
+            Reason::RolloutProgressing,
+            format!("step {index} ({weight} %) comes into force on the nodes"),
+        ),
+    }
+}
+
+fn obstacle(world: &World, target: &ObjectKey) -> String {
+    let Some(decision) = world.decision(target) else {
+        return format!("VirtualServer {target} has no decision");
+    };
+    let acknowledgement = nodes::of_decision(world, target, decision);
+    if acknowledgement.live.is_empty() {
+        "no agent reports: start one".to_owned()
+    } else if acknowledgement.awaited.is_empty() {
+        exceptions(&acknowledgement)
+    } else {
+        format!(
+            "look at the agents of {} (revision {} is wanted)",
+            awaited(&acknowledgement),
+            decision.revision
+        )
+    }
+}

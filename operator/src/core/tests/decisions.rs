@@ -1,0 +1,132 @@
+use super::*;
+
+#[test]
+fn decides_waits_for_nodes_and_then_rests() {
+    let mut sim = Sim::new(MANIFESTS);
+    sim.tick();
+    assert_eq!(sim.ready("web").1, "AwaitingNodes");
+    assert_eq!(sim.weights("web"), [100, 0]);
+    let pools: Vec<u64> = sim
+        .world
+        .pools
+        .keys()
+        .map(|k| sim.world.pool_decision(k).expect("decided").revision)
+        .collect();
+    assert_eq!(
+        (pools, sim.revision("web")),
+        (vec![1, 2], 3),
+        "pools come first"
+    );
+    let v1 = sim.world.pool_decision(&key("v1")).expect("decided");
+    let port = &sim.world.decision(&key("web")).expect("decided").ports[0];
+    assert_eq!(
+        (v1.servers[0].weight, v1.servers[0].target_port(port)),
+        (1, 8080)
+    );
+    sim.acknowledge();
+    sim.tick();
+    let (status, reason, message) = sim.ready("web");
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("True", "Live"),
+        "{message}"
+    );
+    let acknowledged = sim.world.virtual_servers[&key("web")]
+        .status
+        .clone()
+        .expect("status")
+        .acknowledged
+        .expect("told");
+    assert_eq!(
+        (
+            acknowledged.revision,
+            acknowledged.nodes,
+            acknowledged.live_nodes
+        ),
+        (3, 1, 1)
+    );
+    let world = sim.world.clone();
+    sim.tick();
+    assert_eq!(sim.world, world);
+}
+
+#[test]
+fn revisions_are_taken_up_from_whoever_knows_the_highest() {
+    let mut sim = Sim::new(MANIFESTS);
+    sim.world
+        .nodes
+        .get_mut("d1")
+        .expect("d1")
+        .status
+        .acknowledged_revision = 57;
+    sim.tick();
+    assert_eq!(sim.revision("web"), 60);
+}
+
+#[test]
+fn only_a_changed_decision_raises_the_revision() {
+    let mut sim = served();
+    let revision = sim.revision("web");
+    sim.edit("name: v2, weight: 0", "name: v2, weight: 7");
+    sim.settle();
+    assert_eq!(
+        (sim.weights("web"), sim.revision("web")),
+        (vec![100, 7], revision + 1)
+    );
+    sim.apply(
+        &MANIFESTS
+            .replace("weight: 0", "weight: 7")
+            .replace("weight: 3", "weight: 4"),
+    );
+    sim.settle();
+    assert_eq!(sim.revision("web"), revision + 1);
+    assert_eq!(
+        sim.world
+            .pool_decision(&key("v2"))
+            .expect("decided")
+            .revision,
+        revision + 2
+    );
+}
+
+#[test]
+fn silent_nodes_are_named_and_not_waited_for() {
+    let mut sim = served();
+    sim.node("d2", &["10.0.0.251"]);
+    sim.tick();
+    assert_eq!(sim.ready("web").1, "AwaitingNodes");
+    sim.world.nodes.get_mut("d2").expect("d2").live = false;
+    sim.tick();
+    assert_eq!(sim.ready("web").1, "Live");
+    let conditions = &sim.world.virtual_servers[&key("web")]
+        .status
+        .as_ref()
+        .expect("status")
+        .conditions;
+    let silent = find_condition(conditions, ConditionType::NodesSilent).expect("told");
+    assert_eq!(silent.status, "True");
+    assert!(
+        silent.message.contains("d2") && silent.message.contains("40 s"),
+        "{}",
+        silent.message
+    );
+    sim.world.nodes.get_mut("d1").expect("d1").live = false;
+    sim.tick();
+    assert_eq!(sim.ready("web").1, "NoLiveNode");
+}
+
+#[test]
+fn a_silent_node_is_told_by_its_own_heartbeat() {
+    let time = |seconds| Time(Timestamp::from_second(seconds).expect("time"));
+    let mut liveness = Liveness::default();
+    assert!(liveness.observe("d1", None, 0));
+    assert!(liveness.observe("d1", None, 40_000));
+    assert!(!liveness.observe("d1", None, 40_001));
+    assert!(
+        liveness.observe("d1", Some(&time(5)), 50_000),
+        "any change is a sign of life"
+    );
+    assert!(liveness.observe("d1", Some(&time(3)), 80_000));
+    assert!(liveness.observe("d1", Some(&time(3)), 120_000));
+    assert!(!liveness.observe("d1", Some(&time(3)), 120_001));
+}

@@ -1,0 +1,255 @@
+//! The core as users see it: manifests in, decisions and conditions out.
+
+mod admission;
+mod decisions;
+mod rollouts;
+
+use std::net::IpAddr;
+
+use sluice_api::jiff::Timestamp;
+use sluice_api::manifest::{self, Object};
+use sluice_api::{
+    Condition, ConditionType, ExceptionKind, LoadBalancerNodeStatus, NodeException, ObjectKey,
+    ROLLOUT_COMMAND_ANNOTATION, RolloutPhase, Time, find_condition,
+};
+
+use super::*;
+
+const MANIFESTS: &str = "\
+apiVersion: sluice.dev/v1alpha1
+kind: VirtualServer
+metadata: {name: web}
+spec:
+  addresses: [{ip: 203.0.113.10}]
+  ports: [{name: http, protocol: TCP, port: 80}]
+  forwarding: {mode: NAT}
+  pools: [{name: v1, weight: 100}, {name: v2, weight: 0}]
+---
+apiVersion: sluice.dev/v1alpha1
+kind: RealServerPool
+metadata: {name: v1}
+spec: {servers: {static: [{name: a, address: 10.0.0.1}]}, targetPorts: [{name: http, port: 8080}]}
+---
+apiVersion: sluice.dev/v1alpha1
+kind: RealServerPool
+metadata: {name: v2}
+spec: {servers: {static: [{name: b, address: 10.0.0.2, weight: 3}]}}
+";
+
+const POLICY: &str = "\
+apiVersion: sluice.dev/v1alpha1
+kind: RolloutPolicy
+metadata: {name: roll}
+spec:
+  virtualServerName: web
+  stablePoolName: v1
+  candidatePoolName: v2
+  strategy: {canary: {steps: [{weight: 10}, {weight: 50, gate: Manual}]}}
+";
+
+/// A world and the clock that drives it.
+struct Sim {
+    world: World,
+    seconds: i64,
+}
+
+impl Sim {
+    fn new(manifests: &str) -> Self {
+        let mut sim = Self {
+            world: World::default(),
+            seconds: 0,
+        };
+        sim.apply(manifests);
+        sim.node("d1", &["10.0.0.250"]);
+        sim
+    }
+
+    fn node(&mut self, name: &str, addresses: &[&str]) {
+        let addresses: Vec<IpAddr> = addresses
+            .iter()
+            .map(|a| a.parse().expect("address"))
+            .collect();
+        let status = LoadBalancerNodeStatus {
+            addresses,
+            ..LoadBalancerNodeStatus::default()
+        };
+        let node = Node {
+            status,
+            live: true,
+            wanted: true,
+        };
+        self.world.nodes.insert(name.to_owned(), node);
+    }
+
+    /// Replaces objects by those of a manifest, as a user does.
+    fn apply(&mut self, text: &str) {
+        for object in manifest::parse(text).expect("valid manifest") {
+            let key = object.key();
+            match object {
+                Object::VirtualServer(mut new) => {
+                    let old = self.world.virtual_servers.remove(&key);
+                    let before = old
+                        .as_ref()
+                        .map(|old| (old.metadata.generation, old.spec == new.spec));
+                    new.metadata.generation = next_generation(before);
+                    new.status = old.and_then(|old| old.status);
+                    self.world.virtual_servers.insert(key, new);
+                }
+                Object::RealServerPool(mut new) => {
+                    let old = self.world.pools.remove(&key);
+                    let before = old
+                        .as_ref()
+                        .map(|old| (old.metadata.generation, old.spec == new.spec));
+                    new.metadata.generation = next_generation(before);
+                    new.status = old.and_then(|old| old.status);
+                    self.world.pools.insert(key, new);
+                }
+                Object::RolloutPolicy(mut new) => {
+                    let old = self.world.policies.remove(&key);
+                    let before = old
+                        .as_ref()
+                        .map(|old| (old.metadata.generation, old.spec == new.spec));
+                    new.metadata.generation = next_generation(before);
+                    new.status = old.and_then(|old| old.status);
+                    self.world.policies.insert(key, new);
+                }
+                Object::LoadBalancerNode(_) => {}
+            }
+        }
+    }
+
+    /// Applies the manifests with `from` replaced by `to`.
+    fn edit(&mut self, from: &str, to: &str) {
+        assert!(MANIFESTS.contains(from), "{from}");
+        self.apply(&MANIFESTS.replace(from, to));
+    }
+
+    fn tick(&mut self) {
+        self.seconds += 1;
+        let now = Time(Timestamp::from_second(1_700_000_000 + self.seconds).expect("time"));
+        let outcome = reconcile(&self.world, &now);
+        for (key, status) in outcome.virtual_servers {
+            self.world
+                .virtual_servers
+                .get_mut(&key)
+                .expect("known")
+                .status = Some(status);
+        }
+        self.world.orphans.clear();
+        for (key, status) in outcome.pools {
+            match self.world.pools.get_mut(&key) {
+                Some(pool) => pool.status = Some(status),
+                None => {
+                    self.world.orphans.insert(key, status);
+                }
+            }
+        }
+        for (key, status) in outcome.policies {
+            self.world.policies.get_mut(&key).expect("known").status = Some(status);
+        }
+    }
+
+    /// Ticks with all nodes acknowledging what there is.
+    fn settle(&mut self) {
+        for _ in 0..12 {
+            self.tick();
+            self.acknowledge();
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        let revision = self.world.highest_revision();
+        for node in self.world.nodes.values_mut().filter(|node| node.live) {
+            node.status.acknowledged_revision = revision;
+        }
+    }
+
+    fn ready(&self, name: &str) -> (String, String, String) {
+        let status = self.world.virtual_servers[&key(name)]
+            .status
+            .as_ref()
+            .expect("status");
+        ready(&status.conditions)
+    }
+
+    fn pool_ready(&self, name: &str) -> (String, String, String) {
+        let status = self.world.pools[&key(name)]
+            .status
+            .as_ref()
+            .expect("status");
+        ready(&status.conditions)
+    }
+
+    fn policy_ready(&self, name: &str) -> (String, String, String) {
+        let status = self.world.policies[&key(name)]
+            .status
+            .as_ref()
+            .expect("status");
+        ready(&status.conditions)
+    }
+
+    fn weights(&self, name: &str) -> Vec<u32> {
+        let decision = self.world.decision(&key(name)).expect("decision");
+        decision.pools.iter().map(|pool| pool.weight).collect()
+    }
+
+    fn revision(&self, name: &str) -> u64 {
+        self.world.decision(&key(name)).expect("decision").revision
+    }
+
+    /// The newest spec of `web` is refused, and what was decided stays.
+    fn assert_refused(&mut self, reason: &str, parts: &[&str]) {
+        let before = self.world.decision(&key("web")).cloned();
+        self.settle();
+        let (status, found, message) = self.ready("web");
+        assert_eq!(
+            (status.as_str(), found.as_str()),
+            ("False", reason),
+            "{message}"
+        );
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in {message:?}");
+        }
+        let stalled = &self.world.virtual_servers[&key("web")]
+            .status
+            .as_ref()
+            .expect("status")
+            .conditions;
+        assert_eq!(
+            find_condition(stalled, ConditionType::Stalled)
+                .expect("told")
+                .status,
+            "True"
+        );
+        assert_eq!(self.world.decision(&key("web")).cloned(), before);
+    }
+}
+
+/// From the last generation, and whether the spec is still the same.
+fn next_generation(before: Option<(Option<i64>, bool)>) -> Option<i64> {
+    match before {
+        Some((generation, true)) => generation,
+        Some((generation, false)) => generation.map(|generation| generation + 1),
+        None => Some(1),
+    }
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("default", name)
+}
+
+fn ready(conditions: &[Condition]) -> (String, String, String) {
+    let ready = find_condition(conditions, ConditionType::Ready).expect("told at the first visit");
+    (
+        ready.status.clone(),
+        ready.reason.clone(),
+        ready.message.clone(),
+    )
+}
+
+fn served() -> Sim {
+    let mut sim = Sim::new(MANIFESTS);
+    sim.settle();
+    assert_eq!(sim.ready("web").1, "Live");
+    sim
+}

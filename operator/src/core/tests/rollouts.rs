@@ -1,0 +1,204 @@
+use super::*;
+
+#[test]
+fn exceptions_are_told_and_hold_a_rollout() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    let exception = NodeException {
+        kind: ExceptionKind::RealServerPool,
+        namespace: "default".to_owned(),
+        name: "v2".to_owned(),
+        reason: "NotOnLink".to_owned(),
+        message: "server b is not on the link of eth0".to_owned(),
+    };
+    sim.world.nodes.get_mut("d1").expect("d1").status.exceptions = vec![exception];
+    sim.settle();
+    assert_eq!(sim.ready("web").1, "NodeException");
+    assert!(
+        sim.ready("web")
+            .2
+            .contains("d1: RealServerPool v2: NotOnLink"),
+        "{:?}",
+        sim.ready("web")
+    );
+    assert_eq!(sim.weights("web"), [90, 10]);
+    sim.seconds += crate::rollout::STEP_DEADLINE_SECONDS;
+    sim.settle();
+    let (_, reason, message) = sim.policy_ready("roll");
+    assert_eq!(reason, "DeadlineExceeded");
+    assert!(message.contains("NotOnLink"), "{message}");
+    sim.world
+        .nodes
+        .get_mut("d1")
+        .expect("d1")
+        .status
+        .exceptions
+        .clear();
+    sim.settle();
+    assert_eq!(sim.weights("web"), [50, 50]);
+}
+
+#[test]
+fn a_rollout_moves_the_share_and_ends_with_the_candidate() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    sim.tick();
+    assert_eq!(sim.weights("web"), [90, 10]);
+    for _ in 0..3 {
+        sim.tick();
+        assert_eq!(sim.weights("web"), [90, 10], "not acknowledged");
+    }
+    sim.settle();
+    assert_eq!(sim.weights("web"), [50, 50]);
+    assert_eq!(sim.policy_ready("roll").1, "RolloutWaiting");
+    let run = sim.world.policies[&key("roll")]
+        .status
+        .clone()
+        .expect("status")
+        .run
+        .expect("run")
+        .id;
+    assert!(
+        sim.policy_ready("roll")
+            .2
+            .contains(&format!("promote/{run}/1"))
+    );
+    let annotations = &mut sim
+        .world
+        .policies
+        .get_mut(&key("roll"))
+        .expect("roll")
+        .metadata
+        .annotations;
+    annotations.get_or_insert_default().insert(
+        ROLLOUT_COMMAND_ANNOTATION.to_owned(),
+        format!("promote/{run}/1"),
+    );
+    sim.settle();
+    assert_eq!(sim.weights("web"), [0, 100]);
+    assert_eq!(sim.policy_ready("roll").1, "RolloutCompleted");
+    // Without the policy the weights stay until those of the spec change.
+    sim.world.policies.clear();
+    let revision = sim.revision("web");
+    sim.settle();
+    assert_eq!(
+        (sim.weights("web"), sim.revision("web")),
+        (vec![0, 100], revision)
+    );
+    sim.edit("port: 80}", "port: 82}");
+    sim.settle();
+    assert_eq!(sim.weights("web"), [0, 100]);
+    sim.edit("name: v2, weight: 0", "name: v2, weight: 5");
+    sim.settle();
+    assert_eq!(sim.weights("web"), [100, 5]);
+}
+
+#[test]
+fn a_share_that_does_not_divide_is_scaled() {
+    let mut sim = served();
+    sim.edit(
+        "{name: v1, weight: 100}, {name: v2, weight: 0}",
+        "{name: v1, weight: 7}, {name: v2, weight: 0}",
+    );
+    sim.apply(POLICY);
+    sim.settle();
+    sim.tick();
+    assert_eq!(sim.weights("web"), [350, 350]);
+}
+
+#[test]
+fn the_second_policy_of_a_virtual_server_waits() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    sim.settle();
+    sim.apply(&POLICY.replace("name: roll", "name: a-second"));
+    sim.settle();
+    let (status, reason, message) = sim.policy_ready("a-second");
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "PolicyConflict")
+    );
+    assert!(
+        message.contains("spec.virtualServerName") && message.contains("default/roll"),
+        "{message}"
+    );
+    assert_eq!(sim.policy_ready("roll").1, "RolloutWaiting");
+    assert_eq!(sim.weights("web"), [50, 50]);
+    assert!(
+        sim.world.policies[&key("a-second")]
+            .status
+            .as_ref()
+            .expect("status")
+            .run
+            .is_none()
+    );
+}
+
+#[test]
+fn policies_that_fit_no_virtual_server_are_told_so() {
+    let cases = [
+        (
+            "virtualServerName: web",
+            "virtualServerName: shop",
+            "VirtualServerNotFound",
+            "spec.virtualServerName",
+        ),
+        (
+            "candidatePoolName: v2",
+            "candidatePoolName: v3",
+            "PoolNotInVirtualServer",
+            "spec.candidatePoolName",
+        ),
+        (
+            "candidatePoolName: v2",
+            "candidatePoolName: v1",
+            "InvalidSpec",
+            "spec.candidatePoolName",
+        ),
+        (
+            "{weight: 10}",
+            "{weight: 60}",
+            "InvalidSpec",
+            "spec.strategy.canary.steps[1].weight",
+        ),
+    ];
+    for (from, to, reason, path) in cases {
+        let mut sim = served();
+        sim.apply(&POLICY.replace(from, to));
+        sim.settle();
+        let (_, found, message) = sim.policy_ready("roll");
+        assert_eq!(found, reason, "{message}");
+        assert!(message.contains(path), "{message}");
+        assert_eq!(sim.weights("web"), [100, 0]);
+    }
+}
+
+#[test]
+fn a_policy_that_becomes_invalid_holds_what_it_reached() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    sim.settle();
+    sim.apply(&POLICY.replace("{weight: 10}", "{weight: 60}"));
+    sim.settle();
+    assert_eq!(sim.policy_ready("roll").1, "InvalidSpec");
+    assert_eq!(sim.weights("web"), [50, 50]);
+    assert_eq!(
+        sim.world.policies[&key("roll")]
+            .status
+            .as_ref()
+            .expect("status")
+            .phase,
+        Some(RolloutPhase::Gated)
+    );
+}
+
+#[test]
+fn a_refused_virtual_server_does_not_stop_its_rollout() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    sim.tick();
+    sim.edit("203.0.113.10", "127.0.0.1");
+    sim.settle();
+    assert_eq!(sim.ready("web").1, "AddressNotUsable");
+    assert_eq!(sim.weights("web"), [50, 50]);
+}

@@ -1,0 +1,91 @@
+//! What the core sees, and what it answers.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use sluice_api::{
+    Decision, LoadBalancerNodeStatus, ObjectKey, PoolDecision, RealServerPool,
+    RealServerPoolStatus, RolloutPolicy, RolloutPolicyStatus, VirtualServer, VirtualServerStatus,
+};
+
+/// All objects, with the status last written for them.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct World {
+    /// Virtual servers.
+    pub virtual_servers: BTreeMap<ObjectKey, VirtualServer>,
+    /// Pools.
+    pub pools: BTreeMap<ObjectKey, RealServerPool>,
+    /// Rollout policies.
+    pub policies: BTreeMap<ObjectKey, RolloutPolicy>,
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// Decisions of pools whose objects are gone; they stay while a virtual server's decision refers to them.
+    pub orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
+}
+
+/// A node.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Node {
+    /// What its agent last reported.
+    pub status: LoadBalancerNodeStatus,
+    /// Whether its agent reported lately. The others' acknowledgements are not waited for.
+    pub live: bool,
+    /// Whether somebody asked for this node. A node that is only a leftover report is not told as silent.
+    pub wanted: bool,
+}
+
+/// The new status of every object.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Outcome {
+    /// Of virtual servers.
+    pub virtual_servers: BTreeMap<ObjectKey, VirtualServerStatus>,
+    /// Of pools, including those whose objects are gone but still in use.
+    pub pools: BTreeMap<ObjectKey, RealServerPoolStatus>,
+    /// Of rollout policies. To be written before the decisions: a decision never runs ahead of its rollout.
+    pub policies: BTreeMap<ObjectKey, RolloutPolicyStatus>,
+}
+
+impl World {
+    /// The decision in force for a virtual server.
+    pub fn decision(&self, key: &ObjectKey) -> Option<&Decision> {
+        self.virtual_servers
+            .get(key)?
+            .status
+            .as_ref()?
+            .decision
+            .as_ref()
+    }
+
+    /// The decision in force for a pool, its object being there or gone.
+    pub fn pool_decision(&self, key: &ObjectKey) -> Option<&PoolDecision> {
+        let status = match self.pools.get(key) {
+            Some(pool) => pool.status.as_ref(),
+            None => self.orphans.get(key),
+        };
+        status?.decision.as_ref()
+    }
+
+    /// The highest revision that was ever given, as far as anybody remembers: decisions, and what nodes acknowledged.
+    pub fn highest_revision(&self) -> u64 {
+        let servers = self.virtual_servers.keys();
+        let pools = self.pools.keys().chain(self.orphans.keys());
+        servers
+            .filter_map(|key| Some(self.decision(key)?.revision))
+            .chain(pools.filter_map(|key| Some(self.pool_decision(key)?.revision)))
+            .chain(
+                self.nodes
+                    .values()
+                    .map(|node| node.status.acknowledged_revision),
+            )
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// The name of the node that has this address as its own.
+    pub fn node_with(&self, address: IpAddr) -> Option<&str> {
+        self.nodes
+            .iter()
+            .find(|(_, node)| node.status.addresses.contains(&address))
+            .map(|(name, _)| name.as_str())
+    }
+}

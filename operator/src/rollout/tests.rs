@@ -1,0 +1,406 @@
+use proptest::prelude::*;
+use sluice_api::jiff::Timestamp;
+use sluice_api::{CanaryStrategy, CommandResult, Gate, MAX_POOL_WEIGHT, RolloutStrategy};
+
+use super::*;
+
+fn at(seconds: i64) -> Time {
+    Time(Timestamp::from_second(1_700_000_000 + seconds).expect("in range"))
+}
+
+fn spec(steps: Vec<CanaryStep>) -> RolloutPolicySpec {
+    RolloutPolicySpec {
+        virtual_server_name: "web".to_owned(),
+        stable_pool_name: "web-v1".to_owned(),
+        candidate_pool_name: "web-v2".to_owned(),
+        strategy: RolloutStrategy {
+            canary: CanaryStrategy { steps },
+        },
+    }
+}
+
+fn step(weight: u8, pause: u32, gate: bool) -> CanaryStep {
+    CanaryStep {
+        weight,
+        pause_seconds: (pause > 0).then_some(pause),
+        gate: gate.then_some(Gate::Manual),
+    }
+}
+
+/// One tick at `seconds`.
+fn tick(
+    spec: &RolloutPolicySpec,
+    status: &mut RolloutPolicyStatus,
+    seconds: i64,
+    live: bool,
+    command: Option<&str>,
+) {
+    let now = at(seconds);
+    *status = advance(
+        spec,
+        status,
+        Observation {
+            now: &now,
+            live,
+            command,
+        },
+    );
+}
+
+fn index(status: &RolloutPolicyStatus) -> u32 {
+    status.step.as_ref().expect("has a step").index
+}
+
+fn weight(status: &RolloutPolicyStatus) -> u8 {
+    status.step.as_ref().expect("has a step").weight
+}
+
+fn command(status: &RolloutPolicyStatus, verb: &str) -> String {
+    let run = &status.run.as_ref().expect("has a run").id;
+    format!("{verb}/{run}/{}", index(status))
+}
+
+fn result(status: &RolloutPolicyStatus) -> CommandResult {
+    status.last_command.as_ref().expect("has a command").result
+}
+
+#[test]
+fn walks_through_all_steps() {
+    let spec = spec(vec![step(10, 30, false), step(50, 0, true)]);
+    let mut s = RolloutPolicyStatus::default();
+    tick(&spec, &mut s, 0, true, None);
+    assert_eq!(
+        (index(&s), weight(&s), s.phase),
+        (0, 10, Some(RolloutPhase::Progressing))
+    );
+    tick(&spec, &mut s, 5, false, None);
+    assert_eq!(s.phase, Some(RolloutPhase::Progressing));
+    tick(&spec, &mut s, 10, true, None);
+    assert_eq!(s.phase, Some(RolloutPhase::Pausing));
+    tick(&spec, &mut s, 39, true, None);
+    assert_eq!(s.phase, Some(RolloutPhase::Pausing));
+    tick(&spec, &mut s, 40, false, None);
+    assert_eq!(index(&s), 0, "a node does not run the step any more");
+    tick(&spec, &mut s, 41, true, None);
+    assert_eq!((index(&s), weight(&s)), (1, 50));
+    tick(&spec, &mut s, 42, true, None);
+    tick(&spec, &mut s, 9_000, true, None);
+    assert_eq!(s.phase, Some(RolloutPhase::Gated));
+    let promote = command(&s, "promote");
+    tick(&spec, &mut s, 9_001, true, Some(&promote));
+    assert_eq!(
+        (index(&s), weight(&s), result(&s)),
+        (2, 100, CommandResult::Accepted)
+    );
+    tick(&spec, &mut s, 9_002, true, Some(&promote));
+    assert_eq!(s.phase, Some(RolloutPhase::Completed));
+    tick(&spec, &mut s, 9_999, true, Some(&promote));
+    assert_eq!((weight(&s), s.phase), (100, Some(RolloutPhase::Completed)));
+    assert_eq!(
+        s.history.last().expect("history").event,
+        RolloutEvent::Completed
+    );
+}
+
+#[test]
+fn a_pause_stops_the_clock() {
+    let spec = spec(vec![step(10, 30, false)]);
+    let mut s = RolloutPolicyStatus::default();
+    tick(&spec, &mut s, 0, false, None);
+    tick(&spec, &mut s, 1, true, None);
+    let pause = command(&s, "pause");
+    tick(&spec, &mut s, 11, true, Some(&pause));
+    tick(&spec, &mut s, 1_000, true, Some(&pause));
+    assert_eq!((index(&s), s.phase), (0, Some(RolloutPhase::Paused)));
+    let promote = command(&s, "promote");
+    tick(&spec, &mut s, 1_001, true, Some(&promote));
+    assert_eq!(result(&s), CommandResult::Ignored);
+    let resume = command(&s, "resume");
+    tick(&spec, &mut s, 1_002, true, Some(&resume));
+    tick(&spec, &mut s, 1_021, true, Some(&resume));
+    assert_eq!(s.phase, Some(RolloutPhase::Pausing));
+    tick(&spec, &mut s, 1_022, true, Some(&resume));
+    assert_eq!(index(&s), 1);
+}
+
+#[test]
+fn abort_gives_everything_back_and_retry_begins_anew() {
+    let spec = spec(vec![step(10, 0, true)]);
+    let mut s = RolloutPolicyStatus::default();
+    tick(&spec, &mut s, 0, false, None);
+    tick(&spec, &mut s, 1, true, None);
+    let abort = command(&s, "abort");
+    tick(&spec, &mut s, 2, true, Some(&abort));
+    assert_eq!((weight(&s), s.phase), (0, Some(RolloutPhase::Aborted)));
+    assert!(s.step.as_ref().expect("step").live_time.is_none());
+    tick(&spec, &mut s, 3, true, Some(&abort));
+    assert!(s.step.as_ref().expect("step").live_time.is_some());
+    tick(&spec, &mut s, 9_000, true, Some(&abort));
+    assert_eq!((weight(&s), s.phase), (0, Some(RolloutPhase::Aborted)));
+    let first = s.run.clone().expect("run").id;
+    let retry = command(&s, "retry");
+    tick(&spec, &mut s, 9_001, true, Some(&retry));
+    assert_eq!((weight(&s), s.phase), (10, Some(RolloutPhase::Progressing)));
+    assert_ne!(s.run.clone().expect("run").id, first);
+    tick(&spec, &mut s, 9_002, true, Some(&retry));
+    assert_eq!(s.phase, Some(RolloutPhase::Gated), "not retried twice");
+}
+
+#[test]
+fn editing_steps_goes_on_with_the_run() {
+    let before = spec(vec![
+        step(10, 0, true),
+        step(50, 0, true),
+        step(70, 0, true),
+    ]);
+    let mut s = RolloutPolicyStatus::default();
+    tick(&before, &mut s, 0, false, None);
+    tick(&before, &mut s, 1, true, None);
+    let promote = command(&s, "promote");
+    tick(&before, &mut s, 2, true, Some(&promote));
+    assert_eq!(index(&s), 1);
+    let run = s.run.clone();
+    let after = spec(vec![step(10, 0, true), step(60, 5, true)]);
+    tick(&after, &mut s, 3, true, Some(&promote));
+    assert_eq!(
+        (index(&s), weight(&s), s.phase),
+        (1, 60, Some(RolloutPhase::Progressing))
+    );
+    tick(&after, &mut s, 4, true, Some(&promote));
+    assert_eq!((index(&s), s.phase), (1, Some(RolloutPhase::Pausing)));
+    assert_eq!(s.run, run);
+    let other = RolloutPolicySpec {
+        candidate_pool_name: "web-v3".to_owned(),
+        ..after
+    };
+    tick(&other, &mut s, 5, true, Some(&promote));
+    assert_eq!((index(&s), weight(&s)), (0, 10));
+    assert_ne!(s.run, run);
+    assert!(
+        s.history
+            .iter()
+            .any(|entry| entry.event == RolloutEvent::Superseded)
+    );
+}
+
+#[test]
+fn what_is_no_command_is_told() {
+    let spec = spec(vec![step(10, 0, true)]);
+    let mut s = RolloutPolicyStatus::default();
+    for text in [
+        "",
+        "promote",
+        "promote/x",
+        "go/x/0",
+        "promote/x/-1",
+        "promote/x/0/",
+    ] {
+        tick(&spec, &mut s, 0, false, Some(text));
+        assert_eq!(result(&s), CommandResult::Invalid, "{text}");
+    }
+}
+
+#[test]
+fn a_command_given_too_early_is_not_kept_but_may_be_given_again() {
+    let spec = spec(vec![step(10, 0, false), step(50, 0, true)]);
+    let mut s = RolloutPolicyStatus::default();
+    tick(&spec, &mut s, 0, false, None);
+    let run = s.run.clone().expect("run").id;
+    let early = format!("promote/{run}/1");
+    for seconds in 1..9 {
+        tick(&spec, &mut s, seconds, true, Some(&early));
+    }
+    assert_eq!(
+        (s.phase, result(&s)),
+        (Some(RolloutPhase::Gated), CommandResult::Ignored)
+    );
+    tick(&spec, &mut s, 10, true, None);
+    assert_eq!(s.last_command, None);
+    tick(&spec, &mut s, 11, true, Some(&early));
+    assert_eq!((index(&s), result(&s)), (2, CommandResult::Accepted));
+    tick(&spec, &mut s, 12, true, None);
+    assert_eq!(result(&s), CommandResult::Accepted, "stays to be read");
+}
+
+#[derive(Clone, Debug)]
+struct Tick {
+    seconds: i64,
+    live: bool,
+    command: Option<(usize, bool, bool)>,
+}
+
+const VERBS: [&str; 6] = [
+    "promote",
+    "promote-full",
+    "abort",
+    "pause",
+    "resume",
+    "retry",
+];
+
+fn any_steps() -> impl Strategy<Value = Vec<CanaryStep>> {
+    prop::collection::vec((0_u8..=100, 0_u32..20, any::<bool>()), 1..6).prop_map(|mut steps| {
+        steps.sort_by_key(|(weight, ..)| *weight);
+        steps
+            .into_iter()
+            .map(|(weight, pause, gate)| step(weight, pause, gate))
+            .collect()
+    })
+}
+
+/// Ticks with commands: verb, whether for the current run, whether for the current step.
+fn any_ticks() -> impl Strategy<Value = Vec<Tick>> {
+    let command = prop::option::weighted(0.3, (0..VERBS.len(), any::<bool>(), any::<bool>()));
+    let tick = (0_i64..15, any::<bool>(), command);
+    prop::collection::vec(tick, 1..60).prop_map(|ticks| {
+        let mut seconds = 0;
+        ticks
+            .into_iter()
+            .map(|(passed, live, command)| {
+                seconds += passed;
+                Tick {
+                    seconds,
+                    live,
+                    command,
+                }
+            })
+            .collect()
+    })
+}
+
+/// The annotation that a tick sets; without a command the last one stays.
+fn annotation(tick: &Tick, status: &RolloutPolicyStatus, last: Option<String>) -> Option<String> {
+    match (tick.command, &status.run, &status.step) {
+        (Some((verb, this_run, this_step)), Some(run), Some(step)) => {
+            let run = if this_run {
+                run.id.as_str()
+            } else {
+                "ffffffff0"
+            };
+            let index = if this_step {
+                step.index
+            } else {
+                step.index + 1
+            };
+            Some(format!("{}/{run}/{index}", VERBS[verb]))
+        }
+        _ => last,
+    }
+}
+
+fn restored(status: &RolloutPolicyStatus) -> RolloutPolicyStatus {
+    let text = serde_json::to_string(status).expect("encodes");
+    serde_json::from_str(&text).expect("decodes")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_split_is_exact_and_conserves_the_sum(
+        weights in prop::collection::vec(0..=MAX_POOL_WEIGHT, 2..8),
+        percent in 0_u8..=100,
+    ) {
+        let base: Vec<(String, u32)> =
+            weights.iter().enumerate().map(|(i, w)| (format!("p{i}"), *w)).collect();
+        let share = u64::from(weights[0] + weights[1]);
+        let Some(pools) = split(&base, "p0", "p1", percent) else {
+            prop_assert_eq!(share, 0);
+            return Ok(());
+        };
+        let before: u64 = weights.iter().map(|w| u64::from(*w)).sum();
+        let after: u64 = pools.iter().map(|p| u64::from(p.weight)).sum();
+        prop_assert_eq!(after % before, 0);
+        let scale = after / before;
+        prop_assert!(scale == 1 || scale == u64::from(sluice_api::WEIGHT_SCALE));
+        prop_assert_eq!(u64::from(pools[1].weight) * 100, share * scale * u64::from(percent));
+        for (pool, weight) in pools[2..].iter().zip(&weights[2..]) {
+            prop_assert_eq!(u64::from(pool.weight), u64::from(*weight) * scale);
+        }
+        prop_assert!(pools.iter().zip(&weights).all(|(pool, weight)| pool.spec_weight == *weight));
+    }
+
+    #[test]
+    fn a_restart_at_any_point_changes_nothing(steps in any_steps(), ticks in any_ticks()) {
+        let spec = spec(steps);
+        let mut kept = RolloutPolicyStatus::default();
+        let mut restarted = RolloutPolicyStatus::default();
+        let mut text = None;
+        for t in &ticks {
+            text = annotation(t, &kept, text);
+            tick(&spec, &mut kept, t.seconds, t.live, text.as_deref());
+            restarted = restored(&restarted);
+            tick(&spec, &mut restarted, t.seconds, t.live, text.as_deref());
+            prop_assert_eq!(&kept, &restarted);
+        }
+    }
+
+    #[test]
+    fn without_abort_and_retry_weights_only_rise_and_steps_are_not_skipped(
+        steps in any_steps(), ticks in any_ticks(),
+    ) {
+        let spec = spec(steps);
+        let mut s = RolloutPolicyStatus::default();
+        let mut text = None;
+        tick(&spec, &mut s, 0, false, None);
+        for t in &ticks {
+            if t.command.is_some_and(|(verb, ..)| matches!(VERBS[verb], "abort" | "retry")) {
+                continue;
+            }
+            text = annotation(t, &s, text);
+            let before = s.clone();
+            tick(&spec, &mut s, t.seconds, t.live, text.as_deref());
+            prop_assert!(weight(&s) >= weight(&before));
+            let full = s.last_command != before.last_command
+                && text.as_deref().is_some_and(|text| text.starts_with("promote-full"));
+            if !full {
+                prop_assert!(index(&s) <= index(&before) + 1);
+            }
+            if index(&s) > index(&before) && !full {
+                prop_assert!(t.live, "left a step that was not in force everywhere");
+            }
+        }
+    }
+
+    #[test]
+    fn commands_for_another_run_or_step_do_nothing(steps in any_steps(), ticks in any_ticks()) {
+        let spec = spec(steps);
+        let mut told = RolloutPolicyStatus::default();
+        let mut silent = RolloutPolicyStatus::default();
+        let mut text = None;
+        tick(&spec, &mut told, 0, false, None);
+        tick(&spec, &mut silent, 0, false, None);
+        for t in &ticks {
+            let other = t.command.is_some_and(|(_, run, step)| !run || !step);
+            if other {
+                text = annotation(t, &told, text);
+            }
+            // An annotation that stays may come to name the step that is current now: it was looked at already.
+            tick(&spec, &mut told, t.seconds, t.live, text.as_deref());
+            tick(&spec, &mut silent, t.seconds, t.live, None);
+            prop_assert_eq!(RolloutPolicyStatus { last_command: None, ..told.clone() }, silent.clone());
+        }
+    }
+
+    #[test]
+    fn once_nodes_acknowledge_and_gates_are_opened_a_run_ends(steps in any_steps(), ticks in any_ticks()) {
+        let spec = spec(steps);
+        let mut s = RolloutPolicyStatus::default();
+        let mut text = None;
+        for t in &ticks {
+            text = annotation(t, &s, text);
+            tick(&spec, &mut s, t.seconds, t.live, text.as_deref());
+        }
+        let start = ticks.last().map_or(0, |t| t.seconds);
+        tick(&spec, &mut s, start + 1, true, None);
+        for i in 1..40 {
+            let text = match s.phase {
+                Some(RolloutPhase::Paused) => Some(command(&s, "resume")),
+                Some(RolloutPhase::Gated) => Some(command(&s, "promote")),
+                _ => None,
+            };
+            tick(&spec, &mut s, start + i * 20, true, text.as_deref());
+        }
+        prop_assert!(matches!(s.phase, Some(RolloutPhase::Completed | RolloutPhase::Aborted)), "{:?}", s);
+    }
+}

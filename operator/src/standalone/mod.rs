@@ -1,0 +1,164 @@
+//! Standalone mode: the core over the files of a directory (see [`sluice_api::directory`]).
+//!
+//! One call of [`Standalone::tick`] looks at the files and writes what changed. What is in memory is what is on disk: after
+//! a failed write the next tick decides anew. A restart at any point goes on from the files.
+
+mod manifests;
+mod nodes;
+mod store;
+
+use std::collections::BTreeMap;
+
+use sluice_api::directory::{Directory, DirectoryError, Lock};
+use sluice_api::{
+    Kind, ObjectKey, RealServerPool, RealServerPoolStatus, RolloutPolicy, Time, VirtualServer,
+    VirtualServerStatus,
+};
+
+use crate::core::{Outcome, World, reconcile};
+use manifests::Manifests;
+use nodes::Nodes;
+use store::Store;
+
+/// Timers of rollouts are looked at this often when nothing else happens.
+const IDLE_MS: u64 = 1000;
+
+/// The operator of one directory.
+#[derive(Debug)]
+pub struct Standalone {
+    directory: Directory,
+    manifests: Manifests,
+    nodes: Nodes,
+    virtual_servers: Store<VirtualServer>,
+    pools: Store<RealServerPool>,
+    policies: Store<RolloutPolicy>,
+    /// Whether the manifests say something that was not taken yet.
+    stale: bool,
+    /// When the core last ran, and whether its answer may not be final yet.
+    last_ms: u64,
+    busy: bool,
+    _lock: Lock,
+}
+
+impl Standalone {
+    /// Takes the directory's lock and reads what was decided before.
+    pub fn open(directory: Directory) -> Result<Self, DirectoryError> {
+        let lock = directory.lock("operator")?;
+        Ok(Self {
+            manifests: Manifests::new(directory.clone()),
+            nodes: Nodes::default(),
+            virtual_servers: Store::load(&directory)?,
+            pools: Store::load(&directory)?,
+            policies: Store::load(&directory)?,
+            stale: true,
+            last_ms: 0,
+            busy: true,
+            directory,
+            _lock: lock,
+        })
+    }
+
+    /// One round. `now` is stored and shown; `monotonic_ms` tells how long a node has been silent.
+    pub fn tick(&mut self, now: &Time, monotonic_ms: u64) -> Result<(), DirectoryError> {
+        let changed = self.manifests.poll()?;
+        if !self.manifests.is_complete() {
+            return Ok(());
+        }
+        self.stale |= changed;
+        if self.stale {
+            let inputs = self.manifests.inputs()?;
+            self.virtual_servers.replace(inputs.virtual_servers);
+            self.pools.replace(inputs.pools);
+            self.policies.replace(inputs.policies);
+            self.nodes.want(inputs.nodes);
+            self.stale = false;
+            self.busy = true;
+        }
+        self.busy |= self.nodes.look(&self.directory, monotonic_ms)?;
+        if self.busy || monotonic_ms.saturating_sub(self.last_ms) >= IDLE_MS {
+            self.last_ms = monotonic_ms;
+            let outcome = self.reconcile(now);
+            // Stays set when a write fails: what was not written is decided again.
+            self.busy = true;
+            self.busy = self.write(outcome)?;
+        }
+        Ok(())
+    }
+
+    fn reconcile(&mut self, now: &Time) -> Outcome {
+        let world = World {
+            virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
+            pools: std::mem::take(&mut self.pools.objects),
+            policies: std::mem::take(&mut self.policies.objects),
+            nodes: std::mem::take(&mut self.nodes.known),
+            orphans: BTreeMap::new(),
+        };
+        let world = World {
+            orphans: self.pools.statuses_without(&world.pools),
+            ..world
+        };
+        let outcome = reconcile(&world, now);
+        self.virtual_servers.objects = world.virtual_servers;
+        self.pools.objects = world.pools;
+        self.policies.objects = world.policies;
+        self.nodes.known = world.nodes;
+        outcome
+    }
+
+    /// Writes what changed: rollouts before the weights they ask for, decisions in the order of their revisions. Returns
+    /// whether anything changed.
+    fn write(&mut self, outcome: Outcome) -> Result<bool, DirectoryError> {
+        let Outcome {
+            mut virtual_servers,
+            mut pools,
+            policies,
+        } = outcome;
+        let order = self.changed_decisions(&pools, &virtual_servers);
+        let directory = &self.directory;
+        let mut changed = self.virtual_servers.keep(directory, &virtual_servers)?;
+        changed |= self.policies.keep(directory, &policies)?;
+        for (key, status) in policies {
+            changed |= self.policies.write(directory, &key, status)?;
+        }
+        for (_, kind, key) in order {
+            if kind == Kind::RealServerPool {
+                if let Some(status) = pools.get(&key).cloned() {
+                    changed |= self.pools.write(directory, &key, status)?;
+                }
+            } else if let Some(status) = virtual_servers.get(&key).cloned() {
+                changed |= self.virtual_servers.write(directory, &key, status)?;
+            }
+        }
+        changed |= self.pools.keep(directory, &pools)?;
+        while let Some((key, status)) = pools.pop_first() {
+            changed |= self.pools.write(directory, &key, status)?;
+        }
+        while let Some((key, status)) = virtual_servers.pop_first() {
+            changed |= self.virtual_servers.write(directory, &key, status)?;
+        }
+        Ok(changed)
+    }
+
+    fn changed_decisions(
+        &self,
+        pools: &BTreeMap<ObjectKey, RealServerPoolStatus>,
+        virtual_servers: &BTreeMap<ObjectKey, VirtualServerStatus>,
+    ) -> Vec<(u64, Kind, ObjectKey)> {
+        let mut changed = Vec::new();
+        for (key, status) in pools {
+            let last = self.pools.status(key).and_then(|s| s.decision.as_ref());
+            if let Some(decision) = status.decision.as_ref().filter(|new| last != Some(*new)) {
+                changed.push((decision.revision, Kind::RealServerPool, key.clone()));
+            }
+        }
+        for (key, status) in virtual_servers {
+            let last = self.virtual_servers.status(key);
+            let last = last.and_then(|s| s.decision.as_ref());
+            if let Some(decision) = status.decision.as_ref().filter(|new| last != Some(*new)) {
+                changed.push((decision.revision, Kind::VirtualServer, key.clone()));
+            }
+        }
+        changed.sort();
+        changed
+    }
+}

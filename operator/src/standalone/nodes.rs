@@ -1,0 +1,87 @@
+//! What the nodes' agents report.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_api::directory::{Directory, DirectoryError, StatusFile};
+use sluice_api::{Kind, LoadBalancerNodeStatus, ObjectKey};
+use tracing::{info, warn};
+
+use crate::core::{Liveness, Node};
+
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    /// By name.
+    pub(super) known: BTreeMap<String, Node>,
+    wanted: BTreeSet<String>,
+    liveness: Liveness,
+}
+
+impl Nodes {
+    /// Names of the nodes that manifests ask for.
+    pub(super) fn want(&mut self, names: Vec<String>) {
+        self.wanted = names.into_iter().collect();
+    }
+
+    /// Reads all reports. Returns whether anything but heartbeats changed.
+    pub(super) fn look(
+        &mut self,
+        directory: &Directory,
+        monotonic_ms: u64,
+    ) -> Result<bool, DirectoryError> {
+        let reported = directory.list_status(Kind::LoadBalancerNode)?;
+        let mut names: BTreeSet<String> = reported.into_iter().map(|key| key.name).collect();
+        names.extend(self.wanted.iter().cloned());
+        let mut changed = false;
+        for name in &names {
+            let before = self.known.get(name);
+            let status = self.read(directory, name);
+            let heartbeat = status.heartbeat_time.as_ref();
+            let live = self.liveness.observe(name, heartbeat, monotonic_ms);
+            let node = Node {
+                status,
+                live,
+                wanted: self.wanted.contains(name),
+            };
+            if before.is_some_and(|before| before.live) && !live {
+                warn!(node = name, "is silent and no longer waited for");
+            } else if before.is_some_and(|before| !before.live) && live {
+                info!(node = name, "reports again");
+            }
+            if node.live || node.wanted {
+                changed |= before.is_none_or(|before| !same_but_heartbeat(before, &node));
+                self.known.insert(name.clone(), node);
+            } else {
+                changed |= self.known.remove(name).is_some();
+            }
+        }
+        let count = self.known.len();
+        self.known.retain(|name, _| names.contains(name));
+        self.liveness.retain(|name| names.contains(name));
+        Ok(changed || self.known.len() != count)
+    }
+
+    /// A report that cannot be read is no news: what the node said before still holds.
+    fn read(&self, directory: &Directory, name: &str) -> LoadBalancerNodeStatus {
+        let key = ObjectKey::new("", name);
+        let file: Result<Option<StatusFile<_>>, _> =
+            directory.read_status(Kind::LoadBalancerNode, &key);
+        match file {
+            Ok(file) => file.map(|file| file.status).unwrap_or_default(),
+            Err(error) => {
+                let before = self.known.get(name).map(|node| node.status.clone());
+                if before.is_none() {
+                    warn!(%error, "a node's report cannot be read");
+                }
+                before.unwrap_or_default()
+            }
+        }
+    }
+}
+
+fn same_but_heartbeat(a: &Node, b: &Node) -> bool {
+    let without = |node: &Node| LoadBalancerNodeStatus {
+        heartbeat_time: None,
+        ..node.status.clone()
+    };
+    a.live == b.live && a.wanted == b.wanted && without(a) == without(b)
+}

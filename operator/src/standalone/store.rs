@@ -1,0 +1,209 @@
+//! Objects of one kind and their status files.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sluice_api::directory::{Directory, DirectoryError, StatusFile};
+use sluice_api::{
+    Condition, ConditionType, Kind, ObjectKey, RealServerPool, RealServerPoolSpec,
+    RealServerPoolStatus, RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, VirtualServer,
+    VirtualServerSpec, VirtualServerStatus, find_condition,
+};
+use tracing::{info, warn};
+
+/// A kind whose status the operator writes.
+pub(super) trait Managed {
+    const KIND: Kind;
+    type Spec: Serialize;
+    type Status: Clone + PartialEq + Default + Debug + Serialize + DeserializeOwned;
+
+    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>);
+    fn conditions(status: &Self::Status) -> &[Condition];
+    /// Revision of the decision; 0 = none.
+    fn revision(status: &Self::Status) -> u64;
+}
+
+/// Objects and status files of one kind.
+#[derive(Debug)]
+pub(super) struct Store<K: Managed> {
+    /// With generation and status as in `files`.
+    pub(super) objects: BTreeMap<ObjectKey, K>,
+    /// As on disk, but for a generation that was just counted.
+    files: BTreeMap<ObjectKey, StatusFile<K::Status>>,
+}
+
+impl<K: Managed> Store<K> {
+    /// Reads the status files. One that cannot be read is as good as none: its object is decided anew.
+    pub(super) fn load(directory: &Directory) -> Result<Self, DirectoryError> {
+        let mut files = BTreeMap::new();
+        for key in directory.list_status(K::KIND)? {
+            match directory.read_status(K::KIND, &key) {
+                Ok(Some(file)) => {
+                    files.insert(key, file);
+                }
+                Ok(None) => {}
+                Err(error @ DirectoryError::Corrupt { .. }) => {
+                    warn!(%error, "decides anew");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self {
+            objects: BTreeMap::new(),
+            files,
+        })
+    }
+
+    /// Takes the objects that there are now and counts their generations.
+    pub(super) fn replace(&mut self, objects: BTreeMap<ObjectKey, K>) {
+        self.objects = objects;
+        for (key, object) in &mut self.objects {
+            let known = self.files.get(key);
+            let mut file = known
+                .cloned()
+                .unwrap_or_else(|| StatusFile::new(K::KIND, key, K::Status::default()));
+            let (meta, spec, status) = object.parts();
+            file.metadata.count_spec(spec);
+            meta.generation = Some(file.metadata.generation);
+            *status = known.map(|file| file.status.clone());
+            if let Some(known) = self.files.get_mut(key) {
+                known.metadata = file.metadata;
+            } else {
+                self.files.insert(key.clone(), file);
+            }
+        }
+    }
+
+    /// The status on disk.
+    pub(super) fn status(&self, key: &ObjectKey) -> Option<&K::Status> {
+        self.files.get(key).map(|file| &file.status)
+    }
+
+    /// The statuses of objects that are gone.
+    pub(super) fn statuses_without(
+        &self,
+        objects: &BTreeMap<ObjectKey, K>,
+    ) -> BTreeMap<ObjectKey, K::Status> {
+        self.files
+            .iter()
+            .filter(|(key, _)| !objects.contains_key(key))
+            .map(|(key, file)| (key.clone(), file.status.clone()))
+            .collect()
+    }
+
+    /// Removes the files of all objects but these. Returns whether there were any.
+    pub(super) fn keep<T>(
+        &mut self,
+        directory: &Directory,
+        keep: &BTreeMap<ObjectKey, T>,
+    ) -> Result<bool, DirectoryError> {
+        let gone: Vec<ObjectKey> = self
+            .files
+            .keys()
+            .filter(|key| !keep.contains_key(key))
+            .cloned()
+            .collect();
+        for key in &gone {
+            directory.remove_status(K::KIND, key)?;
+            self.files.remove(key);
+            info!(kind = %K::KIND, object = %key, "is gone");
+        }
+        Ok(!gone.is_empty())
+    }
+
+    /// Writes a status if it is another one. Returns whether it is.
+    pub(super) fn write(
+        &mut self,
+        directory: &Directory,
+        key: &ObjectKey,
+        status: K::Status,
+    ) -> Result<bool, DirectoryError> {
+        let Some(file) = self.files.get_mut(key) else {
+            return Ok(false);
+        };
+        if file.status == status {
+            return Ok(false);
+        }
+        let before = std::mem::replace(&mut file.status, status);
+        if let Err(error) = directory.write_status(K::KIND, file) {
+            file.status = before;
+            return Err(error);
+        }
+        tell::<K>(key, &before, &file.status);
+        if let Some(object) = self.objects.get_mut(key) {
+            *object.parts().2 = Some(file.status.clone());
+        }
+        Ok(true)
+    }
+}
+
+/// Logs a new decision and a new reason.
+fn tell<K: Managed>(key: &ObjectKey, before: &K::Status, after: &K::Status) {
+    let (kind, revision) = (K::KIND, K::revision(after));
+    if revision != K::revision(before) {
+        info!(%kind, object = %key, revision, "decided");
+    }
+    let ready = |status| find_condition(K::conditions(status), ConditionType::Ready);
+    let Some(now) = ready(after) else { return };
+    if ready(before).is_some_and(|was| was.reason == now.reason && was.message == now.message) {
+        return;
+    }
+    let stalled = find_condition(K::conditions(after), ConditionType::Stalled);
+    let (reason, message) = (&now.reason, &now.message);
+    if stalled.is_some_and(|condition| condition.status == "True") {
+        warn!(%kind, object = %key, reason, "{message}");
+    } else {
+        info!(%kind, object = %key, reason, "{message}");
+    }
+}
+
+impl Managed for VirtualServer {
+    const KIND: Kind = Kind::VirtualServer;
+    type Spec = VirtualServerSpec;
+    type Status = VirtualServerStatus;
+
+    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
+        (&mut self.metadata, &self.spec, &mut self.status)
+    }
+    fn conditions(status: &Self::Status) -> &[Condition] {
+        &status.conditions
+    }
+    fn revision(status: &Self::Status) -> u64 {
+        status.decision.as_ref().map_or(0, |d| d.revision)
+    }
+}
+
+impl Managed for RealServerPool {
+    const KIND: Kind = Kind::RealServerPool;
+    type Spec = RealServerPoolSpec;
+    type Status = RealServerPoolStatus;
+
+    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
+        (&mut self.metadata, &self.spec, &mut self.status)
+    }
+    fn conditions(status: &Self::Status) -> &[Condition] {
+        &status.conditions
+    }
+    fn revision(status: &Self::Status) -> u64 {
+        status.decision.as_ref().map_or(0, |d| d.revision)
+    }
+}
+
+impl Managed for RolloutPolicy {
+    const KIND: Kind = Kind::RolloutPolicy;
+    type Spec = RolloutPolicySpec;
+    type Status = RolloutPolicyStatus;
+
+    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
+        (&mut self.metadata, &self.spec, &mut self.status)
+    }
+    fn conditions(status: &Self::Status) -> &[Condition] {
+        &status.conditions
+    }
+    fn revision(_: &Self::Status) -> u64 {
+        0
+    }
+}
