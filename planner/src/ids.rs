@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_abi::{SERVER_IPV6, ServerRecord, ServerWord};
 
-use crate::{Image, Limits};
+use crate::{Endpoint, Image, Limits};
 
 /// What makes a server of a service the same server: a server with another key gets another id, and thus flows of its own.
 ///
@@ -42,6 +42,7 @@ const END_BACKEND: u32 = 1 << 16;
 pub(crate) struct Known {
     pub(crate) servers: BTreeMap<ServerKey, u32>,
     pub(crate) rings: BTreeMap<RingOwner, u32>,
+    pub(crate) backends: BTreeMap<Endpoint, u16>,
 }
 
 impl Known {
@@ -67,7 +68,17 @@ impl Known {
                 }
             }
         }
-        Self { servers, rings }
+        let mut taken = BTreeSet::new();
+        let backends = actual.backends.iter();
+        let backends = backends
+            .map(|(&endpoint, &index)| (endpoint, index))
+            .filter(|&(_, index)| u32::from(index) >= FIRST_BACKEND && taken.insert(index))
+            .collect();
+        Self {
+            servers,
+            rings,
+            backends,
+        }
     }
 }
 

@@ -448,8 +448,8 @@ impl<'a> Planner<'a> {
             .iter()
             .filter_map(|id| desired.rings.get(id));
         let in_rings: BTreeSet<u32> = rings.flat_map(|ring| &*ring.slots).copied().collect();
-        let backends: BTreeMap<u16, Endpoint> =
-            actual.backends.iter().map(|(&e, &i)| (i, e)).collect();
+        let backends = &self.known.backends;
+        let backends: BTreeMap<u16, Endpoint> = backends.iter().map(|(&e, &i)| (i, e)).collect();
         for id in in_rings {
             if desired.servers.contains_key(&id) {
                 continue;

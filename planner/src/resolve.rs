@@ -1,6 +1,6 @@
 //! From decisions and a node's view to what the node shall serve.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_abi::MAX_POOLS;
@@ -157,6 +157,9 @@ impl Resolver<'_> {
         if !director && pools.iter().all(|pool| pool.servers.is_empty()) {
             return;
         }
+        if scope.virtual_server.mode == ForwardingMode::Tun {
+            self.pools_in_one_tunnel(scope, &pools);
+        }
         let service = Service {
             virtual_server: scope.name.clone(),
             mode: scope.virtual_server.mode,
@@ -230,58 +233,86 @@ impl Resolver<'_> {
         candidates
             .sort_by_key(|&(server, port)| (server.address, port, &server.name, server.weight));
 
+        // Sorted, so what collides is adjacent.
         let mut servers: Vec<ServerConfig> = Vec::new();
+        let mut last_target = None;
         for (server, port) in candidates {
             let Some(found) = self.server(scope, share, pool_name, server, port) else {
                 continue;
             };
-            // Sorted by address and port, so what collides is adjacent.
-            let Some(last) = servers
-                .last_mut()
-                .filter(|last| last.address == found.address)
-            else {
-                servers.push(found);
+            let target = Some((server.address, port));
+            if std::mem::replace(&mut last_target, target) == target {
+                let message = format!(
+                    "spec.servers: {} repeats the address {} and port {port} of a server before it: remove one of them",
+                    server.name, server.address
+                );
+                self.report(
+                    ObjectKind::RealServerPool,
+                    pool_name,
+                    Reason::DuplicateServer,
+                    message,
+                );
                 continue;
-            };
-            match (scope.virtual_server.mode, found.reach) {
+            }
+            let local = found.reach == Reach::Local;
+            let one_per_address = match scope.virtual_server.mode {
+                ForwardingMode::Nat | ForwardingMode::FullNat => false,
                 // A frame names a node; the node's own servers share what it gets.
-                (ForwardingMode::Dr, reach) if reach != Reach::Local => {
+                ForwardingMode::Dr => !local,
+                ForwardingMode::Tun => true,
+            };
+            match servers.last_mut() {
+                Some(last) if one_per_address && last.address == found.address => {
                     last.weight += found.weight;
                     last.draining &= found.draining;
-                }
-                (ForwardingMode::Tun, reach) => {
-                    last.weight += found.weight;
-                    last.draining &= found.draining;
-                    if reach == Reach::Local && last.port != found.port {
-                        let message = format!(
-                            "spec.servers: {} has the address {} with another target port than a server before it, but TUN \
-                             names only the address: give it an own address, or use DR, NAT or FullNAT",
-                            server.name, server.address
-                        );
-                        self.report(
-                            ObjectKind::RealServerPool,
-                            pool_name,
-                            Reason::DuplicateServer,
-                            message,
-                        );
+                    if local {
+                        self.two_in_one_tunnel(pool_name, server);
                     }
                 }
-                _ if last.port != found.port => servers.push(found),
-                _ => {
-                    let message = format!(
-                        "spec.servers: {} repeats the address {} and port {} of a server before it: remove one of them",
-                        server.name, server.address, found.port
-                    );
-                    self.report(
-                        ObjectKind::RealServerPool,
-                        pool_name,
-                        Reason::DuplicateServer,
-                        message,
-                    );
-                }
+                _ => servers.push(found),
             }
         }
         servers
+    }
+
+    /// A tunnel names the server's address, so pools cannot share an address on different ports.
+    fn pools_in_one_tunnel(&mut self, scope: &Scope<'_>, pools: &[PoolConfig]) {
+        let mut ports: BTreeMap<IpAddr, (u16, &str)> = BTreeMap::new();
+        for pool in pools {
+            for server in pool.servers.iter().filter(|s| s.reach == Reach::Local) {
+                let (address, port) = (server.address, server.port);
+                let (first, first_pool) = *ports.entry(address).or_insert((port, &pool.name));
+                if first == port {
+                    continue;
+                }
+                let message = format!(
+                    "spec.servers: {address} has the target port {port} here and {first} in pool {first_pool}, but TUN names \
+                     only the address, so {first} gets what is meant for both: give one an own address, or use DR, NAT or \
+                     FullNAT"
+                );
+                let pool_name = ObjectName::new(&scope.name.namespace, &pool.name);
+                self.report(
+                    ObjectKind::RealServerPool,
+                    &pool_name,
+                    Reason::DuplicateServer,
+                    message,
+                );
+            }
+        }
+    }
+
+    fn two_in_one_tunnel(&mut self, pool_name: &ObjectName, server: &Server) {
+        let message = format!(
+            "spec.servers: {} has the address {} with another target port than a server before it, but TUN names only the \
+             address: give it an own address, or use DR, NAT or FullNAT",
+            server.name, server.address
+        );
+        self.report(
+            ObjectKind::RealServerPool,
+            pool_name,
+            Reason::DuplicateServer,
+            message,
+        );
     }
 
     /// One server, or `None` if this node does not serve it.

@@ -189,3 +189,29 @@ fn what_is_refused_is_named() {
     let view = with_hops(view, &[("10.0.9.1", Via::Bridge)]);
     check("refused", &input, &view);
 }
+
+#[test]
+fn tun_servers_that_share_an_address() {
+    let web = virtual_server(
+        ForwardingMode::Tun,
+        "192.0.2.1",
+        &[("web", 90), ("next", 10)],
+    );
+    let on_port = |name, port| {
+        let mut server = server(name, "10.0.0.1", 1);
+        server.target_ports = vec![target("http", port)];
+        server
+    };
+    let web_pool = pool(vec![
+        on_port("a", 8080),
+        on_port("b", 8081),
+        on_port("c", 8081),
+    ]);
+    let next = pool(vec![on_port("d", 8082)]);
+    let input = snapshot(vec![("web", web)], vec![("web", web_pool), ("next", next)]);
+    check(
+        "tun_shared_address",
+        &input,
+        &node(REAL_SERVER, &["10.0.0.1"]),
+    );
+}

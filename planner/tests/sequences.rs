@@ -16,10 +16,10 @@ use common::{
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use sluice_abi::VipWord;
+use sluice_abi::{Path, RingWord, ServerWord, VipWord};
 use sluice_planner::{
     Endpoint, ForwardingMode, Image, Limits, Mac, MapOp, NextHop, NodeView, Pool, PoolShare, Port,
-    Protocol, Reason, RingCache, Snapshot, Via, VirtualServer, diff, live, node_config, plan,
+    Protocol, Reason, Ring, RingCache, Snapshot, Via, VirtualServer, diff, live, node_config, plan,
     plan_with,
 };
 
@@ -145,6 +145,69 @@ fn tight() -> impl Strategy<Value = Limits> {
     )
 }
 
+/// Something wrong in the maps.
+#[derive(Clone, Debug)]
+enum Damage {
+    Vip(Endpoint, u64),
+    Server(u32, u64),
+    Ring(u32, u32, u8),
+    NoRecord(u32),
+    NoHead(u32),
+    Backend(u8, u16),
+}
+
+impl Damage {
+    fn apply(self, image: &mut Image) {
+        match self {
+            Self::Vip(endpoint, word) => {
+                image.vips.insert(endpoint, VipWord(word));
+            }
+            Self::Server(id, word) => {
+                image.servers.insert(id, ServerWord(word));
+            }
+            Self::Ring(ring, offset, log2_slots) => {
+                let word = RingWord::new(offset, log2_slots);
+                let slots = vec![1; word.slots() as usize].into();
+                image.rings.insert(ring, Ring { word, slots });
+            }
+            Self::NoRecord(slot) => {
+                image.records.remove(&slot);
+            }
+            Self::NoHead(slot) => {
+                image.heads.remove(&slot);
+            }
+            Self::Backend(last, index) => {
+                let endpoint = Endpoint::new([10, 0, 0, last].into(), Protocol::Tcp, 80);
+                image.backends.insert(endpoint, index);
+            }
+        }
+    }
+}
+
+fn damages() -> impl Strategy<Value = Vec<Damage>> {
+    let endpoint = (select(VIPS.to_vec()), select(vec![0, 80, 443]));
+    let endpoint = endpoint.prop_map(|(vip, port)| match port {
+        0 => Endpoint::marker(ip(vip)),
+        port => Endpoint::new(ip(vip), Protocol::Tcp, port),
+    });
+    let near_or_any = prop_oneof![0_u64..8, any::<u64>()];
+    let server = prop_oneof![
+        any::<u64>(),
+        (0_u32..8, any::<u8>())
+            .prop_map(|(slot, epoch)| { ServerWord::new(slot, epoch, Path::Xdp, false).0 })
+    ];
+    let damage = prop_oneof![
+        (endpoint, near_or_any).prop_map(|(endpoint, word)| Damage::Vip(endpoint, word)),
+        (0_u32..12, server).prop_map(|(id, word)| Damage::Server(id, word)),
+        (0_u32..8, 0_u32..20_000, 0_u8..14)
+            .prop_map(|(r, offset, log2)| Damage::Ring(r, offset, log2)),
+        (1_u32..8).prop_map(Damage::NoRecord),
+        (1_u32..8).prop_map(Damage::NoHead),
+        (1_u8..5, 32_766_u16..32_772).prop_map(|(last, index)| Damage::Backend(last, index)),
+    ];
+    prop::collection::vec(damage, 1..6)
+}
+
 /// Applies operations to `maps`; a refusal shows what came before.
 fn apply(maps: &mut Maps, ops: &[MapOp]) -> Result<(), TestCaseError> {
     for (i, op) in ops.iter().enumerate() {
@@ -243,6 +306,24 @@ proptest! {
             found.push(owners(&run(&past, &ROOMY)?.image()));
         }
         prop_assert!(found[0] == found[1], "two directors disagree");
+    }
+
+    /// Maps with words that no plan would write: the planner stays calm, and its plan leads to nothing that is missing.
+    #[test]
+    fn damaged_maps_are_repaired(past in runs(), damage in damages(), (snapshot, view) in moments()) {
+        let mut actual = run(&past, &ROOMY)?.image();
+        for damage in damage {
+            damage.apply(&mut actual);
+        }
+        let config = node_config(&snapshot, &view);
+        for limits in [ROOMY, Limits { ring_slots: 8192, records: 8, ..ROOMY }] {
+            diff(&actual, &plan(&config, &actual, &limits).desired);
+        }
+        let desired = plan(&config, &actual, &ROOMY).desired;
+        let mut maps = Maps::new(ROOMY);
+        maps.load(&desired);
+        prop_assert!(maps.check().is_ok(), "{:?}", maps.check());
+        prop_assert!(plan(&config, &desired, &ROOMY).desired == desired, "a plan of its own result changes it");
     }
 
     /// The order in which users list things is no input.

@@ -101,7 +101,7 @@ impl<'a> Planner<'a> {
         if let Some(&index) = self.desired.backends.get(&endpoint) {
             return Some(index);
         }
-        let index = match self.actual.backends.get(&endpoint) {
+        let index = match self.known.backends.get(&endpoint) {
             Some(&index) => Some(index),
             None if self.backend_room.take(endpoint.address, 1) => self
                 .free

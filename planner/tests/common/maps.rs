@@ -72,6 +72,21 @@ impl Maps {
         }
     }
 
+    /// Fills empty maps.
+    pub fn load(&mut self, image: &Image) {
+        self.vips = image.vips.clone();
+        self.backends = image.backends.clone();
+        self.locals = image.locals.clone();
+        self.heads = image.heads.clone();
+        self.servers = image.servers.clone();
+        self.records = image.records.clone();
+        for (id, ring) in &image.rings {
+            let start = ring.word.offset() as usize;
+            self.ring_slots[start..start + ring.slots.len()].copy_from_slice(&ring.slots);
+            self.rings.insert(*id, ring.word);
+        }
+    }
+
     /// Applies one operation and says if it, or what it leads to, can harm a packet.
     pub fn apply(&mut self, op: &MapOp) -> Check {
         match op {
@@ -216,7 +231,7 @@ impl Maps {
     }
 
     /// Whether a packet that starts now finds everything it is led to.
-    fn check(&self) -> Check {
+    pub fn check(&self) -> Check {
         for (endpoint, word) in self.vips.iter().filter(|(e, _)| !e.is_marker()) {
             ensure!(
                 (1..32_768).contains(&word.service()),
@@ -244,6 +259,15 @@ impl Maps {
                 "{local:?}: server of another service"
             );
         }
+        let indices: BTreeSet<u16> = self.backends.values().copied().collect();
+        ensure!(
+            indices.len() == self.backends.len(),
+            "two backends of one index"
+        );
+        ensure!(
+            indices.iter().all(|&index| index >= 32_768),
+            "a backend's index is a service's"
+        );
         let mut identities = BTreeSet::new();
         for (id, word) in self.servers.iter().filter(|(_, word)| word.present()) {
             let record = self.record(*id)?;
