@@ -1,7 +1,7 @@
 //! The way of a packet to a VIP: its flow's server, or a server for a new flow.
 
 use crate::flow::{self, Table};
-use crate::headers::{ETHERNET, Ip, Tuple};
+use crate::headers::{ETHERNET, Ip, Tuple, same_address};
 use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, hash};
 use sluice_abi::{
     ConfigWord, DropReason, EndpointKey, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FlowData, FlowState,
@@ -136,7 +136,8 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
             choice.head = head_slot(packet, tables, vip);
             assign(tables, tuple, &mut choice)?;
             if choice.server != 0 {
-                record(tables, tuple, &mut choice)?;
+                claim(tables, tuple, &mut choice)?;
+                record(tables, tuple, &choice)?;
             }
         }
         if choice.server == 0 {
@@ -255,7 +256,7 @@ fn touch_claim<const A: usize, T: Tables + FamilyTables<A>>(
     let Some(claim) = tables.fullnat(&key) else {
         return false;
     };
-    if claim.client != tuple.source || claim.client_port != tuple.source_port {
+    if !same_address(&claim.client, &tuple.source) || claim.client_port != tuple.source_port {
         return false;
     }
     tables.fullnat_touch(&key, data);
@@ -378,26 +379,18 @@ fn way_back_is_free<const A: usize, T: Tables + FamilyTables<A>>(
     })
 }
 
-/// Makes the entries of a new flow, and claims its port (FullNAT).
+/// Makes the entries of a new flow.
 #[inline(never)]
 fn record<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
-    choice: &mut Choice,
+    choice: &Choice,
 ) -> Result<(), DropReason> {
     let server = server(tables, choice.server).ok_or(DropReason::ServerGone)?;
-    let state = if tuple.opens() {
-        FlowState::Syn
-    } else {
-        FlowState::Unconfirmed
-    };
-    if server.is_fullnat() {
-        choice.port = claim(tables, &server, tuple, state, choice.now)?;
-    }
     let data = FlowData::new(
         server.id,
         server.word.epoch(),
-        state,
+        first_state(tuple),
         choice.now,
         choice.port,
     );
@@ -415,21 +408,34 @@ fn record<const A: usize, T: Tables + FamilyTables<A>>(
     Ok(())
 }
 
-/// Claims a source port towards a server.
+/// State of a flow that begins with this packet.
 #[inline(always)]
+fn first_state<const A: usize>(tuple: &Tuple<A>) -> FlowState {
+    if tuple.opens() {
+        FlowState::Syn
+    } else {
+        FlowState::Unconfirmed
+    }
+}
+
+/// Claims a source port towards the chosen server, if it is one of FullNAT.
+#[inline(never)]
 fn claim<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
-    server: &Server<'_>,
     tuple: &Tuple<A>,
-    state: FlowState,
-    now: u16,
-) -> Result<u16, DropReason> {
+    choice: &mut Choice,
+) -> Result<(), DropReason> {
     const RANGE: u32 = (FULLNAT_PORT_MAX - FULLNAT_PORT_MIN) as u32 + 1;
+    let server = server(tables, choice.server).ok_or(DropReason::ServerGone)?;
+    if !server.is_fullnat() {
+        return Ok(());
+    }
     if tables.config(ConfigWord::HalfOpenPorts).cast_signed()
         >= tables.config(ConfigWord::HalfOpenPortLimit).cast_signed()
     {
         return Err(DropReason::HalfOpenLimit);
     }
+    let mut key = claim_key(server.record, tuple.protocol, 0);
     let mut value = FullNatValue {
         data: FlowData::default(),
         client: tuple.source,
@@ -446,11 +452,19 @@ fn claim<const A: usize, T: Tables + FamilyTables<A>>(
             * RANGE)
             >> 16;
         let port = FULLNAT_PORT_MIN + offset as u16;
-        value.data = FlowData::new(server.id, server.word.epoch(), state, now, port);
-        if tables.fullnat_claim(&claim_key(server.record, tuple.protocol, port), &value) {
+        key.own_port = port.to_be_bytes();
+        value.data = FlowData::new(
+            server.id,
+            server.word.epoch(),
+            first_state(tuple),
+            choice.now,
+            port,
+        );
+        if tables.fullnat_claim(&key, &value) {
             tables.add_half_open_ports(1);
             tables.stat(Stat::PortClaimed);
-            return Ok(port);
+            choice.port = port;
+            return Ok(());
         }
         attempt += 1;
     }

@@ -109,16 +109,18 @@ impl<const A: usize> Ip<A> {
 
 /// What identifies a flow.
 ///
-/// Aligned, because the compiler joins its fields into 8-byte accesses and the verifier refuses misaligned stack.
+/// Aligned and ordered so, because the compiler joins neighbours that are copied together into 8-byte accesses and the
+/// verifier refuses misaligned ones on the stack.
 #[repr(C, align(8))]
 pub(crate) struct Tuple<const A: usize> {
     pub(crate) source: [u8; A],
-    pub(crate) destination: [u8; A],
     pub(crate) source_port: [u8; 2],
     pub(crate) destination_port: [u8; 2],
     pub(crate) protocol: u8,
     /// TCP flags; 0 for UDP.
     pub(crate) flags: u8,
+    pad: [u8; 2],
+    pub(crate) destination: [u8; A],
 }
 
 impl<const A: usize> Tuple<A> {
@@ -141,6 +143,7 @@ impl<const A: usize> Tuple<A> {
             destination_port: [ports[2], ports[3]],
             protocol: ip.protocol,
             flags,
+            pad: [0; 2],
         })
     }
 
@@ -175,4 +178,18 @@ impl<const A: usize> Tuple<A> {
 #[inline(always)]
 pub(crate) fn checksum_offset(protocol: u8) -> usize {
     if protocol == TCP { 16 } else { 6 }
+}
+
+/// Whether two addresses are equal, without a branch for each byte. `A` is a multiple of 4.
+#[inline(always)]
+pub(crate) fn same_address<const A: usize>(a: &[u8; A], b: &[u8; A]) -> bool {
+    let mut difference = 0;
+    let mut at = 0;
+    while at + 3 < A {
+        let x = u32::from_ne_bytes([a[at], a[at + 1], a[at + 2], a[at + 3]]);
+        let y = u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+        difference |= x ^ y;
+        at += 4;
+    }
+    difference == 0
 }

@@ -2,7 +2,7 @@
 
 use crate::balance::{self, address, server_of};
 use crate::flow;
-use crate::headers::{ETHERNET, Ip, Tuple};
+use crate::headers::{ETHERNET, Ip, Tuple, same_address};
 use crate::{FamilyTables, Hook, Outcome, Packet, Route, Tables, rewrite};
 use sluice_abi::{
     DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FlowData, FullNatKey, Path, Stat,
@@ -48,7 +48,7 @@ fn translate<const A: usize, P: Packet>(
     way: &WayBack<A>,
 ) -> Result<(), DropReason> {
     rewrite::source(packet, ip, tuple, &way.vip, way.vip_port)?;
-    if way.client_port != tuple.destination_port || way.client != tuple.destination {
+    if way.client_port != tuple.destination_port || !same_address(&way.client, &tuple.destination) {
         rewrite::destination(packet, ip, tuple, &way.client, way.client_port)?;
     }
     Ok(())
