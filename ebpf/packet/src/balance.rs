@@ -115,6 +115,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         port: 0,
         new_flow: false,
         news: FlowData::default(),
+        was_in: Table::Established,
     };
     let key = flow::key(tables, &tuple.source, tuple.source_port, vip.service());
     let current = flow::find_established(tables, &key, choice.now)
@@ -131,6 +132,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         follow(tables, tuple, &mut choice)?;
         if choice.news != FlowData::default() {
             accompany(tables, tuple, &choice);
+            touch_claim(tables, tuple, &mut choice);
         }
         if choice.new_flow {
             choice.head = head_slot(packet, tables, vip);
@@ -158,20 +160,22 @@ fn is_for(path: Path, hook: Hook) -> bool {
     }
 }
 
-/// The question which server a packet goes to, and the answer. Aligned as [`Tuple`].
-#[repr(align(8))]
+/// The question which server a packet goes to, and the answer. Aligned and ordered as [`Tuple`].
+#[repr(C, align(8))]
 pub(crate) struct Choice {
-    service: u16,
-    now: u16,
-    head: u32,
-    pub(crate) hook: Hook,
-    /// The chosen server; 0: another hook delivers.
-    server: u32,
-    /// FullNAT's claimed port, else 0.
-    pub(crate) port: u16,
-    pub(crate) new_flow: bool,
     /// What changed in a known flow's entry, 0 if nothing did: the other direction's entry must say the same.
     news: FlowData,
+    head: u32,
+    /// The chosen server; 0: another hook delivers.
+    server: u32,
+    service: u16,
+    now: u16,
+    /// FullNAT's claimed port, else 0.
+    pub(crate) port: u16,
+    pub(crate) hook: Hook,
+    /// Which table the flow's entry was in.
+    was_in: Table,
+    pub(crate) new_flow: bool,
 }
 
 /// Finds the server of a known flow and brings the tables up to date; sets `new_flow` if there is none. A function of its
@@ -204,16 +208,10 @@ fn follow<const A: usize, T: Tables + FamilyTables<A>>(
                 choice.now,
             );
             choice.news = news.unwrap_or_default();
-            if news.is_none()
-                || !server.is_fullnat()
-                || touch_claim(tables, tuple, choice.news, found.table)
-            {
-                choice.server = server.id;
-                choice.port = found.data.port();
-                return Ok(());
-            }
-            choice.news = FlowData::default();
-            flow::forget(tables, &key, choice.now);
+            choice.was_in = found.table;
+            choice.server = server.id;
+            choice.port = found.data.port();
+            return Ok(());
         }
     }
     choice.new_flow = true;
@@ -241,29 +239,35 @@ fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
     }
 }
 
-/// Brings a flow's claimed port up to date. `false`: the claim has expired.
+/// Brings the claimed port of a FullNAT flow up to date. If the claim has expired the flow is a new one.
 #[inline(never)]
 fn touch_claim<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
-    data: FlowData,
-    was_in: Table,
-) -> bool {
-    let Some(server) = server_of(tables, data) else {
-        return false;
+    choice: &mut Choice,
+) {
+    let Some(server) = server_of(tables, choice.news) else {
+        return;
     };
-    let key = claim_key::<A>(server.record, tuple.protocol, data.port());
-    let Some(claim) = tables.fullnat(&key) else {
-        return false;
-    };
-    if !same_address(&claim.client, &tuple.source) || claim.client_port != tuple.source_port {
-        return false;
+    if !server.is_fullnat() {
+        return;
     }
-    tables.fullnat_touch(&key, data);
-    if matches!(was_in, Table::HalfOpen) {
-        tables.add_half_open_ports(-1);
+    let key = claim_key::<A>(server.record, tuple.protocol, choice.port);
+    if let Some(claim) = tables.fullnat(&key)
+        && same_address(&claim.client, &tuple.source)
+        && claim.client_port == tuple.source_port
+    {
+        tables.fullnat_touch(&key, choice.news);
+        if matches!(choice.was_in, Table::HalfOpen) {
+            tables.add_half_open_ports(-1);
+        }
+        return;
     }
-    true
+    let key = flow::key(tables, &tuple.source, tuple.source_port, choice.service);
+    flow::forget(tables, &key, choice.now);
+    choice.server = 0;
+    choice.port = 0;
+    choice.new_flow = true;
 }
 
 #[inline(always)]

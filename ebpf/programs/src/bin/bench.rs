@@ -176,7 +176,9 @@ const ETHERNET4: [u8; ETHERNET] = [2, 0, 0, 0, 1, 2, 2, 0, 0, 0, 1, 1, 0x08, 0x0
 const ETHERNET6: [u8; ETHERNET] = [2, 0, 0, 0, 1, 2, 2, 0, 0, 0, 1, 1, 0x86, 0xdd];
 
 /// From 10.1.0.1 to 10.1.0.2, protocol 4, TTL 64; length and checksum are zero.
-const OUTER4: [u8; 20] = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 4, 0, 0, 10, 1, 0, 1, 10, 1, 0, 2];
+const OUTER4: [u8; 20] = [
+    0x45, 0, 0, 0, 0, 0, 0, 0, 64, 4, 0, 0, 10, 1, 0, 1, 10, 1, 0, 2,
+];
 /// Sum of the words of [`OUTER4`].
 const OUTER4_SUM: u32 = 0x4500 + 0x4004 + 0x0a01 + 0x0001 + 0x0a01 + 0x0002;
 
