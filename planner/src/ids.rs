@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_abi::{SERVER_IPV6, ServerRecord, ServerWord};
+use sluice_abi::{ForwardingMode, SERVER_IPV6, ServerRecord, ServerWord};
 
 use crate::{Endpoint, Image, Limits};
 
 /// What makes a server of a service the same server: a server with another key gets another id, and thus flows of its own.
 ///
 /// The backend is part of it: it is the index under which replies find the flow, and an index that is free again must not
-/// lead to flows of a server that is still there.
+/// lead to flows of a server that is still there. So is FullNAT: flows made in another mode have claimed no port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct ServerKey {
     pub(crate) service: u16,
@@ -21,6 +21,7 @@ pub(crate) struct ServerKey {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
     pub(crate) backend: u16,
+    pub(crate) full_nat: bool,
 }
 
 /// Which of a service's two heads a ring belongs to.
@@ -108,6 +109,7 @@ fn key_of(record: &ServerRecord) -> ServerKey {
         address: address_of(record),
         port: u16::from_be_bytes(record.port),
         backend: record.backend,
+        full_nat: record.mode == ForwardingMode::FullNat as u8,
     }
 }
 

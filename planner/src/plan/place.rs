@@ -29,6 +29,7 @@ impl<'a> Planner<'a> {
             address: server.address,
             port: server.port,
             backend,
+            full_nat: scope.service.mode == ForwardingMode::FullNat,
         };
         let known = self.known.servers.get(&key).copied();
         let before = known.and_then(|id| {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Head, RingWord, SHARE_WHOLE, ServerRecord, ServerWord, VipWord};
+use sluice_abi::{ForwardingMode, Head, RingWord, SHARE_WHOLE, ServerRecord, ServerWord, VipWord};
 use sluice_planner::{Endpoint, Image, Limits, Local, Mac, MapOp, Ring};
 
 type Check = Result<(), String>;
@@ -190,7 +190,6 @@ impl Maps {
         let record = |word: ServerWord| self.records.get(&word.slot());
         match (old.present(), word.present()) {
             (true, true) => {
-                let identity = |r: &ServerRecord| (r.service, r.tag, r.addr, r.port, r.backend);
                 let same = record(old).map(identity) == record(word).map(identity);
                 ensure!(
                     same,
@@ -271,14 +270,10 @@ impl Maps {
         let mut identities = BTreeSet::new();
         for (id, word) in self.servers.iter().filter(|(_, word)| word.present()) {
             let record = self.record(*id)?;
-            let identity = (
-                record.service,
-                record.tag,
-                record.addr,
-                record.port,
-                record.backend,
+            ensure!(
+                identities.insert(identity(record)),
+                "server {id} is there twice"
             );
-            ensure!(identities.insert(identity), "server {id} is there twice");
             if record.backend != 0 {
                 let found = self.backends.values().any(|&index| index == record.backend);
                 ensure!(found, "server {id} of word {word:?} without its backend");
@@ -369,4 +364,11 @@ impl Maps {
             records: present.filter_map(record).collect(),
         }
     }
+}
+
+/// What makes a server another one.
+fn identity(record: &ServerRecord) -> impl Ord + use<> {
+    let full_nat = record.mode == ForwardingMode::FullNat as u8;
+    let (service, tag, backend) = (record.service, record.tag, record.backend);
+    (service, tag, record.addr, record.port, backend, full_nat)
 }
