@@ -1,0 +1,7 @@
+//! The real operator on a directory, with agents played by the test.
+#![forbid(unsafe_code)]
+
+mod bad_input;
+mod harness;
+mod lifecycle;
+mod rollout;
