@@ -70,6 +70,8 @@ pub enum Reason {
     AddressNotUsable,
     /// The target port differs where nothing translates it.
     TargetPortMismatch,
+    /// A node could not bring about what was decided; the message says what failed.
+    NotInForce,
     /// Accepted, and no virtual server uses it.
     Unused,
     /// The object is gone; what was decided stays while it is referred to.

@@ -1,1 +1,21 @@
-//! Placeholder for the first commit.
+//! Sluice's agent: brings decisions into the data plane of one node.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`source`] | reads decisions, and what this node is to be |
+//! | [`netlink`] | follows links, routes and neighbours |
+//! | [`core`] | plans, applies, attaches, reports |
+//! | [`maps`] | calls bpf(2) |
+//! | [`sweeper`] | forgets and counts flows |
+//! | [`report`] | has this node's status written |
+//! | [`admin`] | answers questions: health, metrics, the maps |
+#![deny(unsafe_code)]
+
+pub mod admin;
+pub mod core;
+pub mod maps;
+pub mod netlink;
+pub mod report;
+pub mod source;
+pub mod state;
+pub mod sweeper;

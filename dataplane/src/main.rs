@@ -1,2 +1,77 @@
-//! Placeholder for the first commit.
-fn main() {}
+//! `sluice-agent`: runs the data plane of one node.
+#![forbid(unsafe_code)]
+
+mod options;
+mod run;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use sluice_agent::netlink::Requests;
+use sluice_agent::{admin, maps};
+use tracing_subscriber::EnvFilter;
+
+use options::{Cli, Command, LogFormat, Place};
+
+fn main() -> ExitCode {
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
+        Command::Run(options) => {
+            set_up_log(options.log_format);
+            run::run(&options)
+        }
+        Command::Detach(place) => {
+            set_up_log(LogFormat::Text);
+            detach(&place)
+        }
+        Command::Dump(place) => dump(&place),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice-agent: ERROR {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn set_up_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn detach(place: &Place) -> Result<()> {
+    let mut requests = Requests::open()?;
+    let removed = maps::detach(&place.pin_dir, |interface| {
+        requests
+            .remove_idle_clsact(interface)
+            .map_err(std::io::Error::other)
+    })?;
+    let table = requests.table()?;
+    for (ifindex, address) in table.registered() {
+        requests
+            .release_neighbour(ifindex, address)
+            .with_context(|| format!("release neighbour {address}"))?;
+    }
+    if removed.is_empty() {
+        println!(
+            "nothing was attached or pinned in {}",
+            place.pin_dir.display()
+        );
+    }
+    for what in removed {
+        println!("removed {what}");
+    }
+    Ok(())
+}
+
+fn dump(place: &Place) -> Result<()> {
+    print!("{}", admin::ask(&place.socket(), "/maps")?);
+    Ok(())
+}

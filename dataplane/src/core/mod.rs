@@ -1,0 +1,485 @@
+//! The agent's loop: decisions and observations in, maps and status out.
+//!
+//! ```text
+//! source::Event ─┐                                ┌─► maps (operations of the planner's diff, in order)
+//! rtnetlink ─────┴► Core: view ─► config ─► plan ─┼─► links and filters
+//!                                                 └─► status, metrics
+//! ```
+//!
+//! One thread does all of it. It waits for nobody: status is written by another thread, and what fails is tried again
+//! later while the rest goes on. Bursts of news are gathered for a few milliseconds, so that they make one plan.
+
+mod attachments;
+mod labels;
+mod status;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use sluice_abi::ConfigWord;
+use sluice_api::LoadBalancerNodeStatus;
+use sluice_planner::{
+    Image, Limits, MapOp, NodeConfig, Plan, Problem, RingCache, diff, live, node_config, plan_with,
+};
+use tracing::{debug, error, info, warn};
+
+use crate::maps::{self, Attacher, Maps};
+use crate::netlink::{self, Change, Requests, Resolver, Surroundings, Table};
+use crate::report::Mailbox;
+use crate::source::{Decisions, Event, NodeSpec};
+use crate::state::State;
+
+use attachments::Attachments;
+
+/// Quiet time that ends a burst of news.
+const QUIET: Duration = Duration::from_millis(3);
+/// Longest time that a burst is gathered.
+const BURST: Duration = Duration::from_millis(30);
+/// Longest time without a turn of the loop.
+const TURN: Duration = Duration::from_secs(1);
+/// Time between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Time between two looks at the default routes while routes change.
+const GATEWAYS: Duration = Duration::from_secs(10);
+/// First and longest pause after a failure.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What the loop is told.
+#[derive(Debug)]
+pub enum Input {
+    /// News of a source.
+    Source(Event),
+    /// News of the kernel's network.
+    Netlink(Box<RouteNetlinkMessage>),
+    /// News of the kernel's network was lost.
+    NetlinkLost,
+}
+
+/// Pauses between attempts, longer each time.
+#[derive(Debug, Default)]
+struct BackOff {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+impl BackOff {
+    fn fail(&mut self, now: Instant) {
+        let (first, longest) = BACK_OFF;
+        let pause = first
+            .saturating_mul(1 << self.failures.min(10))
+            .min(longest);
+        self.failures += 1;
+        self.until = Some(now + pause);
+    }
+
+    fn succeed(&mut self) {
+        *self = Self::default();
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now >= until)
+    }
+}
+
+/// What has changed since the last turn.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
+struct Dirty {
+    /// Everything of the network is to be asked for anew.
+    network: bool,
+    /// Routes are to be looked up anew.
+    routes: bool,
+    /// Default gateways are to be looked up anew.
+    gateways: bool,
+    /// Interfaces or what is wanted of them.
+    links: bool,
+}
+
+/// The agent's loop and all it knows.
+#[derive(Debug)]
+pub struct Core {
+    state: Arc<State>,
+    maps: Arc<Maps>,
+    limits: Limits,
+    requests: Requests,
+    attachments: Attachments,
+    mailbox: Mailbox,
+
+    table: Table,
+    resolver: Resolver,
+    gateways: BTreeSet<(u32, IpAddr)>,
+    gateways_read: Option<Instant>,
+    released_stale: bool,
+
+    node: Option<NodeSpec>,
+    role_set: Option<u64>,
+    decisions: Option<Decisions>,
+    peers: BTreeMap<String, BTreeSet<IpAddr>>,
+
+    dirty: Dirty,
+    network_retry: BackOff,
+    apply_retry: BackOff,
+    /// What the maps hold; `None` when it must be read back.
+    actual: Option<Arc<Image>>,
+    intended: Arc<Image>,
+    config: NodeConfig,
+    /// The revision and configuration that were applied last.
+    applied: Option<(u64, NodeConfig)>,
+    limit_problems: Vec<Problem>,
+    failure: Option<String>,
+    rings: RingCache,
+
+    status: LoadBalancerNodeStatus,
+    last_report: Option<Instant>,
+}
+
+impl Core {
+    /// `before` is the status that an earlier agent of this node wrote last.
+    pub fn new(
+        state: Arc<State>,
+        requests: Requests,
+        attacher: Attacher,
+        mailbox: Mailbox,
+        before: LoadBalancerNodeStatus,
+    ) -> Self {
+        let maps = Arc::clone(&state.maps);
+        Self {
+            limits: maps.limits(),
+            state,
+            maps,
+            requests,
+            attachments: Attachments::new(attacher),
+            mailbox,
+            table: Table::default(),
+            resolver: Resolver::default(),
+            gateways: BTreeSet::new(),
+            gateways_read: None,
+            released_stale: false,
+            node: None,
+            role_set: None,
+            decisions: None,
+            peers: BTreeMap::new(),
+            dirty: Dirty {
+                network: true,
+                ..Dirty::default()
+            },
+            network_retry: BackOff::default(),
+            apply_retry: BackOff::default(),
+            actual: None,
+            intended: Arc::default(),
+            config: NodeConfig::default(),
+            applied: None,
+            limit_problems: Vec::new(),
+            failure: None,
+            rings: RingCache::default(),
+            status: before,
+            last_report: None,
+        }
+    }
+
+    /// Goes round until all senders of `inbox` are gone.
+    pub fn run(mut self, inbox: &Receiver<Input>) {
+        loop {
+            let now = Instant::now();
+            let pause = self.deadline(now).saturating_duration_since(now).min(TURN);
+            match inbox.recv_timeout(pause) {
+                Ok(input) => {
+                    self.take(input);
+                    self.gather(inbox);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.turn(Instant::now());
+            self.state.turn();
+        }
+    }
+
+    /// Takes what comes in quick succession.
+    fn gather(&mut self, inbox: &Receiver<Input>) {
+        let end = Instant::now() + BURST;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match inbox.recv_timeout(left.min(QUIET)) {
+                Ok(input) => self.take(input),
+                Err(_) => return,
+            }
+            if left.is_zero() {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Source(Event::Decisions(decisions)) => {
+                debug!(revision = decisions.revision, "new decisions");
+                self.decisions = Some(decisions);
+            }
+            Input::Source(Event::Node(node)) => {
+                info!(role = ?node.spec.role, interfaces = ?node.spec.interfaces, "this node's spec");
+                let mode = |node: &NodeSpec| node.spec.xdp_mode;
+                if self.node.as_ref().map(mode) != Some(mode(&node)) {
+                    self.attachments.reconsider();
+                }
+                self.node = Some(node);
+                self.dirty.links = true;
+                self.dirty.gateways = true;
+            }
+            Input::Source(Event::Peers(peers)) => self.peers = peers,
+            Input::Netlink(message) => match self.table.apply(&message) {
+                Some(Change::Link) => {
+                    self.dirty.links = true;
+                    self.dirty.routes = true;
+                }
+                Some(Change::Address | Change::Route) => {
+                    self.dirty.routes = true;
+                    self.dirty.gateways = true;
+                }
+                Some(Change::Neighbour) | None => {}
+            },
+            Input::NetlinkLost => {
+                self.state
+                    .counts
+                    .netlink_drops
+                    .fetch_add(1, Ordering::Relaxed);
+                self.dirty.network = true;
+            }
+        }
+    }
+
+    /// When the next turn is due without any news.
+    fn deadline(&self, now: Instant) -> Instant {
+        let report = self.last_report.map_or(now, |last| last + HEARTBEAT);
+        let network = self
+            .network_retry
+            .until
+            .or_else(|| self.resolver.deadline(&self.table, now));
+        let others = [network, self.apply_retry.until, self.attachments.retry_at()];
+        others.into_iter().flatten().fold(report, Instant::min)
+    }
+
+    fn turn(&mut self, now: Instant) {
+        self.observe(now);
+        if let Some(node) = self.node.clone() {
+            self.set_role(&node);
+            // The tables come first: no packet finds them half full.
+            self.plan_and_apply(now);
+            let bridges = self.bridges();
+            let links = std::mem::take(&mut self.dirty.links);
+            self.attachments
+                .reconcile(&self.table, &node.spec, &bridges, links, now);
+        }
+        self.report(now);
+    }
+
+    /// Brings what is known of the network up to date.
+    fn observe(&mut self, now: Instant) {
+        if !self.network_retry.is_over(now) {
+            return;
+        }
+        match self.ask(now) {
+            Ok(()) => self.network_retry.succeed(),
+            Err(error) => {
+                if self.network_retry.failures == 0 {
+                    warn!("cannot look at the network: {error}");
+                }
+                self.network_retry.fail(now);
+            }
+        }
+    }
+
+    fn ask(&mut self, now: Instant) -> Result<(), netlink::Error> {
+        if self.dirty.network {
+            self.table = self.requests.table()?;
+            self.dirty = Dirty {
+                network: false,
+                routes: true,
+                gateways: true,
+                links: true,
+            };
+        }
+        let gateways_rested = self.gateways_read.is_none_or(|at| now >= at + GATEWAYS);
+        if self.dirty.gateways && (gateways_rested || self.gateways.is_empty()) {
+            self.gateways = self.requests.default_gateways()?.into_iter().collect();
+            self.gateways_read = Some(now);
+            self.dirty.gateways = false;
+        }
+        let requests = &mut self.requests;
+        let addresses = view::addresses_to_reach(self.decisions.as_ref(), &self.peers);
+        let followed = self
+            .resolver
+            .follow(&addresses, self.dirty.routes, |to| requests.route(to));
+        self.dirty.routes = followed.is_err();
+        self.track(now);
+        followed
+    }
+
+    fn track(&mut self, now: Instant) {
+        let uplinks = self.uplinks();
+        let gateways = self
+            .gateways
+            .iter()
+            .filter(|(ifindex, _)| uplinks.contains(ifindex));
+        let around = Surroundings {
+            table: &self.table,
+            uplinks: &uplinks,
+        };
+        let mut released = self
+            .resolver
+            .track(around, &gateways.copied().collect(), now);
+        if !self.released_stale && self.node.is_some() && self.decisions.is_some() {
+            // What an earlier agent registered and this one does not need.
+            self.released_stale = true;
+            released.extend(self.resolver.not_tracked(self.table.registered()));
+        }
+        for (ifindex, address) in released {
+            let entry = self.table.neighbour_at(ifindex, address);
+            if entry.is_some_and(|entry| entry.ours)
+                && let Err(error) = self.requests.release_neighbour(ifindex, address)
+            {
+                debug!(%error, %address, "a neighbour was not released");
+            }
+        }
+        for (ifindex, address) in self.resolver.due(&self.table, now) {
+            if let Err(error) = self.requests.keep_neighbour(ifindex, address) {
+                debug!(%error, %address, "a neighbour was not registered");
+            }
+        }
+    }
+
+    /// Indices of the interfaces that carry XDP.
+    fn uplinks(&self) -> BTreeSet<u32> {
+        let names = self.node.iter().flat_map(|node| &node.spec.interfaces);
+        names
+            .filter_map(|name| self.table.link_by_name(name))
+            .map(|(ifindex, _)| ifindex)
+            .collect()
+    }
+
+    fn set_role(&mut self, node: &NodeSpec) {
+        let bits = view::role(&node.spec).bits();
+        if self.role_set == Some(bits) {
+            return;
+        }
+        match self.maps.set_config(ConfigWord::Role, bits) {
+            Ok(()) => self.role_set = Some(bits),
+            Err(error) => error!("cannot set this node's role: {error}"),
+        }
+    }
+
+    fn plan_and_apply(&mut self, now: Instant) {
+        let (Some(decisions), Some(node)) = (&self.decisions, &self.node) else {
+            return;
+        };
+        let uplinks = self.uplinks();
+        let around = Surroundings {
+            table: &self.table,
+            uplinks: &uplinks,
+        };
+        let view = view::node_view(
+            &self.state.node,
+            &node.spec,
+            around,
+            &self.resolver,
+            &self.peers,
+            now,
+        );
+        let revision = decisions.revision;
+        self.config = node_config(&decisions.snapshot, &view);
+        if self
+            .applied
+            .as_ref()
+            .is_some_and(|(applied, config)| *applied == revision && *config == self.config)
+            || !self.apply_retry.is_over(now)
+        {
+            return;
+        }
+        match self.apply() {
+            Ok(()) => {
+                self.applied = Some((revision, self.config.clone()));
+                self.failure = None;
+                self.apply_retry.succeed();
+            }
+            Err(error) => {
+                // Logged once: the retries are in the metrics.
+                if self.failure.is_none() {
+                    error!("cannot bring the maps to what was decided: {error}");
+                }
+                self.failure = Some(error.to_string());
+                self.actual = None;
+                self.applied = None;
+                self.apply_retry.fail(now);
+                let failures = &self.state.counts.apply_failures;
+                failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn apply(&mut self) -> Result<(), maps::Error> {
+        let start = Instant::now();
+        let mut actual = if let Some(image) = self.actual.take() {
+            image
+        } else {
+            // Packets may still hold what the last words of an earlier sequence led to.
+            self.maps.grace();
+            Arc::new(self.maps.image()?)
+        };
+        // What there was no room for may fit once the first plan has freed its part.
+        for _ in 0..2 {
+            let Plan { desired, problems } =
+                plan_with(&self.config, &actual, &self.limits, &mut self.rings);
+            let operations = diff(&actual, &desired);
+            self.intended = Arc::new(desired);
+            self.limit_problems = problems;
+            self.write(&operations)?;
+            actual = Arc::clone(&self.intended);
+            if self.limit_problems.is_empty() || operations.is_empty() {
+                break;
+            }
+        }
+        self.actual = Some(actual);
+        self.state.apply_seconds.observe(start.elapsed());
+        self.state.counts.applies.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write(&self, operations: &[MapOp]) -> Result<(), maps::Error> {
+        let counter = &self.state.counts.operations;
+        for operation in operations {
+            self.maps.apply(operation)?;
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        if !operations.is_empty() {
+            info!(operations = operations.len(), "changed the maps");
+        }
+        Ok(())
+    }
+
+    /// Interfaces other than uplinks behind which servers are.
+    fn bridges(&self) -> BTreeSet<u32> {
+        let records = self.actual.iter().flat_map(|image| {
+            let words = image.servers.values();
+            words
+                .filter(|word| word.present() && word.path() == sluice_abi::Path::Tc)
+                .filter_map(|word| image.records.get(&word.slot()))
+        });
+        records.map(|record| record.ifindex).collect()
+    }
+
+    fn exceptions(&self) -> Vec<Problem> {
+        match &self.actual {
+            Some(actual) => live(&self.config, actual),
+            None => live(&self.config, &Image::default()),
+        }
+    }
+}

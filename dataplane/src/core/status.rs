@@ -1,0 +1,194 @@
+//! What the node reports: what is, never what was intended.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use sluice_api::jiff::Timestamp;
+use sluice_api::{
+    AttachMode, Capabilities, CapacityEntry, ConditionType, ExceptionKind, LoadBalancerNodeStatus,
+    MAX_EXCEPTIONS, MAX_MESSAGE_LENGTH, MAX_NODE_ADDRESSES, NodeException, Reason, Time,
+    set_condition,
+};
+use sluice_planner::{Image, Limits, ObjectKind, Problem};
+
+use super::{Core, HEARTBEAT, labels};
+use crate::maps::kernel_release;
+use crate::state::{Published, Usages};
+
+impl Core {
+    /// Publishes what is, and has it written when it changed or the heart must beat.
+    pub(super) fn report(&mut self, now: Instant) {
+        let exceptions: Vec<NodeException> =
+            self.exceptions().iter().filter_map(exception).collect();
+        let not_ready = self.not_ready();
+        self.publish(&exceptions, not_ready.clone());
+        let Some(node) = &self.node else {
+            return;
+        };
+        let mut status = LoadBalancerNodeStatus {
+            observed_generation: node.generation,
+            conditions: self.status.conditions.clone(),
+            addresses: self.own_addresses(),
+            acknowledged_revision: self.acknowledged(),
+            exception_count: u32::try_from(exceptions.len()).unwrap_or(u32::MAX),
+            exceptions: exceptions.into_iter().take(MAX_EXCEPTIONS).collect(),
+            heartbeat_time: self.status.heartbeat_time.clone(),
+            interfaces: self.attachments.uplinks().cloned().collect(),
+            capabilities: Some(self.capabilities()),
+            capacity: capacity(self.actual.as_deref(), &self.limits),
+        };
+        let time = Time(Timestamp::now());
+        let (reason, message) = self.readiness(&not_ready);
+        set_condition(
+            &mut status.conditions,
+            ConditionType::Ready,
+            not_ready.is_empty(),
+            reason,
+            &message,
+            node.generation,
+            &time,
+        );
+        let beat = self.last_report.is_none_or(|last| now >= last + HEARTBEAT);
+        if status != self.status || beat {
+            status.heartbeat_time = Some(time);
+            self.last_report = Some(now);
+            self.status = status.clone();
+            self.mailbox.put(status);
+        }
+    }
+
+    fn publish(&self, exceptions: &[NodeException], not_ready: Vec<String>) {
+        let actual = self.actual.clone().unwrap_or_default();
+        let servers = match &self.decisions {
+            Some(decisions) => labels::of_servers(&actual, &self.config, &decisions.snapshot),
+            None => std::collections::BTreeMap::new(),
+        };
+        let (neighbours, neighbours_unresolved) = self.resolver.counts();
+        self.state.publish(Published {
+            intended: Arc::clone(&self.intended),
+            servers: Arc::new(servers),
+            acknowledged_revision: self.acknowledged(),
+            exceptions: exceptions.to_vec(),
+            interfaces: self
+                .attachments
+                .uplinks()
+                .map(|uplink| (uplink.name.clone(), uplink.attach_mode))
+                .collect(),
+            capacity: capacity(self.actual.as_deref(), &self.limits),
+            neighbours,
+            neighbours_unresolved,
+            not_ready,
+            actual,
+        });
+    }
+
+    fn acknowledged(&self) -> u64 {
+        match &self.applied {
+            Some((revision, _)) => *revision,
+            // What was live before stays in the maps while the newest decisions cannot be applied.
+            None => self.status.acknowledged_revision,
+        }
+    }
+
+    fn own_addresses(&self) -> Vec<std::net::IpAddr> {
+        let addresses = self.table.addresses().into_iter();
+        addresses
+            .filter(|address| match address {
+                std::net::IpAddr::V4(address) => !address.is_link_local(),
+                std::net::IpAddr::V6(address) => !address.is_unicast_link_local(),
+            })
+            .take(MAX_NODE_ADDRESSES)
+            .collect()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut features = Vec::new();
+        match self.attachments.uses_tcx() {
+            Some(true) => features.push("Tcx".to_owned()),
+            Some(false) => features.push("Clsact".to_owned()),
+            None => {}
+        }
+        if self.resolver.sees_managed(&self.table) {
+            features.push("ManagedNeighbours".to_owned());
+        }
+        Capabilities {
+            kernel_release: kernel_release(),
+            features,
+        }
+    }
+
+    /// Why the node does not do what it should; empty if it does.
+    fn not_ready(&self) -> Vec<String> {
+        if self.node.is_none() {
+            return vec![format!(
+                "there is no LoadBalancerNode {}: create it",
+                self.state.node
+            )];
+        }
+        let mut reasons = Vec::new();
+        if self.attachments.uplinks().next().is_none() {
+            reasons.push("no program is attached yet".to_owned());
+        }
+        for uplink in self.attachments.uplinks() {
+            if uplink.attach_mode == AttachMode::None {
+                let reason = uplink.reason.as_deref().unwrap_or("not attached");
+                reasons.push(format!("{}: {reason}", uplink.name));
+            }
+        }
+        reasons.extend(self.attachments.bridge_problems().map(str::to_owned));
+        reasons.extend(self.failure.clone());
+        reasons
+    }
+
+    fn readiness(&self, not_ready: &[String]) -> (Reason, String) {
+        if !not_ready.is_empty() {
+            return (Reason::NotInForce, not_ready.join("; "));
+        }
+        let notes: Vec<String> = self
+            .config
+            .problems
+            .iter()
+            .filter(|problem| !problem.exception)
+            .chain(&self.limit_problems)
+            .map(ToString::to_string)
+            .collect();
+        (Reason::AsExpected, notes.join("; "))
+    }
+}
+
+/// `None`: it concerns the node itself.
+fn exception(problem: &Problem) -> Option<NodeException> {
+    let kind = match problem.kind {
+        ObjectKind::VirtualServer => ExceptionKind::VirtualServer,
+        ObjectKind::RealServerPool => ExceptionKind::RealServerPool,
+        ObjectKind::LoadBalancerNode => return None,
+    };
+    Some(NodeException {
+        kind,
+        namespace: problem.object.namespace.clone(),
+        name: problem.object.name.clone(),
+        reason: problem.reason.as_str().to_owned(),
+        message: problem.message.chars().take(MAX_MESSAGE_LENGTH).collect(),
+    })
+}
+
+/// Limits of the planner's maps and their use. Of a map in two families, the fuller one.
+fn capacity(image: Option<&Image>, limits: &Limits) -> Vec<CapacityEntry> {
+    let usages = Usages::of(image);
+    let entry = |name: &str, limit: u32, used: usize| CapacityEntry {
+        name: name.to_owned(),
+        limit: u64::from(limit),
+        used: used as u64,
+    };
+    vec![
+        entry("Backends", limits.backends, usages.backends),
+        entry("Heads", limits.heads, usages.heads),
+        entry("Locals", limits.locals, usages.locals),
+        entry("Peers", limits.peers, usages.peers),
+        entry("Records", limits.records, usages.records),
+        entry("RingSlots", limits.ring_slots, usages.ring_slots),
+        entry("Rings", limits.rings, usages.rings),
+        entry("Servers", limits.servers, usages.servers),
+        entry("Vips", limits.vips, usages.vips),
+    ]
+}

@@ -1,0 +1,350 @@
+//! Attaching the programs, so that no packet is lost when an agent is replaced by another.
+//!
+//! XDP and tcx links are pinned, and a pinned link gets a new program by replacement. Kernels before 6.6 have no tcx:
+//! there a filter on the clsact qdisc stays by itself, under a priority and handle by which the next agent replaces it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcHandle};
+use aya::programs::{ProgramError, TcError, tc};
+use tracing::info;
+
+use super::load::Programs;
+use super::pins::{PinLock, mark, remove_directory, remove_file};
+use super::sys::{self, LinkHook, create_link, link_info, open_pin, update_link};
+use super::{Error, system_error};
+
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// Priority and handle of the clsact filters: how the next agent finds them.
+const FILTER_PRIORITY: u16 = 50;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// Where a program is attached to an interface.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Hook {
+    /// `sluice_xdp`.
+    Xdp,
+    /// `sluice_ingress` on tc.
+    Ingress,
+    /// `sluice_egress` on tc.
+    Egress,
+}
+
+impl Hook {
+    const ALL: [Self; 3] = [Self::Xdp, Self::Ingress, Self::Egress];
+
+    /// The name in pins and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| hook.name() == name)
+    }
+
+    /// The name of its program in the object.
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::Xdp => "sluice_xdp",
+            Self::Ingress => "sluice_ingress",
+            Self::Egress => "sluice_egress",
+        }
+    }
+
+    const fn link(self) -> LinkHook {
+        match self {
+            Self::Xdp => LinkHook::Xdp,
+            Self::Ingress => LinkHook::TcxIngress,
+            Self::Egress => LinkHook::TcxEgress,
+        }
+    }
+
+    const fn filter(self) -> TcAttachType {
+        match self {
+            Self::Egress => TcAttachType::Egress,
+            _ => TcAttachType::Ingress,
+        }
+    }
+}
+
+/// Where an XDP program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// In the stack.
+    Generic,
+}
+
+/// Where an XDP program shall run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum XdpChoice {
+    /// In the driver if it can, else in the stack.
+    Auto,
+    /// Only there.
+    Only(Mode),
+}
+
+/// How a program is attached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attached {
+    /// XDP only.
+    pub mode: Option<Mode>,
+    /// Why it is attached in this way, where another way was preferred.
+    pub reason: Option<String>,
+    /// tc by a link rather than a filter.
+    pub by_link: bool,
+}
+
+/// Attaches and detaches the programs.
+#[derive(Debug)]
+pub struct Attacher {
+    programs: Programs,
+    pins: PinLock,
+    /// Whether tc programs are attached by links; unknown until the first one was.
+    tcx: Option<bool>,
+    /// The interface index of what this process attached or took over.
+    done: BTreeMap<(Hook, String), u32>,
+}
+
+impl Attacher {
+    /// `use_tcx`: try links for tc; if not, only clsact filters.
+    pub fn new(programs: Programs, pins: PinLock, use_tcx: bool) -> Self {
+        Self {
+            programs,
+            pins,
+            tcx: if use_tcx { None } else { Some(false) },
+            done: BTreeMap::new(),
+        }
+    }
+
+    /// Whether tc programs are attached by links; `None` before the first one was.
+    pub fn uses_tcx(&self) -> Option<bool> {
+        self.tcx
+    }
+
+    /// Whether this process has attached `hook` to the interface with this index.
+    pub fn is_attached(&self, hook: Hook, interface: &str, ifindex: u32) -> bool {
+        self.done.get(&(hook, interface.to_owned())) == Some(&ifindex)
+    }
+
+    /// What is attached, by this process or an earlier one.
+    pub fn attached(&self) -> Result<Vec<(Hook, String)>, Error> {
+        self.pins.attached()
+    }
+
+    /// Forgets an interface that is gone: its links are dead.
+    pub fn forget(&mut self, interface: &str) {
+        self.done.retain(|(_, name), _| name != interface);
+    }
+
+    /// Attaches XDP to an interface, or replaces the program of its pinned link. `now` is how a program is attached
+    /// there at present, as the kernel says.
+    pub fn attach_xdp(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        choice: XdpChoice,
+        now: Option<Mode>,
+    ) -> Result<Attached, Error> {
+        let adopt = match (choice, now) {
+            (XdpChoice::Only(wanted), Some(mode)) => wanted == mode,
+            _ => true,
+        };
+        if adopt && self.replace_program(Hook::Xdp, interface, ifindex)? {
+            let reason = (choice == XdpChoice::Auto && now == Some(Mode::Generic))
+                .then(|| "attached in the stack by an earlier agent".to_owned());
+            return Ok(self.finish(Hook::Xdp, interface, ifindex, now, reason));
+        }
+        remove_file(&self.pins.link(Hook::Xdp, interface))?;
+        let (mode, reason) = match choice {
+            XdpChoice::Only(mode) => {
+                self.create(Hook::Xdp, interface, ifindex, flags(mode))
+                    .map_err(system_error(format!("attach XDP to {interface}")))?;
+                (mode, None)
+            }
+            XdpChoice::Auto => {
+                match self.create(Hook::Xdp, interface, ifindex, XDP_FLAGS_DRV_MODE) {
+                    Ok(()) => (Mode::Native, None),
+                    Err(native) => {
+                        self.create(Hook::Xdp, interface, ifindex, XDP_FLAGS_SKB_MODE)
+                            .map_err(system_error(format!("attach XDP to {interface}")))?;
+                        (Mode::Generic, Some(format!("the driver refuses: {native}")))
+                    }
+                }
+            }
+        };
+        Ok(self.finish(Hook::Xdp, interface, ifindex, Some(mode), reason))
+    }
+
+    /// Attaches a tc program to an interface, or replaces the one there.
+    pub fn attach_tc(
+        &mut self,
+        hook: Hook,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<Attached, Error> {
+        if self.tcx != Some(false) {
+            if self.replace_program(hook, interface, ifindex)? {
+                self.tcx = Some(true);
+                return Ok(self.finish(hook, interface, ifindex, None, None));
+            }
+            match self.create(hook, interface, ifindex, 0) {
+                Ok(()) => {
+                    self.tcx = Some(true);
+                    self.drop_filter(hook, interface)?;
+                    return Ok(self.finish(hook, interface, ifindex, None, None));
+                }
+                // Kernels before 6.6 do not know the attach type.
+                Err(error)
+                    if self.tcx.is_none()
+                        && matches!(
+                            error.raw_os_error(),
+                            Some(libc::EINVAL | libc::EOPNOTSUPP)
+                        ) =>
+                {
+                    info!(%error, "no tcx links, using clsact filters");
+                    self.tcx = Some(false);
+                }
+                Err(error) => {
+                    let action = format!("attach tc {} to {interface}", hook.name());
+                    return Err(system_error(action)(error));
+                }
+            }
+        }
+        self.set_filter(hook, interface)?;
+        remove_file(&self.pins.link(hook, interface))?;
+        Ok(self.finish(hook, interface, ifindex, None, None))
+    }
+
+    /// Takes a program off an interface.
+    pub fn detach(&mut self, hook: Hook, interface: &str) -> Result<(), Error> {
+        self.done.remove(&(hook, interface.to_owned()));
+        self.drop_filter(hook, interface)?;
+        remove_file(&self.pins.link(hook, interface))
+    }
+
+    fn finish(
+        &mut self,
+        hook: Hook,
+        interface: &str,
+        ifindex: u32,
+        mode: Option<Mode>,
+        reason: Option<String>,
+    ) -> Attached {
+        self.done.insert((hook, interface.to_owned()), ifindex);
+        Attached {
+            mode,
+            reason,
+            by_link: hook == Hook::Xdp || self.tcx == Some(true),
+        }
+    }
+
+    /// Puts the program on the pinned link; `false` if there is no link that is alive on this interface.
+    fn replace_program(&self, hook: Hook, interface: &str, ifindex: u32) -> Result<bool, Error> {
+        let pin = self.pins.link(hook, interface);
+        let action = || format!("replace the program of {}", pin.display());
+        let Some(link) = open_pin(&pin).map_err(|error| system_error(action())(error))? else {
+            return Ok(false);
+        };
+        let info = link_info(link.as_fd()).map_err(|error| system_error(action())(error))?;
+        if info.ifindex != ifindex {
+            // The interface it was made for is gone, and the link dead.
+            remove_file(&pin)?;
+            return Ok(false);
+        }
+        let program = self.programs.fd(hook)?;
+        match update_link(link.as_fd(), program.as_fd()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+                remove_file(&pin)?;
+                Ok(false)
+            }
+            Err(error) => Err(system_error(action())(error)),
+        }
+    }
+
+    fn create(&self, hook: Hook, interface: &str, ifindex: u32, flags: u32) -> io::Result<()> {
+        let program = self.programs.fd(hook).map_err(io::Error::other)?;
+        let link: OwnedFd = create_link(program.as_fd(), ifindex, hook.link(), flags)?;
+        sys::pin(link.as_fd(), &self.pins.link(hook, interface))
+    }
+
+    /// Replaces our filter on the clsact qdisc, or adds it, and the qdisc, when they are not there.
+    fn set_filter(&mut self, hook: Hook, interface: &str) -> Result<(), Error> {
+        let failed = |error: ProgramError| Error::System {
+            action: format!("attach tc {} to {interface}", hook.name()),
+            source: io::Error::other(error),
+        };
+        mark(&self.pins.filter(hook, interface))?;
+        let existing = SchedClassifierLink::attached(
+            interface,
+            hook.filter(),
+            FILTER_PRIORITY,
+            FILTER_HANDLE,
+            None,
+        )
+        .map_err(system_error(format!("find interface {interface}")))?;
+        let program = self.programs.classifier(hook)?;
+        if let Ok(id) = program.attach_to_link(existing) {
+            // Dropping a link would remove the filter.
+            std::mem::forget(program.take_link(id).map_err(failed)?);
+            return Ok(());
+        }
+        match tc::qdisc_add_clsact(interface) {
+            Ok(()) => mark(&self.pins.qdisc(interface))?,
+            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority: FILTER_PRIORITY,
+            handle: FILTER_HANDLE,
+            classid: None,
+        });
+        let program = self.programs.classifier(hook)?;
+        let id = program
+            .attach_with_options(interface, hook.filter(), options)
+            .map_err(failed)?;
+        std::mem::forget(program.take_link(id).map_err(failed)?);
+        Ok(())
+    }
+
+    fn drop_filter(&self, hook: Hook, interface: &str) -> Result<(), Error> {
+        let mark = self.pins.filter(hook, interface);
+        if mark.exists() {
+            remove_filter(hook, interface);
+            remove_directory(&mark)?;
+        }
+        Ok(())
+    }
+}
+
+const fn flags(mode: Mode) -> u32 {
+    match mode {
+        Mode::Native => XDP_FLAGS_DRV_MODE,
+        Mode::Generic => XDP_FLAGS_SKB_MODE,
+    }
+}
+
+/// Removes our filter from the clsact qdisc of an interface. One that is gone, or an interface that is, is no error.
+pub(super) fn remove_filter(hook: Hook, interface: &str) {
+    let Ok(filter) = SchedClassifierLink::attached(
+        interface,
+        hook.filter(),
+        FILTER_PRIORITY,
+        FILTER_HANDLE,
+        None,
+    ) else {
+        return;
+    };
+    // Dropping the link removes the filter; the kernel's refusal can only mean that there is none.
+    drop(filter);
+}

@@ -1,0 +1,194 @@
+//! The planner's image: reading it back from the maps, and writing the operations that change it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::Ordering;
+
+use sluice_abi::{MapName, RingWord};
+use sluice_planner::{ByFamily, Endpoint, Image, Local, Mac, MapOp, Ring};
+
+use super::{Error, Maps, map_error};
+
+impl Maps {
+    /// Reads back what the planner decides.
+    pub fn image(&self) -> Result<Image, Error> {
+        let vips = self.vips()?;
+        let named = vips.values().flat_map(|word| [word.head(), word.rs_head()]);
+        let slots: BTreeSet<u32> = named.filter(|&slot| slot != 0).collect();
+        let mut heads = BTreeMap::new();
+        for slot in slots.range(..self.heads.max_entries()) {
+            let head = self.heads.get(*slot);
+            heads.insert(*slot, head.map_err(map_error(MapName::Heads, "read it"))?);
+        }
+        let mut servers = BTreeMap::new();
+        let mut records = BTreeMap::new();
+        for id in 1..self.servers.max_entries() {
+            let word = self.servers.get(id);
+            let word = word.map_err(map_error(MapName::Servers, "read it"))?;
+            if word.0 == 0 {
+                continue;
+            }
+            servers.insert(id, word);
+            if word.present() && word.slot() < self.records.max_entries() {
+                let record = self.records.get(word.slot());
+                let record = record.map_err(map_error(MapName::Records, "read it"))?;
+                records.insert(word.slot(), record);
+            }
+        }
+        let peers = self.peers.entries();
+        let peers = peers.map_err(map_error(MapName::Peers, "read it"))?;
+        Ok(Image {
+            vips,
+            backends: self.backends()?,
+            locals: self.locals()?,
+            peers: peers.into_iter().map(|(key, _)| Mac(key.mac)).collect(),
+            heads,
+            rings: self.rings()?,
+            servers,
+            records,
+        })
+    }
+
+    fn vips(&self) -> Result<BTreeMap<Endpoint, sluice_abi::VipWord>, Error> {
+        let v4 = self.vips4.entries();
+        let v4 = v4.map_err(map_error(MapName::Vips4, "read it"))?;
+        let v6 = self.vips6.entries();
+        let v6 = v6.map_err(map_error(MapName::Vips6, "read it"))?;
+        let v4 = v4.into_iter().map(|(key, word)| (key.into(), word));
+        let v6 = v6.into_iter().map(|(key, word)| (key.into(), word));
+        Ok(v4.chain(v6).collect())
+    }
+
+    fn backends(&self) -> Result<BTreeMap<Endpoint, u16>, Error> {
+        let v4 = self.backends4.entries();
+        let v4 = v4.map_err(map_error(MapName::Backends4, "read it"))?;
+        let v6 = self.backends6.entries();
+        let v6 = v6.map_err(map_error(MapName::Backends6, "read it"))?;
+        let v4 = v4.into_iter().map(|(key, index)| (key.into(), index));
+        let v6 = v6.into_iter().map(|(key, index)| (key.into(), index));
+        Ok(v4
+            .chain(v6)
+            // Indices have 16 bits; an entry with another one is none of ours.
+            .filter_map(|(endpoint, index): (Endpoint, u32)| {
+                Some((endpoint, u16::try_from(index).ok()?))
+            })
+            .collect())
+    }
+
+    fn locals(&self) -> Result<BTreeMap<Local, u32>, Error> {
+        let v4 = self.locals4.entries();
+        let v4 = v4.map_err(map_error(MapName::Locals4, "read it"))?;
+        let v6 = self.locals6.entries();
+        let v6 = v6.map_err(map_error(MapName::Locals6, "read it"))?;
+        let v4 = v4.into_iter().map(|(key, id)| (key.into(), id));
+        let v6 = v6.into_iter().map(|(key, id)| (key.into(), id));
+        Ok(v4.chain(v6).collect())
+    }
+
+    fn rings(&self) -> Result<BTreeMap<u32, Ring>, Error> {
+        let mut rings = BTreeMap::new();
+        for ring in 1..self.rings.max_entries() {
+            let word = self.rings.get(ring);
+            let word = word.map_err(map_error(MapName::Rings, "read it"))?;
+            if word.present() && self.holds(word) {
+                let values = self.ring_slots.half_words(word.offset(), slots(word));
+                let values = values.map_err(map_error(MapName::RingSlots, "read it"))?;
+                let slots = values.map(|value| value.load(Ordering::Relaxed)).collect();
+                rings.insert(ring, Ring { word, slots });
+            }
+        }
+        Ok(rings)
+    }
+
+    /// Whether a ring lies within the arena.
+    fn holds(&self, word: RingWord) -> bool {
+        word.log2_slots() < 32
+            && u64::from(word.offset()) + u64::from(word.slots())
+                <= u64::from(self.ring_slots.max_entries())
+    }
+
+    /// Carries out one operation of a diff.
+    pub fn apply(&self, op: &MapOp) -> Result<(), Error> {
+        match op {
+            MapOp::WriteRecord { slot, record } => self
+                .records
+                .set(*slot, record)
+                .map_err(map_error(MapName::Records, "write it")),
+            MapOp::WriteRingSlots { offset, slots } => self.write_ring(*offset, slots),
+            MapOp::WriteHead { slot, head } => self
+                .heads
+                .set(*slot, head)
+                .map_err(map_error(MapName::Heads, "write it")),
+            MapOp::SetServer { id, word } => self.set_server(*id, *word),
+            MapOp::SetRing { ring, word } => self
+                .rings
+                .set(*ring, word)
+                .map_err(map_error(MapName::Rings, "write it")),
+            MapOp::SetVip { endpoint, word } => match endpoint.key() {
+                ByFamily::V4(key) => written(MapName::Vips4, self.vips4.set(&key, word)),
+                ByFamily::V6(key) => written(MapName::Vips6, self.vips6.set(&key, word)),
+            },
+            MapOp::RemoveVip { endpoint } => match endpoint.key() {
+                ByFamily::V4(key) => written(MapName::Vips4, self.vips4.remove(&key)),
+                ByFamily::V6(key) => written(MapName::Vips6, self.vips6.remove(&key)),
+            },
+            MapOp::SetBackend { endpoint, service } => {
+                let index = u32::from(*service);
+                match endpoint.key() {
+                    ByFamily::V4(key) => {
+                        written(MapName::Backends4, self.backends4.set(&key, &index))
+                    }
+                    ByFamily::V6(key) => {
+                        written(MapName::Backends6, self.backends6.set(&key, &index))
+                    }
+                }
+            }
+            MapOp::RemoveBackend { endpoint } => match endpoint.key() {
+                ByFamily::V4(key) => written(MapName::Backends4, self.backends4.remove(&key)),
+                ByFamily::V6(key) => written(MapName::Backends6, self.backends6.remove(&key)),
+            },
+            MapOp::SetLocal { local, server } => match local.key() {
+                ByFamily::V4(key) => written(MapName::Locals4, self.locals4.set(&key, server)),
+                ByFamily::V6(key) => written(MapName::Locals6, self.locals6.set(&key, server)),
+            },
+            MapOp::RemoveLocal { local } => match local.key() {
+                ByFamily::V4(key) => written(MapName::Locals4, self.locals4.remove(&key)),
+                ByFamily::V6(key) => written(MapName::Locals6, self.locals6.remove(&key)),
+            },
+            MapOp::AddPeer { mac } => written(MapName::Peers, self.peers.set(&(*mac).into(), &1)),
+            MapOp::RemovePeer { mac } => written(MapName::Peers, self.peers.remove(&(*mac).into())),
+            MapOp::Grace => {
+                self.grace();
+                Ok(())
+            }
+        }
+    }
+
+    /// A server that takes over an id starts counting at zero.
+    fn set_server(&self, id: u32, word: sluice_abi::ServerWord) -> Result<(), Error> {
+        let before = self.servers.get(id);
+        let before = before.map_err(map_error(MapName::Servers, "read it"))?;
+        if word.present() && (!before.present() || before.epoch() != word.epoch()) {
+            let cleared = self.counters.clear(id);
+            cleared.map_err(map_error(MapName::Counters, "clear it"))?;
+        }
+        written(MapName::Servers, self.servers.set(id, &word))
+    }
+
+    fn write_ring(&self, offset: u32, slots: &[u32]) -> Result<(), Error> {
+        let values = self.ring_slots.half_words(offset, slots.len());
+        let values = values.map_err(map_error(MapName::RingSlots, "write it"))?;
+        for (value, slot) in values.zip(slots) {
+            value.store(*slot, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+fn slots(word: RingWord) -> usize {
+    word.slots() as usize
+}
+
+fn written(map: MapName, result: io::Result<()>) -> Result<(), Error> {
+    result.map_err(map_error(map, "write it"))
+}

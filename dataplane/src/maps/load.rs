@@ -1,0 +1,187 @@
+//! Loading the object, and adopting what an earlier agent pinned.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use aya::programs::{ProgramFd, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use sluice_abi::{ABI_VERSION, ConfigWord, MapName};
+use tracing::info;
+
+use super::attach::Hook;
+use super::pins::PinLock;
+use super::spec::{self, Spec};
+use super::sys::{map_info, open_pin};
+use super::{Error, Maps, Sizes, map_error, system_error};
+use std::os::fd::AsFd;
+
+/// The part of the FullNAT claims that half-open flows may hold.
+const HALF_OPEN_SHARE: u32 = 4;
+
+/// The loaded programs.
+#[derive(Debug)]
+pub struct Programs {
+    object: Ebpf,
+}
+
+impl Programs {
+    pub(super) fn fd(&self, hook: Hook) -> Result<&ProgramFd, Error> {
+        let program = self.object.program(hook.program());
+        let missing = || not_in_object(hook);
+        program
+            .ok_or_else(missing)?
+            .fd()
+            .map_err(|error| Error::Load {
+                message: error.to_string(),
+            })
+    }
+
+    pub(super) fn classifier(&mut self, hook: Hook) -> Result<&mut SchedClassifier, Error> {
+        self.object
+            .program_mut(hook.program())
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| not_in_object(hook))
+    }
+
+    fn load(&mut self) -> Result<(), Error> {
+        let failed = |error: aya::programs::ProgramError| Error::Load {
+            message: chain(&error),
+        };
+        let xdp: &mut Xdp = self
+            .object
+            .program_mut(Hook::Xdp.program())
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| not_in_object(Hook::Xdp))?;
+        xdp.load().map_err(failed)?;
+        for hook in [Hook::Ingress, Hook::Egress] {
+            self.classifier(hook)?.load().map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+fn not_in_object(hook: Hook) -> Error {
+    Error::Load {
+        message: format!("the object has no program {}", hook.program()),
+    }
+}
+
+/// An error with all its causes: aya keeps the verifier's words in them.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// What [`open`] found and made.
+#[derive(Debug)]
+pub struct Opened {
+    /// The maps.
+    pub maps: Maps,
+    /// The programs, loaded and attached nowhere.
+    pub programs: Programs,
+    /// Whether the maps were there already.
+    pub adopted: bool,
+}
+
+/// Loads the object at `path` over the maps pinned in `pins`, which are adopted if they are what it declares and made if
+/// they are missing.
+pub fn open(path: &Path, pins: &PinLock, sizes: &Sizes) -> Result<Opened, Error> {
+    let object = fs::read(path).map_err(|error| Error::Object {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })?;
+    let specs = spec::expected(&object, path, sizes)?;
+    let mut pinned = 0;
+    for (name, expected) in &specs {
+        let pin = pins.directory().join(name);
+        let action = || format!("open {}", pin.display());
+        if let Some(fd) = open_pin(&pin).map_err(|error| system_error(action())(error))? {
+            let info = map_info(fd.as_fd()).map_err(|error| system_error(action())(error))?;
+            // A map of an unfinished start is compared below, by its missing version.
+            if finished(pins)? {
+                spec::check(name, pin, expected, &Spec::from(&info))?;
+            }
+            pinned += 1;
+        }
+    }
+    let adopted = pinned > 0 && finished(pins)?;
+    if pinned > 0 && !adopted {
+        info!("removing the maps of an earlier start that did not come to its end");
+        pins.remove_maps()?;
+    }
+    let mut programs = load(&object, pins, sizes)?;
+    let maps = Maps::open(pins.directory())?;
+    prepare(&maps, pins, sizes, adopted)?;
+    programs.load()?;
+    Ok(Opened {
+        maps,
+        programs,
+        adopted,
+    })
+}
+
+/// Whether the pinned maps were made completely: the version is written last.
+fn finished(pins: &PinLock) -> Result<bool, Error> {
+    let pin = pins.map(MapName::Config);
+    let read = || -> io::Result<Option<u64>> {
+        let Some(fd) = open_pin(&pin)? else {
+            return Ok(None);
+        };
+        let raw = super::RawMap::new(fd)?;
+        super::Array::<u64>::new(raw)?
+            .get(ConfigWord::AbiVersion as u32)
+            .map(Some)
+    };
+    match read().map_err(map_error(MapName::Config, "read it"))? {
+        None | Some(0) => Ok(false),
+        Some(ABI_VERSION) => Ok(true),
+        Some(found) => Err(Error::AbiDiffers {
+            pin,
+            expected: ABI_VERSION,
+            found,
+        }),
+    }
+}
+
+fn load(object: &[u8], pins: &PinLock, sizes: &Sizes) -> Result<Programs, Error> {
+    let flow_mask = sizes.flow_buckets - 1;
+    let half_mask = sizes.half_open_buckets - 1;
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("FLOWS4_MASK", &flow_mask, true)
+        .override_global("FLOWS6_MASK", &flow_mask, true)
+        .override_global("HALF4_MASK", &half_mask, true)
+        .override_global("HALF6_MASK", &half_mask, true);
+    for map in MapName::ALL {
+        if let Some(entries) = sizes.max_entries(map) {
+            loader.map_max_entries(map.as_str(), entries);
+        }
+        loader.map_pin_path(map.as_str(), pins.map(map));
+    }
+    let object = loader.load(object).map_err(|error| Error::Load {
+        message: chain(&error),
+    })?;
+    Ok(Programs { object })
+}
+
+/// Writes the words that programs need before the first packet; the version comes last.
+fn prepare(maps: &Maps, pins: &PinLock, sizes: &Sizes, adopted: bool) -> Result<(), Error> {
+    let limit = u64::from(sizes.fullnat_entries / HALF_OPEN_SHARE);
+    maps.set_config(ConfigWord::HalfOpenPortLimit, limit)?;
+    if adopted {
+        info!(pins = %pins.directory().display(), "adopted the pinned maps");
+        return Ok(());
+    }
+    let seed = getrandom::u64().map_err(|error| Error::System {
+        action: "draw a random seed".to_owned(),
+        source: io::Error::other(error),
+    })?;
+    maps.set_config(ConfigWord::FlowSeed, seed)?;
+    maps.set_config(ConfigWord::AbiVersion, ABI_VERSION)
+}

@@ -1,0 +1,307 @@
+//! The maps and programs of this node: the only place that calls bpf(2).
+//!
+//! Maps are pinned by name under the pin directory and links under its `links` directory, so both outlive the agent.
+//! [`open`] loads the object, adopts what is pinned, and creates what is missing; it drops no flow: a live link gets the
+//! new program by replacement, and maps are adopted only when they are what the object declares.
+//!
+//! One thread writes ([`Maps::apply`]); sweeps, counts and dumps read beside it. Slots that no word refers to are written
+//! through shared memory, words by system call, which orders the one before the other.
+
+mod attach;
+mod image;
+mod load;
+mod pins;
+mod spec;
+mod sweep;
+mod sys;
+mod table;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use sluice_abi::{
+    ConfigWord, DropReason, EndpointKey, FullNatKey, FullNatValue, Head, LocalKey, MacKey, MapName,
+    RingWord, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
+};
+use sluice_planner::Limits;
+
+pub use attach::{Attached, Attacher, Hook, Mode, XdpChoice};
+pub use load::{Programs, open};
+pub use pins::{PinLock, detach};
+pub use sweep::{FlowCensus, FullNatCensus, Usage};
+
+use sys::RawMap;
+use table::{Array, Hash, PerCpu, Shared};
+
+/// What went wrong with maps or programs.
+#[derive(thiserror::Error, Debug)]
+pub enum Error {
+    /// The object file cannot be used.
+    #[error("{}: {message}: build it with `cargo xtask build-bpf`, or name another with --object", path.display())]
+    Object {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        message: String,
+    },
+    /// The kernel refused the object.
+    #[error("the kernel does not load the programs: {message}")]
+    Load {
+        /// With the verifier's last words where there are any.
+        message: String,
+    },
+    /// The pin directory is not on a BPF file system.
+    #[error("{} is not on a BPF file system: run `mount -t bpf bpf /sys/fs/bpf`, or mount the host's into the container", path.display())]
+    NoBpfFs {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// Another agent uses the pin directory.
+    #[error("{} is in use by another agent: stop that one, or give this one a --pin-dir of its own", path.display())]
+    PinsInUse {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// A pinned map is not what the object declares.
+    #[error("the pinned map {name} ({}) is not the expected one: expected {expected}; found {found}: {remedy}", pin.display())]
+    PinnedMapDiffers {
+        /// Its name.
+        name: String,
+        /// Where it is pinned.
+        pin: PathBuf,
+        /// What it must be like.
+        expected: String,
+        /// What it is like.
+        found: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The pinned maps are of another layout version.
+    #[error(
+        "the pinned map CONFIG ({}) says ABI version {found}; expected {expected}: run the agent's other version, or run \
+         `sluice-agent detach`, which ends established flows, and start this one again", pin.display()
+    )]
+    AbiDiffers {
+        /// Where it is pinned.
+        pin: PathBuf,
+        /// [`sluice_abi::ABI_VERSION`].
+        expected: u64,
+        /// What the map says.
+        found: u64,
+    },
+    /// A map operation failed.
+    #[error("map {map}: cannot {action}: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Anything else that the system refused.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Attaches the map's name and what was tried.
+fn map_error(map: MapName, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Map {
+        map: map.as_str(),
+        action,
+        source,
+    }
+}
+
+fn system_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let action = action.into();
+    move |source| Error::System { action, source }
+}
+
+/// Sizes that options choose. What is not named here has the size that the object declares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// Buckets of `FLOWS4` and of `FLOWS6`, a power of two.
+    pub flow_buckets: u32,
+    /// Buckets of `HALF4` and of `HALF6`, a power of two.
+    pub half_open_buckets: u32,
+    /// Entries of `FULLNAT4` and of `FULLNAT6`.
+    pub fullnat_entries: u32,
+}
+
+impl Sizes {
+    fn max_entries(&self, map: MapName) -> Option<u32> {
+        match map {
+            MapName::Flows4 | MapName::Flows6 => Some(self.flow_buckets),
+            MapName::Half4 | MapName::Half6 => Some(self.half_open_buckets),
+            MapName::FullNat4 | MapName::FullNat6 => Some(self.fullnat_entries),
+            _ => None,
+        }
+    }
+}
+
+/// Marker for maps whose values are buckets of flow entries.
+#[derive(Debug)]
+struct Bucket;
+
+/// Every map of the data plane.
+#[derive(Debug)]
+pub struct Maps {
+    config: Array<u64>,
+    vips4: Hash<EndpointKey<4>, VipWord>,
+    vips6: Hash<EndpointKey<16>, VipWord>,
+    backends4: Hash<EndpointKey<4>, u32>,
+    backends6: Hash<EndpointKey<16>, u32>,
+    locals4: Hash<LocalKey<4>, u32>,
+    locals6: Hash<LocalKey<16>, u32>,
+    peers: Hash<MacKey, u32>,
+    heads: Shared<Head>,
+    rings: Array<RingWord>,
+    ring_slots: Shared<u32>,
+    servers: Array<ServerWord>,
+    records: Shared<ServerRecord>,
+    flows4: Shared<Bucket>,
+    flows6: Shared<Bucket>,
+    half4: Shared<Bucket>,
+    half6: Shared<Bucket>,
+    fullnat4: Hash<FullNatKey<4>, FullNatValue<4>>,
+    fullnat6: Hash<FullNatKey<16>, FullNatValue<16>>,
+    counters: PerCpu<ServerCounters>,
+    drops: PerCpu<u64>,
+    stats: PerCpu<u64>,
+}
+
+impl Maps {
+    /// Opens all pinned maps.
+    fn open(directory: &Path) -> Result<Self, Error> {
+        let raw = |map: MapName| -> Result<RawMap, Error> {
+            let pin = directory.join(map.as_str());
+            sys::open_pin(&pin)
+                .and_then(|fd| fd.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound)))
+                .and_then(RawMap::new)
+                .map_err(map_error(map, "open its pin"))
+        };
+        macro_rules! typed {
+            ($map:expr, $new:expr) => {
+                $new(raw($map)?).map_err(map_error($map, "use it"))?
+            };
+        }
+        macro_rules! shared {
+            ($map:expr, $size:expr) => {
+                Shared::new(&raw($map)?, $size).map_err(map_error($map, "share its memory"))?
+            };
+        }
+        Ok(Self {
+            config: typed!(MapName::Config, Array::new),
+            vips4: typed!(MapName::Vips4, Hash::new),
+            vips6: typed!(MapName::Vips6, Hash::new),
+            backends4: typed!(MapName::Backends4, Hash::new),
+            backends6: typed!(MapName::Backends6, Hash::new),
+            locals4: typed!(MapName::Locals4, Hash::new),
+            locals6: typed!(MapName::Locals6, Hash::new),
+            peers: typed!(MapName::Peers, Hash::new),
+            heads: shared!(MapName::Heads, size_of::<Head>()),
+            rings: typed!(MapName::Rings, Array::new),
+            ring_slots: shared!(MapName::RingSlots, size_of::<u32>()),
+            servers: typed!(MapName::Servers, Array::new),
+            records: shared!(MapName::Records, size_of::<ServerRecord>()),
+            flows4: shared!(MapName::Flows4, spec::BUCKET4_SIZE),
+            flows6: shared!(MapName::Flows6, spec::BUCKET6_SIZE),
+            half4: shared!(MapName::Half4, spec::BUCKET4_SIZE),
+            half6: shared!(MapName::Half6, spec::BUCKET6_SIZE),
+            fullnat4: typed!(MapName::FullNat4, Hash::new),
+            fullnat6: typed!(MapName::FullNat6, Hash::new),
+            counters: typed!(MapName::Counters, PerCpu::new),
+            drops: typed!(MapName::Drops, PerCpu::new),
+            stats: typed!(MapName::Stats, PerCpu::new),
+        })
+    }
+
+    /// How much the planner's maps hold.
+    pub fn limits(&self) -> Limits {
+        let smaller = |a: u32, b: u32| a.min(b);
+        Limits {
+            vips: smaller(self.vips4.max_entries(), self.vips6.max_entries()),
+            backends: smaller(self.backends4.max_entries(), self.backends6.max_entries()),
+            locals: smaller(self.locals4.max_entries(), self.locals6.max_entries()),
+            peers: self.peers.max_entries(),
+            heads: self.heads.max_entries(),
+            rings: self.rings.max_entries(),
+            ring_slots: self.ring_slots.max_entries(),
+            servers: smaller(self.servers.max_entries(), self.counters.max_entries()),
+            records: self.records.max_entries(),
+        }
+    }
+
+    /// A word of `CONFIG`.
+    pub fn config(&self, word: ConfigWord) -> Result<u64, Error> {
+        self.config
+            .get(word as u32)
+            .map_err(map_error(MapName::Config, "read it"))
+    }
+
+    /// Sets a word of `CONFIG`.
+    pub fn set_config(&self, word: ConfigWord, value: u64) -> Result<(), Error> {
+        self.config
+            .set(word as u32, &value)
+            .map_err(map_error(MapName::Config, "write it"))
+    }
+
+    /// What was counted for a server, summed over the CPUs.
+    pub fn server_counters(&self, id: u32) -> Result<ServerCounters, Error> {
+        let values = self
+            .counters
+            .get(id)
+            .map_err(map_error(MapName::Counters, "read it"))?;
+        let add = |sum: ServerCounters, cpu: ServerCounters| ServerCounters {
+            packets: sum.packets.wrapping_add(cpu.packets),
+            bytes: sum.bytes.wrapping_add(cpu.bytes),
+            flows: sum.flows.wrapping_add(cpu.flows),
+            reply_packets: sum.reply_packets.wrapping_add(cpu.reply_packets),
+            reply_bytes: sum.reply_bytes.wrapping_add(cpu.reply_bytes),
+        };
+        Ok(values.into_iter().fold(ServerCounters::default(), add))
+    }
+
+    /// Packets dropped for a reason.
+    pub fn drops(&self, reason: DropReason) -> Result<u64, Error> {
+        let values = self.drops.get(reason as u32);
+        Ok(values
+            .map_err(map_error(MapName::Drops, "read it"))?
+            .into_iter()
+            .fold(0, u64::wrapping_add))
+    }
+
+    /// Times that something was counted.
+    pub fn stat(&self, stat: Stat) -> Result<u64, Error> {
+        let values = self.stats.get(stat as u32);
+        Ok(values
+            .map_err(map_error(MapName::Stats, "read it"))?
+            .into_iter()
+            .fold(0, u64::wrapping_add))
+    }
+
+    /// Waits until no packet that is in a program now is in it any more.
+    pub fn grace(&self) {
+        if let Err(error) = sys::membarrier() {
+            // Kernels with nohz_full CPUs refuse. A program run takes microseconds, and softirqs are not preempted.
+            tracing::debug!(%error, "membarrier is not possible, waiting instead");
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// `uname -r`.
+pub fn kernel_release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
+}

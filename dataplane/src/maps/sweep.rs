@@ -1,0 +1,291 @@
+//! Sweeping the flow tables and FullNAT's claims: forgetting what has expired, and counting what lives.
+//!
+//! Programs use the tables at the same time. An entry is freed in their own way: its first key word is exchanged for the
+//! marker of a slot being written, the data is read once more, and only then the slot becomes free.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::time::{ClockId, clock_gettime};
+use sluice_abi::{
+    BUCKET_ENTRIES, ConfigWord, FlowData, FlowState, FullNatKey, FullNatValue, MapName, ServerWord,
+    TIME_SHIFT,
+};
+
+use super::sys::Plain;
+use super::table::{Hash, Shared};
+use super::{Bucket, Error, Maps, map_error, system_error};
+
+/// First key word of a slot that is being written.
+const BUSY: u64 = 1;
+
+/// Live flows of a sweep.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FlowCensus {
+    /// By state; the key orders like the stored number.
+    pub states: BTreeMap<u8, u64>,
+    /// Established and half-open flows by server id. Flows of an earlier server with the same id do not count.
+    pub servers: BTreeMap<u32, u64>,
+    /// Entries in use by table.
+    pub tables: BTreeMap<&'static str, Usage>,
+    /// Entries that expired and were freed.
+    pub expired: u64,
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Entries in use.
+    pub used: u64,
+    /// The most there can be.
+    pub limit: u64,
+}
+
+/// Claimed ports of a sweep.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FullNatCensus {
+    /// Claims by table.
+    pub tables: BTreeMap<&'static str, Usage>,
+    /// Claims of half-open flows.
+    pub half_open: u64,
+    /// Claims that expired and were freed.
+    pub expired: u64,
+}
+
+/// The monotonic clock in flow time units, which count modulo 2^16.
+fn now() -> Result<u16, Error> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_err(|error| system_error("read the clock")(error.into()))?;
+    let nanoseconds =
+        time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned();
+    let [low, high, ..] = (nanoseconds >> TIME_SHIFT).to_le_bytes();
+    Ok(u16::from_le_bytes([low, high]))
+}
+
+/// Programs read a clock that lags by up to a tick, so an entry can be younger than `now` by a unit.
+fn has_expired(data: FlowData, state: FlowState, now: u16) -> bool {
+    let idle = now.wrapping_sub(data.time());
+    idle > state.timeout_units() && idle != u16::MAX
+}
+
+impl Maps {
+    /// Frees expired flows and counts the others. `servers` are the words of `SERVERS`.
+    pub fn sweep_flows(&self, servers: &BTreeMap<u32, ServerWord>) -> Result<FlowCensus, Error> {
+        let mut sweep = Sweep {
+            now: now()?,
+            servers,
+            census: FlowCensus::default(),
+        };
+        sweep.table(MapName::Flows4, &self.flows4, 2);
+        sweep.table(MapName::Flows6, &self.flows6, 4);
+        sweep.table(MapName::Half4, &self.half4, 2);
+        sweep.table(MapName::Half6, &self.half6, 4);
+        Ok(sweep.census)
+    }
+
+    /// Frees flow table slots that an agent, killed in the middle of a sweep, left marked as being written. To be called
+    /// before anything else of this process writes them.
+    pub fn free_abandoned_slots(&self) {
+        let keys = || {
+            let tables = [
+                (&self.flows4, 2),
+                (&self.flows6, 4),
+                (&self.half4, 2),
+                (&self.half6, 4),
+            ];
+            tables
+                .into_iter()
+                .flat_map(|(table, words)| table.words().iter().step_by(words))
+                .enumerate()
+        };
+        let busy: BTreeSet<usize> = keys()
+            .filter(|(_, key)| key.load(Ordering::Acquire) == BUSY)
+            .map(|(index, _)| index)
+            .collect();
+        if busy.is_empty() {
+            return;
+        }
+        // Programs have finished theirs then. One that has begun anew meanwhile loses an entry, which is no more than an
+        // eviction.
+        self.grace();
+        for (_, key) in keys().filter(|(index, _)| busy.contains(index)) {
+            let _ = key.compare_exchange(BUSY, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// Frees expired claims, counts the others, and sets the number of half-open ones anew.
+    pub fn sweep_claims(&self) -> Result<FullNatCensus, Error> {
+        let now = now()?;
+        let mut census = FullNatCensus::default();
+        sweep_family(MapName::FullNat4, &self.fullnat4, now, &mut census)?;
+        sweep_family(MapName::FullNat6, &self.fullnat6, now, &mut census)?;
+        self.set_config(ConfigWord::HalfOpenPorts, census.half_open)?;
+        Ok(census)
+    }
+}
+
+struct Sweep<'a> {
+    now: u16,
+    servers: &'a BTreeMap<u32, ServerWord>,
+    census: FlowCensus,
+}
+
+impl Sweep<'_> {
+    fn table(&mut self, name: MapName, table: &Shared<Bucket>, entry_words: usize) {
+        let limit = u64::from(table.max_entries()) * BUCKET_ENTRIES as u64;
+        let mut used = 0;
+        for entry in table.words().chunks_exact(entry_words) {
+            let (Some(key), Some(data)) = (entry.first(), entry.last()) else {
+                continue;
+            };
+            if self.entry(key, data) {
+                used += 1;
+            }
+        }
+        let usage = Usage { used, limit };
+        self.census.tables.insert(name.as_str(), usage);
+    }
+
+    /// Whether the entry lives.
+    fn entry(&mut self, key_word: &AtomicU64, data_word: &AtomicU64) -> bool {
+        let key = key_word.load(Ordering::Acquire);
+        if key <= BUSY {
+            return false;
+        }
+        let data = FlowData(data_word.load(Ordering::Acquire));
+        match data.state() {
+            Some(state) if !has_expired(data, state, self.now) => {
+                *self.census.states.entry(state as u8).or_default() += 1;
+                let word = self.servers.get(&data.server());
+                if word.is_some_and(|word| word.present() && word.epoch() == data.epoch()) {
+                    *self.census.servers.entry(data.server()).or_default() += 1;
+                }
+                true
+            }
+            _ => {
+                if self.free(key_word, key, data_word) {
+                    self.census.expired += 1;
+                }
+                false
+            }
+        }
+    }
+
+    fn free(&self, key_word: &AtomicU64, key: u64, data_word: &AtomicU64) -> bool {
+        let claimed = key_word.compare_exchange(key, BUSY, Ordering::AcqRel, Ordering::Acquire);
+        if claimed.is_err() {
+            return false;
+        }
+        let data = FlowData(data_word.load(Ordering::Acquire));
+        let expired = data
+            .state()
+            .is_none_or(|state| has_expired(data, state, self.now));
+        key_word.store(if expired { 0 } else { key }, Ordering::Release);
+        expired
+    }
+}
+
+fn sweep_family<const A: usize>(
+    name: MapName,
+    claims: &Hash<FullNatKey<A>, FullNatValue<A>>,
+    now: u16,
+    census: &mut FullNatCensus,
+) -> Result<(), Error>
+where
+    FullNatKey<A>: Plain,
+    FullNatValue<A>: Plain,
+{
+    let is_dead = |value: &FullNatValue<A>| {
+        value
+            .data
+            .state()
+            .is_none_or(|state| has_expired(value.data, state, now))
+    };
+    let mut dead = Vec::new();
+    let mut used = 0;
+    claims
+        .scan(|key, value| {
+            if is_dead(&value) {
+                dead.push(key);
+                return;
+            }
+            used += 1;
+            if matches!(
+                value.data.state(),
+                Some(FlowState::Syn | FlowState::Unconfirmed)
+            ) {
+                census.half_open += 1;
+            }
+        })
+        .map_err(map_error(name, "read it"))?;
+    for key in dead {
+        // A packet may have revived the flow since it was read.
+        let again = claims.get(&key).map_err(map_error(name, "read it"))?;
+        if again.is_some_and(|value| is_dead(&value)) {
+            claims.remove(&key).map_err(map_error(name, "write it"))?;
+            census.expired += 1;
+        }
+    }
+    let limit = u64::from(claims.max_entries());
+    census.tables.insert(name.as_str(), Usage { used, limit });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sweep(now: u16, servers: &BTreeMap<u32, ServerWord>) -> Sweep<'_> {
+        Sweep {
+            now,
+            servers,
+            census: FlowCensus::default(),
+        }
+    }
+
+    #[test]
+    fn live_flows_are_counted_by_state_and_server() {
+        let word = ServerWord::new(1, 7, sluice_abi::Path::Xdp, false);
+        let servers = BTreeMap::from([(3, word)]);
+        let mut sweep = sweep(100, &servers);
+        let key = AtomicU64::new(1 << 48);
+        for epoch in [7, 6] {
+            let data = FlowData::new(3, epoch, FlowState::Established, 90, 0);
+            assert!(sweep.entry(&key, &AtomicU64::new(data.0)));
+        }
+        assert_eq!(sweep.census.servers, BTreeMap::from([(3, 1)]));
+        let established = FlowState::Established as u8;
+        assert_eq!(sweep.census.states, BTreeMap::from([(established, 2)]));
+    }
+
+    #[test]
+    fn expired_flows_are_freed_across_the_wrap_of_the_clock() {
+        let servers = BTreeMap::new();
+        let seen = u16::MAX - 3;
+        let timeout = FlowState::Closed.timeout_units();
+        let data = AtomicU64::new(FlowData::new(3, 0, FlowState::Closed, seen, 0).0);
+        let key = AtomicU64::new(1 << 48);
+        assert!(sweep(seen.wrapping_add(timeout), &servers).entry(&key, &data));
+        assert!(!sweep(seen.wrapping_add(timeout + 1), &servers).entry(&key, &data));
+        assert_eq!(key.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn slots_that_are_free_or_being_written_are_left_alone() {
+        let servers = BTreeMap::new();
+        let mut sweep = sweep(100, &servers);
+        for key in [0, BUSY] {
+            let word = AtomicU64::new(key);
+            assert!(!sweep.entry(&word, &AtomicU64::new(0)));
+            assert_eq!(word.load(Ordering::Relaxed), key);
+        }
+        assert_eq!(sweep.census.expired, 0);
+    }
+
+    #[test]
+    fn an_entry_younger_than_now_lives() {
+        let servers = BTreeMap::new();
+        let data = FlowData::new(3, 0, FlowState::Syn, 101, 0);
+        assert!(sweep(100, &servers).entry(&AtomicU64::new(9 << 48), &AtomicU64::new(data.0)));
+    }
+}

@@ -1,0 +1,237 @@
+//! The command line.
+
+use std::env;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sluice_agent::maps::Sizes;
+
+/// Flows of a bucket of the flow tables.
+const BUCKET_ENTRIES: u32 = 4;
+const _: () = assert!(sluice_abi::BUCKET_ENTRIES == 4);
+
+/// Sluice's agent: brings what the operator decided into the data plane of this node.
+///
+/// Ending the agent, by whatever signal, leaves programs and maps in place: packets flow on, and an agent that starts again
+/// takes over where the last one was. `sluice-agent detach` ends forwarding.
+#[derive(Parser, Debug)]
+#[command(version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Reads a command line; without a subcommand its options are those of `run`.
+    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+        let first = arguments.get(1).and_then(|argument| argument.to_str());
+        let own = ["--help", "--version"];
+        if first.is_some_and(|first| first.starts_with("--") && !own.contains(&first)) {
+            arguments.insert(1, "run".into());
+        }
+        Self::try_parse_from(arguments)
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Runs the agent. The word `run` may be left out.
+    Run(RunOptions),
+    /// Ends forwarding on this node: removes links, filters, maps and pins. The agent must not be running.
+    Detach(Place),
+    /// Shows the maps that a running agent intends and those in the kernel, as JSON.
+    Dump(Place),
+}
+
+/// Where an agent keeps what outlives it, and how it is asked.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Place {
+    /// Directory in the BPF file system for maps and links; each agent of a host needs its own.
+    #[arg(long, default_value = "/sys/fs/bpf/sluice", env = "SLUICE_PIN_DIR")]
+    pub(crate) pin_dir: PathBuf,
+    /// Unix socket of the admin endpoint [default: /run/sluice/<last part of the pin directory>.sock].
+    #[arg(long, env = "SLUICE_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+impl Place {
+    /// The Unix socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| {
+            let name = self.pin_dir.file_name().unwrap_or("agent".as_ref());
+            let mut file = name.to_owned();
+            file.push(".sock");
+            PathBuf::from("/run/sluice").join(file)
+        })
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RunOptions {
+    /// Name of this node's LoadBalancerNode.
+    #[arg(long, env = "SLUICE_NODE")]
+    pub(crate) node: String,
+    /// Directory with manifests and decisions (standalone mode).
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+    /// The programs [default: sluice.o beside this executable, or ../lib/sluice/sluice.o from there].
+    #[arg(long, env = "SLUICE_OBJECT")]
+    object: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Address for health and metrics over HTTP, or `none`.
+    #[arg(long, default_value = "127.0.0.1:9200", env = "SLUICE_ADMIN", value_parser = admin_address)]
+    pub(crate) admin: Admin,
+    /// Established flows that fit, per address family; rounded up to a power of two. Other sizes than those of pinned maps are
+    /// refused.
+    #[arg(long, default_value_t = 262_144, value_parser = table_size())]
+    flow_table_size: u32,
+    /// Half-open flows that fit, per address family; rounded up to a power of two.
+    #[arg(long, default_value_t = 65_536, value_parser = table_size())]
+    half_open_table_size: u32,
+    /// Flows that FullNAT can give a port at one time, per address family.
+    #[arg(long, default_value_t = 65_536, value_parser = table_size())]
+    fullnat_table_size: u32,
+    /// How tc programs are attached.
+    #[arg(long, value_enum, default_value_t = Tc::Auto)]
+    tc: Tc,
+    /// How the log is written, to standard error. RUST_LOG sets the level.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Where health and metrics are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Admin(pub(crate) Option<SocketAddr>);
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Tc {
+    /// By links where the kernel has them (6.6), else by clsact filters.
+    Auto,
+    /// By clsact filters.
+    Clsact,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl RunOptions {
+    pub(crate) fn sizes(&self) -> Sizes {
+        let buckets = |flows: u32| flows.div_ceil(BUCKET_ENTRIES).next_power_of_two();
+        Sizes {
+            flow_buckets: buckets(self.flow_table_size),
+            half_open_buckets: buckets(self.half_open_table_size),
+            fullnat_entries: self.fullnat_table_size,
+        }
+    }
+
+    pub(crate) fn use_tcx(&self) -> bool {
+        self.tc == Tc::Auto
+    }
+
+    /// The object file.
+    pub(crate) fn object(&self) -> Result<PathBuf> {
+        if let Some(path) = &self.object {
+            return Ok(path.clone());
+        }
+        let executable = env::current_exe()?;
+        let directory = executable.parent().map(PathBuf::from).unwrap_or_default();
+        let candidates = [
+            directory.join("sluice.o"),
+            directory.join("../lib/sluice/sluice.o"),
+        ];
+        match candidates.iter().find(|path| path.exists()) {
+            Some(path) => Ok(path.clone()),
+            None => bail!(
+                "there is no {} and no {}: install the programs there, or name them with --object",
+                candidates[0].display(),
+                candidates[1].display()
+            ),
+        }
+    }
+}
+
+/// Sizes from a few flows to what a large machine holds.
+fn table_size() -> RangedU64ValueParser<u32> {
+    RangedU64ValueParser::new().range(64..=1 << 26)
+}
+
+fn admin_address(text: &str) -> Result<Admin, String> {
+    if text == "none" {
+        return Ok(Admin(None));
+    }
+    text.parse()
+        .map(|address| Admin(Some(address)))
+        .map_err(|_| "give an address with a port, such as 127.0.0.1:9200, or `none`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        let all = ["sluice-agent"].iter().chain(arguments);
+        Cli::read(all.map(OsString::from))
+    }
+
+    fn run(arguments: &[&str]) -> RunOptions {
+        match read(arguments).unwrap().command {
+            Command::Run(options) => options,
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_may_be_left_out() {
+        for arguments in [
+            &["run", "--node", "d1", "--dir", "/d"][..],
+            &["--node", "d1", "--dir", "/d"],
+        ] {
+            let options = run(arguments);
+            assert_eq!(
+                (options.node.as_str(), options.dir.to_str()),
+                ("d1", Some("/d"))
+            );
+        }
+        assert!(read(&["--node", "d1"]).is_err());
+        assert!(read(&["detach"]).is_ok());
+    }
+
+    #[test]
+    fn tables_are_rounded_up() {
+        let options = run(&["--node", "n", "--dir", "/d", "--flow-table-size", "1000"]);
+        assert_eq!(options.sizes().flow_buckets, 256);
+        let options = run(&["--node", "n", "--dir", "/d"]);
+        assert_eq!(options.sizes().flow_buckets, 65_536);
+        assert_eq!(options.sizes().half_open_buckets, 16_384);
+    }
+
+    #[test]
+    fn the_socket_is_named_after_the_pins() {
+        let options = run(&["--node", "n", "--dir", "/d", "--pin-dir", "/sys/fs/bpf/x"]);
+        let socket = options.place.socket();
+        assert_eq!(socket.to_str(), Some("/run/sluice/x.sock"));
+    }
+
+    #[test]
+    fn metrics_can_be_switched_off() {
+        let options = run(&["--node", "n", "--dir", "/d", "--admin", "none"]);
+        assert_eq!(options.admin, Admin(None));
+        assert!(read(&["--node", "n", "--dir", "/d", "--admin", "x"]).is_err());
+    }
+}

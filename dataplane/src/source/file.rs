@@ -1,0 +1,403 @@
+//! The directory of standalone mode as a source, and as the place of this node's status.
+//!
+//! What cannot be read, or is not there at all, is not news: the core goes on with what it knows, and an agent that starts
+//! over pinned maps leaves them as they are until the decisions can be read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sluice_api::directory::{
+    DecisionReader, Directory, DirectoryError, Lock, ManifestReader, StatusFile,
+};
+use sluice_api::manifest::Object;
+use sluice_api::{Kind, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, ObjectKey};
+use sluice_planner::Snapshot;
+use tracing::{info, warn};
+
+use super::{Decisions, Event, NodeSpec};
+
+/// Time between two looks at the directory.
+const POLL: Duration = Duration::from_millis(100);
+/// Time between two looks at other nodes' status, which changes with every heartbeat.
+const POLL_PEERS: Duration = Duration::from_secs(1);
+/// Time between two complaints of one kind while they last.
+const COMPLAINT: Duration = Duration::from_mins(1);
+
+/// This node's status file.
+#[derive(Clone, Debug)]
+pub struct NodeFile {
+    directory: Directory,
+    file: Arc<Mutex<StatusFile<LoadBalancerNodeStatus>>>,
+    _lock: Arc<Lock>,
+}
+
+impl NodeFile {
+    /// Takes over the status file of a node, or begins one. A process holds it alone.
+    pub fn open(directory: &Directory, node: &str) -> Result<Self, DirectoryError> {
+        let lock = directory.lock(&format!("agent-{node}"))?;
+        let key = ObjectKey::new("", node);
+        let file = match directory.read_status(Kind::LoadBalancerNode, &key) {
+            Ok(Some(file)) => file,
+            // The file is nobody else's, and only this agent's past is in it.
+            Ok(None) | Err(DirectoryError::Corrupt { .. }) => StatusFile::new(
+                Kind::LoadBalancerNode,
+                &key,
+                LoadBalancerNodeStatus::default(),
+            ),
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            directory: directory.clone(),
+            file: Arc::new(Mutex::new(file)),
+            _lock: Arc::new(lock),
+        })
+    }
+
+    /// The status as written last.
+    pub fn status(&self) -> LoadBalancerNodeStatus {
+        self.lock().status.clone()
+    }
+
+    /// Replaces the status.
+    pub fn write(&self, status: LoadBalancerNodeStatus) -> Result<(), DirectoryError> {
+        let mut file = self.lock();
+        file.status = status;
+        self.directory.write_status(Kind::LoadBalancerNode, &file)
+    }
+
+    /// The generation of a spec.
+    fn count(&self, spec: &LoadBalancerNodeSpec) -> i64 {
+        let mut file = self.lock();
+        file.metadata.count_spec(spec);
+        file.metadata.generation
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, StatusFile<LoadBalancerNodeStatus>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads the directory for as long as the process lives, in a thread of its own. `tell` may wait.
+pub fn run(
+    directory: Directory,
+    node: String,
+    file: NodeFile,
+    mut tell: impl FnMut(Event) + Send + 'static,
+) {
+    thread::spawn(move || {
+        let mut reader = Reader::new(directory, node, file);
+        loop {
+            for event in reader.poll() {
+                tell(event);
+            }
+            thread::sleep(POLL);
+        }
+    });
+}
+
+struct Reader {
+    directory: Directory,
+    node: String,
+    file: NodeFile,
+    decisions: DecisionReader,
+    manifests: ManifestReader,
+    directors: BTreeSet<String>,
+    peers_polled: Option<Instant>,
+    told_node: Option<LoadBalancerNodeSpec>,
+    told_peers: Option<BTreeMap<String, BTreeSet<IpAddr>>>,
+    missing_since: Option<Instant>,
+    complained: BTreeMap<&'static str, Instant>,
+}
+
+impl Reader {
+    fn new(directory: Directory, node: String, file: NodeFile) -> Self {
+        Self {
+            decisions: DecisionReader::new(directory.clone()),
+            manifests: ManifestReader::new(directory.clone()),
+            directory,
+            node,
+            file,
+            directors: BTreeSet::new(),
+            peers_polled: None,
+            told_node: None,
+            told_peers: None,
+            missing_since: None,
+            complained: BTreeMap::new(),
+        }
+    }
+
+    fn poll(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        events.extend(self.poll_decisions());
+        events.extend(self.poll_manifests());
+        events.extend(self.poll_peers());
+        events
+    }
+
+    fn poll_decisions(&mut self) -> Option<Event> {
+        // The operator makes this directory with the first decision and never removes it. Without it nothing is known.
+        let decided = self.directory.root().join(".status/VirtualServer");
+        if !decided.is_dir() {
+            return None;
+        }
+        match self.decisions.poll() {
+            Ok(found) => {
+                let found = found?;
+                Some(Event::Decisions(Decisions {
+                    snapshot: Snapshot::new(&found.virtual_servers, &found.pools),
+                    revision: found.revision,
+                }))
+            }
+            Err(error) => {
+                self.complain("decisions", &error);
+                None
+            }
+        }
+    }
+
+    fn poll_manifests(&mut self) -> Option<Event> {
+        match self.manifests.poll() {
+            Ok(changed) => {
+                if !self.manifests.is_complete() {
+                    return None;
+                }
+                if !changed && self.told_node.is_some() {
+                    return None;
+                }
+            }
+            Err(error) => {
+                self.complain("manifests", &error);
+                return None;
+            }
+        }
+        let mut nodes = BTreeMap::new();
+        for (_, manifest) in self.manifests.manifests() {
+            for object in &manifest.objects {
+                if let Object::LoadBalancerNode(node) = object {
+                    let name = node.metadata.name.clone().unwrap_or_default();
+                    nodes.entry(name).or_insert_with(|| node.spec.clone());
+                }
+            }
+        }
+        self.directors = nodes
+            .iter()
+            .filter(|(name, spec)| spec.role == NodeRole::Director && **name != self.node)
+            .map(|(name, _)| name.clone())
+            .collect();
+        self.peers_polled = None;
+        let Some(spec) = nodes.remove(&self.node) else {
+            self.report_missing();
+            return None;
+        };
+        self.missing_since = None;
+        if self.told_node.as_ref() == Some(&spec) {
+            return None;
+        }
+        self.told_node = Some(spec.clone());
+        let generation = self.file.count(&spec);
+        Some(Event::Node(NodeSpec { spec, generation }))
+    }
+
+    fn report_missing(&mut self) {
+        if self.missing_since.is_some() {
+            return;
+        }
+        self.missing_since = Some(Instant::now());
+        let (node, directory) = (&self.node, self.directory.root().display());
+        if self.told_node.is_some() {
+            warn!("the LoadBalancerNode {node} is gone from {directory}: going on as it last was");
+        } else {
+            info!("waiting for a LoadBalancerNode {node} in {directory}");
+        }
+    }
+
+    fn poll_peers(&mut self) -> Option<Event> {
+        let now = Instant::now();
+        if self.peers_polled.is_some_and(|at| now < at + POLL_PEERS) {
+            return None;
+        }
+        self.peers_polled = Some(now);
+        let mut peers = BTreeMap::new();
+        for name in &self.directors {
+            let key = ObjectKey::new("", name);
+            match self
+                .directory
+                .read_status::<LoadBalancerNodeStatus>(Kind::LoadBalancerNode, &key)
+            {
+                Ok(Some(file)) => {
+                    peers.insert(name.clone(), file.status.addresses.into_iter().collect());
+                }
+                // A director that has not started yet sends nothing.
+                Ok(None) => {}
+                Err(error) => {
+                    self.complain("other nodes", &error);
+                    return None;
+                }
+            }
+        }
+        if self.told_peers.as_ref() == Some(&peers) {
+            return None;
+        }
+        self.told_peers = Some(peers.clone());
+        Some(Event::Peers(peers))
+    }
+
+    fn complain(&mut self, what: &'static str, error: &DirectoryError) {
+        let now = Instant::now();
+        let quiet = self
+            .complained
+            .get(what)
+            .is_some_and(|&at| now < at + COMPLAINT);
+        if !quiet {
+            self.complained.insert(what, now);
+            warn!("cannot read {what}, going on with what is known: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("sluice-agent-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            let path = self.0.join(path);
+            fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        fn reader(&self) -> Reader {
+            let directory = Directory::new(&self.0);
+            let file = NodeFile::open(&directory, "d1").unwrap();
+            Reader::new(directory, "d1".to_owned(), file)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn node(name: &str, interface: &str) -> String {
+        format!(
+            "apiVersion: sluice.dev/v1alpha1\nkind: LoadBalancerNode\nmetadata: {{name: {name}}}\n\
+             spec: {{role: Director, interfaces: [{interface}]}}\n"
+        )
+    }
+
+    /// Manifests count when two polls have seen them alike.
+    fn settle(reader: &mut Reader) -> Vec<Event> {
+        (0..3).flat_map(|_| reader.poll()).collect()
+    }
+
+    fn interfaces(events: &[Event]) -> Vec<String> {
+        events
+            .iter()
+            .find_map(|event| match event {
+                Event::Node(node) => Some(node.spec.interfaces.clone()),
+                _ => None,
+            })
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn an_empty_directory_says_nothing_of_decisions_and_node() {
+        let scratch = Scratch::new("empty");
+        let events = settle(&mut scratch.reader());
+        assert_eq!(events, [Event::Peers(BTreeMap::new())]);
+    }
+
+    #[test]
+    fn the_node_is_told_once_and_again_when_it_changes() {
+        let scratch = Scratch::new("node");
+        scratch.write("node.yaml", &node("d1", "eth0"));
+        let mut reader = scratch.reader();
+        assert_eq!(interfaces(&settle(&mut reader)), ["eth0"]);
+        assert!(interfaces(&settle(&mut reader)).is_empty());
+        scratch.write("node.yaml", &node("d1", "eth1"));
+        let events = settle(&mut reader);
+        assert_eq!(interfaces(&events), ["eth1"]);
+        let generation = events.iter().find_map(|event| match event {
+            Event::Node(node) => Some(node.generation),
+            _ => None,
+        });
+        assert_eq!(generation, Some(2));
+    }
+
+    #[test]
+    fn a_node_that_vanishes_is_no_news() {
+        let scratch = Scratch::new("gone");
+        scratch.write("node.yaml", &node("d1", "eth0"));
+        let mut reader = scratch.reader();
+        settle(&mut reader);
+        fs::remove_file(scratch.0.join("node.yaml")).unwrap();
+        assert!(settle(&mut reader).is_empty());
+    }
+
+    #[test]
+    fn peers_are_the_other_directors() {
+        let scratch = Scratch::new("peers");
+        for name in ["d1", "d2"] {
+            scratch.write(&format!("{name}.yaml"), &node(name, "eth0"));
+            scratch.write(
+                &format!(".status/LoadBalancerNode/{name}.yaml"),
+                &format!(
+                    "apiVersion: sluice.dev/v1alpha1\nkind: LoadBalancerNode\nmetadata: {{name: {name}}}\n\
+                     status: {{addresses: [10.0.0.1]}}\n"
+                ),
+            );
+        }
+        let events = settle(&mut scratch.reader());
+        let peers: Vec<&BTreeMap<_, _>> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Peers(peers) if !peers.is_empty() => Some(peers),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(peers.len(), 1);
+        assert_eq!(peers[0].keys().collect::<Vec<_>>(), ["d2"]);
+    }
+
+    #[test]
+    fn decisions_are_told_and_survive_a_lost_status_directory() {
+        let scratch = Scratch::new("decisions");
+        let mut reader = scratch.reader();
+        scratch.write(
+            ".status/VirtualServer/shop/web.yaml",
+            "apiVersion: sluice.dev/v1alpha1\nkind: VirtualServer\nmetadata: {name: web, namespace: shop}\n\
+             status: {decision: {revision: 7, generation: 1, addresses: [203.0.113.1], \
+             ports: [{name: http, protocol: TCP, port: 80}], mode: NAT, poolSelection: Flow, \
+             pools: [{name: a, weight: 1, specWeight: 1}]}}\n",
+        );
+        let revisions = |events: &[Event]| -> Vec<u64> {
+            events
+                .iter()
+                .filter_map(|event| match event {
+                    Event::Decisions(decisions) => Some(decisions.revision),
+                    _ => None,
+                })
+                .collect()
+        };
+        assert_eq!(revisions(&settle(&mut reader)), [7]);
+        fs::remove_dir_all(scratch.0.join(".status/VirtualServer")).unwrap();
+        assert!(revisions(&settle(&mut reader)).is_empty());
+    }
+}

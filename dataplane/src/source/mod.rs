@@ -1,0 +1,38 @@
+//! Where decisions come from. [`Event`] is all that the agent's core sees of a source.
+
+pub mod file;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use sluice_api::LoadBalancerNodeSpec;
+use sluice_planner::Snapshot;
+
+/// News for the core. Each event says all there is of its kind, so the last one of a kind counts.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// The decisions in force.
+    Decisions(Decisions),
+    /// What this node is to be.
+    Node(NodeSpec),
+    /// The other directors' own addresses by node name.
+    Peers(BTreeMap<String, BTreeSet<IpAddr>>),
+}
+
+/// The decisions in force.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Decisions {
+    /// As the planner takes them.
+    pub snapshot: Snapshot,
+    /// Once these are live, everything up to this revision is.
+    pub revision: u64,
+}
+
+/// What a node is to be.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NodeSpec {
+    /// As the user wrote it.
+    pub spec: LoadBalancerNodeSpec,
+    /// The generation of it.
+    pub generation: i64,
+}

@@ -1,0 +1,279 @@
+//! What the agent shows of itself: written by the core and the sweeper, read by the admin endpoint.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use sluice_api::{AttachMode, CapacityEntry, NodeException};
+use sluice_planner::{Image, Protocol};
+
+use crate::maps::{FlowCensus, FullNatCensus, Maps};
+
+/// Time without a turn of the core's loop after which the agent is not healthy.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// What the core last did and saw.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// What the maps shall hold, from the last plan.
+    pub intended: Arc<Image>,
+    /// What they hold as far as the core wrote or read it.
+    pub actual: Arc<Image>,
+    /// Labels of the servers in the maps, by id.
+    pub servers: Arc<BTreeMap<u32, ServerLabels>>,
+    /// Every decision up to this one is live, the exceptions aside.
+    pub acknowledged_revision: u64,
+    /// What is not live.
+    pub exceptions: Vec<NodeException>,
+    /// How XDP is attached, by interface.
+    pub interfaces: Vec<(String, AttachMode)>,
+    /// Limits and their use.
+    pub capacity: Vec<CapacityEntry>,
+    /// Neighbours that are followed.
+    pub neighbours: usize,
+    /// Those of them that are not resolved.
+    pub neighbours_unresolved: usize,
+    /// Why the node is not ready; empty if it is.
+    pub not_ready: Vec<String>,
+}
+
+/// What metrics call a server.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServerLabels {
+    /// `namespace/name`.
+    pub virtual_server: String,
+    /// The VIP.
+    pub vip: IpAddr,
+    /// Protocol of the virtual server's endpoint.
+    pub protocol: Protocol,
+    /// Port of the virtual server's endpoint.
+    pub port: u16,
+    /// The pool's name.
+    pub pool: String,
+    /// The server's name in the pool; several if they cannot be told apart.
+    pub server: String,
+    /// The server's address.
+    pub address: IpAddr,
+    /// The server's port, or the virtual server's where the server's node translates it.
+    pub server_port: u16,
+}
+
+/// How many entries of the planner's maps are in use. Of a map in two families, of the fuller one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usages {
+    /// `VIPS*`.
+    pub vips: usize,
+    /// `BACKENDS*`.
+    pub backends: usize,
+    /// `LOCALS*`.
+    pub locals: usize,
+    /// `PEERS`.
+    pub peers: usize,
+    /// `HEADS`.
+    pub heads: usize,
+    /// `RINGS`.
+    pub rings: usize,
+    /// `RING_SLOTS`.
+    pub ring_slots: usize,
+    /// `SERVERS`.
+    pub servers: usize,
+    /// `RECORDS`.
+    pub records: usize,
+}
+
+impl Usages {
+    /// Nothing is in use where there is no image.
+    pub fn of(image: Option<&Image>) -> Self {
+        let Some(image) = image else {
+            return Self::default();
+        };
+        Self {
+            vips: fuller(image.vips.keys().map(|endpoint| endpoint.address)),
+            backends: fuller(image.backends.keys().map(|endpoint| endpoint.address)),
+            locals: fuller(image.locals.keys().map(|local| local.address)),
+            peers: image.peers.len(),
+            heads: image.heads.len(),
+            rings: image.rings.len(),
+            ring_slots: image.rings.values().map(|ring| ring.slots.len()).sum(),
+            servers: image.servers.values().filter(|word| word.present()).count(),
+            records: image.records.len(),
+        }
+    }
+}
+
+fn fuller(addresses: impl Iterator<Item = IpAddr>) -> usize {
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.partition(IpAddr::is_ipv4);
+    v4.len().max(v6.len())
+}
+
+/// What the sweeper counted last.
+#[derive(Clone, Debug, Default)]
+pub struct Censuses {
+    /// Flows.
+    pub flows: Arc<FlowCensus>,
+    /// FullNAT's claims.
+    pub claims: Arc<FullNatCensus>,
+}
+
+/// Counters of the agent's own work.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Plans that were applied.
+    pub applies: AtomicU64,
+    /// Plans whose application failed.
+    pub apply_failures: AtomicU64,
+    /// Map operations carried out.
+    pub operations: AtomicU64,
+    /// Messages of rtnetlink for which there was no room, so that everything was asked for anew.
+    pub netlink_drops: AtomicU64,
+    /// Flow entries freed after they expired.
+    pub flows_expired: AtomicU64,
+    /// FullNAT claims freed after they expired.
+    pub claims_expired: AtomicU64,
+}
+
+/// Shared by the threads of the agent.
+#[derive(Debug)]
+pub struct State {
+    /// The node's name.
+    pub node: String,
+    /// The maps.
+    pub maps: Arc<Maps>,
+    /// Counters.
+    pub counts: Counts,
+    /// How long applying plans took.
+    pub apply_seconds: Histogram,
+    published: RwLock<Published>,
+    censuses: RwLock<Censuses>,
+    start: Instant,
+    last_turn: AtomicU64,
+}
+
+impl State {
+    /// Nothing was done yet.
+    pub fn new(node: String, maps: Arc<Maps>) -> Self {
+        let published = Published {
+            not_ready: vec!["the agent is starting".to_owned()],
+            ..Published::default()
+        };
+        Self {
+            node,
+            maps,
+            counts: Counts::default(),
+            apply_seconds: Histogram::default(),
+            published: RwLock::new(published),
+            censuses: RwLock::default(),
+            start: Instant::now(),
+            last_turn: AtomicU64::new(0),
+        }
+    }
+
+    /// What the core published last.
+    pub fn published(&self) -> Published {
+        self.published
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Replaces what the core published.
+    pub fn publish(&self, published: Published) {
+        *self
+            .published
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = published;
+    }
+
+    /// What the sweeper counted last.
+    pub fn censuses(&self) -> Censuses {
+        self.censuses
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Replaces what the sweeper counted.
+    pub fn count(&self, censuses: Censuses) {
+        *self
+            .censuses
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = censuses;
+    }
+
+    /// The core's loop has made a turn.
+    pub fn turn(&self) {
+        let elapsed = self.start.elapsed().as_millis();
+        self.last_turn.store(
+            u64::try_from(elapsed).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Whether the core's loop goes round.
+    pub fn is_healthy(&self) -> bool {
+        let last = Duration::from_millis(self.last_turn.load(Ordering::Relaxed));
+        self.start.elapsed() < last + STUCK
+    }
+}
+
+/// A histogram of durations with fixed bounds.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; HISTOGRAM_BOUNDS.len()],
+    count: AtomicU64,
+    microseconds: AtomicU64,
+}
+
+/// Upper bounds of a histogram's buckets, in seconds; the last one is not counted by itself.
+pub const HISTOGRAM_BOUNDS: [f64; 12] = [
+    0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
+];
+
+impl Histogram {
+    /// Counts a duration.
+    pub fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = HISTOGRAM_BOUNDS.iter().position(|&bound| seconds <= bound);
+        if let Some(counter) = bucket.and_then(|bucket| self.buckets.get(bucket)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+    }
+
+    /// Sum in seconds, count, and (bound, durations within it and above the one before).
+    pub fn read(&self) -> (f64, u64, Vec<(f64, u64)>) {
+        let counts: Vec<u64> = self
+            .buckets
+            .iter()
+            .map(|bucket| bucket.load(Ordering::Relaxed))
+            .collect();
+        let count = self.count.load(Ordering::Relaxed);
+        let sum = Duration::from_micros(self.microseconds.load(Ordering::Relaxed));
+        let within: u64 = counts.iter().sum();
+        let mut buckets: Vec<(f64, u64)> = HISTOGRAM_BOUNDS.into_iter().zip(counts).collect();
+        buckets.push((f64::MAX, count.saturating_sub(within)));
+        (sum.as_secs_f64(), count, buckets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_duration_is_in_one_bucket() {
+        let histogram = Histogram::default();
+        for milliseconds in [0, 1, 7, 90, 20_000] {
+            histogram.observe(Duration::from_millis(milliseconds));
+        }
+        let (sum, count, buckets) = histogram.read();
+        assert_eq!(count, 5);
+        assert!((sum - 20.098).abs() < 1e-6, "{sum}");
+        assert_eq!(buckets.iter().map(|(_, n)| n).sum::<u64>(), 5);
+        assert_eq!(buckets.last().map(|&(_, n)| n), Some(1));
+    }
+}
