@@ -100,7 +100,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     tables: &T,
     hook: Hook,
     ip: &Ip<A>,
-    tuple: &Tuple<A>,
+    tuple: &mut Tuple<A>,
     vip: VipWord,
 ) -> Result<Outcome, DropReason> {
     if ETHERNET + usize::from(ip.length) > packet.length() {
@@ -129,6 +129,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         server
     } else {
         choice.port = 0;
+        tuple.forget_constants(tables);
         follow(tables, tuple, &mut choice)?;
         if choice.news != FlowData::default() {
             accompany(tables, tuple, &choice);

@@ -1,6 +1,6 @@
 //! Reading headers: Ethernet II, IPv4 (RFC 791), IPv6 (RFC 8200), the ports and flags of TCP and UDP.
 
-use crate::Packet;
+use crate::{Packet, Tables};
 use sluice_abi::{EndpointKey, TCP, UDP};
 
 /// Bytes of an Ethernet header without VLAN tag.
@@ -165,6 +165,14 @@ impl<const A: usize> Tuple<A> {
             protocol: self.protocol,
             pad: 0,
         }
+    }
+
+    /// See [`Tables::unknown_zero`].
+    #[inline(always)]
+    pub(crate) fn forget_constants<T: Tables>(&mut self, tables: &T) {
+        let zero = tables.unknown_zero() as u8;
+        self.protocol = self.protocol.wrapping_add(zero);
+        self.flags = self.flags.wrapping_add(zero);
     }
 
     /// A TCP connection attempt.

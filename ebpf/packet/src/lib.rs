@@ -107,11 +107,11 @@ pub fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     if ip.is_tunnel() {
         return Ok(Outcome::UNWRAP);
     }
-    let Some(tuple) = headers::Tuple::<A>::parse(packet, &ip) else {
+    let Some(mut tuple) = headers::Tuple::<A>::parse(packet, &ip) else {
         return balance::not_transport::<A, P, T>(packet, tables, &ip);
     };
     match tables.vip(&tuple.destination_endpoint()) {
-        Some(vip) => balance::balance::<A, P, T>(packet, tables, hook, &ip, &tuple, vip),
+        Some(vip) => balance::balance::<A, P, T>(packet, tables, hook, &ip, &mut tuple, vip),
         None => Ok(Outcome::REPLY),
     }
 }

@@ -18,9 +18,10 @@ pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     let Some(ip) = Ip::<A>::parse(packet, ETHERNET) else {
         return Ok(Outcome::PASS);
     };
-    let Some(tuple) = Tuple::<A>::parse(packet, &ip) else {
+    let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
         return Ok(Outcome::PASS);
     };
+    tuple.forget_constants(tables);
     let mut way = WayBack::unknown(&tuple);
     if is_fullnat_port(tuple.destination_port) {
         fullnat(tables, &tuple, &mut way);
@@ -63,9 +64,10 @@ pub(crate) fn local<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     let Some(ip) = Ip::<A>::parse(packet, ETHERNET) else {
         return Ok(Outcome::PASS);
     };
-    let Some(tuple) = Tuple::<A>::parse(packet, &ip) else {
+    let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
         return Ok(Outcome::PASS);
     };
+    tuple.forget_constants(tables);
     let mut way = WayBack::unknown(&tuple);
     way_back(tables, &tuple, &mut way, true);
     if way.server == 0 {

@@ -26,9 +26,10 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     let Some(mut ip) = Ip::<A>::parse(packet, at) else {
         return Ok(Outcome::PASS);
     };
-    let Some(tuple) = Tuple::<A>::parse(packet, &ip) else {
+    let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
         return balance::not_transport::<A, P, T>(packet, tables, &ip);
     };
+    tuple.forget_constants(tables);
     let Some(vip) = tables.vip(&tuple.destination_endpoint()) else {
         return balance::not_a_service::<A, P, T>(packet, tables, &ip);
     };
