@@ -51,7 +51,7 @@ counters! {
         NoPort = 11, "no_port";
         /// FullNAT: half-open flows hold their whole share of the ports.
         HalfOpenLimit = 12, "half_open_limit";
-        /// A tunnelled packet names a virtual server but no server of this node.
+        /// A packet to a virtual server came by a tunnel or from another director, but no server of it is on this node.
         NotMyServer = 13, "not_my_server";
         /// The tables contradict the packet, such as servers of the other address family.
         BadTable = 14, "bad_table";

@@ -137,6 +137,9 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         }
         if choice.new_flow {
             choice.head = head_slot(packet, tables, vip);
+            if choice.head == 0 {
+                return Err(DropReason::NotMyServer);
+            }
             assign(tables, tuple, &mut choice)?;
             if choice.server != 0 {
                 claim(tables, tuple, &mut choice)?;
@@ -320,19 +323,17 @@ fn assign<const A: usize, T: Tables + FamilyTables<A>>(
     Err(DropReason::PortInUse)
 }
 
-/// A frame from another director is for this node's own servers and is never balanced again.
+/// Which head a new flow asks; 0: none. A frame from another director is for this node's own servers and is never
+/// balanced again.
 #[inline(always)]
 fn head_slot<P: Packet, T: Tables>(packet: &P, tables: &T, vip: VipWord) -> u32 {
-    if vip.rs_head() == 0 {
-        return vip.head();
-    }
     let from_peer = packet.get::<6>(6).is_some_and(|mac| {
         tables.is_peer(&MacKey {
             mac: *mac,
             pad: [0; 2],
         })
     });
-    if vip.head() == 0 || from_peer {
+    if from_peer || vip.head() == 0 {
         vip.rs_head()
     } else {
         vip.head()
