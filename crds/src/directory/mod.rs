@@ -6,6 +6,7 @@
 //! D/.status/LoadBalancerNode/<name>.yaml         status of a node, written by that node's agent
 //! D/.status/last-good/<manifest>                 the manifest as it was when it last parsed, written by the operator
 //! D/.status/files/<manifest>                     why a manifest is broken, written by the operator
+//! D/.status/revision.yaml                        highest revision of decisions that are gone, written by the operator
 //! ```
 //!
 //! Each file has one writer, and is replaced as a whole by renaming: a reader sees the old or the new one, never parts.

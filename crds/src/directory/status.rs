@@ -1,7 +1,7 @@
 //! Status files.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -78,6 +78,11 @@ impl<S> StatusFile<S> {
     }
 }
 
+#[derive(Serialize, Deserialize)]
+struct RevisionFloor {
+    revision: u64,
+}
+
 /// Why a manifest is broken.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
@@ -129,6 +134,21 @@ impl Directory {
         Ok(keys)
     }
 
+    /// The highest revision of decisions whose status files are gone; 0 if none was removed yet.
+    pub fn read_revision_floor(&self) -> Result<u64, DirectoryError> {
+        let floor: Option<RevisionFloor> = read_yaml(&self.revision_path())?;
+        Ok(floor.map_or(0, |floor| floor.revision))
+    }
+
+    /// Replaces what [`Self::read_revision_floor`] gives. To be called before the status file is removed.
+    pub fn write_revision_floor(&self, revision: u64) -> Result<(), DirectoryError> {
+        write_yaml(&self.revision_path(), &RevisionFloor { revision })
+    }
+
+    fn revision_path(&self) -> PathBuf {
+        self.root.join(".status/revision.yaml")
+    }
+
     /// Replaces the report on a manifest.
     pub fn write_report(&self, report: &FileReport) -> Result<(), DirectoryError> {
         write_yaml(&self.report_path(&report.file), report)
@@ -136,13 +156,22 @@ impl Directory {
 
     /// Removes the reports on all manifests but the named ones.
     pub fn keep_reports(&self, keep: &[&str]) -> Result<(), DirectoryError> {
-        for name in entries(&self.root.join(".status/files"))? {
-            if !keep.contains(&name.as_str()) {
-                remove(&self.report_path(&name))?;
-            }
-        }
-        Ok(())
+        keep_only(&self.report_path(""), keep)
     }
+
+    /// Removes the last-good copies of all manifests but the named ones, lest a removed manifest come back.
+    pub fn keep_last_good(&self, keep: &[&str]) -> Result<(), DirectoryError> {
+        keep_only(&self.last_good_path(""), keep)
+    }
+}
+
+fn keep_only(path: &Path, keep: &[&str]) -> Result<(), DirectoryError> {
+    for name in entries(path)? {
+        if !keep.contains(&name.as_str()) {
+            remove(&path.join(&name))?;
+        }
+    }
+    Ok(())
 }
 
 fn collect(path: &Path, namespace: &str, keys: &mut Vec<ObjectKey>) -> Result<(), DirectoryError> {

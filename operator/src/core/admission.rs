@@ -8,6 +8,7 @@ use sluice_api::{
     PoolSelection, RealServerPoolSpec, Reason, TargetPort, Validate, VirtualServerSpec, parse_ip,
 };
 
+use super::nodes;
 use super::world::World;
 
 /// Why a spec is not served.
@@ -138,10 +139,31 @@ pub(super) fn admit(
         }
     }
     if refusals.is_empty() {
+        refusals.extend(unchecked(key, &service, world));
+    }
+    if refusals.is_empty() {
         Ok(service)
     } else {
         Err(refusals)
     }
+}
+
+/// New VIPs wait for nodes that are about to report their addresses; those in force stay.
+fn unchecked(key: &ObjectKey, service: &Service, world: &World) -> Option<Refusal> {
+    let starting = nodes::starting(world);
+    let known = |vip: &IpAddr| {
+        let decision = world.decision(key);
+        decision.is_some_and(|decision| decision.addresses.contains(vip))
+    };
+    if starting.is_empty() || service.addresses.iter().all(known) {
+        return None;
+    }
+    let message = format!(
+        "waits a few seconds for the addresses of {}, since a VIP must not be one of them",
+        starting.join(", ")
+    );
+    let path = "spec.addresses[*].ip";
+    Some(Refusal::new(Reason::AwaitingNodes, path, message))
 }
 
 /// What keeps a pool's servers from serving a virtual server.

@@ -17,7 +17,11 @@ pub struct Liveness {
 struct Heard {
     heartbeat: Option<Time>,
     at_ms: u64,
+    first_ms: u64,
 }
+
+/// How long the first report of a node is waited for before VIPs are admitted without knowing its addresses.
+const FIRST_REPORT_MS: u64 = 5_000;
 
 impl Liveness {
     /// Notes a node's heartbeat and says whether it counts. A node that is seen for the first time counts until it has
@@ -26,12 +30,20 @@ impl Liveness {
         let heard = self.heard.entry(node.to_owned()).or_insert_with(|| Heard {
             heartbeat: heartbeat.cloned(),
             at_ms: now_ms,
+            first_ms: now_ms,
         });
         if heard.heartbeat.as_ref() != heartbeat {
             heard.heartbeat = heartbeat.cloned();
             heard.at_ms = now_ms;
         }
         now_ms.saturating_sub(heard.at_ms) <= NODE_SILENT_SECONDS * 1000
+    }
+
+    /// Whether a node that has not reported yet may still be starting.
+    pub fn is_starting(&self, node: &str, now_ms: u64) -> bool {
+        self.heard.get(node).is_some_and(|heard| {
+            heard.heartbeat.is_none() && now_ms.saturating_sub(heard.first_ms) < FIRST_REPORT_MS
+        })
     }
 
     /// Forgets the nodes for which `keep` is false.
@@ -112,6 +124,16 @@ fn of_revision(
 
 fn live(world: &World) -> impl Iterator<Item = (&String, &Node)> {
     world.nodes.iter().filter(|(_, node)| node.live)
+}
+
+/// Names of the nodes whose first report is waited for.
+pub(super) fn starting(world: &World) -> Vec<&str> {
+    world
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.starting)
+        .map(|(name, _)| name.as_str())
+        .collect()
 }
 
 /// Names of the nodes that should report and do not.

@@ -41,7 +41,7 @@ pub(super) fn drive(
     for (key, policy) in &world.policies {
         let target = key.sibling(&policy.spec.virtual_server_name);
         let service = services.get(&target);
-        let refusals = refusals(key, policy, &target, service, &drivers);
+        let refusals = refusals(world, key, policy, service, &drivers);
         let mut status = policy.status.clone().unwrap_or_default();
         if let (Some(service), true) = (service, refusals.is_empty()) {
             let observed = Observation {
@@ -124,12 +124,13 @@ fn drivers(world: &World) -> BTreeMap<ObjectKey, &ObjectKey> {
 }
 
 fn refusals(
+    world: &World,
     key: &ObjectKey,
     policy: &RolloutPolicy,
-    target: &ObjectKey,
     service: Option<&Service>,
     drivers: &BTreeMap<ObjectKey, &ObjectKey>,
 ) -> Vec<Refusal> {
+    let target = &key.sibling(&policy.spec.virtual_server_name);
     let invalid: Vec<Refusal> = policy
         .spec
         .validate()
@@ -151,10 +152,14 @@ fn refusals(
         return vec![Refusal::new(Reason::PolicyConflict, path, message)];
     }
     let Some(service) = service else {
+        let path = "spec.virtualServerName";
+        if world.virtual_servers.contains_key(target) && !nodes::starting(world).is_empty() {
+            let message = format!("waits for VirtualServer {target} to be admitted");
+            return vec![Refusal::new(Reason::AwaitingNodes, path, message)];
+        }
         let message = format!(
             "VirtualServer {target} does not exist or is not served: create it or correct it as its condition Stalled says"
         );
-        let path = "spec.virtualServerName";
         return vec![Refusal::new(Reason::VirtualServerNotFound, path, message)];
     };
     let mut refusals = Vec::new();

@@ -3,11 +3,12 @@
 //! A pool's new servers are accepted together with the new specs of the virtual servers that use it. If such a spec is
 //! refused, the virtual server goes on with its last decision, and the pool keeps the servers that fit *that*.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{DecidedServer, ObjectKey};
 
 use super::admission::{self, PoolView, Refusal, Service};
+use super::claims;
 use super::world::World;
 
 /// Pools and virtual servers, checked together.
@@ -16,8 +17,10 @@ pub(super) struct Checked {
     pub(super) servers: BTreeMap<ObjectKey, Vec<DecidedServer>>,
     /// Why a pool's newest spec is not what it has.
     pub(super) refused_pools: BTreeMap<ObjectKey, Vec<Refusal>>,
-    /// Each virtual server's newest spec, conflicts between virtual servers aside.
+    /// Each virtual server's newest spec.
     pub(super) services: BTreeMap<ObjectKey, Result<Service, Vec<Refusal>>>,
+    /// Virtual servers whose last decision cannot stay.
+    pub(super) withdrawn: BTreeSet<ObjectKey>,
 }
 
 pub(super) fn check(world: &World) -> Checked {
@@ -35,13 +38,15 @@ pub(super) fn check(world: &World) -> Checked {
     }
     // Each round refuses at least one pool more, so there are at most as many rounds as pools.
     loop {
-        let services = admit_all(world, &servers);
+        let mut services = admit_all(world, &servers);
+        let withdrawn = claims::resolve(world, &mut services);
         let misfits = misfits(world, &servers, &services, &refused);
         if misfits.is_empty() {
             return Checked {
                 servers,
                 refused_pools: refused,
                 services,
+                withdrawn,
             };
         }
         for (key, refusals) in misfits {

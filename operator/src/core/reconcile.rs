@@ -6,13 +6,12 @@ use sluice_api::{ObjectKey, Time};
 
 use super::decide;
 use super::world::{Outcome, World};
-use super::{claims, policies, pools, status};
+use super::{policies, pools, status};
 
 /// The new status of every object. Called again with that status it gives the same, until something changes.
 pub fn reconcile(world: &World, now: &Time) -> Outcome {
-    let mut checked = pools::check(world);
-    let withdrawn = claims::resolve(world, &mut checked.services);
-    let services = decide::services(world, &checked.services, &withdrawn);
+    let checked = pools::check(world);
+    let services = decide::services(world, &checked.services, &checked.withdrawn);
     let rollouts = policies::drive(world, &services, now);
     let decided = decide::decide(world, &checked, &services, rollouts.weights);
 

@@ -290,6 +290,9 @@ pub(super) fn policy(
     };
     let target = key.sibling(&object.spec.virtual_server_name);
     conditions.state(&match refusals.first() {
+        Some(first) if first.reason == Reason::AwaitingNodes => {
+            State::Reconciling(first.reason, first.error.to_string())
+        }
         Some(first) => {
             let errors: Vec<String> = refusals.iter().map(|r| r.error.to_string()).collect();
             State::Stalled(first.reason, errors.join("; "))

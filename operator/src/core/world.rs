@@ -21,6 +21,9 @@ pub struct World {
     pub nodes: BTreeMap<String, Node>,
     /// Decisions of pools whose objects are gone; they stay while a virtual server's decision refers to them.
     pub orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
+    /// The highest revision of decisions that are gone: given again, an acknowledgement of the old one would be taken for
+    /// one of the new.
+    pub revision_floor: u64,
 }
 
 /// A node.
@@ -32,6 +35,8 @@ pub struct Node {
     pub live: bool,
     /// Whether somebody asked for this node. A node that is only a leftover report is not told as silent.
     pub wanted: bool,
+    /// Whether its first report is still waited for: its addresses are not known.
+    pub starting: bool,
 }
 
 /// The new status of every object.
@@ -56,16 +61,13 @@ impl World {
             .as_ref()
     }
 
-    /// The decision in force for a pool, its object being there or gone.
+    /// The decision in force for a pool, its object being there, gone, or made anew.
     pub fn pool_decision(&self, key: &ObjectKey) -> Option<&PoolDecision> {
-        let status = match self.pools.get(key) {
-            Some(pool) => pool.status.as_ref(),
-            None => self.orphans.get(key),
-        };
-        status?.decision.as_ref()
+        let status = self.pools.get(key).and_then(|pool| pool.status.as_ref());
+        status.or_else(|| self.orphans.get(key))?.decision.as_ref()
     }
 
-    /// The highest revision that was ever given, as far as anybody remembers: decisions, and what nodes acknowledged.
+    /// The highest revision that was ever given, as far as anybody remembers.
     pub fn highest_revision(&self) -> u64 {
         let servers = self.virtual_servers.keys();
         let pools = self.pools.keys().chain(self.orphans.keys());
@@ -79,6 +81,7 @@ impl World {
             )
             .max()
             .unwrap_or_default()
+            .max(self.revision_floor)
     }
 
     /// The name of the node that has this address as its own.

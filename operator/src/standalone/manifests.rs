@@ -87,6 +87,8 @@ impl Manifests {
                 reports.insert(name.to_owned(), report);
             }
         }
+        let names: Vec<&str> = self.reader.manifests().map(|(name, _)| name).collect();
+        self.directory.keep_last_good(&names)?;
         self.report(reports)?;
         Ok(inputs)
     }

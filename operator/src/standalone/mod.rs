@@ -20,7 +20,7 @@ use manifests::Manifests;
 use nodes::Nodes;
 use store::Store;
 
-/// Timers of rollouts are looked at this often when nothing else happens.
+/// Timers of rollouts, the only ones of the core, are looked at this often when nothing else happens.
 const IDLE_MS: u64 = 1000;
 
 /// The operator of one directory.
@@ -32,6 +32,7 @@ pub struct Standalone {
     virtual_servers: Store<VirtualServer>,
     pools: Store<RealServerPool>,
     policies: Store<RolloutPolicy>,
+    revision_floor: u64,
     /// Whether the manifests say something that was not taken yet.
     stale: bool,
     /// When the core last ran, and whether its answer may not be final yet.
@@ -50,6 +51,7 @@ impl Standalone {
             virtual_servers: Store::load(&directory)?,
             pools: Store::load(&directory)?,
             policies: Store::load(&directory)?,
+            revision_floor: directory.read_revision_floor()?,
             stale: true,
             last_ms: 0,
             busy: true,
@@ -75,7 +77,8 @@ impl Standalone {
             self.busy = true;
         }
         self.busy |= self.nodes.look(&self.directory, monotonic_ms)?;
-        if self.busy || monotonic_ms.saturating_sub(self.last_ms) >= IDLE_MS {
+        let due = monotonic_ms.saturating_sub(self.last_ms) >= IDLE_MS;
+        if self.busy || (due && !self.policies.objects.is_empty()) {
             self.last_ms = monotonic_ms;
             let outcome = self.reconcile(now);
             // Stays set when a write fails: what was not written is decided again.
@@ -92,6 +95,7 @@ impl Standalone {
             policies: std::mem::take(&mut self.policies.objects),
             nodes: std::mem::take(&mut self.nodes.known),
             orphans: BTreeMap::new(),
+            revision_floor: self.revision_floor,
         };
         let world = World {
             orphans: self.pools.statuses_without(&world.pools),
@@ -114,7 +118,13 @@ impl Standalone {
             policies,
         } = outcome;
         let order = self.changed_decisions(&pools, &virtual_servers);
+        let gone = self.virtual_servers.highest_gone(&virtual_servers);
+        let gone = gone.max(self.pools.highest_gone(&pools));
         let directory = &self.directory;
+        if gone > self.revision_floor {
+            directory.write_revision_floor(gone)?;
+            self.revision_floor = gone;
+        }
         let mut changed = self.virtual_servers.keep(directory, &virtual_servers)?;
         changed |= self.policies.keep(directory, &policies)?;
         for (key, status) in policies {

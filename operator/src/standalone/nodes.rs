@@ -37,10 +37,12 @@ impl Nodes {
             let status = self.read(directory, name);
             let heartbeat = status.heartbeat_time.as_ref();
             let live = self.liveness.observe(name, heartbeat, monotonic_ms);
+            let wanted = self.wanted.contains(name);
             let node = Node {
                 status,
                 live,
-                wanted: self.wanted.contains(name),
+                wanted,
+                starting: wanted && self.liveness.is_starting(name, monotonic_ms),
             };
             if before.is_some_and(|before| before.live) && !live {
                 warn!(node = name, "is silent and no longer waited for");
@@ -83,5 +85,6 @@ fn same_but_heartbeat(a: &Node, b: &Node) -> bool {
         heartbeat_time: None,
         ..node.status.clone()
     };
-    a.live == b.live && a.wanted == b.wanted && without(a) == without(b)
+    let flags = |node: &Node| (node.live, node.wanted, node.starting);
+    flags(a) == flags(b) && without(a) == without(b)
 }

@@ -94,6 +94,14 @@ impl<K: Managed> Store<K> {
             .collect()
     }
 
+    /// The highest revision among the files that [`Self::keep`] would remove; 0 if there is none.
+    pub(super) fn highest_gone<T>(&self, keep: &BTreeMap<ObjectKey, T>) -> u64 {
+        let gone = self.files.iter().filter(|(key, _)| !keep.contains_key(key));
+        gone.map(|(_, file)| K::revision(&file.status))
+            .max()
+            .unwrap_or_default()
+    }
+
     /// Removes the files of all objects but these. Returns whether there were any.
     pub(super) fn keep<T>(
         &mut self,

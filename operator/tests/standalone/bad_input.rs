@@ -120,6 +120,52 @@ fn a_vip_that_is_a_nodes_own() {
 }
 
 #[test]
+fn a_vip_is_checked_against_nodes_that_are_still_starting() {
+    let node = "\
+apiVersion: sluice.dev/v1alpha1
+kind: LoadBalancerNode
+metadata: {name: d1}
+spec: {interfaces: [eth0]}
+";
+    let own = WEB.replace("203.0.113.10", "10.0.0.250");
+    let mut s = Standalone::started(&[
+        ("node.yaml", node),
+        ("web.yaml", &own),
+        ("pools.yaml", POOLS),
+        ("other.yaml", OTHER),
+        ("policy.yaml", POLICY),
+    ]);
+    s.wait("status", |s| s.virtual_server("web"));
+    s.pass(std::time::Duration::from_millis(600));
+    s.agent("d1", &["10.0.0.250"]);
+    s.wait_refused("web", "VipIsNodeAddress");
+    assert!(
+        s.virtual_server("web")
+            .expect("there")
+            .status
+            .decision
+            .is_none()
+    );
+    s.wait_live("other");
+    assert!(!s.log().contains("AddressConflict"));
+}
+
+#[test]
+fn a_node_that_does_not_report_delays_admission_only_shortly() {
+    let node = "{apiVersion: sluice.dev/v1alpha1, kind: LoadBalancerNode, metadata: {name: d1}, spec: {interfaces: [eth0]}}";
+    let mut s = Standalone::started(&[
+        ("node.yaml", node),
+        ("web.yaml", WEB),
+        ("pools.yaml", POOLS),
+        ("policy.yaml", POLICY),
+    ]);
+    s.wait("decision", |s| {
+        (s.weights("web")? == [90, 10]).then_some(())
+    });
+    s.assert_quiet_log();
+}
+
+#[test]
 fn a_vip_that_nobody_can_reach() {
     for (ip, what) in [
         ("127.0.0.1", "loopback"),

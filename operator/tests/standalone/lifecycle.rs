@@ -97,6 +97,36 @@ fn a_removed_manifest_is_served_no_more() {
 }
 
 #[test]
+fn a_revision_is_not_given_again_when_its_decision_is_gone() {
+    let mut s = Standalone::started(&[("web.yaml", WEB), ("pools.yaml", POOLS)]);
+    let decision = s.wait("decision", |s| s.virtual_server("web")?.status.decision);
+    fs::remove_file(s.path.join("web.yaml")).expect("remove");
+    s.wait("removal", |s| {
+        s.virtual_server("web").is_none().then_some(())
+    });
+    s.kill();
+    s.start();
+    s.write("other.yaml", OTHER);
+    let other = s.wait("decision", |s| s.virtual_server("other")?.status.decision);
+    assert!(other.revision > decision.revision);
+}
+
+#[test]
+fn a_removed_manifest_does_not_come_back_when_a_broken_one_takes_its_name() {
+    let mut s = Standalone::started(&[("web.yaml", WEB), ("pools.yaml", POOLS)]);
+    s.agent("d1", &[]);
+    s.wait_live("web");
+    fs::remove_file(s.path.join("web.yaml")).expect("remove");
+    s.wait("removal", |s| {
+        s.virtual_server("web").is_none().then_some(())
+    });
+    s.write("web.yaml", "kind: [");
+    let report = s.wait("report", |s| s.report("web.yaml"));
+    assert_parts(&report.serving, &["nothing"]);
+    assert!(s.virtual_server("web").is_none());
+}
+
+#[test]
 fn a_manifest_written_in_pieces_is_taken_as_a_whole() {
     let mut s = Standalone::started(&[("web.yaml", WEB), ("pools.yaml", POOLS)]);
     s.agent("d1", &[]);

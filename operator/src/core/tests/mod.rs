@@ -2,6 +2,7 @@
 
 mod admission;
 mod decisions;
+mod properties;
 mod rollouts;
 
 use std::net::IpAddr;
@@ -77,6 +78,7 @@ impl Sim {
             status,
             live: true,
             wanted: true,
+            starting: false,
         };
         self.world.nodes.insert(name.to_owned(), node);
     }
@@ -127,6 +129,7 @@ impl Sim {
     fn tick(&mut self) {
         self.seconds += 1;
         let now = Time(Timestamp::from_second(1_700_000_000 + self.seconds).expect("time"));
+        self.world.revision_floor = self.world.highest_revision();
         let outcome = reconcile(&self.world, &now);
         for (key, status) in outcome.virtual_servers {
             self.world
@@ -158,7 +161,17 @@ impl Sim {
     }
 
     fn acknowledge(&mut self) {
-        let revision = self.world.highest_revision();
+        let servers = self
+            .world
+            .virtual_servers
+            .keys()
+            .filter_map(|key| Some(self.world.decision(key)?.revision));
+        let pools = self
+            .world
+            .pools
+            .keys()
+            .filter_map(|key| Some(self.world.pool_decision(key)?.revision));
+        let revision = servers.chain(pools).max().unwrap_or_default();
         for node in self.world.nodes.values_mut().filter(|node| node.live) {
             node.status.acknowledged_revision = revision;
         }

@@ -1,0 +1,185 @@
+//! Whatever users and nodes do, in whatever order: what is served stays served, and nothing is served twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use sluice_api::{DecidedServer, Decision};
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Action {
+    Server {
+        name: usize,
+        ip: usize,
+        port: u16,
+        mode: usize,
+        weights: [u32; 2],
+    },
+    RemoveServer(usize),
+    Pool {
+        name: usize,
+        servers: Vec<usize>,
+        target: bool,
+    },
+    RemovePool(usize),
+    Policy {
+        name: usize,
+        server: usize,
+        steps: [u8; 2],
+    },
+    RemovePolicy(usize),
+    Acknowledge,
+    Node {
+        live: bool,
+        address: usize,
+    },
+}
+
+const VIPS: [&str; 6] = [
+    "203.0.113.1",
+    "203.0.113.2",
+    "2001:db8::1",
+    "10.0.0.1",
+    "127.0.0.1",
+    "10.9.9.9",
+];
+const SERVERS: [&str; 5] = [
+    "10.0.0.1",
+    "10.0.0.2",
+    "2001:db8::9",
+    "203.0.113.1",
+    "169.254.0.1",
+];
+const MODES: [&str; 4] = ["NAT", "FullNAT", "DR", "TUN"];
+
+fn any_action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        5 => (0..3_usize, 0..VIPS.len(), 80_u16..82, 0..MODES.len(), prop::array::uniform2(0_u32..3))
+            .prop_map(|(name, ip, port, mode, weights)| Action::Server { name, ip, port, mode, weights }),
+        1 => (0..3_usize).prop_map(Action::RemoveServer),
+        4 => (0..2_usize, prop::collection::vec(0..SERVERS.len(), 1..4), any::<bool>())
+            .prop_map(|(name, servers, target)| Action::Pool { name, servers, target }),
+        1 => (0..2_usize).prop_map(Action::RemovePool),
+        2 => (0..2_usize, 0..3_usize, prop::array::uniform2(0_u8..=100))
+            .prop_map(|(name, server, steps)| Action::Policy { name, server, steps }),
+        1 => (0..2_usize).prop_map(Action::RemovePolicy),
+        3 => Just(Action::Acknowledge),
+        1 => (any::<bool>(), 0..3_usize).prop_map(|(live, address)| Action::Node { live, address }),
+    ]
+}
+
+fn act(sim: &mut Sim, action: &Action) {
+    match action {
+        Action::Server { name, ip, port, mode, weights } => sim.apply(&format!(
+            "{{apiVersion: sluice.dev/v1alpha1, kind: VirtualServer, metadata: {{name: s{name}}}, spec: {{addresses: \
+             [{{ip: \"{}\"}}], ports: [{{name: a, protocol: TCP, port: {port}}}], forwarding: {{mode: {}}}, pools: \
+             [{{name: p0, weight: {}}}, {{name: p1, weight: {}}}]}}}}",
+            VIPS[*ip], MODES[*mode], weights[0], weights[1]
+        )),
+        Action::RemoveServer(name) => {
+            sim.world.virtual_servers.remove(&key(&format!("s{name}")));
+        }
+        Action::Pool { name, servers, target } => {
+            let servers: Vec<String> = servers
+                .iter()
+                .enumerate()
+                .map(|(i, server)| format!("{{name: s{i}, address: \"{}\"}}", SERVERS[*server]))
+                .collect();
+            let target = if *target { ", targetPorts: [{name: a, port: 8080}]" } else { "" };
+            sim.apply(&format!(
+                "{{apiVersion: sluice.dev/v1alpha1, kind: RealServerPool, metadata: {{name: p{name}}}, spec: {{servers: \
+                 {{static: [{}]}}{target}}}}}",
+                servers.join(", ")
+            ));
+        }
+        Action::RemovePool(name) => {
+            let key = key(&format!("p{name}"));
+            if let Some(status) = sim.world.pools.remove(&key).and_then(|pool| pool.status) {
+                sim.world.orphans.insert(key, status);
+            }
+        }
+        Action::Policy { name, server, steps } => sim.apply(&format!(
+            "{{apiVersion: sluice.dev/v1alpha1, kind: RolloutPolicy, metadata: {{name: r{name}}}, spec: \
+             {{virtualServerName: s{server}, stablePoolName: p0, candidatePoolName: p1, strategy: {{canary: {{steps: \
+             [{{weight: {}}}, {{weight: {}}}]}}}}}}}}",
+            steps[0], steps[1]
+        )),
+        Action::RemovePolicy(name) => {
+            sim.world.policies.remove(&key(&format!("r{name}")));
+        }
+        Action::Acknowledge => sim.acknowledge(),
+        Action::Node { live, address } => {
+            let addresses = [&["10.9.9.9"][..], &["10.9.9.9", "10.0.0.2"], &["10.0.0.1"]][*address];
+            let acknowledged = sim.world.nodes["d1"].status.acknowledged_revision;
+            sim.node("d1", addresses);
+            let node = sim.world.nodes.get_mut("d1").expect("d1");
+            node.live = *live;
+            node.status.acknowledged_revision = acknowledged;
+        }
+    }
+}
+
+fn decisions(sim: &Sim) -> BTreeMap<ObjectKey, Decision> {
+    let keys = sim.world.virtual_servers.keys();
+    keys.filter_map(|key| Some((key.clone(), sim.world.decision(key)?.clone())))
+        .collect()
+}
+
+fn servers(sim: &Sim, pool: &ObjectKey) -> Vec<DecidedServer> {
+    sim.world
+        .pool_decision(pool)
+        .map(|decision| decision.servers.clone())
+        .unwrap_or_default()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_served_stays_served_and_nothing_is_served_twice(
+        actions in prop::collection::vec(any_action(), 1..40),
+    ) {
+        let mut sim = Sim::new("");
+        let mut highest = 0;
+        for action in &actions {
+            sim.world.revision_floor = sim.world.highest_revision();
+            let before = decisions(&sim);
+            act(&mut sim, action);
+            sim.tick();
+            let after = decisions(&sim);
+
+            let mut endpoints = BTreeSet::new();
+            let mut revisions = BTreeSet::new();
+            for (key, decision) in &after {
+                for endpoint in decision.endpoints() {
+                    prop_assert!(endpoints.insert(endpoint), "{endpoint:?} is served twice");
+                }
+                prop_assert!(revisions.insert(decision.revision), "revision given twice");
+                prop_assert!(decision.pools.iter().any(|pool| pool.weight > 0));
+                for pool in &decision.pools {
+                    let servers = servers(&sim, &key.sibling(&pool.name));
+                    for vip in &decision.addresses {
+                        let reachable = servers.iter().any(|server| server.address.is_ipv6() == vip.is_ipv6());
+                        prop_assert!(reachable, "{} has nobody for {vip} after {action:?}", pool.name);
+                        prop_assert!(servers.iter().all(|server| server.address != *vip));
+                    }
+                }
+                match before.get(key) {
+                    Some(old) if old.same_service(decision) => prop_assert_eq!(old.revision, decision.revision),
+                    _ => prop_assert!(decision.revision > highest, "a changed decision has a new revision"),
+                }
+            }
+            for key in before.keys().filter(|key| sim.world.virtual_servers.contains_key(key)) {
+                prop_assert!(after.contains_key(key), "{key} lost its decision after {action:?}");
+            }
+            highest = sim.world.highest_revision();
+        }
+        // Left alone, with nodes that acknowledge, it comes to rest.
+        sim.world.nodes.get_mut("d1").expect("d1").live = true;
+        sim.settle();
+        let rest = sim.world.clone();
+        sim.tick();
+        prop_assert_eq!(sim.world, rest);
+    }
+}
