@@ -87,6 +87,12 @@ pub(crate) fn now<T: Tables>(tables: &T) -> u16 {
     (tables.now_ns() >> TIME_SHIFT) as u16
 }
 
+/// Time units since an entry was written, and one more: the CPU that wrote it may have been a tick ahead.
+#[inline(always)]
+fn age(data: FlowData, now: u16) -> u16 {
+    now.wrapping_sub(data.time()).wrapping_add(1)
+}
+
 /// The key of a flow between a client and the endpoint with this index.
 #[inline(always)]
 pub(crate) fn key<const A: usize, T: Tables>(
@@ -170,7 +176,7 @@ fn find_in<const A: usize, T: FamilyTables<A>>(
         (second, word, data)
     };
     let state = data.state()?;
-    if now.wrapping_sub(data.time()) > state.timeout_units() {
+    if age(data, now) > state.timeout_units() + 1 {
         return None;
     }
     Some(Found {
@@ -324,9 +330,9 @@ fn best_slot<const A: usize, B: Bucket>(
 /// Worth of another flow's slot: the longer it has been idle, the less.
 #[inline(always)]
 fn live_worth(data: FlowData, now: u16) -> u32 {
-    let idle = now.wrapping_sub(data.time());
+    let age = age(data, now);
     match data.state() {
-        Some(state) if idle <= state.timeout_units() => EXPIRED + 1 + u32::from(u16::MAX - idle),
+        Some(state) if age <= state.timeout_units() + 1 => EXPIRED + 1 + u32::from(u16::MAX - age),
         _ => EXPIRED,
     }
 }
@@ -470,7 +476,7 @@ fn promote<const A: usize, T: Tables + FamilyTables<A>>(
 fn confirms(found: &Found, flags: u8, now: u16) -> bool {
     match found.state {
         FlowState::Syn => flags & (SYN | ACK | RST) == ACK,
-        _ => now.wrapping_sub(found.data.time()) >= CONFIRM_UNITS,
+        _ => age(found.data, now) > CONFIRM_UNITS,
     }
 }
 
