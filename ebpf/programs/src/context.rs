@@ -1,5 +1,6 @@
 //! Packets as the kernel hands them over.
 
+use crate::tables::Maps;
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md},
@@ -7,7 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_l4_csum_replace, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_xdp_adjust_head},
     programs::{TcContext, XdpContext},
 };
-use sluice_packet::{Packet, update_transport};
+use sluice_packet::{Packet, Tables, update_transport};
 
 /// No header lies further in; the verifier wants to see a bound.
 const LARGEST_OFFSET: usize = 512;
@@ -31,6 +32,12 @@ impl XdpFrame {
     #[inline(always)]
     pub fn context(&self) -> *mut c_void {
         self.context.cast()
+    }
+
+    /// 0, but any number as far as compiler and verifier know: frames are shorter than 4 GiB.
+    #[inline(always)]
+    pub fn unknown_zero(&self) -> u32 {
+        ((self.data_end() - self.data()) >> 32) as u32
     }
 
     #[inline(always)]
@@ -138,6 +145,12 @@ impl Skb {
             unsafe { bpf_skb_pull_data(context.skb.skb, wanted) };
         }
         Self { context }
+    }
+
+    /// As [`XdpFrame::unknown_zero`], but a packet's length is too small a number to make it of.
+    #[inline(always)]
+    pub fn unknown_zero(&self) -> u32 {
+        Maps::new(self.context()).unknown_zero()
     }
 
     /// The kernel's context.

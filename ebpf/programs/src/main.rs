@@ -46,23 +46,18 @@ macro_rules! parts {
         }
         #[inline(never)]
         fn $forward(packet: &mut $packet) -> u32 {
-            $action(forward::<$a, _, _>(
-                packet,
-                &Maps::new(packet.context()),
-                $hook,
-            ))
+            let decided = forward::<$a, _, _>(packet, &Maps::new(packet.context()), $hook);
+            $action(decided, packet.unknown_zero())
         }
         #[inline(never)]
         fn $unwrap(packet: &mut $packet) -> u32 {
-            $action(unwrap::<$a, _, _>(packet, &Maps::new(packet.context())))
+            let decided = unwrap::<$a, _, _>(packet, &Maps::new(packet.context()));
+            $action(decided, packet.unknown_zero())
         }
         #[inline(never)]
         fn $reply(packet: &mut $packet) -> u32 {
-            $action(reply::<$a, _, _>(
-                packet,
-                &Maps::new(packet.context()),
-                $hook,
-            ))
+            let decided = reply::<$a, _, _>(packet, &Maps::new(packet.context()), $hook);
+            $action(decided, packet.unknown_zero())
         }
     };
 }
@@ -142,24 +137,34 @@ pub fn sluice_egress(context: TcContext) -> i32 {
 
 #[inline(never)]
 fn egress_ipv4(skb: &mut Skb) -> u32 {
-    tc_action(egress_family::<4, _, _>(skb, &Maps::new(skb.context())))
+    let decided = egress_family::<4, _, _>(skb, &Maps::new(skb.context()));
+    tc_action(decided, skb.unknown_zero())
 }
 
 #[inline(never)]
 fn egress_ipv6(skb: &mut Skb) -> u32 {
-    tc_action(egress_family::<16, _, _>(skb, &Maps::new(skb.context())))
+    let decided = egress_family::<16, _, _>(skb, &Maps::new(skb.context()));
+    tc_action(decided, skb.unknown_zero())
 }
 
+const TX: u32 = Action::Tx as u32;
+const REDIRECT: u32 = Action::Redirect as u32;
+const NEIGH: u32 = Action::Neigh as u32;
+const TO_UNWRAP: u32 = Action::Unwrap as u32;
+const TO_REPLY: u32 = Action::Reply as u32;
+
+/// `unknown` is 0 and hides the action from the verifier: that of Linux 6.1 loses track of constants that live across a
+/// call, and hard-wires branches on them as dead.
 #[inline(always)]
-fn xdp_action(decided: Result<Outcome, DropReason>) -> u32 {
+fn xdp_action(decided: Result<Outcome, DropReason>, unknown: u32) -> u32 {
     match decided {
-        Ok(outcome) => match outcome.action {
-            Action::Pass | Action::Up | Action::Neigh => xdp_action::XDP_PASS,
-            Action::Tx => xdp_action::XDP_TX,
+        Ok(outcome) => match outcome.action as u32 + unknown {
+            TX => xdp_action::XDP_TX,
             // SAFETY: a helper call without pointers.
-            Action::Redirect => unsafe { bpf_redirect(outcome.ifindex, 0) as u32 },
-            Action::Unwrap => UNWRAP,
-            Action::Reply => REPLY,
+            REDIRECT => unsafe { bpf_redirect(outcome.ifindex, 0) as u32 },
+            TO_UNWRAP => UNWRAP,
+            TO_REPLY => REPLY,
+            _ => xdp_action::XDP_PASS,
         },
         Err(reason) => {
             count_drop(reason);
@@ -168,19 +173,20 @@ fn xdp_action(decided: Result<Outcome, DropReason>) -> u32 {
     }
 }
 
+/// As [`xdp_action()`].
 #[inline(always)]
-fn tc_action(decided: Result<Outcome, DropReason>) -> u32 {
+fn tc_action(decided: Result<Outcome, DropReason>, unknown: u32) -> u32 {
     match decided {
-        Ok(outcome) => match outcome.action {
-            Action::Pass | Action::Up | Action::Tx => TC_ACT_OK as u32,
+        Ok(outcome) => match outcome.action as u32 + unknown {
             // SAFETY: a helper call without pointers.
-            Action::Redirect => unsafe { bpf_redirect(outcome.ifindex, 0) as u32 },
+            REDIRECT => unsafe { bpf_redirect(outcome.ifindex, 0) as u32 },
             // SAFETY: without parameters the helper takes the destination from the packet.
-            Action::Neigh => unsafe {
+            NEIGH => unsafe {
                 bpf_redirect_neigh(outcome.ifindex, core::ptr::null_mut(), 0, 0) as u32
             },
-            Action::Unwrap => UNWRAP,
-            Action::Reply => REPLY,
+            TO_UNWRAP => UNWRAP,
+            TO_REPLY => REPLY,
+            _ => TC_ACT_OK as u32,
         },
         Err(reason) => {
             count_drop(reason);
