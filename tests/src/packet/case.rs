@@ -27,6 +27,7 @@ pub struct Case {
 enum Step {
     Packet(Box<Packet>),
     Configure(Box<Setup>),
+    FreePorts,
     Check(&'static str, Check),
 }
 
@@ -86,6 +87,13 @@ impl Case {
         self
     }
 
+    /// The next packets run on a CPU whose clock has not ticked yet.
+    #[must_use]
+    pub fn one_tick_back(mut self) -> Self {
+        self.now_ns -= 1 << sluice_abi::TIME_SHIFT;
+        self
+    }
+
     /// From now on random numbers are this.
     #[must_use]
     pub fn random(mut self, random: u32) -> Self {
@@ -99,6 +107,13 @@ impl Case {
         change(&mut self.configured);
         let setup = Box::new(self.configured.clone());
         self.steps.push(Step::Configure(setup));
+        self
+    }
+
+    /// The agent's sweep frees all FullNAT ports.
+    #[must_use]
+    pub fn free_ports(mut self) -> Self {
+        self.steps.push(Step::FreePorts);
         self
     }
 
@@ -171,6 +186,13 @@ impl Case {
         })));
     }
 
+    /// Whether a packet finds no headroom.
+    pub fn needs_full_headroom(&self) -> bool {
+        self.steps
+            .iter()
+            .any(|step| matches!(step, Step::Packet(packet) if !packet.headroom))
+    }
+
     /// Does it all on `machine` and returns what is there at the end.
     pub fn play(&self, machine: &mut dyn Machine) -> Result<State> {
         machine.reset(&self.setup)?;
@@ -186,6 +208,7 @@ impl Step {
     fn play(&self, machine: &mut dyn Machine) -> Result<()> {
         match self {
             Self::Configure(setup) => machine.configure(setup),
+            Self::FreePorts => machine.free_ports(),
             Self::Check(what, check) => {
                 let state = machine.state()?;
                 ensure!(

@@ -449,6 +449,10 @@ impl Default for Host {
 }
 
 impl Machine for Host {
+    fn fills_headroom(&self) -> bool {
+        true
+    }
+
     fn reset(&mut self, setup: &Setup) -> anyhow::Result<()> {
         self.0 = HostTables::new(setup);
         Ok(())
@@ -456,6 +460,12 @@ impl Machine for Host {
 
     fn configure(&mut self, setup: &Setup) -> anyhow::Result<()> {
         self.0.configure(setup);
+        Ok(())
+    }
+
+    fn free_ports(&mut self) -> anyhow::Result<()> {
+        self.0.v4.claims().clear();
+        self.0.v6.claims().clear();
         Ok(())
     }
 

@@ -31,12 +31,12 @@ const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
 
 /// The headroom of a test run is zero, that of a driver is not. Metadata stands right before the frame and moves with
-/// its beginning, so what a program finds there is this. Linux takes up to 32 bytes, and 252 since 6.9, but for that the
-/// IPv6 header is 40 long.
+/// its beginning, so what a program finds there is this. Linux 6.1 takes up to 32 bytes, newer ones up to 216, but for
+/// that an outer IPv6 header is 40 long.
 const POISON: u8 = 0xa5;
 const POISON_LENGTHS: [usize; 2] = [48, 32];
 /// So much metadata leaves no room for an outer header.
-const FULL_LENGTH: usize = 252;
+const FULL_LENGTH: usize = 216;
 
 /// Longest frame that comes out.
 const FRAME_MAX: usize = 4096;
@@ -81,6 +81,7 @@ pub struct Kernel {
     /// Drops counted so far.
     dropped: BTreeMap<DropReason, u64>,
     poison: usize,
+    fills_headroom: bool,
     output: Vec<u8>,
 }
 
@@ -198,10 +199,12 @@ impl Kernel {
             current: Setup::default(),
             dropped: BTreeMap::new(),
             poison: 0,
+            fills_headroom: false,
             output: vec![0; FRAME_MAX],
             ebpf,
         };
         kernel.poison = kernel.longest_poison()?;
+        kernel.fills_headroom = kernel.run_xdp(&[0; 64], FULL_LENGTH).is_ok();
         Ok(kernel)
     }
 
@@ -291,6 +294,10 @@ impl Kernel {
 }
 
 impl Machine for Kernel {
+    fn fills_headroom(&self) -> bool {
+        self.fills_headroom
+    }
+
     fn reset(&mut self, setup: &Setup) -> Result<()> {
         self.configure(setup)?;
         self.write_config(setup, true)?;
@@ -337,6 +344,11 @@ impl Machine for Kernel {
         write_array(&mut self.servers, &old.servers, &setup.servers, |word| {
             word.0
         })
+    }
+
+    fn free_ports(&mut self) -> Result<()> {
+        self.v4.free_ports()?;
+        self.v6.free_ports()
     }
 
     fn run(&mut self, input: &Input<'_>) -> Result<Output> {
@@ -448,6 +460,14 @@ impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: 
         write_hash(&mut self.locals, &locals(old), &locals(new))
     }
 
+    fn free_ports(&mut self) -> Result<()> {
+        let claimed: Vec<[u8; CK]> = self.claims.keys().collect::<Result<_, _>>()?;
+        for key in claimed {
+            self.claims.remove(&key)?;
+        }
+        Ok(())
+    }
+
     /// Empties the flow tables, and puts the first claims in.
     fn begin(&mut self, setup: &Family<A>) -> Result<()> {
         for (table, size) in [
@@ -458,10 +478,7 @@ impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: 
                 table.set(bucket, [0; B], 0)?;
             }
         }
-        let stale: Vec<[u8; CK]> = self.claims.keys().collect::<Result<_, _>>()?;
-        for key in stale {
-            self.claims.remove(&key)?;
-        }
+        self.free_ports()?;
         for (key, value) in &setup.claims {
             self.claims
                 .insert(layout::claim_key(key), layout::claim_value(value), 0)?;

@@ -73,10 +73,14 @@ pub struct Output {
 
 /// Runs packets one after the other on tables of its own.
 pub trait Machine {
+    /// Whether it can run a packet without headroom.
+    fn fills_headroom(&self) -> bool;
     /// Begins anew: these tables, empty flow tables, counters at 0.
     fn reset(&mut self, setup: &Setup) -> anyhow::Result<()>;
     /// Changes what the agent writes, as it would under traffic: flows, claims and counters stay.
     fn configure(&mut self, setup: &Setup) -> anyhow::Result<()>;
+    /// Frees all FullNAT ports, as the agent's sweep does with those of flows that are over.
+    fn free_ports(&mut self) -> anyhow::Result<()>;
     /// Runs one packet.
     fn run(&mut self, input: &Input<'_>) -> anyhow::Result<Output>;
     /// What packets have written.

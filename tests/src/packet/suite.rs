@@ -9,6 +9,13 @@ pub fn play(cases: &[Case], kernel: &mut dyn Machine) -> Vec<String> {
     let mut host = Host::new();
     let mut failures = Vec::new();
     for case in cases {
+        if case.needs_full_headroom() && !kernel.fills_headroom() {
+            println!(
+                "not here, since a test run always has headroom: {}",
+                case.name()
+            );
+            continue;
+        }
         let on_host = case
             .play(&mut host)
             .map_err(|error| format!("host: {error:#}"));

@@ -2,11 +2,15 @@
 //! checksums are computed from scratch: nothing here asks the code under test.
 
 mod checksums;
+mod drops;
+mod flows;
+mod fullnat;
 mod modes;
+mod paths;
 
 use std::net::{IpAddr, SocketAddr};
 
-use sluice_abi::{TCP, UDP};
+use sluice_abi::{FULLNAT_PORT_MIN, ForwardingMode, TCP, UDP};
 
 use super::{
     case::Case,
@@ -14,11 +18,18 @@ use super::{
 };
 
 pub use checksums::cases as checksums;
+pub use drops::cases as drops;
+pub use flows::cases as flows;
+pub use fullnat::cases as fullnat;
 pub use modes::cases as modes;
+pub use paths::cases as paths;
 
 /// All packet tables.
 pub fn all() -> Vec<Case> {
-    [modes(), checksums()].into_iter().flatten().collect()
+    [modes(), checksums(), drops(), flows(), fullnat(), paths()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The addresses of one family's cases.
@@ -66,6 +77,14 @@ fn nets() -> [Net; 2] {
 /// The transport protocols with their names.
 const PROTOCOLS: [(u8, &str); 2] = [(TCP, "TCP"), (UDP, "UDP")];
 
+/// The forwarding modes.
+const MODES: [ForwardingMode; 4] = [
+    ForwardingMode::Nat,
+    ForwardingMode::FullNat,
+    ForwardingMode::Dr,
+    ForwardingMode::Tun,
+];
+
 /// The first packet of a flow from `client`.
 fn first(client: SocketAddr, vip: SocketAddr, protocol: u8) -> Frame {
     if protocol == TCP {
@@ -79,4 +98,19 @@ fn first(client: SocketAddr, vip: SocketAddr, protocol: u8) -> Frame {
 fn forwarded(frame: &Frame) -> Frame {
     let ttl = frame.ip.ttl - 1;
     frame.clone().macs(DIRECTOR_MAC, SERVER_MAC).ttl(ttl)
+}
+
+/// What the server gets of a client's packet, checksums computed anew.
+fn at_server(net: &Net, mode: ForwardingMode, frame: &Frame) -> Frame {
+    let forwarded = forwarded(frame);
+    match mode {
+        ForwardingMode::Nat => forwarded.to(net.server),
+        ForwardingMode::FullNat => {
+            // A random number of 0 chooses the first port of the range.
+            let own = SocketAddr::new(net.own, FULLNAT_PORT_MIN);
+            forwarded.to(net.server).from(own)
+        }
+        ForwardingMode::Dr => forwarded,
+        ForwardingMode::Tun => forwarded.wrapped(net.own, net.server.ip()),
+    }
 }

@@ -1,14 +1,12 @@
 //! Every mode over both families and protocols: towards the server, and back where replies come by the director.
 
-use std::net::SocketAddr;
-
-use sluice_abi::{FULLNAT_PORT_MIN, ForwardingMode, TCP, UDP};
+use sluice_abi::{ForwardingMode, TCP, UDP};
 use sluice_packet::{Route, Verdict};
 
-use super::{Net, PROTOCOLS, first, forwarded, nets};
+use super::{MODES, Net, PROTOCOLS, at_server, first, nets};
 use crate::packet::{
     case::Case,
-    frame::{ACK, DIRECTOR_MAC, Frame, ROUTER_MAC, SERVER_MAC, SYN, transport},
+    frame::{ACK, DIRECTOR_MAC, ROUTER_MAC, SERVER_MAC, SYN, transport},
     machine::Program,
     setup::{IFINDEX, Server, Setup},
 };
@@ -18,12 +16,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = vec![literal_tun(), literal_nat(), literal_tun_ipv6()];
     for net in nets() {
         for (protocol, name) in PROTOCOLS {
-            for mode in [
-                ForwardingMode::Nat,
-                ForwardingMode::FullNat,
-                ForwardingMode::Dr,
-                ForwardingMode::Tun,
-            ] {
+            for mode in MODES {
                 let title = format!("{mode:?} {} {name}", net.family);
                 cases.push(to_server(&title, &net, mode, protocol));
                 cases.push(to_another_link(&title, &net, mode, protocol));
@@ -33,21 +26,6 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases
-}
-
-/// What the server gets of a client's packet, checksums computed anew.
-fn at_server(net: &Net, mode: ForwardingMode, frame: &Frame) -> Frame {
-    let forwarded = forwarded(frame);
-    match mode {
-        ForwardingMode::Nat => forwarded.to(net.server),
-        ForwardingMode::FullNat => {
-            // A random number of 0 chooses the first port of the range.
-            let own = SocketAddr::new(net.own, FULLNAT_PORT_MIN);
-            forwarded.to(net.server).from(own)
-        }
-        ForwardingMode::Dr => forwarded,
-        ForwardingMode::Tun => forwarded.wrapped(net.own, net.server.ip()),
-    }
 }
 
 /// A flow's first packets reach the server, which is on the link by which they came.

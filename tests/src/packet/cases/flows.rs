@@ -1,0 +1,495 @@
+//! Flow tables: who stays with which server, and for how long.
+//!
+//! Each case has two servers, `old` and `new`. The ring names `old` when the flow begins and `new` afterwards: whichever
+//! gets a packet tells whether the flow was still known.
+
+use std::net::SocketAddr;
+
+use sluice_abi::{FlowState, ForwardingMode, Path, ServerWord, Stat, TCP, UDP};
+use sluice_packet::Verdict;
+
+use super::{Net, first, nets};
+use crate::packet::{
+    case::Case,
+    frame::{ACK, DIRECTOR_MAC, FIN, Frame, PSH, RST, SYN, tcp, udp},
+    machine::{Entry, Program, State, Table},
+    setup::{Server, Service, Setup},
+};
+
+/// The cases of this module.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for net in nets() {
+        cases.extend([
+            established(&net),
+            syn_again(&net),
+            what_confirms(&net),
+            middle_of_a_connection(&net),
+            udp_flow(&net),
+            reuse_after(&net, FIN | ACK, "FIN"),
+            reuse_after(&net, RST, "RST"),
+            no_reuse_while_established(&net),
+            draining(&net),
+            draining_udp(&net),
+            epoch(&net),
+            clock_of_another_cpu(&net),
+            flood(&net),
+            nat_both_ways(&net),
+            second_pool(&net),
+        ]);
+        cases.extend(timeouts(&net));
+    }
+    cases
+}
+
+const OLD_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
+const NEW_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 2];
+
+struct Pair {
+    setup: Setup,
+    service: Service,
+    old: u32,
+    new: u32,
+}
+
+fn pair(net: &Net, protocol: u8) -> Pair {
+    let mut setup = Setup::director();
+    let service = setup.virtual_server(net.vip, protocol);
+    let server = |address, next_hop_mac| Server {
+        next_hop_mac,
+        ..Server::new(ForwardingMode::Dr, address, net.own)
+    };
+    let old = setup.only_server(&service, &server(net.server, OLD_MAC));
+    let new = setup.server(&service, &server(net.other_server, NEW_MAC));
+    Pair {
+        setup,
+        service,
+        old,
+        new,
+    }
+}
+
+impl Pair {
+    fn case(&self, title: String) -> Case {
+        Case::new(title, self.setup.clone())
+    }
+
+    /// What makes the ring name the new server.
+    fn flip(&self) -> impl FnOnce(&mut Setup) + use<> {
+        let (ring, new) = (self.service.head, self.new);
+        move |setup| setup.ring(ring, &[new])
+    }
+}
+
+/// Steps in which a packet goes to one server or the other.
+trait Sent {
+    fn to_old(self, frame: &Frame) -> Self;
+    fn to_new(self, frame: &Frame) -> Self;
+}
+
+fn sent(frame: &Frame, mac: [u8; 6]) -> Frame {
+    let ttl = frame.ip.ttl - 1;
+    frame.clone().macs(DIRECTOR_MAC, mac).ttl(ttl)
+}
+
+impl Sent for Case {
+    fn to_old(self, frame: &Frame) -> Self {
+        self.xdp(frame, Verdict::Tx, &sent(frame, OLD_MAC))
+    }
+    fn to_new(self, frame: &Frame) -> Self {
+        self.xdp(frame, Verdict::Tx, &sent(frame, NEW_MAC))
+    }
+}
+
+fn is(table: Table, server: u32, state: FlowState) -> impl Fn(Option<Entry>) -> bool {
+    move |entry| {
+        entry
+            .is_some_and(|entry| (entry.table, entry.server, entry.state) == (table, server, state))
+    }
+}
+
+/// A check that the client's flow has such an entry.
+fn entry(
+    client: SocketAddr,
+    service: &Service,
+    table: Table,
+    server: u32,
+    state: FlowState,
+) -> impl Fn(&State) -> bool + 'static {
+    let (index, is) = (service.index, is(table, server, state));
+    move |tables| is(tables.flow(client, index))
+}
+
+fn established(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let (client, service, old) = (net.client, pair.service, pair.old);
+    let packet = |flags| tcp(client, net.vip, flags);
+    pair.case(format!("{} an established connection stays", net.family))
+        .to_old(&packet(SYN))
+        .check(
+            "the SYN made a half-open entry",
+            entry(client, &service, Table::HalfOpen, old, FlowState::Syn),
+        )
+        .then(pair.flip())
+        .to_old(&packet(ACK))
+        .check(
+            "the ACK confirmed it",
+            entry(
+                client,
+                &service,
+                Table::Established,
+                old,
+                FlowState::Established,
+            ),
+        )
+        .check("it moved", |state| {
+            state.flows().len() == 1
+                && state.stat(Stat::HalfOpen) == 1
+                && state.stat(Stat::Promoted) == 1
+        })
+        .to_old(&packet(PSH | ACK))
+        .to_new(&tcp(net.other_client, net.vip, SYN))
+        .after_seconds(3000)
+        .to_old(&packet(ACK))
+        .after_seconds(3000)
+        .to_old(&packet(ACK))
+}
+
+/// The ring may flip between a SYN and its repetition, or the ACK: the answer to the first one is on its way.
+fn syn_again(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    pair.case(format!("{} a repeated SYN", net.family))
+        .to_old(&packet(SYN))
+        .then(pair.flip())
+        .after_seconds(1)
+        .to_old(&packet(SYN))
+        .after_seconds(3)
+        .to_old(&packet(SYN))
+        .check("half-open all the time", |state| {
+            state.stat(Stat::Promoted) == 0
+        })
+        .to_old(&packet(ACK))
+}
+
+/// Only an ACK that is no SYN and no RST shows that the client got the server's answer.
+fn what_confirms(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    let (client, service, old) = (net.client, pair.service, pair.old);
+    pair.case(format!("{} what confirms a SYN", net.family))
+        .to_old(&packet(SYN))
+        .to_old(&packet(RST))
+        .to_old(&packet(RST | ACK))
+        .to_old(&packet(SYN | ACK))
+        .to_old(&packet(FIN))
+        .to_old(&packet(PSH))
+        .check(
+            "none of these does",
+            entry(client, &service, Table::HalfOpen, old, FlowState::Syn),
+        )
+        .to_old(&packet(FIN | ACK))
+        .check(
+            "an ACK does, and closes",
+            entry(
+                client,
+                &service,
+                Table::Established,
+                old,
+                FlowState::Closing,
+            ),
+        )
+}
+
+/// A packet of a connection that began elsewhere, after a failover: followed, but not trusted at once.
+fn middle_of_a_connection(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    let (client, service, old) = (net.client, pair.service, pair.old);
+    let half_open = || {
+        entry(
+            client,
+            &service,
+            Table::HalfOpen,
+            old,
+            FlowState::Unconfirmed,
+        )
+    };
+    pair.case(format!("{} the middle of a connection", net.family))
+        .to_old(&packet(ACK))
+        .check("unconfirmed", half_open())
+        .then(pair.flip())
+        .to_old(&packet(ACK))
+        .to_old(&packet(PSH | ACK))
+        .check("a burst does not confirm", half_open())
+        .after_seconds(2)
+        .to_old(&packet(ACK))
+        .check(
+            "a packet later does",
+            entry(
+                client,
+                &service,
+                Table::Established,
+                old,
+                FlowState::Established,
+            ),
+        )
+}
+
+fn udp_flow(net: &Net) -> Case {
+    let pair = pair(net, UDP);
+    let packet = udp(net.client, net.vip);
+    let (client, service, old) = (net.client, pair.service, pair.old);
+    pair.case(format!("{} a UDP flow", net.family))
+        .to_old(&packet)
+        .check(
+            "unconfirmed",
+            entry(
+                client,
+                &service,
+                Table::HalfOpen,
+                old,
+                FlowState::Unconfirmed,
+            ),
+        )
+        .then(pair.flip())
+        .to_old(&packet)
+        .after_seconds(2)
+        .to_old(&packet)
+        .check(
+            "confirmed",
+            entry(client, &service, Table::Established, old, FlowState::Udp),
+        )
+        .after_seconds(100)
+        .to_old(&packet)
+        .after_seconds(100)
+        .to_old(&packet)
+}
+
+/// A client uses its port again for another connection: the old one's server is of no matter then.
+fn reuse_after(net: &Net, end: u8, name: &str) -> Case {
+    let pair = pair(net, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    let (client, service, new) = (net.client, pair.service, pair.new);
+    pair.case(format!("{} port reuse after {name}", net.family))
+        .to_old(&packet(SYN))
+        .to_old(&packet(ACK))
+        .to_old(&packet(end))
+        .then(pair.flip())
+        .to_old(&packet(ACK))
+        .to_new(&packet(SYN))
+        .check(
+            "one entry, half-open",
+            entry(client, &service, Table::HalfOpen, new, FlowState::Syn),
+        )
+        .check("one entry", |state| state.flows().len() == 1)
+        .to_new(&packet(ACK))
+}
+
+/// RFC 9293, section 3.10.7.4: a SYN within a connection gets a challenge ACK from the server that has it.
+fn no_reuse_while_established(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    pair.case(format!("{} a SYN within a connection", net.family))
+        .to_old(&packet(SYN))
+        .to_old(&packet(ACK))
+        .then(pair.flip())
+        .to_old(&packet(SYN))
+        .to_old(&packet(ACK))
+}
+
+fn drain(id: u32) -> impl FnOnce(&mut Setup) {
+    move |setup| {
+        setup.change_server(id, |word| {
+            ServerWord::new(word.slot(), word.epoch(), word.path(), true)
+        });
+    }
+}
+
+fn draining(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    pair.case(format!("{} draining", net.family))
+        .to_old(&packet(SYN))
+        .to_old(&packet(ACK))
+        .then(pair.flip())
+        .then(drain(pair.old))
+        .to_old(&packet(ACK))
+        .to_old(&packet(PSH | ACK))
+        .to_new(&packet(SYN))
+        .to_new(&packet(ACK))
+}
+
+fn draining_udp(net: &Net) -> Case {
+    let pair = pair(net, UDP);
+    let packet = udp(net.client, net.vip);
+    pair.case(format!("{} draining UDP", net.family))
+        .to_old(&packet)
+        .after_seconds(2)
+        .to_old(&packet)
+        .then(pair.flip())
+        .then(drain(pair.old))
+        .to_old(&packet)
+        .to_new(&udp(net.other_client, net.vip))
+}
+
+/// The id was given to another server: flows of the earlier one must not go there unless the ring says so.
+fn epoch(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    let old = pair.old;
+    pair.case(format!("{} an id in another epoch", net.family))
+        .to_old(&packet(SYN))
+        .to_old(&packet(ACK))
+        .then(pair.flip())
+        .then(move |setup| {
+            setup.change_server(old, |word| {
+                ServerWord::new(word.slot(), 2, Path::Xdp, false)
+            });
+        })
+        .to_new(&packet(ACK))
+        .to_new(&packet(ACK))
+}
+
+/// Clocks of two CPUs tick at different moments: an entry may come from the future.
+fn clock_of_another_cpu(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    let (client, service, old) = (net.client, pair.service, pair.old);
+    pair.case(format!("{} the clock of another CPU", net.family))
+        .to_old(&packet(ACK))
+        .then(pair.flip())
+        .one_tick_back()
+        .to_old(&packet(ACK))
+        .check(
+            "no time has passed",
+            entry(
+                client,
+                &service,
+                Table::HalfOpen,
+                old,
+                FlowState::Unconfirmed,
+            ),
+        )
+        .after_seconds(4)
+        .to_old(&packet(ACK))
+        .one_tick_back()
+        .to_old(&packet(ACK))
+}
+
+/// Idle times after which a flow is no more, from the ABI: still there a second or two before, gone as much later.
+fn timeouts(net: &Net) -> Vec<Case> {
+    let cases: [(&str, u8, &[u8], u64); 6] = [
+        ("SYN", TCP, &[SYN], 34),
+        ("unconfirmed TCP", TCP, &[ACK], 34),
+        ("unconfirmed UDP", UDP, &[0], 34),
+        ("established", TCP, &[SYN, ACK], 4398),
+        ("closing", TCP, &[SYN, ACK, FIN | ACK], 69),
+        ("closed", TCP, &[SYN, ACK, RST], 9),
+    ];
+    let mut result = Vec::new();
+    for (name, protocol, packets, seconds) in cases {
+        for (late, wait) in [(false, seconds - 2), (true, seconds + 2)] {
+            let pair = pair(net, protocol);
+            let packet = |flags| first(net.client, net.vip, protocol).flags(flags);
+            let mut case = pair.case(format!("{} {name}, idle for {wait} s", net.family));
+            for flags in packets {
+                case = case.to_old(&packet(*flags));
+            }
+            case = case.then(pair.flip()).after_seconds(wait);
+            let last = packet(if protocol == TCP { ACK } else { 0 });
+            result.push(if late {
+                case.to_new(&last)
+            } else {
+                case.to_old(&last)
+            });
+        }
+    }
+    result
+}
+
+/// Far more SYNs, and then far more stray ACKs, than both tables hold: no established flow gives way.
+fn flood(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let at = |port| SocketAddr::new(net.client.ip(), port);
+    let mut case = pair.case(format!("{} a flood of half-open flows", net.family));
+    for port in 1..=40 {
+        case = case
+            .to_old(&tcp(at(port), net.vip, SYN))
+            .to_old(&tcp(at(port), net.vip, ACK));
+    }
+    case = case.then(pair.flip()).after_seconds(20);
+    for port in 1000..1400 {
+        let flags = if port < 1200 { SYN } else { ACK };
+        case = case.to_new(&tcp(at(port), net.vip, flags));
+    }
+    case = case.check("the half-open table overflowed", |state| {
+        state.stat(Stat::HalfOpenEvicted) > 200
+    });
+    for port in 1..=40 {
+        case = case.to_old(&tcp(at(port), net.vip, ACK));
+    }
+    case.check("no established flow was evicted", |state| {
+        state.stat(Stat::FlowEvicted) == 0
+    })
+}
+
+/// NAT records the way back beside the way there, and both end together.
+fn nat_both_ways(net: &Net) -> Case {
+    let mut setup = Setup::director();
+    let service = setup.virtual_server(net.vip, TCP);
+    let id = setup.only_server(
+        &service,
+        &Server::new(ForwardingMode::Nat, net.server, net.own),
+    );
+    let backend = setup.backend(net.server, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    let at_server = |flags| super::at_server(net, ForwardingMode::Nat, &packet(flags));
+    let client = net.client;
+    let both = move |table, state| {
+        move |tables: &State| {
+            let is = is(table, id, state);
+            is(tables.flow(client, service.index)) && is(tables.flow(client, backend))
+        }
+    };
+    Case::new(format!("{} NAT both ways", net.family), setup)
+        .xdp(&packet(SYN), Verdict::Tx, &at_server(SYN))
+        .check("half-open both ways", both(Table::HalfOpen, FlowState::Syn))
+        .xdp(&packet(ACK), Verdict::Tx, &at_server(ACK))
+        .check(
+            "established both ways",
+            both(Table::Established, FlowState::Established),
+        )
+        .drops(
+            Program::Xdp,
+            &tcp(net.server, client, FIN | ACK),
+            sluice_abi::DropReason::NoRoute,
+        )
+        .check(
+            "the server closes",
+            both(Table::Established, FlowState::Closing),
+        )
+        .xdp(&packet(RST), Verdict::Tx, &at_server(RST))
+        .check(
+            "the client resets",
+            both(Table::Established, FlowState::Closed),
+        )
+}
+
+/// A first pool whose share is 0 gets nothing.
+fn second_pool(net: &Net) -> Case {
+    let mut pair = pair(net, TCP);
+    let (head, new) = (pair.service.head, pair.new);
+    pair.setup.ring(40, &[new]);
+    let entry = pair.setup.heads.entry(head).or_default();
+    entry.pool_count = 2;
+    entry.pools[1] = entry.pools[0];
+    entry.pools[1].ring = 40;
+    entry.pools[0].threshold = 0;
+    let mut case = pair.case(format!("{} a pool without a share", net.family));
+    for port in 1..20 {
+        let client = SocketAddr::new(net.client.ip(), port);
+        case = case.to_new(&tcp(client, net.vip, SYN));
+    }
+    case
+}
