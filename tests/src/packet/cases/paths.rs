@@ -192,10 +192,17 @@ fn from_a_peer(net: &Net) -> Case {
     let from_router = tcp(net.client, net.vip, SYN);
     let from_peer = tcp(net.other_client, net.vip, SYN).macs(PEER_MAC, DIRECTOR_MAC);
     let ack = from_peer.clone().flags(ACK);
+    let (vip, vip_neighbour) = (net.vip, net.other_server);
     Case::new(format!("{} from a peer", net.family), setup)
         .xdp(&from_router, Verdict::Tx, &forwarded(&from_router))
         .xdp(&from_peer, Verdict::Up, &from_peer.clone().to(net.server))
         .xdp(&ack, Verdict::Up, &ack.clone().to(net.server))
+        .then(move |setup| setup.set_vip(vip, TCP, VipWord::new(service.index, service.head, 0)))
+        .drops(
+            Program::Xdp,
+            &tcp(vip_neighbour, vip, SYN).macs(PEER_MAC, DIRECTOR_MAC),
+            DropReason::NotMyServer,
+        )
 }
 
 /// A node that only has servers: whatever comes to the VIP is for them.
