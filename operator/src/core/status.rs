@@ -83,6 +83,9 @@ pub(super) fn virtual_server(
         .map(|decision| nodes::of_decision(world, key, decision))
         .unwrap_or_default();
     conditions.state(&match (&decision, refusals) {
+        (_, [first]) if first.reason == Reason::AwaitingNodes => {
+            State::Reconciling(first.reason, first.error.to_string())
+        }
         (decision, [first, ..]) => State::Stalled(
             first.reason,
             refused(
