@@ -255,7 +255,7 @@ impl Histogram {
         let sum = Duration::from_micros(self.microseconds.load(Ordering::Relaxed));
         let within: u64 = counts.iter().sum();
         let mut buckets: Vec<(f64, u64)> = HISTOGRAM_BOUNDS.into_iter().zip(counts).collect();
-        buckets.push((f64::MAX, count.saturating_sub(within)));
+        buckets.push((f64::INFINITY, count.saturating_sub(within)));
         (sum.as_secs_f64(), count, buckets)
     }
 }

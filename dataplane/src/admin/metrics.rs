@@ -63,9 +63,13 @@ fn counter<'a>(
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
     for (labels, value) in values {
-        family
-            .encode_family(labels)?
-            .encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+        if labels.is_empty() {
+            family.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+        } else {
+            family
+                .encode_family(labels)?
+                .encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+        }
     }
     Ok(())
 }
@@ -79,7 +83,11 @@ fn gauge<'a>(
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in values {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
-        family.encode_family(labels)?.encode_gauge(&value)?;
+        if labels.is_empty() {
+            family.encode_gauge(&value)?;
+        } else {
+            family.encode_family(labels)?.encode_gauge(&value)?;
+        }
     }
     Ok(())
 }

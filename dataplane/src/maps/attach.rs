@@ -113,6 +113,8 @@ pub struct Attacher {
     tcx: Option<bool>,
     /// The interface index of what this process attached or took over.
     done: BTreeMap<(Hook, String), u32>,
+    /// How XDP is attached by this process, by interface index: the kernel announces no change that a link makes.
+    modes: BTreeMap<u32, Mode>,
 }
 
 impl Attacher {
@@ -123,6 +125,7 @@ impl Attacher {
             pins,
             tcx: if use_tcx { None } else { Some(false) },
             done: BTreeMap::new(),
+            modes: BTreeMap::new(),
         }
     }
 
@@ -141,20 +144,21 @@ impl Attacher {
         self.pins.attached()
     }
 
-    /// Forgets an interface that is gone: its links are dead.
+    /// Has everything of an interface attached again, because it is gone or in another way.
     pub fn forget(&mut self, interface: &str) {
         self.done.retain(|(_, name), _| name != interface);
     }
 
-    /// Attaches XDP to an interface, or replaces the program of its pinned link. `now` is how a program is attached
-    /// there at present, as the kernel says.
+    /// Attaches XDP to an interface, or replaces the program of its pinned link. `found` is how a program was attached
+    /// there before this process attached one.
     pub fn attach_xdp(
         &mut self,
         interface: &str,
         ifindex: u32,
         choice: XdpChoice,
-        now: Option<Mode>,
+        found: Option<Mode>,
     ) -> Result<Attached, Error> {
+        let now = self.modes.get(&ifindex).copied().or(found);
         let adopt = match (choice, now) {
             (XdpChoice::Only(wanted), Some(mode)) => wanted == mode,
             _ => true,
@@ -241,6 +245,9 @@ impl Attacher {
         reason: Option<String>,
     ) -> Attached {
         self.done.insert((hook, interface.to_owned()), ifindex);
+        if let Some(mode) = mode {
+            self.modes.insert(ifindex, mode);
+        }
         Attached {
             mode,
             reason,

@@ -1,0 +1,332 @@
+//! The agent in a network namespace, over the real programs. Needs root and `cargo xtask build-bpf`.
+//!
+//! Every agent here runs with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON alone.
+
+mod node;
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Result;
+use aya::maps::{Array, HashMap, Map, MapData};
+use nix::time::{ClockId, clock_gettime};
+use node::{LIMIT, Node, SERVER, UPLINK, attach_mode};
+use sluice_abi::{ConfigWord, FlowData, FlowState, TIME_SHIFT};
+use sluice_api::{AttachMode, ConditionType, find_condition};
+use sluice_tests::net::until;
+
+fn config(node: &Node) -> Result<Array<MapData, u64>> {
+    let data = MapData::from_pin(node.pins.join("CONFIG"))?;
+    Ok(Array::try_from(Map::from_map_data(data)?)?)
+}
+
+/// The program's id on the uplink, as `ip` shows it.
+fn program(node: &Node) -> Result<Option<String>> {
+    let text = node.director.ip(&format!("-d link show dev {UPLINK}"))?;
+    let mut words = text
+        .split_whitespace()
+        .skip_while(|word| *word != "prog/xdp");
+    Ok(words.nth(2).map(str::to_owned))
+}
+
+#[test]
+fn a_killed_agent_leaves_everything_and_the_next_one_takes_over() -> Result<()> {
+    let mut node = Node::build()?;
+    node.decide(7, &[SERVER])?;
+    node.start(&[])?;
+    node.await_live(7)?;
+    node.await_maps(&["record", SERVER])?;
+    let seed = config(&node)?.get(&(ConfigWord::FlowSeed as u32), 0)?;
+    assert_ne!(seed, 0);
+    let before = program(&node)?;
+    assert!(before.is_some(), "a program is attached");
+
+    node.agent()?.kill()?;
+    assert_eq!(program(&node)?, before, "it stays");
+    node.start(&[])?;
+    until("the program to be replaced", LIMIT, || {
+        program(&node).is_ok_and(|now| now.is_some() && now != before)
+    })?;
+    node.await_live(7)?;
+    assert!(node.agent()?.log().contains("adopted the pinned maps"));
+    let adopted = config(&node)?.get(&(ConfigWord::FlowSeed as u32), 0)?;
+    assert_eq!(adopted, seed, "flows are found by the same seed");
+    until("the neighbour to be known", LIMIT, || {
+        node.metric("sluice_neighbours{state=\"unresolved\"}")
+            .is_ok_and(|n| n == 0.0)
+    })?;
+    let operations = node.metric("sluice_map_operations_total")?;
+    assert!(operations.abs() < 0.5, "{operations} needless operations");
+    assert_eq!(node.agent()?.complaints(&[]), [""; 0]);
+
+    node.agent()?.stop(Duration::from_secs(10))?;
+    assert!(program(&node)?.is_some(), "ending it does not detach");
+    Ok(())
+}
+
+#[test]
+fn maps_that_differ_are_not_adopted() -> Result<()> {
+    let mut node = Node::build()?;
+    node.start(&[])?;
+    node.await_status("the uplink to be attached", |status| {
+        attach_mode(status) == Some(AttachMode::Native)
+    })?;
+    node.agent()?.kill()?;
+
+    node.start(&["--flow-table-size", "1000"])?;
+    let log = node.await_end()?;
+    for part in [
+        "FLOWS4",
+        "256 entries",
+        "65536 entries",
+        "sizes it had",
+        "sluice-agent detach",
+    ] {
+        assert!(log.contains(part), "{part} in {log}");
+    }
+    config(&node)?.set(ConfigWord::AbiVersion as u32, 999_u64, 0)?;
+    node.start(&[])?;
+    let log = node.await_end()?;
+    for part in ["CONFIG", "ABI version 999", "sluice-agent detach"] {
+        assert!(log.contains(part), "{part} in {log}");
+    }
+    assert!(program(&node)?.is_some(), "what was there goes on");
+    Ok(())
+}
+
+#[test]
+fn one_agent_has_the_pins() -> Result<()> {
+    let mut node = Node::build()?;
+    node.start(&[])?;
+    node.await_status("a status", |_| true)?;
+    let error = node
+        .subcommand("detach")
+        .map_or_else(|e| e.to_string(), |_| String::new());
+    assert!(error.contains("in use by another agent"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn detach_leaves_nothing() -> Result<()> {
+    for options in [&[][..], &["--tc", "clsact"]] {
+        let mut node = Node::build()?;
+        node.decide(7, &[SERVER])?;
+        node.start(options)?;
+        node.await_live(7)?;
+        if !options.is_empty() {
+            let filters = node
+                .director
+                .run(&format!("tc filter show dev {UPLINK} ingress"))?;
+            assert!(filters.contains("sluice_ingress"), "{filters}");
+            // Replacing keeps one filter of each kind.
+            node.agent()?.kill()?;
+            node.start(options)?;
+            node.await_live(7)?;
+            let filters = node
+                .director
+                .run(&format!("tc filter show dev {UPLINK} egress"))?;
+            assert_eq!(filters.matches("handle").count(), 1, "{filters}");
+        }
+        node.agent()?.stop(Duration::from_secs(10))?;
+        let removed = node.subcommand("detach")?;
+        assert!(removed.contains("xdp of eth0"), "{removed}");
+        assert_eq!(node.pinned(), [""; 0], "{}", node.name());
+        assert!(!node.pins.exists());
+        assert_eq!(program(&node)?, None);
+        let qdiscs = node.director.run(&format!("tc qdisc show dev {UPLINK}"))?;
+        assert!(!qdiscs.contains("clsact"), "{qdiscs}");
+        let neighbours = node.director.ip("neighbour show")?;
+        assert!(!neighbours.contains("managed"), "{neighbours}");
+        let again = node.subcommand("detach")?;
+        assert!(again.contains("nothing was attached"), "{again}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_qdisc_of_somebody_else_stays() -> Result<()> {
+    let mut node = Node::build()?;
+    node.director
+        .run(&format!("tc qdisc add dev {UPLINK} clsact"))?;
+    node.start(&["--tc", "clsact"])?;
+    node.await_status("the uplink to be attached", |status| {
+        attach_mode(status) == Some(AttachMode::Native)
+    })?;
+    node.agent()?.stop(Duration::from_secs(10))?;
+    node.subcommand("detach")?;
+    let qdiscs = node.director.run(&format!("tc qdisc show dev {UPLINK}"))?;
+    assert!(qdiscs.contains("clsact"), "{qdiscs}");
+    let filters = node
+        .director
+        .run(&format!("tc filter show dev {UPLINK} ingress"))?;
+    assert!(!filters.contains("sluice"), "{filters}");
+    Ok(())
+}
+
+#[test]
+fn next_hops_follow_the_network() -> Result<()> {
+    let mut node = Node::build()?;
+    node.decide(7, &[SERVER])?;
+    node.start(&[])?;
+    node.await_live(7)?;
+
+    // Another MAC address of the server.
+    node.server.ip("link set eth0 address 02:00:00:00:00:99")?;
+    node.director.ip(&format!(
+        "neighbour replace {SERVER} dev {UPLINK} lladdr 02:00:00:00:00:99 nud reachable"
+    ))?;
+    node.await_maps(&["record", SERVER, "02:00:00:00:00:99"])?;
+
+    // Another one of the director.
+    node.director
+        .ip(&format!("link set {UPLINK} address 02:00:00:00:00:11"))?;
+    node.await_maps(&["record", SERVER, "02:00:00:00:00:11"])?;
+
+    // A server that is there no more: dropped by name, and found again when it comes back.
+    node.server.ip("link set eth0 arp off")?;
+    node.server
+        .ip(&format!("address delete {SERVER}/24 dev eth0"))?;
+    node.director
+        .ip(&format!("neighbour delete {SERVER} dev {UPLINK}"))?;
+    node.await_maps(&["server", "unresolved"])?;
+    node.server.ip("link set eth0 arp on")?;
+    node.server
+        .ip(&format!("address add {SERVER}/24 dev eth0"))?;
+    node.await_maps(&["record", SERVER, "02:00:00:00:00:99"])?;
+    node.await_live(7)?;
+
+    // An uplink that is made anew.
+    node.director.ip(&format!("link delete {UPLINK}"))?;
+    node.await_status("the uplink to be missed", |status| {
+        attach_mode(status) == Some(AttachMode::None)
+            && find_condition(&status.conditions, ConditionType::Ready)
+                .is_some_and(|ready| ready.status == "False" && ready.message.contains(UPLINK))
+    })?;
+    node.connect()?;
+    node.await_live(7)?;
+    assert!(program(&node)?.is_some());
+    Ok(())
+}
+
+#[test]
+fn a_server_behind_a_bridge_is_left_to_tc() -> Result<()> {
+    let mut node = Node::build()?;
+    node.director.ip("link add name br0 type bridge")?;
+    node.director.ip("link set br0 up")?;
+    node.director.ip("address add 10.3.0.1/24 dev br0")?;
+    let (near, far) = (node.director.port("pod0"), node.server.port("pod"));
+    sluice_tests::net::Veth::between(near, far).create()?;
+    near.join(node.director.port("br0"))?;
+    node.server.ip("address add 10.3.0.2/24 dev pod")?;
+    node.decide(7, &["10.3.0.2"])?;
+    node.start(&[])?;
+    node.await_live(7)?;
+    node.await_maps(&["server", "tc"])?;
+    until("the bridge to be attached", LIMIT, || {
+        node.pinned().contains(&"ingress-br0".to_owned())
+    })?;
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_read_changes_nothing() -> Result<()> {
+    let mut node = Node::build()?;
+    node.decide(7, &[SERVER])?;
+    node.start(&[])?;
+    node.await_live(7)?;
+    node.await_maps(&["record", SERVER])?;
+
+    // Another agent meets the maps without any decision in sight.
+    let decided = node.directory().join(".status/VirtualServer");
+    let aside = node.directory().join(".status/.aside");
+    fs::rename(&decided, &aside)?;
+    node.agent()?.kill()?;
+    node.start(&[])?;
+    node.await_status("the agent to attach", |status| {
+        attach_mode(status) == Some(AttachMode::Native)
+    })?;
+    until("the agent to answer", LIMIT, || {
+        node.subcommand("dump").is_ok()
+    })?;
+    let dump = node.subcommand("dump")?;
+    assert!(dump.contains("vip 203.0.113.1 tcp 80"), "{dump}");
+    fs::rename(aside, decided)?;
+
+    // A broken status file: what is known stays, and the rest is followed once it is whole.
+    let path = node
+        .directory()
+        .join(".status/VirtualServer/default/web.yaml");
+    fs::write(&path, "status: {decision: [")?;
+    until("a complaint", LIMIT, || {
+        node.agent()
+            .is_ok_and(|agent| agent.log().contains("cannot read decisions"))
+    })?;
+    assert!(node.subcommand("dump")?.contains("vip 203.0.113.1 tcp 80"));
+    node.decide(9, &[SERVER])?;
+    node.await_live(9)?;
+    Ok(())
+}
+
+#[test]
+fn another_xdp_mode_takes_effect_while_running() -> Result<()> {
+    let mut node = Node::build()?;
+    node.start(&[])?;
+    let is =
+        |mode| move |status: &sluice_api::LoadBalancerNodeStatus| attach_mode(status) == Some(mode);
+    node.await_status("native mode", is(AttachMode::Native))?;
+    node.write_spec("Generic")?;
+    let status = node.await_status("generic mode", is(AttachMode::Generic))?;
+    assert_eq!(status.observed_generation, 2);
+    node.write_spec("Native")?;
+    node.await_status("native mode again", is(AttachMode::Native))?;
+    Ok(())
+}
+
+/// The monotonic clock in flow time units.
+fn flow_time() -> Result<u16> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    let nanoseconds = Duration::from(time).as_nanos();
+    Ok(u16::try_from((nanoseconds >> TIME_SHIFT) & 0xffff)?)
+}
+
+#[test]
+fn what_expired_is_swept_away() -> Result<()> {
+    let mut node = Node::build()?;
+    node.start(&[])?;
+    node.await_status("a status", |_| true)?;
+    let now = flow_time()?;
+    let long_ago = now.wrapping_sub(FlowState::Syn.timeout_units() + 10);
+    let data = |time| FlowData::new(1, 0, FlowState::Syn, time, 5000).0;
+
+    let flows = MapData::from_pin(node.pins.join("HALF4"))?;
+    let mut flows: Array<MapData, [u64; 8]> = Array::try_from(Map::from_map_data(flows)?)?;
+    let (dead, alive) = (7_u64 << 48 | 1, 7_u64 << 48 | 2);
+    let bucket = [dead, data(long_ago), alive, data(now), 0, 0, 0, 0];
+    flows.set(3, bucket, 0)?;
+
+    let claims = MapData::from_pin(node.pins.join("FULLNAT4"))?;
+    let mut claims: HashMap<MapData, [u8; 16], [u8; 24]> =
+        HashMap::try_from(Map::from_map_data(claims)?)?;
+    for (key, time) in [(1, long_ago), (2, now)] {
+        let mut value = [0; 24];
+        value[..8].copy_from_slice(&data(time).to_ne_bytes());
+        claims.insert([key; 16], value, 0)?;
+    }
+    until("the dead to be forgotten", LIMIT, || {
+        let bucket = flows.get(&3, 0).unwrap_or([1; 8]);
+        bucket[0] == 0 && claims.get(&[1; 16], 0).is_err()
+    })?;
+    assert_eq!(flows.get(&3, 0)?[2], alive);
+    assert!(claims.get(&[2; 16], 0).is_ok());
+    until("the half-open claims to be counted", LIMIT, || {
+        let counted =
+            config(&node).and_then(|c| Ok(c.get(&(ConfigWord::HalfOpenPorts as u32), 0)?));
+        counted.is_ok_and(|count| count == 1)
+            && node
+                .metric("sluice_flows{state=\"syn\"}")
+                .is_ok_and(|n| (n - 1.0).abs() < 0.5)
+    })?;
+    assert!(node.metric("sluice_expired_flows_total")? >= 1.0);
+    assert!(node.metric("sluice_expired_claims_total")? >= 1.0);
+    Ok(())
+}
