@@ -184,12 +184,19 @@ fn in_force(acknowledgement: &Acknowledgement, revision: u64) -> State {
     }
 }
 
+/// Names the first few.
 fn awaited(acknowledgement: &Acknowledgement) -> String {
-    let nodes: Vec<String> = acknowledgement
+    const NAMED: usize = 5;
+    let mut nodes: Vec<String> = acknowledgement
         .awaited
         .iter()
+        .take(NAMED)
         .map(|(node, revision)| format!("{node} (at {revision})"))
         .collect();
+    let further = acknowledgement.awaited.len() - nodes.len();
+    if further > 0 {
+        nodes.push(format!("{further} more"));
+    }
     nodes.join(", ")
 }
 

@@ -23,6 +23,9 @@ use store::Store;
 /// Timers of rollouts, the only ones of the core, are looked at this often when nothing else happens.
 const IDLE_MS: u64 = 1000;
 
+/// Conditions alone are written no more often than this: nodes acknowledge one by one.
+const CALM_MS: u64 = 500;
+
 /// The operator of one directory.
 #[derive(Debug)]
 pub struct Standalone {
@@ -38,6 +41,8 @@ pub struct Standalone {
     /// When the core last ran, and whether its answer may not be final yet.
     last_ms: u64,
     busy: bool,
+    /// When conditions were last written.
+    calm_ms: Option<u64>,
     _lock: Lock,
 }
 
@@ -55,6 +60,7 @@ impl Standalone {
             stale: true,
             last_ms: 0,
             busy: true,
+            calm_ms: None,
             directory,
             _lock: lock,
         })
@@ -83,7 +89,7 @@ impl Standalone {
             let outcome = self.reconcile(now);
             // Stays set when a write fails: what was not written is decided again.
             self.busy = true;
-            self.busy = self.write(outcome)?;
+            self.busy = self.write(outcome, monotonic_ms)?;
         }
         Ok(())
     }
@@ -110,8 +116,8 @@ impl Standalone {
     }
 
     /// Writes what changed: rollouts before the weights they ask for, decisions in the order of their revisions. Returns
-    /// whether anything changed.
-    fn write(&mut self, outcome: Outcome) -> Result<bool, DirectoryError> {
+    /// whether anything changed or is left to be written.
+    fn write(&mut self, outcome: Outcome, monotonic_ms: u64) -> Result<bool, DirectoryError> {
         let Outcome {
             mut virtual_servers,
             mut pools,
@@ -140,6 +146,11 @@ impl Standalone {
             }
         }
         changed |= self.pools.keep(directory, &pools)?;
+        let calm = self.calm_ms.map(|last| monotonic_ms.saturating_sub(last));
+        if calm.is_some_and(|ms| ms < CALM_MS) {
+            return Ok(true);
+        }
+        self.calm_ms = Some(monotonic_ms);
         while let Some((key, status)) = pools.pop_first() {
             changed |= self.pools.write(directory, &key, status)?;
         }
@@ -149,6 +160,7 @@ impl Standalone {
         Ok(changed)
     }
 
+    /// What is written at once: changed decisions, and acknowledged ones, which the next decision would hide.
     fn changed_decisions(
         &self,
         pools: &BTreeMap<ObjectKey, RealServerPoolStatus>,
@@ -162,9 +174,20 @@ impl Standalone {
             }
         }
         for (key, status) in virtual_servers {
+            let Some(decision) = &status.decision else {
+                continue;
+            };
             let last = self.virtual_servers.status(key);
-            let last = last.and_then(|s| s.decision.as_ref());
-            if let Some(decision) = status.decision.as_ref().filter(|new| last != Some(*new)) {
+            let same = last.is_some_and(|last| {
+                let revision = |status: &VirtualServerStatus| {
+                    status
+                        .acknowledged
+                        .as_ref()
+                        .map_or(0, |acknowledged| acknowledged.revision)
+                };
+                last.decision.as_ref() == Some(decision) && revision(last) == revision(status)
+            });
+            if !same {
                 changed.push((decision.revision, Kind::VirtualServer, key.clone()));
             }
         }

@@ -302,7 +302,12 @@ fn broken_yaml() {
         });
         assert_parts(&report.errors.join("\n"), &parts);
         assert_parts(&report.serving, &["last version"]);
-        assert_parts(&s.log(), &parts);
+        s.wait("log", |s| {
+            parts
+                .iter()
+                .all(|part| s.log().contains(part))
+                .then_some(())
+        });
         assert_eq!(s.decisions(), before);
     }
     s.kill();
