@@ -37,6 +37,12 @@ impl<const A: usize> Key<A> {
             let folded = (first ^ second.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             [high | folded >> 32, first, second]
         };
+        Self::stored(words, seed)
+    }
+
+    /// The key with these words.
+    #[inline(always)]
+    fn stored(words: [u64; 3], seed: u64) -> Self {
         Self {
             words,
             hash: hash::bucket::<A>(&words, seed),
@@ -236,7 +242,7 @@ pub(crate) fn remove<const A: usize, T: FamilyTables<A>>(tables: &T, found: &Fou
 
 /// Puts a flow into a table, in the place of its old entry, a free slot, an expired flow or else the oldest one of its
 /// two buckets. `false`: another CPU was faster, and the flow has no entry.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn insert<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     table: Table,
@@ -244,6 +250,20 @@ pub(crate) fn insert<const A: usize, T: Tables + FamilyTables<A>>(
     data: FlowData,
     now: u16,
 ) -> bool {
+    FamilyTables::<A>::insert_flow(tables, key.words, data, now, matches!(table, Table::HalfOpen))
+}
+
+/// What [`FamilyTables::insert_flow`] does: `words` are the key's as stored.
+#[inline(always)]
+pub fn insert_words<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    words: [u64; 3],
+    data: FlowData,
+    now: u16,
+    half_open: bool,
+) -> bool {
+    let table = if half_open { Table::HalfOpen } else { Table::Established };
+    let key = &Key::<A>::stored(words, tables.config(ConfigWord::FlowSeed));
     let [first, second] = key.buckets();
     let unknown = tables.unknown_zero();
     let mut best = u32::MAX;

@@ -72,6 +72,9 @@ pub trait FamilyTables<const A: usize> {
     fn fullnat_claim(&self, key: &FullNatKey<A>, value: &FullNatValue<A>) -> bool;
     /// Replaces the `data` word of a claim.
     fn fullnat_touch(&self, key: &FullNatKey<A>, data: sluice_abi::FlowData);
+    /// Puts a flow into one of the flow tables: [`crate::insert_words`]. A method, so that programs can make it a function
+    /// that the verifier checks once and not once for each way that leads there.
+    fn insert_flow(&self, words: [u64; 3], data: sluice_abi::FlowData, now: u16, half_open: bool) -> bool;
     /// The kernel's route from `source` to `destination`.
     fn route(&self, packet_ifindex: u32, source: &[u8; A], destination: &[u8; A]) -> Route;
 }

@@ -13,7 +13,7 @@ use sluice_abi::{
     ConfigWord, EndpointKey, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord,
     ServerRecord, ServerWord, Stat, VipWord,
 };
-use sluice_packet::{Bucket, FamilyTables, Route, Tables};
+use sluice_packet::{Bucket, FamilyTables, Route, Tables, insert_words};
 
 /// Address families of the kernel's `bpf_fib_lookup`.
 const AF_INET: u8 = 2;
@@ -78,9 +78,26 @@ impl Maps {
     }
 }
 
+/// The same number, as one that is used: a caller would leave an argument undefined that the function ignores.
+#[inline(always)]
+fn used(mut argument: u64) -> u64 {
+    // SAFETY: changes nothing.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) argument) };
+    argument
+}
+
 macro_rules! family {
     ($a:literal, $words:literal, $vips:ident, $backends:ident, $locals:ident, $flows:ident, $flows_mask:ident,
-     $half:ident, $half_mask:ident, $fullnat:ident, $route:ident) => {
+     $half:ident, $half_mask:ident, $fullnat:ident, $route:ident, $insert:ident) => {
+        /// A global function: the verifier checks it once, for any arguments.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $insert(first: u64, second: u64, third: u64, data: u64, how: u64) -> u32 {
+            let maps = Maps::new(core::ptr::null_mut());
+            let words = [first, used(second), used(third)];
+            u32::from(insert_words::<$a, _>(&maps, words, FlowData(data), how as u16, how >> 16 != 0))
+        }
+
         impl FamilyTables<$a> for Maps {
             type Bucket<'a> = Words<$words>;
 
@@ -130,6 +147,11 @@ macro_rules! family {
                 }
             }
             #[inline(always)]
+            fn insert_flow(&self, words: [u64; 3], data: FlowData, now: u16, half_open: bool) -> bool {
+                let how = u64::from(now) | u64::from(half_open) << 16;
+                $insert(words[0], words[1], words[2], data.0, how) != 0
+            }
+            #[inline(always)]
             fn route(&self, ifindex: u32, source: &[u8; $a], destination: &[u8; $a]) -> Route {
                 if Self::testing() {
                     return test_route(destination);
@@ -150,8 +172,7 @@ family!(
     HALF4,
     HALF4_MASK,
     FULLNAT4,
-    route_ipv4
-);
+    route_ipv4, insert_flow4);
 family!(
     16,
     16,
@@ -163,8 +184,7 @@ family!(
     HALF6,
     HALF6_MASK,
     FULLNAT6,
-    route_ipv6
-);
+    route_ipv6, insert_flow6);
 
 impl Tables for Maps {
     #[inline(always)]
