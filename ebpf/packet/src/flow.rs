@@ -77,15 +77,16 @@ pub(crate) enum Table {
     HalfOpen,
 }
 
-/// Where an entry was found.
+/// A live entry.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) data: FlowData,
     pub(crate) state: FlowState,
     pub(crate) table: Table,
-    bucket: u32,
-    word: u32,
 }
+
+/// Bit of a found entry's data, spare in [`FlowData`]: it is in the half-open table.
+const IN_HALF_OPEN: u64 = 1 << 31;
 
 /// The monotonic clock in flow time units.
 #[inline(always)]
@@ -129,15 +130,33 @@ pub(crate) fn find<const A: usize, T: Tables + FamilyTables<A>>(
     key: &Key<A>,
     now: u16,
 ) -> Option<Found> {
-    let found = match find_in(tables, Table::Established, key, now) {
-        Some(found) => Some(found),
-        None => find_in(tables, Table::HalfOpen, key, now),
+    let found = FamilyTables::<A>::find_flow(tables, key.words, now);
+    let data = FlowData(found & !IN_HALF_OPEN);
+    let table = if found & IN_HALF_OPEN == 0 {
+        Table::Established
+    } else {
+        Table::HalfOpen
     };
-    // The verifier would follow the rest once for each slot that it may be.
-    found.map(|found| Found {
-        word: found.word + tables.unknown_zero(),
-        ..found
+    Some(Found {
+        data,
+        state: data.state()?,
+        table,
     })
+}
+
+/// What [`FamilyTables::find_flow`] does: the data of the live entry with a key of these words, marked if the entry is
+/// half-open; 0 if there is none.
+#[inline(always)]
+pub fn find_words<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    words: [u64; 3],
+    now: u16,
+) -> u64 {
+    let key = Key::<A>::stored(words, tables.config(ConfigWord::FlowSeed));
+    if let Some(found) = find_in(tables, Table::Established, &key, now) {
+        return found.data.0;
+    }
+    find_in(tables, Table::HalfOpen, &key, now).map_or(0, |found| found.data.0 | IN_HALF_OPEN)
 }
 
 /// The live established entry of a flow.
@@ -175,23 +194,15 @@ fn find_in<const A: usize, T: FamilyTables<A>>(
     now: u16,
 ) -> Option<Found> {
     let [first, second] = key.buckets();
-    let (hash, word, data) = if let Some((word, data)) = scan(tables, table, first, key) {
-        (first, word, data)
-    } else {
-        let (word, data) = scan(tables, table, second, key)?;
-        (second, word, data)
+    let data = match scan(tables, table, first, key) {
+        Some((_, data)) => data,
+        None => scan(tables, table, second, key)?.1,
     };
     let state = data.state()?;
     if age(data, now) > state.timeout_units() + 1 {
         return None;
     }
-    Some(Found {
-        data,
-        state,
-        table,
-        bucket: hash,
-        word,
-    })
+    Some(Found { data, state, table })
 }
 
 /// The entry of `key` in one bucket: index of its data word, and the data.
@@ -221,23 +232,83 @@ fn scan<const A: usize, T: FamilyTables<A>>(
 
 /// Replaces the data of an entry, unless it changed meanwhile.
 #[inline(always)]
-pub(crate) fn replace<const A: usize, T: FamilyTables<A>>(
+pub(crate) fn replace<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     found: &Found,
+    key: &Key<A>,
     data: FlowData,
 ) {
-    if let Some(bucket) = bucket(tables, found.table, found.bucket) {
-        bucket.compare_exchange(found.word as usize, found.data.0, data.0);
+    FamilyTables::<A>::change_flow(tables, key.words, found.marked(), data);
+}
+
+/// Removes an entry, unless it changed meanwhile.
+#[inline(always)]
+pub(crate) fn remove<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    found: &Found,
+    key: &Key<A>,
+) {
+    FamilyTables::<A>::change_flow(tables, key.words, found.marked(), FlowData::default());
+}
+
+impl Found {
+    /// As [`find_words`] gave it.
+    #[inline(always)]
+    fn marked(&self) -> u64 {
+        match self.table {
+            Table::Established => self.data.0,
+            Table::HalfOpen => self.data.0 | IN_HALF_OPEN,
+        }
     }
 }
 
-/// Removes an entry that still holds `key`.
+/// What [`FamilyTables::change_flow`] does: replaces the data of the entry with a key of these words, or removes the entry
+/// if the new data is 0, provided that its data is still `found`, as [`find_words`] gave it.
 #[inline(always)]
-pub(crate) fn remove<const A: usize, T: FamilyTables<A>>(tables: &T, found: &Found, key: &Key<A>) {
-    if let Some(bucket) = bucket(tables, found.table, found.bucket) {
-        let first = (found.word as usize).wrapping_sub(Key::<A>::WORDS - 1);
-        bucket.compare_exchange(first, key.words[0], 0);
+pub fn change_words<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    words: [u64; 3],
+    found: u64,
+    data: FlowData,
+) {
+    let key = Key::<A>::stored(words, tables.config(ConfigWord::FlowSeed));
+    let table = if found & IN_HALF_OPEN == 0 {
+        Table::Established
+    } else {
+        Table::HalfOpen
+    };
+    let [first, second] = key.buckets();
+    if !change_in(tables, table, first, &key, found & !IN_HALF_OPEN, data) {
+        change_in(tables, table, second, &key, found & !IN_HALF_OPEN, data);
     }
+}
+
+/// [`change_words`] in one bucket; `false` if the entry is not there.
+#[inline(always)]
+fn change_in<const A: usize, T: FamilyTables<A>>(
+    tables: &T,
+    table: Table,
+    hash: u32,
+    key: &Key<A>,
+    old: u64,
+    data: FlowData,
+) -> bool {
+    let Some((word, now)) = scan(tables, table, hash, key) else {
+        return false;
+    };
+    if now.0 != old {
+        return true;
+    }
+    let Some(bucket) = bucket(tables, table, hash) else {
+        return true;
+    };
+    if data.0 == 0 {
+        let first = (word as usize).wrapping_sub(Key::<A>::WORDS - 1);
+        bucket.compare_exchange(first, key.words[0], 0);
+    } else {
+        bucket.compare_exchange(word as usize, old, data.0);
+    }
+    true
 }
 
 /// Puts a flow into a table, in the place of its old entry, a free slot, an expired flow or else the oldest one of its
@@ -250,7 +321,13 @@ pub(crate) fn insert<const A: usize, T: Tables + FamilyTables<A>>(
     data: FlowData,
     now: u16,
 ) -> bool {
-    FamilyTables::<A>::insert_flow(tables, key.words, data, now, matches!(table, Table::HalfOpen))
+    FamilyTables::<A>::insert_flow(
+        tables,
+        key.words,
+        data,
+        now,
+        matches!(table, Table::HalfOpen),
+    )
 }
 
 /// What [`FamilyTables::insert_flow`] does: `words` are the key's as stored.
@@ -262,7 +339,11 @@ pub fn insert_words<const A: usize, T: Tables + FamilyTables<A>>(
     now: u16,
     half_open: bool,
 ) -> bool {
-    let table = if half_open { Table::HalfOpen } else { Table::Established };
+    let table = if half_open {
+        Table::HalfOpen
+    } else {
+        Table::Established
+    };
     let key = &Key::<A>::stored(words, tables.config(ConfigWord::FlowSeed));
     let [first, second] = key.buckets();
     let unknown = tables.unknown_zero();
@@ -394,7 +475,7 @@ pub(crate) fn follow<const A: usize, T: Tables + FamilyTables<A>>(
         return None;
     }
     match found.table {
-        Table::Established => replace::<A, T>(tables, found, data),
+        Table::Established => replace(tables, found, key, data),
         Table::HalfOpen => promote(tables, key, found, data, now),
     }
     Some(data)
@@ -405,6 +486,7 @@ pub(crate) fn follow<const A: usize, T: Tables + FamilyTables<A>>(
 #[inline(always)]
 pub(crate) fn follow_reply<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
+    key: &Key<A>,
     found: &Found,
     protocol: u8,
     flags: u8,
@@ -419,7 +501,7 @@ pub(crate) fn follow_reply<const A: usize, T: Tables + FamilyTables<A>>(
     if data == old {
         return None;
     }
-    replace::<A, T>(tables, found, data);
+    replace(tables, found, key, data);
     Some(data)
 }
 
@@ -434,7 +516,7 @@ pub(crate) fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
     match find(tables, key, now) {
         Some(found) if found.data.server() != data.server() => {}
         Some(found) => match found.table {
-            Table::Established => replace::<A, T>(tables, &found, data),
+            Table::Established => replace(tables, &found, key, data),
             Table::HalfOpen => promote(tables, key, &found, data, now),
         },
         None => {
@@ -455,7 +537,7 @@ pub(crate) fn keep_alive<const A: usize, T: Tables + FamilyTables<A>>(
         && matches!(found.table, Table::Established)
         && found.data.server() == data.server()
     {
-        replace::<A, T>(tables, &found, data);
+        replace(tables, &found, key, data);
     }
 }
 

@@ -43,7 +43,7 @@ mod unwrap;
 mod verdict;
 
 pub use checksum::update_transport;
-pub use flow::{Key as FlowKey, insert_words};
+pub use flow::{Key as FlowKey, change_words, find_words, insert_words};
 pub use tables::{Bucket, FamilyTables, Hook, Packet, Route, Tables};
 pub use verdict::{Action, Outcome, Verdict};
 

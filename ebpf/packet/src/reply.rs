@@ -132,7 +132,8 @@ fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
         return;
     }
     let record = server.record;
-    if let Some(data) = flow::follow_reply::<A, T>(tables, &found, tuple.protocol, tuple.flags, now)
+    if let Some(data) =
+        flow::follow_reply::<A, T>(tables, &key, &found, tuple.protocol, tuple.flags, now)
     {
         let forward = flow::key(
             tables,

@@ -13,7 +13,7 @@ use sluice_abi::{
     ConfigWord, EndpointKey, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord,
     ServerRecord, ServerWord, Stat, VipWord,
 };
-use sluice_packet::{Bucket, FamilyTables, Route, Tables, insert_words};
+use sluice_packet::{Bucket, FamilyTables, Route, Tables, change_words, find_words, insert_words};
 
 /// Address families of the kernel's `bpf_fib_lookup`.
 const AF_INET: u8 = 2;
@@ -88,14 +88,44 @@ fn used(mut argument: u64) -> u64 {
 
 macro_rules! family {
     ($a:literal, $words:literal, $vips:ident, $backends:ident, $locals:ident, $flows:ident, $flows_mask:ident,
-     $half:ident, $half_mask:ident, $fullnat:ident, $route:ident, $insert:ident) => {
-        /// A global function: the verifier checks it once, for any arguments.
+     $half:ident, $half_mask:ident, $fullnat:ident, $route:ident, $insert:ident, $find:ident, $change:ident) => {
+        // Global functions: the verifier checks them once, for any arguments.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $find(first: u64, second: u64, third: u64, now: u64) -> u64 {
+            let maps = Maps::new(core::ptr::null_mut());
+            find_words::<$a, _>(&maps, [first, used(second), used(third)], now as u16)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $change(
+            first: u64,
+            second: u64,
+            third: u64,
+            found: u64,
+            data: u64,
+        ) -> u32 {
+            let maps = Maps::new(core::ptr::null_mut());
+            change_words::<$a, _>(
+                &maps,
+                [first, used(second), used(third)],
+                found,
+                FlowData(data),
+            );
+            0
+        }
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $insert(first: u64, second: u64, third: u64, data: u64, how: u64) -> u32 {
             let maps = Maps::new(core::ptr::null_mut());
             let words = [first, used(second), used(third)];
-            u32::from(insert_words::<$a, _>(&maps, words, FlowData(data), how as u16, how >> 16 != 0))
+            u32::from(insert_words::<$a, _>(
+                &maps,
+                words,
+                FlowData(data),
+                how as u16,
+                how >> 16 != 0,
+            ))
         }
 
         impl FamilyTables<$a> for Maps {
@@ -147,7 +177,21 @@ macro_rules! family {
                 }
             }
             #[inline(always)]
-            fn insert_flow(&self, words: [u64; 3], data: FlowData, now: u16, half_open: bool) -> bool {
+            fn find_flow(&self, words: [u64; 3], now: u16) -> u64 {
+                $find(words[0], words[1], words[2], u64::from(now))
+            }
+            #[inline(always)]
+            fn change_flow(&self, words: [u64; 3], found: u64, data: FlowData) {
+                $change(words[0], words[1], words[2], found, data.0);
+            }
+            #[inline(always)]
+            fn insert_flow(
+                &self,
+                words: [u64; 3],
+                data: FlowData,
+                now: u16,
+                half_open: bool,
+            ) -> bool {
                 let how = u64::from(now) | u64::from(half_open) << 16;
                 $insert(words[0], words[1], words[2], data.0, how) != 0
             }
@@ -172,7 +216,11 @@ family!(
     HALF4,
     HALF4_MASK,
     FULLNAT4,
-    route_ipv4, insert_flow4);
+    route_ipv4,
+    insert_flow4,
+    find_flow4,
+    change_flow4
+);
 family!(
     16,
     16,
@@ -184,7 +232,11 @@ family!(
     HALF6,
     HALF6_MASK,
     FULLNAT6,
-    route_ipv6, insert_flow6);
+    route_ipv6,
+    insert_flow6,
+    find_flow6,
+    change_flow6
+);
 
 impl Tables for Maps {
     #[inline(always)]
