@@ -84,11 +84,8 @@ pub struct Usages {
 }
 
 impl Usages {
-    /// Nothing is in use where there is no image.
-    pub fn of(image: Option<&Image>) -> Self {
-        let Some(image) = image else {
-            return Self::default();
-        };
+    /// Counts an image.
+    pub fn of(image: &Image) -> Self {
         Self {
             vips: fuller(image.vips.keys().map(|endpoint| endpoint.address)),
             backends: fuller(image.backends.keys().map(|endpoint| endpoint.address)),

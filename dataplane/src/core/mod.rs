@@ -25,7 +25,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use sluice_abi::ConfigWord;
 use sluice_api::LoadBalancerNodeStatus;
 use sluice_planner::{
-    Image, Limits, MapOp, NodeConfig, Plan, Problem, RingCache, diff, live, node_config, plan_with,
+    Image, Limits, MapOp, NodeConfig, NodeView, Plan, Problem, RingCache, diff, node_config,
+    plan_with,
 };
 use tracing::{debug, error, info, warn};
 
@@ -36,6 +37,7 @@ use crate::source::{Decisions, Event, NodeSpec};
 use crate::state::State;
 
 use attachments::Attachments;
+use status::Summary;
 
 /// Quiet time that ends a burst of news.
 const QUIET: Duration = Duration::from_millis(3);
@@ -123,6 +125,7 @@ pub struct Core {
     node: Option<NodeSpec>,
     role_set: Option<u64>,
     decisions: Option<Decisions>,
+    decisions_changed: bool,
     peers: BTreeMap<String, BTreeSet<IpAddr>>,
 
     dirty: Dirty,
@@ -131,12 +134,14 @@ pub struct Core {
     /// What the maps hold; `None` when it must be read back.
     actual: Option<Arc<Image>>,
     intended: Arc<Image>,
+    view: NodeView,
     config: NodeConfig,
     /// The revision and configuration that were applied last.
     applied: Option<(u64, NodeConfig)>,
     limit_problems: Vec<Problem>,
     failure: Option<String>,
     rings: RingCache,
+    summary: Summary,
 
     status: LoadBalancerNodeStatus,
     last_report: Option<Instant>,
@@ -167,6 +172,7 @@ impl Core {
             node: None,
             role_set: None,
             decisions: None,
+            decisions_changed: false,
             peers: BTreeMap::new(),
             dirty: Dirty {
                 network: true,
@@ -176,11 +182,13 @@ impl Core {
             apply_retry: BackOff::default(),
             actual: None,
             intended: Arc::default(),
+            view: NodeView::default(),
             config: NodeConfig::default(),
             applied: None,
             limit_problems: Vec::new(),
             failure: None,
             rings: RingCache::default(),
+            summary: Summary::default(),
             status: before,
             last_report: None,
         }
@@ -224,6 +232,7 @@ impl Core {
             Input::Source(Event::Decisions(decisions)) => {
                 debug!(revision = decisions.revision, "new decisions");
                 self.decisions = Some(decisions);
+                self.decisions_changed = true;
             }
             Input::Source(Event::Node(node)) => {
                 info!(role = ?node.spec.role, interfaces = ?node.spec.interfaces, "this node's spec");
@@ -259,7 +268,7 @@ impl Core {
 
     /// When the next turn is due without any news.
     fn deadline(&self, now: Instant) -> Instant {
-        let report = self.last_report.map_or(now, |last| last + HEARTBEAT);
+        let report = self.last_report.map_or(now + TURN, |last| last + HEARTBEAT);
         let network = self
             .network_retry
             .until
@@ -394,16 +403,26 @@ impl Core {
             &self.peers,
             now,
         );
-        let revision = decisions.revision;
-        self.config = node_config(&decisions.snapshot, &view);
-        if self
-            .applied
-            .as_ref()
-            .is_some_and(|(applied, config)| *applied == revision && *config == self.config)
+        if self.applied.is_some() && !self.decisions_changed && view == self.view
             || !self.apply_retry.is_over(now)
         {
             return;
         }
+        let revision = decisions.revision;
+        self.config = node_config(&decisions.snapshot, &view);
+        self.view = view;
+        self.decisions_changed = false;
+        let as_applied = |(_, config): &(u64, NodeConfig)| *config == self.config;
+        if self.applied.as_ref().is_some_and(as_applied) {
+            self.applied = Some((revision, self.config.clone()));
+        } else {
+            self.bring_about(revision, now);
+        }
+        self.summary = self.summarize();
+    }
+
+    /// Applies the configuration, or sees to it that this is tried again.
+    fn bring_about(&mut self, revision: u64, now: Instant) {
         match self.apply() {
             Ok(()) => {
                 self.applied = Some((revision, self.config.clone()));
@@ -474,12 +493,5 @@ impl Core {
                 .filter_map(|word| image.records.get(&word.slot()))
         });
         records.map(|record| record.ifindex).collect()
-    }
-
-    fn exceptions(&self) -> Vec<Problem> {
-        match &self.actual {
-            Some(actual) => live(&self.config, actual),
-            None => live(&self.config, &Image::default()),
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! What the node reports: what is, never what was intended.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,33 +11,61 @@ use sluice_api::{
     MAX_EXCEPTIONS, MAX_MESSAGE_LENGTH, MAX_NODE_ADDRESSES, NodeException, Reason, Time,
     set_condition,
 };
-use sluice_planner::{Image, Limits, ObjectKind, Problem};
+use sluice_planner::{Image, Limits, ObjectKind, Problem, live};
 
 use super::{Core, HEARTBEAT, labels};
 use crate::maps::kernel_release;
-use crate::state::{Published, Usages};
+use crate::state::{Published, ServerLabels, Usages};
+
+/// What follows from configuration and maps.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    exceptions: Vec<NodeException>,
+    servers: Arc<BTreeMap<u32, ServerLabels>>,
+    capacity: Vec<CapacityEntry>,
+    /// What is not as described, though the decisions are in force.
+    notes: Vec<String>,
+}
 
 impl Core {
+    /// To be called when configuration or maps have changed.
+    pub(super) fn summarize(&self) -> Summary {
+        let actual = self.actual.clone().unwrap_or_default();
+        let exceptions = live(&self.config, &actual);
+        let servers = match &self.decisions {
+            Some(decisions) => labels::of_servers(&actual, &self.config, &decisions.snapshot),
+            None => BTreeMap::new(),
+        };
+        let problems = self.config.problems.iter().chain(&self.limit_problems);
+        let is_note =
+            |problem: &&Problem| !problem.exception || problem.kind == ObjectKind::LoadBalancerNode;
+        Summary {
+            exceptions: exceptions.iter().filter_map(exception).collect(),
+            servers: Arc::new(servers),
+            capacity: capacity(&actual, &self.limits),
+            notes: problems.filter(is_note).map(ToString::to_string).collect(),
+        }
+    }
+
     /// Publishes what is, and has it written when it changed or the heart must beat.
     pub(super) fn report(&mut self, now: Instant) {
-        let exceptions: Vec<NodeException> =
-            self.exceptions().iter().filter_map(exception).collect();
         let not_ready = self.not_ready();
-        self.publish(&exceptions, not_ready.clone());
+        self.publish(not_ready.clone());
         let Some(node) = &self.node else {
             return;
         };
+        let exceptions = &self.summary.exceptions;
         let mut status = LoadBalancerNodeStatus {
             observed_generation: node.generation,
             conditions: self.status.conditions.clone(),
             addresses: self.own_addresses(),
             acknowledged_revision: self.acknowledged(),
             exception_count: u32::try_from(exceptions.len()).unwrap_or(u32::MAX),
-            exceptions: exceptions.into_iter().take(MAX_EXCEPTIONS).collect(),
+            exceptions: exceptions.iter().take(MAX_EXCEPTIONS).cloned().collect(),
             heartbeat_time: self.status.heartbeat_time.clone(),
             interfaces: self.attachments.uplinks().cloned().collect(),
             capabilities: Some(self.capabilities()),
-            capacity: capacity(self.actual.as_deref(), &self.limits),
+            capacity: self.summary.capacity.clone(),
         };
         let time = Time(Timestamp::now());
         let (reason, message) = self.readiness(&not_ready);
@@ -57,28 +87,23 @@ impl Core {
         }
     }
 
-    fn publish(&self, exceptions: &[NodeException], not_ready: Vec<String>) {
-        let actual = self.actual.clone().unwrap_or_default();
-        let servers = match &self.decisions {
-            Some(decisions) => labels::of_servers(&actual, &self.config, &decisions.snapshot),
-            None => std::collections::BTreeMap::new(),
-        };
+    fn publish(&self, not_ready: Vec<String>) {
         let (neighbours, neighbours_unresolved) = self.resolver.counts();
         self.state.publish(Published {
             intended: Arc::clone(&self.intended),
-            servers: Arc::new(servers),
+            actual: self.actual.clone().unwrap_or_default(),
+            servers: Arc::clone(&self.summary.servers),
             acknowledged_revision: self.acknowledged(),
-            exceptions: exceptions.to_vec(),
+            exceptions: self.summary.exceptions.clone(),
             interfaces: self
                 .attachments
                 .uplinks()
                 .map(|uplink| (uplink.name.clone(), uplink.attach_mode))
                 .collect(),
-            capacity: capacity(self.actual.as_deref(), &self.limits),
+            capacity: self.summary.capacity.clone(),
             neighbours,
             neighbours_unresolved,
             not_ready,
-            actual,
         });
     }
 
@@ -90,12 +115,12 @@ impl Core {
         }
     }
 
-    fn own_addresses(&self) -> Vec<std::net::IpAddr> {
+    fn own_addresses(&self) -> Vec<IpAddr> {
         let addresses = self.table.addresses().into_iter();
         addresses
             .filter(|address| match address {
-                std::net::IpAddr::V4(address) => !address.is_link_local(),
-                std::net::IpAddr::V6(address) => !address.is_unicast_link_local(),
+                IpAddr::V4(address) => !address.is_link_local(),
+                IpAddr::V6(address) => !address.is_unicast_link_local(),
             })
             .take(MAX_NODE_ADDRESSES)
             .collect()
@@ -144,15 +169,7 @@ impl Core {
         if !not_ready.is_empty() {
             return (Reason::NotInForce, not_ready.join("; "));
         }
-        let notes: Vec<String> = self
-            .config
-            .problems
-            .iter()
-            .filter(|problem| !problem.exception)
-            .chain(&self.limit_problems)
-            .map(ToString::to_string)
-            .collect();
-        (Reason::AsExpected, notes.join("; "))
+        (Reason::AsExpected, self.summary.notes.join("; "))
     }
 }
 
@@ -173,7 +190,7 @@ fn exception(problem: &Problem) -> Option<NodeException> {
 }
 
 /// Limits of the planner's maps and their use. Of a map in two families, the fuller one.
-fn capacity(image: Option<&Image>, limits: &Limits) -> Vec<CapacityEntry> {
+fn capacity(image: &Image, limits: &Limits) -> Vec<CapacityEntry> {
     let usages = Usages::of(image);
     let entry = |name: &str, limit: u32, used: usize| CapacityEntry {
         name: name.to_owned(),
