@@ -31,7 +31,18 @@ pub(crate) fn run(check: bool) -> Result<()> {
             stale.join(", ")
         );
     }
-    Ok(())
+    // The definitions and the API reference come from the types by their own program, which keeps this one small.
+    let verb = if check { "--check" } else { "--write" };
+    command::run(&mut command::cargo([
+        "run",
+        "--quiet",
+        "--package",
+        "sluice-api",
+        "--bin",
+        "generate-crds",
+        "--",
+        verb,
+    ]))
 }
 
 /// Every generated file with its content, by path from the root.

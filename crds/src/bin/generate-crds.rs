@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     match run(write) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(drifted) => {
-            eprintln!("{drifted} files differ from the types: run generate-crds --write");
+            eprintln!("{drifted} files differ from the types: run `cargo xtask generate`");
             ExitCode::FAILURE
         }
         Err(error) => {
