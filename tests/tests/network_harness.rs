@@ -12,7 +12,7 @@ use sluice_tests::net::fabric::{
 };
 use sluice_tests::net::{
     Cidr, Connection, ConnectionMaker, Counters, Direction, Dual, Echo, Family, KeptConnections,
-    Namespace, Process, Protocol, Route, Run, UdpStream, Veth, Web, remains,
+    Namespace, Process, Protocol, Route, Run, UdpStream, Veth, Web, expect_no_remains, remains,
     retransmitted_segments, sweep, until,
 };
 
@@ -302,17 +302,18 @@ fn a_killed_run_is_swept_and_a_finished_one_leaves_nothing() {
         .find_map(|line| Some(line.unwrap().strip_prefix("ready ")?.to_owned()))
         .unwrap();
     assert!(remains().unwrap().contains(&run));
+    expect_no_remains(&run).unwrap_err();
     sweep().unwrap();
     assert!(remains().unwrap().contains(&run), "a living run was swept");
     child.kill().unwrap();
     child.wait().unwrap();
     sweep().unwrap();
-    assert!(!remains().unwrap().contains(&run), "a dead run was left");
+    expect_no_remains(&run).unwrap();
 
     let finished = Run::start().unwrap();
     let name = finished.name().to_owned();
     finished.namespace("node").unwrap();
     assert!(remains().unwrap().contains(&name));
     drop(finished);
-    assert!(!remains().unwrap().contains(&name));
+    expect_no_remains(&name).unwrap();
 }

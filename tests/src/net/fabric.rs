@@ -1,34 +1,38 @@
 //! The network of the tests and of the demo.
 //!
 //! ```text
-//!  client ── router ──┬── switch ──┬── director-1 ──(bridge)── pods
-//!                     │            ├── director-2
-//!                     │            ├── servers
-//!                     │            └── far router ── far servers
+//!                                              ┌─(bridge)── pods
+//!  client ── router ── switch ──┬── director-1 ─┴─(second link)── back switch ── back servers
+//!                               ├── director-2
+//!                               ├── servers
+//!                               └── far router ── far servers
 //! ```
 //!
 //! Every box is a namespace; all of it speaks IPv4 and IPv6. The switch is one Ethernet segment. The router sends the
 //! VIPs of the first block to director 1 and spreads those of the second over both directors by flow. Packets with
-//! sources that do not belong where they come from are dropped everywhere. What the namespaces get is what an
+//! sources that do not belong where they come from are dropped on the router, the directors and the servers. What the namespaces get is what an
 //! administrator gives hosts: addresses, routes, servers. The rest is Sluice's.
 //!
 //! Only veth asks for something that real networks do not: the far ends of the directors' links pass packets through an
 //! XDP program, without which nothing that a director transmits from XDP arrives, and complete checksums before they
 //! send, since an unfinished one exists only within one machine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result};
 
-use super::address::{Cidr, Dual, Family};
+use super::address::{Dual, Family};
 use super::counter::{Counters, Direction};
 use super::link::{Port, Route, Veth};
 use super::namespace::Namespace;
 use super::run::Run;
+use super::sources::CLIENT_SOURCES;
 use super::udp::Echo;
 use super::web::Web;
 use super::xdp::PassProgram;
+
+pub use super::sources::client_sources;
 
 /// The largest IP packet on the segment, in bytes: room for the outer headers of tunnels beside whole client packets.
 pub const FABRIC_MTU: u16 = 1600;
@@ -45,6 +49,9 @@ pub const UPLINK: &str = "eth0";
 /// The bridge on director 1 behind which pods are.
 pub const POD_BRIDGE: &str = "pods0";
 
+/// The second link of director 1.
+pub const BACK_LINK: &str = "eth1";
+
 const BRIDGE: &str = "fabric0";
 const ROUTER: &str = "router";
 const FAR_ROUTER: &str = "far-router";
@@ -53,11 +60,10 @@ const FAR_LINK: &str = "far0";
 const NAT_TABLE: u32 = 100;
 
 const CLIENT_NET: Dual = dual([192, 0, 2], 0x1);
-/// Addresses that the client may use as sources beside its own.
-const CLIENT_SOURCES: Dual = dual([198, 18, 0], 0x18);
 const FABRIC_NET: Dual = dual([10, 1, 0], 0xf);
 const FAR_NET: Dual = dual([10, 2, 0], 0xfa);
 const POD_NET: Dual = dual([10, 3, 0], 0xb);
+const BACK_NET: Dual = dual([10, 4, 0], 0xbac);
 const VIPS_OF_ONE: Dual = dual([203, 0, 113], 0xcafe);
 const VIPS_OF_BOTH: Dual = dual([203, 0, 114], 0xcaff);
 
@@ -87,6 +93,8 @@ pub enum Place {
     Far,
     /// Behind the bridge of director 1.
     Pod,
+    /// At the second link of director 1.
+    Back,
 }
 
 /// Where a server sends what is not on its own network.
@@ -152,6 +160,7 @@ pub struct Fabric {
     client: Namespace,
     router: Namespace,
     switch: Namespace,
+    back_switch: Option<Namespace>,
     pass: PassProgram,
     run: Run,
 }
@@ -167,6 +176,7 @@ impl Fabric {
             client: run.namespace("client")?,
             router: run.namespace(ROUTER)?,
             switch: run.namespace("switch")?,
+            back_switch: None,
             pass: PassProgram::load()?,
             run,
         };
@@ -181,6 +191,9 @@ impl Fabric {
         }
         if servers.iter().any(|server| server.place == Place::Pod) {
             fabric.add_pod_bridge()?;
+        }
+        if servers.iter().any(|server| server.place == Place::Back) {
+            fabric.add_back_link()?;
         }
         for (server, host) in servers.iter().zip(21..) {
             fabric.add_server(server, host)?;
@@ -290,19 +303,13 @@ impl Fabric {
 
     /// Connects a namespace to the segment.
     fn plug(&self, namespace: &Namespace, name: &str, address: Dual) -> Result<()> {
-        let (near, far) = (namespace.port(UPLINK), self.switch.port(name));
-        Veth::between(near, far).mtu(FABRIC_MTU).create()?;
-        far.join(self.switch.port(BRIDGE))?;
-        near.addresses(address.prefixes(24, 64))?;
-        Ok(())
+        plug_in(namespace.port(UPLINK), &self.switch, name, address)
     }
 
     fn add_director(&mut self, name: &str, address: Dual) -> Result<()> {
         let namespace = self.run.namespace(name)?;
         self.plug(&namespace, name, address)?;
-        let far = self.switch.port(name);
-        far.disable_transmit_checksums()?;
-        self.pass.attach(far)?;
+        prepare_far_end(&mut self.pass, self.switch.port(name))?;
         namespace.enable_forwarding()?;
         namespace.filter_reverse_path()?;
         use_gateway(&namespace, FABRIC_NET.host(1))?;
@@ -319,7 +326,7 @@ impl Fabric {
             .port(FAR_LINK)
             .addresses(FAR_NET.host(1).prefixes(24, 64))?;
         namespace.enable_forwarding()?;
-        namespace.filter_reverse_path()?;
+        // No reverse-path filter: servers behind it answer from VIPs, which it would reach the other way.
         use_gateway(&namespace, FABRIC_NET.host(1))?;
         for family in Family::BOTH {
             let director = FABRIC_NET.host(11).of(family);
@@ -347,6 +354,17 @@ impl Fabric {
         Ok(())
     }
 
+    fn add_back_link(&mut self) -> Result<()> {
+        let switch = self.run.namespace("back-switch")?;
+        switch.bridge(BRIDGE, FABRIC_MTU)?;
+        let director = self.node(DIRECTORS[0])?.namespace.clone();
+        let address = BACK_NET.host(11);
+        plug_in(director.port(BACK_LINK), &switch, DIRECTORS[0], address)?;
+        prepare_far_end(&mut self.pass, switch.port(DIRECTORS[0]))?;
+        self.back_switch = Some(switch);
+        Ok(())
+    }
+
     fn add_server(&mut self, server: &ServerSpec, host: u8) -> Result<()> {
         let namespace = self.run.namespace(server.name)?;
         let (address, gateway) = match (server.place, server.gateway) {
@@ -354,12 +372,17 @@ impl Fabric {
             (Place::Fabric, Gateway::Director) => (FABRIC_NET.host(host), FABRIC_NET.host(11)),
             (Place::Far, _) => (FAR_NET.host(host), FAR_NET.host(1)),
             (Place::Pod, _) => (POD_NET.host(host), POD_NET.host(1)),
+            (Place::Back, _) => (BACK_NET.host(host), BACK_NET.host(11)),
         };
         match server.place {
             Place::Fabric => self.plug(&namespace, server.name, address)?,
             Place::Far => self.plug_behind(FAR_ROUTER, FAR_LINK, &namespace, server, address)?,
             Place::Pod => {
                 self.plug_behind(DIRECTORS[0], POD_BRIDGE, &namespace, server, address)?;
+            }
+            Place::Back => {
+                let switch = self.back_switch.as_ref().context("no back switch")?;
+                plug_in(namespace.port(UPLINK), switch, server.name, address)?;
             }
         }
         namespace.filter_reverse_path()?;
@@ -400,88 +423,48 @@ impl Fabric {
     }
 }
 
+/// Connects a port to a switch's port `name`.
+fn plug_in(near: Port<'_>, switch: &Namespace, name: &str, address: Dual) -> Result<()> {
+    let far = switch.port(name);
+    Veth::between(near, far).mtu(FABRIC_MTU).create()?;
+    far.join(switch.port(BRIDGE))?;
+    near.addresses(address.prefixes(24, 64))?;
+    Ok(())
+}
+
+/// Makes the far end of a director's link receive what XDP transmits, and finish what it sends.
+fn prepare_far_end(pass: &mut PassProgram, far: Port<'_>) -> Result<()> {
+    far.disable_transmit_checksums()?;
+    pass.attach(far)
+}
+
 fn use_gateway(namespace: &Namespace, gateway: Dual) -> Result<()> {
     Family::BOTH
         .iter()
         .try_for_each(|&family| namespace.route(&Route::default_via(gateway.of(family))))
 }
 
-/// `count` different sources of clients, by a fixed seed: addresses of the client's range with unprivileged ports.
-pub fn client_sources(family: Family, seed: u64, count: usize) -> Vec<SocketAddr> {
-    let mut state = seed;
-    let mut sources = BTreeSet::new();
-    let mut order = Vec::with_capacity(count);
-    while order.len() < count {
-        let draw = split_mix(&mut state).to_be_bytes();
-        let host = u16::from_be_bytes([draw[0], draw[1]]);
-        let port = 1024 | u16::from_be_bytes([draw[2], draw[3]]);
-        let source = SocketAddr::new(client_source(family, host), port);
-        if sources.insert(source) {
-            order.push(source);
-        }
-    }
-    order
-}
-
-fn client_source(family: Family, host: u16) -> IpAddr {
-    let [high, low] = host.to_be_bytes();
-    match family {
-        Family::V4 => {
-            let [a, b, ..] = CLIENT_SOURCES.v4.octets();
-            Ipv4Addr::new(a, b, high, low).into()
-        }
-        Family::V6 => {
-            let mut segments = CLIENT_SOURCES.v6.segments();
-            segments[7] = host;
-            Ipv6Addr::from(segments).into()
-        }
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-const fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// Expressions of nftables for packets whose source is a VIP: replies on their way to clients.
+/// Expression of nftables for packets whose source is any VIP: replies on their way to clients.
 pub fn from_vips(family: Family) -> String {
-    vips(family, "saddr")
-}
-
-/// Expressions of nftables for packets to a VIP.
-pub fn to_vips(family: Family) -> String {
-    vips(family, "daddr")
-}
-
-fn vips(family: Family, field: &str) -> String {
+    let header = header(family);
     let blocks = [VIPS_OF_ONE, VIPS_OF_BOTH].map(|block| {
         let [v4, v6] = block.prefixes(24, 48);
         match family {
-            Family::V4 => v4,
-            Family::V6 => v6,
+            Family::V4 => v4.to_string(),
+            Family::V6 => v6.to_string(),
         }
     });
-    let [one, both] = blocks.map(|block: Cidr| block.to_string());
-    let header = match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    };
-    format!("{header} {field} {{ {one}, {both} }}")
+    format!("{header} saddr {{ {} }}", blocks.join(", "))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Expression of nftables for packets from this address.
+pub fn from_address(address: IpAddr) -> String {
+    format!("{} saddr {address}", header(Family::of(address)))
+}
 
-    #[test]
-    fn sources_are_repeatable_and_distinct() {
-        let sources = client_sources(Family::V6, 7, 1000);
-        assert_eq!(sources, client_sources(Family::V6, 7, 1000));
-        assert_ne!(sources, client_sources(Family::V6, 8, 1000));
-        let distinct: BTreeSet<_> = sources.iter().collect();
-        assert_eq!(distinct.len(), 1000);
+fn header(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
     }
 }

@@ -7,7 +7,9 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::address::{Dual, Family};
-use super::fabric::{DIRECTORS, Fabric, ServerSpec, UPLINK, vip_of_both, vip_of_one};
+use super::fabric::{
+    BACK_LINK, DIRECTORS, Fabric, Place, ServerSpec, UPLINK, vip_of_both, vip_of_one,
+};
 use super::manifest;
 use super::manifest::Role;
 use super::sluice::Sluice;
@@ -146,10 +148,19 @@ impl Lab {
         servers.extend_from_slice(more);
         nodes.extend_from_slice(agents);
         let fabric = Fabric::build(&servers)?;
+        let back = servers.iter().any(|server| server.place == Place::Back);
         let names: Vec<&str> = nodes.iter().map(|(name, _)| *name).collect();
         let objects: Vec<Value> = nodes
             .iter()
-            .map(|(name, role)| manifest::node(name, *role, UPLINK))
+            .map(|(name, role)| {
+                let both = [UPLINK, BACK_LINK];
+                let uplinks = if back && *name == DIRECTORS[0] {
+                    &both[..]
+                } else {
+                    &both[..1]
+                };
+                manifest::node(name, *role, uplinks)
+            })
             .collect();
         let sluice = Sluice::start(&fabric, &names, &manifest::documents(&objects))?;
         let mut lab = Self { sluice, fabric };
@@ -208,5 +219,9 @@ impl Stage for Lab {
 
     fn evidence(&mut self) -> String {
         self.sluice.evidence()
+    }
+
+    fn run_name(&self) -> String {
+        self.fabric.run().name().to_owned()
     }
 }

@@ -122,8 +122,8 @@ pub fn rollout(
     object("RolloutPolicy", name, &spec)
 }
 
-/// A node with its uplink. Only native XDP will do.
-pub fn node(name: &str, role: Role, uplink: &str) -> Value {
+/// A node with its uplinks. Only native XDP will do.
+pub fn node(name: &str, role: Role, uplinks: &[&str]) -> Value {
     let role = match role {
         Role::Director => "Director",
         Role::RealServer => "RealServer",
@@ -132,7 +132,7 @@ pub fn node(name: &str, role: Role, uplink: &str) -> Value {
         "apiVersion": API_VERSION,
         "kind": "LoadBalancerNode",
         "metadata": {"name": name},
-        "spec": {"role": role, "interfaces": [uplink], "xdpMode": "Native"},
+        "spec": {"role": role, "interfaces": uplinks, "xdpMode": "Native"},
     })
 }
 

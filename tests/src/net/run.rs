@@ -1,6 +1,5 @@
 //! One run of a test binary or of the demo, and what it leaves behind when it is killed.
 
-use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -26,7 +25,6 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Run {
     name: String,
     directory: PathBuf,
-    pins: RefCell<Vec<PathBuf>>,
 }
 
 impl Run {
@@ -41,11 +39,7 @@ impl Run {
         let name = format!("{PREFIX}-{}-{number}", process::id());
         let directory = std::env::temp_dir().join(&name);
         fs::create_dir(&directory).with_context(|| format!("create {}", directory.display()))?;
-        Ok(Self {
-            name,
-            directory,
-            pins: RefCell::default(),
-        })
+        Ok(Self { name, directory })
     }
 
     /// The name that everything of this run begins with.
@@ -65,9 +59,7 @@ impl Run {
 
     /// A directory in the BPF file system for one node's pins. The node creates it.
     pub fn pin_directory(&self, label: &str) -> PathBuf {
-        let path = Path::new(BPF_FS).join(format!("{}-{label}", self.name));
-        self.pins.borrow_mut().push(path.clone());
-        path
+        Path::new(BPF_FS).join(format!("{}-{label}", self.name))
     }
 }
 
@@ -107,6 +99,24 @@ pub fn remains() -> Result<Vec<String>> {
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// Fails if a namespace, directory, pin or process of this run is there.
+pub fn expect_no_remains(run: &str) -> Result<()> {
+    if remains()?.iter().any(|name| name == run) {
+        bail!("namespaces, pins or directories of {run} are left");
+    }
+    for pid in entries(Path::new("/proc"))? {
+        // Other entries, and processes that have ended since, have no command line.
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if pid != "self" && String::from_utf8_lossy(&line).contains(run) {
+            bail!(
+                "process {pid} of {run} is left: {}",
+                String::from_utf8_lossy(&line)
+            );
+        }
+    }
+    Ok(())
 }
 
 fn remove(run: &str) -> Result<()> {

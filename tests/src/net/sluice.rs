@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sluice_api::{
-    DecidedPool, Kind, LoadBalancerNodeStatus, RealServerPoolStatus, RolloutPolicyStatus,
-    VirtualServerStatus,
+    AttachMode, DecidedPool, Kind, LoadBalancerNodeStatus, RealServerPoolStatus,
+    RolloutPolicyStatus, VirtualServerStatus,
 };
 
 use super::fabric::Fabric;
@@ -25,6 +25,9 @@ use super::xdp::object_path;
 
 /// How long a change may take until every node has it. Most take a fraction of a second.
 const CONVERGENCE: Duration = Duration::from_secs(20);
+
+/// How long agents may take to load their programs: the kernel verifies them again for each agent.
+const LOADING: Duration = Duration::from_mins(2);
 
 /// Where an agent serves its metrics, in its own namespace.
 const METRICS: &str = "http://127.0.0.1:9200/metrics";
@@ -41,21 +44,21 @@ struct Agent {
 pub struct Sluice {
     directory: PathBuf,
     control: Namespace,
-    operator: Process,
+    operator: Option<Process>,
     agents: BTreeMap<String, Agent>,
     expected: RefCell<Vec<String>>,
     reported: RefCell<BTreeSet<String>>,
 }
 
 impl Sluice {
-    /// Starts the operator, and an agent on each of `nodes`, which `manifest` describes, and waits until every agent is
-    /// attached.
+    /// Starts an agent on each of `nodes`, which `manifest` describes, waits until every one is attached, and starts the
+    /// operator.
     pub fn start(fabric: &Fabric, nodes: &[&str], manifest: &str) -> Result<Self> {
         let directory = fabric.run().directory().join("manifests");
         fs::create_dir(&directory)?;
         let control = fabric.run().namespace("control")?;
         let mut sluice = Self {
-            operator: start_operator(&control, &directory)?,
+            operator: None,
             directory,
             control,
             agents: BTreeMap::new(),
@@ -74,7 +77,10 @@ impl Sluice {
             };
             sluice.agents.insert((*name).to_owned(), agent);
         }
-        sluice.await_attached(CONVERGENCE)?;
+        sluice.await_attached()?;
+        // Last, since it takes an agent for dead that does not report in time, and many agents on few processors load their
+        // programs slowly.
+        sluice.restart_operator()?;
         Ok(sluice)
     }
 
@@ -144,18 +150,19 @@ impl Sluice {
         self.expect_running()
     }
 
-    /// Waits until every agent reports its program attached in the driver.
-    pub fn await_attached(&mut self, limit: Duration) -> Result<()> {
+    /// Waits until every agent reports its programs attached in the driver.
+    pub fn await_attached(&mut self) -> Result<()> {
         let names: Vec<String> = self.agents.keys().cloned().collect();
         for name in names {
             let mut running = Ok(());
-            wait::until(&format!("the agent of {name} to attach"), limit, || {
+            wait::until(&format!("the agent of {name} to attach"), LOADING, || {
                 running = self.expect_running();
                 let status = self.node(&name);
                 running.is_err()
                     || status.is_some_and(|status| {
                         let mut interfaces = status.interfaces.iter();
-                        interfaces.any(|i| i.attach_mode == sluice_api::AttachMode::Native)
+                        interfaces.len() > 0
+                            && interfaces.all(|i| i.attach_mode == AttachMode::Native)
                     })
             })
             .with_context(|| format!("the status of {name} is {:#?}", self.node(&name)))?;
@@ -200,18 +207,23 @@ impl Sluice {
 
     /// Kills the operator as a crash would.
     pub fn kill_operator(&mut self) -> Result<()> {
-        self.operator.kill()
+        match &mut self.operator {
+            Some(operator) => operator.kill(),
+            None => Ok(()),
+        }
     }
 
     /// Starts the operator again, after it was killed.
     pub fn restart_operator(&mut self) -> Result<()> {
-        self.operator = start_operator(&self.control, &self.directory)?;
+        self.operator = Some(start_operator(&self.control, &self.directory)?);
         Ok(())
     }
 
     /// Fails if a daemon has ended by itself.
     pub fn expect_running(&mut self) -> Result<()> {
-        self.operator.expect_running()?;
+        if let Some(operator) = &mut self.operator {
+            operator.expect_running()?;
+        }
         self.agents
             .values_mut()
             .try_for_each(|agent| agent.process.expect_running())
@@ -238,19 +250,37 @@ impl Sluice {
         bail!("unexpected complaints:\n{}", found.join("\n"))
     }
 
-    /// Ends of all logs.
+    /// Packets that the agents' data planes have dropped, by node and reason.
+    pub fn drops(&self) -> Vec<String> {
+        let mut drops = Vec::new();
+        for node in self.agents.keys() {
+            let metrics = self.metrics(node).unwrap_or_default().into_iter();
+            let dropped = metrics
+                .filter(|(name, value)| name.starts_with("sluice_dropped_packets") && *value > 0.0);
+            drops.extend(dropped.map(|(name, value)| format!("{node} {name} {value}")));
+        }
+        drops
+    }
+
+    /// Ends of all logs, and what was dropped.
     pub fn evidence(&self) -> String {
         let logs = self.processes().map(|process| {
             let log = process.log();
             let lines: Vec<&str> = log.lines().collect();
-            let end = lines[lines.len().saturating_sub(15)..].join("\n");
+            let end = lines[lines.len().saturating_sub(5)..].join("\n");
             format!("--- {}\n{end}", process.name())
         });
-        logs.collect::<Vec<_>>().join("\n")
+        let logs: Vec<String> = logs.collect();
+        format!(
+            "{}\n--- drops\n{}",
+            logs.join("\n"),
+            self.drops().join("\n")
+        )
     }
 
     fn processes(&self) -> impl Iterator<Item = &Process> {
-        std::iter::once(&self.operator).chain(self.agents.values().map(|agent| &agent.process))
+        let agents = self.agents.values().map(|agent| &agent.process);
+        self.operator.iter().chain(agents)
     }
 
     fn agent(&mut self, node: &str) -> Result<&mut Agent> {
@@ -307,6 +337,8 @@ fn start_agent(
         .args(["--node", node])
         .arg("--pin-dir")
         .arg(pins)
+        .arg("--socket")
+        .arg(directory.with_file_name(format!("{node}.sock")))
         .arg("--object")
         .arg(object_path("sluice.o"));
     Process::start(namespace, "agent", command)

@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
+use super::run::expect_no_remains;
+
 /// What the checks of a suite share.
 pub trait Stage {
     /// Called after each check: fails if something is wrong that the check did not look at, such as a complaint in a log.
@@ -17,6 +19,9 @@ pub trait Stage {
 
     /// What helps to understand a failure.
     fn evidence(&mut self) -> String;
+
+    /// Name of the [`super::Run`] that owns everything: nothing of it may be left once the stage is dropped.
+    fn run_name(&self) -> String;
 }
 
 type Run<S> = Box<dyn FnOnce(&mut S) -> Result<()>>;
@@ -57,10 +62,11 @@ impl<S: Stage> Suite<S> {
         }
         let filtered = all - self.checks.len();
         let start = Instant::now();
-        println!("\nrunning {} tests", self.checks.len());
         let (passed, failed) = if self.checks.is_empty() {
             (0, 0)
         } else {
+            // One more looks at what is left at the end.
+            println!("\nrunning {} tests", self.checks.len() + 1);
             self.run(build)
         };
         let verdict = if failed == 0 { "ok" } else { "FAILED" };
@@ -78,7 +84,7 @@ impl<S: Stage> Suite<S> {
 
     /// Passed and failed.
     fn run(self, build: impl FnOnce() -> Result<S>) -> (usize, usize) {
-        let all = self.checks.len();
+        let all = self.checks.len() + 1;
         let mut stage = match guard(build) {
             Ok(stage) => stage,
             Err(error) => {
@@ -90,18 +96,29 @@ impl<S: Stage> Suite<S> {
         for (name, run) in self.checks {
             let start = Instant::now();
             let result = guard(|| run(&mut stage)).and_then(|()| stage.after_check());
-            let seconds = start.elapsed().as_secs_f64();
-            match result {
-                Ok(()) => println!("test {name} ... ok ({seconds:.1} s)"),
-                Err(error) => {
-                    failed += 1;
-                    println!("test {name} ... FAILED ({seconds:.1} s)\n{error:#}\n");
-                    println!("{}", stage.evidence());
-                }
+            if !tell(&name, start, &result) {
+                failed += 1;
+                println!("{}", stage.evidence());
             }
+        }
+        let start = Instant::now();
+        let run = stage.run_name();
+        drop(stage);
+        if !tell("nothing is left behind", start, &expect_no_remains(&run)) {
+            failed += 1;
         }
         (all - failed, failed)
     }
+}
+
+/// Prints the result of a check, and returns whether it passed.
+fn tell(name: &str, start: Instant, result: &Result<()>) -> bool {
+    let seconds = start.elapsed().as_secs_f64();
+    match result {
+        Ok(()) => println!("test {name} ... ok ({seconds:.1} s)"),
+        Err(error) => println!("test {name} ... FAILED ({seconds:.1} s)\n{error:#}\n"),
+    }
+    result.is_ok()
 }
 
 impl<S: Stage> Default for Suite<S> {

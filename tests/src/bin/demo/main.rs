@@ -58,10 +58,10 @@ fn build_network(report: &mut Report) -> Result<Fabric> {
     report.step("Building the network: each box a namespace, IPv4 and IPv6 everywhere");
     text(
         "client --- router --- switch --+-- director-1, director-2   (forwarding on, ECMP from the router)
-                              +-- nat-1, nat-2             (gateway: director-1)
-                              +-- fullnat-1, fullnat-2     (gateway: router)
-                              +-- dr-1, dr-2               (gateway: router)
-                              +-- tun-1 ... tun-4          (gateway: router)",
+                               +-- nat-1, nat-2             (gateway: director-1)
+                               +-- fullnat-1, fullnat-2     (gateway: router)
+                               +-- dr-1, dr-2               (gateway: router)
+                               +-- tun-1 ... tun-4          (gateway: router)",
     );
     let plain = FULLNAT_SERVERS.into_iter().chain(DIRECT_SERVERS);
     let servers: Vec<ServerSpec> = NAT_SERVERS
