@@ -1,0 +1,201 @@
+//! The rules in the schemas, run by a CEL interpreter, against the same rules for files: they never disagree.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+
+use kube_cel::{CompiledSchema, compile_schema, estimate_rule_cost};
+use proptest::prelude::*;
+use serde::Serialize;
+use serde_json::Value;
+use sluice_api::schema::object_schema;
+use sluice_api::{
+    CanaryStep, CanaryStrategy, Forwarding, ForwardingMode, Kind, PoolSelection, Protocol,
+    RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy, Servers, ServicePort, StaticServer,
+    Validate, VirtualServerAddress, VirtualServerSpec, WeightedPool,
+};
+
+fn spec_schema(kind: Kind) -> &'static Value {
+    &object_schema(kind)["properties"]["spec"]
+}
+
+/// Messages of the rules in a schema.
+fn rules(schema: &Value, found: &mut Vec<(String, String)>) {
+    match schema {
+        Value::Object(fields) => {
+            for rule in fields
+                .get("x-kubernetes-validations")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                let text = |name: &str| rule[name].as_str().expect("is a string").to_owned();
+                found.push((text("rule"), text("message")));
+            }
+            fields.values().for_each(|value| rules(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|value| rules(value, found)),
+        _ => {}
+    }
+}
+
+fn messages(kind: Kind) -> BTreeSet<String> {
+    let mut found = Vec::new();
+    rules(spec_schema(kind), &mut found);
+    found.into_iter().map(|(_, message)| message).collect()
+}
+
+/// What CEL says of a spec, and what the validation of files says of it, limits aside.
+fn both<S: Serialize + Validate>(kind: Kind, spec: &S) -> (BTreeSet<String>, BTreeSet<String>) {
+    let value = serde_json::to_value(spec).expect("is JSON");
+    let cel = match kube_cel::validate(spec_schema(kind), &value, None) {
+        Ok(()) => BTreeSet::new(),
+        Err(errors) => errors
+            .into_vec()
+            .into_iter()
+            .map(|error| error.message)
+            .collect(),
+    };
+    let known = messages(kind);
+    let own = spec
+        .validate()
+        .into_iter()
+        .map(|error| error.message)
+        .filter(|message| known.contains(message))
+        .collect();
+    (cel, own)
+}
+
+fn any_address() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "203.0.113.10",
+        "203.0.113.11",
+        "0.0.0.0",
+        "10.0.0.01",
+        "10.0.0.256",
+        "10.0.0",
+        "10.0.0.0/8",
+        "2001:db8::1",
+        "2001:DB8::2",
+        "2001:db8::1%eth0",
+        "::",
+        "::1.2.3.4",
+        "::ffff:1.2.3.4",
+        "[::1]",
+        "fe80::1",
+        "2001:db8::1::2",
+        "web",
+        "",
+        " 10.0.0.1",
+    ])
+    .prop_map(str::to_owned)
+}
+
+prop_compose! {
+    fn any_virtual_server()(
+        addresses in prop::collection::vec(any_address(), 0..4),
+        ports in prop::collection::vec((any::<bool>(), 1_u16..4), 0..5),
+        weights in prop::collection::vec(prop::sample::select(vec![0_u32, 0, 1, 9]), 0..4),
+    ) -> VirtualServerSpec {
+        VirtualServerSpec {
+            addresses: addresses.into_iter().map(|ip| VirtualServerAddress { ip }).collect(),
+            ports: ports
+                .into_iter()
+                .enumerate()
+                .map(|(i, (tcp, port))| ServicePort {
+                    name: format!("p{i}"),
+                    protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+                    port,
+                })
+                .collect(),
+            forwarding: Forwarding { mode: ForwardingMode::Nat },
+            pool_selection: PoolSelection::Flow,
+            pools: weights
+                .into_iter()
+                .enumerate()
+                .map(|(i, weight)| WeightedPool { name: format!("v{i}"), weight })
+                .collect(),
+        }
+    }
+}
+
+prop_compose! {
+    fn any_policy()(
+        stable in "[ab]",
+        candidate in "[ab]",
+        weights in prop::collection::vec(0_u8..=100, 0..4),
+        sorted in any::<bool>(),
+    ) -> RolloutPolicySpec {
+        let mut weights = weights;
+        if sorted {
+            weights.sort_unstable();
+        }
+        let steps = weights
+            .into_iter()
+            .map(|weight| CanaryStep { weight, pause_seconds: None, gate: None })
+            .collect();
+        RolloutPolicySpec {
+            virtual_server_name: "web".to_owned(),
+            stable_pool_name: stable,
+            candidate_pool_name: candidate,
+            strategy: RolloutStrategy { canary: CanaryStrategy { steps } },
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn virtual_servers(spec in any_virtual_server()) {
+        let (cel, own) = both(Kind::VirtualServer, &spec);
+        prop_assert_eq!(cel, own);
+    }
+
+    #[test]
+    fn pools(addresses in prop::collection::vec(any_address(), 1..4)) {
+        let static_servers = addresses
+            .into_iter()
+            .enumerate()
+            .map(|(i, address)| StaticServer {
+                name: format!("s{i}"),
+                address,
+                weight: None,
+                target_ports: Vec::new(),
+            })
+            .collect();
+        let spec = RealServerPoolSpec { servers: Servers { static_servers }, target_ports: Vec::new() };
+        let (cel, own) = both(Kind::RealServerPool, &spec);
+        prop_assert_eq!(cel, own);
+    }
+
+    #[test]
+    fn policies(spec in any_policy()) {
+        let (cel, own) = both(Kind::RolloutPolicy, &spec);
+        prop_assert_eq!(cel, own);
+    }
+}
+
+fn assert_cheap(schema: &CompiledSchema, path: &str) {
+    for rule in &schema.validations {
+        assert!(rule.is_ok(), "{path}: {rule:?}");
+        let Ok(rule) = rule else { continue };
+        let warnings = estimate_rule_cost(&rule.rule.rule, schema);
+        assert!(warnings.is_empty(), "{path}: {warnings:?}");
+    }
+    for (name, property) in &schema.properties {
+        assert_cheap(property, &format!("{path}.{name}"));
+    }
+    if let Some(items) = &schema.items {
+        assert_cheap(items, &format!("{path}[]"));
+    }
+}
+
+#[test]
+fn every_rule_compiles_and_is_cheap_enough_for_the_api_server() {
+    let mut count = 0;
+    for kind in Kind::ALL {
+        assert_cheap(&compile_schema(spec_schema(kind)), kind.name());
+        count += messages(kind).len();
+    }
+    assert!(count >= 6, "the rules are gone");
+}
