@@ -29,8 +29,6 @@ counters! {
     DropReason {
         /// The frame ends before the headers do.
         Truncated = 1, "truncated";
-        /// An IP header contradicts itself.
-        BadHeader = 2, "bad_header";
         /// A fragment to a virtual server: fragments carry no ports.
         Fragment = 3, "fragment";
         /// TTL or hop limit would reach 0.
