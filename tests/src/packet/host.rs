@@ -25,6 +25,8 @@ use super::{
 const HEADROOM: usize = 216;
 /// What is in them: nothing that a program may rely on.
 const GARBAGE: u8 = 0xa5;
+/// Numbers of drop reasons are below this.
+const REASONS: usize = 64;
 
 /// A frame in memory, handled as the kernel does at a hook.
 pub struct HostFrame {
@@ -240,7 +242,7 @@ impl HostTables {
             counters: (0..sizes::SERVERS)
                 .map(|_| std::array::from_fn(|_| AtomicU64::new(0)))
                 .collect(),
-            drops: atomics(DropReason::ALL.len() + 1),
+            drops: atomics(REASONS),
             stats: atomics(Stat::ALL.len()),
         };
         for (word, value) in &setup.config {

@@ -13,11 +13,13 @@
 pub mod case;
 pub mod cases;
 pub mod checksum;
+pub mod differential;
 pub mod frame;
 pub mod guest;
 pub mod host;
 pub mod kernel;
 pub mod layout;
 pub mod machine;
+pub mod random;
 pub mod setup;
 pub mod suite;

@@ -16,19 +16,19 @@ use super::frame::{DIRECTOR_MAC, Mac, SERVER_MAC};
 /// Sizes of the tables: small, so that packets reach their limits.
 pub mod sizes {
     /// Slots of `HEADS`.
-    pub const HEADS: u32 = 64;
+    pub const HEADS: u32 = 128;
     /// Entries of `RINGS`.
-    pub const RINGS: u32 = 64;
+    pub const RINGS: u32 = 128;
     /// Slots of `RING_SLOTS`.
-    pub const RING_SLOTS: u32 = 1024;
+    pub const RING_SLOTS: u32 = 2048;
     /// Entries of `SERVERS` and `COUNTERS`.
-    pub const SERVERS: u32 = 64;
+    pub const SERVERS: u32 = 256;
     /// Slots of `RECORDS`.
-    pub const RECORDS: u32 = 128;
+    pub const RECORDS: u32 = 256;
     /// Buckets of each flow table.
-    pub const FLOWS: u32 = 32;
+    pub const FLOWS: u32 = 8;
     /// Buckets of each half-open table.
-    pub const HALF_OPEN: u32 = 16;
+    pub const HALF_OPEN: u32 = 4;
     /// Entries of each FullNAT table.
     pub const CLAIMS: u32 = 4096;
     /// Entries of each of the other hashes.

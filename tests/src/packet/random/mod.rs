@@ -1,0 +1,9 @@
+//! Random tables and random packets, all from one seed.
+
+mod rng;
+mod traffic;
+mod world;
+
+pub use rng::Rng;
+pub use traffic::{Shot, Traffic};
+pub use world::{Family, Target, World};

@@ -1,0 +1,408 @@
+//! Random tables: virtual servers of every mode, family and protocol, in good and in bad order.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Range,
+};
+
+use sluice_abi::{
+    ConfigWord, FULLNAT_PORT_MIN, FlowData, FlowState, ForwardingMode, Path, RingWord, SERVER_IPV6,
+    ServerWord, TCP, UDP, VipWord,
+};
+use sluice_packet::Route;
+
+use super::Rng;
+use crate::packet::{
+    frame::{DIRECTOR_MAC, PEER_MAC, ROUTER_MAC},
+    setup::{IFINDEX, Server, Service, Setup},
+};
+
+/// Address family.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// What a packet aims at.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Target {
+    /// Of the virtual server.
+    pub mode: ForwardingMode,
+    /// Of the virtual server.
+    pub family: Family,
+    /// Of the virtual server: [`TCP`] or [`UDP`].
+    pub protocol: u8,
+}
+
+impl Target {
+    /// All of them.
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for mode in [
+            ForwardingMode::Nat,
+            ForwardingMode::FullNat,
+            ForwardingMode::Dr,
+            ForwardingMode::Tun,
+        ] {
+            for family in [Family::V4, Family::V6] {
+                for protocol in [TCP, UDP] {
+                    all.push(Self {
+                        mode,
+                        family,
+                        protocol,
+                    });
+                }
+            }
+        }
+        all
+    }
+}
+
+/// In what order a virtual server is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Condition {
+    Healthy,
+    Bridge,
+    Local,
+    Mixed,
+    NoServer,
+    Gone,
+    Unresolved,
+    BadTable,
+    PortsTaken,
+}
+
+const CONDITIONS: [Condition; 12] = [
+    Condition::Healthy,
+    Condition::Healthy,
+    Condition::Bridge,
+    Condition::Local,
+    Condition::Local,
+    Condition::Mixed,
+    Condition::Mixed,
+    Condition::NoServer,
+    Condition::Gone,
+    Condition::Unresolved,
+    Condition::BadTable,
+    Condition::PortsTaken,
+];
+
+/// A virtual server of a [`World`].
+pub(super) struct Virtual {
+    pub(super) target: Target,
+    pub(super) service: Service,
+    /// Its servers: ids and addresses.
+    pub(super) servers: Vec<(u32, SocketAddr)>,
+    /// Whether all ports that a random number of 0 leads to are taken.
+    pub(super) ports_taken: bool,
+}
+
+/// Tables with what is in them.
+pub struct World {
+    /// The tables.
+    pub setup: Setup,
+    pub(super) virtuals: Vec<Virtual>,
+    /// Which virtual servers get packets.
+    busy: Range<usize>,
+}
+
+/// Client addresses of a family, and ports of each.
+pub(super) const CLIENTS: u32 = 6;
+pub(super) const CLIENT_PORTS: u16 = 3;
+
+pub(super) fn client(family: Family, number: u32, port: u16) -> SocketAddr {
+    SocketAddr::new(address(family, [198, 51, 100], 0x1, number), 40_000 + port)
+}
+
+fn server_address(family: Family, number: u32, port: u16) -> SocketAddr {
+    SocketAddr::new(address(family, [10, 0, 0], 0x3, 10 + number), 8080 + port)
+}
+
+/// The director's own address.
+pub(super) fn own(family: Family) -> IpAddr {
+    address(family, [10, 0, 0], 0x3, 1)
+}
+
+pub(super) fn vip(family: Family, number: u32, port: u16) -> SocketAddr {
+    SocketAddr::new(address(family, [203, 0, 113], 0x2, number), port)
+}
+
+fn address(family: Family, v4: [u8; 3], net: u16, number: u32) -> IpAddr {
+    let host = u16::try_from(number).unwrap_or(u16::MAX);
+    match family {
+        Family::V4 => Ipv4Addr::new(v4[0], v4[1], v4[2], host.to_be_bytes()[1]).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, net, 0, 0, 0, 0, host).into(),
+    }
+}
+
+impl World {
+    /// Tables made by `rng`.
+    pub fn new(rng: &mut Rng) -> Self {
+        let mut world = Self {
+            setup: Setup::director(),
+            virtuals: Vec::new(),
+            busy: 0..0,
+        };
+        world.setup.config(ConfigWord::FlowSeed, rng.bits());
+        let limit = u64::from(*rng.pick(&[0_u32, 3, 1000, 1000, 1000, 1000]));
+        world.setup.config(ConfigWord::HalfOpenPortLimit, limit);
+        world.setup.peer(PEER_MAC);
+        for (number, target) in (1..).zip(Target::all()) {
+            let twins = rng.percent(45);
+            for port in [80, 443] {
+                let vip = vip(target.family, number, port);
+                if twins {
+                    world.add_twin(target, vip);
+                } else {
+                    world.add(rng, target, vip);
+                }
+            }
+        }
+        for head in 1..=u32::try_from(world.virtuals.len()).unwrap_or(0) {
+            let mut rs_head = world.setup.heads.get(&head).copied().unwrap_or_default();
+            rs_head.pools[0].ring = head + RS_HEADS;
+            rs_head.pools[0].threshold = sluice_abi::SHARE_WHOLE;
+            world.setup.heads.insert(head + RS_HEADS, rs_head);
+        }
+        for family in [Family::V4, Family::V6] {
+            for number in 0..CLIENTS {
+                let route = random_route(rng);
+                world.setup.route(client(family, number, 0).ip(), route);
+            }
+        }
+        // In some worlds few of them get it all, so that flow tables fill up.
+        world.busy = 0..world.virtuals.len();
+        if rng.percent(15) {
+            let first = rng.below(u32::try_from(world.virtuals.len()).unwrap_or(1)) as usize;
+            world.busy = first..(first + 4).min(world.virtuals.len());
+        }
+        world
+    }
+
+    /// The virtual servers that get packets.
+    pub(super) fn busy(&self) -> &[Virtual] {
+        &self.virtuals[self.busy.clone()]
+    }
+
+    /// A virtual server whose only server is another one's too: their clients' ports collide.
+    fn add_twin(&mut self, target: Target, vip: SocketAddr) {
+        let service = self.setup.virtual_server(vip, target.protocol);
+        let address = server_address(target.family, 10 * target.mode as u32 + 5, 0);
+        let path = match target.mode {
+            ForwardingMode::Nat => Path::Xdp,
+            _ => Path::Local,
+        };
+        let server = Server::new(target.mode, address, own(target.family)).by(path);
+        let id = self.setup.only_server(&service, &server);
+        self.virtuals.push(Virtual {
+            target,
+            service,
+            servers: vec![(id, address)],
+            ports_taken: false,
+        });
+    }
+
+    fn add(&mut self, rng: &mut Rng, target: Target, vip: SocketAddr) {
+        let mut condition = *rng.pick(&CONDITIONS);
+        if condition == Condition::PortsTaken && target.mode != ForwardingMode::FullNat {
+            condition = Condition::Healthy;
+        }
+        let setup = &mut self.setup;
+        let service = setup.virtual_server(vip, target.protocol);
+        let log2 = rng.below(3);
+        let mut servers = Vec::new();
+        for _ in 0..1 << log2 {
+            let path = match condition {
+                Condition::Bridge => Path::Tc,
+                Condition::Local => Path::Local,
+                Condition::Unresolved => Path::Unresolved,
+                Condition::Mixed => *rng.pick(&[Path::Xdp, Path::Xdp, Path::Tc, Path::Local]),
+                _ => Path::Xdp,
+            };
+            servers.push(add_server(setup, rng, target, &service, path));
+        }
+        let ids: Vec<u32> = servers.iter().map(|(id, _)| *id).collect();
+        setup.ring(service.head, &ids);
+        match condition {
+            Condition::NoServer => no_server(setup, rng, &service),
+            Condition::Gone => ids.iter().for_each(|id| gone(setup, rng, &service, *id)),
+            Condition::BadTable => bad_table(setup, rng, &service, &ids),
+            Condition::PortsTaken => take_ports(setup, target, &service, &servers),
+            _ => {}
+        }
+        if rng.percent(if target.mode == ForwardingMode::Tun {
+            70
+        } else {
+            25
+        }) {
+            let here = add_server(setup, rng, target, &service, Path::Local);
+            if target.mode != ForwardingMode::Tun {
+                real_server_side(setup, &service, here.0);
+            }
+            servers.push(here);
+        }
+        self.virtuals.push(Virtual {
+            target,
+            service,
+            servers,
+            ports_taken: condition == Condition::PortsTaken,
+        });
+    }
+
+    /// Whose servers' endpoint has this index, and which endpoint it is.
+    pub(super) fn backend(&self, index: u16) -> Option<(Target, SocketAddr)> {
+        let v4 = self
+            .setup
+            .v4
+            .backends
+            .iter()
+            .find(|(_, found)| **found == u32::from(index));
+        let v6 = self
+            .setup
+            .v6
+            .backends
+            .iter()
+            .find(|(_, found)| **found == u32::from(index));
+        let (address, protocol) = match (v4, v6) {
+            (Some((key, _)), _) => {
+                let port = u16::from_be_bytes(key.port);
+                (SocketAddr::new(key.addr.into(), port), key.protocol)
+            }
+            (None, Some((key, _))) => {
+                let port = u16::from_be_bytes(key.port);
+                (SocketAddr::new(key.addr.into(), port), key.protocol)
+            }
+            (None, None) => return None,
+        };
+        self.virtuals
+            .iter()
+            .find(|this| {
+                this.target.protocol == protocol
+                    && this.servers.iter().any(|(_, server)| *server == address)
+            })
+            .map(|this| (this.target, address))
+    }
+
+    /// A change as the agent makes it: another ring, a draining server, another path, an id given to another server.
+    pub fn change(&mut self, rng: &mut Rng) {
+        let this = rng.pick(&self.virtuals);
+        let (id, _) = *rng.pick(&this.servers);
+        let word = self.setup.servers.get(&id).copied().unwrap_or_default();
+        if !word.present() {
+            return;
+        }
+        let with = |path, epoch, draining| ServerWord::new(word.slot(), epoch, path, draining);
+        let new = match rng.below(5) {
+            0 => {
+                let ids = [id];
+                self.setup.ring(this.service.head, &ids);
+                word
+            }
+            1 => with(word.path(), word.epoch(), true),
+            2 => with(word.path(), word.epoch().wrapping_add(1), false),
+            3 if word.path() != Path::Local => with(Path::Unresolved, word.epoch(), false),
+            3 => ServerWord::absent(word.epoch()),
+            _ if word.path() == Path::Unresolved => with(Path::Xdp, word.epoch(), false),
+            _ => word,
+        };
+        self.setup.servers.insert(id, new);
+    }
+}
+
+fn random_route(rng: &mut Rng) -> Route {
+    let ifindex = *rng.pick(&[IFINDEX, IFINDEX, 5]);
+    match rng.below(6) {
+        0 | 1 => Route::None,
+        2 => Route::NoNeighbour { ifindex },
+        _ => Route::Resolved {
+            ifindex,
+            source_mac: DIRECTOR_MAC,
+            next_hop_mac: ROUTER_MAC,
+        },
+    }
+}
+
+/// Adds a server out of few addresses: virtual servers of one mode share them, so that client ports collide.
+fn add_server(
+    setup: &mut Setup,
+    rng: &mut Rng,
+    target: Target,
+    service: &Service,
+    path: Path,
+) -> (u32, SocketAddr) {
+    // Modes have addresses of their own, so that a reply tells whose it is.
+    let number = 10 * target.mode as u32 + rng.below(2);
+    let address = server_address(target.family, number, u16::from(rng.percent(20)));
+    let server = Server {
+        path,
+        ifindex: *rng.pick(&[IFINDEX, 7]),
+        mtu: *rng.pick(&[300, 300, 300, 576, 1500]),
+        epoch: rng.byte(),
+        ..Server::new(target.mode, address, own(target.family))
+    };
+    (setup.server(service, &server), address)
+}
+
+fn no_server(setup: &mut Setup, rng: &mut Rng, service: &Service) {
+    match rng.below(3) {
+        0 => setup.ring(service.head, &[0]),
+        1 => drop(setup.rings.insert(service.head, RingWord::default())),
+        _ => {
+            let head = setup.heads.entry(service.head).or_default();
+            head.pools[0].threshold = 0;
+        }
+    }
+}
+
+/// Makes a ring name an id that is free, or one that there is not.
+fn gone(setup: &mut Setup, rng: &mut Rng, service: &Service, id: u32) {
+    if rng.percent(50) {
+        setup.change_server(id, |word| ServerWord::absent(word.epoch()));
+    } else {
+        setup.ring(service.head, &[70_000]);
+    }
+}
+
+fn bad_table(setup: &mut Setup, rng: &mut Rng, service: &Service, ids: &[u32]) {
+    if rng.percent(25) {
+        let word = VipWord::new(service.index, 5000, 0);
+        setup.set_vip(service.vip, service.protocol, word);
+        return;
+    }
+    let other_family = rng.percent(50);
+    for id in ids {
+        setup.change_record(*id, |record| {
+            if other_family {
+                record.flags ^= SERVER_IPV6;
+            } else {
+                record.mode = 9;
+            }
+        });
+    }
+}
+
+/// Takes the ports that a random number of 0 leads to: the first ones.
+fn take_ports(setup: &mut Setup, target: Target, service: &Service, servers: &[(u32, SocketAddr)]) {
+    let other = client(target.family, CLIENTS, 0);
+    for (id, server) in servers {
+        for port in FULLNAT_PORT_MIN..FULLNAT_PORT_MIN + 4 {
+            let data = FlowData::new(*id, 0, FlowState::Established, 0, port);
+            let own = SocketAddr::new(own(target.family), port);
+            setup.claim(*server, own, other, service.vip, target.protocol, data);
+        }
+    }
+}
+
+/// How far the heads for packets from other directors are behind those of their virtual servers.
+const RS_HEADS: u32 = 50;
+
+/// Adds a head for packets from other directors.
+fn real_server_side(setup: &mut Setup, service: &Service, id: u32) {
+    let rs_head = service.head + RS_HEADS;
+    let word = VipWord::new(service.index, service.head, rs_head);
+    setup.set_vip(service.vip, service.protocol, word);
+    setup.ring(rs_head, &[id]);
+}
