@@ -59,6 +59,8 @@ fn detach(place: &Place) -> Result<()> {
             .release_neighbour(ifindex, address)
             .with_context(|| format!("release neighbour {address}"))?;
     }
+    // A killed agent leaves it.
+    let _ = std::fs::remove_file(place.socket());
     if removed.is_empty() {
         println!(
             "nothing was attached or pinned in {}",

@@ -10,6 +10,7 @@
 //! later while the rest goes on. Bursts of news are gathered for a few milliseconds, so that they make one plan.
 
 mod attachments;
+mod back_off;
 mod labels;
 mod status;
 mod view;
@@ -37,6 +38,7 @@ use crate::source::{Decisions, Event, NodeSpec};
 use crate::state::State;
 
 use attachments::Attachments;
+use back_off::BackOff;
 use status::Summary;
 
 /// Quiet time that ends a burst of news.
@@ -49,8 +51,6 @@ const TURN: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Time between two looks at the default routes while routes change.
 const GATEWAYS: Duration = Duration::from_secs(10);
-/// First and longest pause after a failure.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -61,32 +61,6 @@ pub enum Input {
     Netlink(Box<RouteNetlinkMessage>),
     /// News of the kernel's network was lost.
     NetlinkLost,
-}
-
-/// Pauses between attempts, longer each time.
-#[derive(Debug, Default)]
-struct BackOff {
-    failures: u32,
-    until: Option<Instant>,
-}
-
-impl BackOff {
-    fn fail(&mut self, now: Instant) {
-        let (first, longest) = BACK_OFF;
-        let pause = first
-            .saturating_mul(1 << self.failures.min(10))
-            .min(longest);
-        self.failures += 1;
-        self.until = Some(now + pause);
-    }
-
-    fn succeed(&mut self) {
-        *self = Self::default();
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| now >= until)
-    }
 }
 
 /// What has changed since the last turn.
@@ -271,9 +245,13 @@ impl Core {
         let report = self.last_report.map_or(now + TURN, |last| last + HEARTBEAT);
         let network = self
             .network_retry
-            .until
+            .until()
             .or_else(|| self.resolver.deadline(&self.table, now));
-        let others = [network, self.apply_retry.until, self.attachments.retry_at()];
+        let others = [
+            network,
+            self.apply_retry.until(),
+            self.attachments.retry_at(),
+        ];
         others.into_iter().flatten().fold(report, Instant::min)
     }
 
@@ -299,7 +277,7 @@ impl Core {
         match self.ask(now) {
             Ok(()) => self.network_retry.succeed(),
             Err(error) => {
-                if self.network_retry.failures == 0 {
+                if !self.network_retry.is_failing() {
                     warn!("cannot look at the network: {error}");
                 }
                 self.network_retry.fail(now);
