@@ -431,6 +431,7 @@ impl Core {
             self.maps.grace();
             Arc::new(self.maps.image()?)
         };
+        let was_full = !self.limit_problems.is_empty();
         // What there was no room for may fit once the first plan has freed its part.
         for _ in 0..2 {
             let Plan { desired, problems } =
@@ -444,6 +445,10 @@ impl Core {
                 break;
             }
         }
+        if let Some(first) = self.limit_problems.first().filter(|_| !was_full) {
+            let count = self.limit_problems.len();
+            warn!("not everything fits into the maps, see status: {first} (1 of {count})");
+        }
         self.actual = Some(actual);
         self.state.apply_seconds.observe(start.elapsed());
         self.state.counts.applies.fetch_add(1, Ordering::Relaxed);
@@ -451,13 +456,18 @@ impl Core {
     }
 
     fn write(&self, operations: &[MapOp]) -> Result<(), maps::Error> {
+        let start = Instant::now();
         let counter = &self.state.counts.operations;
         for operation in operations {
             self.maps.apply(operation)?;
             counter.fetch_add(1, Ordering::Relaxed);
         }
         if !operations.is_empty() {
-            info!(operations = operations.len(), "changed the maps");
+            let milliseconds = start.elapsed().as_millis();
+            info!(
+                operations = operations.len(),
+                milliseconds, "changed the maps"
+            );
         }
         Ok(())
     }

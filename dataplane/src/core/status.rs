@@ -31,7 +31,10 @@ impl Core {
     /// To be called when configuration or maps have changed.
     pub(super) fn summarize(&self) -> Summary {
         let actual = self.actual.clone().unwrap_or_default();
-        let exceptions = live(&self.config, &actual);
+        // Limits say more than what follows from them, so they come first.
+        let limits = self.limit_problems.iter().filter(|p| p.exception);
+        let mut exceptions: Vec<NodeException> = limits.filter_map(exception).collect();
+        exceptions.extend(live(&self.config, &actual).iter().filter_map(exception));
         let servers = match &self.decisions {
             Some(decisions) => labels::of_servers(&actual, &self.config, &decisions.snapshot),
             None => BTreeMap::new(),
@@ -40,7 +43,7 @@ impl Core {
         let is_note =
             |problem: &&Problem| !problem.exception || problem.kind == ObjectKind::LoadBalancerNode;
         Summary {
-            exceptions: exceptions.iter().filter_map(exception).collect(),
+            exceptions,
             servers: Arc::new(servers),
             capacity: capacity(&actual, &self.limits),
             notes: problems.filter(is_note).map(ToString::to_string).collect(),

@@ -135,6 +135,13 @@ pub struct Sizes {
     pub half_open_buckets: u32,
     /// Entries of `FULLNAT4` and of `FULLNAT6`.
     pub fullnat_entries: u32,
+    /// Entries of `VIPS4` and of `VIPS6`; there is room for two rings and four heads for each.
+    pub endpoints: u32,
+    /// Words of `SERVERS`; there is room for two records for each, and for one in four in `BACKENDS*` and `LOCALS*`, which
+    /// only some modes use.
+    pub servers: u32,
+    /// Slots of `RING_SLOTS`.
+    pub ring_slots: u32,
 }
 
 impl Sizes {
@@ -143,7 +150,16 @@ impl Sizes {
             MapName::Flows4 | MapName::Flows6 => Some(self.flow_buckets),
             MapName::Half4 | MapName::Half6 => Some(self.half_open_buckets),
             MapName::FullNat4 | MapName::FullNat6 => Some(self.fullnat_entries),
-            _ => None,
+            MapName::Vips4 | MapName::Vips6 => Some(self.endpoints),
+            MapName::Rings => Some(self.endpoints * 2),
+            MapName::Heads => Some(self.endpoints * 4),
+            MapName::Servers | MapName::Counters => Some(self.servers),
+            MapName::Records => Some(self.servers * 2),
+            MapName::Backends4 | MapName::Backends6 | MapName::Locals4 | MapName::Locals6 => {
+                Some((self.servers / 4).max(1))
+            }
+            MapName::RingSlots => Some(self.ring_slots),
+            MapName::Config | MapName::Peers | MapName::Drops | MapName::Stats => None,
         }
     }
 }
