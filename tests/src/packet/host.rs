@@ -133,17 +133,30 @@ fn l4_csum_replace(field: [u8; 2], difference: u16, mark_mangled_0: bool) -> [u8
 }
 
 /// A bucket: shared words.
-pub struct HostBucket<'a>(&'a [AtomicU64]);
+pub struct HostBucket<'a> {
+    words: &'a [AtomicU64],
+    dawdles: bool,
+}
+
+impl HostBucket<'_> {
+    fn dawdle(&self) {
+        if self.dawdles {
+            std::thread::yield_now();
+        }
+    }
+}
 
 impl Bucket for HostBucket<'_> {
     fn load(&self, word: usize) -> u64 {
-        self.0[word].load(Ordering::Acquire)
+        self.words[word].load(Ordering::Acquire)
     }
     fn store(&self, word: usize, value: u64) {
-        self.0[word].store(value, Ordering::Release);
+        self.dawdle();
+        self.words[word].store(value, Ordering::Release);
     }
     fn compare_exchange(&self, word: usize, old: u64, new: u64) -> u64 {
-        match self.0[word].compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
+        self.dawdle();
+        match self.words[word].compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(was) | Err(was) => was,
         }
     }
@@ -179,11 +192,10 @@ impl<const A: usize> HostFamily<A> {
         }
     }
 
-    fn bucket(table: &[Vec<AtomicU64>], hash: u32) -> Option<HostBucket<'_>> {
+    fn bucket(table: &[Vec<AtomicU64>], hash: u32, dawdles: bool) -> Option<HostBucket<'_>> {
         let mask = table.len() - 1;
-        table
-            .get(hash as usize & mask)
-            .map(|words| HostBucket(words))
+        let words = table.get(hash as usize & mask)?;
+        Some(HostBucket { words, dawdles })
     }
 
     fn claims(&self) -> MutexGuard<'_, BTreeMap<FullNatKey<A>, FullNatValue<A>>> {
@@ -214,6 +226,7 @@ pub struct HostTables {
     counters: Vec<[AtomicU64; 5]>,
     drops: Vec<AtomicU64>,
     stats: Vec<AtomicU64>,
+    dawdles: bool,
 }
 
 fn array<T: Copy + Default>(size: u32, entries: &BTreeMap<u32, T>) -> Vec<T> {
@@ -244,6 +257,7 @@ impl HostTables {
                 .collect(),
             drops: atomics(REASONS),
             stats: atomics(Stat::ALL.len()),
+            dawdles: false,
         };
         for (word, value) in &setup.config {
             tables.config[*word as usize].store(*value, Ordering::SeqCst);
@@ -265,6 +279,11 @@ impl HostTables {
         self.stats = old.stats;
         let ports = ConfigWord::HalfOpenPorts as usize;
         self.config[ports] = AtomicU64::new(old.config[ports].load(Ordering::SeqCst));
+    }
+
+    /// From now on a thread lets others run before each write to a flow table: whatever can come between two writes does.
+    pub fn dawdle(&mut self) {
+        self.dawdles = true;
     }
 
     /// Sets the clock.
@@ -357,10 +376,10 @@ macro_rules! family {
                 self.$family.setup.locals.get(key).copied()
             }
             fn flows(&self, hash: u32) -> Option<HostBucket<'_>> {
-                HostFamily::<$a>::bucket(&self.$family.flows, hash)
+                HostFamily::<$a>::bucket(&self.$family.flows, hash, self.dawdles)
             }
             fn half_open(&self, hash: u32) -> Option<HostBucket<'_>> {
-                HostFamily::<$a>::bucket(&self.$family.half_open, hash)
+                HostFamily::<$a>::bucket(&self.$family.half_open, hash, self.dawdles)
             }
             fn fullnat(&self, key: &FullNatKey<$a>) -> Option<FullNatValue<$a>> {
                 self.$family.claims().get(key).copied()

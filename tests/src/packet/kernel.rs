@@ -221,30 +221,28 @@ impl Kernel {
 
     /// Runs the XDP program on `frame` behind `metadata` bytes of poison.
     fn run_xdp(&mut self, frame: &[u8], metadata: usize) -> Result<(u32, Vec<u8>)> {
-        let mut input = vec![POISON; metadata];
-        input.extend(frame);
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context = [metadata, input.len(), 0, 0, 0, 0].map(u32::try_from);
-        let mut bytes = Vec::new();
-        for field in context {
-            bytes.extend(field?.to_ne_bytes());
-        }
         let program: &Xdp = self
             .ebpf
             .program("sluice_xdp")
             .context("no program sluice_xdp")?
             .try_into()?;
-        let result = program
-            .test_run(TestRunOptions {
-                data_in: Some(&input),
-                data_out: Some(&mut self.output),
-                ctx_in: Some(&bytes),
-                ..TestRunOptions::default()
-            })
-            .with_context(|| format!("test run of sluice_xdp on {} bytes", frame.len()))?;
-        let output = &self.output[..result.data_size_out as usize];
-        let frame = output.get(metadata..).context("no frame came out")?;
-        Ok((result.return_value, frame.to_vec()))
+        run_xdp(program, frame, metadata, &mut self.output)
+    }
+
+    /// Runs the XDP program once, from any thread; returns the frame that comes out.
+    pub fn run_shared(&self, frame: &[u8]) -> Result<Vec<u8>> {
+        let program: &Xdp = self
+            .ebpf
+            .program("sluice_xdp")
+            .context("no program sluice_xdp")?
+            .try_into()?;
+        let (_, frame) = run_xdp(program, frame, self.poison, &mut [0; FRAME_MAX])?;
+        Ok(frame)
+    }
+
+    /// Sets the clock for [`Self::run_shared`].
+    pub fn set_clock(&mut self, now_ns: u64) -> Result<()> {
+        Ok(self.config.set(ConfigWord::TestClock as u32, now_ns, 0)?)
     }
 
     fn run_tc(&mut self, name: &str, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
@@ -285,11 +283,6 @@ impl Kernel {
             }
         }
         Ok(())
-    }
-
-    /// The entries of `FLOWS*` and `HALF*`, for threads that look while packets run.
-    pub fn family_states(&self) -> Result<(FamilyState<4>, FamilyState<16>)> {
-        Ok((self.v4.state()?, self.v6.state()?))
     }
 }
 
@@ -523,6 +516,33 @@ fn routes(setup: &Setup) -> Contents<16, 24> {
     v4.map(|(key, value)| (layout::route_key(key), layout::route(value)))
         .chain(v6.map(|(key, value)| (layout::route_key(key), layout::route(value))))
         .collect()
+}
+
+fn run_xdp(
+    program: &Xdp,
+    frame: &[u8],
+    metadata: usize,
+    output: &mut [u8],
+) -> Result<(u32, Vec<u8>)> {
+    let mut input = vec![POISON; metadata];
+    input.extend(frame);
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [metadata, input.len(), 0, 0, 0, 0].map(u32::try_from);
+    let mut bytes = Vec::new();
+    for field in context {
+        bytes.extend(field?.to_ne_bytes());
+    }
+    let result = program
+        .test_run(TestRunOptions {
+            data_in: Some(&input),
+            data_out: Some(output),
+            ctx_in: Some(&bytes),
+            ..TestRunOptions::default()
+        })
+        .with_context(|| format!("test run of sluice_xdp on {} bytes", frame.len()))?;
+    let output = &output[..result.data_size_out as usize];
+    let frame = output.get(metadata..).context("no frame came out")?;
+    Ok((result.return_value, frame.to_vec()))
 }
 
 /// Turns what `map` holds, `old`, into `new`.
