@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, path::PathBuf, thread::sleep, time::Duration};
 const UDP_CONFIRMATION: Duration = Duration::from_millis(2200);
 
 /// Share of the packets of a hit case that may belong to a flow that another one has evicted.
-const MOST_MISSES: f64 = 0.001;
+const MOST_MISSES: f64 = 0.005;
 
 /// What to run.
 #[derive(Clone, Debug)]
