@@ -3,20 +3,20 @@
 use super::{
     case::{Family, Service},
     frame::{Addresses, DIRECTOR_MAC, ROUTER_MAC, VIP_PORT},
-    sys::Raw,
+    sys::{self, Raw},
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{ProgramFd, Xdp},
 };
 use sluice_abi::{
-    ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, EndpointKey, ForwardingMode, Head,
-    HeadPool, MAX_POOLS, MapName, Path as ServerPath, ROLE_DIRECTOR, RingWord, SERVER_IPV6,
-    SHARE_WHOLE, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
+    ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, EndpointKey, ForwardingMode, FullNatKey,
+    FullNatValue, Head, HeadPool, MAX_POOLS, MapName, Path as ServerPath, ROLE_DIRECTOR, RingWord,
+    SERVER_IPV6, SHARE_WHOLE, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
 };
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, num::NonZeroUsize, os::fd::AsFd as _, path::Path};
 
 /// Real servers of the virtual server. Enough that each has FullNAT ports for its part of a million flows.
 pub const SERVERS: u32 = 256;
@@ -31,6 +31,8 @@ const SERVER_PORT: u16 = 8080;
 /// BPF_PROG_TEST_RUN's packets come by the loopback device, so the way back through it is XDP_TX.
 const IFINDEX: u32 = 1;
 const MTU: u16 = 1600;
+/// Few flows must not crowd: by chance more of them than a bucket holds would share one.
+const FEWEST_BUCKETS: u32 = 1 << 14;
 /// Entries of a bucket.
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]
 const ENTRIES: u32 = BUCKET_ENTRIES as u32;
@@ -48,7 +50,6 @@ pub enum Tables {
 pub struct Instance {
     object: Ebpf,
     service: Service,
-    tables: Tables,
 }
 
 /// What the data plane has counted since its load.
@@ -110,11 +111,7 @@ impl Instance {
         let object = loader
             .load_file(path)
             .with_context(|| format!("cannot load {}", path.display()))?;
-        let mut instance = Self {
-            object,
-            service,
-            tables,
-        };
+        let mut instance = Self { object, service };
         match service.family {
             Family::Ipv4 => instance.fill::<4>(Addresses::VIP4.octets(), server4)?,
             Family::Ipv6 => instance.fill::<16>(Addresses::VIP6.octets(), server6)?,
@@ -181,6 +178,45 @@ impl Instance {
         }
     }
 
+    /// Empties the flow tables and gives back all claimed ports.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        let (tables, entry) = match self.service.family {
+            Family::Ipv4 => ([MapName::Flows4, MapName::Half4], 16),
+            Family::Ipv6 => ([MapName::Flows6, MapName::Half6], 32),
+        };
+        for name in tables {
+            let map = self.object.map(name.as_str());
+            let Some(Map::Array(map)) = map else {
+                bail!("{} is no array", name.as_str());
+            };
+            let buckets = usize::try_from(map.info()?.max_entries())?;
+            let bytes =
+                NonZeroUsize::new(buckets * BUCKET_ENTRIES * entry).context("no buckets")?;
+            sys::zero(map.fd().as_fd(), bytes)
+                .with_context(|| format!("cannot empty {}", name.as_str()))?;
+        }
+        match self.service.family {
+            Family::Ipv4 => self.give_back_ports::<4>(MapName::FullNat4)?,
+            Family::Ipv6 => self.give_back_ports::<16>(MapName::FullNat6)?,
+        }
+        let mut config = self.array::<u64>(MapName::Config)?;
+        config.set(ConfigWord::HalfOpenPorts as u32, 0, 0)?;
+        Ok(())
+    }
+
+    fn give_back_ports<const A: usize>(&mut self, name: MapName) -> Result<()>
+    where
+        Raw<FullNatKey<A>>: Pod,
+        Raw<FullNatValue<A>>: Pod,
+    {
+        let mut claims = self.hash::<Raw<FullNatKey<A>>, Raw<FullNatValue<A>>>(name)?;
+        let keys = claims.keys().collect::<Result<Vec<_>, _>>()?;
+        for key in keys {
+            claims.remove(&key)?;
+        }
+        Ok(())
+    }
+
     fn count_keys<const N: usize>(&self, name: MapName, words: usize) -> Result<u64> {
         let table: Array<_, [u64; N]> = self.map(name)?;
         let mut found = 0;
@@ -194,7 +230,7 @@ impl Instance {
 
     fn map<'a, M>(&'a self, name: MapName) -> Result<M>
     where
-        M: TryFrom<&'a aya::maps::Map, Error = aya::maps::MapError>,
+        M: TryFrom<&'a Map, Error = aya::maps::MapError>,
     {
         let map = self.object.map(name.as_str());
         let map = map.with_context(|| format!("no map {}", name.as_str()))?;
@@ -292,11 +328,6 @@ impl Instance {
         heads.set(HEAD, Raw(head), 0)?;
         Ok(())
     }
-
-    /// Flow tables of this instance.
-    pub fn tables(&self) -> Tables {
-        self.tables
-    }
 }
 
 /// Sizes of the maps that grow with the flows.
@@ -332,7 +363,7 @@ impl Sizes {
                         1
                     };
                     let buckets = (flows * directions * 2).div_ceil(ENTRIES);
-                    let buckets = buckets.next_power_of_two();
+                    let buckets = buckets.next_power_of_two().max(FEWEST_BUCKETS);
                     (buckets, buckets - 1)
                 }
                 Tables::Of(_) => (1, 0),

@@ -6,6 +6,7 @@ use super::{
     wrapper::{Order, Plan, Run, Target, Wrapper, XDP_PASS, XDP_TX},
 };
 use anyhow::{Context as _, Result, ensure};
+use sluice_abi::ForwardingMode;
 use std::{collections::BTreeMap, path::PathBuf, thread::sleep, time::Duration};
 
 /// A UDP flow is confirmed by a packet about a second after the first; flow times have a resolution of half a second.
@@ -63,7 +64,9 @@ impl Bench {
 
     fn prepare_case(&mut self, service: Service, traffic: Traffic) -> Result<()> {
         match traffic {
-            Traffic::Hit(_) | Traffic::NotAVip if !self.hits.contains_key(&service) => {
+            Traffic::Hit(_) | Traffic::NewFlow | Traffic::NotAVip
+                if !self.hits.contains_key(&service) =>
+            {
                 let instance = self.load(service, Tables::Of(self.most_flows()))?;
                 let target = Target::new(instance.program()?);
                 self.hits.insert(service, (instance, target));
@@ -88,23 +91,19 @@ impl Bench {
 
     /// Sends the packets that make the flows of the hit cases.
     fn establish(&mut self) -> Result<()> {
-        let flows = self.most_flows();
-        let mut wait = false;
-        for (instance, target) in self.hits.values() {
-            let service = instance.service();
-            let (order, packets) = match service.protocol {
-                Protocol::Tcp => (Order::Opening, 2 * flows),
-                Protocol::Udp => (Order::Once, flows),
-            };
-            wait |= service.protocol == Protocol::Udp;
-            let run = self.wrapper.run(target, &plan(service, order, packets))?;
-            expect(&run, XDP_TX, packets).context("establishing flows")?;
+        let services: Vec<Service> = self.hits.keys().copied().collect();
+        for &service in &services {
+            self.begin_flows(service)?;
         }
-        if wait {
+        if services
+            .iter()
+            .any(|service| service.protocol == Protocol::Udp)
+        {
             sleep(UDP_CONFIRMATION);
         }
-        for (instance, target) in self.hits.values() {
-            let service = instance.service();
+        let flows = self.most_flows();
+        for service in services {
+            let (instance, target) = self.hits.get(&service).context("not prepared")?;
             if service.protocol == Protocol::Udp {
                 let run = self
                     .wrapper
@@ -119,6 +118,18 @@ impl Bench {
             );
         }
         Ok(())
+    }
+
+    /// Sends the packets that begin and, except for UDP, confirm the flows of a service.
+    fn begin_flows(&mut self, service: Service) -> Result<()> {
+        let flows = self.most_flows();
+        let (_, target) = self.hits.get(&service).context("not prepared")?;
+        let (order, packets) = match service.protocol {
+            Protocol::Tcp => (Order::Opening, 2 * flows),
+            Protocol::Udp => (Order::Once, flows),
+        };
+        let run = self.wrapper.run(target, &plan(service, order, packets))?;
+        expect(&run, XDP_TX, packets).context("establishing flows")
     }
 
     /// Runs one case once: processor time per packet, in nanoseconds.
@@ -152,16 +163,16 @@ impl Bench {
         let packets = self.options.repeat;
         let (instance, target) = self.hits.get(&service).context("not prepared")?;
         // Steady traffic: every flow's last packet is a moment ago, as on a link that is busy with these flows.
+        let before = instance.counts()?;
         let all = plan(service, Order::Once, flows);
         self.wrapper.run(target, &all)?;
-        let before = instance.counts()?;
         let plan = plan(service, Order::Random(flows), packets);
         let run = self.wrapper.run(target, &plan)?;
         expect(&run, XDP_TX, packets)?;
         let counts = instance.counts()?.since(&before);
         ensure!(
-            counts.packets == u64::from(packets)
-                && few(counts.flows, packets)
+            counts.packets == u64::from(packets) + u64::from(flows)
+                && few(counts.half_open, packets)
                 && counts.stateless == 0
                 && counts.drops.is_empty(),
             "not every packet hit the flow table: {counts:?}"
@@ -172,25 +183,28 @@ impl Bench {
     fn new_flows(&mut self, service: Service) -> Result<f64> {
         let packets = self.options.repeat & !1;
         let flows = packets / 2;
-        // Flows are new once.
-        let room = self.most_flows().max(flows.next_power_of_two());
-        let instance = self.load(service, Tables::Of(room))?;
-        let target = Target::new(instance.program()?);
+        // Flows are new once, and the hit cases want theirs back.
+        let (instance, target) = self.hits.get_mut(&service).context("not prepared")?;
+        instance.forget_flows()?;
+        let before = instance.counts()?;
         let run = self
             .wrapper
-            .run(&target, &plan(service, Order::Opening, packets))?;
+            .run(target, &plan(service, Order::Opening, packets))?;
+        let counts = instance.counts()?.since(&before);
+        instance.forget_flows()?;
+        self.begin_flows(service)?;
         expect(&run, XDP_TX, packets)?;
-        let counts = instance.counts()?;
-        let directions = if service.mode == sluice_abi::ForwardingMode::Nat {
-            2
+        // In NAT a flow has an entry for each direction.
+        let entries = if service.mode == ForwardingMode::Nat {
+            2 * flows
         } else {
-            1
+            flows
         };
         ensure!(
             counts.packets == u64::from(packets)
                 && counts.flows == u64::from(flows)
-                && counts.half_open == u64::from(flows * directions)
-                && counts.promoted == u64::from(flows * directions)
+                && counts.half_open == u64::from(entries)
+                && counts.promoted == u64::from(entries)
                 && counts.stateless == 0,
             "not every SYN made a flow that its ACK confirmed: {counts:?}"
         );
