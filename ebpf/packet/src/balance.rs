@@ -106,52 +106,84 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     if ETHERNET + usize::from(ip.length) > packet.length() {
         return Err(DropReason::Truncated);
     }
-    let mut choice = Choice {
-        service: vip.service(),
-        head: 0,
-        now: flow::now(tables),
-        hook,
-        server: 0,
-        port: 0,
-        new_flow: false,
-        news: FlowData::default(),
-        was_in: Table::Established,
-    };
+    let now = flow::now(tables);
     let key = flow::key(tables, &tuple.source, tuple.source_port, vip.service());
-    let current = flow::find_established(tables, &key, choice.now)
-        .filter(|found| flow::is_current(found, tuple, choice.now))
+    let current = flow::find_established(tables, &key, now)
+        .filter(|found| flow::is_current(found, tuple, now))
         .and_then(|found| {
-            choice.port = found.data.port();
-            server_of(tables, found.data)
+            let server = server_of(tables, found.data)?;
+            Some(Chosen {
+                server,
+                port: found.data.port(),
+                new_flow: false,
+            })
         })
-        .filter(|server| is_for(server.word.path(), hook));
-    let server = if let Some(server) = current {
-        server
+        .filter(|chosen| is_for(chosen.server.word.path(), hook));
+    let chosen = if let Some(chosen) = current {
+        chosen
     } else {
-        choice.port = 0;
         tuple.forget_constants(tables);
-        follow(tables, tuple, &mut choice)?;
-        if choice.news != FlowData::default() {
-            accompany(tables, tuple, &choice);
-            touch_claim(tables, tuple, &mut choice);
+        match choose(packet, tables, hook, tuple, vip, now)? {
+            Some(chosen) => chosen,
+            None => return Ok(Outcome::PASS),
         }
-        if choice.new_flow {
-            choice.head = head_slot(packet, tables, vip);
-            if choice.head == 0 {
-                return Err(DropReason::NotMyServer);
-            }
-            assign(tables, tuple, &mut choice)?;
-            if choice.server != 0 {
-                claim(tables, tuple, &mut choice)?;
-                record(tables, tuple, &choice)?;
-            }
-        }
-        if choice.server == 0 {
-            return Ok(Outcome::PASS);
-        }
-        server(tables, choice.server).ok_or(DropReason::ServerGone)?
     };
-    deliver::deliver(packet, tables, ip, tuple, &server, &choice)
+    deliver::deliver(packet, tables, hook, ip, tuple, &chosen)
+}
+
+/// The server that a packet goes to.
+pub(crate) struct Chosen<'a> {
+    pub(crate) server: Server<'a>,
+    /// FullNAT's claimed port, else 0.
+    pub(crate) port: u16,
+    pub(crate) new_flow: bool,
+}
+
+/// The server of a flow that is new, or whose entry this packet changes. `None`: another hook delivers.
+#[inline(always)]
+fn choose<'a, const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &P,
+    tables: &'a T,
+    hook: Hook,
+    tuple: &Tuple<A>,
+    vip: VipWord,
+    now: u16,
+) -> Result<Option<Chosen<'a>>, DropReason> {
+    let mut choice = Choice {
+        news: FlowData::default(),
+        head: 0,
+        server: 0,
+        service: vip.service(),
+        now,
+        port: 0,
+        hook,
+        was_in: Table::Established,
+        new_flow: false,
+    };
+    follow(tables, tuple, &mut choice)?;
+    if choice.news != FlowData::default() {
+        accompany(tables, tuple, &choice);
+        touch_claim(tables, tuple, &mut choice);
+    }
+    if choice.new_flow {
+        choice.head = head_slot(packet, tables, vip);
+        if choice.head == 0 {
+            return Err(DropReason::NotMyServer);
+        }
+        assign(tables, tuple, &mut choice)?;
+        if choice.server != 0 {
+            claim(tables, tuple, &mut choice)?;
+            record(tables, tuple, &choice)?;
+        }
+    }
+    if choice.server == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Chosen {
+        server: server(tables, choice.server).ok_or(DropReason::ServerGone)?,
+        port: choice.port,
+        new_flow: choice.new_flow,
+    }))
 }
 
 /// Whether a hook delivers by this path itself.
@@ -166,7 +198,7 @@ fn is_for(path: Path, hook: Hook) -> bool {
 
 /// The question which server a packet goes to, and the answer. Aligned and ordered as [`Tuple`].
 #[repr(C, align(8))]
-pub(crate) struct Choice {
+struct Choice {
     /// What changed in a known flow's entry, 0 if nothing did: the other direction's entry must say the same.
     news: FlowData,
     head: u32,
@@ -175,11 +207,11 @@ pub(crate) struct Choice {
     service: u16,
     now: u16,
     /// FullNAT's claimed port, else 0.
-    pub(crate) port: u16,
-    pub(crate) hook: Hook,
+    port: u16,
+    hook: Hook,
     /// Which table the flow's entry was in.
     was_in: Table,
-    pub(crate) new_flow: bool,
+    new_flow: bool,
 }
 
 /// Finds the server of a known flow and brings the tables up to date; sets `new_flow` if there is none. A function of its

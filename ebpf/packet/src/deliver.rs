@@ -1,21 +1,25 @@
 //! Sending a packet to its server: the four forwarding modes over the paths of the node.
 
-use crate::balance::{Choice, Server, address};
+use crate::balance::{Chosen, address};
 use crate::headers::{Ip, Tuple};
 use crate::{FamilyTables, Hook, Outcome, Packet, Tables, rewrite};
 use sluice_abi::{DropReason, ForwardingMode, Path, SERVER_IPV6};
 
-/// Rewrites or wraps the packet for `server` and says where it goes.
+/// Rewrites or wraps the packet for the chosen server and says where it goes.
 #[inline(always)]
 pub(crate) fn deliver<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
+    hook: Hook,
     ip: &Ip<A>,
     tuple: &Tuple<A>,
-    server: &Server<'_>,
-    choice: &Choice,
+    chosen: &Chosen<'_>,
 ) -> Result<Outcome, DropReason> {
-    let (hook, port, new_flow) = (choice.hook, choice.port, choice.new_flow);
+    let &Chosen {
+        ref server,
+        port,
+        new_flow,
+    } = chosen;
     let record = server.record;
     if (record.flags & SERVER_IPV6 != 0) != (A == 16) {
         return Err(DropReason::BadTable);
