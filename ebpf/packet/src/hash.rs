@@ -14,12 +14,14 @@ const fn mix(mut h: u64) -> u64 {
 /// halves choose the two buckets.
 #[inline(always)]
 pub fn bucket<const A: usize>(words: &[u64; 3], seed: u64) -> u64 {
-    let h = (words[0] ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    if A == 4 {
-        return h ^ (h >> 32);
+    let mut h = (words[0] ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    if A != 4 {
+        h = (h ^ (h >> 32) ^ words[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        h = (h ^ (h >> 32) ^ words[2]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
-    let h = (h ^ (h >> 32) ^ words[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mix(h ^ words[2])
+    // One product's low bits depend on the key's low bits alone: the service index is not among them.
+    h = (h ^ (h >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    h ^ (h >> 32)
 }
 
 /// Hash of a client for pool and ring: equal on every director. `ring` is the low half for the ring slot; the pool is
