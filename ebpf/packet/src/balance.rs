@@ -108,13 +108,11 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     }
     let now = flow::now(tables);
     let key = flow::key(tables, &tuple.source, tuple.source_port, vip.service());
-    let current = flow::find_established(tables, &key, now)
-        .filter(|found| flow::is_current(found, tuple, now))
-        .and_then(|found| {
-            let server = server_of(tables, found.data)?;
+    let current = flow::find_current(tables, &key, tuple, now)
+        .and_then(|data| {
             Some(Chosen {
-                server,
-                port: found.data.port(),
+                server: server_of(tables, data)?,
+                port: data.port(),
                 new_flow: false,
             })
         })

@@ -14,6 +14,11 @@ const BUSY: u64 = 1;
 /// Time units between a half-open flow's first packet and one that confirms it: 0.54 to 1.6 s.
 const CONFIRM_UNITS: u16 = 2;
 
+/// Age at which a packet renews an entry's time: 2.1 s. Where flows are many, most packets are the first of their flow in a
+/// time unit, and a write for each costs more than the look-up. Less than any timeout.
+const REFRESH_UNITS: u16 = 4;
+const _: () = assert!(REFRESH_UNITS < FlowState::Closed.timeout_units());
+
 /// A flow key: words as stored, and the hash that chooses its buckets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key<const A: usize> {
@@ -159,22 +164,26 @@ pub fn find_words<const A: usize, T: Tables + FamilyTables<A>>(
     find_in(tables, Table::HalfOpen, &key, now).map_or(0, |found| found.data.0 | IN_HALF_OPEN)
 }
 
-/// The live established entry of a flow.
+/// The data of a flow's established entry, if the client's packet leaves it as it is.
 #[inline(always)]
-pub(crate) fn find_established<const A: usize, T: FamilyTables<A>>(
+pub(crate) fn find_current<const A: usize, T: FamilyTables<A>>(
     tables: &T,
     key: &Key<A>,
+    tuple: &Tuple<A>,
     now: u16,
-) -> Option<Found> {
-    find_in(tables, Table::Established, key, now)
+) -> Option<FlowData> {
+    let data = locate(tables, Table::Established, key)?;
+    let state = data.state()?;
+    let current = is_fresh(data, now)
+        && !tuple.opens()
+        && next_state(state, tuple.protocol, tuple.flags) == state;
+    current.then_some(data)
 }
 
-/// Whether a client's packet leaves an established entry as it is.
+/// Whether an entry's time may stay as it is; if so, the entry has not expired.
 #[inline(always)]
-pub(crate) fn is_current<const A: usize>(found: &Found, tuple: &Tuple<A>, now: u16) -> bool {
-    found.data.time() == now
-        && !tuple.opens()
-        && next_state(found.state, tuple.protocol, tuple.flags) == found.state
+fn is_fresh(data: FlowData, now: u16) -> bool {
+    age(data, now) <= REFRESH_UNITS
 }
 
 /// Whether a connection attempt on a flow in this state begins another one.
@@ -193,16 +202,26 @@ fn find_in<const A: usize, T: FamilyTables<A>>(
     key: &Key<A>,
     now: u16,
 ) -> Option<Found> {
-    let [first, second] = key.buckets();
-    let data = match scan(tables, table, first, key) {
-        Some((_, data)) => data,
-        None => scan(tables, table, second, key)?.1,
-    };
+    let data = locate(tables, table, key)?;
     let state = data.state()?;
     if age(data, now) > state.timeout_units() + 1 {
         return None;
     }
     Some(Found { data, state, table })
+}
+
+/// The data of a flow's entry, live or not.
+#[inline(always)]
+fn locate<const A: usize, T: FamilyTables<A>>(
+    tables: &T,
+    table: Table,
+    key: &Key<A>,
+) -> Option<FlowData> {
+    let [first, second] = key.buckets();
+    match scan(tables, table, first, key) {
+        Some((_, data)) => Some(data),
+        None => Some(scan(tables, table, second, key)?.1),
+    }
 }
 
 /// The entry of `key` in one bucket: index of its data word, and the data.
@@ -497,10 +516,10 @@ pub(crate) fn follow_reply<const A: usize, T: Tables + FamilyTables<A>>(
     }
     let old = found.data;
     let state = next_state(found.state, protocol, flags);
-    let data = FlowData::new(old.server(), old.epoch(), state, now, old.port());
-    if data == old {
+    if state == found.state && is_fresh(old, now) {
         return None;
     }
+    let data = FlowData::new(old.server(), old.epoch(), state, now, old.port());
     replace(tables, found, key, data);
     Some(data)
 }
