@@ -401,11 +401,13 @@ pub fn insert_words<const A: usize, T: Tables + FamilyTables<A>>(
     true
 }
 
-/// What a slot is worth to its flow, lowest first: the key's own, free, expired, then live by the time it has left, then
-/// one that is being written.
+/// What a slot is worth to its flow, lowest first: the key's own, free, free at the bucket's end, expired, then live by the
+/// time it has left, then one that is being written. A bucket fills from its front: if only its end is free, the flow's
+/// second bucket comes first if it has more room. So a table that is half full evicts a tenth of what it would.
 const OWN: u32 = 0;
 const FREE: u32 = 1;
-const EXPIRED: u32 = 2;
+const LAST_FREE: u32 = 2;
+const EXPIRED: u32 = 3;
 const WRITING: u32 = 0x1ff_ffff;
 
 /// A candidate is `worth << 3 | second bucket << 2 | slot`, so that the least one is the best.
@@ -432,7 +434,11 @@ fn best_slot<const A: usize, B: Bucket>(
         let worth = if same {
             OWN
         } else if old == 0 {
-            FREE
+            if entry + 1 < BUCKET_ENTRIES {
+                FREE
+            } else {
+                LAST_FREE
+            }
         } else if old == BUSY {
             WRITING
         } else {
