@@ -1,7 +1,7 @@
 //! A load of the data plane's object with one virtual server, unpinned.
 
 use super::{
-    case::{Family, Service},
+    case::{Family, Protocol, Service},
     frame::{Addresses, DIRECTOR_MAC, ROUTER_MAC, VIP_PORT},
     sys::{self, Raw},
 };
@@ -31,7 +31,8 @@ const SERVER_PORT: u16 = 8080;
 /// BPF_PROG_TEST_RUN's packets come by the loopback device, so the way back through it is XDP_TX.
 const IFINDEX: u32 = 1;
 const MTU: u16 = 1600;
-/// Few flows must not crowd: by chance more of them than a bucket holds would share one.
+/// Few flows must not crowd: by chance more of them than a bucket holds would share one. Also the half-open table's size in
+/// the object.
 const FEWEST_BUCKETS: u32 = 1 << 14;
 /// Entries of a bucket.
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]
@@ -373,10 +374,19 @@ impl Sizes {
                 Tables::Of(flows) if used && service.mode == ForwardingMode::FullNat => 2 * flows,
                 _ => 1,
             };
+            // A TCP flow is half-open between two packets of the benchmark, a UDP flow until all have begun.
+            let (half_buckets, half_mask_value) = match service.protocol {
+                Protocol::Tcp if used && matches!(tables, Tables::Of(_)) => {
+                    (FEWEST_BUCKETS, FEWEST_BUCKETS - 1)
+                }
+                _ => (buckets, mask),
+            };
             sizes
                 .entries
-                .extend([(flows, buckets), (half, buckets), (fullnat, claims)]);
-            sizes.masks.extend([(flows_mask, mask), (half_mask, mask)]);
+                .extend([(flows, buckets), (half, half_buckets), (fullnat, claims)]);
+            sizes
+                .masks
+                .extend([(flows_mask, mask), (half_mask, half_mask_value)]);
         }
         sizes
     }
