@@ -97,6 +97,8 @@ pub struct Core {
     released_stale: bool,
 
     node: Option<NodeSpec>,
+    /// Why the newest spec of this node is not in force.
+    refused: Option<String>,
     role_set: Option<u64>,
     decisions: Option<Decisions>,
     decisions_changed: bool,
@@ -144,6 +146,7 @@ impl Core {
             gateways_read: None,
             released_stale: false,
             node: None,
+            refused: None,
             role_set: None,
             decisions: None,
             decisions_changed: false,
@@ -215,9 +218,11 @@ impl Core {
                     self.attachments.reconsider();
                 }
                 self.node = Some(node);
+                self.refused = None;
                 self.dirty.links = true;
                 self.dirty.gateways = true;
             }
+            Input::Source(Event::NodeRefused(message)) => self.refused = Some(message),
             Input::Source(Event::Peers(peers)) => self.peers = peers,
             Input::Netlink(message) => match self.table.apply(&message) {
                 Some(Change::Link) => {

@@ -165,6 +165,7 @@ impl Core {
         }
         reasons.extend(self.attachments.bridge_problems().map(str::to_owned));
         reasons.extend(self.failure.clone());
+        reasons.extend(self.refused.clone());
         reasons
     }
 

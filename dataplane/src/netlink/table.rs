@@ -257,7 +257,8 @@ fn neighbour(message: &NeighbourMessage) -> Neighbour {
 
 fn xdp_mode(xdp: &LinkXdp) -> Option<Mode> {
     match xdp {
-        LinkXdp::Attached(XdpAttached::Driver) => Some(Mode::Native),
+        // Several programs at once are one in the driver beside one in the hardware.
+        LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Multiple) => Some(Mode::Native),
         LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(Mode::Generic),
         _ => None,
     }

@@ -13,7 +13,9 @@ use sluice_api::directory::{
     DecisionReader, Directory, DirectoryError, Lock, ManifestReader, StatusFile,
 };
 use sluice_api::manifest::Object;
-use sluice_api::{Kind, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, ObjectKey};
+use sluice_api::{
+    Kind, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, ObjectKey, Validate,
+};
 use sluice_planner::Snapshot;
 use tracing::{info, warn};
 
@@ -107,8 +109,9 @@ struct Reader {
     directors: BTreeSet<String>,
     peers_polled: Option<Instant>,
     told_node: Option<LoadBalancerNodeSpec>,
+    refused_node: Option<LoadBalancerNodeSpec>,
     told_peers: Option<BTreeMap<String, BTreeSet<IpAddr>>>,
-    missing_since: Option<Instant>,
+    node_is_missing: bool,
     complained: BTreeMap<&'static str, Instant>,
 }
 
@@ -123,8 +126,9 @@ impl Reader {
             directors: BTreeSet::new(),
             peers_polled: None,
             told_node: None,
+            refused_node: None,
             told_peers: None,
-            missing_since: None,
+            node_is_missing: false,
             complained: BTreeMap::new(),
         }
     }
@@ -192,8 +196,20 @@ impl Reader {
             self.report_missing();
             return None;
         };
-        self.missing_since = None;
-        if self.told_node.as_ref() == Some(&spec) {
+        self.node_is_missing = false;
+        let errors: Vec<String> = spec.validate().iter().map(ToString::to_string).collect();
+        if !errors.is_empty() {
+            if self.refused_node.as_ref() == Some(&spec) {
+                return None;
+            }
+            let message = format!("LoadBalancerNode {}: {}", self.node, errors.join("; "));
+            warn!("not taken over, the spec before stays in force: {message}");
+            self.refused_node = Some(spec);
+            return Some(Event::NodeRefused(message));
+        }
+        // What was refused is taken back by telling the spec again.
+        let was_refused = self.refused_node.take().is_some();
+        if self.told_node.as_ref() == Some(&spec) && !was_refused {
             return None;
         }
         self.told_node = Some(spec.clone());
@@ -202,10 +218,10 @@ impl Reader {
     }
 
     fn report_missing(&mut self) {
-        if self.missing_since.is_some() {
+        if self.node_is_missing {
             return;
         }
-        self.missing_since = Some(Instant::now());
+        self.node_is_missing = true;
         let (node, directory) = (&self.node, self.directory.root().display());
         if self.told_node.is_some() {
             warn!("the LoadBalancerNode {node} is gone from {directory}: going on as it last was");
@@ -349,6 +365,23 @@ mod tests {
         settle(&mut reader);
         fs::remove_file(scratch.0.join("node.yaml")).unwrap();
         assert!(settle(&mut reader).is_empty());
+    }
+
+    #[test]
+    fn a_spec_that_breaks_a_rule_leaves_the_one_before() {
+        let scratch = Scratch::new("refused");
+        scratch.write("node.yaml", &node("d1", "eth0"));
+        let mut reader = scratch.reader();
+        settle(&mut reader);
+        scratch.write("node.yaml", &node("d1", "a-name-that-is-too-long"));
+        let events = settle(&mut reader);
+        let [Event::NodeRefused(message)] = &events[..] else {
+            unreachable!("{events:?}")
+        };
+        assert!(message.contains("spec.interfaces"), "{message}");
+        assert!(settle(&mut reader).is_empty());
+        scratch.write("node.yaml", &node("d1", "eth0"));
+        assert_eq!(interfaces(&settle(&mut reader)), ["eth0"]);
     }
 
     #[test]

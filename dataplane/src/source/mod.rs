@@ -15,6 +15,9 @@ pub enum Event {
     Decisions(Decisions),
     /// What this node is to be.
     Node(NodeSpec),
+    /// The newest spec of this node breaks a rule, so the one before stays in force. The message names the field and the
+    /// remedy.
+    NodeRefused(String),
     /// The other directors' own addresses by node name.
     Peers(BTreeMap<String, BTreeSet<IpAddr>>),
 }
