@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, MapData, PerCpuArray, PerCpuValues},
     programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
     util::nr_cpus,
 };
@@ -16,8 +16,9 @@ use sluice_abi::{ConfigWord, DropReason, Stat};
 
 use super::{
     layout,
-    machine::{Action, FamilyState, Input, Machine, Output, Program, State},
-    setup::{Family, Setup, sizes},
+    machine::{Action, Input, Machine, Output, Program, State},
+    maps::{Contents, Hash, KernelFamily, hash, map_array, per_cpu, write_array, write_hash},
+    setup::{Setup, sizes},
 };
 
 /// Return values of XDP programs (`enum xdp_action`).
@@ -40,25 +41,6 @@ const FULL_LENGTH: usize = 216;
 
 /// Longest frame that comes out.
 const FRAME_MAX: usize = 4096;
-
-type Hash<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
-type Contents<const K: usize, const V: usize> = BTreeMap<[u8; K], [u8; V]>;
-
-/// The maps of one family; the parameters are sizes of addresses, keys and values.
-struct KernelFamily<
-    const A: usize,
-    const E: usize,
-    const CK: usize,
-    const CV: usize,
-    const B: usize,
-> {
-    vips: Hash<E, 8>,
-    backends: Hash<E, 4>,
-    locals: Hash<E, 4>,
-    claims: Hash<CK, CV>,
-    flows: Array<MapData, [u8; B]>,
-    half_open: Array<MapData, [u8; B]>,
-}
 
 /// The object with its maps.
 pub struct Kernel {
@@ -96,27 +78,6 @@ pub fn object_path() -> PathBuf {
         },
         PathBuf::from,
     )
-}
-
-fn hash<const K: usize, const V: usize>(ebpf: &mut Ebpf, name: &str) -> Result<Hash<K, V>> {
-    let map = ebpf
-        .take_map(name)
-        .with_context(|| format!("no map {name}"))?;
-    HashMap::try_from(map).with_context(|| format!("layout of map {name}"))
-}
-
-fn map_array<V: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<Array<MapData, V>> {
-    let map = ebpf
-        .take_map(name)
-        .with_context(|| format!("no map {name}"))?;
-    Array::try_from(map).with_context(|| format!("layout of map {name}"))
-}
-
-fn per_cpu<V: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<PerCpuArray<MapData, V>> {
-    let map = ebpf
-        .take_map(name)
-        .with_context(|| format!("no map {name}"))?;
-    PerCpuArray::try_from(map).with_context(|| format!("layout of map {name}"))
 }
 
 fn load_object() -> Result<Ebpf> {
@@ -415,97 +376,6 @@ impl Machine for Kernel {
     }
 }
 
-impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: usize>
-    KernelFamily<A, E, CK, CV, B>
-{
-    fn take(ebpf: &mut Ebpf, version: u8) -> Result<Self> {
-        let name = |map: &str| format!("{map}{version}");
-        Ok(Self {
-            vips: hash(ebpf, &name("VIPS"))?,
-            backends: hash(ebpf, &name("BACKENDS"))?,
-            locals: hash(ebpf, &name("LOCALS"))?,
-            claims: hash(ebpf, &name("FULLNAT"))?,
-            flows: map_array(ebpf, &name("FLOWS"))?,
-            half_open: map_array(ebpf, &name("HALF"))?,
-        })
-    }
-
-    fn configure(&mut self, old: &Family<A>, new: &Family<A>) -> Result<()> {
-        let vips = |family: &Family<A>| -> Contents<E, 8> {
-            let vips = family.vips.iter();
-            vips.map(|(key, word)| (layout::endpoint(key), word.0.to_le_bytes()))
-                .collect()
-        };
-        write_hash(&mut self.vips, &vips(old), &vips(new))?;
-        let backends = |family: &Family<A>| -> Contents<E, 4> {
-            let backends = family.backends.iter();
-            backends
-                .map(|(key, index)| (layout::endpoint(key), index.to_le_bytes()))
-                .collect()
-        };
-        write_hash(&mut self.backends, &backends(old), &backends(new))?;
-        let locals = |family: &Family<A>| -> Contents<E, 4> {
-            let locals = family.locals.iter();
-            locals
-                .map(|(key, id)| (layout::local(key), id.to_le_bytes()))
-                .collect()
-        };
-        write_hash(&mut self.locals, &locals(old), &locals(new))
-    }
-
-    fn free_ports(&mut self) -> Result<()> {
-        let claimed: Vec<[u8; CK]> = self.claims.keys().collect::<Result<_, _>>()?;
-        for key in claimed {
-            self.claims.remove(&key)?;
-        }
-        Ok(())
-    }
-
-    /// Empties the flow tables, and puts the first claims in.
-    fn begin(&mut self, setup: &Family<A>) -> Result<()> {
-        for (table, size) in [
-            (&mut self.flows, sizes::FLOWS),
-            (&mut self.half_open, sizes::HALF_OPEN),
-        ] {
-            for bucket in 0..size {
-                table.set(bucket, [0; B], 0)?;
-            }
-        }
-        self.free_ports()?;
-        for (key, value) in &setup.claims {
-            self.claims
-                .insert(layout::claim_key(key), layout::claim_value(value), 0)?;
-        }
-        Ok(())
-    }
-
-    fn state(&self) -> Result<FamilyState<A>> {
-        let words = |table: &Array<MapData, [u8; B]>| -> Result<Vec<Vec<u64>>> {
-            let mut buckets = Vec::new();
-            for bucket in table.iter() {
-                let bucket = bucket?;
-                let words = bucket.chunks(8);
-                buckets.push(
-                    words
-                        .map(|word| u64::from_le_bytes(layout::array(word)))
-                        .collect(),
-                );
-            }
-            Ok(buckets)
-        };
-        let mut claims = BTreeMap::new();
-        for claim in &self.claims {
-            let (key, value) = claim?;
-            claims.insert(layout::to_claim_key(&key), layout::to_claim_value(&value));
-        }
-        Ok(FamilyState {
-            flows: words(&self.flows)?,
-            half_open: words(&self.half_open)?,
-            claims,
-        })
-    }
-}
-
 fn sum(values: &PerCpuValues<u64>) -> u64 {
     values.iter().sum()
 }
@@ -543,43 +413,4 @@ fn run_xdp(
     let output = &output[..result.data_size_out as usize];
     let frame = output.get(metadata..).context("no frame came out")?;
     Ok((result.return_value, frame.to_vec()))
-}
-
-/// Turns what `map` holds, `old`, into `new`.
-fn write_hash<const K: usize, const V: usize>(
-    map: &mut Hash<K, V>,
-    old: &Contents<K, V>,
-    new: &Contents<K, V>,
-) -> Result<()> {
-    for key in old.keys().filter(|key| !new.contains_key(*key)) {
-        map.remove(key)?;
-    }
-    for (key, value) in new {
-        if old.get(key) != Some(value) {
-            map.insert(key, value, 0)?;
-        }
-    }
-    Ok(())
-}
-
-/// Turns what `map` holds, `old`, into `new`. Elements beyond the map's end are what packets may ask for in vain.
-fn write_array<T: PartialEq + Default, V: aya::Pod>(
-    map: &mut Array<MapData, V>,
-    old: &BTreeMap<u32, T>,
-    new: &BTreeMap<u32, T>,
-    encode: impl Fn(&T) -> V,
-) -> Result<()> {
-    let size = map.len();
-    for key in old
-        .keys()
-        .filter(|key| !new.contains_key(*key) && **key < size)
-    {
-        map.set(*key, encode(&T::default()), 0)?;
-    }
-    for (key, value) in new {
-        if *key < size && old.get(key) != Some(value) {
-            map.set(*key, encode(value), 0)?;
-        }
-    }
-    Ok(())
 }

@@ -20,6 +20,7 @@ pub mod host;
 pub mod kernel;
 pub mod layout;
 pub mod machine;
+mod maps;
 pub mod random;
 pub mod setup;
 pub mod suite;
