@@ -64,3 +64,93 @@ fn address_of(record: &ServerRecord) -> IpAddr {
     let [a, b, c, d, ..] = record.addr;
     IpAddr::from([a, b, c, d])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use sluice_planner::{
+        ForwardingMode, Limits, NodeView, Pool, PoolSelection, PoolShare, Port, Role, Server,
+        VirtualServer, node_config, plan,
+    };
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        vips: 64,
+        backends: 64,
+        locals: 64,
+        peers: 64,
+        heads: 64,
+        rings: 64,
+        ring_slots: 65_536,
+        servers: 64,
+        records: 64,
+    };
+
+    /// One virtual server over one pool with these servers at the node's own addresses.
+    fn snapshot(servers: &[(&str, IpAddr)]) -> Snapshot {
+        let virtual_server = VirtualServer {
+            addresses: vec!["203.0.113.1".parse().unwrap()],
+            ports: vec![Port {
+                name: "http".to_owned(),
+                protocol: Protocol::Tcp,
+                port: 80,
+            }],
+            mode: ForwardingMode::Nat,
+            pool_selection: PoolSelection::Flow,
+            pools: vec![PoolShare {
+                name: "v1".to_owned(),
+                weight: 1,
+            }],
+        };
+        let servers = servers.iter().map(|(name, address)| Server {
+            name: (*name).to_owned(),
+            address: *address,
+            weight: 1,
+            target_ports: Vec::new(),
+        });
+        let pool = Pool {
+            servers: servers.collect(),
+        };
+        Snapshot {
+            virtual_servers: [(ObjectName::new("shop", "web"), virtual_server)].into(),
+            pools: [(ObjectName::new("shop", "v1"), pool)].into(),
+        }
+    }
+
+    #[test]
+    fn servers_are_called_what_the_user_calls_them() {
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        let snapshot = snapshot(&[("b", address)]);
+        let view = NodeView {
+            role: Role {
+                director: true,
+                real_server: true,
+            },
+            addresses: BTreeSet::from([address]),
+            ..NodeView::default()
+        };
+        let config = node_config(&snapshot, &view);
+        let image = plan(&config, &Image::default(), &LIMITS).desired;
+        let labels: Vec<ServerLabels> = of_servers(&image, &config, &snapshot)
+            .into_values()
+            .collect();
+        let expected = ServerLabels {
+            virtual_server: "shop/web".to_owned(),
+            vip: "203.0.113.1".parse().unwrap(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            pool: "v1".to_owned(),
+            server: "b".to_owned(),
+            address,
+            server_port: 80,
+        };
+        assert_eq!(labels, [expected]);
+        let gone = of_servers(&image, &NodeConfig::default(), &snapshot);
+        assert!(
+            gone.is_empty(),
+            "what is no part of the configuration has no name"
+        );
+    }
+}
