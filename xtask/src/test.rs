@@ -35,7 +35,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         stdout.write_all(&line)?;
     }
     let status = child.wait().context("cannot wait for cargo test")?;
-    println!("\n{summary}");
+    println!();
+    if summary.ignored() > 0 {
+        println!("{} ignored", summary.ignored());
+    }
+    println!("{summary}");
     if !status.success() {
         bail!("cargo test failed ({status})");
     }
