@@ -11,8 +11,8 @@ use sluice_abi::{
 
 /// Servers that a new flow tries when its client's port is in use towards the first ones.
 const CANDIDATES: u32 = 4;
-/// FullNAT ports that a new flow tries.
-const PORT_TRIES: u32 = 8;
+/// FullNAT ports that a new flow tries: when half the ports towards a server are in use, one flow of 2^32 finds none.
+const PORT_TRIES: u32 = 32;
 
 /// A server and what is known of it.
 pub(crate) struct Server<'a> {

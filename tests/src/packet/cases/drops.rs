@@ -276,12 +276,12 @@ fn no_service(net: &Net) -> Case {
     case.passes(Program::Xdp, &tcp(net.client, net.other_vip, SYN))
 }
 
-/// All ports that a flow tries are taken. A random number of 0 means a stride of 1 in a number of 16 bits: the eight
-/// tries meet the first three ports.
+/// All ports that a flow tries are taken. A random number of 0 means a stride of 1 in a number of 16 bits: the 32
+/// tries meet the first 13 ports.
 fn no_port(net: &Net) -> Case {
     let (mut setup, ..) = setup_with(net, ForwardingMode::FullNat, TCP);
     let taken = FlowData::new(1, 1, FlowState::Established, 0, 0);
-    for port in FULLNAT_PORT_MIN..FULLNAT_PORT_MIN + 3 {
+    for port in FULLNAT_PORT_MIN..FULLNAT_PORT_MIN + 13 {
         let own = SocketAddr::new(net.own, port);
         setup.claim(net.server, own, net.other_client, net.vip, TCP, taken);
     }

@@ -388,7 +388,7 @@ fn bad_table(setup: &mut Setup, rng: &mut Rng, service: &Service, ids: &[u32]) {
 fn take_ports(setup: &mut Setup, target: Target, service: &Service, servers: &[(u32, SocketAddr)]) {
     let other = client(target.family, CLIENTS, 0);
     for (id, server) in servers {
-        for port in FULLNAT_PORT_MIN..FULLNAT_PORT_MIN + 4 {
+        for port in FULLNAT_PORT_MIN..FULLNAT_PORT_MIN + 13 {
             let data = FlowData::new(*id, 0, FlowState::Established, 0, port);
             let own = SocketAddr::new(own(target.family), port);
             setup.claim(*server, own, other, service.vip, target.protocol, data);
