@@ -42,7 +42,10 @@ pub use namespace::Namespace;
 pub use process::Process;
 pub use run::{Run, expect_no_remains, remains, sweep};
 pub use spread::{Share, Spread};
-pub use tcp::{ConnectionMaker, KeptConnections, MakerReport, retransmitted_segments};
+pub use tcp::{
+    ConnectionMaker, KeptConnections, MakerReport, expect_no_retransmissions,
+    retransmitted_segments,
+};
 pub use udp::{Echo, StreamReport, UdpStream};
 pub use wait::{interrupt, interrupted, until};
 pub use web::Web;

@@ -29,8 +29,8 @@ const CONVERGENCE: Duration = Duration::from_secs(20);
 /// How long agents may take to load their programs: the kernel verifies them again for each agent.
 const LOADING: Duration = Duration::from_mins(2);
 
-/// Where an agent serves its metrics, in its own namespace.
-const METRICS: &str = "http://127.0.0.1:9200/metrics";
+/// Where an agent answers, in its own namespace.
+const ADMIN: &str = "127.0.0.1:9200";
 
 #[derive(Debug)]
 struct Agent {
@@ -171,6 +171,16 @@ impl Sluice {
         Ok(())
     }
 
+    /// Waits until every agent says that what was decided is in its maps.
+    pub fn await_ready(&mut self) -> Result<()> {
+        let ask = format!("curl --silent --fail http://{ADMIN}/readyz");
+        for (node, agent) in &self.agents {
+            let what = format!("the agent of {node} to be ready");
+            wait::until(&what, LOADING, || agent.namespace.run(&ask).is_ok())?;
+        }
+        self.expect_running()
+    }
+
     /// Kills a node's agent as a crash would. What it programmed stays.
     pub fn kill_agent(&mut self, node: &str) -> Result<()> {
         self.agent(node)?.process.kill()
@@ -195,7 +205,7 @@ impl Sluice {
         let namespace = &agent
             .with_context(|| format!("no agent runs on {node}"))?
             .namespace;
-        let text = namespace.run(&format!("curl --silent --fail {METRICS}"))?;
+        let text = namespace.run(&format!("curl --silent --fail http://{ADMIN}/metrics"))?;
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines
             .map(|line| {

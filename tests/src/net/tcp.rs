@@ -1,6 +1,7 @@
 //! TCP clients that show what a user of the network would suffer: they never retry.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,16 +17,49 @@ use super::spread::Spread;
 /// Failures that a report keeps in words; all are counted.
 const FAILURES_TOLD: usize = 8;
 
+/// Counters of TCP's troubles, from `netstat`, that tell why segments were sent again.
+const TROUBLES: [&str; 7] = [
+    "TCPTimeouts",
+    "TCPLossProbes",
+    "TCPSynRetrans",
+    "TCPFastRetrans",
+    "TCPSlowStartRetrans",
+    "TCPDSACKRecv",
+    "TCPSpuriousRTOs",
+];
+
 /// TCP segments sent again in `namespace` since it was made: what `nstat` calls TcpRetransSegs.
 pub fn retransmitted_segments(namespace: &Namespace) -> Result<u64> {
-    let text = namespace.within(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    counter(namespace, "snmp", "Tcp: ", "RetransSegs")
+}
+
+/// Fails if segments were sent again in `namespace` since there were `before` of them.
+pub fn expect_no_retransmissions(namespace: &Namespace, before: u64) -> Result<()> {
+    let again = retransmitted_segments(namespace)? - before;
+    if again == 0 {
+        return Ok(());
+    }
+    let mut troubles = String::new();
+    for name in TROUBLES {
+        let count = counter(namespace, "netstat", "TcpExt: ", name)?;
+        write!(troubles, " {name}={count}")?;
+    }
+    bail!("{again} segments were sent again; in all:{troubles}")
+}
+
+/// A column of a file below `/proc/net` that has a line of names and a line of values, both with this prefix.
+fn counter(namespace: &Namespace, file: &str, prefix: &str, name: &str) -> Result<u64> {
+    let path = format!("/proc/thread-self/net/{file}");
+    let text = namespace.within(|| std::fs::read_to_string(&path))??;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
     let (names, values) = (lines.next(), lines.next());
-    let (names, values) = names.zip(values).context("no line `Tcp:`")?;
+    let (names, values) = names
+        .zip(values)
+        .with_context(|| format!("no line `{prefix}`"))?;
     let mut columns = names.split(' ').zip(values.split(' '));
     let (_, value) = columns
-        .find(|(name, _)| *name == "RetransSegs")
-        .context("no column RetransSegs")?;
+        .find(|(column, _)| *column == name)
+        .with_context(|| format!("no column {name}"))?;
     Ok(value.parse()?)
 }
 

@@ -8,8 +8,8 @@ use sluice_api::{ROLLOUT_COMMAND_ANNOTATION, RolloutPhase};
 use sluice_tests::net::fabric::{Fabric, vip_of_both};
 use sluice_tests::net::sluice::Sluice;
 use sluice_tests::net::{
-    ConnectionMaker, Family, KeptConnections, Namespace, Spread, UdpStream, retransmitted_segments,
-    until,
+    ConnectionMaker, Family, KeptConnections, Namespace, Spread, UdpStream,
+    expect_no_retransmissions, retransmitted_segments, until,
 };
 
 use super::manifest;
@@ -157,14 +157,9 @@ fn end(report: &mut Report, client: &Namespace, traffic: Traffic) -> Result<()> 
         ),
         stream.expect_whole(),
     );
-    let again = retransmitted_segments(client)? - traffic.retransmitted;
     report.check(
-        &format!("TcpRetransSegs of the client: {again}"),
-        if again == 0 {
-            Ok(())
-        } else {
-            Err(anyhow::anyhow!("packets were lost"))
-        },
+        "no segment was sent again: TcpRetransSegs of the client is 0",
+        expect_no_retransmissions(client, traffic.retransmitted),
     );
     Ok(())
 }
