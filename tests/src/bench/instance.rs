@@ -3,20 +3,20 @@
 use super::{
     case::{Family, Protocol, Service},
     frame::{Addresses, DIRECTOR_MAC, ROUTER_MAC, VIP_PORT},
-    sys::{self, Raw},
+    sys::Raw,
 };
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{ProgramFd, Xdp},
 };
 use sluice_abi::{
-    ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, EndpointKey, ForwardingMode, FullNatKey,
-    FullNatValue, Head, HeadPool, MAX_POOLS, MapName, Path as ServerPath, ROLE_DIRECTOR, RingWord,
-    SERVER_IPV6, SHARE_WHOLE, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
+    ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, EndpointKey, ForwardingMode, Head,
+    HeadPool, MAX_POOLS, MapName, Path as ServerPath, ROLE_DIRECTOR, RingWord, SERVER_IPV6,
+    SHARE_WHOLE, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
 };
-use std::{collections::BTreeMap, num::NonZeroUsize, os::fd::AsFd as _, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 /// Real servers of the virtual server. Enough that each has FullNAT ports for its part of a million flows.
 pub const SERVERS: u32 = 256;
@@ -177,45 +177,6 @@ impl Instance {
             2 => self.count_keys::<{ 2 * BUCKET_ENTRIES }>(name, words),
             _ => self.count_keys::<{ 4 * BUCKET_ENTRIES }>(name, words),
         }
-    }
-
-    /// Empties the flow tables and gives back all claimed ports.
-    pub fn forget_flows(&mut self) -> Result<()> {
-        let (tables, entry) = match self.service.family {
-            Family::Ipv4 => ([MapName::Flows4, MapName::Half4], 16),
-            Family::Ipv6 => ([MapName::Flows6, MapName::Half6], 32),
-        };
-        for name in tables {
-            let map = self.object.map(name.as_str());
-            let Some(Map::Array(map)) = map else {
-                bail!("{} is no array", name.as_str());
-            };
-            let buckets = usize::try_from(map.info()?.max_entries())?;
-            let bytes =
-                NonZeroUsize::new(buckets * BUCKET_ENTRIES * entry).context("no buckets")?;
-            sys::zero(map.fd().as_fd(), bytes)
-                .with_context(|| format!("cannot empty {}", name.as_str()))?;
-        }
-        match self.service.family {
-            Family::Ipv4 => self.give_back_ports::<4>(MapName::FullNat4)?,
-            Family::Ipv6 => self.give_back_ports::<16>(MapName::FullNat6)?,
-        }
-        let mut config = self.array::<u64>(MapName::Config)?;
-        config.set(ConfigWord::HalfOpenPorts as u32, 0, 0)?;
-        Ok(())
-    }
-
-    fn give_back_ports<const A: usize>(&mut self, name: MapName) -> Result<()>
-    where
-        Raw<FullNatKey<A>>: Pod,
-        Raw<FullNatValue<A>>: Pod,
-    {
-        let mut claims = self.hash::<Raw<FullNatKey<A>>, Raw<FullNatValue<A>>>(name)?;
-        let keys = claims.keys().collect::<Result<Vec<_>, _>>()?;
-        for key in keys {
-            claims.remove(&key)?;
-        }
-        Ok(())
     }
 
     fn count_keys<const N: usize>(&self, name: MapName, words: usize) -> Result<u64> {

@@ -64,9 +64,7 @@ impl Bench {
 
     fn prepare_case(&mut self, service: Service, traffic: Traffic) -> Result<()> {
         match traffic {
-            Traffic::Hit(_) | Traffic::NewFlow | Traffic::NotAVip
-                if !self.hits.contains_key(&service) =>
-            {
+            Traffic::Hit(_) | Traffic::NotAVip if !self.hits.contains_key(&service) => {
                 let instance = self.load(service, Tables::Of(self.most_flows()))?;
                 let target = Target::new(instance.program()?);
                 self.hits.insert(service, (instance, target));
@@ -129,7 +127,10 @@ impl Bench {
             Protocol::Udp => (Order::Once, flows),
         };
         let run = self.wrapper.run(target, &plan(service, order, packets))?;
-        expect(&run, XDP_TX, packets).context("establishing flows")
+        // In FullNAT a flow in a million finds every port taken that it tries.
+        let lost = u64::from(packets) - run.verdicts[XDP_TX];
+        ensure!(few(lost, packets), "{lost} packets of new flows were lost");
+        Ok(())
     }
 
     /// Runs one case once: processor time per packet, in nanoseconds.
@@ -183,16 +184,14 @@ impl Bench {
     fn new_flows(&mut self, service: Service) -> Result<f64> {
         let packets = self.options.repeat & !1;
         let flows = packets / 2;
-        // Flows are new once, and the hit cases want theirs back.
-        let (instance, target) = self.hits.get_mut(&service).context("not prepared")?;
-        instance.forget_flows()?;
-        let before = instance.counts()?;
+        // Flows are new once.
+        let room = self.most_flows().max(flows.next_power_of_two());
+        let instance = self.load(service, Tables::Of(room))?;
+        let target = Target::new(instance.program()?);
         let run = self
             .wrapper
-            .run(target, &plan(service, Order::Opening, packets))?;
-        let counts = instance.counts()?.since(&before);
-        instance.forget_flows()?;
-        self.begin_flows(service)?;
+            .run(&target, &plan(service, Order::Opening, packets))?;
+        let counts = instance.counts()?;
         expect(&run, XDP_TX, packets)?;
         // In NAT a flow has an entry for each direction.
         let entries = if service.mode == ForwardingMode::Nat {

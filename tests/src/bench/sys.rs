@@ -1,27 +1,11 @@
-//! The bench's only unsafe code: structs of the ABI as bytes for aya, and maps as memory.
+//! The bench's only unsafe code: structs of the ABI as bytes for aya.
 #![allow(unsafe_code)]
 
-use anyhow::{Context as _, Result};
 use aya::Pod;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use sluice_abi::{
-    EndpointKey, FullNatKey, FullNatValue, Head, RingWord, ServerCounters, ServerRecord,
-    ServerWord, VipWord, bench::BenchControl,
+    EndpointKey, Head, RingWord, ServerCounters, ServerRecord, ServerWord, VipWord,
+    bench::BenchControl,
 };
-use std::{num::NonZeroUsize, os::fd::AsFd};
-
-/// Fills an array map that was created with BPF_F_MMAPABLE with zeros; `bytes` is its size, and no program uses it now.
-pub(crate) fn zero(map: impl AsFd, bytes: NonZeroUsize) -> Result<()> {
-    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a new mapping that nothing else refers to; the kernel refuses more than the map's size, rounded up to pages.
-    // It is written as bytes only and unmapped before anyone could keep a pointer.
-    unsafe {
-        let memory = mmap(None, bytes, protection, MapFlags::MAP_SHARED, map, 0)
-            .context("cannot map a BPF map")?;
-        memory.write_bytes(0, bytes.get());
-        munmap(memory, bytes.get()).context("cannot unmap a BPF map")
-    }
-}
 
 /// A map key or value of the ABI. aya's [`Pod`] cannot be implemented for types of another crate.
 #[repr(transparent)]
@@ -48,8 +32,4 @@ pod!(
     ServerRecord,
     ServerCounters,
     BenchControl,
-    FullNatKey<4>,
-    FullNatKey<16>,
-    FullNatValue<4>,
-    FullNatValue<16>,
 );

@@ -18,7 +18,7 @@ struct Arguments {
     /// Rounds of all cases; medians are taken over them
     #[arg(long, default_value_t = 15)]
     rounds: usize,
-    /// Packets of each run; half of them open the new flows, which must fit into the flow table
+    /// Packets of each run
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(2..=1 << 21))]
     repeat: u32,
     /// Only cases whose name (kind/mode/family/protocol/flows) contains this; several are alternatives
