@@ -170,17 +170,16 @@ fn fullnat<const A: usize, T: Tables + FamilyTables<A>>(
         return;
     };
     if !flow::is_half_open(state) {
-        let old = claim.data;
+        let (old, now) = (claim.data, flow::now(tables));
         let next = flow::next_state(state, tuple.protocol, tuple.flags);
-        let data = FlowData::new(
-            old.server(),
-            old.epoch(),
-            next,
-            flow::now(tables),
-            old.port(),
-        );
+        let data = FlowData::new(old.server(), old.epoch(), next, now, old.port());
         if data != old {
             tables.fullnat_touch(&key, data);
+            if let Some(server) = server_of(tables, data) {
+                let service = server.record.service;
+                let forward = flow::key(tables, &claim.client, claim.client_port, service);
+                flow::keep_alive(tables, &forward, data, now);
+            }
         }
     }
     way.vip = claim.vip;

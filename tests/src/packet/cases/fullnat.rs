@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
             one_source_port(&net),
             claim_follows(&net),
             claim_freed(&net),
+            replies_keep_the_port(&net),
             two_protocols(&net),
         ]);
     }
@@ -107,6 +108,25 @@ fn one_source_port(net: &Net) -> Case {
         Program::Xdp,
         &one_reply.to(SocketAddr::new(net.own, FULLNAT_PORT_MIN + 2)),
     )
+}
+
+/// A flow whose server alone sends keeps its port: its replies keep both the claim and the client's entry.
+fn replies_keep_the_port(net: &Net) -> Case {
+    let request = udp(net.client, net.vip);
+    let at_server = from_port(net, &request, FULLNAT_PORT_MIN);
+    let (reply, restored) = answer(net, &request, &at_server, 0);
+    let mut case = Case::new(
+        format!("{} replies alone", net.family),
+        setup_with(net, &[UDP]),
+    )
+    .xdp(&request, Verdict::Tx, &at_server)
+    .after_seconds(3)
+    .xdp(&request, Verdict::Tx, &at_server);
+    for _ in 0..3 {
+        case = case.after_seconds(200).xdp(&reply, Verdict::Tx, &restored);
+    }
+    case.xdp(&request, Verdict::Tx, &at_server)
+        .check("one port", |state| state.stat(Stat::PortClaimed) == 1)
 }
 
 /// The claim goes through the flow's states, whichever side's packets say so.
