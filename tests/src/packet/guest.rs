@@ -164,7 +164,6 @@ impl Guest {
              $b mount -t proc none /host/proc\n\
              $b mount -t sysfs none /host/sys\n\
              $b mount -t bpf none /host/sys/fs/bpf\n\
-             $b mount -t tmpfs none /host/tmp\n\
              $b ifconfig lo up\n\
              $b chroot /host /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin",
         );
