@@ -1,0 +1,4 @@
+//! The kubectl plugin of Sluice.
+#![forbid(unsafe_code)]
+
+fn main() {}
