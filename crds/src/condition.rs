@@ -19,6 +19,10 @@ pub enum ConditionType {
     NodesSilent,
     /// Nodes report exceptions for this object; the message names them.
     NodeExceptions,
+    /// The forwarding mode may not suit the servers; the message says when it does and what else there is.
+    ForwardingAdvice,
+    /// A node's agent has taken everything off the node, as it was asked to.
+    Detached,
 }
 
 /// Name of [`ConditionType::Reconciling`].
@@ -35,6 +39,8 @@ impl ConditionType {
             Self::Stalled => STALLED,
             Self::NodesSilent => "NodesSilent",
             Self::NodeExceptions => "NodeExceptions",
+            Self::ForwardingAdvice => "ForwardingAdvice",
+            Self::Detached => "Detached",
         }
     }
 }
@@ -94,6 +100,16 @@ pub enum Reason {
     RolloutAborted,
     /// Nodes did not acknowledge a step in time.
     DeadlineExceeded,
+    /// The pool's Service does not exist.
+    ServiceNotFound,
+    /// The pool's servers can only be had from Kubernetes.
+    NeedsKubernetes,
+    /// The forwarding mode cannot reach the pool's servers.
+    ServerNotReachableInMode,
+    /// Pods answer through their own node, past the director.
+    PodsAnswerDirectly,
+    /// The annotation `sluice.dev/detach` asked for it.
+    DetachRequested,
 }
 
 impl fmt::Display for Reason {

@@ -89,9 +89,46 @@ pub struct PoolDecision {
     pub revision: u64,
     /// The generation of the spec that this was resolved from.
     pub generation: i64,
-    /// The servers in the order of the spec.
+    /// Static servers in the order of the spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_STATIC_SERVERS))]
     pub servers: Vec<DecidedServer>,
+    /// Where the servers come from if they are not static.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<DecidedEndpoints>,
+}
+
+impl PoolDecision {
+    /// Whether both have the same servers: revision and generation aside.
+    pub fn same_servers(&self, other: &Self) -> bool {
+        self.servers == other.servers && self.endpoints == other.endpoints
+    }
+}
+
+/// The EndpointSlices of the namespace whose endpoints are a pool's servers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct DecidedEndpoints {
+    /// Whose slices they are.
+    pub source: EndpointSource,
+    /// Value of the label that they have: the Service's name, or the pool's (see [`crate::pool_label`]).
+    #[schemars(length(max = MAX_LABEL_LENGTH))]
+    pub name: String,
+    /// Ports on the servers by the name of the virtual server's port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_PORTS))]
+    pub target_ports: Vec<TargetPort>,
+}
+
+/// Whose EndpointSlices are meant.
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug,
+)]
+pub enum EndpointSource {
+    /// Those that the operator writes for a pool that selects pods; label [`crate::POOL_LABEL`].
+    Pods,
+    /// Those of a Service; label [`crate::SERVICE_LABEL`].
+    Service,
 }
 
 /// A real server.
@@ -109,7 +146,18 @@ pub struct DecidedServer {
     /// The server's own target ports and, where it has none of that name, the pool's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_PORTS))]
-    pub target_ports: Vec<TargetPort>,
+    pub target_ports: Vec<DecidedTargetPort>,
+}
+
+/// A port on a real server.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct DecidedTargetPort {
+    /// Name of the virtual server's port.
+    #[schemars(length(max = MAX_LABEL_LENGTH))]
+    pub name: String,
+    /// Port number on the server.
+    pub port: u16,
 }
 
 impl DecidedServer {

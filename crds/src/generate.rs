@@ -128,7 +128,11 @@ fn type_name(field: &Value) -> String {
     if !choices.is_empty() {
         return choices.join(", ");
     }
+    if field["x-kubernetes-int-or-string"] == Value::Bool(true) {
+        return "integer or string".to_owned();
+    }
     match field["type"].as_str().unwrap_or_default() {
+        "object" if field["additionalProperties"].is_object() => "map of strings".to_owned(),
         "array" => format!("list of {}", type_name(&field["items"])),
         "string" if field["format"] == "date-time" => "time".to_owned(),
         other => other.to_owned(),

@@ -36,16 +36,24 @@ mod virtual_server;
 pub use condition::{
     Condition, ConditionType, RECONCILING, Reason, STALLED, Time, find_condition, set_condition,
 };
-pub use decision::{DecidedPool, DecidedPort, DecidedServer, Decision, PoolDecision};
+pub use decision::{
+    DecidedEndpoints, DecidedPool, DecidedPort, DecidedServer, DecidedTargetPort, Decision,
+    EndpointSource, PoolDecision,
+};
 pub use k8s_openapi::jiff;
 pub use limits::*;
 pub use load_balancer_node::{
     AttachMode, Capabilities, CapacityEntry, ExceptionKind, InterfaceStatus, LoadBalancerNode,
     LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeException, NodeRole, XdpMode,
 };
-pub use object::{Kind, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, SPEC_HASH_ANNOTATION};
+pub use object::{
+    AGENT_MANAGER, CLI_MANAGER, DETACH_ANNOTATION, Kind, NODE_LABEL, OPERATOR_MANAGER, ObjectKey,
+    POOL_LABEL, ROLLOUT_COMMAND_ANNOTATION, SERVICE_LABEL, SPEC_HASH_ANNOTATION, node_lease,
+    pool_label,
+};
 pub use real_server_pool::{
-    RealServerPool, RealServerPoolSpec, RealServerPoolStatus, Servers, StaticServer, TargetPort,
+    LabelOperator, LabelRequirement, PodSelector, PortRef, RealServerPool, RealServerPoolSpec,
+    RealServerPoolStatus, Servers, StaticServer, TargetPort,
 };
 pub use rollout_policy::{
     CanaryStep, CanaryStrategy, CommandResult, Gate, HistoryEntry, LastCommand, RolloutEvent,

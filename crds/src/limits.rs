@@ -12,6 +12,14 @@ pub const MAX_POOL_WEIGHT: u32 = 10_000;
 pub const WEIGHT_SCALE: u32 = 100;
 /// Static servers of a pool.
 pub const MAX_STATIC_SERVERS: usize = 512;
+/// Conditions of a pod selector, of each form.
+pub const MAX_SELECTOR_CONDITIONS: usize = 32;
+/// Values of one condition of a pod selector.
+pub const MAX_SELECTOR_VALUES: usize = 32;
+/// Characters of a label's name: prefix, slash and name.
+pub const MAX_LABEL_KEY_LENGTH: usize = 317;
+/// Characters of a port's name (IANA service name, RFC 6335 section 5.1).
+pub const MAX_PORT_NAME_LENGTH: usize = 15;
 /// Largest weight of a real server.
 pub const MAX_SERVER_WEIGHT: u32 = 1_000;
 /// Weight of a real server that gives none.

@@ -47,9 +47,9 @@ use crate::rules;
         json_path = ".status.conditions[?(@.type=='Ready')].status"
     ),
     printcolumn(
-        name = "Heartbeat",
+        name = "Age",
         type_ = "date",
-        json_path = ".status.heartbeatTime"
+        json_path = ".metadata.creationTimestamp"
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -96,7 +96,7 @@ pub struct LoadBalancerNodeStatus {
     /// The generation of the spec that the agent runs.
     #[serde(default)]
     pub observed_generation: i64,
-    /// `Ready`.
+    /// `Ready`, `Detached`.
     #[serde(default)]
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -105,9 +105,13 @@ pub struct LoadBalancerNodeStatus {
     #[serde(default)]
     #[schemars(with = "Vec<String>", length(max = MAX_NODE_ADDRESSES), inner(length(max = MAX_ADDRESS_LENGTH)))]
     pub addresses: Vec<IpAddr>,
-    /// Every decision that the agent knows up to this revision is live, the exceptions aside.
+    /// Every decision on a virtual server up to this revision is live, the exceptions aside.
     #[serde(default)]
     pub acknowledged_revision: u64,
+    /// Every decision on a pool up to this revision is live, the exceptions aside. It has a number of its own, since an API
+    /// server tells of changes in order within a kind only.
+    #[serde(default)]
+    pub acknowledged_pool_revision: u64,
     /// What is not live or not as decided, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_EXCEPTIONS))]
@@ -115,7 +119,8 @@ pub struct LoadBalancerNodeStatus {
     /// Number of all exceptions, including those that `exceptions` has no room for.
     #[serde(default)]
     pub exception_count: u32,
-    /// When the agent last said that it lives. Only its change counts: clocks of nodes are never compared.
+    /// Standalone mode: when the agent last said that it lives. Only its change counts: clocks of nodes are never compared.
+    /// In Kubernetes the node's Lease says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat_time: Option<Time>,
     /// The uplinks.

@@ -4,10 +4,44 @@ use std::fmt;
 
 use kube::Resource;
 
+use crate::limits::MAX_LABEL_LENGTH;
+
 /// Annotation of a rollout policy: `<verb>/<run>/<step>`.
 pub const ROLLOUT_COMMAND_ANNOTATION: &str = "sluice.dev/rollout-command";
 /// Annotation of a status file: hash of the spec that `metadata.generation` counts.
 pub const SPEC_HASH_ANNOTATION: &str = "sluice.dev/spec-hash";
+/// Annotation of a LoadBalancerNode: its agent takes programs, maps and pins off the node and says so by the condition
+/// `Detached`. The value does not count.
+pub const DETACH_ANNOTATION: &str = "sluice.dev/detach";
+/// Label of the EndpointSlices that the operator writes for a pool that selects pods; see [`pool_label`].
+pub const POOL_LABEL: &str = "sluice.dev/pool";
+/// Label of a Service's EndpointSlices: the Service's name.
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Label of the Leases that agents renew: the node's name, if it is short enough for a label.
+pub const NODE_LABEL: &str = "sluice.dev/node";
+/// The operator's field manager.
+pub const OPERATOR_MANAGER: &str = "sluice-operator";
+/// The agents' field manager.
+pub const AGENT_MANAGER: &str = "sluice-agent";
+/// The field manager of `kubectl sluice`. Flux strips managers whose name begins with `kubectl`.
+pub const CLI_MANAGER: &str = "sluice-cli";
+
+/// The value of [`POOL_LABEL`] for a pool: its name, or, where that is too long for a label, its beginning and a hash.
+pub fn pool_label(pool: &str) -> String {
+    if pool.len() <= MAX_LABEL_LENGTH {
+        return pool.to_owned();
+    }
+    let hash = pool.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let beginning: String = pool.chars().take(MAX_LABEL_LENGTH - 17).collect();
+    format!("{beginning}-{hash:016x}")
+}
+
+/// The name of the Lease by which a node's agent says that it lives, in Sluice's own namespace.
+pub fn node_lease(node: &str) -> String {
+    format!("sluice-node-{node}")
+}
 
 /// The kinds of the API.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::limits::MAX_LABEL_LENGTH;
+
 /// Pattern of an RFC 1123 label.
 pub(crate) const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// Pattern of an RFC 1123 subdomain.
@@ -18,6 +20,13 @@ pub(crate) const SOME_WEIGHT: &str = "the weights of all pools are 0, so no pool
 pub(crate) const TWO_POOLS: &str =
     "stablePoolName and candidatePoolName must differ: name the pool that takes over as candidate";
 pub(crate) const STEPS_RISE: &str = "weights of steps must not go down: order the steps by weight (the command abort takes the candidate back to 0)";
+pub(crate) const ONE_SOURCE: &str = "give exactly one of selector, serviceName and static";
+pub(crate) const SOME_CONDITION: &str =
+    "would select every pod of the namespace: give matchLabels or matchExpressions";
+pub(crate) const VALUES_FIT_OPERATOR: &str =
+    "In and NotIn need values; Exists and DoesNotExist must have none";
+pub(crate) const PORT_REF: &str =
+    "must be a port number from 1 to 65535 or a port's name of at most 15 characters";
 
 /// One rule.
 pub(crate) fn rule(rule: &str, message: &str) -> Value {
@@ -53,6 +62,40 @@ pub(crate) fn two_pools() -> Value {
 
 pub(crate) fn steps_rise() -> Value {
     rule("self.map(s, s.weight).isSorted()", STEPS_RISE)
+}
+
+pub(crate) fn one_source() -> Value {
+    rule(
+        "[has(self.selector), has(self.serviceName), has(self.static)].filter(given, given).size() == 1",
+        ONE_SOURCE,
+    )
+}
+
+pub(crate) fn some_condition() -> Value {
+    rule(
+        "(has(self.matchLabels) && self.matchLabels.size() > 0) \
+         || (has(self.matchExpressions) && self.matchExpressions.size() > 0)",
+        SOME_CONDITION,
+    )
+}
+
+pub(crate) fn values_fit_operator() -> Value {
+    rule(
+        "(self.operator in ['In', 'NotIn']) == (has(self.values) && self.values.size() > 0)",
+        VALUES_FIT_OPERATOR,
+    )
+}
+
+pub(crate) fn port_ref() -> Value {
+    rule(
+        "type(self) == int ? (self >= 1 && self <= 65535) : (self.size() >= 1 && self.size() <= 15)",
+        PORT_REF,
+    )
+}
+
+/// Schema of a label's value.
+pub(crate) fn label_value() -> Value {
+    json!({"type": "string", "maxLength": MAX_LABEL_LENGTH})
 }
 
 /// Whether [`pattern_error`] knows a pattern.

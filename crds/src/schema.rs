@@ -70,6 +70,12 @@ fn check(schema: &Value, value: &Value, path: &str, issues: &mut Vec<Issue>) {
         }
         return;
     }
+    if schema["x-kubernetes-int-or-string"] == Value::Bool(true) {
+        if !value.is_string() && value.as_u64().is_none_or(|n| n > u64::from(u16::MAX)) {
+            structural(issues, path, "must be a port number or a port's name");
+        }
+        return;
+    }
     match (schema["type"].as_str().unwrap_or_default(), value) {
         ("object", Value::Object(_)) => check_object(schema, value, path, issues),
         ("array", Value::Array(items)) => check_array(schema, items, path, issues),
@@ -86,6 +92,20 @@ fn check(schema: &Value, value: &Value, path: &str, issues: &mut Vec<Issue>) {
 }
 
 fn check_object(schema: &Value, value: &Value, path: &str, issues: &mut Vec<Issue>) {
+    if let (Some(fields), Some(values)) = (
+        value.as_object(),
+        schema.get("additionalProperties").filter(|v| v.is_object()),
+    ) {
+        if let Some(max) = schema["maxProperties"].as_u64()
+            && fields.len() as u64 > max
+        {
+            limit(issues, path, &format!("may have at most {max} entries"));
+        }
+        for (name, field) in fields {
+            check(values, field, &format!("{path}.{name}"), issues);
+        }
+        return;
+    }
     let (Some(fields), Some(properties)) = (value.as_object(), schema["properties"].as_object())
     else {
         return;
@@ -260,6 +280,12 @@ mod tests {
             return;
         };
         let is = |kind| schema["type"] == kind;
+        if is("object") && schema["additionalProperties"].is_object() {
+            assert!(
+                fields.contains_key("maxProperties"),
+                "{path} has no maxProperties"
+            );
+        }
         if is("array") {
             assert!(fields.contains_key("maxItems"), "{path} has no maxItems");
         }

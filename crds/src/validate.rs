@@ -7,10 +7,14 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::limits::MAX_PORT_NAME_LENGTH;
 use crate::object::Kind;
 use crate::rules;
 use crate::schema;
-use crate::{LoadBalancerNodeSpec, RealServerPoolSpec, RolloutPolicySpec, VirtualServerSpec};
+use crate::{
+    LabelOperator, LoadBalancerNodeSpec, PodSelector, PortRef, RealServerPoolSpec,
+    RolloutPolicySpec, TargetPort, VirtualServerSpec,
+};
 
 /// What is wrong with a field.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -83,11 +87,27 @@ impl Validate for VirtualServerSpec {
 impl Validate for RealServerPoolSpec {
     fn validate(&self) -> Vec<FieldError> {
         let mut errors = limits(Kind::RealServerPool, self);
-        for (i, server) in self.servers.static_servers.iter().enumerate() {
+        let servers = &self.servers;
+        let sources = [
+            servers.selector.is_some(),
+            servers.service_name.is_some(),
+            !servers.static_servers.is_empty(),
+        ];
+        if sources.iter().filter(|given| **given).count() != 1 {
+            errors.push(FieldError::new("spec.servers", rules::ONE_SOURCE));
+        }
+        errors.extend(servers.selector.iter().flat_map(selector));
+        errors.extend(port_refs("spec.targetPorts", &self.target_ports));
+        for (i, server) in servers.static_servers.iter().enumerate() {
+            let path = format!("spec.servers.static[{i}]");
             if parse_ip(&server.address).is_none() {
-                let path = format!("spec.servers.static[{i}].address");
+                let path = format!("{path}.address");
                 errors.push(FieldError::new(path, rules::IP_ADDRESS));
             }
+            errors.extend(port_refs(
+                &format!("{path}.targetPorts"),
+                &server.target_ports,
+            ));
         }
         errors
     }
@@ -112,6 +132,38 @@ impl Validate for LoadBalancerNodeSpec {
     fn validate(&self) -> Vec<FieldError> {
         limits(Kind::LoadBalancerNode, self)
     }
+}
+
+fn selector(selector: &PodSelector) -> Vec<FieldError> {
+    let path = "spec.servers.selector";
+    let mut errors = Vec::new();
+    if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
+        errors.push(FieldError::new(path, rules::SOME_CONDITION));
+    }
+    for (i, requirement) in selector.match_expressions.iter().enumerate() {
+        let needs_values = matches!(
+            requirement.operator,
+            LabelOperator::In | LabelOperator::NotIn
+        );
+        if needs_values == requirement.values.is_empty() {
+            let path = format!("{path}.matchExpressions[{i}].values");
+            errors.push(FieldError::new(path, rules::VALUES_FIT_OPERATOR));
+        }
+    }
+    errors
+}
+
+fn port_refs(path: &str, ports: &[TargetPort]) -> Vec<FieldError> {
+    let wrong = |port: &PortRef| match port {
+        PortRef::Number(number) => *number == 0,
+        PortRef::Name(name) => name.is_empty() || name.chars().count() > MAX_PORT_NAME_LENGTH,
+    };
+    ports
+        .iter()
+        .enumerate()
+        .filter(|(_, target)| wrong(&target.port))
+        .map(|(i, _)| FieldError::new(format!("{path}[{i}].port"), rules::PORT_REF))
+        .collect()
 }
 
 fn limits(kind: Kind, spec: &impl Serialize) -> Vec<FieldError> {

@@ -194,7 +194,7 @@ pub struct VirtualServerStatus {
     /// The generation that this status is about.
     #[serde(default)]
     pub observed_generation: i64,
-    /// `Ready`, `Reconciling`, `Stalled`, `NodesSilent`, `NodeExceptions`.
+    /// `Ready`, `Reconciling`, `Stalled`, `NodesSilent`, `NodeExceptions`, `ForwardingAdvice`.
     #[serde(default)]
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

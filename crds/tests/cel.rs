@@ -163,7 +163,7 @@ proptest! {
                 target_ports: Vec::new(),
             })
             .collect();
-        let spec = RealServerPoolSpec { servers: Servers { static_servers }, target_ports: Vec::new() };
+        let spec = RealServerPoolSpec { servers: Servers { static_servers, ..Servers::default() }, target_ports: Vec::new() };
         let (cel, own) = both(Kind::RealServerPool, &spec);
         prop_assert_eq!(cel, own);
     }

@@ -69,6 +69,7 @@ async fn run_until_signal(options: &RunOptions) -> Result<()> {
     let mut before = node_file.status();
     if !opened.adopted {
         before.acknowledged_revision = 0;
+        before.acknowledged_pool_revision = 0;
     }
     let core = Core::new(
         Arc::clone(&state),

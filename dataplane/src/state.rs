@@ -23,8 +23,10 @@ pub struct Published {
     pub actual: Arc<Image>,
     /// Labels of the servers in the maps, by id.
     pub servers: Arc<BTreeMap<u32, ServerLabels>>,
-    /// Every decision up to this one is live, the exceptions aside.
+    /// Every decision on a virtual server up to this one is live, the exceptions aside.
     pub acknowledged_revision: u64,
+    /// Every decision on a pool up to this one is live, the exceptions aside.
+    pub acknowledged_pool_revision: u64,
     /// What is not live.
     pub exceptions: Vec<NodeException>,
     /// How XDP is attached, by interface.

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use sluice_api::{DecidedServer, Decision, ObjectKey, PoolDecision};
 
 use crate::{
-    ForwardingMode, ObjectName, Pool, PoolSelection, PoolShare, Port, Protocol, Server, Snapshot,
-    TargetPort, VirtualServer,
+    ForwardingMode, ObjectName, Pool, PoolSelection, PoolShare, Port, Protocol, Server, Slices,
+    Snapshot, TargetPort, VirtualServer,
 };
 
 impl Snapshot {
-    /// The decisions of virtual servers and pools.
+    /// The decisions of virtual servers and pools; `slices` has the servers of those pools whose servers are endpoints.
     pub fn new(
         virtual_servers: &BTreeMap<ObjectKey, Decision>,
         pools: &BTreeMap<ObjectKey, PoolDecision>,
+        slices: &Slices<'_>,
     ) -> Self {
         Self {
             virtual_servers: virtual_servers
@@ -22,7 +23,13 @@ impl Snapshot {
                 .collect(),
             pools: pools
                 .iter()
-                .map(|(key, decision)| (key.into(), decision.into()))
+                .map(|(key, decision)| {
+                    let pool = match &decision.endpoints {
+                        Some(endpoints) => slices.pool(&key.namespace, endpoints),
+                        None => decision.into(),
+                    };
+                    (key.into(), pool)
+                })
                 .collect(),
         }
     }
@@ -66,6 +73,7 @@ impl From<&Decision> for VirtualServer {
     }
 }
 
+/// The static servers.
 impl From<&PoolDecision> for Pool {
     fn from(decision: &PoolDecision) -> Self {
         let server = |server: &DecidedServer| Server {
@@ -77,9 +85,10 @@ impl From<&PoolDecision> for Pool {
                 .iter()
                 .map(|target| TargetPort {
                     name: target.name.clone(),
-                    port: target.port,
+                    port: Some(target.port),
                 })
                 .collect(),
+            default_port: None,
         };
         Self {
             servers: decision.servers.iter().map(server).collect(),

@@ -125,13 +125,15 @@ pub struct Server {
     pub weight: u32,
     /// Its target ports: those of its own and the pool's.
     pub target_ports: Vec<TargetPort>,
+    /// The port behind ports without an entry there; `None`: the virtual server's own.
+    pub default_port: Option<u16>,
 }
 
-/// The port of a server behind a port of the virtual server. Without an entry it is the virtual server's own port.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// The port of a server behind a port of the virtual server.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct TargetPort {
     /// Name of the virtual server's port.
     pub name: String,
-    /// The port number on the server.
-    pub port: u16,
+    /// The port number on the server; `None`: the server has no port of the name that was asked for.
+    pub port: Option<u16>,
 }

@@ -11,6 +11,7 @@ mod config;
 mod convert;
 mod diff;
 mod dump;
+mod endpoints;
 mod hash;
 mod ids;
 mod image;
@@ -28,6 +29,7 @@ mod view;
 
 pub use config::{NodeConfig, PoolConfig, Reach, ServerConfig, Service};
 pub use diff::diff;
+pub use endpoints::{Slice, SliceEndpoint, SliceOwner, Slices};
 pub use image::{ByFamily, Endpoint, Image, Local, Ring};
 pub use input::{
     ForwardingMode, ObjectName, Pool, PoolSelection, PoolShare, Port, Protocol, Server, Snapshot,

@@ -45,6 +45,8 @@ pub enum Reason {
     ServerIsVip,
     /// Two servers of one pool cannot be told apart.
     DuplicateServer,
+    /// A server has no port of the name that the pool asks for.
+    TargetPortNotFound,
     /// The forwarding mode cannot reach a server the way the network is laid out.
     ServerNotReachableInMode,
     /// The next hop towards a server is being resolved.
@@ -69,6 +71,7 @@ impl Reason {
             Self::NoServers => "NoServers",
             Self::ServerIsVip => "ServerIsVip",
             Self::DuplicateServer => "DuplicateServer",
+            Self::TargetPortNotFound => "TargetPortNotFound",
             Self::ServerNotReachableInMode => "ServerNotReachableInMode",
             Self::NextHopPending => "NextHopPending",
             Self::NextHopUnresolved => "NextHopUnresolved",

@@ -224,12 +224,16 @@ impl Resolver<'_> {
         pool_name: &ObjectName,
         pool: &Pool,
     ) -> Vec<ServerConfig> {
-        let mut candidates: Vec<(&Server, u16)> = pool
-            .servers
-            .iter()
-            .filter(|server| server.address.is_ipv4() == scope.vip.is_ipv4())
-            .map(|server| (server, target_port(server, scope.port)))
-            .collect();
+        let mut candidates: Vec<(&Server, u16)> = Vec::new();
+        for server in &pool.servers {
+            if server.address.is_ipv4() != scope.vip.is_ipv4() {
+                continue;
+            }
+            match target_port(server, scope.port) {
+                Some(port) => candidates.push((server, port)),
+                None => self.no_such_port(scope, pool_name, server),
+            }
+        }
         candidates
             .sort_by_key(|&(server, port)| (server.address, port, &server.name, server.weight));
 
@@ -273,6 +277,20 @@ impl Resolver<'_> {
             }
         }
         servers
+    }
+
+    fn no_such_port(&mut self, scope: &Scope<'_>, pool_name: &ObjectName, server: &Server) {
+        let message = format!(
+            "spec.targetPorts: {} ({}) has no port of the name given for {}, so it is left out: correct the name, or give a \
+             number",
+            server.name, server.address, scope.port.name
+        );
+        self.report(
+            ObjectKind::RealServerPool,
+            pool_name,
+            Reason::TargetPortNotFound,
+            message,
+        );
     }
 
     /// A tunnel names the server's address, so pools cannot share an address on different ports.
@@ -433,8 +451,11 @@ impl Resolver<'_> {
     }
 }
 
-/// The server's entry for the port's name, else the port itself.
-fn target_port(server: &Server, port: &Port) -> u16 {
+/// The server's entry for the port's name, else its default, else the port itself. `None`: the entry leads nowhere.
+fn target_port(server: &Server, port: &Port) -> Option<u16> {
     let entry = server.target_ports.iter().find(|p| p.name == port.name);
-    entry.map_or(port.port, |entry| entry.port)
+    match entry {
+        Some(entry) => entry.port,
+        None => Some(server.default_port.unwrap_or(port.port)),
+    }
 }

@@ -12,6 +12,7 @@ use crate::state::State;
 struct Dump {
     node: String,
     acknowledged_revision: u64,
+    acknowledged_pool_revision: u64,
     not_ready: Vec<String>,
     exceptions: Vec<String>,
     /// Lines of `intended` that are not in `actual`.
@@ -38,6 +39,7 @@ pub(super) fn json(state: &State) -> Result<String, String> {
     let dump = Dump {
         node: state.node.clone(),
         acknowledged_revision: published.acknowledged_revision,
+        acknowledged_pool_revision: published.acknowledged_pool_revision,
         exceptions: published.exceptions.iter().map(exception).collect(),
         not_ready: published.not_ready,
         missing: without(&intended, &actual),

@@ -243,8 +243,13 @@ impl Metrics {
             ),
             (
                 "sluice_acknowledged_revision",
-                "Every decision up to this revision is live, the exceptions aside",
+                "Every decision on a virtual server up to this revision is live, the exceptions aside",
                 published.acknowledged_revision,
+            ),
+            (
+                "sluice_acknowledged_pool_revision",
+                "Every decision on a pool up to this revision is live, the exceptions aside",
+                published.acknowledged_pool_revision,
             ),
             (
                 "sluice_exceptions",

@@ -109,6 +109,7 @@ mod tests {
             address: *address,
             weight: 1,
             target_ports: Vec::new(),
+            default_port: None,
         });
         let pool = Pool {
             servers: servers.collect(),

@@ -80,6 +80,20 @@ struct Dirty {
     links: bool,
 }
 
+/// What was brought into the maps.
+#[derive(Debug)]
+struct Applied {
+    revisions: Revisions,
+    config: NodeConfig,
+}
+
+/// Up to which revisions everything is live.
+#[derive(Clone, Copy, Debug)]
+struct Revisions {
+    virtual_servers: u64,
+    pools: u64,
+}
+
 /// The agent's loop and all it knows.
 #[derive(Debug)]
 pub struct Core {
@@ -112,8 +126,8 @@ pub struct Core {
     intended: Arc<Image>,
     view: NodeView,
     config: NodeConfig,
-    /// The revision and configuration that were applied last.
-    applied: Option<(u64, NodeConfig)>,
+    /// What was applied last.
+    applied: Option<Applied>,
     limit_problems: Vec<Problem>,
     failure: Option<String>,
     rings: RingCache,
@@ -391,24 +405,28 @@ impl Core {
         {
             return;
         }
-        let revision = decisions.revision;
+        let revisions = Revisions {
+            virtual_servers: decisions.revision,
+            pools: decisions.pool_revision,
+        };
         self.config = node_config(&decisions.snapshot, &view);
         self.view = view;
         self.decisions_changed = false;
-        let as_applied = |(_, config): &(u64, NodeConfig)| *config == self.config;
-        if self.applied.as_ref().is_some_and(as_applied) {
-            self.applied = Some((revision, self.config.clone()));
-        } else {
-            self.bring_about(revision, now);
+        match &mut self.applied {
+            Some(applied) if applied.config == self.config => applied.revisions = revisions,
+            _ => self.bring_about(revisions, now),
         }
         self.summary = self.summarize();
     }
 
     /// Applies the configuration, or sees to it that this is tried again.
-    fn bring_about(&mut self, revision: u64, now: Instant) {
+    fn bring_about(&mut self, revisions: Revisions, now: Instant) {
         match self.apply() {
             Ok(()) => {
-                self.applied = Some((revision, self.config.clone()));
+                self.applied = Some(Applied {
+                    revisions,
+                    config: self.config.clone(),
+                });
                 self.failure = None;
                 self.apply_retry.succeed();
             }

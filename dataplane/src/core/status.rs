@@ -13,7 +13,7 @@ use sluice_api::{
 };
 use sluice_planner::{Image, Limits, ObjectKind, Problem, live};
 
-use super::{Core, HEARTBEAT, labels};
+use super::{Core, HEARTBEAT, Revisions, labels};
 use crate::maps::kernel_release;
 use crate::state::{Published, ServerLabels, Usages};
 
@@ -62,7 +62,8 @@ impl Core {
             observed_generation: node.generation,
             conditions: self.status.conditions.clone(),
             addresses: self.own_addresses(),
-            acknowledged_revision: self.acknowledged(),
+            acknowledged_revision: self.acknowledged().virtual_servers,
+            acknowledged_pool_revision: self.acknowledged().pools,
             exception_count: u32::try_from(exceptions.len()).unwrap_or(u32::MAX),
             exceptions: exceptions.iter().take(MAX_EXCEPTIONS).cloned().collect(),
             heartbeat_time: self.status.heartbeat_time.clone(),
@@ -96,7 +97,8 @@ impl Core {
             intended: Arc::clone(&self.intended),
             actual: self.actual.clone().unwrap_or_default(),
             servers: Arc::clone(&self.summary.servers),
-            acknowledged_revision: self.acknowledged(),
+            acknowledged_revision: self.acknowledged().virtual_servers,
+            acknowledged_pool_revision: self.acknowledged().pools,
             exceptions: self.summary.exceptions.clone(),
             interfaces: self
                 .attachments
@@ -110,11 +112,14 @@ impl Core {
         });
     }
 
-    fn acknowledged(&self) -> u64 {
+    fn acknowledged(&self) -> Revisions {
         match &self.applied {
-            Some((revision, _)) => *revision,
+            Some(applied) => applied.revisions,
             // What was live before stays in the maps while the newest decisions cannot be applied.
-            None => self.status.acknowledged_revision,
+            None => Revisions {
+                virtual_servers: self.status.acknowledged_revision,
+                pools: self.status.acknowledged_pool_revision,
+            },
         }
     }
 

@@ -16,7 +16,7 @@ use sluice_api::manifest::Object;
 use sluice_api::{
     Kind, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, ObjectKey, Validate,
 };
-use sluice_planner::Snapshot;
+use sluice_planner::{Slices, Snapshot};
 use tracing::{info, warn};
 
 use super::{Decisions, Event, NodeSpec};
@@ -151,8 +151,13 @@ impl Reader {
             Ok(found) => {
                 let found = found?;
                 Some(Event::Decisions(Decisions {
-                    snapshot: Snapshot::new(&found.virtual_servers, &found.pools),
+                    snapshot: Snapshot::new(
+                        &found.virtual_servers,
+                        &found.pools,
+                        &Slices::default(),
+                    ),
                     revision: found.revision,
+                    pool_revision: found.revision,
                 }))
             }
             Err(error) => {

@@ -27,8 +27,10 @@ pub enum Event {
 pub struct Decisions {
     /// As the planner takes them.
     pub snapshot: Snapshot,
-    /// Once these are live, everything up to this revision is.
+    /// Once these are live, every decision on a virtual server up to this revision is.
     pub revision: u64,
+    /// The same for decisions on pools.
+    pub pool_revision: u64,
 }
 
 /// What a node is to be.

@@ -110,6 +110,7 @@ impl Node {
                 revision: revision - 1,
                 generation: 1,
                 servers: servers.collect::<Result<_>>()?,
+                endpoints: None,
             }),
             ..RealServerPoolStatus::default()
         };

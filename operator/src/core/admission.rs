@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    DEFAULT_SERVER_WEIGHT, DecidedPort, DecidedServer, FieldError, ForwardingMode, ObjectKey,
-    PoolSelection, RealServerPoolSpec, Reason, TargetPort, Validate, VirtualServerSpec, parse_ip,
+    DEFAULT_SERVER_WEIGHT, DecidedEndpoints, DecidedPort, DecidedServer, DecidedTargetPort,
+    EndpointSource, FieldError, ForwardingMode, ObjectKey, PoolDecision, PoolSelection, PortRef,
+    RealServerPoolSpec, Reason, TargetPort, Validate, VirtualServerSpec, parse_ip, pool_label,
 };
+use sluice_planner::Slices;
 
 use super::nodes;
-use super::world::World;
+use super::world::{Cluster, World};
 
 /// Why a spec is not served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,8 +82,29 @@ impl Service {
     }
 }
 
-/// The servers that each pool would have.
-pub(super) type PoolView<'a> = BTreeMap<&'a ObjectKey, &'a [DecidedServer]>;
+/// What a pool consists of.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct PoolContent {
+    /// Static servers.
+    pub(super) servers: Vec<DecidedServer>,
+    /// Where the servers come from if they are not static.
+    pub(super) endpoints: Option<DecidedEndpoints>,
+}
+
+impl PoolContent {
+    pub(super) fn of_decision(decision: &PoolDecision) -> Self {
+        Self {
+            servers: decision.servers.clone(),
+            endpoints: decision.endpoints.clone(),
+        }
+    }
+}
+
+/// The content that each pool would have, and the endpoints that there are.
+pub(super) struct PoolView<'a> {
+    pub(super) contents: &'a BTreeMap<ObjectKey, PoolContent>,
+    pub(super) slices: &'a Slices<'a>,
+}
 
 /// Checks a virtual server's spec against everything but other virtual servers.
 pub(super) fn admit(
@@ -119,9 +142,9 @@ pub(super) fn admit(
     for (i, (name, _)) in service.pools.iter().enumerate() {
         let path = format!("spec.pools[{i}].name");
         let pool = key.sibling(name);
-        match pools.get(&pool) {
-            Some(servers) => refusals.extend(
-                fit(&service, &pool, servers, world)
+        match pools.contents.get(&pool) {
+            Some(content) => refusals.extend(
+                fit(&service, &pool, content, pools.slices, world)
                     .into_iter()
                     .map(|(reason, message)| Refusal::new(reason, path.clone(), message)),
             ),
@@ -170,10 +193,16 @@ fn unchecked(key: &ObjectKey, service: &Service, world: &World) -> Option<Refusa
 pub(super) fn fit(
     service: &Service,
     pool: &ObjectKey,
-    servers: &[DecidedServer],
+    content: &PoolContent,
+    slices: &Slices<'_>,
     world: &World,
 ) -> Vec<(Reason, String)> {
     let mut problems = Vec::new();
+    if let Some(endpoints) = &content.endpoints {
+        problems.extend(out_of_reach(service, pool, endpoints, slices, world));
+        return problems;
+    }
+    let servers = &content.servers;
     for vip in &service.addresses {
         let family = if vip.is_ipv6() { "IPv6" } else { "IPv4" };
         if servers.iter().all(|s| s.address.is_ipv6() != vip.is_ipv6()) {
@@ -196,6 +225,32 @@ pub(super) fn fit(
         problems.extend(untranslated_port(service, pool, servers, world));
     }
     problems
+}
+
+/// DR and TUN reach an endpoint where an agent has its address as the node's own: a pod in the host's network. Endpoints
+/// come and go, so what else is wrong with them is for the nodes to tell.
+fn out_of_reach(
+    service: &Service,
+    pool: &ObjectKey,
+    endpoints: &DecidedEndpoints,
+    slices: &Slices<'_>,
+    world: &World,
+) -> Option<(Reason, String)> {
+    if !matches!(service.mode, ForwardingMode::Dr | ForwardingMode::Tun) {
+        return None;
+    }
+    let servers = slices.pool(&pool.namespace, endpoints).servers;
+    let server = servers
+        .iter()
+        .find(|server| world.node_with(server.address).is_none())?;
+    let message = format!(
+        "{} ({}) of RealServerPool {pool} has an address of its own, and in mode {} pods are reached only in the network of \
+         a node that runs an agent (hostNetwork): set spec.forwarding.mode to FullNAT",
+        server.name,
+        server.address,
+        service.mode.name()
+    );
+    Some((Reason::ServerNotReachableInMode, message))
 }
 
 /// DR and TUN leave the port as it is; the RS side translates it, where an agent runs.
@@ -229,9 +284,13 @@ fn untranslated_port(
         })
 }
 
-/// Checks a pool's spec by itself.
-pub(super) fn accept(spec: &RealServerPoolSpec) -> Result<Vec<DecidedServer>, Vec<Refusal>> {
-    let mut refusals: Vec<Refusal> = spec
+/// Checks a pool's spec without the virtual servers that use it.
+pub(super) fn accept(
+    key: &ObjectKey,
+    spec: &RealServerPoolSpec,
+    world: &World,
+) -> Result<PoolContent, Vec<Refusal>> {
+    let refusals: Vec<Refusal> = spec
         .validate()
         .into_iter()
         .map(|error| Refusal {
@@ -239,13 +298,59 @@ pub(super) fn accept(spec: &RealServerPoolSpec) -> Result<Vec<DecidedServer>, Ve
             error,
         })
         .collect();
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
+    let endpoints = |source, name| {
+        Ok(PoolContent {
+            servers: Vec::new(),
+            endpoints: Some(DecidedEndpoints {
+                source,
+                name,
+                target_ports: spec.target_ports.clone(),
+            }),
+        })
+    };
+    match (&spec.servers.selector, &spec.servers.service_name) {
+        (Some(_), _) => {
+            cluster(world, "spec.servers.selector")?;
+            endpoints(EndpointSource::Pods, pool_label(&key.name))
+        }
+        (None, Some(name)) => {
+            let path = "spec.servers.serviceName";
+            if !cluster(world, path)?.services.contains(&key.sibling(name)) {
+                let message = format!(
+                    "Service {} does not exist: create it or correct the name",
+                    key.sibling(name)
+                );
+                return Err(vec![Refusal::new(Reason::ServiceNotFound, path, message)]);
+            }
+            endpoints(EndpointSource::Service, name.clone())
+        }
+        (None, None) => accept_static(spec),
+    }
+}
+
+fn cluster<'a>(world: &'a World, path: &str) -> Result<&'a Cluster, Vec<Refusal>> {
+    world.cluster.as_ref().ok_or_else(|| {
+        let message = "needs Kubernetes, and manifests are read from a directory here: list the servers in \
+                       spec.servers.static";
+        vec![Refusal::new(Reason::NeedsKubernetes, path, message)]
+    })
+}
+
+fn accept_static(spec: &RealServerPoolSpec) -> Result<PoolContent, Vec<Refusal>> {
+    let mut refusals = Vec::new();
     let mut servers = Vec::new();
     let mut addresses = BTreeSet::new();
+    refusals.extend(unknown_names("spec.targetPorts", &spec.target_ports));
     for (i, server) in spec.servers.static_servers.iter().enumerate() {
         let path = format!("spec.servers.static[{i}].address");
         let Some(address) = parse_ip(&server.address) else {
             continue;
         };
+        let ports = format!("spec.servers.static[{i}].targetPorts");
+        refusals.extend(unknown_names(&ports, &server.target_ports));
         if let Some(what) = not_usable(address) {
             let message = format!("{address} is {what}: give an address that directors can reach");
             refusals.push(Refusal::new(Reason::AddressNotUsable, path, message));
@@ -266,18 +371,43 @@ pub(super) fn accept(spec: &RealServerPoolSpec) -> Result<Vec<DecidedServer>, Ve
         }
     }
     if refusals.is_empty() {
-        Ok(servers)
+        Ok(PoolContent {
+            servers,
+            endpoints: None,
+        })
     } else {
         Err(refusals)
     }
 }
 
+/// Static servers have no ports with names.
+fn unknown_names(path: &str, ports: &[TargetPort]) -> Vec<Refusal> {
+    let named = ports.iter().enumerate().filter_map(|(i, target)| {
+        let PortRef::Name(name) = &target.port else {
+            return None;
+        };
+        let message =
+            format!("{name:?} is a name, and static servers have none for ports: give the number");
+        let path = format!("{path}[{i}].port");
+        Some(Refusal::new(Reason::InvalidSpec, path, message))
+    });
+    named.collect()
+}
+
 /// The server's target ports, then those of the pool whose name the server does not have.
-fn merged(own: &[TargetPort], pool: &[TargetPort]) -> Vec<TargetPort> {
+fn merged(own: &[TargetPort], pool: &[TargetPort]) -> Vec<DecidedTargetPort> {
     let further = pool
         .iter()
         .filter(|target| own.iter().all(|other| other.name != target.name));
-    own.iter().chain(further).cloned().collect()
+    own.iter()
+        .chain(further)
+        .filter_map(|target| {
+            Some(DecidedTargetPort {
+                name: target.name.clone(),
+                port: target.port.number()?,
+            })
+        })
+        .collect()
 }
 
 /// Why an address can be neither a VIP nor a server's.

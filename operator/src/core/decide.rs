@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{DecidedPool, DecidedServer, Decision, ObjectKey, PoolDecision};
+use sluice_api::{DecidedPool, Decision, ObjectKey, PoolDecision};
 
-use super::admission::{Refusal, Service};
+use super::admission::{PoolContent, Refusal, Service};
 use super::pools::Checked;
 use super::world::World;
 
@@ -45,7 +45,7 @@ pub(super) fn decide(
         pools: BTreeMap::new(),
         virtual_servers: BTreeMap::new(),
     };
-    for (key, servers) in &checked.servers {
+    for (key, content) in &checked.contents {
         let generation = if checked.refused_pools.contains_key(key) {
             world.pool_decision(key).map(|last| last.generation)
         } else {
@@ -53,7 +53,7 @@ pub(super) fn decide(
         };
         let decision = pool(
             world.pool_decision(key),
-            servers,
+            content,
             generation.unwrap_or_default(),
             &mut revision,
         );
@@ -90,22 +90,24 @@ pub(super) fn decide(
 
 fn pool(
     last: Option<&PoolDecision>,
-    servers: &[DecidedServer],
+    content: &PoolContent,
     generation: i64,
     revision: &mut u64,
 ) -> PoolDecision {
-    let revision = match last {
-        Some(last) if last.servers == servers => last.revision,
+    let mut new = PoolDecision {
+        revision: 0,
+        generation,
+        servers: content.servers.clone(),
+        endpoints: content.endpoints.clone(),
+    };
+    new.revision = match last {
+        Some(last) if last.same_servers(&new) => last.revision,
         _ => {
             *revision += 1;
             *revision
         }
     };
-    PoolDecision {
-        revision,
-        generation,
-        servers: servers.to_vec(),
-    }
+    new
 }
 
 /// The spec's weights; but what was decided stays as long as the spec's weights do: a policy that is removed leaves

@@ -23,4 +23,4 @@ mod world;
 
 pub use nodes::Liveness;
 pub use reconcile::reconcile;
-pub use world::{Node, Outcome, World};
+pub use world::{Cluster, Node, Outcome, World};

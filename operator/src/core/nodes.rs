@@ -81,7 +81,15 @@ impl Acknowledgement {
 
 /// What live nodes say of a virtual server's decision; pools with a weight belong to it.
 pub(super) fn of_decision(world: &World, key: &ObjectKey, decision: &Decision) -> Acknowledgement {
-    of_revision(world, decision.revision, |exception| {
+    let pools = decision.pools.iter().filter(|pool| pool.weight > 0);
+    let pool_revision = pools
+        .filter_map(|pool| Some(world.pool_decision(&key.sibling(&pool.name))?.revision))
+        .max();
+    let wanted = Wanted {
+        revision: decision.revision,
+        pool_revision: pool_revision.unwrap_or_default(),
+    };
+    of_revision(world, wanted, |exception| {
         exception.namespace == key.namespace
             && match exception.kind {
                 ExceptionKind::VirtualServer => exception.name == key.name,
@@ -95,24 +103,40 @@ pub(super) fn of_decision(world: &World, key: &ObjectKey, decision: &Decision) -
 
 /// What live nodes say of a pool's decision.
 pub(super) fn of_pool(world: &World, key: &ObjectKey, revision: u64) -> Acknowledgement {
-    of_revision(world, revision, |exception| {
+    let wanted = Wanted {
+        revision: 0,
+        pool_revision: revision,
+    };
+    of_revision(world, wanted, |exception| {
         exception.kind == ExceptionKind::RealServerPool
             && exception.namespace == key.namespace
             && exception.name == key.name
     })
 }
 
+/// Revisions that a node must have acknowledged.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// Of virtual servers.
+    revision: u64,
+    /// Of pools.
+    pool_revision: u64,
+}
+
 fn of_revision(
     world: &World,
-    revision: u64,
+    wanted: Wanted,
     concerns: impl Fn(&NodeException) -> bool,
 ) -> Acknowledgement {
     let mut result = Acknowledgement::default();
     for (name, node) in live(world) {
         result.live.push(name.clone());
         let acknowledged = node.status.acknowledged_revision;
-        if acknowledged < revision {
+        let of_pools = node.status.acknowledged_pool_revision;
+        if acknowledged < wanted.revision {
             result.awaited.push((name.clone(), acknowledged));
+        } else if of_pools < wanted.pool_revision {
+            result.awaited.push((name.clone(), of_pools));
         }
         let exceptions = node.status.exceptions.iter().filter(|e| concerns(e));
         result

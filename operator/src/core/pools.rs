@@ -5,16 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{DecidedServer, ObjectKey};
+use sluice_api::ObjectKey;
 
-use super::admission::{self, PoolView, Refusal, Service};
+use super::admission::{self, PoolContent, PoolView, Refusal, Service};
 use super::claims;
 use super::world::World;
 
 /// Pools and virtual servers, checked together.
 pub(super) struct Checked {
     /// What each pool that exists has from now on, in the order of keys; absent: nothing yet.
-    pub(super) servers: BTreeMap<ObjectKey, Vec<DecidedServer>>,
+    pub(super) contents: BTreeMap<ObjectKey, PoolContent>,
     /// Why a pool's newest spec is not what it has.
     pub(super) refused_pools: BTreeMap<ObjectKey, Vec<Refusal>>,
     /// Each virtual server's newest spec.
@@ -24,33 +24,38 @@ pub(super) struct Checked {
 }
 
 pub(super) fn check(world: &World) -> Checked {
-    let mut servers = BTreeMap::new();
+    let slices = world.slices();
+    let mut contents = BTreeMap::new();
     let mut refused = BTreeMap::new();
     for (key, pool) in &world.pools {
-        match admission::accept(&pool.spec) {
+        match admission::accept(key, &pool.spec, world) {
             Ok(new) => {
-                servers.insert(key.clone(), new);
+                contents.insert(key.clone(), new);
             }
             Err(refusals) => {
-                refuse(world, key, refusals, &mut servers, &mut refused);
+                refuse(world, key, refusals, &mut contents, &mut refused);
             }
         }
     }
     // Each round refuses at least one pool more, so there are at most as many rounds as pools.
     loop {
-        let mut services = admit_all(world, &servers);
+        let view = PoolView {
+            contents: &contents,
+            slices: &slices,
+        };
+        let mut services = admit_all(world, &view);
         let withdrawn = claims::resolve(world, &mut services);
-        let misfits = misfits(world, &servers, &services, &refused);
+        let misfits = misfits(world, &view, &services, &refused);
         if misfits.is_empty() {
             return Checked {
-                servers,
+                contents,
                 refused_pools: refused,
                 services,
                 withdrawn,
             };
         }
         for (key, refusals) in misfits {
-            refuse(world, &key, refusals, &mut servers, &mut refused);
+            refuse(world, &key, refusals, &mut contents, &mut refused);
         }
     }
 }
@@ -59,29 +64,25 @@ fn refuse(
     world: &World,
     key: &ObjectKey,
     refusals: Vec<Refusal>,
-    servers: &mut BTreeMap<ObjectKey, Vec<DecidedServer>>,
+    contents: &mut BTreeMap<ObjectKey, PoolContent>,
     refused: &mut BTreeMap<ObjectKey, Vec<Refusal>>,
 ) {
     match world.pool_decision(key) {
-        Some(last) => servers.insert(key.clone(), last.servers.clone()),
-        None => servers.remove(key),
+        Some(last) => contents.insert(key.clone(), PoolContent::of_decision(last)),
+        None => contents.remove(key),
     };
     refused.insert(key.clone(), refusals);
 }
 
 fn admit_all(
     world: &World,
-    servers: &BTreeMap<ObjectKey, Vec<DecidedServer>>,
+    view: &PoolView<'_>,
 ) -> BTreeMap<ObjectKey, Result<Service, Vec<Refusal>>> {
-    let view: PoolView<'_> = servers
-        .iter()
-        .map(|(key, servers)| (key, servers.as_slice()))
-        .collect();
     world
         .virtual_servers
         .iter()
         .map(|(key, object)| {
-            let result = admission::admit(key, &object.spec, &view, world);
+            let result = admission::admit(key, &object.spec, view, world);
             (key.clone(), result)
         })
         .collect()
@@ -90,7 +91,7 @@ fn admit_all(
 /// Pools with new servers that would break a decision which stays, while their last ones would not.
 fn misfits(
     world: &World,
-    servers: &BTreeMap<ObjectKey, Vec<DecidedServer>>,
+    view: &PoolView<'_>,
     services: &BTreeMap<ObjectKey, Result<Service, Vec<Refusal>>>,
     refused: &BTreeMap<ObjectKey, Vec<Refusal>>,
 ) -> BTreeMap<ObjectKey, Vec<Refusal>> {
@@ -102,20 +103,22 @@ fn misfits(
         let service = Service::of_decision(decision);
         for (name, _) in &service.pools {
             let pool = key.sibling(name);
-            let (Some(new), Some(last)) = (servers.get(&pool), world.pool_decision(&pool)) else {
+            let (Some(new), Some(last)) = (view.contents.get(&pool), world.pool_decision(&pool))
+            else {
                 continue;
             };
-            if refused.contains_key(&pool) || *new == last.servers {
+            let last = PoolContent::of_decision(last);
+            if refused.contains_key(&pool) || *new == last {
                 continue;
             }
-            let before = admission::fit(&service, &pool, &last.servers, world);
-            let problems = admission::fit(&service, &pool, new, world);
+            let before = admission::fit(&service, &pool, &last, view.slices, world);
+            let problems = admission::fit(&service, &pool, new, view.slices, world);
             let new_problems = problems
                 .into_iter()
                 .filter(|(reason, _)| before.iter().all(|(other, _)| other != reason))
                 .map(|(reason, message)| {
                     let message = format!("VirtualServer {key} uses this pool: {message}");
-                    Refusal::new(reason, "spec.servers.static", message)
+                    Refusal::new(reason, "spec.servers", message)
                 });
             let mut new_problems = new_problems.peekable();
             if new_problems.peek().is_some() {

@@ -25,13 +25,14 @@ pub fn reconcile(world: &World, now: &Time) -> Outcome {
         let status = status::orphan(world, &key, now);
         outcome.pools.insert(key, status);
     }
+    let slices = world.slices();
     for key in world.pools.keys() {
         let refusals = checked
             .refused_pools
             .get(key)
             .map_or(&[][..], Vec::as_slice);
         let decision = decided.pools.get(key).cloned();
-        let status = status::pool(world, key, decision, refusals, &used, now);
+        let status = status::pool(world, key, decision, refusals, &used, &slices, now);
         outcome.pools.insert(key.clone(), status);
     }
     for (key, result) in &checked.services {

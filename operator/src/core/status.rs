@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use sluice_api::{
-    Acknowledged, Condition, ConditionType, Decision, NODE_SILENT_SECONDS, ObjectKey, PoolDecision,
-    RealServerPoolStatus, Reason, RolloutPhase, RolloutPolicyStatus, Time, VirtualServerStatus,
-    set_condition,
+    Acknowledged, Condition, ConditionType, Decision, ForwardingMode, NODE_SILENT_SECONDS,
+    ObjectKey, PoolDecision, RealServerPoolStatus, Reason, RolloutPhase, RolloutPolicyStatus, Time,
+    VirtualServerStatus, set_condition,
 };
+use sluice_planner::Slices;
 
 use super::admission::Refusal;
 use super::nodes::{self, Acknowledgement};
@@ -123,6 +124,7 @@ pub(super) fn virtual_server(
             &message,
         );
     }
+    advise(&mut conditions, world, key, decision.as_ref());
     VirtualServerStatus {
         observed_generation: generation,
         conditions: conditions.list,
@@ -131,6 +133,34 @@ pub(super) fn virtual_server(
             .map(|decision| acknowledged(last.acknowledged, decision, &acknowledgement)),
         decision,
     }
+}
+
+/// Pods send replies by way of their own node. Behind NAT they must come back to the director, which has to be told to
+/// the network.
+fn advise(
+    conditions: &mut Conditions<'_>,
+    world: &World,
+    key: &ObjectKey,
+    decision: Option<&Decision>,
+) {
+    let pool_of_pods = decision
+        .filter(|decision| decision.mode == ForwardingMode::Nat)
+        .and_then(|decision| {
+            let mut names = decision.pools.iter().map(|pool| &pool.name);
+            names.find(|name| {
+                let pool = world.pool_decision(&key.sibling(name));
+                pool.is_some_and(|pool| pool.endpoints.is_some())
+            })
+        });
+    let kind = ConditionType::ForwardingAdvice;
+    let Some(name) = pool_of_pods else {
+        return conditions.set(kind, false, Reason::AsExpected, "");
+    };
+    let message = format!(
+        "spec.forwarding.mode: NAT needs the replies of the pods of {name} to come back through the director that the client's \
+         packets went through, and pods on other nodes answer directly: use FullNAT unless your network sees to it"
+    );
+    conditions.set(kind, true, Reason::PodsAnswerDirectly, &message);
 }
 
 fn acknowledged(
@@ -226,6 +256,7 @@ pub(super) fn pool(
     decision: Option<PoolDecision>,
     refusals: &[Refusal],
     used: &BTreeSet<ObjectKey>,
+    slices: &Slices<'_>,
     now: &Time,
 ) -> RealServerPoolStatus {
     let object = &world.pools[key];
@@ -254,10 +285,19 @@ pub(super) fn pool(
         ),
         (None, []) => State::Reconciling(Reason::AwaitingNodes, String::new()),
     });
+    let servers = decision
+        .as_ref()
+        .map(|decision| match &decision.endpoints {
+            Some(endpoints) => slices.pool(&key.namespace, endpoints),
+            None => decision.into(),
+        })
+        .unwrap_or_default()
+        .servers;
     RealServerPoolStatus {
         observed_generation: generation,
         conditions: conditions.list,
-        servers: decision.as_ref().map_or(0, |d| count(d.servers.len())),
+        servers: count(servers.len()),
+        ready_servers: count(servers.iter().filter(|server| server.weight > 0).count()),
         decision,
     }
 }

@@ -1,12 +1,13 @@
 //! What the core sees, and what it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
     Decision, LoadBalancerNodeStatus, ObjectKey, PoolDecision, RealServerPool,
     RealServerPoolStatus, RolloutPolicy, RolloutPolicyStatus, VirtualServer, VirtualServerStatus,
 };
+use sluice_planner::{Slice, Slices};
 
 /// All objects, with the status last written for them.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -24,6 +25,17 @@ pub struct World {
     /// The highest revision of decisions that are gone: given again, an acknowledgement of the old one would be taken for
     /// one of the new.
     pub revision_floor: u64,
+    /// What else there is in the cluster; `None` in standalone mode.
+    pub cluster: Option<Cluster>,
+}
+
+/// What the core needs to know of a Kubernetes cluster beside Sluice's own kinds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Cluster {
+    /// Services.
+    pub services: BTreeSet<ObjectKey>,
+    /// The EndpointSlices of Services and of pools that select pods.
+    pub slices: BTreeMap<ObjectKey, Slice>,
 }
 
 /// A node.
@@ -79,9 +91,23 @@ impl World {
                     .values()
                     .map(|node| node.status.acknowledged_revision),
             )
+            .chain(
+                self.nodes
+                    .values()
+                    .map(|node| node.status.acknowledged_pool_revision),
+            )
             .max()
             .unwrap_or_default()
             .max(self.revision_floor)
+    }
+
+    /// The EndpointSlices that there are, by owner.
+    pub(super) fn slices(&self) -> Slices<'_> {
+        Slices::new(
+            self.cluster
+                .iter()
+                .flat_map(|cluster| cluster.slices.values()),
+        )
     }
 
     /// The name of the node that has this address as its own.

@@ -102,6 +102,7 @@ impl Standalone {
             nodes: std::mem::take(&mut self.nodes.known),
             orphans: BTreeMap::new(),
             revision_floor: self.revision_floor,
+            cluster: None,
         };
         let world = World {
             orphans: self.pools.statuses_without(&world.pools),

@@ -267,6 +267,7 @@ impl Agent {
         self.beats += 1;
         if let Some(decisions) = decisions {
             self.status.acknowledged_revision = decisions.revision;
+            self.status.acknowledged_pool_revision = decisions.revision;
         }
         let heartbeat = Timestamp::from_second(self.beats).expect("time");
         self.status.heartbeat_time = Some(Time(heartbeat));

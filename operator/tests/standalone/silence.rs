@@ -49,6 +49,7 @@ impl Clock {
             Timestamp::from_second(i64::try_from(self.ms).expect("small")).expect("time");
         let status = LoadBalancerNodeStatus {
             acknowledged_revision: decisions.revision,
+            acknowledged_pool_revision: decisions.revision,
             heartbeat_time: Some(Time(heartbeat)),
             ..LoadBalancerNodeStatus::default()
         };

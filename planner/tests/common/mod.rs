@@ -45,7 +45,7 @@ pub fn tcp(name: &str, port: u16) -> Port {
 pub fn target(name: &str, port: u16) -> TargetPort {
     TargetPort {
         name: name.into(),
-        port,
+        port: Some(port),
     }
 }
 
@@ -55,6 +55,7 @@ pub fn server(name: &str, address: &str, weight: u32) -> Server {
         address: ip(address),
         weight,
         target_ports: Vec::new(),
+        default_port: None,
     }
 }
 

@@ -174,6 +174,7 @@ impl Sim {
         let revision = servers.chain(pools).max().unwrap_or_default();
         for node in self.world.nodes.values_mut().filter(|node| node.live) {
             node.status.acknowledged_revision = revision;
+            node.status.acknowledged_pool_revision = revision;
         }
     }
 

@@ -112,10 +112,12 @@ fn act(sim: &mut Sim, action: &Action) {
         Action::Node { live, address } => {
             let addresses = [&["10.9.9.9"][..], &["10.9.9.9", "10.0.0.2"], &["10.0.0.1"]][*address];
             let acknowledged = sim.world.nodes["d1"].status.acknowledged_revision;
+            let pools = sim.world.nodes["d1"].status.acknowledged_pool_revision;
             sim.node("d1", addresses);
             let node = sim.world.nodes.get_mut("d1").expect("d1");
             node.live = *live;
             node.status.acknowledged_revision = acknowledged;
+            node.status.acknowledged_pool_revision = pools;
         }
     }
 }

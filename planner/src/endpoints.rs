@@ -1,0 +1,215 @@
+//! From EndpointSlices to the servers of a pool.
+//!
+//! Kubernetes tells of each endpoint whether it is ready, serving and terminating (API reference, `EndpointConditions`).
+//! A ready one takes new flows. Any other keeps the flows that it has for as long as it is listed: it has weight 0. If a
+//! pool has no ready endpoint in a family, those that still serve while they terminate take new flows, as kube-proxy has
+//! it too: better a server that is about to go than none.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use sluice_api::{
+    DecidedEndpoints, EndpointSource, POOL_LABEL, PortRef, SERVICE_LABEL, TargetPort as ApiPort,
+};
+
+use crate::{Pool, Server, TargetPort};
+
+/// Weight of an endpoint that takes new flows.
+const WEIGHT: u32 = 1;
+
+/// Whose slices these are. Orders by namespace.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SliceOwner {
+    /// The namespace.
+    pub namespace: String,
+    /// A Service or a pool.
+    pub source: EndpointSource,
+    /// Value of the label that names it.
+    pub name: String,
+}
+
+impl SliceOwner {
+    /// The owner that a pool's decision names.
+    pub fn of_decision(namespace: &str, endpoints: &DecidedEndpoints) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            source: endpoints.source,
+            name: endpoints.name.clone(),
+        }
+    }
+}
+
+/// What an EndpointSlice says, as far as servers follow from it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Slice {
+    /// Whose endpoints they are.
+    pub owner: SliceOwner,
+    /// Names and numbers of the ports; the name is empty where there is only one.
+    pub ports: Vec<(String, u16)>,
+    /// The endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// An endpoint.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SliceEndpoint {
+    /// Name of the pod, or the address where there is none.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Takes new flows.
+    pub ready: bool,
+    /// Still answers.
+    pub serving: bool,
+    /// Is about to go.
+    pub terminating: bool,
+}
+
+impl Slice {
+    /// Reads a slice; `None` if it is neither a pool's nor a Service's. Addresses that are no IP addresses are left out, and
+    /// of several of one endpoint the first one counts, as the API asks for.
+    pub fn read(slice: &EndpointSlice) -> Option<Self> {
+        let labels = slice.metadata.labels.as_ref()?;
+        let named = |label, source| labels.get(label).map(|name| (source, name));
+        let (source, name) = named(POOL_LABEL, EndpointSource::Pods)
+            .or_else(|| named(SERVICE_LABEL, EndpointSource::Service))?;
+        let ports = slice.ports.iter().flatten().filter_map(|port| {
+            let number = u16::try_from(port.port?).ok()?;
+            Some((port.name.clone().unwrap_or_default(), number))
+        });
+        let endpoints = slice.endpoints.iter().flatten().filter_map(|endpoint| {
+            let address = endpoint.addresses.first()?;
+            let conditions = endpoint.conditions.clone().unwrap_or_default();
+            let ready = conditions.ready.unwrap_or(true);
+            let pod = endpoint.target_ref.as_ref().and_then(|r| r.name.clone());
+            Some(SliceEndpoint {
+                name: pod.unwrap_or_else(|| address.clone()),
+                address: sluice_api::parse_ip(address)?,
+                ready,
+                serving: conditions.serving.unwrap_or(ready),
+                terminating: conditions.terminating.unwrap_or(false),
+            })
+        });
+        Some(Self {
+            owner: SliceOwner {
+                namespace: slice.metadata.namespace.clone()?,
+                source,
+                name: name.clone(),
+            },
+            ports: ports.collect(),
+            endpoints: endpoints.collect(),
+        })
+    }
+}
+
+/// Slices by their owner.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Slices<'a>(BTreeMap<&'a SliceOwner, Vec<&'a Slice>>);
+
+impl<'a> Slices<'a> {
+    /// Sorts slices by owner.
+    pub fn new(slices: impl IntoIterator<Item = &'a Slice>) -> Self {
+        let mut by_owner: BTreeMap<_, Vec<&Slice>> = BTreeMap::new();
+        for slice in slices {
+            by_owner.entry(&slice.owner).or_default().push(slice);
+        }
+        Self(by_owner)
+    }
+
+    /// The servers that a decision on endpoints means now. An endpoint that stands in two slices, as it may for a moment
+    /// while slices are rearranged, is one server, and ready if it is in one of them.
+    pub fn pool(&self, namespace: &str, decided: &DecidedEndpoints) -> Pool {
+        let owner = SliceOwner::of_decision(namespace, decided);
+        let mut found: BTreeMap<(IpAddr, Vec<TargetPort>, Option<u16>), Standing> = BTreeMap::new();
+        for slice in self.0.get(&owner).into_iter().flatten() {
+            let (ports, default_port) = target_ports(decided, &slice.ports);
+            for endpoint in &slice.endpoints {
+                let standing = Standing::of(endpoint);
+                found
+                    .entry((endpoint.address, ports.clone(), default_port))
+                    .and_modify(|known| known.merge(&standing))
+                    .or_insert(standing);
+            }
+        }
+        let families = [true, false];
+        let none_ready = families.map(|v4| {
+            found
+                .iter()
+                .filter(|((address, ..), _)| address.is_ipv4() == v4)
+                .all(|(_, standing)| !standing.ready)
+        });
+        let server = |((address, target_ports, default_port), standing): (_, Standing)| {
+            let address: IpAddr = address;
+            let last_resort = none_ready[usize::from(address.is_ipv6())] && standing.last_resort;
+            let weight = if standing.ready || last_resort {
+                WEIGHT
+            } else {
+                0
+            };
+            Server {
+                name: standing.name,
+                address,
+                weight,
+                target_ports,
+                default_port,
+            }
+        };
+        Pool {
+            servers: found.into_iter().map(server).collect(),
+        }
+    }
+}
+
+/// How an endpoint stands.
+#[derive(Clone, Debug)]
+struct Standing {
+    name: String,
+    ready: bool,
+    /// Serves while it terminates.
+    last_resort: bool,
+}
+
+impl Standing {
+    fn of(endpoint: &SliceEndpoint) -> Self {
+        Self {
+            name: endpoint.name.clone(),
+            ready: endpoint.ready && !endpoint.terminating,
+            last_resort: endpoint.serving && endpoint.terminating,
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.ready |= other.ready;
+        self.last_resort |= other.last_resort;
+    }
+}
+
+/// Target ports by the name of the virtual server's port, and the port of all other names; `None`: the virtual server's.
+fn target_ports(
+    decided: &DecidedEndpoints,
+    ports: &[(String, u16)],
+) -> (Vec<TargetPort>, Option<u16>) {
+    let find = |name: &str| ports.iter().find(|(n, _)| n == name).map(|(_, port)| *port);
+    let given = |target: &ApiPort| TargetPort {
+        name: target.name.clone(),
+        port: match &target.port {
+            PortRef::Number(number) => Some(*number),
+            PortRef::Name(name) => find(name),
+        },
+    };
+    let mut targets: Vec<TargetPort> = decided.target_ports.iter().map(given).collect();
+    if decided.source == EndpointSource::Pods {
+        return (targets, None);
+    }
+    for (name, port) in ports {
+        if !name.is_empty() && targets.iter().all(|target| target.name != *name) {
+            targets.push(TargetPort {
+                name: name.clone(),
+                port: Some(*port),
+            });
+        }
+    }
+    targets.sort();
+    (targets, find(""))
+}
