@@ -22,8 +22,8 @@ build: setup-build ## Build the BPF programs, the agent and the operator
 	cargo xtask build-bpf
 	cargo build
 
-demo: build ## Clients, directors and servers in network namespaces: traffic in every mode, and a canary
-	cargo run --quiet --package sluice-tests --bin demo
+demo: build $(if $(KUBE),setup-kube) ## Traffic in every mode and a canary, in network namespaces; KUBE=1: with a real API server
+	cargo run --quiet --package sluice-tests --bin demo -- $(if $(KUBE),--kubernetes)
 
 test: setup ## Run all tests (as root: they make network namespaces and load BPF programs)
 	cargo xtask test

@@ -53,6 +53,7 @@ pub const POD_BRIDGE: &str = "pods0";
 pub const BACK_LINK: &str = "eth1";
 
 const BRIDGE: &str = "fabric0";
+const CONTROL: &str = "control";
 const ROUTER: &str = "router";
 const FAR_ROUTER: &str = "far-router";
 const FAR_LINK: &str = "far0";
@@ -262,6 +263,16 @@ impl Fabric {
     /// The switch's port to a node.
     pub fn far_end<'a>(&'a self, node: &'a str) -> Port<'a> {
         self.switch.port(node)
+    }
+
+    /// Connects a namespace for a control plane to the segment. Returns its address there, which is the one that a control
+    /// plane has by itself too.
+    pub fn connect_control(&self) -> Result<(Namespace, Dual)> {
+        let namespace = self.run.namespace(CONTROL)?;
+        let address = FABRIC_NET.host(10);
+        self.plug(&namespace, CONTROL, address)?;
+        use_gateway(&namespace, FABRIC_NET.host(1))?;
+        Ok((namespace, address))
     }
 
     fn connect_client(&self) -> Result<()> {
