@@ -71,8 +71,17 @@ fn check(schema: &Value, value: &Value, path: &str, issues: &mut Vec<Issue>) {
         return;
     }
     if schema["x-kubernetes-int-or-string"] == Value::Bool(true) {
-        if !value.is_string() && value.as_u64().is_none_or(|n| n > u64::from(u16::MAX)) {
-            structural(issues, path, "must be a port number or a port's name");
+        match value {
+            Value::String(text) => check_string(schema, text, path, issues),
+            // A number that no port can have does not even decode.
+            Value::Number(number) if number.as_u64().is_some_and(|n| n <= 65_535) => {
+                check_integer(schema, value, path, issues);
+            }
+            _ => structural(
+                issues,
+                path,
+                "must be a port number from 1 to 65535 or a port's name",
+            ),
         }
         return;
     }

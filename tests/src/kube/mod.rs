@@ -21,6 +21,7 @@
 
 mod account;
 mod control;
+mod definitions;
 mod flags;
 mod kubeconfig;
 mod pki;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kube::Api;
@@ -15,14 +14,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sluice_api::{GROUP, Kind, VERSION, schema};
 
-use crate::kube::{ControlPlane, has_condition};
+use crate::kube::{ControlPlane, Part};
 use crate::net::fabric::Fabric;
 
 /// Namespace of the objects, and of the Leases of agents.
 const NAMESPACE: &str = "default";
-
-/// How long the API server may take to serve the kinds of new definitions.
-const DEFINITION_LIMIT: Duration = Duration::from_secs(30);
 
 /// What users write manifests to.
 #[derive(Debug)]
@@ -52,21 +48,8 @@ impl Source {
     /// Starts an API server on the fabric's segment and gives it Sluice's definitions.
     pub(super) fn cluster(fabric: &Fabric) -> Result<Self> {
         let (namespace, address) = fabric.connect_control()?;
-        let parts = crate::kube::Part::API;
-        let control = ControlPlane::start(fabric.run(), &namespace, address, &parts)?;
-        for kind in Kind::ALL {
-            let definition = serde_json::to_string(&schema::definition(kind))?;
-            control.admin().apply(&definition)?;
-        }
-        for kind in Kind::ALL {
-            let names = schema::definition(kind).spec.names;
-            let definition = format!("crd/{}.{GROUP}", names.plural);
-            control
-                .admin()
-                .until(&["get", &definition], DEFINITION_LIMIT, |object| {
-                    has_condition(object, "Established")
-                })?;
-        }
+        let control = ControlPlane::start(fabric.run(), &namespace, address, &Part::API)?;
+        control.admin().define_kinds()?;
         Ok(Self::Cluster {
             control: Box::new(control),
             applied: RefCell::default(),
