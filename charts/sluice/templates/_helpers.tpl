@@ -78,12 +78,16 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* Environment of every container: its namespace and its log. */}}
-{{- define "sluice.environment" -}}
+{{/* Environment of what keeps objects in the release's namespace. */}}
+{{- define "sluice.namespaceVariable" -}}
 - name: SLUICE_NAMESPACE
   valueFrom:
     fieldRef:
       fieldPath: metadata.namespace
+{{- end -}}
+
+{{/* Environment of every container. */}}
+{{- define "sluice.logVariable" -}}
 - name: RUST_LOG
   value: {{ .Values.log.level | quote }}
 {{- end -}}

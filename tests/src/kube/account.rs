@@ -166,7 +166,7 @@ where
 }
 
 /// Runs a command to its end with this input.
-fn finish(command: &mut Command, input: &str) -> Result<String> {
+pub(super) fn finish(command: &mut Command, input: &str) -> Result<String> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -21,6 +21,7 @@
 
 mod account;
 mod bpf;
+pub mod chart;
 mod cluster;
 mod control;
 mod definitions;

@@ -348,7 +348,7 @@ fn start_agent(namespace: &Namespace, node: &str, source: &Source, pins: &Path) 
 }
 
 /// A binary of the workspace, from the directory of the running one or, for a test, the one above.
-fn binary(name: &str) -> Result<PathBuf> {
+pub fn binary(name: &str) -> Result<PathBuf> {
     let own = env::current_exe()?;
     own.ancestors()
         .skip(1)
