@@ -183,7 +183,8 @@ fn ask(from: &Namespace, to: SocketAddr) -> anyhow::Result<String> {
     let answer = from.run(&format!(
         "curl --silent --show-error --max-time 5 http://{to}/"
     ))?;
-    Ok(answer.trim().to_owned())
+    let name = answer.split_whitespace().next();
+    Ok(name.unwrap_or_default().to_owned())
 }
 
 /// kube-proxy translates the addresses of Services, the API server reaches kubelets.

@@ -32,7 +32,7 @@ mod node_files;
 mod pki;
 mod programs;
 
-pub use account::{Account, has_condition};
+pub use account::{Account, finish, has_condition};
 pub use bpf::BpfObjects;
 pub use cluster::{Cluster, ClusterSpec, Pod};
 pub use control::{API_PORT, ControlPlane, Part};
