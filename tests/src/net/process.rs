@@ -84,6 +84,11 @@ impl Process {
         )
     }
 
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log())
+    }
+
     /// Where it logs.
     pub fn log_path(&self) -> &Path {
         &self.log
