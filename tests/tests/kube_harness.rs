@@ -1,14 +1,15 @@
 //! The harness for Kubernetes itself: what it starts must be a cluster, and go away.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use kube::Api;
 use kube::api::ListParams;
-use sluice_tests::kube::{ControlPlane, Part};
-use sluice_tests::net::{Run, expect_no_remains};
+use sluice_tests::kube::{Cluster, ClusterSpec, ControlPlane, Part};
+use sluice_tests::net::{Family, Namespace, Run, expect_no_remains};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -103,4 +104,52 @@ fn controllers_act_on_objects() {
             pods["items"].as_array().is_some_and(|pods| pods.len() == 1)
         })
         .unwrap();
+}
+
+const WEB: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: { name: web }
+spec:
+  selector: { matchLabels: { app: web } }
+  template:
+    metadata: { labels: { app: web } }
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{ name: web, image: 'localhost/web:1' }]
+---
+apiVersion: v1
+kind: Service
+metadata: { name: web }
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector: { app: web }
+  ports: [{ port: 80, targetPort: 8080 }]
+";
+
+#[test]
+fn nodes_run_pods_that_the_outside_reaches() {
+    let start = Instant::now();
+    let cluster = Cluster::build(&ClusterSpec::new(3)).unwrap();
+    println!("cluster ready after {:?}", start.elapsed());
+    cluster.admin().apply(WEB).unwrap();
+    let pods = cluster.await_pods("default", "app=web", 3, LIMIT).unwrap();
+    println!("pods ready after {:?}", start.elapsed());
+    for pod in &pods {
+        for family in Family::BOTH {
+            assert_eq!(
+                ask(&cluster, cluster.client(), pod.address.socket(family, 8080)),
+                pod.name
+            );
+        }
+    }
+    println!("done after {:?}", start.elapsed());
+}
+
+/// The name of the pod that answers.
+fn ask(cluster: &Cluster, from: &Namespace, to: SocketAddr) -> String {
+    let url = format!("http://{to}/");
+    let answer = from.run(&format!("curl --silent --show-error --max-time 10 {url}"));
+    let answer = answer.unwrap_or_else(|error| panic!("{error:#}"));
+    answer.trim().to_owned()
 }

@@ -20,15 +20,22 @@
 //! ```
 
 mod account;
+mod bpf;
+mod cluster;
 mod control;
 mod flags;
 mod kubeconfig;
+mod node;
+mod node_files;
 mod pki;
 mod programs;
 
 pub use account::{Account, has_condition};
+pub use bpf::BpfObjects;
+pub use cluster::{Cluster, ClusterSpec, Pod};
 pub use control::{API_PORT, ControlPlane, Part};
 pub use flags::SERVICE_NET;
 pub use kubeconfig::{Credentials, Kubeconfig};
+pub use node::Node;
 pub use pki::{KeyedCertificate, Pki};
 pub use programs::program;

@@ -1,5 +1,6 @@
 //! Where the programs of Kubernetes are.
 
+use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -26,6 +27,15 @@ pub(super) fn image(name: &str) -> Result<PathBuf> {
         );
     }
     Ok(path)
+}
+
+/// A program of the machine's.
+pub(super) fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
 }
 
 fn built(path: &str) -> PathBuf {
