@@ -43,6 +43,8 @@ pub(super) fn api_server(pki: &Pki, address: Dual, port: u16) -> Vec<String> {
         format!("--secure-port={port}"),
         format!("--service-cluster-ip-range={services_v4},{services_v6}"),
         "--allow-privileged=true".into(),
+        // Webhooks in pods are reached at the pods: no kube-proxy runs beside the API server.
+        "--enable-aggregator-routing=true".into(),
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),
         file("client-ca-file", "ca.crt"),

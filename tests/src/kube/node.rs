@@ -1,7 +1,6 @@
 //! A node: kubelet, containerd and kube-proxy with file systems, processes and a network of their own.
 
 use std::fs;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -143,14 +142,6 @@ impl Node {
     /// The network of its pods.
     pub const fn pods(&self) -> Dual {
         self.pods
-    }
-
-    /// Whether `address` is one of its pods'.
-    pub fn has_pod(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(v4) => v4.octets()[..3] == self.pods.v4.octets()[..3],
-            IpAddr::V6(v6) => v6.segments()[..4] == self.pods.v6.segments()[..4],
-        }
     }
 
     /// A command that will run in the node as its own daemons do: with its network, its /sys/fs/bpf, its processes.
