@@ -41,6 +41,7 @@ node_packages=(
     "containernetworking-plugins|networks of pods in tests"
     "iptables|kubelet and kube-proxy want it"
     "conntrack|kube-proxy wants it"
+    "catatonit|holds the namespaces of pods in tests"
 )
 go_packages=(
     "python3-venv|to install Go from PyPI, which builds Kubernetes: Debian's is too old"

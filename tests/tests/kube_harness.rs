@@ -21,7 +21,7 @@ use sluice_tests::net::{
     Direction, Family, Namespace, PassProgram, Run, Veth, expect_no_remains, sweep, until,
 };
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A web server on every node, and a Service for it.
 const WEB: &str = "

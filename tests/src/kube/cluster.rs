@@ -21,6 +21,7 @@ use serde_json::Value;
 use super::account::{Account, has_condition};
 use super::control::{ControlPlane, Part};
 use super::node::Node;
+use super::pod::items;
 use crate::net::segment::{
     BRIDGE, FABRIC_MTU, UPLINK, connect_client, plug_in, prepare_far_end, use_gateway,
 };
@@ -30,7 +31,7 @@ use crate::net::{
 };
 
 /// How long nodes may take to be ready on a busy machine whose files are not in memory.
-const READY_LIMIT: Duration = Duration::from_secs(180);
+const READY_LIMIT: Duration = Duration::from_mins(3);
 
 const NODE_NET: Dual = Dual {
     v4: Ipv4Addr::new(10, 1, 0, 0),
@@ -79,19 +80,6 @@ impl ClusterSpec {
         self.kube_proxy = false;
         self
     }
-}
-
-/// A pod that has its addresses.
-#[derive(Clone, Debug)]
-pub struct Pod {
-    /// Its name, which is its host name too.
-    pub name: String,
-    /// The node on which it runs.
-    pub node: String,
-    /// Its addresses.
-    pub address: Dual,
-    /// Whether its status says that it is ready.
-    pub ready: bool,
 }
 
 /// The built cluster.
@@ -244,29 +232,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// The pods of `namespace` with these labels, such as `app=web`, that have addresses, in the order of their names.
-    pub fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<Pod>> {
-        let arguments = ["get", "pods", "-n", namespace, "-l", selector];
-        let list = self.admin().json(arguments)?;
-        Ok(items(&list).filter_map(pod).collect())
-    }
-
-    /// Waits until as many pods with these labels are ready, and none is left that is not.
-    pub fn await_pods(
-        &self,
-        namespace: &str,
-        selector: &str,
-        count: usize,
-        limit: Duration,
-    ) -> Result<Vec<Pod>> {
-        let arguments = ["get", "pods", "-n", namespace, "-l", selector];
-        let list = self.admin().until(&arguments, limit, |list| {
-            let ready = items(list).filter_map(pod).filter(|pod| pod.ready).count();
-            ready == count && items(list).count() == count
-        })?;
-        Ok(items(&list).filter_map(pod).collect())
-    }
-
     fn add_nodes(&mut self, spec: &ClusterSpec) -> Result<()> {
         for number in 1..=spec.nodes {
             let name = format!("n{number}");
@@ -323,10 +288,9 @@ impl Stage for Cluster {
         }
         for what in ["nodes,pods", "events"] {
             let arguments = ["get", what, "--all-namespaces", "-o", "wide"];
-            text += &match self.admin().kubectl(arguments) {
-                Ok(answer) => format!("--- {what}\n{answer}"),
-                Err(error) => format!("--- {what}: {error:#}\n"),
-            };
+            let answer = self.admin().kubectl(arguments);
+            let answer = answer.unwrap_or_else(|error| format!("{error:#}\n"));
+            text.extend(["--- ", what, "\n", &answer]);
         }
         text
     }
@@ -334,23 +298,4 @@ impl Stage for Cluster {
     fn run_name(&self) -> String {
         self.run.name().to_owned()
     }
-}
-
-fn items(list: &Value) -> impl Iterator<Item = &Value> {
-    list["items"].as_array().into_iter().flatten()
-}
-
-/// The pod of this object; `None` as long as it has not both addresses.
-fn pod(object: &Value) -> Option<Pod> {
-    let mut addresses = object["status"]["podIPs"].as_array()?.iter();
-    let mut next = || addresses.next()?["ip"].as_str();
-    Some(Pod {
-        name: object["metadata"]["name"].as_str()?.to_owned(),
-        node: object["spec"]["nodeName"].as_str()?.to_owned(),
-        address: Dual {
-            v4: next()?.parse().ok()?,
-            v6: next()?.parse().ok()?,
-        },
-        ready: has_condition(object, "Ready"),
-    })
 }

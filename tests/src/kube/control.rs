@@ -233,11 +233,7 @@ impl ControlPlane {
 
     /// The ends of all logs, for failures.
     pub fn evidence(&self) -> String {
-        let mut text = String::new();
-        for process in self.processes.values() {
-            text += &format!("--- {}\n{}\n", process.name(), process.log_tail());
-        }
-        text
+        self.processes.values().map(Process::evidence).collect()
     }
 
     fn running(&mut self, part: Part) -> Result<&mut Process> {

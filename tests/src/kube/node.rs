@@ -15,7 +15,7 @@ use crate::net::{Dual, Namespace, Process, Run, output, until};
 const SCRIPT: &str = include_str!("node.sh");
 
 /// How long a daemon of a node may take to come up on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A node of a cluster. Dropping it, or killing it, is pulling its plug.
 #[derive(Debug)]
@@ -177,9 +177,7 @@ impl Node {
     /// The ends of its daemons' logs.
     pub fn evidence(&self) -> String {
         let daemons = self.daemons.iter().chain([&self.init]);
-        daemons.fold(String::new(), |text, process| {
-            format!("{text}--- {}\n{}\n", process.name(), process.log_tail())
-        })
+        daemons.map(Process::evidence).collect()
     }
 
     fn start(&mut self, name: &str, command: Command) -> Result<()> {
