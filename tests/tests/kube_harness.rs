@@ -15,7 +15,7 @@ use kube::api::ListParams;
 use sluice_tests::kube::{
     BpfObjects, Cluster, ClusterSpec, ControlPlane, Part, Pod, has_condition,
 };
-use sluice_tests::net::fabric::{client_sources, vip_of_one};
+use sluice_tests::net::fabric::{Fabric, client_sources, vip_of_one};
 use sluice_tests::net::suite::Stage;
 use sluice_tests::net::{
     Direction, Family, Namespace, PassProgram, Run, Veth, expect_no_remains, sweep, until,
@@ -139,6 +139,24 @@ fn controllers_act_on_objects() {
 }
 
 #[test]
+fn a_fabric_has_room_for_a_control_plane() {
+    let mut fabric = Fabric::build(&[]).unwrap();
+    let host = fabric.add_host("control", 10).unwrap();
+    let (namespace, address) = (host.namespace.clone(), host.address);
+    let control = ControlPlane::start(fabric.run(), &namespace, address, &Part::API).unwrap();
+    let director = &fabric.node("director-1").unwrap().namespace;
+    for family in Family::BOTH {
+        let server = control.server(family);
+        let authority = control.pki().file("ca.crt");
+        let line = format!(
+            "curl --silent --cacert {} https://{server}/readyz",
+            authority.display()
+        );
+        assert_eq!(director.run(&line).unwrap(), "ok");
+    }
+}
+
+#[test]
 fn a_failing_test_leaves_nothing() {
     let run = Run::start().unwrap();
     let name = run.name().to_owned();
@@ -183,7 +201,8 @@ fn ask(from: &Namespace, to: SocketAddr) -> anyhow::Result<String> {
     let answer = from.run(&format!(
         "curl --silent --show-error --max-time 5 http://{to}/"
     ))?;
-    Ok(answer.trim().to_owned())
+    let name = answer.split_whitespace().next();
+    Ok(name.context("an empty answer")?.to_owned())
 }
 
 /// kube-proxy translates the addresses of Services, the API server reaches kubelets.

@@ -52,6 +52,8 @@ disabled_plugins = [
   'io.containerd.snapshotter.v1.devmapper', 'io.containerd.snapshotter.v1.zfs',
 ]
 
+[debug]
+  level = 'warn'
 [plugins.'io.containerd.grpc.v1.cri']
   sandbox_image = '{PAUSE}'
   disable_apparmor = true

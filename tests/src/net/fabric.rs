@@ -195,6 +195,16 @@ impl Fabric {
         Ok(fabric)
     }
 
+    /// Adds a host to the segment at the address with this number, such as one for a control plane.
+    pub fn add_host(&mut self, name: &str, number: u8) -> Result<&Node> {
+        let namespace = self.run.namespace(name)?;
+        let address = FABRIC_NET.host(number);
+        self.plug(&namespace, name, address)?;
+        use_gateway(&namespace, FABRIC_NET.host(1))?;
+        self.insert(name, namespace, address);
+        self.node(name)
+    }
+
     /// What owns the namespaces.
     pub const fn run(&self) -> &Run {
         &self.run
