@@ -6,6 +6,7 @@
 mod bpf;
 mod command;
 mod generate;
+mod images;
 mod lint;
 mod summary;
 mod test;
@@ -25,6 +26,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Write container images of Sluice and of what its tests run to target/images/.
+    Images(images::Options),
     /// Check format, lints, licences and generated files.
     Lint,
     /// Format the code.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let result = match Verb::parse() {
         Verb::BuildBpf => bpf::build(),
         Verb::Test { arguments } => test::run(&arguments),
+        Verb::Images(options) => images::run(&options),
         Verb::Lint => lint::run(),
         Verb::Fmt => lint::format(),
         Verb::Generate { check } => generate::run(check),
