@@ -92,7 +92,11 @@ fn list_all(index: &mut Index, lists: Vec<(Kind, Vec<Item>)>, own: Option<&Own>)
     let mut events = Vec::new();
     for (kind, items) in lists {
         let (listed, complaints) = index.list(kind, items, own);
-        assert_eq!((listed, complaints), (Listed::Taken, Vec::new()), "{kind:?}");
+        assert_eq!(
+            (listed, complaints),
+            (Listed::Taken, Vec::new()),
+            "{kind:?}"
+        );
         events.extend(index.news());
     }
     events
@@ -189,7 +193,11 @@ fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
     let complaints = index.apply(Kind::VirtualServers, broken(8));
     assert_eq!(complaints.len(), 1);
     assert!(complaints[0].contains("shop/web"), "{}", complaints[0]);
-    assert_eq!(index.apply(Kind::VirtualServers, broken(9)), [""; 0], "once");
+    assert_eq!(
+        index.apply(Kind::VirtualServers, broken(9)),
+        [""; 0],
+        "once"
+    );
     assert_eq!(index.news(), []);
 
     let mut other = web(11, 11);
@@ -201,7 +209,11 @@ fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
     let told = decisions(&events).unwrap();
     assert_eq!(told.snapshot.virtual_servers.len(), 2);
     index.apply(Kind::VirtualServers, web(12, 12));
-    assert_eq!(index.apply(Kind::VirtualServers, broken(13)).len(), 1, "it was readable");
+    assert_eq!(
+        index.apply(Kind::VirtualServers, broken(13)).len(),
+        1,
+        "it was readable"
+    );
 }
 
 #[test]
@@ -209,7 +221,13 @@ fn an_empty_list_is_believed_where_this_node_is_known() {
     let mut index = serving();
     index.list(Kind::VirtualServers, Vec::new(), Some(&own("a", true)));
     let events = index.news();
-    assert!(decisions(&events).unwrap().snapshot.virtual_servers.is_empty());
+    assert!(
+        decisions(&events)
+            .unwrap()
+            .snapshot
+            .virtual_servers
+            .is_empty()
+    );
     assert_eq!(held(&events), None);
 }
 
@@ -225,7 +243,10 @@ fn a_wiped_server_changes_nothing_until_something_is_decided() {
         assert_eq!(held(&events), Some(true));
         assert_eq!(events.len(), 1, "{events:?}");
         // Another agent or a user works there; nothing is decided yet.
-        index.apply(Kind::VirtualServers, item(Kind::VirtualServers, named("web", 1)));
+        index.apply(
+            Kind::VirtualServers,
+            item(Kind::VirtualServers, named("web", 1)),
+        );
         index.apply(Kind::Pools, pool(2, 2));
         assert_eq!(index.news(), []);
 
@@ -233,7 +254,11 @@ fn a_wiped_server_changes_nothing_until_something_is_decided() {
         let events = index.news();
         assert_eq!(held(&events), Some(false));
         let told = decisions(&events).unwrap();
-        assert_eq!((told.revision, told.pool_revision), (3, 2), "another counter");
+        assert_eq!(
+            (told.revision, told.pool_revision),
+            (3, 2),
+            "another counter"
+        );
         // From now on that is the world.
         index.list(Kind::VirtualServers, Vec::new(), Some(&own("b", true)));
         assert_eq!(held(&index.news()), None);
@@ -275,7 +300,9 @@ fn adopted_maps_are_not_emptied_by_a_server_that_does_not_know_the_node() {
         (Some(own("a", true)), true),
     ] {
         let mut index = Index::new(NODE, true);
-        let first = index.list(Kind::VirtualServers, Vec::new(), before.as_ref()).0;
+        let first = index
+            .list(Kind::VirtualServers, Vec::new(), before.as_ref())
+            .0;
         assert_eq!(first == Listed::Taken, believed, "{before:?}");
         let events = list_all(&mut index, wiped("x"), before.as_ref());
         assert_eq!(decisions(&events).is_some(), believed, "{before:?}");
@@ -295,9 +322,20 @@ fn where_nothing_is_served_nothing_is_held() {
 #[test]
 fn the_annotation_is_told_once_and_nothing_after_it() {
     let mut index = serving();
-    index.apply(Kind::Nodes, node("d2", "z", 20, json!({DETACH_ANNOTATION: ""})));
-    assert!(index.news().iter().all(|event| matches!(event, Event::Peers(_))));
-    index.apply(Kind::Nodes, node(NODE, "a", 21, json!({DETACH_ANNOTATION: "now"})));
+    index.apply(
+        Kind::Nodes,
+        node("d2", "z", 20, json!({DETACH_ANNOTATION: ""})),
+    );
+    assert!(
+        index
+            .news()
+            .iter()
+            .all(|event| matches!(event, Event::Peers(_)))
+    );
+    index.apply(
+        Kind::Nodes,
+        node(NODE, "a", 21, json!({DETACH_ANNOTATION: "now"})),
+    );
     assert_eq!(index.news(), [Event::Detach { generation: 2 }]);
     index.apply(Kind::Nodes, node(NODE, "a", 22, json!({})));
     index.apply(Kind::VirtualServers, web(23, 23));
