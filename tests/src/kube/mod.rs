@@ -52,10 +52,11 @@ mod node_files;
 mod pki;
 mod pod;
 mod programs;
+mod spec;
 
 pub use account::{Account, finish, has_condition};
 pub use bpf::BpfObjects;
-pub use cluster::{Cluster, ClusterSpec};
+pub use cluster::Cluster;
 pub use control::{API_PORT, ControlPlane, Part};
 pub use flags::SERVICE_NET;
 pub use kubeconfig::{Credentials, Kubeconfig};
@@ -63,3 +64,4 @@ pub use node::Node;
 pub use pki::{KeyedCertificate, Pki};
 pub use pod::Pod;
 pub use programs::program;
+pub use spec::ClusterSpec;
