@@ -198,6 +198,15 @@ setup_kernel() {
 
 newest_kernel() { apt-cache search --names-only "$kernel_packages" | cut -d' ' -f1 | sort -V | tail -n 1; }
 
+setup_nodes() {
+    install_packages "${node_packages[@]}"
+    local tool missing=()
+    for tool in containerd ctr runc conntrack iptables catatonit; do
+        have "$tool" || missing+=("$tool")
+    done
+    [ ${#missing[@]} = 0 ] || fail "these commands are needed and not in PATH: ${missing[*]}"
+}
+
 # Go, as new as the modules ask for: the machine's own or one beside the built programs.
 setup_go() {
     local wanted directory=$cache/go-$go_version partial=$cache/go.partial
@@ -285,7 +294,7 @@ case ${1-} in
     setup_kernel
     ;;
 --kube)
-    install_packages "${node_packages[@]}"
+    setup_nodes
     setup_kube
     ;;
 --lint)

@@ -181,6 +181,7 @@ fn nodes_run_pods_that_the_outside_reaches() {
     services_work(&cluster);
     links_are_cut_and_restored(&cluster, &pods);
     a_killed_node_is_missed(&mut cluster);
+    a_killed_node_comes_back(&mut cluster);
     cluster.after_check().unwrap();
 
     let name = cluster.run_name();
@@ -251,6 +252,18 @@ fn a_killed_node_is_missed(cluster: &mut Cluster) {
         })
         .unwrap();
     cluster.await_ready().unwrap();
+}
+
+fn a_killed_node_comes_back(cluster: &mut Cluster) {
+    cluster.boot_node("n3").unwrap();
+    let pods = cluster.await_pods("default", "app=web", 3, LIMIT).unwrap();
+    let pod = pods.iter().find(|pod| pod.node == "n3").unwrap();
+    for family in Family::BOTH {
+        until("the node's pod to answer", LIMIT, || {
+            ask(cluster.client(), pod.address.socket(family, 8080)).is_ok()
+        })
+        .unwrap();
+    }
 }
 
 #[test]

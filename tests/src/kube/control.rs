@@ -45,7 +45,9 @@ pub enum Part {
 }
 
 impl Part {
-    /// What objects alone need: they can be made, watched and authorised, but nothing acts on them.
+    /// What objects alone need: they can be made, watched and authorised, but nothing acts on them. Namespaces that are
+    /// deleted stay, what has lost its owner stays, and of the roles that come with Kubernetes `admin`, `edit` and `view`
+    /// are empty.
     pub const API: [Self; 2] = [Self::Etcd, Self::ApiServer];
 
     /// What controllers need besides: owned objects follow their owners, but no pod runs.

@@ -50,10 +50,11 @@ mod node_files;
 mod pki;
 mod pod;
 mod programs;
+mod spec;
 
 pub use account::{Account, has_condition};
 pub use bpf::BpfObjects;
-pub use cluster::{Cluster, ClusterSpec};
+pub use cluster::Cluster;
 pub use control::{API_PORT, ControlPlane, Part};
 pub use flags::SERVICE_NET;
 pub use kubeconfig::{Credentials, Kubeconfig};
@@ -61,3 +62,4 @@ pub use node::Node;
 pub use pki::{KeyedCertificate, Pki};
 pub use pod::Pod;
 pub use programs::program;
+pub use spec::ClusterSpec;

@@ -19,7 +19,7 @@ use super::process::command;
 use super::wait;
 
 const PREFIX: &str = "sluice-run";
-const LOCK: &str = "sluice-run.lock";
+const LOCK: &str = "/run/sluice-tests.lock";
 const NAMESPACES: &str = "/run/netns";
 const BPF_FS: &str = "/sys/fs/bpf";
 
@@ -90,10 +90,9 @@ impl Drop for Run {
 /// directories.
 pub fn sweep() -> Result<()> {
     // Two that start at once would remove the same things under each other's hands.
-    let path = std::env::temp_dir().join(LOCK);
-    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let file = File::create(LOCK).with_context(|| format!("create {LOCK}"))?;
     let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
-    let _lock = lock.with_context(|| format!("lock {}", path.display()))?;
+    let _lock = lock.with_context(|| format!("lock {LOCK}"))?;
     for name in remains()? {
         let alive = owner(&name).is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
         if !alive {
