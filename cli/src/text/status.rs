@@ -36,9 +36,14 @@ fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
     let decision = view.decision.map_or_else(
         || "none: not served".to_owned(),
         |decision| {
+            let newer = if decision.generation == view.generation {
+                String::new()
+            } else {
+                format!(", not of the newest, {}", view.generation)
+            };
             format!(
-                "revision {} of generation {} (the newest is {})",
-                decision.revision, decision.generation, view.generation
+                "revision {} of generation {}{newer}",
+                decision.revision, decision.generation
             )
         },
     );
@@ -79,8 +84,7 @@ fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
     out.push_str(&pool_table(&view.pools, paint));
     for pool in &view.pools {
         if !pool.state.is_ready() && pool.exists {
-            let label = format!("Pool {}", pool.name);
-            out.push_str(&state(&label, &pool.state, paint));
+            out.push_str(&named_state("Pool", &pool.name, &pool.state, paint));
         }
     }
     out
@@ -94,6 +98,10 @@ fn paint_field(label: &str, text: &str, tone: Tone, paint: Paint) -> String {
 
 /// A state with its reason and message.
 pub(super) fn state(label: &str, state: &StateView, paint: Paint) -> String {
+    named_state(label, "", state, paint)
+}
+
+fn named_state(label: &str, name: &str, state: &StateView, paint: Paint) -> String {
     let mut text = state.ready.clone();
     if state.reason.is_empty() {
         text.push_str(" (the operator has not looked at it: is it running?)");
@@ -102,6 +110,9 @@ pub(super) fn state(label: &str, state: &StateView, paint: Paint) -> String {
     }
     if state.outdated {
         text.push_str(" (the operator has not looked at the newest spec yet)");
+    }
+    if !name.is_empty() {
+        text = format!("{name}: {text}");
     }
     let tone = tone(state);
     let value = &state.ready;
@@ -177,7 +188,7 @@ fn server_row(branch: &str, server: &ServerView) -> [Cell; 5] {
         ServerState::Static => Cell::new(Tone::Waiting, "static, takes no flows"),
         ServerState::Ready => Cell::new(Tone::Good, "ready"),
         ServerState::NotReady => Cell::new(Tone::Bad, "not ready"),
-        ServerState::Terminating if takes => Cell::new(Tone::Waiting, "terminating, last resort"),
+        ServerState::Terminating if takes => Cell::new(Tone::Waiting, "last resort"),
         ServerState::Terminating => Cell::new(Tone::Waiting, "terminating"),
     };
     let ports: Vec<String> = server.ports.iter().map(|p| p.port.to_string()).collect();

@@ -79,8 +79,8 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// Rows of aligned columns, with two blanks between them. Columns that are too wide together are cut in the middle, the
-/// widest first: the ends of generated names differ.
+/// Rows of aligned columns, with two blanks between them. Where they are too wide together, cells are cut in the middle (the
+/// ends of generated names differ): those of the first column, which holds names, before the widest.
 #[derive(Clone, Debug)]
 pub struct Table {
     indent: usize,
@@ -90,6 +90,8 @@ pub struct Table {
 const GAP: usize = 2;
 /// No column is made narrower.
 const MIN_WIDTH: usize = 8;
+/// The first column is not made narrower than this while others can be.
+const MIN_FIRST_WIDTH: usize = 20;
 
 impl Table {
     /// A table with its headings, moved right by `indent`.
@@ -141,8 +143,13 @@ impl Table {
         let room = WIDTH.saturating_sub(self.indent + GAP * columns.saturating_sub(1));
         let mut sum: usize = widths.iter().sum();
         while sum > room {
-            let Some(widest) = widths.iter_mut().max().filter(|width| **width > MIN_WIDTH) else {
-                break;
+            let first = widths.first_mut().filter(|width| **width > MIN_FIRST_WIDTH);
+            let widest = match first {
+                Some(first) => first,
+                None => match widths.iter_mut().max().filter(|width| **width > MIN_WIDTH) {
+                    Some(widest) => widest,
+                    None => break,
+                },
             };
             *widest -= 1;
             sum -= 1;
