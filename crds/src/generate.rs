@@ -1,4 +1,5 @@
-//! What is generated from the types: the definitions in `crds/*.yaml` and the reference in `docs/api.md`.
+//! What is generated from the types: the definitions in `crds/*.yaml`, their copies in the Helm chart, and the reference in
+//! `docs/api.md`.
 
 use std::fmt::Write as _;
 
@@ -25,10 +26,13 @@ pub fn all() -> Result<Vec<Generated>, serde_saphyr::SerializeError> {
     for kind in Kind::ALL {
         let definition = schema::definition(kind);
         let yaml = serde_saphyr::to_string(&definition)?;
-        files.push(Generated {
-            path: format!("crds/{}.{GROUP}.yaml", definition.spec.names.plural),
-            content: format!("# {NOTE}\n{yaml}"),
-        });
+        // A chart holds no links out of its directory, so it has a copy.
+        for directory in ["crds", "charts/sluice/files/crds"] {
+            files.push(Generated {
+                path: format!("{directory}/{}.{GROUP}.yaml", definition.spec.names.plural),
+                content: format!("# {NOTE}\n{yaml}"),
+            });
+        }
     }
     files.push(Generated {
         path: "docs/api.md".to_owned(),

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::condition::Condition;
 use crate::decision::PoolDecision;
 use crate::limits::{
-    MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_LABEL_KEY_LENGTH, MAX_LABEL_LENGTH, MAX_PORTS,
-    MAX_SELECTOR_CONDITIONS, MAX_SELECTOR_VALUES, MAX_SERVER_WEIGHT, MAX_STATIC_SERVERS,
+    MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_LABEL_KEY_LENGTH, MAX_LABEL_LENGTH,
+    MAX_PORT_NAME_LENGTH, MAX_PORTS, MAX_SELECTOR_CONDITIONS, MAX_SELECTOR_VALUES,
+    MAX_SERVER_WEIGHT, MAX_STATIC_SERVERS,
 };
 use crate::rules;
 
@@ -225,9 +226,14 @@ impl JsonSchema for PortRef {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // Of these limits the first two speak of numbers, the others of texts. A CEL rule would be refused for its cost: in
+        // it, a text that may be a number counts as one of any length.
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "x-kubernetes-validations": rules::port_ref(),
+            "minimum": 1,
+            "maximum": u16::MAX,
+            "minLength": 1,
+            "maxLength": MAX_PORT_NAME_LENGTH,
         })
     }
 }

@@ -25,8 +25,6 @@ pub(crate) const SOME_CONDITION: &str =
     "would select every pod of the namespace: give matchLabels or matchExpressions";
 pub(crate) const VALUES_FIT_OPERATOR: &str =
     "In and NotIn need values; Exists and DoesNotExist must have none";
-pub(crate) const PORT_REF: &str =
-    "must be a port number from 1 to 65535 or a port's name of at most 15 characters";
 
 /// One rule.
 pub(crate) fn rule(rule: &str, message: &str) -> Value {
@@ -83,13 +81,6 @@ pub(crate) fn values_fit_operator() -> Value {
     rule(
         "(self.operator in ['In', 'NotIn']) == (has(self.values) && self.values.size() > 0)",
         VALUES_FIT_OPERATOR,
-    )
-}
-
-pub(crate) fn port_ref() -> Value {
-    rule(
-        "type(self) == int ? (self >= 1 && self <= 65535) : (self.size() >= 1 && self.size() <= 15)",
-        PORT_REF,
     )
 }
 

@@ -4,7 +4,9 @@
 
 use std::sync::OnceLock;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::CustomResourceExt;
 use serde_json::Value;
 
@@ -25,11 +27,36 @@ pub struct Issue {
 
 /// The definition of a kind.
 pub fn definition(kind: Kind) -> CustomResourceDefinition {
-    match kind {
+    let mut definition = match kind {
         Kind::VirtualServer => VirtualServer::crd(),
         Kind::RealServerPool => RealServerPool::crd(),
         Kind::RolloutPolicy => RolloutPolicy::crd(),
         Kind::LoadBalancerNode => LoadBalancerNode::crd(),
+    };
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut();
+        if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            drop_unknown_formats(schema);
+        }
+    }
+    definition
+}
+
+/// Takes out the formats of unsigned numbers. API servers do not know them, check nothing by them, and warn whoever
+/// installs the definition; minima and maxima say the same.
+fn drop_unknown_formats(schema: &mut JSONSchemaProps) {
+    if schema
+        .format
+        .as_ref()
+        .is_some_and(|format| format.starts_with("uint"))
+    {
+        schema.format = None;
+    }
+    for field in schema.properties.iter_mut().flatten() {
+        drop_unknown_formats(field.1);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        drop_unknown_formats(items);
     }
 }
 
@@ -71,8 +98,17 @@ fn check(schema: &Value, value: &Value, path: &str, issues: &mut Vec<Issue>) {
         return;
     }
     if schema["x-kubernetes-int-or-string"] == Value::Bool(true) {
-        if !value.is_string() && value.as_u64().is_none_or(|n| n > u64::from(u16::MAX)) {
-            structural(issues, path, "must be a port number or a port's name");
+        match value {
+            Value::String(text) => check_string(schema, text, path, issues),
+            // A number that no port can have does not even decode.
+            Value::Number(number) if number.as_u64().is_some_and(|n| n <= 65_535) => {
+                check_integer(schema, value, path, issues);
+            }
+            _ => structural(
+                issues,
+                path,
+                "must be a port number from 1 to 65535 or a port's name",
+            ),
         }
         return;
     }
@@ -329,6 +365,26 @@ mod tests {
         for kind in Kind::ALL {
             let spec = &object_schema(kind)["properties"]["spec"];
             assert_no_default_in_lists(spec, false, kind.name());
+        }
+    }
+
+    #[test]
+    fn api_servers_know_every_format() {
+        fn assert_known(schema: &Value, path: &str) {
+            let format = schema["format"].as_str().unwrap_or("date-time");
+            let known = ["date-time", "double", "float", "int32", "int64"];
+            assert!(known.contains(&format), "{path} has format {format}");
+            for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+                assert_known(schema, &format!("{path}.{name}"));
+            }
+            for inner in ["items", "additionalProperties"] {
+                if schema[inner].is_object() {
+                    assert_known(&schema[inner], &format!("{path}[]"));
+                }
+            }
+        }
+        for kind in Kind::ALL {
+            assert_known(object_schema(kind), kind.name());
         }
     }
 }

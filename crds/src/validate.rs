@@ -7,13 +7,12 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::limits::MAX_PORT_NAME_LENGTH;
 use crate::object::Kind;
 use crate::rules;
 use crate::schema;
 use crate::{
-    LabelOperator, LoadBalancerNodeSpec, PodSelector, PortRef, RealServerPoolSpec,
-    RolloutPolicySpec, TargetPort, VirtualServerSpec,
+    LabelOperator, LoadBalancerNodeSpec, PodSelector, RealServerPoolSpec, RolloutPolicySpec,
+    VirtualServerSpec,
 };
 
 /// What is wrong with a field.
@@ -97,17 +96,11 @@ impl Validate for RealServerPoolSpec {
             errors.push(FieldError::new("spec.servers", rules::ONE_SOURCE));
         }
         errors.extend(servers.selector.iter().flat_map(selector));
-        errors.extend(port_refs("spec.targetPorts", &self.target_ports));
         for (i, server) in servers.static_servers.iter().enumerate() {
-            let path = format!("spec.servers.static[{i}]");
             if parse_ip(&server.address).is_none() {
-                let path = format!("{path}.address");
+                let path = format!("spec.servers.static[{i}].address");
                 errors.push(FieldError::new(path, rules::IP_ADDRESS));
             }
-            errors.extend(port_refs(
-                &format!("{path}.targetPorts"),
-                &server.target_ports,
-            ));
         }
         errors
     }
@@ -151,19 +144,6 @@ fn selector(selector: &PodSelector) -> Vec<FieldError> {
         }
     }
     errors
-}
-
-fn port_refs(path: &str, ports: &[TargetPort]) -> Vec<FieldError> {
-    let wrong = |port: &PortRef| match port {
-        PortRef::Number(number) => *number == 0,
-        PortRef::Name(name) => name.is_empty() || name.chars().count() > MAX_PORT_NAME_LENGTH,
-    };
-    ports
-        .iter()
-        .enumerate()
-        .filter(|(_, target)| wrong(&target.port))
-        .map(|(i, _)| FieldError::new(format!("{path}[{i}].port"), rules::PORT_REF))
-        .collect()
 }
 
 fn limits(kind: Kind, spec: &impl Serialize) -> Vec<FieldError> {

@@ -2,40 +2,92 @@
 #![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand};
 use sluice_api::Time;
 use sluice_api::directory::Directory;
 use sluice_api::jiff::Timestamp;
+use sluice_operator::metrics::Metrics;
 use sluice_operator::standalone::Standalone;
-use tokio::signal::unix::{SignalKind, signal};
+use sluice_operator::{admin, kube};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 /// How often the directory is looked at.
 const POLL: Duration = Duration::from_millis(200);
+/// Where health and metrics are under Kubernetes.
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9201);
 
 /// Admits virtual servers, decides what nodes forward by, and steps rollouts.
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Arguments {
-    /// Standalone mode: directory with manifests; status is written to .status in it.
-    #[arg(long, env = "SLUICE_DIR", value_name = "DIRECTORY")]
-    dir: PathBuf,
+    #[command(flatten)]
+    run: RunOptions,
+    /// How to reach the API server; absent: KUBECONFIG, ~/.kube/config, or the pod's own account.
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// Log lines as JSON.
-    #[arg(long, env = "SLUICE_LOG_JSON")]
+    #[arg(long, env = "SLUICE_LOG_JSON", global = true)]
     log_json: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Args, Debug)]
+struct RunOptions {
+    /// Standalone mode: directory with manifests; status is written to .status in it. Absent: Kubernetes.
+    #[arg(long, env = "SLUICE_DIR", value_name = "DIRECTORY", conflicts_with = "kubeconfig")]
+    dir: Option<PathBuf>,
+    /// Namespace of the Leases of the nodes' agents; absent: that of this pod, else sluice-system.
+    #[arg(long, env = "SLUICE_NAMESPACE")]
+    namespace: Option<String>,
+    /// Address of health and metrics, or "none"; absent: 127.0.0.1:9201, and none in standalone mode.
+    #[arg(long, env = "SLUICE_ADMIN", value_name = "ADDRESS")]
+    admin: Option<Admin>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Runs the operator, as without a command.
+    Run,
+    /// Asks all nodes' agents to take everything off their nodes, waits, and deletes the LoadBalancerNodes.
+    DetachNodes {
+        /// How long the agents are waited for.
+        #[arg(long, default_value_t = 60)]
+        timeout_seconds: u64,
+    },
+}
+
+/// Where health and metrics are, if anywhere.
+#[derive(Clone, Copy, Debug)]
+struct Admin(Option<SocketAddr>);
+
+impl std::str::FromStr for Admin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        let address = text.parse();
+        let address = address.map_err(|_| "must be an address and port, or none".to_owned())?;
+        Ok(Self(Some(address)))
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_log(arguments.log_json);
-    match run(&arguments).await {
+    match execute(&arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -58,15 +110,91 @@ fn start_log(json: bool) {
     }
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
-    let path = &arguments.dir;
+async fn execute(arguments: &Arguments) -> Result<()> {
+    let kubeconfig = arguments.kubeconfig.as_deref();
+    match arguments.command {
+        None | Some(Command::Run) => run(&arguments.run, kubeconfig).await,
+        Some(Command::DetachNodes { timeout_seconds }) => {
+            detach(kubeconfig, Duration::from_secs(timeout_seconds)).await
+        }
+    }
+}
+
+async fn detach(kubeconfig: Option<&Path>, wait: Duration) -> Result<()> {
+    let client = kube::connect(kubeconfig).await?;
+    let silent = kube::detach::detach_all(client, wait).await?;
+    if silent.is_empty() {
+        info!("all nodes have detached");
+    } else {
+        error!("not detached: {}", silent.join(", "));
+    }
+    Ok(())
+}
+
+async fn run(options: &RunOptions, kubeconfig: Option<&Path>) -> Result<()> {
+    let metrics = Arc::new(Metrics::default());
+    let stop = Stop::new()?;
+    let work = work(options, kubeconfig, &metrics, stop);
+    let usual = Admin(options.dir.is_none().then_some(ADMIN));
+    let Some(address) = options.admin.unwrap_or(usual).0 else {
+        return work.await;
+    };
+    let admin = admin::serve(address, Arc::clone(&metrics)).await?;
+    tokio::select! {
+        result = work => result,
+        result = admin => match result {
+            Ok(()) => bail!("the admin endpoint has ended"),
+            Err(error) => Err(error).context("the admin endpoint has ended"),
+        },
+    }
+}
+
+async fn work(
+    options: &RunOptions,
+    kubeconfig: Option<&Path>,
+    metrics: &Arc<Metrics>,
+    mut stop: Stop,
+) -> Result<()> {
+    if let Some(path) = &options.dir {
+        return standalone(path, metrics, stop).await;
+    }
+    let client = kube::connect(kubeconfig).await?;
+    let namespace = options.namespace.clone();
+    let namespace = namespace.unwrap_or_else(kube::own_namespace);
+    info!(namespace, "started");
+    kube::run(client, &namespace, Arc::clone(metrics), stop.wait()).await?;
+    info!("stopped");
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot handle SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot handle SIGINT")?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn standalone(path: &Path, metrics: &Metrics, mut stop: Stop) -> Result<()> {
     ensure!(
         path.is_dir(),
         "{} is no directory: create it and put manifests there",
         path.display()
     );
-    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut operator = Standalone::open(Directory::new(path))?;
     info!(directory = %path.display(), "started");
     let start = Instant::now();
@@ -76,15 +204,16 @@ async fn run(arguments: &Arguments) -> Result<()> {
     loop {
         tokio::select! {
             _ = interval.tick() => {}
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = stop.wait() => break,
         }
+        metrics.turn();
         let monotonic_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let result = operator.tick(&now(), monotonic_ms);
         let message = result
             .err()
             .map(|error| error.to_string())
             .unwrap_or_default();
+        metrics.set_not_ready(Some(message.clone()).filter(|m| !m.is_empty()).into_iter().collect());
         if message != failing {
             if message.is_empty() {
                 info!("goes on");

@@ -2,5 +2,6 @@
 #![deny(unsafe_code)]
 
 pub mod bench;
+pub mod kube;
 pub mod net;
 pub mod packet;

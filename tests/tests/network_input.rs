@@ -312,7 +312,8 @@ fn await_file_error(lab: &Lab) -> Result<()> {
 
 fn file_error(lab: &Lab) -> std::path::PathBuf {
     let name = format!(".status/files/{VICTIM}.yaml");
-    lab.sluice.directory().join(name)
+    let directory = lab.sluice.directory().expect("standalone mode");
+    directory.join(name)
 }
 
 fn two_policies(lab: &mut Lab) -> Result<()> {

@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 use crate::command;
 
@@ -129,35 +128,13 @@ pub(crate) fn build() -> Result<()> {
     let destination = command::root().join("target/bpf");
     fs::create_dir_all(&destination)
         .with_context(|| format!("cannot create {}", destination.display()))?;
-    for executable in executables(&output.stdout)? {
+    for executable in command::executables(&output.stdout)? {
         let name = executable.file_stem().unwrap_or(OsStr::new("unnamed"));
-        copy_if_changed(&executable, &destination.join(name).with_extension("o"))?;
+        let program = fs::read(&executable)
+            .with_context(|| format!("cannot read {}", executable.display()))?;
+        command::write_if_changed(&destination.join(name).with_extension("o"), &program)?;
     }
     Ok(())
-}
-
-/// The binaries that cargo's JSON messages name.
-fn executables(messages: &[u8]) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for message in serde_json::Deserializer::from_slice(messages).into_iter::<Value>() {
-        let message = message.context("cargo's messages are not JSON")?;
-        if let Some(path) = message["executable"].as_str() {
-            found.push(PathBuf::from(path));
-        }
-    }
-    Ok(found)
-}
-
-/// Leaves an equal file alone, so that its time tells when the programs changed; replaces another as a whole.
-fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
-    let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
-    if fs::read(to).is_ok_and(|old| old == new) {
-        return Ok(());
-    }
-    let partial = to.with_extension("o.partial");
-    fs::write(&partial, new)
-        .and_then(|()| fs::rename(&partial, to))
-        .with_context(|| format!("cannot write {}", to.display()))
 }
 
 /// Checks format and lints of the BPF crate, which is no member of the workspace.

@@ -3,11 +3,13 @@
 use std::{
     env,
     ffi::OsStr,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 /// The root of the source tree.
 pub(crate) fn root() -> &'static Path {
@@ -60,4 +62,37 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .chain(cargo_home.map(|home| home.join("bin")))
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
+}
+
+/// Looks for a program where administrators' programs are, which an ordinary user's `PATH` leaves out.
+pub(crate) fn find_system_program(name: &str) -> Option<PathBuf> {
+    ["/usr/sbin", "/sbin"]
+        .iter()
+        .map(|directory| Path::new(directory).join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+/// The binaries that cargo's JSON messages name.
+pub(crate) fn executables(messages: &[u8]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for message in serde_json::Deserializer::from_slice(messages).into_iter::<Value>() {
+        let message = message.context("cargo's messages are not JSON")?;
+        if let Some(path) = message["executable"].as_str() {
+            found.push(PathBuf::from(path));
+        }
+    }
+    Ok(found)
+}
+
+/// Leaves an equal file alone, so that its time tells when it changed; replaces another as a whole. Returns whether it wrote.
+pub(crate) fn write_if_changed(path: &Path, content: &[u8]) -> Result<bool> {
+    if fs::read(path).is_ok_and(|present| present == content) {
+        return Ok(false);
+    }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    fs::write(&partial, content)
+        .and_then(|()| fs::rename(&partial, path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(true)
 }

@@ -6,6 +6,7 @@
 mod bpf;
 mod command;
 mod generate;
+mod images;
 mod lint;
 mod summary;
 mod test;
@@ -19,12 +20,14 @@ use clap::Parser;
 enum Verb {
     /// Build the BPF programs into target/bpf/.
     BuildBpf,
-    /// Build the BPF programs and run all tests; arguments go to cargo test.
+    /// Build the programs and the container images and run all tests; arguments go to cargo test.
     Test {
         /// Arguments for cargo test, such as `-p sluice-tests`; the whole workspace when there are none.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Write container images of Sluice and of what its tests run to target/images/.
+    Images(images::Options),
     /// Check format, lints, licences and generated files.
     Lint,
     /// Format the code.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let result = match Verb::parse() {
         Verb::BuildBpf => bpf::build(),
         Verb::Test { arguments } => test::run(&arguments),
+        Verb::Images(options) => images::run(&options),
         Verb::Lint => lint::run(),
         Verb::Fmt => lint::format(),
         Verb::Generate { check } => generate::run(check),

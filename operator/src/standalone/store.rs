@@ -1,30 +1,12 @@
 //! Objects of one kind and their status files.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use sluice_api::ObjectKey;
 use sluice_api::directory::{Directory, DirectoryError, StatusFile};
-use sluice_api::{
-    Condition, ConditionType, Kind, ObjectKey, RealServerPool, RealServerPoolSpec,
-    RealServerPoolStatus, RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, VirtualServer,
-    VirtualServerSpec, VirtualServerStatus, find_condition,
-};
 use tracing::{info, warn};
 
-/// A kind whose status the operator writes.
-pub(super) trait Managed {
-    const KIND: Kind;
-    type Spec: Serialize;
-    type Status: Clone + PartialEq + Default + Debug + Serialize + DeserializeOwned;
-
-    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>);
-    fn conditions(status: &Self::Status) -> &[Condition];
-    /// Revision of the decision; 0 = none.
-    fn revision(status: &Self::Status) -> u64;
-}
+use crate::managed::{Managed, tell};
 
 /// Objects and status files of one kind.
 #[derive(Debug)]
@@ -145,73 +127,5 @@ impl<K: Managed> Store<K> {
             *object.parts().2 = Some(file.status.clone());
         }
         Ok(true)
-    }
-}
-
-/// Logs a new decision and a new reason.
-fn tell<K: Managed>(key: &ObjectKey, before: &K::Status, after: &K::Status) {
-    let (kind, revision) = (K::KIND, K::revision(after));
-    if revision != K::revision(before) {
-        info!(%kind, object = %key, revision, "decided");
-    }
-    let ready = |status| find_condition(K::conditions(status), ConditionType::Ready);
-    let Some(now) = ready(after) else { return };
-    if ready(before).is_some_and(|was| was.reason == now.reason && was.message == now.message) {
-        return;
-    }
-    let stalled = find_condition(K::conditions(after), ConditionType::Stalled);
-    let (reason, message) = (&now.reason, &now.message);
-    if stalled.is_some_and(|condition| condition.status == "True") {
-        warn!(%kind, object = %key, reason, "{message}");
-    } else {
-        info!(%kind, object = %key, reason, "{message}");
-    }
-}
-
-impl Managed for VirtualServer {
-    const KIND: Kind = Kind::VirtualServer;
-    type Spec = VirtualServerSpec;
-    type Status = VirtualServerStatus;
-
-    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
-        (&mut self.metadata, &self.spec, &mut self.status)
-    }
-    fn conditions(status: &Self::Status) -> &[Condition] {
-        &status.conditions
-    }
-    fn revision(status: &Self::Status) -> u64 {
-        status.decision.as_ref().map_or(0, |d| d.revision)
-    }
-}
-
-impl Managed for RealServerPool {
-    const KIND: Kind = Kind::RealServerPool;
-    type Spec = RealServerPoolSpec;
-    type Status = RealServerPoolStatus;
-
-    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
-        (&mut self.metadata, &self.spec, &mut self.status)
-    }
-    fn conditions(status: &Self::Status) -> &[Condition] {
-        &status.conditions
-    }
-    fn revision(status: &Self::Status) -> u64 {
-        status.decision.as_ref().map_or(0, |d| d.revision)
-    }
-}
-
-impl Managed for RolloutPolicy {
-    const KIND: Kind = Kind::RolloutPolicy;
-    type Spec = RolloutPolicySpec;
-    type Status = RolloutPolicyStatus;
-
-    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
-        (&mut self.metadata, &self.spec, &mut self.status)
-    }
-    fn conditions(status: &Self::Status) -> &[Condition] {
-        &status.conditions
-    }
-    fn revision(_: &Self::Status) -> u64 {
-        0
     }
 }

@@ -27,15 +27,13 @@ use super::counter::{Counters, Direction};
 use super::link::{Port, Route, Veth};
 use super::namespace::Namespace;
 use super::run::Run;
-use super::sources::CLIENT_SOURCES;
+use super::segment::{BRIDGE, connect_client, plug_in, prepare_far_end, use_gateway};
 use super::udp::Echo;
 use super::web::Web;
 use super::xdp::PassProgram;
 
+pub use super::segment::{FABRIC_MTU, UPLINK};
 pub use super::sources::client_sources;
-
-/// The largest IP packet on the segment, in bytes: room for the outer headers of tunnels beside whole client packets.
-pub const FABRIC_MTU: u16 = 1600;
 
 /// Ports on which every server serves, over TCP and UDP.
 pub const SERVER_PORTS: [u16; 2] = [80, 8080];
@@ -43,23 +41,19 @@ pub const SERVER_PORTS: [u16; 2] = [80, 8080];
 /// The directors, in order.
 pub const DIRECTORS: [&str; 2] = ["director-1", "director-2"];
 
-/// The interface of a node towards its network.
-pub const UPLINK: &str = "eth0";
-
 /// The bridge on director 1 behind which pods are.
 pub const POD_BRIDGE: &str = "pods0";
 
 /// The second link of director 1.
 pub const BACK_LINK: &str = "eth1";
 
-const BRIDGE: &str = "fabric0";
+const CONTROL: &str = "control";
 const ROUTER: &str = "router";
 const FAR_ROUTER: &str = "far-router";
 const FAR_LINK: &str = "far0";
 /// Routing table of the far router for servers whose replies go to director 1.
 const NAT_TABLE: u32 = 100;
 
-const CLIENT_NET: Dual = dual([192, 0, 2], 0x1);
 const FABRIC_NET: Dual = dual([10, 1, 0], 0xf);
 const FAR_NET: Dual = dual([10, 2, 0], 0xfa);
 const POD_NET: Dual = dual([10, 3, 0], 0xb);
@@ -181,7 +175,7 @@ impl Fabric {
             run,
         };
         fabric.switch.bridge(BRIDGE, FABRIC_MTU)?;
-        fabric.connect_client()?;
+        connect_client(&fabric.client, &fabric.router)?;
         fabric.connect_router()?;
         for (name, host) in DIRECTORS.into_iter().zip([11, 12]) {
             fabric.add_director(name, FABRIC_NET.host(host))?;
@@ -264,26 +258,14 @@ impl Fabric {
         self.switch.port(node)
     }
 
-    fn connect_client(&self) -> Result<()> {
-        let (near, far) = (self.client.port(UPLINK), self.router.port("client0"));
-        Veth::between(near, far).create()?;
-        near.addresses(CLIENT_NET.host(2).prefixes(24, 64))?;
-        far.addresses(CLIENT_NET.host(1).prefixes(24, 64))?;
-        for (sources, family) in CLIENT_SOURCES
-            .prefixes(16, 64)
-            .into_iter()
-            .zip(Family::BOTH)
-        {
-            let option = family.option();
-            self.client
-                .ip(&format!("{option} route add local {sources} dev lo"))?;
-            self.client
-                .route(&Route::default_via(CLIENT_NET.host(1).of(family)))?;
-            self.router
-                .route(&Route::to(sources, [CLIENT_NET.host(2).of(family)]))?;
-        }
-        // Any address of the range may be bound without being configured one by one.
-        self.client.sysctl("net.ipv6.ip_nonlocal_bind", "1")
+    /// Connects a namespace for a control plane to the segment. Returns its address there, which is the one that a control
+    /// plane has by itself too.
+    pub fn connect_control(&self) -> Result<(Namespace, Dual)> {
+        let namespace = self.run.namespace(CONTROL)?;
+        let address = FABRIC_NET.host(10);
+        self.plug(&namespace, CONTROL, address)?;
+        use_gateway(&namespace, FABRIC_NET.host(1))?;
+        Ok((namespace, address))
     }
 
     fn connect_router(&self) -> Result<()> {
@@ -421,27 +403,6 @@ impl Fabric {
         self.nodes
             .insert(name.to_owned(), Node { namespace, address });
     }
-}
-
-/// Connects a port to a switch's port `name`.
-fn plug_in(near: Port<'_>, switch: &Namespace, name: &str, address: Dual) -> Result<()> {
-    let far = switch.port(name);
-    Veth::between(near, far).mtu(FABRIC_MTU).create()?;
-    far.join(switch.port(BRIDGE))?;
-    near.addresses(address.prefixes(24, 64))?;
-    Ok(())
-}
-
-/// Makes the far end of a director's link receive what XDP transmits, and finish what it sends.
-fn prepare_far_end(pass: &mut PassProgram, far: Port<'_>) -> Result<()> {
-    far.disable_transmit_checksums()?;
-    pass.attach(far)
-}
-
-fn use_gateway(namespace: &Namespace, gateway: Dual) -> Result<()> {
-    Family::BOTH
-        .iter()
-        .try_for_each(|&family| namespace.route(&Route::default_via(gateway.of(family))))
 }
 
 /// Expression of nftables for packets whose source is any VIP: replies on their way to clients.

@@ -16,6 +16,7 @@
 
 mod address;
 mod ask;
+mod cgroup;
 mod counter;
 pub mod fabric;
 pub mod lab;
@@ -24,6 +25,7 @@ pub mod manifest;
 mod namespace;
 mod process;
 mod run;
+pub(crate) mod segment;
 pub mod sluice;
 mod sources;
 mod spread;
@@ -39,7 +41,7 @@ pub use ask::{Answer, Connection, Protocol};
 pub use counter::{Counters, Direction};
 pub use link::{Port, Route, Veth};
 pub use namespace::Namespace;
-pub use process::Process;
+pub use process::{Process, output};
 pub use run::{Run, expect_no_remains, remains, sweep};
 pub use spread::{Share, Spread};
 pub use tcp::{

@@ -25,7 +25,7 @@ pub(super) fn command(line: &str) -> Result<String> {
 }
 
 /// Runs a command to its end and returns what it wrote.
-pub(super) fn output(command: &mut Command) -> Result<String> {
+pub fn output(command: &mut Command) -> Result<String> {
     let result = command
         .output()
         .with_context(|| format!("start {command:?}"))?;
@@ -84,6 +84,16 @@ impl Process {
         )
     }
 
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log())
+    }
+
+    /// Its name and the last lines of its log.
+    pub fn evidence(&self) -> String {
+        format!("--- end of the log of {}\n{}\n", self.name, self.log_tail())
+    }
+
     /// Where it logs.
     pub fn log_path(&self) -> &Path {
         &self.log
@@ -104,6 +114,24 @@ impl Process {
             .with_context(|| format!("kill {}", self.name))?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Kills what it started and waits until it has ended of that: for `unshare`, which ends with its child, and whose
+    /// child takes a whole process namespace with it.
+    pub fn kill_children(&mut self, limit: Duration) -> Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        let id = self.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+        for child in children.split_whitespace() {
+            // It may have ended by itself since.
+            let _ = kill(Pid::from_raw(child.parse()?), Signal::SIGKILL);
+        }
+        let (name, child) = (&self.name, &mut self.child);
+        wait::until_even_if_interrupted(&format!("{name} to end"), limit, || {
+            child.try_wait().is_ok_and(|status| status.is_some())
+        })
     }
 
     /// Asks it to end (SIGTERM) and waits until it has. Fails if it takes longer than `limit` or reports failure.
@@ -135,7 +163,7 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("--- end of the log of {}\n{}", self.name, tail(&self.log()));
+            eprint!("{}", self.evidence());
         }
     }
 }

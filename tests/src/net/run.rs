@@ -1,26 +1,34 @@
 //! One run of a test binary or of the demo, and what it leaves behind when it is killed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::Pid;
 
+use super::cgroup;
 use super::namespace::Namespace;
 use super::process::command;
+use super::wait;
 
 const PREFIX: &str = "sluice-run";
+const LOCK: &str = "sluice-run.lock";
 const NAMESPACES: &str = "/run/netns";
 const BPF_FS: &str = "/sys/fs/bpf";
 
+/// How long killed processes may take to be gone.
+const END_LIMIT: Duration = Duration::from_secs(20);
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Owner of namespaces, pin directories and a directory for logs and state; dropping it removes them all.
+/// Owner of namespaces, control groups, pin directories and a directory for logs and state; dropping it removes them all.
 #[derive(Debug)]
 pub struct Run {
     name: String,
@@ -61,6 +69,13 @@ impl Run {
     pub fn pin_directory(&self, label: &str) -> PathBuf {
         Path::new(BPF_FS).join(format!("{}-{label}", self.name))
     }
+
+    /// Makes a control group for one node's containers, in all hierarchies of the machine, and returns its name.
+    pub fn control_group(&self, label: &str) -> Result<String> {
+        let name = format!("{}-{label}", self.name);
+        cgroup::create(&name)?;
+        Ok(name)
+    }
 }
 
 impl Drop for Run {
@@ -71,8 +86,14 @@ impl Drop for Run {
     }
 }
 
-/// Removes what runs of dead processes left: processes in their namespaces, the namespaces, pins and directories.
+/// Removes what runs of dead processes left: processes in their namespaces, the namespaces, control groups, pins and
+/// directories.
 pub fn sweep() -> Result<()> {
+    // Two that start at once would remove the same things under each other's hands.
+    let path = std::env::temp_dir().join(LOCK);
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
+    let _lock = lock.with_context(|| format!("lock {}", path.display()))?;
     for name in remains()? {
         let alive = owner(&name).is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
         if !alive {
@@ -82,7 +103,7 @@ pub fn sweep() -> Result<()> {
     Ok(())
 }
 
-/// Names of the runs that have a namespace, pin directory or directory now, each once.
+/// Names of the runs that have a namespace, control group, pin directory or directory now, each once.
 pub fn remains() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for directory in [
@@ -96,15 +117,16 @@ pub fn remains() -> Result<Vec<String>> {
             }
         }
     }
+    names.extend(cgroup::names()?.iter().filter_map(|name| run_name(name)));
     names.sort();
     names.dedup();
     Ok(names)
 }
 
-/// Fails if a namespace, directory, pin or process of this run is there.
+/// Fails if a namespace, control group, directory, pin or process of this run is there.
 pub fn expect_no_remains(run: &str) -> Result<()> {
     if remains()?.iter().any(|name| name == run) {
-        bail!("namespaces, pins or directories of {run} are left");
+        bail!("namespaces, control groups, pins or directories of {run} are left");
     }
     for pid in entries(Path::new("/proc"))? {
         // Other entries, and processes that have ended since, have no command line.
@@ -122,14 +144,15 @@ pub fn expect_no_remains(run: &str) -> Result<()> {
 fn remove(run: &str) -> Result<()> {
     let mine = |entry: &String| run_name(entry).as_deref() == Some(run);
     for namespace in entries(Path::new(NAMESPACES))?.into_iter().filter(mine) {
-        let pids = command(&format!("ip netns pids {namespace}"))?;
-        for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {
-            if pid != i32::try_from(process::id())? {
-                // It may have ended by itself since.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
+        wait::until_even_if_interrupted(
+            &format!("processes in {namespace} to end"),
+            END_LIMIT,
+            || kill_processes(&namespace).unwrap_or(false),
+        )?;
         command(&format!("ip netns delete {namespace}"))?;
+    }
+    for group in cgroup::names()?.into_iter().filter(mine) {
+        cgroup::remove(&group)?;
     }
     for directory in [Path::new(BPF_FS), &std::env::temp_dir()] {
         for entry in entries(directory)?.into_iter().filter(mine) {
@@ -138,6 +161,20 @@ fn remove(run: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Kills all processes in a namespace but this one, and returns whether there was none.
+fn kill_processes(namespace: &str) -> Result<bool> {
+    let mut none = true;
+    for pid in command(&format!("ip netns pids {namespace}"))?.lines() {
+        let pid = pid.trim().parse()?;
+        if pid != i32::try_from(process::id())? {
+            // It may have ended by itself since.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            none = false;
+        }
+    }
+    Ok(none)
 }
 
 /// The names in a directory; none if there is no such directory.

@@ -19,13 +19,31 @@ pub fn interrupted() -> bool {
 }
 
 /// Polls `condition` until it holds. The error names `what` was waited for.
-pub fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> Result<()> {
+pub fn until(what: &str, limit: Duration, condition: impl FnMut() -> bool) -> Result<()> {
+    poll(what, limit, true, condition)
+}
+
+/// The same for clean-up, which goes on after [`interrupt`].
+pub(super) fn until_even_if_interrupted(
+    what: &str,
+    limit: Duration,
+    condition: impl FnMut() -> bool,
+) -> Result<()> {
+    poll(what, limit, false, condition)
+}
+
+fn poll(
+    what: &str,
+    limit: Duration,
+    heeds_interrupt: bool,
+    mut condition: impl FnMut() -> bool,
+) -> Result<()> {
     let start = Instant::now();
     loop {
         if condition() {
             return Ok(());
         }
-        if interrupted() {
+        if heeds_interrupt && interrupted() {
             bail!("interrupted while waiting for {what}");
         }
         if start.elapsed() > limit {

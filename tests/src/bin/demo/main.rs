@@ -3,6 +3,8 @@
 //! Builds a network of namespaces, starts the operator and the agents in it, applies the manifests of `examples/demo` one by
 //! one, shows where connections go, and moves a canary while connections stay open and new ones are made all the time. Ends
 //! with a verdict: the exit code is not 0 if anything is not as it should be. Ctrl-C cleans up too.
+//!
+//! With `--kubernetes` manifests are applied to a real API server by kubectl, instead of being files of a directory.
 #![forbid(unsafe_code)]
 
 mod canary;
@@ -16,6 +18,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec};
 use sluice_tests::net::sluice::Sluice;
@@ -30,7 +33,16 @@ const FULLNAT_SERVERS: [&str; 2] = ["fullnat-1", "fullnat-2"];
 /// Servers that answer clients directly: an agent runs on each.
 const DIRECT_SERVERS: [&str; 6] = ["dr-1", "dr-2", "tun-1", "tun-2", "tun-3", "tun-4"];
 
+/// Shows Sluice on one machine.
+#[derive(Parser, Clone, Copy, Debug)]
+struct Arguments {
+    /// Apply manifests to a real API server of Kubernetes, by kubectl.
+    #[arg(long)]
+    kubernetes: bool,
+}
+
 fn main() -> ExitCode {
+    let arguments = Arguments::parse();
     let start = Instant::now();
     if let Err(error) = listen_for_ctrl_c() {
         eprintln!("{error:#}");
@@ -38,14 +50,14 @@ fn main() -> ExitCode {
     }
     let mut report = Report::new();
     // Everything that was built is gone when `run` returns.
-    let result = run(&mut report);
+    let result = run(&mut report, arguments);
     report.finish(result, start.elapsed())
 }
 
-fn run(report: &mut Report) -> Result<()> {
+fn run(report: &mut Report, arguments: Arguments) -> Result<()> {
     println!("Sluice: an XDP load balancer in four forwarding modes, with a canary release");
     let fabric = build_network(report)?;
-    let mut sluice = start_daemons(report, &fabric)?;
+    let mut sluice = start_daemons(report, &fabric, arguments)?;
     modes::show(report, &fabric, &mut sluice)?;
     canary::show(report, &fabric, &mut sluice)?;
     report.step("Looking for complaints in the daemons' logs");
@@ -79,11 +91,24 @@ fn build_network(report: &mut Report) -> Result<Fabric> {
     Ok(fabric)
 }
 
-fn start_daemons(report: &mut Report, fabric: &Fabric) -> Result<Sluice> {
-    report.step("Starting sluice-operator, and sluice-agent on 2 directors and 6 servers");
+fn start_daemons(report: &mut Report, fabric: &Fabric, arguments: Arguments) -> Result<Sluice> {
     let nodes: Vec<&str> = DIRECTORS.into_iter().chain(DIRECT_SERVERS).collect();
-    let sluice = Sluice::start(fabric, &nodes, &manifest("nodes")?)?;
-    line("manifests", "examples/demo/nodes.yaml");
+    let what = "sluice-operator, and sluice-agent on 2 directors and 6 servers";
+    let manifests = manifest("nodes")?;
+    let sluice = if arguments.kubernetes {
+        report.step(&format!("Starting etcd, kube-apiserver, {what}"));
+        let sluice = Sluice::start_in_cluster(fabric, &nodes, &manifests)?;
+        let version = sluice.control_plane()?.admin().kubectl(["version"])?;
+        let server = version.lines().find(|line| line.starts_with("Server"));
+        line("Kubernetes", server.unwrap_or(&version));
+        line("kubectl apply", "crds/*.yaml, examples/demo/nodes.yaml");
+        sluice
+    } else {
+        report.step(&format!("Starting {what}"));
+        let sluice = Sluice::start(fabric, &nodes, &manifests)?;
+        line("manifests", "examples/demo/nodes.yaml");
+        sluice
+    };
     line("attached", "8 agents, native XDP on eth0");
     Ok(sluice)
 }

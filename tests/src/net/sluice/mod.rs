@@ -1,15 +1,15 @@
-//! Sluice's daemons in a [`Fabric`]: one operator, an agent on each node, and the directory between them and the user.
+//! Sluice's daemons in a [`Fabric`]: one operator, an agent on each node, and what is between them and the user: a
+//! directory, or the API of a real Kubernetes.
+
+mod source;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sluice_api::{
     AttachMode, DecidedPool, Kind, LoadBalancerNodeStatus, RealServerPoolStatus,
@@ -22,6 +22,8 @@ use super::namespace::Namespace;
 use super::process::Process;
 use super::wait;
 use super::xdp::object_path;
+use crate::kube::ControlPlane;
+use source::Source;
 
 /// How long a change may take until every node has it. Most take a fraction of a second.
 const CONVERGENCE: Duration = Duration::from_secs(20);
@@ -42,24 +44,35 @@ struct Agent {
 /// The running daemons. Drop it before its [`Fabric`].
 #[derive(Debug)]
 pub struct Sluice {
-    directory: PathBuf,
     control: Namespace,
     operator: Option<Process>,
     agents: BTreeMap<String, Agent>,
     expected: RefCell<Vec<String>>,
     reported: RefCell<BTreeSet<String>>,
+    /// Last, since the daemons complain when it goes.
+    source: Source,
 }
 
 impl Sluice {
     /// Starts an agent on each of `nodes`, which `manifest` describes, waits until every one is attached, and starts the
-    /// operator.
+    /// operator. Manifests are files of a directory.
     pub fn start(fabric: &Fabric, nodes: &[&str], manifest: &str) -> Result<Self> {
-        let directory = fabric.run().directory().join("manifests");
-        fs::create_dir(&directory)?;
-        let control = fabric.run().namespace("control")?;
+        Self::start_with(Source::directory(fabric)?, fabric, nodes, manifest)
+    }
+
+    /// The same with a real API server, to which manifests are applied by kubectl.
+    pub fn start_in_cluster(fabric: &Fabric, nodes: &[&str], manifest: &str) -> Result<Self> {
+        Self::start_with(Source::cluster(fabric)?, fabric, nodes, manifest)
+    }
+
+    fn start_with(source: Source, fabric: &Fabric, nodes: &[&str], manifest: &str) -> Result<Self> {
+        let control = match source.control() {
+            Some(control) => control.namespace().clone(),
+            None => fabric.run().namespace("control")?,
+        };
         let mut sluice = Self {
             operator: None,
-            directory,
+            source,
             control,
             agents: BTreeMap::new(),
             expected: RefCell::default(),
@@ -69,7 +82,7 @@ impl Sluice {
         for name in nodes {
             let namespace = fabric.node(name)?.namespace.clone();
             let pins = fabric.run().pin_directory(name);
-            let process = start_agent(&namespace, name, &sluice.directory, &pins)?;
+            let process = start_agent(&namespace, name, &sluice.source, &pins)?;
             let agent = Agent {
                 namespace,
                 pins,
@@ -84,9 +97,14 @@ impl Sluice {
         Ok(sluice)
     }
 
-    /// Where manifests lie.
-    pub fn directory(&self) -> &Path {
-        &self.directory
+    /// Where manifests lie in standalone mode.
+    pub fn directory(&self) -> Result<&Path> {
+        self.source.path().context("there is no directory")
+    }
+
+    /// The control plane of Kubernetes.
+    pub fn control_plane(&self) -> Result<&ControlPlane> {
+        self.source.control().context("there is no Kubernetes")
     }
 
     /// Writes `objects` as the manifest `file` (without extension), as a whole and at once.
@@ -96,36 +114,32 @@ impl Sluice {
 
     /// The same with any text.
     pub fn apply_text(&self, file: &str, text: &str) -> Result<()> {
-        let hidden = self.directory.join(format!(".{file}.new"));
-        fs::write(&hidden, text)?;
-        fs::rename(&hidden, self.directory.join(format!("{file}.yaml")))?;
-        Ok(())
+        self.source.apply(file, text)
     }
 
     /// Removes a manifest.
     pub fn remove(&self, file: &str) -> Result<()> {
-        fs::remove_file(self.directory.join(format!("{file}.yaml")))?;
-        Ok(())
+        self.source.remove(file)
     }
 
     /// Status of a virtual server; `None` until the operator has written one.
     pub fn virtual_server(&self, name: &str) -> Option<VirtualServerStatus> {
-        self.status(Kind::VirtualServer, name)
+        self.source.status(Kind::VirtualServer, name)
     }
 
     /// Status of a pool.
     pub fn pool(&self, name: &str) -> Option<RealServerPoolStatus> {
-        self.status(Kind::RealServerPool, name)
+        self.source.status(Kind::RealServerPool, name)
     }
 
     /// Status of a rollout policy.
     pub fn rollout(&self, name: &str) -> Option<RolloutPolicyStatus> {
-        self.status(Kind::RolloutPolicy, name)
+        self.source.status(Kind::RolloutPolicy, name)
     }
 
     /// Status of a node.
     pub fn node(&self, name: &str) -> Option<LoadBalancerNodeStatus> {
-        self.status(Kind::LoadBalancerNode, name)
+        self.source.status(Kind::LoadBalancerNode, name)
     }
 
     /// Waits until every live node forwards `name` by pools in these proportions.
@@ -193,9 +207,9 @@ impl Sluice {
 
     /// Starts a node's agent again, after it was killed or stopped.
     pub fn restart_agent(&mut self, node: &str) -> Result<()> {
-        let directory = self.directory.clone();
-        let agent = self.agent(node)?;
-        agent.process = start_agent(&agent.namespace, node, &directory, &agent.pins)?;
+        let agent = self.agents.get_mut(node);
+        let agent = agent.with_context(|| format!("no agent runs on {node}"))?;
+        agent.process = start_agent(&agent.namespace, node, &self.source, &agent.pins)?;
         Ok(())
     }
 
@@ -225,7 +239,7 @@ impl Sluice {
 
     /// Starts the operator again, after it was killed.
     pub fn restart_operator(&mut self) -> Result<()> {
-        self.operator = Some(start_operator(&self.control, &self.directory)?);
+        self.operator = Some(start_operator(&self.control, &self.source)?);
         Ok(())
     }
 
@@ -298,22 +312,6 @@ impl Sluice {
             .get_mut(node)
             .with_context(|| format!("no agent runs on {node}"))
     }
-
-    fn status<T: DeserializeOwned>(&self, kind: Kind, name: &str) -> Option<T> {
-        let mut path = self.directory.join(".status").join(kind.name());
-        if kind.namespaced() {
-            path.push("default");
-        }
-        path.push(format!("{name}.yaml"));
-        let text = fs::read_to_string(path).ok()?;
-        let file: StatusFile<T> = serde_saphyr::from_str(&text).ok()?;
-        Some(file.status)
-    }
-}
-
-#[derive(Deserialize)]
-struct StatusFile<T> {
-    status: T,
 }
 
 /// Whether decided weights have the proportions of `shares`.
@@ -328,34 +326,29 @@ fn same_shares(decided: &[DecidedPool], shares: &BTreeMap<&str, u32>) -> bool {
         })
 }
 
-fn start_operator(namespace: &Namespace, directory: &Path) -> Result<Process> {
+fn start_operator(namespace: &Namespace, source: &Source) -> Result<Process> {
     let mut command = namespace.command(binary("sluice-operator")?);
-    command.arg("--dir").arg(directory);
+    source.tell(&mut command);
     Process::start(namespace, "operator", command)
 }
 
-fn start_agent(
-    namespace: &Namespace,
-    node: &str,
-    directory: &Path,
-    pins: &Path,
-) -> Result<Process> {
+fn start_agent(namespace: &Namespace, node: &str, source: &Source, pins: &Path) -> Result<Process> {
     let mut command = namespace.command(binary("sluice-agent")?);
+    source.tell(&mut command);
+    let socket = namespace.log_path("agent").with_extension("sock");
     command
-        .arg("--dir")
-        .arg(directory)
         .args(["--node", node])
         .arg("--pin-dir")
         .arg(pins)
         .arg("--socket")
-        .arg(directory.with_file_name(format!("{node}.sock")))
+        .arg(socket)
         .arg("--object")
         .arg(object_path("sluice.o"));
     Process::start(namespace, "agent", command)
 }
 
 /// A binary of the workspace, from the directory of the running one or, for a test, the one above.
-fn binary(name: &str) -> Result<PathBuf> {
+pub fn binary(name: &str) -> Result<PathBuf> {
     let own = env::current_exe()?;
     own.ancestors()
         .skip(1)

@@ -1,0 +1,108 @@
+//! Why the API server did not take a write, and what follows from it.
+
+use kube::core::Status;
+
+/// A write that was not taken.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+pub(super) enum WriteError {
+    /// The object has changed or is gone: the watch will tell.
+    #[error("has changed meanwhile")]
+    Stale,
+    /// Another field manager has a field that is ours.
+    #[error(
+        "another field manager has written what only the operator writes, and the operator does not force it: {0}. Remove \
+         that manager's entry from metadata.managedFields of this object, and keep it from writing the status"
+    )]
+    FieldManager(String),
+    /// The API server does not want it, and will not want it again.
+    #[error("the API server refuses it: {0}")]
+    Refused(String),
+    /// The API server cannot be reached or is not in order.
+    #[error("the API server does not take it now: {0}")]
+    Unavailable(String),
+}
+
+impl WriteError {
+    /// The name in metrics.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::FieldManager(_) => "field_manager_conflict",
+            Self::Refused(_) => "refused",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
+    /// Reads the answer to a write.
+    pub(super) fn of(error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::of_status(status),
+            other => Self::Unavailable(text(other)),
+        }
+    }
+
+    fn of_status(status: &Status) -> Self {
+        const FIELD_MANAGER: &str = "FieldManagerConflict";
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        let conflicts: Vec<String> = causes
+            .filter(|cause| cause.reason == FIELD_MANAGER)
+            .map(|cause| format!("{} ({})", cause.field, cause.message))
+            .collect();
+        match status.code {
+            409 if !conflicts.is_empty() => Self::FieldManager(conflicts.join(", ")),
+            404 | 409 | 410 => Self::Stale,
+            403 => Self::Refused(format!(
+                "{}; is the operator's role as the chart has it?",
+                status.message
+            )),
+            400 | 405 | 406 | 413 | 415 | 422 => Self::Refused(status.message.clone()),
+            _ => Self::Unavailable(status.message.clone()),
+        }
+    }
+}
+
+/// An error with its causes.
+pub(super) fn text(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let further = error.to_string();
+        if !text.contains(&further) {
+            text = format!("{text}: {further}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn status(code: u16, causes: &Value) -> WriteError {
+        let status = json!({
+            "status": "Failure", "code": code, "reason": "x", "message": "m",
+            "details": {"causes": causes},
+        });
+        WriteError::of_status(&serde_json::from_value(status).expect("a status"))
+    }
+
+    #[test]
+    fn conflicts_are_told_apart() {
+        let cause = json!([{
+            "reason": "FieldManagerConflict", "message": "conflict with \"kubectl-edit\"", "field": ".status.decision",
+        }]);
+        let WriteError::FieldManager(text) = status(409, &cause) else {
+            panic!("no field manager conflict");
+        };
+        assert!(text.contains("kubectl-edit") && text.contains(".status.decision"), "{text}");
+        assert_eq!(status(409, &json!([])), WriteError::Stale);
+        assert_eq!(status(404, &json!([])), WriteError::Stale);
+        assert_eq!(status(422, &json!([])), WriteError::Refused("m".to_owned()));
+        assert!(matches!(status(403, &json!([])), WriteError::Refused(_)));
+        for code in [401, 429, 500, 503, 504] {
+            assert_eq!(status(code, &json!([])), WriteError::Unavailable("m".to_owned()));
+        }
+    }
+}

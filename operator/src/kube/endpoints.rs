@@ -1,0 +1,200 @@
+//! Writes the EndpointSlices that [`slices`](super::slices) plans.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::StreamExt;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use sluice_api::{Kind, ObjectKey, POOL_LABEL, pool_label};
+use tracing::{info, warn};
+
+use super::conflict::WriteError;
+use super::events::{About, Events, News};
+use super::facts::SliceFacts;
+use super::index::{Index, of_namespace};
+use super::patience::Patience;
+use super::slices::{MAX_POOL_PODS, Plan, Wanted, name_prefix, plan};
+use super::store::{Item, Stamp};
+use super::writer::Writer;
+
+/// Writes at once.
+const AT_ONCE: usize = 8;
+
+/// What is remembered of the pools' slices.
+#[derive(Debug, Default)]
+pub(super) struct Endpoints {
+    waiting: Patience<ObjectKey>,
+    /// Pools with more pods than there may be.
+    crowded: BTreeSet<ObjectKey>,
+}
+
+enum Job {
+    Apply(Box<EndpointSlice>),
+    Delete(ObjectKey),
+}
+
+type Answer = (ObjectKey, Result<Done, WriteError>);
+
+enum Done {
+    Applied(Box<EndpointSlice>),
+    Deleted(ObjectKey),
+}
+
+impl Endpoints {
+    /// Whether something was not taken and is to be tried again.
+    pub(super) fn waits(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Brings the slices of all pools that changed to what they should be.
+    pub(super) async fn write(
+        &mut self,
+        index: &mut Index,
+        writer: &Writer,
+        events: &Events,
+        now_ms: u64,
+    ) {
+        let mut jobs = Vec::new();
+        let dirty = std::mem::take(&mut index.dirty_pools);
+        for key in dirty {
+            if self.waiting.allows(&key, 0, now_ms) {
+                let plan = of_pool(index, &key);
+                self.crowd(index, events, &key, plan.left_out);
+                let apply = plan.apply.into_iter().map(|slice| Job::Apply(Box::new(slice)));
+                let delete = plan.delete.iter().map(|name| Job::Delete(key.sibling(name)));
+                let before = jobs.len();
+                jobs.extend(apply.chain(delete).map(|job| (key.clone(), job)));
+                if jobs.len() == before {
+                    self.waiting.succeeded(&key);
+                }
+            } else {
+                index.dirty_pools.insert(key);
+            }
+        }
+        let requests = jobs.into_iter().map(|(pool, job)| run(writer, pool, job));
+        let mut answers = futures::stream::iter(requests).buffer_unordered(AT_ONCE);
+        let mut failed = BTreeMap::new();
+        while let Some((pool, answer)) = answers.next().await {
+            match answer {
+                Ok(Done::Applied(slice)) => index.slice_written(item(*slice)),
+                Ok(Done::Deleted(slice)) => index.slice_deleted(&slice),
+                Err(error) => {
+                    failed.insert(pool, error);
+                }
+            }
+        }
+        for (pool, error) in failed {
+            self.fail(index, events, &pool, &error, now_ms);
+            index.dirty_pools.insert(pool);
+        }
+    }
+
+    fn fail(
+        &mut self,
+        index: &Index,
+        events: &Events,
+        pool: &ObjectKey,
+        error: &WriteError,
+        now_ms: u64,
+    ) {
+        if !self.waiting.failed(pool, 0, error, now_ms) {
+            return;
+        }
+        warn!(pool = %pool, "its EndpointSlices cannot be written: {error}");
+        let Some(stamp) = index.pools.stamp(pool) else {
+            return;
+        };
+        events.tell(News {
+            about: about(pool, stamp),
+            warning: true,
+            reason: "EndpointSlicesNotWritten".to_owned(),
+            action: "WriteEndpointSlices",
+            note: error.to_string(),
+        });
+    }
+
+    fn crowd(&mut self, index: &Index, events: &Events, pool: &ObjectKey, left_out: usize) {
+        if left_out == 0 {
+            if self.crowded.remove(pool) {
+                info!(pool = %pool, "has room for all its pods again");
+            }
+            return;
+        }
+        if !self.crowded.insert(pool.clone()) {
+            return;
+        }
+        let note = format!(
+            "spec.servers.selector selects more than {MAX_POOL_PODS} pods, and {left_out} are left out: select fewer, or \
+             split the pool"
+        );
+        warn!(pool = %pool, "{note}");
+        if let Some(stamp) = index.pools.stamp(pool) {
+            events.tell(News {
+                about: about(pool, stamp),
+                warning: true,
+                reason: "TooManyPods".to_owned(),
+                action: "WriteEndpointSlices",
+                note,
+            });
+        }
+    }
+}
+
+fn about(pool: &ObjectKey, stamp: &Stamp) -> About {
+    About {
+        kind: Kind::RealServerPool.name(),
+        key: pool.clone(),
+        uid: stamp.uid.clone(),
+    }
+}
+
+fn item(slice: EndpointSlice) -> Item<SliceFacts> {
+    Item {
+        key: ObjectKey::of(&slice),
+        stamp: Stamp::of(&slice.metadata),
+        content: Ok(SliceFacts::of(slice)),
+    }
+}
+
+async fn run(writer: &Writer, pool: ObjectKey, job: Job) -> Answer {
+    let answer = match job {
+        Job::Apply(slice) => {
+            let answer = writer.slice(&slice).await;
+            answer.map(|slice| Done::Applied(Box::new(slice)))
+        }
+        Job::Delete(key) => {
+            let answer = writer.delete_slice(&key).await;
+            answer.map(|()| Done::Deleted(key))
+        }
+    };
+    (pool, answer)
+}
+
+/// What a pool's slices are to become; those of a pool that is gone, or no longer selects pods, are to go.
+fn of_pool(index: &Index, key: &ObjectKey) -> Plan {
+    let (prefix, label) = (name_prefix(&key.name), pool_label(&key.name));
+    let own: BTreeMap<&str, &EndpointSlice> = of_namespace(&index.slices.objects, &key.namespace)
+        .filter_map(|(slice, facts)| Some((slice.name.as_str(), facts.own.as_deref()?)))
+        .filter(|(name, slice)| {
+            let labels = slice.metadata.labels.as_ref();
+            let labelled = labels.and_then(|labels| labels.get(POOL_LABEL));
+            name.starts_with(&prefix) || labelled == Some(&label)
+        })
+        .collect();
+    let selecting = index
+        .pools
+        .objects
+        .get(key)
+        .and_then(|pool| Some((pool, pool.spec.servers.selector.as_ref()?)));
+    let Some((pool, selector)) = selecting else {
+        return Plan {
+            delete: own.keys().map(|name| (*name).to_owned()).collect(),
+            ..Plan::default()
+        };
+    };
+    let pods = of_namespace(&index.pods.objects, &key.namespace)
+        .filter(|(_, pod)| selector.matches(&pod.labels))
+        .map(|(pod, facts)| (pod.name.as_str(), facts));
+    plan(&Wanted::of(key, pool), pods, &own, |name| {
+        index.slices.objects.contains_key(&key.sibling(name))
+    })
+}

@@ -1,0 +1,353 @@
+//! Everything that is known, kept up by the watches and by the answers to our own writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::Resource;
+use sluice_api::{
+    EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool, RealServerPoolStatus,
+    RolloutPolicy, Time, VirtualServer, node_lease, pool_label,
+};
+use sluice_planner::Slice;
+use tracing::{info, warn};
+
+use super::facts::{PodFacts, SliceFacts};
+use super::store::{Change, Delta, Item, Stamp, Store, Unreadable};
+use super::watch::{Message, Watched};
+use crate::core::{Cluster, Liveness, Node, Outcome, World};
+use crate::managed::Managed;
+
+/// What is known.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pub(super) virtual_servers: Store<VirtualServer>,
+    pub(super) pools: Store<RealServerPool>,
+    pub(super) policies: Store<RolloutPolicy>,
+    nodes: Store<LoadBalancerNode>,
+    leases: Store<Option<Time>>,
+    pub(super) pods: Store<PodFacts>,
+    services: Store<()>,
+    pub(super) slices: Store<SliceFacts>,
+    /// Where the nodes' Leases are.
+    namespace: String,
+    cluster: Cluster,
+    known_nodes: BTreeMap<String, Node>,
+    liveness: Liveness,
+    /// Runs while the Leases are heard of: a lost watch makes no node silent.
+    heard_ms: u64,
+    looked_ms: u64,
+    lost: BTreeMap<Watched, String>,
+    orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
+    /// The highest revision that was tried to be given, or is gone.
+    revision_floor: u64,
+    /// Whether the core may say something else now.
+    pub(super) dirty: bool,
+    /// Pools whose slices may have to change.
+    pub(super) dirty_pools: BTreeSet<ObjectKey>,
+    unreadable: Vec<(Watched, Unreadable)>,
+}
+
+impl Index {
+    /// `namespace` has the nodes' Leases.
+    pub(super) fn new(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            dirty: true,
+            ..Self::default()
+        }
+    }
+
+    /// Takes what a watch tells.
+    pub(super) fn apply(&mut self, message: Message) {
+        let kind = match message {
+            Message::VirtualServer(delta) => {
+                let changes = self.virtual_servers.apply(delta);
+                self.own_changed(&changes);
+                self.news(Watched::VirtualServer, |index| {
+                    index.virtual_servers.take_unreadable()
+                })
+            }
+            Message::RealServerPool(delta) => {
+                let changes = self.pools.apply(delta);
+                self.pools_changed(changes);
+                self.news(Watched::RealServerPool, |index| index.pools.take_unreadable())
+            }
+            Message::RolloutPolicy(delta) => {
+                let changes = self.policies.apply(delta);
+                self.dirty |= !changes.is_empty();
+                self.news(Watched::RolloutPolicy, |index| index.policies.take_unreadable())
+            }
+            Message::LoadBalancerNode(delta) => {
+                let changes = self.nodes.apply(delta);
+                self.dirty |= !changes.is_empty();
+                self.news(Watched::LoadBalancerNode, |index| index.nodes.take_unreadable())
+            }
+            Message::Lease(delta) => {
+                self.leases.apply(delta);
+                self.news(Watched::Lease, |index| index.leases.take_unreadable())
+            }
+            Message::Pod(delta) => {
+                let changes = self.pods.apply(delta);
+                self.pods_changed(&changes);
+                self.news(Watched::Pod, |index| index.pods.take_unreadable())
+            }
+            Message::Service(delta) => {
+                self.services_changed(delta);
+                Watched::Service
+            }
+            Message::EndpointSlice(delta) => {
+                let changes = self.slices.apply(delta);
+                self.slices_changed(&changes);
+                self.news(Watched::EndpointSlice, |index| index.slices.take_unreadable())
+            }
+            Message::Lost(kind, error) => return self.lose(kind, error),
+        };
+        if self.lost.remove(&kind).is_some() {
+            info!(kind = kind.name(), "is watched again");
+        }
+    }
+
+    fn lose(&mut self, kind: Watched, error: String) {
+        let known = self.lost.get(&kind);
+        if known != Some(&error) {
+            warn!(kind = kind.name(), error, "the watch is lost; tries again");
+        }
+        self.lost.insert(kind, error);
+    }
+
+    /// The kinds whose first list is waited for, with what keeps it. Nothing is decided before.
+    pub(super) fn awaited(&self) -> Vec<(Watched, Option<&str>)> {
+        let complete = |kind: &Watched| match kind {
+            Watched::VirtualServer => self.virtual_servers.is_complete(),
+            Watched::RealServerPool => self.pools.is_complete(),
+            Watched::RolloutPolicy => self.policies.is_complete(),
+            Watched::LoadBalancerNode => self.nodes.is_complete(),
+            Watched::Lease => self.leases.is_complete(),
+            Watched::Pod => self.pods.is_complete(),
+            Watched::Service => self.services.is_complete(),
+            Watched::EndpointSlice => self.slices.is_complete(),
+        };
+        let awaited = Watched::ALL.into_iter().filter(|kind| !complete(kind));
+        awaited
+            .map(|kind| (kind, self.lost.get(&kind).map(String::as_str)))
+            .collect()
+    }
+
+    /// How many objects of a kind there are.
+    pub(super) fn count(&self, kind: Watched) -> usize {
+        match kind {
+            Watched::VirtualServer => self.virtual_servers.objects.len(),
+            Watched::RealServerPool => self.pools.objects.len(),
+            Watched::RolloutPolicy => self.policies.objects.len(),
+            Watched::LoadBalancerNode => self.nodes.objects.len(),
+            Watched::Lease => self.leases.objects.len(),
+            Watched::Pod => self.pods.objects.len(),
+            Watched::Service => self.services.objects.len(),
+            Watched::EndpointSlice => self.slices.objects.len(),
+        }
+    }
+
+    /// The objects that turned out to be unreadable since the last call.
+    pub(super) fn take_unreadable(&mut self) -> Vec<(Watched, Unreadable)> {
+        std::mem::take(&mut self.unreadable)
+    }
+
+    /// No revision up to this one is given again.
+    pub(super) fn raise_floor(&mut self, revision: u64) {
+        self.revision_floor = self.revision_floor.max(revision);
+    }
+
+    /// The highest revision that is known.
+    pub(super) fn highest_revision(&self) -> u64 {
+        let of_servers = self.virtual_servers.objects.values();
+        let of_servers = of_servers.filter_map(|o| o.status.as_ref().map(VirtualServer::revision));
+        let of_pools = self.pools.objects.values();
+        let of_pools = of_pools.filter_map(|o| o.status.as_ref().map(RealServerPool::revision));
+        let highest = of_servers.chain(of_pools).max();
+        highest.unwrap_or_default().max(self.revision_floor)
+    }
+
+    /// Looks at the nodes. `now_ms` is monotonic.
+    pub(super) fn look_at_nodes(&mut self, now_ms: u64) {
+        if !self.lost.contains_key(&Watched::Lease) {
+            self.heard_ms += now_ms.saturating_sub(self.looked_ms);
+        }
+        self.looked_ms = now_ms;
+        let mut nodes = BTreeMap::new();
+        for (key, object) in &self.nodes.objects {
+            let name = &key.name;
+            let lease = ObjectKey::new(self.namespace.clone(), node_lease(name));
+            let renewed = self.leases.objects.get(&lease).and_then(Option::as_ref);
+            let live = self.liveness.observe(name, renewed, self.heard_ms);
+            let node = Node {
+                status: object.status.clone().unwrap_or_default(),
+                live,
+                wanted: true,
+                starting: self.liveness.is_starting(name, self.heard_ms),
+            };
+            let before = self.known_nodes.get(name);
+            if before.is_some_and(|before| before.live) && !live {
+                warn!(node = name, "is silent and no longer waited for");
+            } else if before.is_some_and(|before| !before.live) && live {
+                info!(node = name, "reports again");
+            }
+            nodes.insert(name.clone(), node);
+        }
+        self.liveness.retain(|name| nodes.contains_key(name));
+        self.dirty |= nodes != self.known_nodes;
+        self.known_nodes = nodes;
+    }
+
+    /// Lends everything to `look` as the core sees it.
+    pub(super) fn with_world(&mut self, look: impl FnOnce(&World) -> Outcome) -> Outcome {
+        let world = World {
+            virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
+            pools: std::mem::take(&mut self.pools.objects),
+            policies: std::mem::take(&mut self.policies.objects),
+            nodes: std::mem::take(&mut self.known_nodes),
+            orphans: std::mem::take(&mut self.orphans),
+            revision_floor: self.revision_floor,
+            cluster: Some(std::mem::take(&mut self.cluster)),
+        };
+        let outcome = look(&world);
+        self.virtual_servers.objects = world.virtual_servers;
+        self.pools.objects = world.pools;
+        self.policies.objects = world.policies;
+        self.known_nodes = world.nodes;
+        self.orphans = world.orphans;
+        self.orphans.retain(|key, _| outcome.pools.contains_key(key));
+        self.cluster = world.cluster.unwrap_or_default();
+        outcome
+    }
+
+    /// Takes a slice that we have just written.
+    pub(super) fn slice_written(&mut self, item: Item<SliceFacts>) {
+        let changes: Vec<_> = self.slices.made(item).into_iter().collect();
+        self.slices_changed(&changes);
+    }
+
+    /// Forgets a slice that we have just deleted.
+    pub(super) fn slice_deleted(&mut self, key: &ObjectKey) {
+        let changes: Vec<_> = self.slices.remove(key).into_iter().collect();
+        self.slices_changed(&changes);
+    }
+
+    fn news(
+        &mut self,
+        kind: Watched,
+        take: impl FnOnce(&mut Self) -> Vec<Unreadable>,
+    ) -> Watched {
+        for unreadable in take(self) {
+            let Unreadable { key, error, .. } = &unreadable;
+            warn!(kind = kind.name(), object = %key, error, "cannot be read; its last good state stays");
+            self.unreadable.push((kind, unreadable));
+        }
+        kind
+    }
+
+    /// A decision that is gone leaves its revision behind: it is never given again.
+    fn own_changed<K: Managed>(&mut self, changes: &[Change<K>]) {
+        self.dirty |= !changes.is_empty();
+        for change in changes {
+            let status = change.before.as_ref().and_then(Managed::status);
+            self.raise_floor(status.map_or(0, K::revision));
+        }
+    }
+
+    fn pools_changed(&mut self, changes: Vec<Change<RealServerPool>>) {
+        self.own_changed(&changes);
+        for change in changes {
+            let Change { key, before, .. } = change;
+            if self.pools.objects.contains_key(&key) {
+                self.orphans.remove(&key);
+            } else if let Some(status) = before.and_then(|pool| pool.status)
+                && status.decision.is_some()
+            {
+                self.orphans.insert(key.clone(), status);
+            }
+            self.dirty_pools.insert(key);
+        }
+    }
+
+    fn pods_changed(&mut self, changes: &[Change<PodFacts>]) {
+        let namespaces: BTreeSet<&str> = changes
+            .iter()
+            .map(|change| change.key.namespace.as_str())
+            .collect();
+        for namespace in namespaces {
+            let pools = of_namespace(&self.pools.objects, namespace);
+            let selecting = pools.filter(|(_, pool)| pool.spec.servers.selector.is_some());
+            let keys: Vec<ObjectKey> = selecting.map(|(key, _)| key.clone()).collect();
+            self.dirty_pools.extend(keys);
+        }
+    }
+
+    fn services_changed(&mut self, delta: Delta<()>) {
+        for Change { key, .. } in self.services.apply(delta) {
+            if self.services.objects.contains_key(&key) {
+                self.cluster.services.insert(key);
+            } else {
+                self.cluster.services.remove(&key);
+            }
+            self.dirty = true;
+        }
+    }
+
+    fn slices_changed(&mut self, changes: &[Change<SliceFacts>]) {
+        for Change { key, before, .. } in changes {
+            let now = self.slices.objects.get(key);
+            let facts: Vec<&SliceFacts> = before.iter().chain(now).collect();
+            let own = facts.iter().any(|facts| facts.own.is_some());
+            let mut concerned = BTreeSet::new();
+            for (pool, object) in of_namespace(&self.pools.objects, &key.namespace) {
+                let servers = &object.spec.servers;
+                let reads = |slice: &Slice| match slice.owner.source {
+                    EndpointSource::Pods => slice.owner.name == pool_label(&pool.name),
+                    EndpointSource::Service => {
+                        servers.service_name.as_ref() == Some(&slice.owner.name)
+                    }
+                };
+                let slices = facts.iter().filter_map(|facts| facts.slice.as_ref());
+                if slices.into_iter().any(reads) {
+                    self.dirty = true;
+                }
+                if own && belongs(key, &facts, pool) {
+                    concerned.insert(pool.clone());
+                }
+            }
+            match now.and_then(|facts| facts.slice.clone()) {
+                Some(slice) => self.cluster.slices.insert(key.clone(), slice),
+                None => self.cluster.slices.remove(key),
+            };
+            self.dirty_pools.extend(concerned);
+        }
+    }
+}
+
+/// Whether a slice of ours is or was this pool's.
+fn belongs(key: &ObjectKey, facts: &[&SliceFacts], pool: &ObjectKey) -> bool {
+    key.name.starts_with(&super::slices::name_prefix(&pool.name))
+        || facts.iter().any(|facts| {
+            let labels = facts.own.as_ref().and_then(|own| own.metadata.labels.as_ref());
+            labels.and_then(|labels| labels.get(POOL_LABEL)) == Some(&pool_label(&pool.name))
+        })
+}
+
+/// The objects of a namespace.
+pub(super) fn of_namespace<'a, T>(
+    objects: &'a BTreeMap<ObjectKey, T>,
+    namespace: &'a str,
+) -> impl Iterator<Item = (&'a ObjectKey, &'a T)> {
+    objects
+        .range(ObjectKey::new(namespace, "")..)
+        .take_while(move |(key, _)| key.namespace == namespace)
+}
+
+/// An object that the API server answered with.
+pub(super) fn answered<K: Resource<DynamicType = ()>>(mut object: K) -> Item<K> {
+    object.meta_mut().managed_fields = None;
+    Item {
+        key: ObjectKey::of(&object),
+        stamp: Stamp::of(object.meta()),
+        content: Ok(object),
+    }
+}

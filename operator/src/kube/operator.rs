@@ -1,0 +1,273 @@
+//! The loop.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use sluice_api::Time;
+use sluice_api::jiff::Timestamp;
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::time::{Instant as Moment, sleep_until, timeout_at};
+use tracing::{debug, info};
+
+use super::Error;
+use super::endpoints::Endpoints;
+use super::events::{About, Events, News};
+use super::index::Index;
+use super::round::{End, Round, Waiting, forget_gone};
+use super::store::Delta;
+use super::watch::{self, Message, Watched};
+use super::writer::Writer;
+use crate::core::reconcile;
+use crate::metrics::{KindLabel, Metrics};
+
+/// Room in the queue of what the watches tell; a watch waits when it is full.
+const QUEUE: usize = 1024;
+/// The queue counts as quiet after this time without news,
+const QUIET: Duration = Duration::from_millis(20);
+/// and is no longer waited for after this time.
+const GATHER: Duration = Duration::from_millis(200);
+/// Timers of rollouts and the silence of nodes are looked at this often.
+const TICK: Duration = Duration::from_secs(1);
+/// Conditions alone are written no more often than this: nodes acknowledge one by one.
+const CALM: Duration = Duration::from_millis(500);
+/// Pause after the API server did not take a write; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Runs the operator until `stop` is ready. `namespace` has the Leases of the nodes' agents.
+pub async fn run(
+    client: Client,
+    namespace: &str,
+    metrics: Arc<Metrics>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let (sender, queue) = channel(QUEUE);
+    watch::start(&client, namespace, &sender);
+    drop(sender);
+    let operator = Operator {
+        index: Index::new(namespace),
+        writer: Writer::new(client.clone(), Arc::clone(&metrics)),
+        events: Events::start(client, &metrics),
+        endpoints: Endpoints::default(),
+        waiting: Waiting::default(),
+        metrics,
+        start: Instant::now(),
+        calm: None,
+        pause: None,
+        complete: false,
+    };
+    tokio::select! {
+        result = operator.turn(queue) => result,
+        () = stop => Ok(()),
+    }
+}
+
+struct Operator {
+    index: Index,
+    writer: Writer,
+    events: Events,
+    endpoints: Endpoints,
+    waiting: Waiting,
+    metrics: Arc<Metrics>,
+    start: Instant,
+    /// When conditions were last written.
+    calm: Option<Moment>,
+    /// How long nothing is written, and until when.
+    pause: Option<(Duration, Moment)>,
+    complete: bool,
+}
+
+impl Operator {
+    async fn turn(mut self, mut queue: Receiver<Message>) -> Result<(), Error> {
+        let mut next = Moment::now() + TICK;
+        loop {
+            tokio::select! {
+                message = queue.recv() => {
+                    self.take(message.ok_or(Error::Ended)?);
+                    self.gather(&mut queue).await?;
+                }
+                () = sleep_until(next) => {}
+            }
+            self.metrics.turn();
+            next = Moment::now() + TICK;
+            if !self.is_complete() {
+                continue;
+            }
+            let more = self.round().await;
+            self.tell_numbers();
+            next = next.min(more);
+        }
+    }
+
+    async fn gather(&mut self, queue: &mut Receiver<Message>) -> Result<(), Error> {
+        let end = Moment::now() + GATHER;
+        loop {
+            let until = end.min(Moment::now() + QUIET);
+            match timeout_at(until, queue.recv()).await {
+                Ok(message) => self.take(message.ok_or(Error::Ended)?),
+                Err(_) => return Ok(()),
+            }
+            if Moment::now() >= end {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        let count = |family: &prometheus_client::metrics::family::Family<KindLabel, _>, kind: Watched| {
+            let label = KindLabel { kind: kind.name() };
+            let counter: &prometheus_client::metrics::counter::Counter = &family.get_or_create(&label);
+            counter.inc();
+        };
+        if let Message::Lost(kind, _) = &message {
+            count(&self.metrics.watch_errors, *kind);
+        } else if let Some(kind) = listed(&message) {
+            count(&self.metrics.lists, kind);
+        }
+        self.index.apply(message);
+        for (kind, unreadable) in self.index.take_unreadable() {
+            count(&self.metrics.unreadable, kind);
+            self.events.tell(News {
+                about: About {
+                    kind: kind.name(),
+                    key: unreadable.key,
+                    uid: unreadable.uid,
+                },
+                warning: true,
+                reason: "Unreadable".to_owned(),
+                action: "Read",
+                note: format!(
+                    "the operator cannot read this object, and what it last could read stays: {}; is the operator older \
+                     than the CRDs?",
+                    unreadable.error
+                ),
+            });
+        }
+    }
+
+    fn is_complete(&mut self) -> bool {
+        if self.complete {
+            return true;
+        }
+        let awaited: Vec<String> = self
+            .index
+            .awaited()
+            .into_iter()
+            .map(|(kind, error)| match error {
+                Some(error) => format!("cannot list {}: {error}", kind.name()),
+                None => format!("lists {}", kind.name()),
+            })
+            .collect();
+        self.complete = awaited.is_empty();
+        if self.complete {
+            info!("has read everything; begins");
+        }
+        self.metrics.set_not_ready(awaited);
+        self.complete
+    }
+
+    /// Looks at the nodes, writes slices, decides, writes. Returns when to do so again at the latest.
+    async fn round(&mut self) -> Moment {
+        let now = Moment::now();
+        if let Some((_, until)) = self.pause
+            && now < until
+        {
+            return until;
+        }
+        let now_ms = self.elapsed_ms();
+        self.index.look_at_nodes(now_ms);
+        self.endpoints
+            .write(&mut self.index, &self.writer, &self.events, now_ms)
+            .await;
+        let timers = !self.index.policies.objects.is_empty() || self.waiting.len() > 0;
+        if !self.index.dirty && !timers {
+            return now + TICK;
+        }
+        let calm = self.calm.is_none_or(|last| now >= last + CALM);
+        let end = self.decide(calm).await;
+        if calm && !end.calm_left {
+            self.calm = Some(now);
+        }
+        self.index.dirty = end.more || end.calm_left || end.unavailable;
+        if end.unavailable {
+            let last = self.pause.map(|(pause, _)| pause * 2);
+            let pause = last.unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE);
+            let until = Moment::now() + pause;
+            self.pause = Some((pause, until));
+            return until;
+        }
+        if end.more {
+            self.pause = None;
+            return Moment::now();
+        }
+        if end.calm_left {
+            return self.calm.map_or(now, |last| last + CALM);
+        }
+        self.pause = None;
+        Moment::now() + TICK
+    }
+
+    async fn decide(&mut self, calm: bool) -> End {
+        self.index.dirty = false;
+        let began = Instant::now();
+        let time = now();
+        let outcome = self.index.with_world(|world| reconcile(world, &time));
+        self.metrics.reconciles.inc();
+        let took = began.elapsed();
+        self.metrics.reconcile_seconds.observe(took.as_secs_f64());
+        forget_gone(&mut self.waiting, &self.index);
+        let began = Instant::now();
+        let now_ms = self.elapsed_ms();
+        let round = Round {
+            index: &mut self.index,
+            writer: &self.writer,
+            waiting: &mut self.waiting,
+            events: &self.events,
+            now_ms,
+        };
+        let end = round.write(outcome, calm).await;
+        let wrote = began.elapsed();
+        self.metrics.write_seconds.observe(wrote.as_secs_f64());
+        debug!(?took, ?wrote, ?end, "a round");
+        end
+    }
+
+    fn tell_numbers(&self) {
+        for kind in Watched::ALL {
+            let label = KindLabel { kind: kind.name() };
+            let count = i64::try_from(self.index.count(kind)).unwrap_or(i64::MAX);
+            self.metrics.objects.get_or_create(&label).set(count);
+        }
+        let waiting = self.waiting.len() + self.endpoints.waits();
+        self.metrics
+            .waiting
+            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.metrics.highest_revision.set(self.index.highest_revision());
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn listed(message: &Message) -> Option<Watched> {
+    let kind = match message {
+        Message::VirtualServer(Delta::InitDone) => Watched::VirtualServer,
+        Message::RealServerPool(Delta::InitDone) => Watched::RealServerPool,
+        Message::RolloutPolicy(Delta::InitDone) => Watched::RolloutPolicy,
+        Message::LoadBalancerNode(Delta::InitDone) => Watched::LoadBalancerNode,
+        Message::Lease(Delta::InitDone) => Watched::Lease,
+        Message::Pod(Delta::InitDone) => Watched::Pod,
+        Message::Service(Delta::InitDone) => Watched::Service,
+        Message::EndpointSlice(Delta::InitDone) => Watched::EndpointSlice,
+        _ => return None,
+    };
+    Some(kind)
+}
+
+/// Status keeps whole seconds.
+fn now() -> Time {
+    let now = Timestamp::now();
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}

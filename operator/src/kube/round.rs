@@ -1,0 +1,391 @@
+//! The writes of one round, in order: rollouts before the weights they ask for, decisions by their revisions, then what
+//! only tells how things stand.
+//!
+//! Whatever is not taken is left alone for a while (see [`Patience`]) together with what builds on it: a virtual server is
+//! not decided ahead of a pool that it sends flows to, nor of the policy that drives it. Everything else goes on, and what
+//! was left out gets a later revision when it is decided at last.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use kube::Resource;
+use kube::core::NamespaceResourceScope;
+use serde::de::DeserializeOwned;
+use sluice_api::{
+    Kind, ObjectKey, RealServerPool, RolloutPolicy, RolloutPolicyStatus, VirtualServer,
+    VirtualServerStatus,
+};
+use tracing::{info, warn};
+
+use super::conflict::WriteError;
+use super::events::{self, About, Events, News};
+use super::index::Index;
+use super::patience::Patience;
+use super::store::{Item, Stamp, Store};
+use super::writer::Writer;
+use crate::core::Outcome;
+use crate::managed::{Managed, tell};
+
+/// After this time a round looks at the news again, with what is left to be written.
+const BUDGET: Duration = Duration::from_secs(1);
+/// Writes at once where the order does not matter.
+const AT_ONCE: usize = 8;
+
+/// A kind whose status is written here.
+pub(super) trait Kept:
+    Managed
+    + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + PartialEq
+    + DeserializeOwned
+{
+    fn store(index: &mut Index) -> &mut Store<Self>;
+    fn news(about: &About, before: Option<&Self::Status>, after: &Self::Status) -> Vec<News> {
+        events::standing::<Self>(about, before, after)
+            .into_iter()
+            .collect()
+    }
+}
+
+impl Kept for VirtualServer {
+    fn store(index: &mut Index) -> &mut Store<Self> {
+        &mut index.virtual_servers
+    }
+}
+
+impl Kept for RealServerPool {
+    fn store(index: &mut Index) -> &mut Store<Self> {
+        &mut index.pools
+    }
+}
+
+impl Kept for RolloutPolicy {
+    fn store(index: &mut Index) -> &mut Store<Self> {
+        &mut index.policies
+    }
+    fn news(about: &About, before: Option<&Self::Status>, after: &Self::Status) -> Vec<News> {
+        let mut news = events::history(about, before, after);
+        news.extend(events::standing::<Self>(about, before, after));
+        news
+    }
+}
+
+/// Objects that wait, by kind and name.
+pub(super) type Waiting = Patience<(Kind, ObjectKey)>;
+
+pub(super) struct Round<'a> {
+    pub(super) index: &'a mut Index,
+    pub(super) writer: &'a Writer,
+    pub(super) waiting: &'a mut Waiting,
+    pub(super) events: &'a Events,
+    /// Monotonic.
+    pub(super) now_ms: u64,
+}
+
+/// How a round ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct End {
+    /// Something was written, or is left for the next round.
+    pub(super) more: bool,
+    /// Something has to wait until it is calm.
+    pub(super) calm_left: bool,
+    /// The API server does not answer as it should.
+    pub(super) unavailable: bool,
+}
+
+/// What became of one write.
+enum Written {
+    /// It is as it should be.
+    Done,
+    /// It stays as it was, and what builds on it waits.
+    Withheld,
+    /// The order would be broken by going on.
+    Stop,
+}
+
+impl Round<'_> {
+    /// Writes what changed. Without `calm`, what only tells how things stand waits.
+    pub(super) async fn write(mut self, outcome: Outcome, calm: bool) -> End {
+        let began = Instant::now();
+        let mut end = End::default();
+        let mut withheld = BTreeSet::new();
+        for (key, status) in &outcome.policies {
+            match self.one::<RolloutPolicy>(key, status, &mut end).await {
+                Written::Done => {}
+                Written::Withheld => withheld.extend(targets(key, status)),
+                Written::Stop => return end,
+            }
+        }
+        if !self.decisions(&outcome, withheld, began, &mut end).await {
+            return end;
+        }
+        let mut pools = Vec::new();
+        for (key, status) in outcome.pools {
+            let last = self.index.pools.objects.get(&key);
+            let Some(last) = last else { continue };
+            let last = last.status.as_ref();
+            if last.and_then(|s| s.decision.as_ref()) == status.decision.as_ref()
+                && last != Some(&status)
+            {
+                pools.push((key, status));
+            }
+        }
+        let mut virtual_servers = Vec::new();
+        for (key, status) in outcome.virtual_servers {
+            let last = self.index.virtual_servers.objects.get(&key);
+            let Some(last) = last else { continue };
+            let last = last.status.as_ref();
+            if last.and_then(|s| s.decision.as_ref()) == status.decision.as_ref()
+                && last != Some(&status)
+                && (calm || acknowledged(last) != acknowledged(Some(&status)))
+            {
+                virtual_servers.push((key, status));
+            } else if last != Some(&status) {
+                end.calm_left = true;
+            }
+        }
+        if calm {
+            self.several::<RealServerPool>(pools, began, &mut end).await;
+        } else {
+            end.calm_left |= !pools.is_empty();
+        }
+        self.several::<VirtualServer>(virtual_servers, began, &mut end)
+            .await;
+        end
+    }
+
+    /// Writes changed decisions in order. Returns whether the round may go on.
+    async fn decisions(
+        &mut self,
+        outcome: &Outcome,
+        mut withheld: BTreeSet<(Kind, ObjectKey)>,
+        began: Instant,
+        end: &mut End,
+    ) -> bool {
+        for (revision, kind, key) in self.changed_decisions(outcome) {
+            if began.elapsed() > BUDGET {
+                end.more = true;
+                return true;
+            }
+            let object = (kind, key);
+            if withheld.contains(&object) {
+                continue;
+            }
+            self.index.raise_floor(revision);
+            let key = &object.1;
+            let written = match kind {
+                Kind::RealServerPool => {
+                    let status = &outcome.pools[key];
+                    self.one::<RealServerPool>(key, status, end).await
+                }
+                _ => {
+                    let status = &outcome.virtual_servers[key];
+                    let mut needs = needed(key, status);
+                    if needs.any(|pool| withheld.contains(&(Kind::RealServerPool, pool))) {
+                        continue;
+                    }
+                    drop(needs);
+                    self.one::<VirtualServer>(key, status, end).await
+                }
+            };
+            match written {
+                Written::Done => {}
+                Written::Withheld => {
+                    withheld.insert(object);
+                }
+                Written::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn changed_decisions(&self, outcome: &Outcome) -> Vec<(u64, Kind, ObjectKey)> {
+        let mut changed = Vec::new();
+        for (key, status) in &outcome.pools {
+            let Some(object) = self.index.pools.objects.get(key) else {
+                continue;
+            };
+            let last = object.status.as_ref().and_then(|s| s.decision.as_ref());
+            if last != status.decision.as_ref() {
+                let revision = RealServerPool::revision(status);
+                changed.push((revision, Kind::RealServerPool, key.clone()));
+            }
+        }
+        for (key, status) in &outcome.virtual_servers {
+            let Some(object) = self.index.virtual_servers.objects.get(key) else {
+                continue;
+            };
+            let last = object.status.as_ref().and_then(|s| s.decision.as_ref());
+            if last != status.decision.as_ref() {
+                let revision = VirtualServer::revision(status);
+                changed.push((revision, Kind::VirtualServer, key.clone()));
+            }
+        }
+        // Of what has the same revision, or none, pools come first.
+        let rank = |kind: Kind| kind != Kind::RealServerPool;
+        changed.sort_by(|a, b| (a.0, rank(a.1), &a.2).cmp(&(b.0, rank(b.1), &b.2)));
+        changed
+    }
+
+    async fn one<K: Kept>(&mut self, key: &ObjectKey, status: &K::Status, end: &mut End) -> Written {
+        let Some(object) = K::store(self.index).objects.get(key) else {
+            return Written::Done;
+        };
+        let waits = (K::KIND, key.clone());
+        if object.status() == Some(status) {
+            self.waiting.succeeded(&waits);
+            return Written::Done;
+        }
+        let stamp = K::store(self.index).stamp(key).cloned().unwrap_or_default();
+        if !self.waiting.allows(&waits, stamp.version, self.now_ms) {
+            return Written::Withheld;
+        }
+        let answer = self.writer.status::<K>(key, &stamp, status).await;
+        self.settle::<K>(key, &stamp, answer, end)
+    }
+
+    async fn several<K: Kept>(
+        &mut self,
+        statuses: Vec<(ObjectKey, K::Status)>,
+        began: Instant,
+        end: &mut End,
+    ) {
+        let mut jobs = Vec::new();
+        for (key, status) in statuses {
+            let stamp = K::store(self.index).stamp(&key).cloned().unwrap_or_default();
+            let waits = (K::KIND, key);
+            if self.waiting.allows(&waits, stamp.version, self.now_ms) {
+                jobs.push((waits.1, stamp, status));
+            }
+        }
+        let writer = self.writer.clone();
+        let late = |_: &(ObjectKey, Stamp, K::Status)| began.elapsed() > 2 * BUDGET;
+        let requests = jobs.into_iter().map(|job| {
+            let writer = &writer;
+            let skip = late;
+            async move {
+                // Looked at when its turn comes.
+                if skip(&job) {
+                    return None;
+                }
+                let (key, stamp, status) = job;
+                let answer = writer.status::<K>(&key, &stamp, &status).await;
+                Some((key, stamp, answer))
+            }
+        });
+        let mut answers = futures::stream::iter(requests).buffer_unordered(AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Some((key, stamp, answer)) => {
+                    self.settle::<K>(&key, &stamp, answer, end);
+                }
+                None => end.calm_left = true,
+            }
+        }
+    }
+
+    /// Takes the answer to a write.
+    fn settle<K: Kept>(
+        &mut self,
+        key: &ObjectKey,
+        stamp: &Stamp,
+        answer: Result<Item<K>, WriteError>,
+        end: &mut End,
+    ) -> Written {
+        let kind = K::KIND;
+        let waits = (kind, key.clone());
+        let about = About {
+            kind: kind.name(),
+            key: key.clone(),
+            uid: stamp.uid.clone(),
+        };
+        let error = match answer {
+            Ok(item) => {
+                end.more = true;
+                self.waiting.succeeded(&waits);
+                self.taken(&about, item);
+                return Written::Done;
+            }
+            Err(error) => error,
+        };
+        let news = self.waiting.failed(&waits, stamp.version, &error, self.now_ms);
+        match &error {
+            WriteError::Stale => {
+                info!(%kind, object = %key, "has changed meanwhile; decides anew");
+                end.more = true;
+            }
+            WriteError::Unavailable(why) => {
+                if news {
+                    warn!(%kind, object = %key, why, "cannot be written now; tries again");
+                }
+                end.unavailable = true;
+                return Written::Stop;
+            }
+            WriteError::FieldManager(_) | WriteError::Refused(_) if news => {
+                warn!(%kind, object = %key, "its status cannot be written: {error}");
+                let reason = if matches!(error, WriteError::Refused(_)) {
+                    "StatusRefused"
+                } else {
+                    "FieldManagerConflict"
+                };
+                self.events.tell(News {
+                    about,
+                    warning: true,
+                    reason: reason.to_owned(),
+                    action: "WriteStatus",
+                    note: error.to_string(),
+                });
+            }
+            WriteError::FieldManager(_) | WriteError::Refused(_) => {}
+        }
+        Written::Withheld
+    }
+
+    fn taken<K: Kept>(&mut self, about: &About, item: Item<K>) {
+        let store = K::store(self.index);
+        let before = store.objects.get(&about.key).and_then(|o| o.status().cloned());
+        store.written(item);
+        let after = store.objects.get(&about.key).and_then(|o| o.status().cloned());
+        let Some(after) = after else { return };
+        tell::<K>(&about.key, &before.clone().unwrap_or_default(), &after);
+        for news in K::news(about, before.as_ref(), &after) {
+            self.events.tell(news);
+        }
+    }
+}
+
+fn acknowledged(status: Option<&VirtualServerStatus>) -> u64 {
+    status
+        .and_then(|status| status.acknowledged.as_ref())
+        .map_or(0, |acknowledged| acknowledged.revision)
+}
+
+/// The pools that a decision sends flows to.
+fn needed<'a>(
+    key: &'a ObjectKey,
+    status: &'a VirtualServerStatus,
+) -> impl Iterator<Item = ObjectKey> + 'a {
+    let pools = status.decision.iter().flat_map(|decision| &decision.pools);
+    pools
+        .filter(|pool| pool.weight > 0)
+        .map(|pool| key.sibling(&pool.name))
+}
+
+/// The virtual server that a policy drives.
+fn targets(key: &ObjectKey, status: &RolloutPolicyStatus) -> Option<(Kind, ObjectKey)> {
+    let run = status.run.as_ref()?;
+    Some((Kind::VirtualServer, key.sibling(&run.virtual_server_name)))
+}
+
+/// Objects that no longer exist wait no longer.
+pub(super) fn forget_gone(waiting: &mut Waiting, index: &Index) {
+    waiting.retain(|(kind, key)| match kind {
+        Kind::VirtualServer => index.virtual_servers.objects.contains_key(key),
+        Kind::RealServerPool => index.pools.objects.contains_key(key),
+        Kind::RolloutPolicy => index.policies.objects.contains_key(key),
+        Kind::LoadBalancerNode => false,
+    });
+}

@@ -1,0 +1,227 @@
+//! Watches: one task for each kind, which reconnects for ever and tells what it sees through one bounded queue.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use sluice_api::{
+    LoadBalancerNode, NODE_LABEL, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer,
+};
+use tokio::sync::mpsc::Sender;
+
+use super::conflict::text;
+use super::facts::{PodFacts, SliceFacts, renewed};
+use super::store::{Delta, Item, Stamp};
+
+/// A watch is begun anew after this time at the latest; the connection is given up a little later. So a connection that died
+/// in silence is noticed.
+const WATCH_SECONDS: u32 = 60;
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// What is watched.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) enum Watched {
+    VirtualServer,
+    RealServerPool,
+    RolloutPolicy,
+    LoadBalancerNode,
+    Lease,
+    Pod,
+    Service,
+    EndpointSlice,
+}
+
+impl Watched {
+    pub(super) const ALL: [Self; 8] = [
+        Self::VirtualServer,
+        Self::RealServerPool,
+        Self::RolloutPolicy,
+        Self::LoadBalancerNode,
+        Self::Lease,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::VirtualServer => "VirtualServer",
+            Self::RealServerPool => "RealServerPool",
+            Self::RolloutPolicy => "RolloutPolicy",
+            Self::LoadBalancerNode => "LoadBalancerNode",
+            Self::Lease => "Lease",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+        }
+    }
+}
+
+/// What a watch tells.
+#[derive(Debug)]
+pub(super) enum Message {
+    VirtualServer(Delta<VirtualServer>),
+    RealServerPool(Delta<RealServerPool>),
+    RolloutPolicy(Delta<RolloutPolicy>),
+    LoadBalancerNode(Delta<LoadBalancerNode>),
+    Lease(Delta<Option<Time>>),
+    Pod(Delta<PodFacts>),
+    Service(Delta<()>),
+    EndpointSlice(Delta<SliceFacts>),
+    /// A watch was lost; it is tried again.
+    Lost(Watched, String),
+}
+
+/// Starts all watches. They end when the receiver is gone.
+pub(super) fn start(client: &Client, namespace: &str, queue: &Sender<Message>) {
+    let all = watcher::Config::default().timeout(WATCH_SECONDS);
+    let task = Task { client, queue };
+    task.own(Watched::VirtualServer, &all, Message::VirtualServer);
+    task.own(Watched::RealServerPool, &all, Message::RealServerPool);
+    task.own(Watched::RolloutPolicy, &all, Message::RolloutPolicy);
+    task.own(Watched::LoadBalancerNode, &all, Message::LoadBalancerNode);
+    let pods = Api::<DeserializeGuard<Pod>>::all(client.clone());
+    task.foreign(Watched::Pod, watch(pods, all.clone()), PodFacts::of, Message::Pod);
+    let slices = Api::<DeserializeGuard<EndpointSlice>>::all(client.clone());
+    task.foreign(
+        Watched::EndpointSlice,
+        watch(slices, all.clone()),
+        SliceFacts::of,
+        Message::EndpointSlice,
+    );
+    let leases = Api::<DeserializeGuard<Lease>>::namespaced(client.clone(), namespace);
+    task.foreign(
+        Watched::Lease,
+        watch(leases, all.clone().labels(NODE_LABEL)),
+        renewed,
+        Message::Lease,
+    );
+    let services = watch(Api::<PartialObjectMeta<Service>>::all(client.clone()), all);
+    let services = services.map(|event| event.map(|event| map(event, service)));
+    tokio::spawn(follow(Watched::Service, services, queue.clone(), Message::Service));
+}
+
+struct Task<'a> {
+    client: &'a Client,
+    queue: &'a Sender<Message>,
+}
+
+impl Task<'_> {
+    /// Watches one of our kinds.
+    fn own<K>(&self, kind: Watched, config: &watcher::Config, message: fn(Delta<K>) -> Message)
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let api = Api::<DeserializeGuard<K>>::all(self.client.clone());
+        let strip = |mut object: K| {
+            object.meta_mut().managed_fields = None;
+            object
+        };
+        self.foreign(kind, watch(api, config.clone()), strip, message);
+    }
+
+    /// Watches another kind, of which `keep` says what to keep.
+    fn foreign<K, T>(
+        &self,
+        kind: Watched,
+        events: impl futures::Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send + 'static,
+        keep: fn(K) -> T,
+        message: fn(Delta<T>) -> Message,
+    ) where
+        K: Resource + Send + 'static,
+        T: Send + 'static,
+    {
+        let deltas = events.map(move |event| {
+            event.map(|event| map(event, |guard| guarded(guard, keep)))
+        });
+        tokio::spawn(follow(kind, deltas, self.queue.clone(), message));
+    }
+}
+
+async fn follow<T>(
+    kind: Watched,
+    deltas: impl futures::Stream<Item = watcher::Result<Delta<T>>> + Send,
+    queue: Sender<Message>,
+    message: fn(Delta<T>) -> Message,
+) {
+    let mut deltas = std::pin::pin!(deltas.backoff(Delays::default()));
+    while let Some(delta) = deltas.next().await {
+        let told = match delta {
+            Ok(delta) => message(delta),
+            Err(error) => Message::Lost(kind, text(&error)),
+        };
+        if queue.send(told).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn map<K, T>(event: Event<K>, item: impl Fn(K) -> Item<T>) -> Delta<T> {
+    match event {
+        Event::Init => Delta::Init,
+        Event::InitApply(object) => Delta::InitApply(item(object)),
+        Event::InitDone => Delta::InitDone,
+        Event::Apply(object) => Delta::Apply(item(object)),
+        Event::Delete(object) => {
+            let Item { key, stamp, .. } = item(object);
+            Delta::Delete(key, stamp)
+        }
+    }
+}
+
+/// One object that cannot be decoded does not end the watch.
+fn guarded<K: Resource, T>(guard: DeserializeGuard<K>, keep: fn(K) -> T) -> Item<T> {
+    let meta = guard.meta();
+    Item {
+        key: ObjectKey::new(
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        ),
+        stamp: Stamp::of(meta),
+        content: guard.0.map(keep).map_err(|invalid| invalid.error),
+    }
+}
+
+fn service(meta: PartialObjectMeta<Service>) -> Item<()> {
+    Item {
+        key: ObjectKey::of(&meta),
+        stamp: Stamp::of(&meta.metadata),
+        content: Ok(()),
+    }
+}
+
+/// Delays between attempts: they double up to a limit, with up to a quarter more by the clock, so that not all come at once.
+#[derive(Debug, Default)]
+struct Delays {
+    last: Option<Duration>,
+}
+
+impl Iterator for Delays {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let delay = self
+            .last
+            .map_or(FIRST_DELAY, |last| (last * 2).min(LONGEST_DELAY));
+        self.last = Some(delay);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let jitter = now.map_or(0, |now| now.subsec_nanos()) % 256;
+        Some(delay + delay * jitter / 1024)
+    }
+}
+
+impl Backoff for Delays {
+    fn reset(&mut self) {
+        self.last = None;
+    }
+}

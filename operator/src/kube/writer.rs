@@ -1,0 +1,112 @@
+//! Writes to the API server, one request each, with a deadline.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use sluice_api::{API_VERSION, OPERATOR_MANAGER, ObjectKey};
+use tokio::time::timeout;
+
+use super::conflict::WriteError;
+use super::index::answered;
+use super::store::{Item, Stamp};
+use crate::managed::Managed;
+use crate::metrics::{Metrics, WriteLabels};
+
+/// How long an answer is waited for.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub(super) struct Writer {
+    client: Client,
+    metrics: Arc<Metrics>,
+}
+
+impl Writer {
+    pub(super) fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+        Self { client, metrics }
+    }
+
+    /// Writes a status over the version that it was computed from, and never against another field manager.
+    pub(super) async fn status<K>(
+        &self,
+        key: &ObjectKey,
+        stamp: &Stamp,
+        status: &K::Status,
+    ) -> Result<Item<K>, WriteError>
+    where
+        K: Managed
+            + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        let body = json!({
+            "apiVersion": API_VERSION,
+            "kind": K::KIND.name(),
+            "metadata": {
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": stamp.uid,
+                "resourceVersion": stamp.version.to_string(),
+            },
+            "status": status,
+        });
+        let api = Api::<K>::namespaced(self.client.clone(), &key.namespace);
+        let parameters = PatchParams::apply(OPERATOR_MANAGER);
+        let patch = Patch::Apply(&body);
+        let request = api.patch_status(&key.name, &parameters, &patch);
+        self.finish(K::KIND.name(), request).await.map(answered)
+    }
+
+    /// Writes a slice, which is ours alone.
+    pub(super) async fn slice(&self, slice: &EndpointSlice) -> Result<EndpointSlice, WriteError> {
+        let key = ObjectKey::of(slice);
+        let parameters = PatchParams::apply(OPERATOR_MANAGER).force();
+        let patch = Patch::Apply(slice);
+        let api = self.slices(&key.namespace);
+        let request = api.patch(&key.name, &parameters, &patch);
+        self.finish("EndpointSlice", request).await
+    }
+
+    /// Deletes a slice of ours. One that is gone already is as good.
+    pub(super) async fn delete_slice(&self, key: &ObjectKey) -> Result<(), WriteError> {
+        let api = self.slices(&key.namespace);
+        let parameters = DeleteParams::default();
+        let request = async {
+            match api.delete(&key.name, &parameters).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                answer => answer.map(drop),
+            }
+        };
+        self.finish("EndpointSlice", request).await
+    }
+
+    fn slices(&self, namespace: &str) -> Api<EndpointSlice> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    async fn finish<T>(
+        &self,
+        kind: &'static str,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, WriteError> {
+        let result = match timeout(DEADLINE, request).await {
+            Ok(answer) => answer.map_err(|error| WriteError::of(&error)),
+            Err(_) => Err(WriteError::Unavailable(format!(
+                "no answer within {} s",
+                DEADLINE.as_secs()
+            ))),
+        };
+        let name = result.as_ref().map_or_else(WriteError::name, |_| "ok");
+        let labels = WriteLabels { kind, result: name };
+        self.metrics.writes.get_or_create(&labels).inc();
+        result
+    }
+}

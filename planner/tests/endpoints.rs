@@ -1,0 +1,195 @@
+//! From EndpointSlices to the servers of a pool.
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::{Value, json};
+use sluice_api::{DecidedEndpoints, EndpointSource, TargetPort as ApiPort};
+use sluice_planner::{Pool, Server, Slice, Slices};
+
+fn slice(labels: &Value, ports: &Value, endpoints: &Value) -> Option<Slice> {
+    let object: EndpointSlice = serde_json::from_value(json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "any", "namespace": "shop", "labels": labels},
+        "addressType": "IPv4",
+        "ports": ports,
+        "endpoints": endpoints,
+    }))
+    .expect("an EndpointSlice");
+    Slice::read(&object)
+}
+
+fn of_service(ports: &Value, endpoints: &Value) -> Slice {
+    slice(
+        &json!({"kubernetes.io/service-name": "web"}),
+        ports,
+        endpoints,
+    )
+    .expect("a Service's slice")
+}
+
+fn decided(source: EndpointSource, target_ports: Value) -> DecidedEndpoints {
+    let target_ports: Vec<ApiPort> = serde_json::from_value(target_ports).expect("target ports");
+    DecidedEndpoints {
+        source,
+        name: "web".to_owned(),
+        target_ports,
+    }
+}
+
+fn pool(slices: &[Slice], decided: &DecidedEndpoints) -> Pool {
+    Slices::new(slices).pool("shop", decided)
+}
+
+/// Address and weight of each server.
+fn weights(pool: &Pool) -> Vec<(String, u32)> {
+    let servers = pool.servers.iter();
+    servers
+        .map(|server| (server.address.to_string(), server.weight))
+        .collect()
+}
+
+fn port(server: &Server, name: &str) -> Option<Option<u16>> {
+    let entry = server.target_ports.iter().find(|port| port.name == name);
+    entry.map(|entry| entry.port)
+}
+
+#[test]
+fn ready_endpoints_take_new_flows_and_the_others_keep_theirs() {
+    let slice = of_service(
+        &json!([]),
+        &json!([
+            {"addresses": ["10.0.0.1"], "conditions": {"ready": true}},
+            {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": false}},
+            {"addresses": ["10.0.0.3"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+            {"addresses": ["10.0.0.4"]},
+        ]),
+    );
+    let pool = pool(&[slice], &decided(EndpointSource::Service, json!([])));
+    let expected = [
+        ("10.0.0.1", 1),
+        ("10.0.0.2", 0),
+        ("10.0.0.3", 0),
+        ("10.0.0.4", 1),
+    ];
+    assert_eq!(
+        weights(&pool),
+        expected.map(|(address, weight)| (address.to_owned(), weight))
+    );
+}
+
+#[test]
+fn without_a_ready_endpoint_those_that_serve_to_their_end_take_new_flows() {
+    let slice = of_service(
+        &json!([]),
+        &json!([
+            {"addresses": ["10.0.0.1"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+            {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": false, "terminating": true}},
+            {"addresses": ["10.0.0.3"], "conditions": {"ready": false}},
+            {"addresses": ["2001:db8::1"], "conditions": {"ready": true}},
+        ]),
+    );
+    let pool = pool(&[slice], &decided(EndpointSource::Service, json!([])));
+    let expected = [
+        ("10.0.0.1", 1),
+        ("10.0.0.2", 0),
+        ("10.0.0.3", 0),
+        ("2001:db8::1", 1),
+    ];
+    assert_eq!(
+        weights(&pool),
+        expected.map(|(address, weight)| (address.to_owned(), weight))
+    );
+}
+
+#[test]
+fn an_endpoint_in_two_slices_is_one_server() {
+    let ports = json!([{"name": "http", "port": 8080}]);
+    let slices = [
+        of_service(
+            &ports,
+            &json!([{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}]),
+        ),
+        of_service(
+            &ports,
+            &json!([{"addresses": ["10.0.0.1"], "conditions": {"ready": true}}]),
+        ),
+    ];
+    let pool = pool(&slices, &decided(EndpointSource::Service, json!([])));
+    assert_eq!(weights(&pool), [("10.0.0.1".to_owned(), 1)]);
+}
+
+#[test]
+fn ports_of_a_service_go_by_name() {
+    let endpoints = json!([{"addresses": ["10.0.0.1"]}]);
+    let slices = [of_service(
+        &json!([{"name": "http", "port": 8080}, {"name": "admin", "port": 9000}]),
+        &endpoints,
+    )];
+    let targets = json!([
+        {"name": "https", "port": 8443},
+        {"name": "extra", "port": "admin"},
+        {"name": "gone", "port": "nowhere"},
+    ]);
+    let pool = pool(&slices, &decided(EndpointSource::Service, targets));
+    let server = &pool.servers[0];
+    assert_eq!(
+        port(server, "http"),
+        Some(Some(8080)),
+        "the Service's own name"
+    );
+    assert_eq!(port(server, "https"), Some(Some(8443)), "a number");
+    assert_eq!(port(server, "extra"), Some(Some(9000)), "another name");
+    assert_eq!(
+        port(server, "gone"),
+        Some(None),
+        "a name that the Service lacks"
+    );
+    assert_eq!(server.default_port, None);
+}
+
+#[test]
+fn the_only_port_of_a_service_serves_every_port() {
+    let slices = [of_service(
+        &json!([{"port": 8080}]),
+        &json!([{"addresses": ["10.0.0.1"]}]),
+    )];
+    let pool = pool(&slices, &decided(EndpointSource::Service, json!([])));
+    assert_eq!(pool.servers[0].default_port, Some(8080));
+}
+
+#[test]
+fn pods_keep_the_port_unless_the_pool_names_another() {
+    let labels = json!({"sluice.dev/pool": "web", "kubernetes.io/service-name": "other"});
+    let slice = slice(
+        &labels,
+        &json!([{"name": "web-port", "port": 3000}]),
+        &json!([{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "web-1"}}]),
+    );
+    let slices = [slice.expect("a pool's slice")];
+    let targets = json!([{"name": "http", "port": "web-port"}, {"name": "https", "port": 8443}]);
+    let pool = pool(&slices, &decided(EndpointSource::Pods, targets));
+    let server = &pool.servers[0];
+    assert_eq!(server.name, "web-1");
+    assert_eq!(port(server, "http"), Some(Some(3000)));
+    assert_eq!(port(server, "https"), Some(Some(8443)));
+    assert_eq!(
+        port(server, "web-port"),
+        None,
+        "the container's name is not the virtual server's"
+    );
+    assert_eq!(server.default_port, None);
+}
+
+#[test]
+fn slices_of_others_and_nonsense_count_for_nothing() {
+    assert!(slice(&json!({}), &json!([]), &json!([])).is_none());
+    let slices = [of_service(
+        &json!([{"name": "http"}, {"name": "far", "port": 70_000}]),
+        &json!([{"addresses": ["name.example"]}, {"addresses": []}, {"addresses": ["10.0.0.1"]}]),
+    )];
+    let other = decided(EndpointSource::Pods, json!([]));
+    assert!(pool(&slices, &other).servers.is_empty());
+    let pool = pool(&slices, &decided(EndpointSource::Service, json!([])));
+    assert_eq!(weights(&pool).len(), 1);
+    assert!(pool.servers[0].target_ports.is_empty());
+}

@@ -1,0 +1,45 @@
+//! Where the programs of Kubernetes are.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// The path of etcd, helm, kubectl or one of the programs of Kubernetes.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let path = built("kube/bin").join(name);
+    if !path.exists() {
+        bail!(
+            "{} is missing: `make setup` builds Kubernetes for tests",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// The archive of a container image, such as `web`.
+pub(super) fn image(name: &str) -> Result<PathBuf> {
+    let path = built("images").join(name).with_extension("tar");
+    if !path.exists() {
+        bail!(
+            "{} is missing: `cargo xtask images` writes it",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// A program of the machine's.
+pub(super) fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+fn built(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target")
+        .join(path)
+}

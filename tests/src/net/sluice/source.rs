@@ -1,0 +1,154 @@
+//! Where manifests go and where statuses come from: a directory, or the API of a real Kubernetes.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sluice_api::{GROUP, Kind, VERSION, schema};
+
+use crate::kube::{ControlPlane, Part};
+use crate::net::fabric::Fabric;
+
+/// Namespace of the objects, and of the Leases of agents.
+const NAMESPACE: &str = "default";
+
+/// What users write manifests to.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Standalone mode.
+    Directory(PathBuf),
+    /// Kubernetes: etcd and API server, no nodes.
+    Cluster {
+        control: Box<ControlPlane>,
+        /// Manifests by name, for their removal.
+        applied: RefCell<BTreeMap<String, String>>,
+    },
+}
+
+#[derive(Deserialize)]
+struct StatusFile<T> {
+    status: T,
+}
+
+impl Source {
+    pub(super) fn directory(fabric: &Fabric) -> Result<Self> {
+        let directory = fabric.run().directory().join("manifests");
+        fs::create_dir(&directory)?;
+        Ok(Self::Directory(directory))
+    }
+
+    /// Starts an API server on the fabric's segment and gives it Sluice's definitions.
+    pub(super) fn cluster(fabric: &Fabric) -> Result<Self> {
+        let (namespace, address) = fabric.connect_control()?;
+        let control = ControlPlane::start(fabric.run(), &namespace, address, &Part::API)?;
+        control.admin().define_kinds()?;
+        Ok(Self::Cluster {
+            control: Box::new(control),
+            applied: RefCell::default(),
+        })
+    }
+
+    /// The control plane, if there is one.
+    pub(super) fn control(&self) -> Option<&ControlPlane> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Cluster { control, .. } => Some(control),
+        }
+    }
+
+    /// Gives the manifest called `file`, as a whole and at once.
+    pub(super) fn apply(&self, file: &str, text: &str) -> Result<()> {
+        match self {
+            Self::Directory(directory) => {
+                let hidden = directory.join(format!(".{file}.new"));
+                fs::write(&hidden, text)?;
+                fs::rename(&hidden, directory.join(format!("{file}.yaml")))?;
+            }
+            Self::Cluster { control, applied } => {
+                control.admin().apply(text)?;
+                applied
+                    .borrow_mut()
+                    .insert(file.to_owned(), text.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a manifest away.
+    pub(super) fn remove(&self, file: &str) -> Result<()> {
+        match self {
+            Self::Directory(directory) => fs::remove_file(directory.join(format!("{file}.yaml")))?,
+            Self::Cluster { control, applied } => {
+                let text = applied.borrow_mut().remove(file);
+                let text = text.with_context(|| format!("{file} was never applied"))?;
+                let admin = control.admin();
+                admin.kubectl_with(["delete", "--wait", "-f", "-"], &text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An object's status; `None` if there is none.
+    pub(super) fn status<T: DeserializeOwned>(&self, kind: Kind, name: &str) -> Option<T> {
+        match self {
+            Self::Directory(directory) => {
+                let mut path = directory.join(".status").join(kind.name());
+                if kind.namespaced() {
+                    path.push(NAMESPACE);
+                }
+                path.push(format!("{name}.yaml"));
+                let text = fs::read_to_string(path).ok()?;
+                let file: StatusFile<T> = serde_saphyr::from_str(&text).ok()?;
+                Some(file.status)
+            }
+            Self::Cluster { control, .. } => {
+                let status = read_status(control, kind, name).ok()??;
+                serde_json::from_value(status).ok()
+            }
+        }
+    }
+
+    /// Tells a daemon where manifests are.
+    pub(super) fn tell(&self, command: &mut Command) {
+        match self {
+            Self::Directory(directory) => command.arg("--dir").arg(directory),
+            Self::Cluster { control, .. } => {
+                let kubeconfig = control.admin().kubeconfig().path();
+                let command = command.arg("--kubeconfig").arg(kubeconfig);
+                command.args(["--namespace", NAMESPACE])
+            }
+        };
+    }
+
+    /// The directory of standalone mode.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Directory(directory) => Some(directory),
+            Self::Cluster { .. } => None,
+        }
+    }
+}
+
+fn read_status(control: &ControlPlane, kind: Kind, name: &str) -> Result<Option<Value>> {
+    let names = schema::definition(kind).spec.names;
+    let kind_of_api = GroupVersionKind::gvk(GROUP, VERSION, kind.name());
+    let resource = ApiResource::from_gvk_with_plural(&kind_of_api, &names.plural);
+    let name = name.to_owned();
+    control.admin().with_client(async move |client| {
+        let api: Api<DynamicObject> = if kind.namespaced() {
+            Api::namespaced_with(client, NAMESPACE, &resource)
+        } else {
+            Api::all_with(client, &resource)
+        };
+        let object = api.get_opt(&name).await?;
+        Ok(object.and_then(|object| object.data.get("status").cloned()))
+    })
+}

@@ -1,0 +1,317 @@
+//! The Helm chart on a real API server: what it installs is accepted, does what it is for, and goes away.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use sluice_tests::kube::chart::{RELEASE_NAMESPACE, REQUIRED_VALUES, directory};
+use sluice_tests::kube::{Account, ControlPlane, Credentials, Part};
+use sluice_tests::net::{Run, until};
+
+const LIMIT: Duration = Duration::from_mins(1);
+
+const VIRTUAL_SERVER: &str = r"
+apiVersion: sluice.dev/v1alpha1
+kind: VirtualServer
+metadata: {name: web, namespace: default}
+spec:
+  addresses: [{ip: 203.0.113.10}]
+  ports: [{name: http, protocol: TCP, port: 80}]
+  forwarding: {mode: FullNAT}
+  pools: [{name: web, weight: 100}]
+";
+
+/// Runs helm, for which a warning of the API server is an error, and returns what it wrote.
+fn helm(account: &Account, arguments: &[&str]) -> Result<String, String> {
+    let mut command = account.command("helm").unwrap();
+    let namespace = ["--namespace", RELEASE_NAMESPACE];
+    let output = command.args(arguments).args(namespace).output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() {
+        assert!(!complaint.contains("arning"), "{complaint}");
+        Ok(String::from_utf8(output.stdout).unwrap())
+    } else {
+        Err(complaint)
+    }
+}
+
+fn install(account: &Account, chart: &Path, verb: &str, more: &[&str]) {
+    let release = [verb, "sluice", chart.to_str().unwrap()];
+    helm(account, &[&release, &REQUIRED_VALUES[..], more].concat()).unwrap();
+}
+
+fn install_anew(account: &Account) {
+    install(account, &directory(), "install", &["--create-namespace"]);
+}
+
+fn node(name: &str) -> String {
+    format!(
+        "{{apiVersion: sluice.dev/v1alpha1, kind: LoadBalancerNode, metadata: {{name: {name}}}, \
+         spec: {{interfaces: [eth0]}}}}"
+    )
+}
+
+fn status(name: &str) -> String {
+    format!(
+        "{{apiVersion: sluice.dev/v1alpha1, kind: LoadBalancerNode, metadata: {{name: {name}}}, \
+         status: {{acknowledgedRevision: 7}}}}"
+    )
+}
+
+fn lease(name: &str) -> String {
+    format!(
+        "{{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {{name: {name}, namespace: {RELEASE_NAMESPACE}}}, \
+         spec: {{holderIdentity: someone}}}}"
+    )
+}
+
+const CREATE: &[&str] = &["create", "-f", "-"];
+const APPLY: &[&str] = &["apply", "--server-side", "-f", "-"];
+const APPLY_STATUS: &[&str] = &["apply", "--server-side", "--subresource=status", "-f", "-"];
+
+/// The agent's account as a pod on node `one` has it.
+fn agent_on_node_one(control: &ControlPlane) -> Account {
+    let admin = control.admin();
+    admin
+        .apply("{apiVersion: v1, kind: Node, metadata: {name: one}}")
+        .unwrap();
+    admin
+        .apply(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: agent, namespace: {RELEASE_NAMESPACE}}}, \
+             spec: {{nodeName: one, serviceAccountName: sluice-agent, containers: [{{name: a, image: localhost/a:1}}]}}}}"
+        ))
+        .unwrap();
+    let token = admin
+        .kubectl([
+            "create",
+            "token",
+            "sluice-agent",
+            "--namespace",
+            RELEASE_NAMESPACE,
+            "--bound-object-kind=Pod",
+            "--bound-object-name=agent",
+        ])
+        .unwrap();
+    let credentials = Credentials::Token(token.trim().to_owned());
+    control.account("agent-on-one", &credentials).unwrap()
+}
+
+fn refusal(account: &Account, arguments: &[&str], manifest: &str) -> String {
+    account
+        .kubectl_with(arguments, manifest)
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn an_agent_writes_its_own_nodes_objects_only() {
+    let run = Run::start().unwrap();
+    let control = ControlPlane::api(&run, "control").unwrap();
+    install_anew(control.admin());
+    let agent = agent_on_node_one(&control);
+    let unbound = control
+        .service_account(RELEASE_NAMESPACE, "sluice-agent")
+        .unwrap();
+
+    // Roles and policy count from when the API server has noticed them.
+    let only_own = "the agent of node one may write one only, not two";
+    let dry = ["create", "--dry-run=server", "-f", "-"];
+    let mut last = String::new();
+    until("the policy to count", LIMIT, || {
+        last = agent
+            .kubectl_with(dry, &node("two"))
+            .err()
+            .map_or("accepted".to_owned(), |error| error.to_string());
+        last.contains(only_own)
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {last}"));
+
+    agent.kubectl_with(CREATE, &node("one")).unwrap();
+    agent.kubectl_with(APPLY_STATUS, &status("one")).unwrap();
+    let lease_one = lease("sluice-node-one");
+    agent.kubectl_with(APPLY, &lease_one).unwrap();
+    let renewed = lease_one.replace("someone", "another");
+    agent.kubectl_with(APPLY, &renewed).unwrap();
+
+    control.admin().apply(&node("two")).unwrap();
+    for (arguments, manifest, told) in [
+        (CREATE, node("three"), "not three"),
+        (APPLY_STATUS, status("two"), "not two"),
+        (
+            APPLY,
+            lease("sluice-node-two"),
+            "may write sluice-node-one only",
+        ),
+        (APPLY, lease("one"), "may write sluice-node-one only"),
+        (
+            CREATE,
+            node("three").replace("name:", "generateName:"),
+            "may write one only",
+        ),
+    ] {
+        let message = refusal(&agent, arguments, &manifest);
+        assert!(message.contains(told), "{manifest}: {message}");
+    }
+    for (arguments, manifest) in [
+        (CREATE, node("three")),
+        (APPLY_STATUS, status("one")),
+        (APPLY, lease_one.clone()),
+    ] {
+        let message = refusal(&unbound, arguments, &manifest);
+        assert!(message.contains("not bound to a node"), "{message}");
+    }
+    // The policy is about agents: whoever else may write these objects goes on doing so.
+    control.admin().apply(&lease("sluice-node-two")).unwrap();
+    for arguments in [
+        &["delete", "lbnode", "one"][..],
+        &["label", "lbnode", "one", "a=b"],
+        &["get", "pods", "--all-namespaces"],
+        &["get", "leases", "--namespace", RELEASE_NAMESPACE],
+    ] {
+        let message = agent.kubectl(arguments).unwrap_err().to_string();
+        assert!(message.contains("forbidden"), "{message}");
+    }
+}
+
+#[test]
+fn upgrades_bring_the_definitions_along() {
+    let run = Run::start().unwrap();
+    let control = ControlPlane::api(&run, "control").unwrap();
+    let admin = control.admin();
+    install_anew(admin);
+    let copy = run.directory().join("chart");
+    copy_directory(&directory(), &copy);
+    let file = copy.join("files/crds/loadbalancernodes.sluice.dev.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("- lbnode\n", "- lbnode\n    - lbn\n")).unwrap();
+    install(admin, &copy, "upgrade", &[]);
+    let names = ["get", "crd", "loadbalancernodes.sluice.dev"];
+    admin
+        .until(&names, LIMIT, |definition| {
+            definition["status"]["acceptedNames"]["shortNames"]
+                == serde_json::json!(["lbnode", "lbn"])
+        })
+        .unwrap();
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Names of what is left of the release, definitions aside.
+fn remains(admin: &Account) -> Vec<String> {
+    let kinds = "deployments,daemonsets,jobs,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,\
+                 networkpolicies,validatingadmissionpolicies,validatingadmissionpolicybindings";
+    let selector = "app.kubernetes.io/instance=sluice";
+    let list = admin
+        .json(["get", kinds, "--all-namespaces", "--selector", selector])
+        .unwrap();
+    let name = |object: &Value| format!("{}/{}", object["kind"], object["metadata"]["name"]);
+    list["items"].as_array().unwrap().iter().map(name).collect()
+}
+
+#[test]
+fn uninstalling_asks_the_nodes_first_and_leaves_users_objects() {
+    let run = Run::start().unwrap();
+    let control = ControlPlane::alone(&run, "control", &Part::API_AND_CONTROLLERS).unwrap();
+    let admin = control.admin();
+    install_anew(admin);
+    let definitions = ["get", "crd", "virtualservers.sluice.dev"];
+    for object in [
+        "crd/virtualservers.sluice.dev",
+        "crd/loadbalancernodes.sluice.dev",
+    ] {
+        admin.await_condition(object, "Established", LIMIT).unwrap();
+    }
+    admin.apply(VIRTUAL_SERVER).unwrap();
+    admin.apply(&node("one")).unwrap();
+
+    let account = admin.clone();
+    let uninstall =
+        thread::spawn(move || helm(&account, &["uninstall", "sluice", "--timeout=60s"]));
+    let selector = "--selector=app.kubernetes.io/component=detach";
+    let pods = ["get", "pods", "--namespace", RELEASE_NAMESPACE, selector];
+    let found = admin
+        .until(&pods, LIMIT, |pods| pods["items"][0].is_object())
+        .unwrap();
+    let pod = &found["items"][0];
+    assert_eq!(pod["spec"]["containers"][0]["args"][0], "detach-nodes");
+    // Nothing is deleted while the Job runs.
+    admin
+        .kubectl([
+            "get",
+            "daemonset/sluice-agent",
+            "--namespace",
+            RELEASE_NAMESPACE,
+        ])
+        .unwrap();
+
+    // No node runs the pod: what its program would do, with its account.
+    let detach = control
+        .service_account(RELEASE_NAMESPACE, "sluice-detach")
+        .unwrap();
+    detach
+        .until(&["get", "lbnode", "one"], LIMIT, |_| true)
+        .unwrap();
+    for line in [
+        "annotate lbnode one sluice.dev/detach=requested",
+        "wait lbnode one --for=jsonpath={.metadata.annotations} --timeout=30s",
+        "delete lbnode one",
+    ] {
+        detach.kubectl(line.split(' ')).unwrap();
+    }
+    detach.kubectl(["get", "virtualservers"]).unwrap_err();
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    admin
+        .kubectl([
+            "patch",
+            "pod",
+            name,
+            "--namespace",
+            RELEASE_NAMESPACE,
+            "--subresource=status",
+            "--patch={\"status\": {\"phase\": \"Succeeded\"}}",
+        ])
+        .unwrap();
+    uninstall.join().unwrap().unwrap();
+    assert_eq!(remains(admin), Vec::<String>::new());
+    admin.kubectl(["get", "virtualserver", "web"]).unwrap();
+
+    // Definitions that were kept belong to the next release of the name; without keep they go with it.
+    install(admin, &directory(), "install", &["--set=crds.keep=false"]);
+    admin.kubectl(["get", "virtualserver", "web"]).unwrap();
+    helm(admin, &["uninstall", "sluice", "--no-hooks"]).unwrap();
+    until("the definitions to go", LIMIT, || {
+        admin
+            .kubectl(definitions)
+            .is_err_and(|error| error.to_string().contains("NotFound"))
+    })
+    .unwrap();
+    assert_eq!(remains(admin), Vec::<String>::new());
+}
+
+#[test]
+fn every_value_leads_to_objects_that_the_api_server_takes() {
+    let run = Run::start().unwrap();
+    let control = ControlPlane::api(&run, "control").unwrap();
+    let directory_of_tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+    let values = format!("--values={directory_of_tests}/chart/everything.yaml");
+    install(
+        control.admin(),
+        &directory(),
+        "install",
+        &["--create-namespace", &values],
+    );
+}
