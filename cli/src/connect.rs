@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use anyhow::{Context as _, anyhow, bail};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client};
 use sluice_api::{RolloutPolicy, VirtualServer};
 
@@ -42,19 +42,22 @@ pub async fn connect(flags: &Connection) -> anyhow::Result<Cluster> {
     })
 }
 
+/// The client's error has its causes in its own text.
+fn none(error: KubeconfigError) -> anyhow::Error {
+    anyhow!("no cluster configuration: {error}; {REMEDY}")
+}
+
 async fn config(flags: &Connection) -> anyhow::Result<Config> {
     let given = flags.kubeconfig.is_some() || flags.context.is_some();
     let file = match &flags.kubeconfig {
-        Some(path) => Kubeconfig::read_from(path)
-            .with_context(|| format!("cannot read {}", path.display()))
-            .context(format!("no cluster configuration: {REMEDY}"))?,
+        Some(path) => Kubeconfig::read_from(path).map_err(none)?,
         None => match Kubeconfig::read() {
             Ok(file) => file,
             Err(error) => {
                 if !given && let Ok(config) = Config::incluster() {
                     return Ok(config);
                 }
-                return Err(error).context(format!("no cluster configuration: {REMEDY}"));
+                return Err(none(error));
             }
         },
     };

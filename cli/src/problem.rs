@@ -172,12 +172,12 @@ pub fn not_found(kind: &str, name: &str, namespace: &str, known: &[String]) -> S
         text.push_str(", and no other one: is it the right namespace? (-n)");
         return text;
     }
+    // A transposition counts 2.
+    let far = name.chars().count().div_ceil(2).clamp(1, 3);
     let mut near: Vec<(usize, &String)> = known
         .iter()
         .map(|other| (distance(name, other), other))
-        .filter(|(distance, other)| {
-            *distance <= 1 + name.chars().count() / 4 || other.contains(name)
-        })
+        .filter(|(distance, other)| *distance <= far || other.contains(name))
         .collect();
     near.sort();
     match near.first() {
@@ -231,12 +231,12 @@ mod tests {
     fn near_names_are_suggested() {
         let known = ["web".to_owned(), "api".to_owned()];
         assert_eq!(
-            not_found("VirtualServer", "wbe", "shop", &known),
-            "no VirtualServer wbe in namespace shop. There are: web, api"
+            not_found("VirtualServer", "shop", "shop", &known),
+            "no VirtualServer shop in namespace shop. There are: web, api"
         );
         assert_eq!(
-            not_found("VirtualServer", "webb", "shop", &known),
-            "no VirtualServer webb in namespace shop: did you mean web? There are: web, api"
+            not_found("VirtualServer", "wbe", "shop", &known),
+            "no VirtualServer wbe in namespace shop: did you mean web? There are: web, api"
         );
         assert!(not_found("VirtualServer", "web", "shop", &[]).contains("right namespace"));
     }
