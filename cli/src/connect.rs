@@ -43,21 +43,21 @@ pub async fn connect(flags: &Connection) -> anyhow::Result<Cluster> {
 }
 
 /// The client's error has its causes in its own text.
-fn none(error: KubeconfigError) -> anyhow::Error {
+fn none(error: &KubeconfigError) -> anyhow::Error {
     anyhow!("no cluster configuration: {error}; {REMEDY}")
 }
 
 async fn config(flags: &Connection) -> anyhow::Result<Config> {
     let given = flags.kubeconfig.is_some() || flags.context.is_some();
     let file = match &flags.kubeconfig {
-        Some(path) => Kubeconfig::read_from(path).map_err(none)?,
+        Some(path) => Kubeconfig::read_from(path).map_err(|error| none(&error))?,
         None => match Kubeconfig::read() {
             Ok(file) => file,
             Err(error) => {
                 if !given && let Ok(config) = Config::incluster() {
                     return Ok(config);
                 }
-                return Err(none(error));
+                return Err(none(&error));
             }
         },
     };

@@ -21,9 +21,7 @@ pub fn diff(previous: Option<&RolloutView>, current: &RolloutView) -> Vec<String
             let entered = entered(previous, current);
             let new_step = entered.is_some();
             lines.extend(entered);
-            if let (Some(live), Some(step)) = (current.live, &current.step)
-                && tells_live(previous, current, new_step, live)
-            {
+            if let (Some(live), Some(step)) = (live(previous, current, new_step), &current.step) {
                 lines.push(format!(
                     "step {} ({} %): live on {}/{} nodes",
                     step.index, step.weight, live.nodes, live.live_nodes
@@ -85,19 +83,37 @@ fn entered(previous: &RolloutView, current: &RolloutView) -> Option<String> {
     (!same).then_some(at)
 }
 
-fn tells_live(
-    previous: &RolloutView,
-    current: &RolloutView,
-    new_step: bool,
-    live: LiveNodes,
-) -> bool {
+/// On how many nodes the step is live, where that changed. The policy's status is written before the virtual server's: once
+/// it says that the step is live, it is so on all of them, and only what falls behind again is news.
+fn live(previous: &RolloutView, current: &RolloutView, new_step: bool) -> Option<LiveNodes> {
+    let reached = |view: &RolloutView| {
+        view.step
+            .as_ref()
+            .is_some_and(|step| step.live_time.is_some())
+    };
+    let counted = |view: &RolloutView| {
+        let live = view.live?;
+        let nodes = if reached(view) {
+            live.live_nodes
+        } else {
+            live.nodes
+        };
+        Some(LiveNodes { nodes, ..live })
+    };
+    let (before, now) = (counted(previous), counted(current)?);
+    if new_step || previous.run != current.run {
+        return (now.nodes > 0).then_some(now);
+    }
     if current.phase == Some(RolloutPhase::Aborted) && previous.phase != current.phase {
-        return false;
+        return None;
     }
-    if new_step {
-        return live.nodes > 0;
+    let fell_behind = |before: LiveNodes, live: LiveNodes| {
+        reached(previous) && reached(current) && live.nodes < before.nodes
+    };
+    match (previous.live, current.live) {
+        (Some(before), Some(live)) if fell_behind(before, live) => Some(live),
+        _ => (before != Some(now)).then_some(now),
     }
-    previous.live != Some(live)
 }
 
 fn waits(view: &RolloutView) -> bool {

@@ -1,4 +1,5 @@
 //! The views of fixture objects, compared with the text in `tests/golden`. `UPDATE_GOLDEN=1` writes it anew.
+#![allow(clippy::unwrap_used, reason = "a fixture that is broken ends the test")]
 
 use std::path::PathBuf;
 
@@ -17,17 +18,18 @@ fn path(name: &str) -> PathBuf {
         .join(name)
 }
 
+fn of_kind<K: DeserializeOwned>(items: &[Value], kind: &str) -> Vec<K> {
+    items
+        .iter()
+        .filter(|item| item["kind"] == kind)
+        .map(|item| serde_json::from_value(item.clone()).unwrap())
+        .collect()
+}
+
 /// A list of objects as `kubectl get -o yaml` writes them, by kind.
 fn objects(name: &str) -> Objects {
     let text = std::fs::read_to_string(path(name)).unwrap();
     let items: Vec<Value> = serde_saphyr::from_str(&text).unwrap();
-    fn of_kind<K: DeserializeOwned>(items: &[Value], kind: &str) -> Vec<K> {
-        items
-            .iter()
-            .filter(|item| item["kind"] == kind)
-            .map(|item| serde_json::from_value(item.clone()).unwrap())
-            .collect()
-    }
     Objects {
         virtual_servers: of_kind(&items, "VirtualServer"),
         pools: of_kind(&items, "RealServerPool"),

@@ -1,4 +1,9 @@
 //! Commands against phases, answers, and the lines of `--watch`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a fixture that is broken ends the test"
+)]
 
 use kubectl_sluice::command::{Answer, CommandVerb, answer, has_moved, prepare};
 use kubectl_sluice::view::{RolloutView, driver, rollout};
@@ -269,10 +274,12 @@ fn a_run_is_told_line_by_line() {
     add(1, 10, given(RolloutPhase::Progressing, 0, 10));
     add(2, 10, given(RolloutPhase::Progressing, 0, 10));
     add(2, 10, given(RolloutPhase::Pausing, 0, 10));
-    // The policy's status is written before the decision: the nodes' old acknowledgement is none of the new step.
+    // What the virtual server says comes later than the policy's status: here the nodes' old acknowledgement is none of the new step.
     add(2, 10, given(RolloutPhase::Progressing, 1, 50));
     add(0, 50, given(RolloutPhase::Progressing, 1, 50));
+    add(0, 50, given(RolloutPhase::Gated, 1, 50));
     add(2, 50, given(RolloutPhase::Gated, 1, 50));
+    add(1, 50, given(RolloutPhase::Gated, 1, 50));
     let mut promoted = given(RolloutPhase::Progressing, 2, 100);
     promoted.last = Some((format!("promote/{RUN}/1"), "Accepted"));
     add(0, 100, promoted);
@@ -299,6 +306,7 @@ fn a_run_is_told_line_by_line() {
             "step 1 (50 %) entered",
             "step 1 (50 %): live on 2/2 nodes",
             "step 1: gated; go on with: kubectl sluice rollout promote web -n shop",
+            "step 1 (50 %): live on 1/2 nodes",
             "command promote/1f0c77ab/1: accepted",
             "step 2 (100 %) entered",
             "step 2 (100 %): live on 2/2 nodes",
