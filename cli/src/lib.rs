@@ -16,6 +16,7 @@ pub mod text;
 pub mod view;
 pub mod watch;
 
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -39,20 +40,30 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Verb::Status(status) => status::run(&args.connection, &status).await?,
         Verb::Rollout(verb) => rollout::run(&args.connection, verb).await?,
         Verb::Completion { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Args::command(),
-                "kubectl-sluice",
-                &mut std::io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "kubectl-sluice", &mut script);
+            put(&String::from_utf8_lossy(&script))?;
             EXIT_DONE
         }
         Verb::Version => {
-            println!("Client Version: v{}", env!("CARGO_PKG_VERSION"));
+            put(concat!(
+                "Client Version: v",
+                env!("CARGO_PKG_VERSION"),
+                "\n"
+            ))?;
             EXIT_DONE
         }
     };
     Ok(ExitCode::from(code))
+}
+
+/// Writes to standard output. A reader that has gone, such as `head`, is no error.
+pub fn put(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
 }
 
 /// A view as JSON or YAML, with a line end; `None` for the table, which each view has of its own.

@@ -6,7 +6,7 @@ use sluice_api::{ObjectKey, Time};
 
 use crate::args::{Connection, Status};
 use crate::text::Paint;
-use crate::{EXIT_DONE, connect, document, fetch, problem, text, view};
+use crate::{EXIT_DONE, connect, document, fetch, problem, put, text, view};
 
 /// Fetches, builds and prints the view.
 pub async fn run(connection: &Connection, args: &Status) -> anyhow::Result<u8> {
@@ -35,7 +35,7 @@ pub async fn run(connection: &Connection, args: &Status) -> anyhow::Result<u8> {
     }
     let view = view::status(&objects, &Time(Timestamp::now()));
     if let Some(document) = document(args.output, &view)? {
-        print!("{document}");
+        put(&document)?;
         return Ok(EXIT_DONE);
     }
     if view.virtual_servers.is_empty() {
@@ -46,6 +46,6 @@ pub async fn run(connection: &Connection, args: &Status) -> anyhow::Result<u8> {
         };
         eprintln!("No virtual servers in {place}.");
     }
-    print!("{}", text::status(&view, Paint::for_stdout()));
+    put(&text::status(&view, Paint::for_stdout()))?;
     Ok(EXIT_DONE)
 }

@@ -12,7 +12,7 @@ pub fn diff(previous: Option<&RolloutView>, current: &RolloutView) -> Vec<String
         None => {
             let run = current.run.as_deref().unwrap_or("none");
             lines.push(format!("run {run}: {}", phase_line(current)));
-            if waits(current) {
+            if waits(current) && current.next.is_some() {
                 lines.extend(phase(current));
             }
         }

@@ -135,3 +135,17 @@ fn colour_is_only_added() {
     assert_ne!(coloured, plain);
     assert_eq!(plain, text::status(&view, Paint::Plain));
 }
+
+/// What the documentation shows is what the program prints.
+#[test]
+fn the_documentation_shows_real_output() {
+    let docs = path("../../../docs/kubectl-sluice.md");
+    let docs = std::fs::read_to_string(docs).unwrap();
+    for name in ["canary.status.txt", "canary.rollout.txt"] {
+        let sample = std::fs::read_to_string(path(name)).unwrap();
+        assert!(
+            docs.contains(&sample),
+            "docs/kubectl-sluice.md lacks {name}"
+        );
+    }
+}

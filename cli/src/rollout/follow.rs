@@ -2,9 +2,12 @@
 
 use std::io::Write as _;
 use std::pin::Pin;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::stream::{self, Stream, StreamExt as _};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use sluice_api::{ObjectKey, RolloutPolicy, VirtualServer};
 
@@ -18,8 +21,31 @@ use crate::{EXIT_DONE, EXIT_INTERRUPTED, EXIT_NOT_COMPLETED, fetch};
 
 use super::now;
 
-/// Errors in a row, with the watcher's growing pauses between them: about a minute.
-const MAX_ERRORS: u32 = 10;
+/// Errors in a row of both watches together, with the pauses of [`Retry`] between them: about a minute.
+const MAX_ERRORS: u32 = 30;
+
+/// Pauses between attempts: somebody is looking, so they stay short.
+#[derive(Default)]
+struct Retry {
+    attempts: u32,
+}
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        const MAX_MS: u64 = 5_000;
+        let ms = 500 << self.attempts.min(8);
+        self.attempts += 1;
+        Some(Duration::from_millis(MAX_MS.min(ms)))
+    }
+}
+
+impl Backoff for Retry {
+    fn reset(&mut self) {
+        self.attempts = 0;
+    }
+}
 
 enum Change {
     Policy(Event<RolloutPolicy>),
@@ -106,12 +132,13 @@ fn target(policy: &RolloutPolicy) -> String {
 
 fn changes(cluster: &Cluster, policy: &str, virtual_server: &str) -> Changes {
     let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let policies = watcher(cluster.policies(), named(policy)).map(|e| e.map(Change::Policy));
+    let policies = watcher(cluster.policies(), named(policy))
+        .backoff(Retry::default())
+        .map(|event| event.map(Change::Policy));
     let servers = watcher(cluster.virtual_servers(), named(virtual_server))
+        .backoff(Retry::default())
         .map(|event| event.map(Change::VirtualServer));
-    let backoff = kube::runtime::watcher::DefaultBackoff::default();
-    let merged = stream::select(policies, servers);
-    Box::pin(kube::runtime::utils::StreamBackoff::new(merged, backoff))
+    Box::pin(stream::select(policies, servers))
 }
 
 /// A lost connection is taken up again; what the user may not do will not get better.

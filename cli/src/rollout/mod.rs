@@ -11,7 +11,7 @@ use crate::command::CommandVerb;
 use crate::connect::{self, Cluster};
 use crate::text::Paint;
 use crate::view::{self, RolloutView};
-use crate::{EXIT_DONE, document, fetch, text};
+use crate::{EXIT_DONE, document, fetch, put, text};
 
 /// Shows a run or gives it a command.
 pub async fn run(connection: &Connection, verb: Rollout) -> anyhow::Result<u8> {
@@ -35,8 +35,8 @@ async fn get(cluster: &Cluster, target: &Target, output: Output) -> anyhow::Resu
     }
     let view = now(&policy, virtual_server.as_ref());
     match document(output, &view)? {
-        Some(document) => print!("{document}"),
-        None => print!("{}", text::rollout(&view, Paint::for_stdout())),
+        Some(document) => put(&document)?,
+        None => put(&text::rollout(&view, Paint::for_stdout()))?,
     }
     Ok(EXIT_DONE)
 }

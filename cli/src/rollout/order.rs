@@ -16,7 +16,7 @@ use crate::command::{self, Answer, CommandVerb, Prepared};
 use crate::connect::Cluster;
 use crate::problem::{Access, Problem};
 use crate::text::phase_line;
-use crate::{EXIT_DONE, fetch};
+use crate::{EXIT_DONE, fetch, put};
 
 use super::{follow, now};
 
@@ -44,19 +44,19 @@ pub(super) async fn give(
     let policy = given.forget(policy).await?;
     given.write(policy).await?;
     let policy = given.answered().await?;
-    println!(
-        "{} accepted for RolloutPolicy {}",
+    put(&format!(
+        "{} accepted for RolloutPolicy {}\n",
         given.prepared.text, given.key
-    );
+    ))?;
     if order.target.watch {
         return follow::follow(cluster, &policy, Output::Table, Some(verb)).await;
     }
     let target = &policy.spec.virtual_server_name;
     let virtual_server = fetch::virtual_server(cluster, target).await?;
     let view = now(&policy, virtual_server.as_ref());
-    println!("{}", phase_line(&view));
+    put(&format!("{}\n", phase_line(&view)))?;
     if let Some(next) = &view.next {
-        println!("Next: {}", next.command_line);
+        put(&format!("Next: {}\n", next.command_line))?;
     }
     Ok(EXIT_DONE)
 }
