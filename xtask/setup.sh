@@ -39,7 +39,6 @@ node_packages=(
     "containerd|runs the containers of Kubernetes nodes in tests; installed, but not started on this machine"
     "runc|starts the containers of Kubernetes nodes in tests"
     "containernetworking-plugins|networks of pods in tests"
-    "catatonit|what holds the namespaces of a pod, in its pause container"
     "iptables|kubelet and kube-proxy want it"
     "conntrack|kube-proxy wants it"
     "catatonit|holds the namespaces of pods in tests"

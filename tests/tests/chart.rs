@@ -374,7 +374,10 @@ fn values_reach_the_command_lines() {
     assert_eq!(tolerations.as_array().unwrap().len(), 3);
     assert_eq!(tolerations[1]["tolerationSeconds"], 3);
     let detach = arguments(&objects, "Job", "sluice-detach");
-    assert_eq!(detach, ["detach-nodes", "--timeout-seconds=7"]);
+    assert_eq!(
+        detach,
+        ["detach-nodes", "--timeout-seconds=7", "--log-json"]
+    );
     for (name, pod) in &pods {
         let container = &pod["containers"][0];
         assert_eq!(container["image"], "localhost/sluice:1.2.3", "{name}");
@@ -409,7 +412,8 @@ fn help(program: &str, subcommand: Option<&str>) -> String {
 /// The part of a help text that is about one option.
 fn about<'a>(help: &'a str, option: &str) -> Option<&'a str> {
     let is_start = |line: &str| {
-        line.split([' ', ',']).any(|word| word == option) && line.trim_start().starts_with('-')
+        line.split([' ', ',', '\n']).any(|word| word == option)
+            && line.trim_start().starts_with('-')
     };
     let start: usize = help
         .split_inclusive('\n')
