@@ -113,6 +113,13 @@ impl Core {
     }
 
     fn acknowledged(&self) -> Revisions {
+        if self.held.is_some() {
+            // What is in force are decisions of another world, with numbers of their own.
+            return Revisions {
+                virtual_servers: 0,
+                pools: 0,
+            };
+        }
         match &self.applied {
             Some(applied) => applied.revisions,
             // What was live before stays in the maps while the newest decisions cannot be applied.

@@ -122,12 +122,6 @@ impl Driver {
 
     /// Draws the conclusions.
     fn look(&mut self) {
-        let uid = self.index.own_uid().map(str::to_owned);
-        self.server.own_uid.send_if_modified(|known| {
-            let changed = *known != uid;
-            *known = uid;
-            changed
-        });
         for event in self.index.news() {
             if let Event::Held(reason) = &event {
                 if let Some(reason) = reason {
@@ -137,12 +131,13 @@ impl Driver {
             }
             self.outbox.put(event);
         }
+        // An object made anew has no status yet, and gets none that is of another world.
+        if !self.index.is_in_doubt() {
+            let uid = self.index.own_uid().map(str::to_owned);
+            self.server.own_uid.send_replace(uid);
+        }
         let missing = self.index.own_is_missing() && !self.outbox.leaves;
-        self.missing.send_if_modified(|known| {
-            let changed = *known != missing;
-            *known = missing;
-            changed
-        });
+        self.missing.send_replace(missing);
     }
 }
 

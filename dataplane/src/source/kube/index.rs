@@ -175,6 +175,11 @@ impl Index {
         Some(&entry.uid)
     }
 
+    /// Whether it is not known yet what to make of the server.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubted && !self.is_complete()
+    }
+
     /// Events that tell the core what it does not know yet.
     pub(super) fn news(&mut self) -> Vec<Event> {
         let mut events = Vec::new();

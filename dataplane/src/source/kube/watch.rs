@@ -141,13 +141,18 @@ impl Watcher {
         parameters.timeout = u32::try_from(seconds.as_secs()).ok();
         let stream = match super::within(self.api.watch(&parameters, &version)).await {
             Ok(stream) => stream,
-            Err(super::Error::Api(kube::Error::Api(status))) if status.code == 410 => {
+            Err(error) if error.code() == Some(410) => {
                 debug!(kind = self.kind.name(), "the version to watch from is gone");
                 return End::List;
             }
             Err(error) => {
                 self.fail("watch", &error).await;
-                return self.resume(version);
+                // Where the kind itself was gone, versions may have begun anew.
+                return if error.code() == Some(404) {
+                    End::List
+                } else {
+                    self.resume(version)
+                };
             }
         };
         self.server.works(self.kind.name());
