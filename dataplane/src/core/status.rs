@@ -162,10 +162,15 @@ impl Core {
         let mut reasons: Vec<String> = self.held.iter().cloned().collect();
         if self.node.is_none() {
             reasons.extend(self.failure.clone());
-            reasons.push(format!(
-                "there is no LoadBalancerNode {}: create it",
-                self.state.node
-            ));
+            let node = &self.state.node;
+            reasons.push(if self.state.source.unsynced().is_zero() {
+                format!("there is no LoadBalancerNode {node}: create it")
+            } else {
+                format!(
+                    "what the LoadBalancerNode {node} asks for is not known yet: the source could not be read completely, see \
+                     the log"
+                )
+            });
             return reasons;
         }
         if self.attachments.uplinks().next().is_none() {

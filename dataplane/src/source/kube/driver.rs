@@ -26,8 +26,8 @@ const RETRY: Duration = Duration::from_millis(50);
 /// Messages of one burst.
 const BURST_MESSAGES: usize = 4096;
 
-/// Reads until the node is to be left.
-pub(super) async fn run(server: Kube, served: bool, inbox: SyncSender<Input>) {
+/// Reads until the node is to be left. `in_force`: the maps serve something that must not get lost.
+pub(super) async fn run(server: Kube, in_force: bool, inbox: SyncSender<Input>) {
     let (news_sender, mut news) = mpsc::channel(QUEUE);
     let (missing_sender, missing) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -45,7 +45,7 @@ pub(super) async fn run(server: Kube, served: bool, inbox: SyncSender<Input>) {
     drop(news_sender);
 
     let mut driver = Driver {
-        index: Index::new(&server.node, served),
+        index: Index::new(&server.node, in_force),
         server,
         missing: missing_sender,
         outbox: Outbox::default(),
