@@ -93,19 +93,28 @@ impl Metrics {
     /// Whether the loop went round lately.
     pub fn is_healthy(&self) -> bool {
         let turned = self.turned_ms.load(std::sync::atomic::Ordering::Relaxed);
-        let still = self.start.elapsed().saturating_sub(Duration::from_millis(turned));
+        let still = self
+            .start
+            .elapsed()
+            .saturating_sub(Duration::from_millis(turned));
         still < STILL
     }
 
     /// Says what is waited for; nothing: ready.
     pub fn set_not_ready(&self, reasons: Vec<String>) {
-        let mut not_ready = self.not_ready.lock().unwrap_or_else(|broken| broken.into_inner());
+        let mut not_ready = self
+            .not_ready
+            .lock()
+            .unwrap_or_else(|broken| broken.into_inner());
         *not_ready = reasons;
     }
 
     /// What is waited for; nothing: ready.
     pub fn not_ready(&self) -> Vec<String> {
-        let not_ready = self.not_ready.lock().unwrap_or_else(|broken| broken.into_inner());
+        let not_ready = self
+            .not_ready
+            .lock()
+            .unwrap_or_else(|broken| broken.into_inner());
         not_ready.clone()
     }
 
@@ -126,7 +135,11 @@ impl Metrics {
             self.write_seconds.clone(),
         );
         registry.register("writes", "Writes by kind and result", self.writes.clone());
-        registry.register("watch_errors", "Lost watches by kind", self.watch_errors.clone());
+        registry.register(
+            "watch_errors",
+            "Lost watches by kind",
+            self.watch_errors.clone(),
+        );
         registry.register("lists", "Complete lists by kind", self.lists.clone());
         registry.register("objects", "Objects by kind", self.objects.clone());
         registry.register(

@@ -59,8 +59,14 @@ impl Endpoints {
             if self.waiting.allows(&key, 0, now_ms) {
                 let plan = of_pool(index, &key);
                 self.crowd(index, events, &key, plan.left_out);
-                let apply = plan.apply.into_iter().map(|slice| Job::Apply(Box::new(slice)));
-                let delete = plan.delete.iter().map(|name| Job::Delete(key.sibling(name)));
+                let apply = plan
+                    .apply
+                    .into_iter()
+                    .map(|slice| Job::Apply(Box::new(slice)));
+                let delete = plan
+                    .delete
+                    .iter()
+                    .map(|name| Job::Delete(key.sibling(name)));
                 let before = jobs.len();
                 jobs.extend(apply.chain(delete).map(|job| (key.clone(), job)));
                 if jobs.len() == before {

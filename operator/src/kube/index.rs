@@ -69,17 +69,23 @@ impl Index {
             Message::RealServerPool(delta) => {
                 let changes = self.pools.apply(delta);
                 self.pools_changed(changes);
-                self.news(Watched::RealServerPool, |index| index.pools.take_unreadable())
+                self.news(Watched::RealServerPool, |index| {
+                    index.pools.take_unreadable()
+                })
             }
             Message::RolloutPolicy(delta) => {
                 let changes = self.policies.apply(delta);
                 self.dirty |= !changes.is_empty();
-                self.news(Watched::RolloutPolicy, |index| index.policies.take_unreadable())
+                self.news(Watched::RolloutPolicy, |index| {
+                    index.policies.take_unreadable()
+                })
             }
             Message::LoadBalancerNode(delta) => {
                 let changes = self.nodes.apply(delta);
                 self.dirty |= !changes.is_empty();
-                self.news(Watched::LoadBalancerNode, |index| index.nodes.take_unreadable())
+                self.news(Watched::LoadBalancerNode, |index| {
+                    index.nodes.take_unreadable()
+                })
             }
             Message::Lease(delta) => {
                 self.leases.apply(delta);
@@ -97,7 +103,9 @@ impl Index {
             Message::EndpointSlice(delta) => {
                 let changes = self.slices.apply(delta);
                 self.slices_changed(&changes);
-                self.news(Watched::EndpointSlice, |index| index.slices.take_unreadable())
+                self.news(Watched::EndpointSlice, |index| {
+                    index.slices.take_unreadable()
+                })
             }
             Message::Lost(kind, error) => return self.lose(kind, error),
         };
@@ -214,7 +222,8 @@ impl Index {
         self.policies.objects = world.policies;
         self.known_nodes = world.nodes;
         self.orphans = world.orphans;
-        self.orphans.retain(|key, _| outcome.pools.contains_key(key));
+        self.orphans
+            .retain(|key, _| outcome.pools.contains_key(key));
         self.cluster = world.cluster.unwrap_or_default();
         outcome
     }
@@ -231,11 +240,7 @@ impl Index {
         self.slices_changed(&changes);
     }
 
-    fn news(
-        &mut self,
-        kind: Watched,
-        take: impl FnOnce(&mut Self) -> Vec<Unreadable>,
-    ) -> Watched {
+    fn news(&mut self, kind: Watched, take: impl FnOnce(&mut Self) -> Vec<Unreadable>) -> Watched {
         for unreadable in take(self) {
             let Unreadable { key, error, .. } = &unreadable;
             warn!(kind = kind.name(), object = %key, error, "cannot be read; its last good state stays");
@@ -325,9 +330,13 @@ impl Index {
 
 /// Whether a slice of ours is or was this pool's.
 fn belongs(key: &ObjectKey, facts: &[&SliceFacts], pool: &ObjectKey) -> bool {
-    key.name.starts_with(&super::slices::name_prefix(&pool.name))
+    key.name
+        .starts_with(&super::slices::name_prefix(&pool.name))
         || facts.iter().any(|facts| {
-            let labels = facts.own.as_ref().and_then(|own| own.metadata.labels.as_ref());
+            let labels = facts
+                .own
+                .as_ref()
+                .and_then(|own| own.metadata.labels.as_ref());
             labels.and_then(|labels| labels.get(POOL_LABEL)) == Some(&pool_label(&pool.name))
         })
 }

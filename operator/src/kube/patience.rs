@@ -39,7 +39,13 @@ impl<K: Ord + Clone> Patience<K> {
     }
 
     /// Notes a failure. Returns whether it is another one than the last.
-    pub(super) fn failed(&mut self, key: &K, version: u64, error: &WriteError, now_ms: u64) -> bool {
+    pub(super) fn failed(
+        &mut self,
+        key: &K,
+        version: u64,
+        error: &WriteError,
+        now_ms: u64,
+    ) -> bool {
         let last = self.0.get(key);
         let news = last.is_none_or(|last| last.error != *error);
         let delay_ms = match last {
@@ -83,7 +89,10 @@ mod tests {
         assert!(patience.allows(&"a", 1, 500));
         assert!(!patience.failed(&"a", 1, &refused, 500), "told once");
         assert!(!patience.allows(&"a", 1, 1_400));
-        assert!(!patience.allows(&"a", 2, 1_400), "a changed object has to calm down");
+        assert!(
+            !patience.allows(&"a", 2, 1_400),
+            "a changed object has to calm down"
+        );
         assert!(patience.allows(&"b", 1, 0));
         for _ in 0..20 {
             patience.failed(&"a", 1, &refused, 0);
