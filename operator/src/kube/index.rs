@@ -16,6 +16,9 @@ use super::watch::{Message, Watched};
 use crate::core::{Cluster, Liveness, Node, Outcome, World};
 use crate::managed::Managed;
 
+/// A question about silent nodes that found no answer is asked again after this time.
+const DOUBT_MS: u64 = 2_000;
+
 /// What is known.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -174,12 +177,47 @@ impl Index {
         highest.unwrap_or_default().max(self.revision_floor)
     }
 
-    /// Looks at the nodes. `now_ms` is monotonic.
-    pub(super) fn look_at_nodes(&mut self, now_ms: u64) {
+    /// Whether a node is about to be taken for silent, which the API server should be asked about first: a watch that
+    /// hangs tells nothing either.
+    pub(super) fn is_in_doubt(&mut self, now_ms: u64) -> bool {
         if !self.lost.contains_key(&Watched::Lease) {
             self.heard_ms += now_ms.saturating_sub(self.looked_ms);
         }
         self.looked_ms = now_ms;
+        self.nodes.objects.keys().any(|key| {
+            let live = self
+                .known_nodes
+                .get(&key.name)
+                .is_some_and(|node| node.live);
+            let renewed = self.renewed(&key.name);
+            live && self
+                .liveness
+                .is_about_to_fall_silent(&key.name, renewed, self.heard_ms)
+        })
+    }
+
+    /// Takes the answer to the question that [`Self::is_in_doubt`] raises. Without one, no node gets any older.
+    pub(super) fn leases_read(&mut self, answer: Result<Vec<Item<Option<Time>>>, String>) {
+        match answer {
+            Ok(leases) => {
+                for lease in leases {
+                    self.leases.apply(Delta::Apply(lease));
+                }
+            }
+            Err(error) => {
+                self.lose(Watched::Lease, error);
+                self.heard_ms = self.heard_ms.saturating_sub(DOUBT_MS);
+            }
+        }
+    }
+
+    fn renewed(&self, node: &str) -> Option<&Time> {
+        let lease = ObjectKey::new(self.namespace.clone(), node_lease(node));
+        self.leases.objects.get(&lease).and_then(Option::as_ref)
+    }
+
+    /// Looks at the nodes.
+    pub(super) fn look_at_nodes(&mut self) {
         let mut nodes = BTreeMap::new();
         for (key, object) in &self.nodes.objects {
             let name = &key.name;

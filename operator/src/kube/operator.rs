@@ -49,6 +49,7 @@ pub async fn run(
     drop(sender);
     let operator = Operator {
         index: Index::new(namespace),
+        namespace: namespace.to_owned(),
         writer: Writer::new(client.clone(), Arc::clone(&metrics)),
         events: Events::start(client, &metrics),
         endpoints: Endpoints::default(),
@@ -67,6 +68,8 @@ pub async fn run(
 
 struct Operator {
     index: Index,
+    /// Of the nodes' Leases.
+    namespace: String,
     writer: Writer,
     events: Events,
     endpoints: Endpoints,
@@ -180,7 +183,11 @@ impl Operator {
             return until;
         }
         let now_ms = self.elapsed_ms();
-        self.index.look_at_nodes(now_ms);
+        if self.index.is_in_doubt(now_ms) {
+            let answer = self.writer.leases(&self.namespace).await;
+            self.index.leases_read(answer);
+        }
+        self.index.look_at_nodes();
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)
             .await;

@@ -17,7 +17,7 @@ use sluice_api::{
     Kind, ObjectKey, RealServerPool, RolloutPolicy, RolloutPolicyStatus, VirtualServer,
     VirtualServerStatus,
 };
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::conflict::WriteError;
 use super::events::{self, About, Events, News};
@@ -87,6 +87,10 @@ pub(super) struct Round<'a> {
 
 /// How a round ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent, and each has its own consequence"
+)]
 pub(super) struct End {
     /// Something was written, or is left for the next round.
     pub(super) more: bool,
@@ -186,20 +190,16 @@ impl Round<'_> {
             }
             self.index.raise_floor(revision);
             let key = &object.1;
-            let written = match kind {
-                Kind::RealServerPool => {
-                    let status = &outcome.pools[key];
-                    self.one::<RealServerPool>(key, status, end).await
+            let written = if kind == Kind::RealServerPool {
+                let status = &outcome.pools[key];
+                self.one::<RealServerPool>(key, status, end).await
+            } else {
+                let status = &outcome.virtual_servers[key];
+                let waits = |pool| withheld.contains(&(Kind::RealServerPool, pool));
+                if needed(key, status).any(waits) {
+                    continue;
                 }
-                _ => {
-                    let status = &outcome.virtual_servers[key];
-                    let mut needs = needed(key, status);
-                    if needs.any(|pool| withheld.contains(&(Kind::RealServerPool, pool))) {
-                        continue;
-                    }
-                    drop(needs);
-                    self.one::<VirtualServer>(key, status, end).await
-                }
+                self.one::<VirtualServer>(key, status, end).await
             };
             match written {
                 Written::Done => {}
@@ -334,7 +334,7 @@ impl Round<'_> {
             .failed(&waits, stamp.version, &error, self.now_ms);
         match &error {
             WriteError::Stale => {
-                info!(%kind, object = %key, "has changed meanwhile; decides anew");
+                debug!(%kind, object = %key, "has changed meanwhile; decides anew");
                 end.more = true;
             }
             WriteError::Unavailable(why) => {

@@ -363,13 +363,32 @@ fn a_node_is_not_silent_while_leases_cannot_be_heard() {
         });
         live
     };
-    index.look_at_nodes(1_000);
+    let look = |index: &mut Index, now_ms, answer: Option<Result<Vec<_>, String>>| {
+        assert_eq!(index.is_in_doubt(now_ms), answer.is_some());
+        if let Some(answer) = answer {
+            index.leases_read(answer);
+        }
+        index.look_at_nodes();
+        live(index)
+    };
+    assert!(look(&mut index, 1_000, None));
     index.apply(Message::Lost(Watched::Lease, "gone".to_owned()));
-    index.look_at_nodes(100_000);
-    assert!(live(&mut index));
+    assert!(look(&mut index, 100_000, None));
     index.apply(Message::Lease(Delta::Init));
-    index.look_at_nodes(101_000);
-    assert!(live(&mut index));
-    index.look_at_nodes(142_000);
-    assert!(!live(&mut index));
+    assert!(look(&mut index, 101_000, None));
+    assert!(
+        look(&mut index, 142_000, Some(Err("hangs".to_owned()))),
+        "the watch hangs"
+    );
+    assert!(look(&mut index, 200_000, None), "no time passes");
+    index.apply(Message::Lease(Delta::Init));
+    let renewed = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
+    let lease = Item {
+        key: ObjectKey::new("sluice-system", "sluice-node-n1"),
+        ..item("", "u", 40, Ok(Some(renewed)))
+    };
+    let answer = Some(Ok(vec![lease.clone()]));
+    assert!(look(&mut index, 203_000, answer), "the watch had not told");
+    assert!(look(&mut index, 243_000, None));
+    assert!(!look(&mut index, 244_000, Some(Ok(vec![lease]))));
 }

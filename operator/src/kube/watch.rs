@@ -26,7 +26,7 @@ use super::store::{Delta, Item, Stamp};
 /// in silence is noticed.
 const WATCH_SECONDS: u32 = 60;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
+const LONGEST_DELAY: Duration = Duration::from_secs(3);
 
 /// What is watched.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -112,7 +112,7 @@ pub(super) fn start(client: &Client, namespace: &str, queue: &Sender<Message>) {
         Message::Lease,
     );
     let services = watch(Api::<PartialObjectMeta<Service>>::all(client.clone()), all);
-    let services = services.map(|event| event.map(|event| map(event, service)));
+    let services = services.map(|event| event.map(|event| map(event, |meta| service(&meta))));
     tokio::spawn(follow(
         Watched::Service,
         services,
@@ -203,9 +203,9 @@ fn guarded<K: Resource, T>(guard: DeserializeGuard<K>, keep: fn(K) -> T) -> Item
     }
 }
 
-fn service(meta: PartialObjectMeta<Service>) -> Item<()> {
+fn service(meta: &PartialObjectMeta<Service>) -> Item<()> {
     Item {
-        key: ObjectKey::of(&meta),
+        key: ObjectKey::of(meta),
         stamp: Stamp::of(&meta.metadata),
         content: Ok(()),
     }

@@ -165,7 +165,8 @@ proptest! {
         let mut slices = Slices::new();
         carry_out(&plan_for(true, &pods, &slices), &mut slices);
         let mut after = pods.clone();
-        let name = which.get(&pods.keys().collect::<Vec<_>>()).to_string();
+        let names: Vec<String> = pods.keys().cloned().collect();
+        let name = which.get(&names).clone();
         let changed = after.get_mut(&name).expect("is there");
         changed.terminating = !changed.terminating;
         changed.ready = true;
