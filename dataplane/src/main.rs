@@ -3,6 +3,7 @@
 
 mod options;
 mod run;
+mod sources;
 
 use std::process::ExitCode;
 
@@ -53,12 +54,9 @@ fn detach(place: &Place) -> Result<()> {
             .remove_idle_clsact(interface)
             .map_err(std::io::Error::other)
     })?;
-    let table = requests.table()?;
-    for (ifindex, address) in table.registered() {
-        requests
-            .release_neighbour(ifindex, address)
-            .with_context(|| format!("release neighbour {address}"))?;
-    }
+    requests
+        .release_registered()
+        .context("release neighbours")?;
     // A killed agent leaves it.
     let _ = std::fs::remove_file(place.socket());
     if removed.is_empty() {

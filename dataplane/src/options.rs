@@ -8,7 +8,11 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::de::DeserializeOwned;
+use serde::de::value::{Error as ValueError, StrDeserializer};
 use sluice_agent::maps::Sizes;
+use sluice_agent::source::kube::NewNode;
+use sluice_api::{NodeRole, XdpMode};
 
 /// Flows of a bucket of the flow tables.
 const BUCKET_ENTRIES: u32 = 4;
@@ -76,9 +80,11 @@ pub(crate) struct RunOptions {
     /// Name of this node's LoadBalancerNode.
     #[arg(long, env = "SLUICE_NODE")]
     pub(crate) node: String,
-    /// Directory with manifests and decisions (standalone mode).
+    /// Directory with manifests and decisions (standalone mode). Without it the agent works for Kubernetes.
     #[arg(long)]
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesOptions,
     /// The programs [default: sluice.o beside this executable, or ../lib/sluice/sluice.o from there].
     #[arg(long, env = "SLUICE_OBJECT")]
     object: Option<PathBuf>,
@@ -112,6 +118,42 @@ pub(crate) struct RunOptions {
     /// How the log is written, to standard error. RUST_LOG sets the level.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
+}
+
+/// What matters without `--dir`.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Kubernetes (without --dir)")]
+pub(crate) struct KubernetesOptions {
+    /// How the API server is reached [default: KUBECONFIG or ~/.kube/config, else the pod's service account].
+    #[arg(long, conflicts_with = "dir")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Namespace of the node's Lease [default: the pod's, else sluice-system].
+    #[arg(long, env = "SLUICE_NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// Uplinks of the LoadBalancerNode that is created if there is none [default: the interfaces of the default routes].
+    #[arg(long, value_delimiter = ',', conflicts_with = "dir")]
+    interfaces: Vec<String>,
+    /// Role of the LoadBalancerNode that is created if there is none.
+    #[arg(long, value_parser = by_name::<NodeRole>, default_value = "Director")]
+    role: NodeRole,
+    /// XDP mode of the LoadBalancerNode that is created if there is none.
+    #[arg(long, value_parser = by_name::<XdpMode>, default_value = "Auto")]
+    xdp_mode: XdpMode,
+}
+
+impl KubernetesOptions {
+    pub(crate) fn new_node(&self) -> NewNode {
+        NewNode {
+            interfaces: self.interfaces.clone(),
+            role: self.role,
+            xdp_mode: self.xdp_mode,
+        }
+    }
+}
+
+/// Reads a value of the API by its name there.
+fn by_name<T: DeserializeOwned>(name: &str) -> Result<T, String> {
+    T::deserialize(StrDeserializer::<ValueError>::new(name)).map_err(|error| error.to_string())
 }
 
 /// Where health and metrics are.
@@ -187,6 +229,8 @@ fn admin_address(text: &str) -> Result<Admin, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -216,12 +260,47 @@ mod tests {
         ] {
             let options = run(arguments);
             assert_eq!(
-                (options.node.as_str(), options.dir.to_str()),
-                ("d1", Some("/d"))
+                (options.node.as_str(), options.dir.as_deref()),
+                ("d1", Some(Path::new("/d")))
             );
         }
-        assert!(read(&["--node", "d1"]).is_err());
+        assert!(run(&["--node", "d1"]).dir.is_none());
         assert!(read(&["detach"]).is_ok());
+    }
+
+    #[test]
+    fn a_node_is_created_as_options_say() {
+        let node = run(&["--node", "d1"]).kubernetes.new_node();
+        assert_eq!(
+            (node.role, node.xdp_mode),
+            (NodeRole::Director, XdpMode::Auto)
+        );
+        assert!(node.interfaces.is_empty());
+        let options = [
+            "--interfaces",
+            "a,b",
+            "--role",
+            "RealServer",
+            "--xdp-mode",
+            "Generic",
+        ];
+        let node = run(&[&["--node", "d1"], &options[..]].concat())
+            .kubernetes
+            .new_node();
+        assert_eq!(node.interfaces, ["a", "b"]);
+        assert_eq!(
+            (node.role, node.xdp_mode),
+            (NodeRole::RealServer, XdpMode::Generic)
+        );
+        let error = read(&["--node", "d1", "--role", "Teapot"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`RealServer`"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_and_an_api_server_exclude_each_other() {
+        assert!(read(&["--node", "d1", "--dir", "/d", "--kubeconfig", "/k"]).is_err());
     }
 
     #[test]

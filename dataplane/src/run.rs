@@ -1,25 +1,25 @@
 //! Running the agent: what is started in which order, and how it ends.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::{fs, panic, process, thread};
+use std::{fs, io, panic, process, thread};
 
 use anyhow::{Context, Result, bail};
 use prometheus_client::registry::Registry;
 use sluice_agent::admin::Listeners;
-use sluice_agent::core::{Core, Input};
+use sluice_agent::core::{Core, Detached, Input};
 use sluice_agent::maps::{Attacher, PinLock, open};
 use sluice_agent::netlink::{Monitor, Requests};
 use sluice_agent::report::Mailbox;
-use sluice_agent::source::file::{self, NodeFile};
 use sluice_agent::state::State;
 use sluice_agent::sweeper;
-use sluice_api::directory::Directory;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::options::RunOptions;
+use crate::sources::{OpenSource, Source};
 
 /// News that may wait for the core.
 const INBOX: usize = 4096;
@@ -48,51 +48,15 @@ async fn run_until_signal(options: &RunOptions) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let object = options.object()?;
+    let source = Source::configure(options).await?;
     let pins = PinLock::acquire(&options.place.pin_dir)?;
     let listeners = Listeners::bind(options.admin.0, &options.place.socket()).await?;
     let socket = listeners.socket().to_owned();
-    let opened = open(&object, &pins, &options.sizes())?;
-    let directory = Directory::new(&options.dir);
-    let node_file = NodeFile::open(&directory, &options.node)
-        .with_context(|| format!("node {} in {}", options.node, options.dir.display()))?;
-
-    let state = Arc::new(State::new(options.node.clone(), Arc::new(opened.maps)));
-    if opened.adopted {
-        state.maps.free_abandoned_slots();
-    }
-    let attacher = Attacher::new(opened.programs, pins, options.use_tcx());
-    let (inbox_sender, inbox) = sync_channel(INBOX);
-
-    let monitor = Monitor::open()?;
-    let requests = Requests::open()?;
-    let mailbox = Mailbox::default();
-    let mut before = node_file.status();
-    if !opened.adopted {
-        before.acknowledged_revision = 0;
-        before.acknowledged_pool_revision = 0;
-    }
-    let core = Core::new(
-        Arc::clone(&state),
-        requests,
-        attacher,
-        mailbox.clone(),
-        before,
-    );
-    let writer = node_file.clone();
-    mailbox.run(move |status| writer.write(status));
-    monitor.run(forward_netlink(inbox_sender.clone()));
-    file::run(directory, options.node.clone(), node_file, move |event| {
-        // The core ends only with the process.
-        let _ = inbox_sender.send(Input::Source(event));
-    });
-    let (ended, core_ended) = oneshot::channel();
-    thread::Builder::new()
-        .name("core".to_owned())
-        .spawn(move || {
-            core.run(&inbox);
-            let _ = ended.send(());
-        })?;
-    sweeper::run(Arc::clone(&state));
+    let source = source.open(&options.node).await?;
+    let (state, core_ended) = match source.detach() {
+        Some(generation) => stay_detached(options, &pins, source, generation)?,
+        None => start(options, &object, pins, source)?,
+    };
     info!(node = options.node, socket = %socket.display(), "running");
 
     let served = listeners.serve(state, Registry::default());
@@ -108,6 +72,99 @@ async fn run_until_signal(options: &RunOptions) -> Result<()> {
     // Whoever asks now gets a clear refusal.
     let _ = fs::remove_file(socket);
     Ok(())
+}
+
+/// Starts everything: programs and maps, the core, and what it is told by.
+fn start(
+    options: &RunOptions,
+    object: &Path,
+    pins: PinLock,
+    source: OpenSource,
+) -> Result<(Arc<State>, oneshot::Receiver<()>)> {
+    let opened = open(object, &pins, &options.sizes())?;
+    let maps = Arc::new(opened.maps);
+    let served = opened.adopted && !maps.image()?.vips.is_empty();
+    if opened.adopted {
+        maps.free_abandoned_slots();
+    }
+    let state = Arc::new(State::new(
+        options.node.clone(),
+        Some(Arc::clone(&maps)),
+        source.state(),
+    ));
+    let attacher = Attacher::new(opened.programs, pins, options.use_tcx());
+    let (inbox_sender, inbox) = sync_channel(INBOX);
+
+    let monitor = Monitor::open()?;
+    let requests = Requests::open()?;
+    let mailbox = Mailbox::default();
+    let mut before = source.status();
+    if !opened.adopted {
+        before.acknowledged_revision = 0;
+        before.acknowledged_pool_revision = 0;
+    }
+    let core = Core::new(
+        Arc::clone(&state),
+        maps,
+        requests,
+        attacher,
+        mailbox.clone(),
+        before,
+    );
+    source.write_status(mailbox);
+    monitor.run(forward_netlink(inbox_sender.clone()));
+    source.run(&state, served, inbox_sender);
+    sweeper::run(Arc::clone(&state));
+    let ended = in_thread(move || core.run(&inbox))?;
+    Ok((state, ended))
+}
+
+/// Starts only what says that this node is detached. What an earlier agent did not take off any more is taken off now.
+fn stay_detached(
+    options: &RunOptions,
+    pins: &PinLock,
+    source: OpenSource,
+    generation: i64,
+) -> Result<(Arc<State>, oneshot::Receiver<()>)> {
+    info!("the LoadBalancerNode asks for this node to be detached: nothing is attached");
+    let mut requests = Requests::open()?;
+    let removed = pins.remove_all(|interface| {
+        requests
+            .remove_idle_clsact(interface)
+            .map_err(io::Error::other)
+    })?;
+    requests.release_registered()?;
+    for what in removed {
+        info!("removed {what}");
+    }
+    let state = Arc::new(State::new(options.node.clone(), None, source.state()));
+    let mailbox = Mailbox::default();
+    let core = Detached::new(
+        Arc::clone(&state),
+        mailbox.clone(),
+        source.status(),
+        generation,
+    );
+    source.write_status(mailbox);
+    source.run_detached(&state);
+    let ended = in_thread(move || {
+        let (sender, inbox) = sync_channel(1);
+        core.run(&inbox);
+        drop(sender);
+    })?;
+    Ok((state, ended))
+}
+
+/// Runs the core's loop. What is returned says when it has ended.
+fn in_thread(run: impl FnOnce() + Send + 'static) -> Result<oneshot::Receiver<()>> {
+    let (ended, core_ended) = oneshot::channel();
+    thread::Builder::new()
+        .name("core".to_owned())
+        .spawn(move || {
+            run();
+            let _ = ended.send(());
+        })?;
+    Ok(core_ended)
 }
 
 /// Hands news of the network on. When there is no room, the core is told that something was lost instead, and until it has

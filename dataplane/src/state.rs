@@ -10,6 +10,7 @@ use sluice_api::{AttachMode, CapacityEntry, NodeException};
 use sluice_planner::{Image, Protocol};
 
 use crate::maps::{FlowCensus, FullNatCensus, Maps};
+use crate::source::SourceState;
 
 /// Time without a turn of the core's loop after which the agent is not healthy.
 const STUCK: Duration = Duration::from_secs(30);
@@ -138,12 +139,13 @@ pub struct Counts {
 pub struct State {
     /// The node's name.
     pub node: String,
-    /// The maps.
-    pub maps: Arc<Maps>,
     /// Counters.
     pub counts: Counts,
+    /// How the source fares.
+    pub source: Arc<SourceState>,
     /// How long applying plans took.
     pub apply_seconds: Histogram,
+    maps: RwLock<Option<Arc<Maps>>>,
     published: RwLock<Published>,
     censuses: RwLock<Censuses>,
     start: Instant,
@@ -151,22 +153,36 @@ pub struct State {
 }
 
 impl State {
-    /// Nothing was done yet.
-    pub fn new(node: String, maps: Arc<Maps>) -> Self {
+    /// Nothing was done yet. `maps` is `None` on a node that is to stay detached.
+    pub fn new(node: String, maps: Option<Arc<Maps>>, source: Arc<SourceState>) -> Self {
         let published = Published {
             not_ready: vec!["the agent is starting".to_owned()],
             ..Published::default()
         };
         Self {
             node,
-            maps,
+            maps: RwLock::new(maps),
             counts: Counts::default(),
+            source,
             apply_seconds: Histogram::default(),
             published: RwLock::new(published),
             censuses: RwLock::default(),
             start: Instant::now(),
             last_turn: AtomicU64::new(0),
         }
+    }
+
+    /// The maps; `None` once the node is detached.
+    pub fn maps(&self) -> Option<Arc<Maps>> {
+        self.maps
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Gives the maps up, so that the kernel frees them once nobody uses them any more.
+    pub fn release_maps(&self) {
+        *self.maps.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// What the core published last.
@@ -212,8 +228,13 @@ impl State {
 
     /// Whether the core's loop goes round.
     pub fn is_healthy(&self) -> bool {
+        self.turned_within(STUCK)
+    }
+
+    /// Whether the core's loop made a turn in the time before now, or the process is not older than that.
+    pub fn turned_within(&self, time: Duration) -> bool {
         let last = Duration::from_millis(self.last_turn.load(Ordering::Relaxed));
-        self.start.elapsed() < last + STUCK
+        self.start.elapsed() < last + time
     }
 }
 

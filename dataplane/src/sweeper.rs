@@ -8,18 +8,22 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::maps::Error;
+use crate::maps::{Error, Maps};
 use crate::state::{Censuses, State};
 
 /// Time between two sweeps.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Sweeps for as long as the process lives.
+/// Sweeps for as long as the process lives and has maps.
 pub fn run(state: Arc<State>) {
     thread::spawn(move || {
         let mut failing = false;
         loop {
-            match sweep(&state) {
+            let Some(maps) = state.maps() else {
+                state.count(Censuses::default());
+                return;
+            };
+            match sweep(&state, &maps) {
                 Ok(()) => failing = false,
                 Err(error) if !failing => {
                     warn!("cannot sweep the flow tables: {error}");
@@ -27,15 +31,16 @@ pub fn run(state: Arc<State>) {
                 }
                 Err(_) => {}
             }
+            drop(maps);
             thread::sleep(PAUSE);
         }
     });
 }
 
-fn sweep(state: &State) -> Result<(), Error> {
+fn sweep(state: &State, maps: &Maps) -> Result<(), Error> {
     let servers: BTreeMap<_, _> = state.published().actual.servers.clone();
-    let flows = state.maps.sweep_flows(&servers)?;
-    let claims = state.maps.sweep_claims()?;
+    let flows = maps.sweep_flows(&servers)?;
+    let claims = maps.sweep_claims()?;
     let counts = &state.counts;
     counts
         .flows_expired

@@ -11,9 +11,9 @@ use sluice_tests::kube::chart::{RELEASE_NAMESPACE, REQUIRED_VALUES, directory};
 use sluice_tests::kube::{Account, ControlPlane, Credentials, Part};
 use sluice_tests::net::{Run, until};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
-const VIRTUAL_SERVER: &str = r#"
+const VIRTUAL_SERVER: &str = r"
 apiVersion: sluice.dev/v1alpha1
 kind: VirtualServer
 metadata: {name: web, namespace: default}
@@ -22,7 +22,7 @@ spec:
   ports: [{name: http, protocol: TCP, port: 80}]
   forwarding: {mode: FullNAT}
   pools: [{name: web, weight: 100}]
-"#;
+";
 
 /// Runs helm, for which a warning of the API server is an error, and returns what it wrote.
 fn helm(account: &Account, arguments: &[&str]) -> Result<String, String> {

@@ -21,7 +21,7 @@ use sluice_tests::net::{
     Direction, Family, Namespace, PassProgram, Run, Veth, expect_no_remains, sweep, until,
 };
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A web server on every node, and a Service for it.
 const WEB: &str = "
@@ -163,6 +163,7 @@ fn nodes_run_pods_that_the_outside_reaches() {
     services_work(&cluster);
     links_are_cut_and_restored(&cluster, &pods);
     a_killed_node_is_missed(&mut cluster);
+    a_killed_node_comes_back(&mut cluster);
     cluster.after_check().unwrap();
 
     let name = cluster.run_name();
@@ -183,7 +184,8 @@ fn ask(from: &Namespace, to: SocketAddr) -> anyhow::Result<String> {
     let answer = from.run(&format!(
         "curl --silent --show-error --max-time 5 http://{to}/"
     ))?;
-    Ok(answer.trim().to_owned())
+    let name = answer.split_whitespace().next();
+    Ok(name.unwrap_or_default().to_owned())
 }
 
 /// kube-proxy translates the addresses of Services, the API server reaches kubelets.
@@ -232,6 +234,18 @@ fn a_killed_node_is_missed(cluster: &mut Cluster) {
         })
         .unwrap();
     cluster.await_ready().unwrap();
+}
+
+fn a_killed_node_comes_back(cluster: &mut Cluster) {
+    cluster.boot_node("n3").unwrap();
+    let pods = cluster.await_pods("default", "app=web", 3, LIMIT).unwrap();
+    let pod = pods.iter().find(|pod| pod.node == "n3").unwrap();
+    for family in Family::BOTH {
+        until("the node's pod to answer", LIMIT, || {
+            ask(cluster.client(), pod.address.socket(family, 8080)).is_ok()
+        })
+        .unwrap();
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use clap::Parser;
 enum Verb {
     /// Build the BPF programs into target/bpf/.
     BuildBpf,
-    /// Build the BPF programs and run all tests; arguments go to cargo test.
+    /// Build the programs and the container images and run all tests; arguments go to cargo test.
     Test {
         /// Arguments for cargo test, such as `-p sluice-tests`; the whole workspace when there are none.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -7,13 +7,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bpf, command, summary::Summary};
+use crate::{command, images, summary::Summary};
 
-/// Builds the programs, runs the tests and prints the sum of their results as the last line.
+/// Builds the programs and the images, runs the tests and prints the sum of their results as the last line.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    bpf::build()?;
     // Integration tests run the agent and the operator; cargo test builds the binaries of the tests' own package only.
-    command::run(&mut command::cargo(["build", "--workspace", "--bins"]))?;
+    // Writing the images builds them first, and the BPF programs.
+    images::run(&images::Options::default())?;
     let mut cargo = command::cargo(["test", "--no-fail-fast"]);
     if arguments.is_empty() {
         cargo.arg("--workspace");

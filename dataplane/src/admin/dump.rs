@@ -25,7 +25,10 @@ struct Dump {
 
 /// The last plan's maps beside those in the kernel now. While the core applies a plan they differ.
 pub(super) fn json(state: &State) -> Result<String, String> {
-    let actual = state.maps.image().map_err(|error| error.to_string())?;
+    let maps = state
+        .maps()
+        .ok_or("the node is detached: there are no maps")?;
+    let actual = maps.image().map_err(|error| error.to_string())?;
     let published = state.published();
     let (intended, actual) = (lines(&published.intended), lines(&actual));
     let exception = |exception: &sluice_api::NodeException| {

@@ -13,6 +13,8 @@ use sluice_abi::{DropReason, FlowState, ServerCounters, Stat};
 use sluice_api::AttachMode;
 use tracing::debug;
 
+mod source;
+
 use crate::maps::Usage;
 use crate::state::{Published, ServerLabels, State};
 
@@ -37,7 +39,8 @@ impl Collector for Metrics {
         self.data_plane(&mut encoder)?;
         self.tables(&mut encoder, &published)?;
         Self::agent(&mut encoder, &published)?;
-        self.work(&mut encoder)
+        self.work(&mut encoder)?;
+        source::encode(&mut encoder, &self.state.source)
     }
 }
 
@@ -105,8 +108,12 @@ impl Metrics {
     fn servers(&self, encoder: &mut DescriptorEncoder<'_>, published: &Published) -> fmt::Result {
         let flows = self.state.censuses().flows;
         let mut servers: BTreeMap<Labels, (ServerCounters, u64)> = BTreeMap::new();
-        for (&id, labels) in published.servers.iter() {
-            match self.state.maps.server_counters(id) {
+        let maps = self.state.maps();
+        for (maps, (&id, labels)) in maps
+            .iter()
+            .flat_map(|maps| published.servers.iter().map(move |server| (maps, server)))
+        {
+            match maps.server_counters(id) {
                 Ok(found) => {
                     let live = flows.servers.get(&id).copied().unwrap_or_default();
                     let entry = servers.entry(server_labels(labels)).or_default();
@@ -161,9 +168,12 @@ impl Metrics {
     }
 
     fn data_plane(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(maps) = self.state.maps() else {
+            return Ok(());
+        };
         let mut drops: Vec<(Labels, u64)> = Vec::new();
         for &reason in DropReason::ALL {
-            if let Ok(count) = self.state.maps.drops(reason) {
+            if let Ok(count) = maps.drops(reason) {
                 drops.push((vec![("reason", reason.name().to_owned())], count));
             }
         }
@@ -171,7 +181,7 @@ impl Metrics {
         counter(encoder, "sluice_dropped_packets", help, None, pairs(&drops))?;
         let mut events: Vec<(Labels, u64)> = Vec::new();
         for &stat in Stat::ALL {
-            if let Ok(count) = self.state.maps.stat(stat) {
+            if let Ok(count) = maps.stat(stat) {
                 events.push((vec![("event", stat.name().to_owned())], count));
             }
         }

@@ -1,13 +1,14 @@
 //! Which programs are attached where, and keeping it so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::{Duration, Instant};
 
 use sluice_api::{AttachMode, InterfaceStatus, LoadBalancerNodeSpec, XdpMode};
 use tracing::{info, warn};
 
 use crate::maps::{Attached, Attacher, Error, Hook, Mode, XdpChoice};
-use crate::netlink::{Link, Table};
+use crate::netlink::{Link, Requests, Table};
 
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
@@ -60,6 +61,15 @@ impl Attachments {
             self.attacher.forget(name);
         }
         self.uplinks.clear();
+    }
+
+    /// Takes everything off this node. Returns what it removed, in words.
+    pub(super) fn detach_all(&mut self, requests: &mut Requests) -> Result<Vec<String>, Error> {
+        self.attacher.detach_all(|interface| {
+            requests
+                .remove_idle_clsact(interface)
+                .map_err(io::Error::other)
+        })
     }
 
     /// Attaches what is missing and takes off what is not wanted any more. `changed`: interfaces or the spec did.

@@ -11,6 +11,7 @@
 
 mod attachments;
 mod back_off;
+mod detached;
 mod labels;
 mod status;
 mod view;
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use sluice_abi::ConfigWord;
-use sluice_api::LoadBalancerNodeStatus;
+use sluice_api::{ConditionType, LoadBalancerNodeStatus};
 use sluice_planner::{
     Image, Limits, MapOp, NodeConfig, NodeView, Plan, Problem, RingCache, diff, node_config,
     plan_with,
@@ -39,6 +40,7 @@ use crate::state::State;
 
 use attachments::Attachments;
 use back_off::BackOff;
+pub use detached::Detached;
 use status::Summary;
 
 /// Quiet time that ends a burst of news.
@@ -113,6 +115,11 @@ pub struct Core {
     node: Option<NodeSpec>,
     /// Why the newest spec of this node is not in force.
     refused: Option<String>,
+    /// Why the source withholds what it reads.
+    held: Option<String>,
+    /// The generation of the spec under which everything is to be taken off the node.
+    detach: Option<i64>,
+    detach_retry: BackOff,
     role_set: Option<u64>,
     decisions: Option<Decisions>,
     decisions_changed: bool,
@@ -141,12 +148,14 @@ impl Core {
     /// `before` is the status that an earlier agent of this node wrote last.
     pub fn new(
         state: Arc<State>,
+        maps: Arc<Maps>,
         requests: Requests,
         attacher: Attacher,
         mailbox: Mailbox,
-        before: LoadBalancerNodeStatus,
+        mut before: LoadBalancerNodeStatus,
     ) -> Self {
-        let maps = Arc::clone(&state.maps);
+        let detached = ConditionType::Detached.name();
+        before.conditions.retain(|c| c.type_ != detached);
         Self {
             limits: maps.limits(),
             state,
@@ -161,6 +170,9 @@ impl Core {
             released_stale: false,
             node: None,
             refused: None,
+            held: None,
+            detach: None,
+            detach_retry: BackOff::default(),
             role_set: None,
             decisions: None,
             decisions_changed: false,
@@ -198,9 +210,47 @@ impl Core {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.turn(Instant::now());
+            let now = Instant::now();
+            if let Some(generation) = self.detach {
+                if self.try_to_detach(now) {
+                    return self.into_detached(generation).run(inbox);
+                }
+                self.report(now);
+            } else {
+                self.turn(now);
+            }
             self.state.turn();
         }
+    }
+
+    /// Takes everything off this node; what fails is tried again.
+    fn try_to_detach(&mut self, now: Instant) -> bool {
+        if !self.detach_retry.is_over(now) {
+            return false;
+        }
+        match take_everything_off(&mut self.attachments, &mut self.requests) {
+            Ok(removed) => {
+                info!(
+                    removed = removed.len(),
+                    "detached, as the LoadBalancerNode asks for"
+                );
+                true
+            }
+            Err(error) => {
+                if !self.detach_retry.is_failing() {
+                    error!("cannot detach: {error}");
+                }
+                self.failure = Some(format!("cannot detach: {error}"));
+                self.detach_retry.fail(now);
+                false
+            }
+        }
+    }
+
+    /// Gives up programs and maps: the kernel frees them when the last one that uses them is done.
+    fn into_detached(self, generation: i64) -> Detached {
+        self.state.release_maps();
+        Detached::new(self.state, self.mailbox, self.status, generation)
     }
 
     /// Takes what comes in quick succession.
@@ -237,6 +287,8 @@ impl Core {
                 self.dirty.gateways = true;
             }
             Input::Source(Event::NodeRefused(message)) => self.refused = Some(message),
+            Input::Source(Event::Held(reason)) => self.held = reason,
+            Input::Source(Event::Detach { generation }) => self.detach = Some(generation),
             Input::Source(Event::Peers(peers)) => self.peers = peers,
             Input::Netlink(message) => match self.table.apply(&message) {
                 Some(Change::Link) => {
@@ -269,6 +321,7 @@ impl Core {
         let others = [
             network,
             self.apply_retry.until(),
+            self.detach_retry.until(),
             self.attachments.retry_at(),
         ];
         others.into_iter().flatten().fold(report, Instant::min)
@@ -505,4 +558,23 @@ impl Core {
         });
         records.map(|record| record.ifindex).collect()
     }
+}
+
+/// Takes programs, maps and pins off the node, then the neighbours that were kept for them.
+fn take_everything_off(
+    attachments: &mut Attachments,
+    requests: &mut Requests,
+) -> Result<Vec<String>, DetachError> {
+    let removed = attachments.detach_all(requests)?;
+    requests.release_registered()?;
+    Ok(removed)
+}
+
+/// Why the node could not be left clean.
+#[derive(thiserror::Error, Debug)]
+enum DetachError {
+    #[error(transparent)]
+    Maps(#[from] maps::Error),
+    #[error("cannot release neighbours: {0}")]
+    Neighbours(#[from] netlink::Error),
 }

@@ -152,13 +152,15 @@ impl Core {
 
     /// Why the node does not do what it should; empty if it does.
     fn not_ready(&self) -> Vec<String> {
+        let mut reasons: Vec<String> = self.held.iter().cloned().collect();
         if self.node.is_none() {
-            return vec![format!(
+            reasons.extend(self.failure.clone());
+            reasons.push(format!(
                 "there is no LoadBalancerNode {}: create it",
                 self.state.node
-            )];
+            ));
+            return reasons;
         }
-        let mut reasons = Vec::new();
         if self.attachments.uplinks().next().is_none() {
             reasons.push("no program is attached yet".to_owned());
         }

@@ -236,6 +236,15 @@ impl Attacher {
         remove_file(&self.pins.link(hook, interface))
     }
 
+    /// Takes everything off this node, see [`PinLock::remove_all`].
+    pub fn detach_all(
+        &mut self,
+        remove_idle_qdisc: impl FnMut(&str) -> io::Result<bool>,
+    ) -> Result<Vec<String>, Error> {
+        self.done.clear();
+        self.pins.remove_all(remove_idle_qdisc)
+    }
+
     fn finish(
         &mut self,
         hook: Hook,

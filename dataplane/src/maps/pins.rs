@@ -120,6 +120,45 @@ impl PinLock {
         Ok(found)
     }
 
+    /// Ends forwarding on this node: removes links, filters, qdiscs that agents made, and maps. Returns what it removed, in
+    /// words. What is gone already is no error, so it may be repeated. `remove_idle_qdisc` says whether the clsact qdisc of an interface has no filter left, and then removes it.
+    pub fn remove_all(
+        &self,
+        mut remove_idle_qdisc: impl FnMut(&str) -> io::Result<bool>,
+    ) -> Result<Vec<String>, Error> {
+        let mut removed = Vec::new();
+        for (hook, interface) in self.attached()? {
+            let mark = self.filter(hook, &interface);
+            if mark.exists() {
+                remove_filter(hook, &interface);
+                remove_directory(&mark)?;
+            }
+            remove_file(&self.link(hook, &interface))?;
+            removed.push(format!("{} of {interface}", hook.name()));
+        }
+        for name in names(&self.links_directory())? {
+            if let Some(interface) = name.strip_prefix(QDISC) {
+                let interface = unescape(interface);
+                let gone = remove_idle_qdisc(&interface).map_err(system_error(format!(
+                    "remove the clsact qdisc of {interface}"
+                )))?;
+                if gone {
+                    removed.push(format!("qdisc of {interface}"));
+                }
+                remove_directory(&self.qdisc(&interface))?;
+            }
+        }
+        for map in MapName::ALL {
+            if self.map(map).exists() {
+                remove_file(&self.map(map))?;
+                removed.push(format!("map {}", map.as_str()));
+            }
+        }
+        remove_directory(&self.links_directory())?;
+        remove_directory(&self.directory)?;
+        Ok(removed)
+    }
+
     /// Removes the pins of maps: the state of a start that did not come to its end.
     pub(super) fn remove_maps(&self) -> Result<(), Error> {
         for map in MapName::ALL {
@@ -129,47 +168,15 @@ impl PinLock {
     }
 }
 
-/// Ends forwarding on this node: removes links, filters, qdiscs that agents made, and maps. Returns what it removed, in
-/// words. `qdisc_is_idle` says whether the clsact qdisc of an interface has no filter left, and then removes it.
+/// Ends forwarding on this node, as [`PinLock::remove_all`] does, where no agent runs.
 pub fn detach(
     directory: &Path,
-    mut remove_idle_qdisc: impl FnMut(&str) -> io::Result<bool>,
+    remove_idle_qdisc: impl FnMut(&str) -> io::Result<bool>,
 ) -> Result<Vec<String>, Error> {
     if !directory.exists() {
         return Ok(Vec::new());
     }
-    let lock = PinLock::acquire(directory)?;
-    let mut removed = Vec::new();
-    for (hook, interface) in lock.attached()? {
-        let (link, mark) = (lock.link(hook, &interface), lock.filter(hook, &interface));
-        if mark.exists() {
-            remove_filter(hook, &interface);
-            remove_directory(&mark)?;
-        }
-        remove_file(&link)?;
-        removed.push(format!("{} of {interface}", hook.name()));
-    }
-    for name in names(&lock.links_directory())? {
-        if let Some(interface) = name.strip_prefix(QDISC) {
-            let interface = unescape(interface);
-            let gone = remove_idle_qdisc(&interface).map_err(system_error(format!(
-                "remove the clsact qdisc of {interface}"
-            )))?;
-            if gone {
-                removed.push(format!("qdisc of {interface}"));
-            }
-            remove_directory(&lock.qdisc(&interface))?;
-        }
-    }
-    for map in MapName::ALL {
-        if lock.map(map).exists() {
-            remove_file(&lock.map(map))?;
-            removed.push(format!("map {}", map.as_str()));
-        }
-    }
-    remove_directory(&lock.links_directory())?;
-    remove_directory(directory)?;
-    Ok(removed)
+    PinLock::acquire(directory)?.remove_all(remove_idle_qdisc)
 }
 
 pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
@@ -202,7 +209,11 @@ pub(super) fn mark(path: &Path) -> Result<(), Error> {
 fn names(directory: &Path) -> Result<Vec<String>, Error> {
     let failed = |error| system_error(format!("list {}", directory.display()))(error);
     let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed)? {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),
+        other => other.map_err(failed)?,
+    };
+    for entry in entries {
         let entry =
             entry.map_err(|error| system_error(format!("list {}", directory.display()))(error))?;
         names.extend(entry.file_name().into_string());

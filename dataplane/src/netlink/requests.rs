@@ -1,5 +1,6 @@
 //! Asking the kernel, and registering neighbours.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
@@ -132,6 +133,39 @@ impl Requests {
         gateways.sort();
         gateways.dedup();
         Ok(gateways)
+    }
+
+    /// Names of the interfaces of the default routes of both families, in order.
+    pub fn default_interfaces(&mut self) -> Result<Vec<String>, Error> {
+        let mut indices = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let request = RouteNetlinkMessage::GetRoute(message);
+            for answer in self.dump("list routes", &request)? {
+                if let RouteNetlinkMessage::NewRoute(route) = answer {
+                    indices.extend(default_interfaces_of(&route));
+                }
+            }
+        }
+        let table = self.table()?;
+        let mut names: Vec<String> = indices
+            .into_iter()
+            .filter_map(|ifindex| table.link_by_index(ifindex))
+            .filter(|link| !link.loopback)
+            .map(|link| link.name.clone())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Releases every neighbour that an agent registered.
+    pub fn release_registered(&mut self) -> Result<(), Error> {
+        let table = self.table()?;
+        for (ifindex, address) in table.registered() {
+            self.release_neighbour(ifindex, address)?;
+        }
+        Ok(())
     }
 
     /// Asks the kernel to resolve a neighbour now, and to keep it fresh from then on where it can.
@@ -385,6 +419,22 @@ fn read_route(message: &RouteMessage) -> Route {
 }
 
 /// The gateways of a route, which may have several.
+/// Interfaces of a default route that may send packets out; none of any other route.
+fn default_interfaces_of(route: &RouteMessage) -> Vec<u32> {
+    if route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast {
+        return Vec::new();
+    }
+    let interfaces = route
+        .attributes
+        .iter()
+        .flat_map(|attribute| match attribute {
+            RouteAttribute::Oif(ifindex) => vec![*ifindex],
+            RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+            _ => Vec::new(),
+        });
+    interfaces.collect()
+}
+
 fn gateways_of(route: &RouteMessage) -> Vec<(u32, IpAddr)> {
     if let Route::Out {
         ifindex,

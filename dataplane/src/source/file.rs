@@ -19,7 +19,7 @@ use sluice_api::{
 use sluice_planner::{Slices, Snapshot};
 use tracing::{info, warn};
 
-use super::{Decisions, Event, NodeSpec};
+use super::{Decisions, Event, NodeSpec, SourceState};
 
 /// Time between two looks at the directory.
 const POLL: Duration = Duration::from_millis(100);
@@ -27,6 +27,11 @@ const POLL: Duration = Duration::from_millis(100);
 const POLL_PEERS: Duration = Duration::from_secs(1);
 /// Time between two complaints of one kind while they last.
 const COMPLAINT: Duration = Duration::from_mins(1);
+
+/// What is read, by the names in metrics and messages.
+const DECISIONS: &str = "decisions";
+const MANIFESTS: &str = "manifests";
+const NODES: &str = "other nodes";
 
 /// This node's status file.
 #[derive(Clone, Debug)]
@@ -87,10 +92,11 @@ pub fn run(
     directory: Directory,
     node: String,
     file: NodeFile,
+    state: Arc<SourceState>,
     mut tell: impl FnMut(Event) + Send + 'static,
 ) {
     thread::spawn(move || {
-        let mut reader = Reader::new(directory, node, file);
+        let mut reader = Reader::new(directory, node, file, state);
         loop {
             for event in reader.poll() {
                 tell(event);
@@ -104,6 +110,7 @@ struct Reader {
     directory: Directory,
     node: String,
     file: NodeFile,
+    state: Arc<SourceState>,
     decisions: DecisionReader,
     manifests: ManifestReader,
     directors: BTreeSet<String>,
@@ -116,13 +123,17 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(directory: Directory, node: String, file: NodeFile) -> Self {
+    fn new(directory: Directory, node: String, file: NodeFile, state: Arc<SourceState>) -> Self {
+        for kind in [DECISIONS, MANIFESTS, NODES] {
+            state.expect(kind);
+        }
         Self {
             decisions: DecisionReader::new(directory.clone()),
             manifests: ManifestReader::new(directory.clone()),
             directory,
             node,
             file,
+            state,
             directors: BTreeSet::new(),
             peers_polled: None,
             told_node: None,
@@ -149,7 +160,9 @@ impl Reader {
         }
         match self.decisions.poll() {
             Ok(found) => {
+                self.state.synced(DECISIONS);
                 let found = found?;
+                self.state.events(DECISIONS, 1);
                 Some(Event::Decisions(Decisions {
                     snapshot: Snapshot::new(
                         &found.virtual_servers,
@@ -161,7 +174,7 @@ impl Reader {
                 }))
             }
             Err(error) => {
-                self.complain("decisions", &error);
+                self.complain(DECISIONS, &error);
                 None
             }
         }
@@ -170,6 +183,8 @@ impl Reader {
     fn poll_manifests(&mut self) -> Option<Event> {
         match self.manifests.poll() {
             Ok(changed) => {
+                self.state.synced(MANIFESTS);
+                self.state.events(MANIFESTS, u64::from(changed));
                 if !self.manifests.is_complete() {
                     return None;
                 }
@@ -178,7 +193,7 @@ impl Reader {
                 }
             }
             Err(error) => {
-                self.complain("manifests", &error);
+                self.complain(MANIFESTS, &error);
                 return None;
             }
         }
@@ -254,19 +269,22 @@ impl Reader {
                 // A director that has not started yet sends nothing.
                 Ok(None) => {}
                 Err(error) => {
-                    self.complain("other nodes", &error);
+                    self.complain(NODES, &error);
                     return None;
                 }
             }
         }
+        self.state.synced(NODES);
         if self.told_peers.as_ref() == Some(&peers) {
             return None;
         }
+        self.state.events(NODES, 1);
         self.told_peers = Some(peers.clone());
         Some(Event::Peers(peers))
     }
 
     fn complain(&mut self, what: &'static str, error: &DirectoryError) {
+        self.state.failed(what);
         let now = Instant::now();
         let quiet = self
             .complained
@@ -306,7 +324,7 @@ mod tests {
         fn reader(&self) -> Reader {
             let directory = Directory::new(&self.0);
             let file = NodeFile::open(&directory, "d1").unwrap();
-            Reader::new(directory, "d1".to_owned(), file)
+            Reader::new(directory, "d1".to_owned(), file, Arc::default())
         }
     }
 

@@ -1,12 +1,16 @@
 //! Where decisions come from. [`Event`] is all that the agent's core sees of a source.
 
 pub mod file;
+pub mod kube;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::LoadBalancerNodeSpec;
 use sluice_planner::Snapshot;
+
+pub use state::{KindState, SourceState};
 
 /// News for the core. Each event says all there is of its kind, so the last one of a kind counts.
 #[derive(Clone, PartialEq, Debug)]
@@ -20,6 +24,13 @@ pub enum Event {
     NodeRefused(String),
     /// The other directors' own addresses by node name.
     Peers(BTreeMap<String, BTreeSet<IpAddr>>),
+    /// Why the source does not believe what it reads, and goes on by what it told before; `None`: it does again.
+    Held(Option<String>),
+    /// This node is to be left: everything comes off it, and stays off for as long as the process lives.
+    Detach {
+        /// The generation of the spec that the node had.
+        generation: i64,
+    },
 }
 
 /// The decisions in force.

@@ -7,7 +7,7 @@ use sluice_api::{
     ObjectKey, PoolDecision, RealServerPoolStatus, Reason, RolloutPhase, RolloutPolicyStatus, Time,
     VirtualServerStatus, set_condition,
 };
-use sluice_planner::Slices;
+use sluice_planner::{Server, Slices};
 
 use super::admission::Refusal;
 use super::nodes::{self, Acknowledgement};
@@ -182,6 +182,16 @@ fn acknowledged(
     }
 }
 
+/// How many names there are among servers of at least this weight: a pod with addresses in both families is one server.
+fn named(servers: &[Server], least_weight: u32) -> u32 {
+    let names: BTreeSet<&str> = servers
+        .iter()
+        .filter(|server| server.weight >= least_weight)
+        .map(|server| server.name.as_str())
+        .collect();
+    count(names.len())
+}
+
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -296,8 +306,8 @@ pub(super) fn pool(
     RealServerPoolStatus {
         observed_generation: generation,
         conditions: conditions.list,
-        servers: count(servers.len()),
-        ready_servers: count(servers.iter().filter(|server| server.weight > 0).count()),
+        servers: named(&servers, 0),
+        ready_servers: named(&servers, 1),
         decision,
     }
 }

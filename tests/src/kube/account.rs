@@ -114,7 +114,11 @@ impl Account {
 
     /// A command that runs a program of the cluster's as this user.
     pub fn command(&self, name: &str) -> Result<Command> {
-        let mut command = self.namespace.command(program(name)?);
+        Ok(self.prepare(&program(name)?))
+    }
+
+    fn prepare(&self, program: &Path) -> Command {
+        let mut command = self.namespace.command(program);
         command
             .env("HOME", &self.home)
             .env("KUBECONFIG", self.kubeconfig.path())
@@ -122,6 +126,25 @@ impl Account {
             .env("HELM_CACHE_HOME", self.home.join("helm/cache"))
             .env("HELM_CONFIG_HOME", self.home.join("helm/config"))
             .env("HELM_DATA_HOME", self.home.join("helm/data"));
+        command
+    }
+
+    /// A shell that runs `script` as this user, with the programs of the cluster and of `more` in its path, and stops at the
+    /// first command that fails.
+    pub fn shell(&self, script: &str, more: &[&Path]) -> Result<Command> {
+        let kubectl = program("kubectl")?;
+        let own = kubectl.parent().context("a program has a directory")?;
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let path: Vec<PathBuf> = more
+            .iter()
+            .map(|path| (*path).to_owned())
+            .chain([own.to_owned()])
+            .chain(std::env::split_paths(&inherited))
+            .collect();
+        let mut command = self.prepare("bash".as_ref());
+        command
+            .env("PATH", std::env::join_paths(path)?)
+            .args(["-euo", "pipefail", "-c", script]);
         Ok(command)
     }
 
@@ -166,7 +189,7 @@ where
 }
 
 /// Runs a command to its end with this input.
-pub(super) fn finish(command: &mut Command, input: &str) -> Result<String> {
+pub fn finish(command: &mut Command, input: &str) -> Result<String> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

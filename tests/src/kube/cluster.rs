@@ -12,15 +12,16 @@
 //! that are prepared for XDP, as those of directors are in a [`Fabric`](crate::net::fabric::Fabric).
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::account::{Account, has_condition};
 use super::control::{ControlPlane, Part};
 use super::node::Node;
+use super::pod::items;
+use super::spec::{CONTROL, ClusterSpec, Place, ROUTER};
 use crate::net::segment::{
     BRIDGE, FABRIC_MTU, UPLINK, connect_client, plug_in, prepare_far_end, use_gateway,
 };
@@ -30,74 +31,14 @@ use crate::net::{
 };
 
 /// How long nodes may take to be ready on a busy machine whose files are not in memory.
-const READY_LIMIT: Duration = Duration::from_secs(180);
-
-const NODE_NET: Dual = Dual {
-    v4: Ipv4Addr::new(10, 1, 0, 0),
-    v6: Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0),
-};
-const ROUTER: Dual = NODE_NET.host(1);
-const CONTROL: Dual = NODE_NET.host(10);
-
-/// The pods of node `number`, counted from 1.
-const fn pod_net(number: u8) -> Dual {
-    Dual {
-        v4: Ipv4Addr::new(10, 244, number, 0),
-        v6: Ipv6Addr::new(0x2001, 0xdb8, 0x244, number as u16, 0, 0, 0, 0),
-    }
-}
-
-/// What to build.
-#[derive(Clone, Debug)]
-pub struct ClusterSpec {
-    nodes: u8,
-    images: Vec<&'static str>,
-    kube_proxy: bool,
-}
-
-impl ClusterSpec {
-    /// A cluster of this many nodes, called n1, n2 and so on, up to 9. They have the images of pods' pause containers and
-    /// of the web server `localhost/web:1`, and run kube-proxy.
-    pub fn new(nodes: u8) -> Self {
-        Self {
-            nodes: nodes.min(9),
-            images: vec!["pause", "web"],
-            kube_proxy: true,
-        }
-    }
-
-    /// With one more image on every node: `sluice` is `localhost/sluice:dev`.
-    #[must_use]
-    pub fn image(mut self, name: &'static str) -> Self {
-        self.images.push(name);
-        self
-    }
-
-    /// Without kube-proxy: nothing but the product handles the addresses of Services.
-    #[must_use]
-    pub const fn without_kube_proxy(mut self) -> Self {
-        self.kube_proxy = false;
-        self
-    }
-}
-
-/// A pod that has its addresses.
-#[derive(Clone, Debug)]
-pub struct Pod {
-    /// Its name, which is its host name too.
-    pub name: String,
-    /// The node on which it runs.
-    pub node: String,
-    /// Its addresses.
-    pub address: Dual,
-    /// Whether its status says that it is ready.
-    pub ready: bool,
-}
+const READY_LIMIT: Duration = Duration::from_mins(3);
 
 /// The built cluster.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: BTreeMap<String, Node>,
+    killed: BTreeMap<String, Place>,
+    spec: ClusterSpec,
     control: ControlPlane,
     client: Namespace,
     router: Namespace,
@@ -109,6 +50,9 @@ pub struct Cluster {
 impl Cluster {
     /// Builds it and waits until all nodes are ready.
     pub fn build(spec: &ClusterSpec) -> Result<Self> {
+        if !(1..=9).contains(&spec.nodes) {
+            bail!("a cluster has 1 to 9 nodes, not {}", spec.nodes);
+        }
         let run = Run::start()?;
         let [client, router, switch, control] =
             ["client", "router", "switch", "control"].map(|label| run.namespace(label));
@@ -123,6 +67,8 @@ impl Cluster {
         use_gateway(&control, ROUTER)?;
         let mut cluster = Self {
             nodes: BTreeMap::new(),
+            killed: BTreeMap::new(),
+            spec: spec.clone(),
             control: ControlPlane::start(&run, &control, CONTROL, &Part::ALL)?,
             client,
             router,
@@ -130,7 +76,7 @@ impl Cluster {
             pass: PassProgram::load()?,
             run,
         };
-        cluster.add_nodes(spec)?;
+        cluster.add_nodes()?;
         Ok(cluster)
     }
 
@@ -227,8 +173,29 @@ impl Cluster {
             .remove(name)
             .with_context(|| format!("no node is called {name}"))?;
         self.cut(name)?;
-        drop(node);
+        self.killed.insert(name.to_owned(), node.place().clone());
         Ok(())
+    }
+
+    /// Starts a killed node again, with its disk, and waits until it is ready. All that was in its memory is gone: BPF
+    /// objects, the bridge of its pods, rules of nftables.
+    pub fn boot_node(&mut self, name: &str) -> Result<()> {
+        let place = self
+            .killed
+            .remove(name)
+            .with_context(|| format!("no node called {name} was killed"))?;
+        place.namespace.run("nft flush ruleset")?;
+        if place.namespace.ip("link show dev cni0").is_ok() {
+            place.namespace.ip("link delete cni0")?;
+        }
+        self.restore(name)?;
+        let mut node = Node::boot(&self.run, place)?;
+        node.start_runtime()?;
+        node.load_images(&self.spec.images)?;
+        node.start_kubelet(&self.control, self.spec.kube_proxy)?;
+        self.nodes.insert(name.to_owned(), node);
+        self.route_pods()?;
+        self.await_ready()
     }
 
     /// Waits until all nodes that run say that they are ready.
@@ -244,40 +211,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// The pods of `namespace` with these labels, such as `app=web`, that have addresses, in the order of their names.
-    pub fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<Pod>> {
-        let arguments = ["get", "pods", "-n", namespace, "-l", selector];
-        let list = self.admin().json(arguments)?;
-        Ok(items(&list).filter_map(pod).collect())
-    }
-
-    /// Waits until as many pods with these labels are ready, and none is left that is not.
-    pub fn await_pods(
-        &self,
-        namespace: &str,
-        selector: &str,
-        count: usize,
-        limit: Duration,
-    ) -> Result<Vec<Pod>> {
-        let arguments = ["get", "pods", "-n", namespace, "-l", selector];
-        let list = self.admin().until(&arguments, limit, |list| {
-            let ready = items(list).filter_map(pod).filter(|pod| pod.ready).count();
-            ready == count && items(list).count() == count
-        })?;
-        Ok(items(&list).filter_map(pod).collect())
-    }
-
-    fn add_nodes(&mut self, spec: &ClusterSpec) -> Result<()> {
-        for number in 1..=spec.nodes {
+    fn add_nodes(&mut self) -> Result<()> {
+        for number in 1..=self.spec.nodes {
             let name = format!("n{number}");
-            let namespace = self.run.namespace(&name)?;
-            let (address, pods) = (NODE_NET.host(10 + number), pod_net(number));
-            plug_in(namespace.port(UPLINK), &self.switch, &name, address)?;
+            let place = Place::new(self.run.namespace(&name)?, number);
+            let uplink = place.namespace.port(UPLINK);
+            plug_in(uplink, &self.switch, &name, place.address)?;
             prepare_far_end(&mut self.pass, self.switch.port(&name))?;
-            namespace.enable_forwarding()?;
-            use_gateway(&namespace, ROUTER)?;
-            let node = Node::boot(&self.run, namespace, address, pods)?;
-            self.nodes.insert(name, node);
+            place.namespace.enable_forwarding()?;
+            use_gateway(&place.namespace, ROUTER)?;
+            self.nodes.insert(name, Node::boot(&self.run, place)?);
         }
         self.route_pods()?;
         // One step on all nodes before the next: what a step starts comes up while others do the same.
@@ -285,8 +228,8 @@ impl Cluster {
             node.start_runtime()?;
         }
         for node in self.nodes.values_mut() {
-            node.load_images(&spec.images)?;
-            node.start_kubelet(&self.control, spec.kube_proxy)?;
+            node.load_images(&self.spec.images)?;
+            node.start_kubelet(&self.control, self.spec.kube_proxy)?;
         }
         self.await_ready()
     }
@@ -323,10 +266,9 @@ impl Stage for Cluster {
         }
         for what in ["nodes,pods", "events"] {
             let arguments = ["get", what, "--all-namespaces", "-o", "wide"];
-            text += &match self.admin().kubectl(arguments) {
-                Ok(answer) => format!("--- {what}\n{answer}"),
-                Err(error) => format!("--- {what}: {error:#}\n"),
-            };
+            let answer = self.admin().kubectl(arguments);
+            let answer = answer.unwrap_or_else(|error| format!("{error:#}\n"));
+            text.extend(["--- ", what, "\n", &answer]);
         }
         text
     }
@@ -334,23 +276,4 @@ impl Stage for Cluster {
     fn run_name(&self) -> String {
         self.run.name().to_owned()
     }
-}
-
-fn items(list: &Value) -> impl Iterator<Item = &Value> {
-    list["items"].as_array().into_iter().flatten()
-}
-
-/// The pod of this object; `None` as long as it has not both addresses.
-fn pod(object: &Value) -> Option<Pod> {
-    let mut addresses = object["status"]["podIPs"].as_array()?.iter();
-    let mut next = || addresses.next()?["ip"].as_str();
-    Some(Pod {
-        name: object["metadata"]["name"].as_str()?.to_owned(),
-        node: object["spec"]["nodeName"].as_str()?.to_owned(),
-        address: Dual {
-            v4: next()?.parse().ok()?,
-            v6: next()?.parse().ok()?,
-        },
-        ready: has_condition(object, "Ready"),
-    })
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use super::account::Account;
 use super::flags;
@@ -45,7 +46,9 @@ pub enum Part {
 }
 
 impl Part {
-    /// What objects alone need: they can be made, watched and authorised, but nothing acts on them.
+    /// What objects alone need: they can be made, watched and authorised, but nothing acts on them. Namespaces that are
+    /// deleted stay, what has lost its owner stays, and of the roles that come with Kubernetes `admin`, `edit` and `view`
+    /// are empty.
     pub const API: [Self; 2] = [Self::Etcd, Self::ApiServer];
 
     /// What controllers need besides: owned objects follow their owners, but no pod runs.
@@ -119,6 +122,10 @@ impl ControlPlane {
             flags::API_SERVICE.of(Family::V4),
         ];
         let pki = Pki::create(&directory.join("pki"), &addresses)?;
+        fs::write(
+            directory.join(flags::AUDIT_POLICY_FILE),
+            flags::AUDIT_POLICY,
+        )?;
         let server = address.socket(Family::V4, API_PORT);
         let credentials = Credentials::Certificate(pki.client("admin", Some(MASTERS))?);
         let path = directory.join("admin.kubeconfig");
@@ -141,6 +148,14 @@ impl ControlPlane {
             control.admin.until(&account, START_LIMIT, |_| true)?;
         }
         Ok(control)
+    }
+
+    /// What ServiceAccounts of the namespace `sluice-system` asked of the API server so far: an audit event
+    /// (`audit.k8s.io/v1`, level Metadata) for each request.
+    pub fn audit_events(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.directory.join(flags::AUDIT_LOG))?;
+        let events = text.lines().map(serde_json::from_str);
+        Ok(events.collect::<Result<_, _>>()?)
     }
 
     /// Where it runs.
@@ -233,11 +248,7 @@ impl ControlPlane {
 
     /// The ends of all logs, for failures.
     pub fn evidence(&self) -> String {
-        let mut text = String::new();
-        for process in self.processes.values() {
-            text += &format!("--- {}\n{}\n", process.name(), process.log_tail());
-        }
-        text
+        self.processes.values().map(Process::evidence).collect()
     }
 
     fn running(&mut self, part: Part) -> Result<&mut Process> {
@@ -250,7 +261,12 @@ impl ControlPlane {
         let mut command = self.namespace.command(program(part.program())?);
         match part {
             Part::Etcd => command.args(flags::etcd(&self.directory.join("etcd"))),
-            Part::ApiServer => command.args(flags::api_server(&self.pki, self.address, API_PORT)),
+            Part::ApiServer => command.args(flags::api_server(
+                &self.pki,
+                &self.directory,
+                self.address,
+                API_PORT,
+            )),
             Part::Controllers => command.args(flags::controllers(&self.pki)),
             Part::Scheduler => command.args(flags::scheduler()),
         };

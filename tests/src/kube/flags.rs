@@ -10,6 +10,19 @@ use crate::net::Dual;
 pub(super) const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
 
+/// What the API server notes of requests: who of the ServiceAccounts of Sluice's namespace asked for what.
+pub(super) const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+    userGroups: ['system:serviceaccounts:sluice-system']
+  - level: None
+";
+pub(super) const AUDIT_POLICY_FILE: &str = "audit-policy.yaml";
+pub(super) const AUDIT_LOG: &str = "audit.log";
+
 /// The addresses of Services.
 pub const SERVICE_NET: Dual = Dual {
     v4: Ipv4Addr::new(10, 96, 0, 0),
@@ -33,7 +46,7 @@ pub(super) fn etcd(data: &Path) -> Vec<String> {
     ]
 }
 
-pub(super) fn api_server(pki: &Pki, address: Dual, port: u16) -> Vec<String> {
+pub(super) fn api_server(pki: &Pki, directory: &Path, address: Dual, port: u16) -> Vec<String> {
     let file = |flag: &str, name: &str| format!("--{flag}={}", pki.file(name).display());
     let [services_v4, services_v6] = SERVICE_NET.prefixes(16, 112);
     vec![
@@ -45,6 +58,12 @@ pub(super) fn api_server(pki: &Pki, address: Dual, port: u16) -> Vec<String> {
         "--allow-privileged=true".into(),
         // Webhooks in pods are reached at the pods: no kube-proxy runs beside the API server.
         "--enable-aggregator-routing=true".into(),
+        format!(
+            "--audit-policy-file={}",
+            directory.join(AUDIT_POLICY_FILE).display()
+        ),
+        format!("--audit-log-path={}", directory.join(AUDIT_LOG).display()),
+        "--audit-log-mode=blocking".into(),
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),
         file("client-ca-file", "ca.crt"),

@@ -18,6 +18,26 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A [`Cluster`] has nodes besides, with kubelet, containerd, pod networks of both families and kube-proxy, and a client
+//! outside. Three nodes are ready after about ten seconds.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use std::time::Duration;
+//! use sluice_tests::kube::{Cluster, ClusterSpec};
+//!
+//! let cluster = Cluster::build(&ClusterSpec::new(3).image("sluice"))?;
+//! cluster.admin().kubectl(["create", "deployment", "web", "--image=localhost/web:1"])?;
+//! let pods = cluster.await_pods("default", "app=web", 1, Duration::from_secs(30))?;
+//! let answer = cluster.client().run(&format!("curl http://{}:8080/", pods[0].address.v4))?;
+//! assert_eq!(answer.trim(), pods[0].name);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Pods and all that is not in the cluster's own namespaces stay in the nodes' mount, process and network namespaces, and
+//! end with them. What is machine-wide has the run's name: network namespaces and control groups.
 
 mod account;
 mod bpf;
@@ -30,14 +50,18 @@ mod kubeconfig;
 mod node;
 mod node_files;
 mod pki;
+mod pod;
 mod programs;
+mod spec;
 
-pub use account::{Account, has_condition};
+pub use account::{Account, finish, has_condition};
 pub use bpf::BpfObjects;
-pub use cluster::{Cluster, ClusterSpec, Pod};
+pub use cluster::Cluster;
 pub use control::{API_PORT, ControlPlane, Part};
 pub use flags::SERVICE_NET;
 pub use kubeconfig::{Credentials, Kubeconfig};
 pub use node::Node;
 pub use pki::{KeyedCertificate, Pki};
+pub use pod::Pod;
 pub use programs::program;
+pub use spec::ClusterSpec;

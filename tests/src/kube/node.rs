@@ -10,12 +10,16 @@ use anyhow::{Context, Result};
 use super::control::ControlPlane;
 use super::node_files;
 use super::programs::{image, program};
+use super::spec::Place;
 use crate::net::{Dual, Namespace, Process, Run, output, until};
 
 const SCRIPT: &str = include_str!("node.sh");
 
+/// What the script writes once the file systems are mounted.
+const READY: &str = "ready";
+
 /// How long a daemon of a node may take to come up on a busy machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A node of a cluster. Dropping it, or killing it, is pulling its plug.
 #[derive(Debug)]
@@ -24,19 +28,25 @@ pub struct Node {
     daemons: Vec<Process>,
     init: Process,
     name: String,
-    namespace: Namespace,
-    address: Dual,
-    pods: Dual,
+    place: Place,
     directory: PathBuf,
     control_group: String,
 }
 
 impl Node {
-    /// Makes the namespaces in which the node will be, around a network that is ready. Its daemons do not run yet.
-    pub(super) fn boot(run: &Run, namespace: Namespace, address: Dual, pods: Dual) -> Result<Self> {
+    /// Makes the namespaces in which the node will be, around a network that is ready. Its daemons do not run yet. If there
+    /// was a node of this name before, it has that one's disk.
+    pub(super) fn boot(run: &Run, place: Place) -> Result<Self> {
+        let namespace = &place.namespace;
         let name = namespace.label().to_owned();
         let directory = run.directory().join(&name);
-        fs::create_dir(&directory).with_context(|| format!("create {}", directory.display()))?;
+        for path in [&directory, &directory.join("cni")] {
+            fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+        }
+        let ready = directory.join(READY);
+        if ready.exists() {
+            fs::remove_file(ready)?;
+        }
         let script = directory.join("node.sh");
         fs::write(&script, SCRIPT)?;
         let mut command = namespace.command("unshare");
@@ -46,25 +56,22 @@ impl Node {
             .arg(script)
             .env("NODE_NAME", &name)
             .env("NODE_DIRECTORY", &directory);
-        let init = Process::start(&namespace, "init", command)?;
+        let init = Process::start(namespace, "init", command)?;
         Ok(Self {
             daemons: Vec::new(),
             control_group: run.control_group(&name)?,
             init,
             name,
-            namespace,
-            address,
-            pods,
+            place,
             directory,
         })
     }
 
     /// Starts containerd as soon as the file systems are mounted.
     pub(super) fn start_runtime(&mut self) -> Result<()> {
-        let ready = self.directory.join("ready");
+        let ready = self.directory.join(READY);
         until_running(&mut self.init, "its file systems", || ready.exists())?;
-        fs::create_dir(self.directory.join("cni"))?;
-        let plugins = node_files::cni(self.pods);
+        let plugins = node_files::cni(self.place.pods);
         fs::write(self.directory.join("cni/10-bridge.conflist"), plugins)?;
         let config = self.directory.join("containerd.toml");
         fs::write(&config, node_files::containerd(&self.directory)?)?;
@@ -101,7 +108,7 @@ impl Node {
             &config,
             node_files::kubelet(&authority, &self.control_group),
         )?;
-        let Dual { v4, v6 } = self.address;
+        let Dual { v4, v6 } = self.place.address;
         let mut command = self.command(program("kubelet")?);
         command
             .arg(format!("--config={}", config.display()))
@@ -124,6 +131,10 @@ impl Node {
         Ok(())
     }
 
+    pub(super) const fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Its name, also in the cluster.
     pub fn name(&self) -> &str {
         &self.name
@@ -131,23 +142,23 @@ impl Node {
 
     /// Its network.
     pub const fn namespace(&self) -> &Namespace {
-        &self.namespace
+        &self.place.namespace
     }
 
     /// Its addresses.
     pub const fn address(&self) -> Dual {
-        self.address
+        self.place.address
     }
 
     /// The network of its pods.
     pub const fn pods(&self) -> Dual {
-        self.pods
+        self.place.pods
     }
 
     /// A command that will run in the node as its own daemons do: with its network, its /sys/fs/bpf, its processes.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let namespaces = format!("/proc/{}/ns", self.init.id());
-        let mut command = self.namespace.command("nsenter");
+        let mut command = self.place.namespace.command("nsenter");
         command
             .arg(format!("--mount={namespaces}/mnt"))
             .arg(format!("--uts={namespaces}/uts"))
@@ -177,13 +188,11 @@ impl Node {
     /// The ends of its daemons' logs.
     pub fn evidence(&self) -> String {
         let daemons = self.daemons.iter().chain([&self.init]);
-        daemons.fold(String::new(), |text, process| {
-            format!("{text}--- {}\n{}\n", process.name(), process.log_tail())
-        })
+        daemons.map(Process::evidence).collect()
     }
 
     fn start(&mut self, name: &str, command: Command) -> Result<()> {
-        let process = Process::start(&self.namespace, name, command)?;
+        let process = Process::start(&self.place.namespace, name, command)?;
         self.daemons.push(process);
         Ok(())
     }

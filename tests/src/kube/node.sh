@@ -3,7 +3,7 @@
 # those of a machine of its own, says so by the file "ready", and collects the processes that containers orphan.
 #
 # NODE_NAME       host name
-# NODE_DIRECTORY  an empty directory that the machine's own processes see too
+# NODE_DIRECTORY  the node's disk: a directory that the machine's own processes see too
 set -euo pipefail
 
 hostname "$NODE_NAME"
@@ -12,7 +12,7 @@ mount --make-rprivate /
 mount -t proc proc /proc
 
 # A /sys that shows this network namespace's devices, with the machine's control groups and BPF objects of its own.
-mkdir "$NODE_DIRECTORY/cgroup"
+mkdir -p "$NODE_DIRECTORY/cgroup"
 mount --rbind /sys/fs/cgroup "$NODE_DIRECTORY/cgroup"
 mount -t sysfs sysfs /sys
 mount --move "$NODE_DIRECTORY/cgroup" /sys/fs/cgroup

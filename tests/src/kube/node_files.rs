@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 
 use super::programs;
@@ -42,7 +42,6 @@ pub(super) fn cni(pods: Dual) -> String {
 
 /// For containerd 1.6, Debian's.
 pub(super) fn containerd(directory: &Path) -> Result<String> {
-    let runc = programs::in_path("runc").context("runc is missing: `make setup` installs it")?;
     Ok(format!(
         "version = 2
 root = '{directory}/containerd'
@@ -52,13 +51,15 @@ disabled_plugins = [
   'io.containerd.snapshotter.v1.devmapper', 'io.containerd.snapshotter.v1.zfs',
 ]
 
+[debug]
+  level = 'warn'
 [plugins.'io.containerd.grpc.v1.cri']
   sandbox_image = '{PAUSE}'
   disable_apparmor = true
   # A machine may let even root only make itself likelier to be killed.
   restrict_oom_score_adj = true
 [plugins.'io.containerd.grpc.v1.cri'.cni]
-  bin_dir = '/usr/lib/cni'
+  bin_dir = '{plugins}'
   conf_dir = '{directory}/cni'
 [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc]
   runtime_type = 'io.containerd.runc.v2'
@@ -67,7 +68,8 @@ disabled_plugins = [
   SystemdCgroup = false
 ",
         directory = directory.display(),
-        runc = runc.display(),
+        plugins = programs::network_plugins()?.display(),
+        runc = programs::installed("runc")?.display(),
     ))
 }
 

@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// What a node asks its groups to control.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
 
-/// Makes a group of this name at the top of each hierarchy.
+/// Makes a group of this name at the top of each hierarchy, unless it is there.
 pub(super) fn create(name: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
         let group = hierarchy.join(name);
@@ -30,7 +30,7 @@ pub(super) fn create(name: &str) -> Result<()> {
                 format!("+{controller}"),
             );
         }
-        fs::create_dir(&group).with_context(|| format!("create {}", group.display()))?;
+        fs::create_dir_all(&group).with_context(|| format!("create {}", group.display()))?;
         for file in ["cpuset.cpus", "cpuset.mems"] {
             // In the first version a new group has no processor and no memory.
             if let Ok(value) = fs::read(hierarchy.join(file)) {

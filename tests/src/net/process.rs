@@ -89,6 +89,11 @@ impl Process {
         tail(&self.log())
     }
 
+    /// Its name and the last lines of its log.
+    pub fn evidence(&self) -> String {
+        format!("--- end of the log of {}\n{}\n", self.name, self.log_tail())
+    }
+
     /// Where it logs.
     pub fn log_path(&self) -> &Path {
         &self.log
@@ -158,7 +163,7 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("--- end of the log of {}\n{}", self.name, tail(&self.log()));
+            eprint!("{}", self.evidence());
         }
     }
 }

@@ -1,12 +1,13 @@
 //! One run of a test binary or of the demo, and what it leaves behind when it is killed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -18,6 +19,7 @@ use super::process::command;
 use super::wait;
 
 const PREFIX: &str = "sluice-run";
+const LOCK: &str = "/run/sluice-tests.lock";
 const NAMESPACES: &str = "/run/netns";
 const BPF_FS: &str = "/sys/fs/bpf";
 
@@ -87,6 +89,10 @@ impl Drop for Run {
 /// Removes what runs of dead processes left: processes in their namespaces, the namespaces, control groups, pins and
 /// directories.
 pub fn sweep() -> Result<()> {
+    // Two that start at once would remove the same things under each other's hands.
+    let file = File::create(LOCK).with_context(|| format!("create {LOCK}"))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
+    let _lock = lock.with_context(|| format!("lock {LOCK}"))?;
     for name in remains()? {
         let alive = owner(&name).is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
         if !alive {

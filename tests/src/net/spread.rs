@@ -58,6 +58,15 @@ impl Spread {
         self.flows.get(server).copied().unwrap_or(0)
     }
 
+    /// Flows of all servers whose names begin like this.
+    pub fn with_prefix(&self, prefix: &str) -> u64 {
+        let flows = self.flows.iter();
+        flows
+            .filter(|(server, _)| server.starts_with(prefix))
+            .map(|(_, flows)| flows)
+            .sum()
+    }
+
     /// Servers that answered, in the order of their names.
     pub fn servers(&self) -> Vec<&str> {
         self.flows.keys().map(String::as_str).collect()

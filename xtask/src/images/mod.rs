@@ -31,14 +31,17 @@ const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
 /// Certificate authorities, where Debian and its kin keep them.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
+const DEFAULT_REPOSITORY: &str = "localhost/sluice";
+const DEFAULT_TAG: &str = "dev";
+
 /// Which images to write, and where.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Repository of Sluice's image, with its registry.
-    #[arg(long, default_value = "localhost/sluice")]
+    #[arg(long, default_value = DEFAULT_REPOSITORY)]
     repository: String,
     /// Tag of Sluice's image.
-    #[arg(long, default_value = "dev")]
+    #[arg(long, default_value = DEFAULT_TAG)]
     tag: String,
     /// Directory for sluice.tar, and for pause.tar and web.tar, which tests need [default: target/images].
     #[arg(long)]
@@ -48,7 +51,18 @@ pub(crate) struct Options {
     release: bool,
 }
 
-/// Builds the programs and writes the images. An archive whose content would be the same is left alone, so that its time
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            repository: DEFAULT_REPOSITORY.to_owned(),
+            tag: DEFAULT_TAG.to_owned(),
+            out: None,
+            release: false,
+        }
+    }
+}
+
+/// Builds the programs of the host and of BPF and writes the images. An archive whose content would be the same is left alone, so that its time
 /// tells when it changed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let sluice = Name::new(&options.repository, &options.tag)?;
@@ -95,11 +109,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Builds the programs and tells where they are, by name.
 fn build(release: bool) -> Result<BTreeMap<String, PathBuf>> {
     let mut cargo = command::cargo(["build", "--bins"]);
-    for program in PROGRAMS {
-        cargo.args(["--package", program]);
-    }
     if release {
         cargo.arg("--release");
+        for program in PROGRAMS {
+            cargo.args(["--package", program]);
+        }
+    } else {
+        // As for tests: a choice of packages would choose other features, and build their dependencies a second time.
+        cargo.arg("--workspace");
     }
     cargo
         .arg("--message-format=json-render-diagnostics")

@@ -1,0 +1,272 @@
+//! The Kubernetes API server as a source, and as the place of this node's object, its status and its Lease.
+//!
+//! ```text
+//! watch (one task a kind) ─► driver ─► Index ─► source::Event ─► core
+//!                              │ this node's object is missing
+//!                              └─► creator                       core ─► Mailbox ─► status writer
+//! lease: renews while the core's loop goes round; its answers tell when the server is another one
+//! ```
+//!
+//! What cannot be reached is not news: the core goes on with what it knows. Nothing here keeps it waiting.
+
+mod complaints;
+mod driver;
+mod index;
+mod lease;
+mod node;
+mod object;
+mod watch;
+
+use std::fmt;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use kube::api::{DynamicObject, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde::Deserialize;
+use sluice_api::{LoadBalancerNode, LoadBalancerNodeStatus, NodeRole, XdpMode};
+use tokio::sync::watch as channel;
+
+use super::SourceState;
+use crate::core::Input;
+use crate::state::State;
+
+use complaints::Complaints;
+use index::Own;
+use object::{Content, Kind};
+
+pub use node::StatusWriter;
+
+/// How long an answer of the API server is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(4);
+/// The namespace of the node's Lease where none is given.
+const NAMESPACE: &str = "sluice-system";
+
+/// What went wrong with the API server.
+#[derive(thiserror::Error, Debug)]
+pub enum Error {
+    /// There is no configuration of it.
+    #[error(
+        "no source: give --dir DIR to run standalone; or run in a pod, or give --kubeconfig FILE or KUBECONFIG, for \
+         Kubernetes ({0})"
+    )]
+    NoSource(String),
+    /// The kubeconfig cannot be used.
+    #[error("--kubeconfig {}: {message}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        message: String,
+    },
+    /// It refuses, or cannot be reached.
+    #[error("{}", with_causes(.0))]
+    Api(#[from] kube::Error),
+    /// It does not answer.
+    #[error("the API server does not answer within {PATIENCE:?}")]
+    Slow,
+    /// A watch ended as soon as it began.
+    #[error("the API server ends watches at once")]
+    Short,
+    /// A watch did not end when it should have.
+    #[error("the API server has gone silent")]
+    Silent,
+    /// This node's interfaces are not known.
+    #[error("{0}")]
+    Interfaces(String),
+}
+
+fn with_causes(error: &kube::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// What a LoadBalancerNode is created with, if there is none.
+#[derive(Clone, Debug)]
+pub struct NewNode {
+    /// Names of the uplinks; empty: those of the node's default routes.
+    pub interfaces: Vec<String>,
+    /// What the node does.
+    pub role: NodeRole,
+    /// How XDP programs are attached.
+    pub xdp_mode: XdpMode,
+}
+
+/// The API server, as one node's agent uses it.
+#[derive(Clone)]
+pub struct Kube {
+    client: Client,
+    namespace: String,
+    node: String,
+    new_node: NewNode,
+    complaints: Complaints,
+    source: Arc<SourceState>,
+    /// Raised when the server turns out to be another one.
+    world: Arc<channel::Sender<u64>>,
+    own_uid: Arc<channel::Sender<Option<String>>>,
+    /// Whether the node is detached and its status says so.
+    left: Arc<channel::Sender<bool>>,
+}
+
+impl fmt::Debug for Kube {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kube")
+            .field("namespace", &self.namespace)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the API server knew of this node before.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Before {
+    /// Its status.
+    pub status: LoadBalancerNodeStatus,
+    /// The generation of its spec, if the node is to be left.
+    pub detach: Option<i64>,
+    own: Own,
+}
+
+impl Kube {
+    /// Finds the API server's configuration: `kubeconfig`, else KUBECONFIG or ~/.kube/config, else that of the pod. Does not
+    /// talk to it yet. `namespace` is where the node's Lease lives.
+    pub async fn configure(
+        kubeconfig: Option<&Path>,
+        namespace: Option<&str>,
+        node: &str,
+        new_node: NewNode,
+    ) -> Result<Self, Error> {
+        let (mut config, own_namespace) = configuration(kubeconfig).await?;
+        config.connect_timeout = Some(CONNECT);
+        config.read_timeout = None;
+        let client = Client::try_from(config)?;
+        let namespace = namespace.map(str::to_owned).or(own_namespace);
+        Ok(Self {
+            client,
+            namespace: namespace.unwrap_or_else(|| NAMESPACE.to_owned()),
+            node: node.to_owned(),
+            new_node,
+            complaints: Complaints::default(),
+            source: Arc::default(),
+            world: Arc::new(channel::Sender::new(0)),
+            own_uid: Arc::new(channel::Sender::new(None)),
+            left: Arc::new(channel::Sender::new(false)),
+        })
+    }
+
+    /// What the API server knows of this node; `None` if it has no such object.
+    pub async fn before(&self) -> Result<Option<Before>, Error> {
+        self.own().await
+    }
+
+    /// How this source fares.
+    pub fn source_state(&self) -> Arc<SourceState> {
+        Arc::clone(&self.source)
+    }
+
+    /// Writes this node's status; to be given to the mailbox.
+    pub fn status_writer(&self) -> StatusWriter {
+        StatusWriter::new(self.clone())
+    }
+
+    /// Watches, renews and creates until the process ends. `served`: the maps serve something that must not get lost.
+    /// Whatever keeps the core's inbox full delays only what is told last.
+    pub fn run(&self, state: &Arc<State>, served: bool, inbox: SyncSender<Input>) {
+        tokio::spawn(lease::run(self.clone(), Arc::clone(state)));
+        tokio::spawn(driver::run(self.clone(), served, inbox));
+    }
+
+    /// Renews the Lease of a node that is detached, until its status says so.
+    pub fn run_detached(&self, state: &Arc<State>) {
+        tokio::spawn(lease::run(self.clone(), Arc::clone(state)));
+    }
+
+    /// Something that may fail works.
+    fn works(&self, what: &'static str) {
+        self.source.synced(what);
+        self.complaints.succeed(what);
+    }
+
+    /// This node's object, by a list: the agent needs no right to get.
+    async fn own(&self) -> Result<Option<Before>, Error> {
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &Kind::Nodes.resource());
+        let parameters = ListParams::default().fields(&format!("metadata.name={}", self.node));
+        let found = within(api.list(&parameters)).await?;
+        Ok(found.items.into_iter().next().map(before))
+    }
+
+    fn nodes(&self) -> Api<LoadBalancerNode> {
+        Api::all(self.client.clone())
+    }
+}
+
+fn before(object: DynamicObject) -> Before {
+    let status = object.data.get("status").cloned().unwrap_or_default();
+    let status = LoadBalancerNodeStatus::deserialize(status).unwrap_or_default();
+    let item = object::read(Kind::Nodes, object);
+    let detach = match item.content {
+        Ok(Content::Node(node)) if node.detach => Some(node.generation),
+        _ => None,
+    };
+    Before {
+        detach,
+        own: Own {
+            uid: item.uid,
+            acknowledged: status.acknowledged_revision > 0,
+        },
+        status,
+    }
+}
+
+/// The configuration, and the pod's namespace if this is one.
+async fn configuration(kubeconfig: Option<&Path>) -> Result<(Config, Option<String>), Error> {
+    let options = KubeConfigOptions::default();
+    if let Some(path) = kubeconfig {
+        let failed = |message: String| Error::Kubeconfig {
+            path: path.to_owned(),
+            message,
+        };
+        let read = Kubeconfig::read_from(path).map_err(|error| failed(error.to_string()))?;
+        let config = Config::from_custom_kubeconfig(read, &options).await;
+        return Ok((config.map_err(|error| failed(error.to_string()))?, None));
+    }
+    let by_file = match Config::from_kubeconfig(&options).await {
+        Ok(config) => return Ok((config, None)),
+        Err(error) => error.to_string(),
+    };
+    match Config::incluster() {
+        Ok(config) => {
+            let namespace = config.default_namespace.clone();
+            Ok((config, Some(namespace)))
+        }
+        Err(error) => Err(Error::NoSource(format!("{by_file}; {error}"))),
+    }
+}
+
+/// The answer to a request, if it comes in time.
+async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+    match tokio::time::timeout(PATIENCE, request).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Error::Slow),
+    }
+}
+
+/// Up to half as much again, by chance: what all agents do is not to be done by all at once.
+fn jittered(time: Duration) -> Duration {
+    let chance = getrandom::u32().unwrap_or_default();
+    time + time.mul_f64(f64::from(chance) / f64::from(u32::MAX) / 2.0)
+}

@@ -1,0 +1,95 @@
+//! What Sluice asked of the API server, beside what the chart allows it to ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use sluice_tests::kube::{ControlPlane, chart};
+
+use crate::stage::SYSTEM;
+
+/// A verb and a resource with its group, such as `patch virtualservers/status.sluice.dev`.
+pub type Permissions = BTreeSet<String>;
+
+/// By ServiceAccount.
+pub type ByAccount = BTreeMap<String, Permissions>;
+
+/// What each ServiceAccount of the release asked for. Fails if anything was forbidden.
+pub fn asked(control: &ControlPlane) -> Result<ByAccount> {
+    let mut asked = ByAccount::new();
+    for event in control.audit_events()? {
+        let user = event["user"]["username"].as_str().unwrap_or_default();
+        let prefix = format!("system:serviceaccount:{SYSTEM}:");
+        let (Some(account), true) = (user.strip_prefix(&prefix), event["objectRef"].is_object())
+        else {
+            continue;
+        };
+        ensure!(
+            event["responseStatus"]["code"] != 403,
+            "{account} was forbidden {} {}",
+            event["verb"],
+            event["objectRef"]
+        );
+        let object = &event["objectRef"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut resource = text(&object["resource"]);
+        if object["subresource"].is_string() {
+            resource = format!("{resource}/{}", text(&object["subresource"]));
+        }
+        let verb = text(&event["verb"]);
+        let permission = permission(&verb, &resource, &text(&object["apiGroup"]));
+        asked
+            .entry(account.to_owned())
+            .or_default()
+            .insert(permission);
+    }
+    Ok(asked)
+}
+
+/// What the chart's roles allow, by ServiceAccount.
+pub fn allowed() -> Result<ByAccount> {
+    let objects = chart::render(&chart::REQUIRED_VALUES)?;
+    let mut allowed = ByAccount::new();
+    for binding in &objects {
+        let kind = binding["kind"].as_str().unwrap_or_default();
+        if !matches!(kind, "RoleBinding" | "ClusterRoleBinding") {
+            continue;
+        }
+        let role = &binding["roleRef"];
+        let role = chart::object(&objects, as_text(&role["kind"])?, as_text(&role["name"])?)?;
+        for subject in list(&binding["subjects"]) {
+            let account = as_text(&subject["name"])?.to_owned();
+            let permissions = allowed.entry(account).or_default();
+            for rule in list(&role["rules"]) {
+                for (group, resource, verb) in combinations(rule) {
+                    permissions.insert(permission(verb, resource, group));
+                }
+            }
+        }
+    }
+    Ok(allowed)
+}
+
+fn combinations(rule: &Value) -> impl Iterator<Item = (&str, &str, &str)> {
+    let texts = |field: &'static str| list(&rule[field]).filter_map(Value::as_str);
+    texts("apiGroups").flat_map(move |group| {
+        texts("resources")
+            .flat_map(move |resource| texts("verbs").map(move |verb| (group, resource, verb)))
+    })
+}
+
+fn permission(verb: &str, resource: &str, group: &str) -> String {
+    if group.is_empty() {
+        format!("{verb} {resource}")
+    } else {
+        format!("{verb} {resource}.{group}")
+    }
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn as_text(value: &Value) -> Result<&str> {
+    value.as_str().context("a text")
+}

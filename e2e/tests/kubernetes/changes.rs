@@ -1,0 +1,96 @@
+//! Things that happen to a cluster every day, while clients go on.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sluice_e2e::stage::{PATIENCE, SHOP, SYSTEM, Sluice, WEB};
+use sluice_e2e::traffic::Traffic;
+use sluice_tests::kube::Part;
+
+const SELECTOR: &str = "app=web,version=v1";
+
+/// Scaling, a rolling update, a deleted pod: no new connection fails. While pods are added and the added ones removed, no
+/// connection to one that stays breaks.
+pub(crate) fn pods(sluice: &mut Sluice) -> Result<()> {
+    let traffic = Traffic::start_with_kept(sluice.cluster.client(), WEB)?;
+    let cost = "controller.kubernetes.io/pod-deletion-cost=100";
+    sluice.kubectl(&format!(
+        "annotate --namespace {SHOP} pods --selector {SELECTOR} {cost}"
+    ))?;
+    scale(sluice, 6)?;
+    traffic.sample()?;
+    scale(sluice, 3)?;
+    traffic.sample()?;
+    println!("{} new connections while scaling", traffic.finish()?);
+
+    let traffic = Traffic::start(sluice.cluster.client(), WEB)?;
+    sluice.kubectl(&format!(
+        "rollout restart --namespace {SHOP} deployment/web-v1"
+    ))?;
+    settled(sluice, 3)?;
+    traffic.sample()?;
+    let pods = sluice.cluster.pods(SHOP, SELECTOR)?;
+    for pod in pods.iter().take(1) {
+        sluice.kubectl(&format!("delete pod --namespace {SHOP} {}", pod.name))?;
+    }
+    settled(sluice, 3)?;
+    traffic.sample()?;
+    println!("{} new connections while replacing", traffic.finish()?);
+    Ok(())
+}
+
+fn scale(sluice: &Sluice, replicas: usize) -> Result<()> {
+    sluice.kubectl(&format!(
+        "scale --namespace {SHOP} deployment/web-v1 --replicas {replicas}"
+    ))?;
+    settled(sluice, replicas)
+}
+
+/// Until as many pods are ready as there should be, and those that go are gone.
+fn settled(sluice: &Sluice, replicas: usize) -> Result<()> {
+    sluice.kubectl(&format!(
+        "rollout status --namespace {SHOP} deployment/web-v1 --timeout={}s",
+        PATIENCE.as_secs()
+    ))?;
+    sluice
+        .cluster
+        .await_pods(SHOP, SELECTOR, replicas, PATIENCE)?;
+    Ok(())
+}
+
+/// One after the other.
+pub(crate) fn restarts(sluice: &mut Sluice) -> Result<()> {
+    let traffic = Traffic::start_with_kept(sluice.cluster.client(), WEB)?;
+    for what in ["daemonset/sluice-agent", "deployment/sluice-operator"] {
+        sluice.kubectl(&format!("rollout restart --namespace {SYSTEM} {what}"))?;
+        sluice.kubectl(&format!(
+            "rollout status --namespace {SYSTEM} {what} --timeout={}s",
+            PATIENCE.as_secs()
+        ))?;
+        traffic.sample()?;
+    }
+    let control = sluice.cluster.control_mut();
+    control.kill(Part::ApiServer)?;
+    traffic.sample()?;
+    sluice.cluster.control_mut().start_part(Part::ApiServer)?;
+    sluice.await_ready("web")?;
+    traffic.sample()?;
+    let made = traffic.finish()?;
+    println!("{made} new connections, none failed");
+    // What changes after all this is brought about as before.
+    scale(sluice, 4)?;
+    sluice.until("realserverpool/web-v1", Duration::from_secs(30), |pool| {
+        pool["status"]["readyServers"] == 4
+    })?;
+    scale(sluice, 3)
+}
+
+/// A new release of the chart that replaces operator and agents.
+pub(crate) fn upgrade(sluice: &mut Sluice) -> Result<()> {
+    let traffic = Traffic::start_with_kept(sluice.cluster.client(), WEB)?;
+    sluice.helm("upgrade", &["--set", "log.level=info\\,sluice_agent=debug"])?;
+    traffic.sample()?;
+    let made = traffic.finish()?;
+    println!("{made} new connections, none failed");
+    sluice.await_ready("web")
+}
