@@ -11,6 +11,7 @@ use sluice_planner::Slice;
 use tracing::{info, warn};
 
 use super::facts::{PodFacts, SliceFacts};
+use super::memory::Memory;
 use super::store::{Change, Delta, Item, Stamp, Store, Unreadable};
 use super::watch::{Message, Watched};
 use crate::core::{Cluster, Liveness, Node, Outcome, World};
@@ -40,6 +41,8 @@ pub(super) struct Index {
     looked_ms: u64,
     lost: BTreeMap<Watched, String>,
     orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
+    pub(super) wrote_servers: Memory<VirtualServer>,
+    pub(super) wrote_pools: Memory<RealServerPool>,
     /// The highest revision that was tried to be given, or is gone.
     revision_floor: u64,
     /// Whether the core may say something else now.
@@ -184,15 +187,17 @@ impl Index {
             self.heard_ms += now_ms.saturating_sub(self.looked_ms);
         }
         self.looked_ms = now_ms;
-        self.nodes.objects.keys().any(|key| {
+        self.nodes.objects.iter().any(|(key, object)| {
             let live = self
                 .known_nodes
                 .get(&key.name)
                 .is_some_and(|node| node.live);
-            let renewed = self.renewed(&key.name);
-            live && self
-                .liveness
-                .is_about_to_fall_silent(&key.name, renewed, self.heard_ms)
+            let renewed = self.heartbeat(&key.name, object);
+            live && self.liveness.is_about_to_fall_silent(
+                &key.name,
+                renewed.as_ref(),
+                self.heard_ms,
+            )
         })
     }
 
@@ -211,9 +216,11 @@ impl Index {
         }
     }
 
-    fn renewed(&self, node: &str) -> Option<&Time> {
+    /// When the node's agent last renewed its Lease, which counts once it has reported.
+    fn heartbeat(&self, node: &str, object: &LoadBalancerNode) -> Option<Time> {
+        object.status.as_ref()?;
         let lease = ObjectKey::new(self.namespace.clone(), node_lease(node));
-        self.leases.objects.get(&lease).and_then(Option::as_ref)
+        self.leases.objects.get(&lease)?.clone()
     }
 
     /// Looks at the nodes.
@@ -221,9 +228,8 @@ impl Index {
         let mut nodes = BTreeMap::new();
         for (key, object) in &self.nodes.objects {
             let name = &key.name;
-            let lease = ObjectKey::new(self.namespace.clone(), node_lease(name));
-            let renewed = self.leases.objects.get(&lease).and_then(Option::as_ref);
-            let live = self.liveness.observe(name, renewed, self.heard_ms);
+            let renewed = self.heartbeat(name, object);
+            let live = self.liveness.observe(name, renewed.as_ref(), self.heard_ms);
             let node = Node {
                 status: object.status.clone().unwrap_or_default(),
                 live,
@@ -245,6 +251,10 @@ impl Index {
 
     /// Lends everything to `look` as the core sees it.
     pub(super) fn with_world(&mut self, look: impl FnOnce(&World) -> Outcome) -> Outcome {
+        let servers = self
+            .wrote_servers
+            .restore(&mut self.virtual_servers.objects);
+        let pools = self.wrote_pools.restore(&mut self.pools.objects);
         let world = World {
             virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
             pools: std::mem::take(&mut self.pools.objects),
@@ -257,6 +267,8 @@ impl Index {
         let outcome = look(&world);
         self.virtual_servers.objects = world.virtual_servers;
         self.pools.objects = world.pools;
+        self.virtual_servers.objects.extend(servers);
+        self.pools.objects.extend(pools);
         self.policies.objects = world.policies;
         self.known_nodes = world.nodes;
         self.orphans = world.orphans;

@@ -17,6 +17,7 @@ mod endpoints;
 mod events;
 mod facts;
 mod index;
+mod memory;
 mod operator;
 mod patience;
 mod round;

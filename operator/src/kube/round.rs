@@ -43,6 +43,8 @@ pub(super) trait Kept:
     + DeserializeOwned
 {
     fn store(index: &mut Index) -> &mut Store<Self>;
+    /// Remembers what was written.
+    fn wrote(index: &mut Index, key: &ObjectKey);
     fn news(about: &About, before: Option<&Self::Status>, after: &Self::Status) -> Vec<News> {
         events::standing::<Self>(about, before, after)
             .into_iter()
@@ -54,11 +56,21 @@ impl Kept for VirtualServer {
     fn store(index: &mut Index) -> &mut Store<Self> {
         &mut index.virtual_servers
     }
+    fn wrote(index: &mut Index, key: &ObjectKey) {
+        if let Some(object) = index.virtual_servers.objects.get(key) {
+            index.wrote_servers.wrote(key, object);
+        }
+    }
 }
 
 impl Kept for RealServerPool {
     fn store(index: &mut Index) -> &mut Store<Self> {
         &mut index.pools
+    }
+    fn wrote(index: &mut Index, key: &ObjectKey) {
+        if let Some(object) = index.pools.objects.get(key) {
+            index.wrote_pools.wrote(key, object);
+        }
     }
 }
 
@@ -66,6 +78,7 @@ impl Kept for RolloutPolicy {
     fn store(index: &mut Index) -> &mut Store<Self> {
         &mut index.policies
     }
+    fn wrote(_: &mut Index, _: &ObjectKey) {}
     fn news(about: &About, before: Option<&Self::Status>, after: &Self::Status) -> Vec<News> {
         let mut news = events::history(about, before, after);
         news.extend(events::standing::<Self>(about, before, after));
@@ -375,6 +388,7 @@ impl Round<'_> {
             .objects
             .get(&about.key)
             .and_then(|o| o.status().cloned());
+        K::wrote(self.index, &about.key);
         let Some(after) = after else { return };
         tell::<K>(&about.key, &before.clone().unwrap_or_default(), &after);
         for news in K::news(about, before.as_ref(), &after) {
