@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::Resource;
 use sluice_api::{
     EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool, RealServerPoolStatus,
-    RolloutPolicy, Time, VirtualServer, node_lease, pool_label,
+    RolloutPolicy, Time, VirtualServer, pool_label,
 };
 use sluice_planner::Slice;
 use tracing::{info, warn};
@@ -17,29 +17,26 @@ use super::watch::{Message, Watched};
 use crate::core::{Cluster, Liveness, Node, Outcome, World};
 use crate::managed::Managed;
 
-/// A question about silent nodes that found no answer is asked again after this time.
-const DOUBT_MS: u64 = 2_000;
-
 /// What is known.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub(super) virtual_servers: Store<VirtualServer>,
     pub(super) pools: Store<RealServerPool>,
     pub(super) policies: Store<RolloutPolicy>,
-    nodes: Store<LoadBalancerNode>,
-    leases: Store<Option<Time>>,
+    pub(super) nodes: Store<LoadBalancerNode>,
+    pub(super) leases: Store<Option<Time>>,
     pub(super) pods: Store<PodFacts>,
     services: Store<()>,
     pub(super) slices: Store<SliceFacts>,
     /// Where the nodes' Leases are.
-    namespace: String,
+    pub(super) namespace: String,
     cluster: Cluster,
-    known_nodes: BTreeMap<String, Node>,
-    liveness: Liveness,
+    pub(super) known_nodes: BTreeMap<String, Node>,
+    pub(super) liveness: Liveness,
     /// Runs while the Leases are heard of: a lost watch makes no node silent.
-    heard_ms: u64,
-    looked_ms: u64,
-    lost: BTreeMap<Watched, String>,
+    pub(super) heard_ms: u64,
+    pub(super) looked_ms: u64,
+    pub(super) lost: BTreeMap<Watched, String>,
     orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
     pub(super) wrote_servers: Memory<VirtualServer>,
     pub(super) wrote_pools: Memory<RealServerPool>,
@@ -120,7 +117,7 @@ impl Index {
         }
     }
 
-    fn lose(&mut self, kind: Watched, error: String) {
+    pub(super) fn lose(&mut self, kind: Watched, error: String) {
         let known = self.lost.get(&kind);
         if known != Some(&error) {
             warn!(kind = kind.name(), error, "the watch is lost; tries again");
@@ -178,75 +175,6 @@ impl Index {
         let of_pools = of_pools.filter_map(|o| o.status.as_ref().map(RealServerPool::revision));
         let highest = of_servers.chain(of_pools).max();
         highest.unwrap_or_default().max(self.revision_floor)
-    }
-
-    /// Whether a node is about to be taken for silent, which the API server should be asked about first: a watch that
-    /// hangs tells nothing either.
-    pub(super) fn is_in_doubt(&mut self, now_ms: u64) -> bool {
-        if !self.lost.contains_key(&Watched::Lease) {
-            self.heard_ms += now_ms.saturating_sub(self.looked_ms);
-        }
-        self.looked_ms = now_ms;
-        self.nodes.objects.iter().any(|(key, object)| {
-            let live = self
-                .known_nodes
-                .get(&key.name)
-                .is_some_and(|node| node.live);
-            let renewed = self.heartbeat(&key.name, object);
-            live && self.liveness.is_about_to_fall_silent(
-                &key.name,
-                renewed.as_ref(),
-                self.heard_ms,
-            )
-        })
-    }
-
-    /// Takes the answer to the question that [`Self::is_in_doubt`] raises. Without one, no node gets any older.
-    pub(super) fn leases_read(&mut self, answer: Result<Vec<Item<Option<Time>>>, String>) {
-        match answer {
-            Ok(leases) => {
-                for lease in leases {
-                    self.leases.apply(Delta::Apply(lease));
-                }
-            }
-            Err(error) => {
-                self.lose(Watched::Lease, error);
-                self.heard_ms = self.heard_ms.saturating_sub(DOUBT_MS);
-            }
-        }
-    }
-
-    /// When the node's agent last renewed its Lease, which counts once it has reported.
-    fn heartbeat(&self, node: &str, object: &LoadBalancerNode) -> Option<Time> {
-        object.status.as_ref()?;
-        let lease = ObjectKey::new(self.namespace.clone(), node_lease(node));
-        self.leases.objects.get(&lease)?.clone()
-    }
-
-    /// Looks at the nodes.
-    pub(super) fn look_at_nodes(&mut self) {
-        let mut nodes = BTreeMap::new();
-        for (key, object) in &self.nodes.objects {
-            let name = &key.name;
-            let renewed = self.heartbeat(name, object);
-            let live = self.liveness.observe(name, renewed.as_ref(), self.heard_ms);
-            let node = Node {
-                status: object.status.clone().unwrap_or_default(),
-                live,
-                wanted: true,
-                starting: self.liveness.is_starting(name, self.heard_ms),
-            };
-            let before = self.known_nodes.get(name);
-            if before.is_some_and(|before| before.live) && !live {
-                warn!(node = name, "is silent and no longer waited for");
-            } else if before.is_some_and(|before| !before.live) && live {
-                info!(node = name, "reports again");
-            }
-            nodes.insert(name.clone(), node);
-        }
-        self.liveness.retain(|name| nodes.contains_key(name));
-        self.dirty |= nodes != self.known_nodes;
-        self.known_nodes = nodes;
     }
 
     /// Lends everything to `look` as the core sees it.
