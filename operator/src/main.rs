@@ -44,7 +44,12 @@ struct Arguments {
 #[derive(Args, Debug)]
 struct RunOptions {
     /// Standalone mode: directory with manifests; status is written to .status in it. Absent: Kubernetes.
-    #[arg(long, env = "SLUICE_DIR", value_name = "DIRECTORY", conflicts_with = "kubeconfig")]
+    #[arg(
+        long,
+        env = "SLUICE_DIR",
+        value_name = "DIRECTORY",
+        conflicts_with = "kubeconfig"
+    )]
     dir: Option<PathBuf>,
     /// Namespace of the Leases of the nodes' agents; absent: that of this pod, else sluice-system.
     #[arg(long, env = "SLUICE_NAMESPACE")]
@@ -57,7 +62,7 @@ struct RunOptions {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Runs the operator, as without a command.
-    Run,
+    Run(RunOptions),
     /// Asks all nodes' agents to take everything off their nodes, waits, and deletes the LoadBalancerNodes.
     DetachNodes {
         /// How long the agents are waited for.
@@ -112,10 +117,11 @@ fn start_log(json: bool) {
 
 async fn execute(arguments: &Arguments) -> Result<()> {
     let kubeconfig = arguments.kubeconfig.as_deref();
-    match arguments.command {
-        None | Some(Command::Run) => run(&arguments.run, kubeconfig).await,
+    match &arguments.command {
+        None => run(&arguments.run, kubeconfig).await,
+        Some(Command::Run(options)) => run(options, kubeconfig).await,
         Some(Command::DetachNodes { timeout_seconds }) => {
-            detach(kubeconfig, Duration::from_secs(timeout_seconds)).await
+            detach(kubeconfig, Duration::from_secs(*timeout_seconds)).await
         }
     }
 }
@@ -213,7 +219,12 @@ async fn standalone(path: &Path, metrics: &Metrics, mut stop: Stop) -> Result<()
             .err()
             .map(|error| error.to_string())
             .unwrap_or_default();
-        metrics.set_not_ready(Some(message.clone()).filter(|m| !m.is_empty()).into_iter().collect());
+        metrics.set_not_ready(
+            Some(message.clone())
+                .filter(|m| !m.is_empty())
+                .into_iter()
+                .collect(),
+        );
         if message != failing {
             if message.is_empty() {
                 info!("goes on");

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::Resource;
 use sluice_api::{
     EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool, RealServerPoolStatus,
-    RolloutPolicy, Time, VirtualServer, node_lease, pool_label,
+    RolloutPolicy, Time, VirtualServer, pool_label,
 };
 use sluice_planner::Slice;
 use tracing::{info, warn};
 
 use super::facts::{PodFacts, SliceFacts};
+use super::memory::Memory;
 use super::store::{Change, Delta, Item, Stamp, Store, Unreadable};
 use super::watch::{Message, Watched};
 use crate::core::{Cluster, Liveness, Node, Outcome, World};
@@ -22,21 +23,23 @@ pub(super) struct Index {
     pub(super) virtual_servers: Store<VirtualServer>,
     pub(super) pools: Store<RealServerPool>,
     pub(super) policies: Store<RolloutPolicy>,
-    nodes: Store<LoadBalancerNode>,
-    leases: Store<Option<Time>>,
+    pub(super) nodes: Store<LoadBalancerNode>,
+    pub(super) leases: Store<Option<Time>>,
     pub(super) pods: Store<PodFacts>,
     services: Store<()>,
     pub(super) slices: Store<SliceFacts>,
     /// Where the nodes' Leases are.
-    namespace: String,
+    pub(super) namespace: String,
     cluster: Cluster,
-    known_nodes: BTreeMap<String, Node>,
-    liveness: Liveness,
+    pub(super) known_nodes: BTreeMap<String, Node>,
+    pub(super) liveness: Liveness,
     /// Runs while the Leases are heard of: a lost watch makes no node silent.
-    heard_ms: u64,
-    looked_ms: u64,
-    lost: BTreeMap<Watched, String>,
+    pub(super) heard_ms: u64,
+    pub(super) looked_ms: u64,
+    pub(super) lost: BTreeMap<Watched, String>,
     orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
+    pub(super) wrote_servers: Memory<VirtualServer>,
+    pub(super) wrote_pools: Memory<RealServerPool>,
     /// The highest revision that was tried to be given, or is gone.
     revision_floor: u64,
     /// Whether the core may say something else now.
@@ -69,17 +72,23 @@ impl Index {
             Message::RealServerPool(delta) => {
                 let changes = self.pools.apply(delta);
                 self.pools_changed(changes);
-                self.news(Watched::RealServerPool, |index| index.pools.take_unreadable())
+                self.news(Watched::RealServerPool, |index| {
+                    index.pools.take_unreadable()
+                })
             }
             Message::RolloutPolicy(delta) => {
                 let changes = self.policies.apply(delta);
                 self.dirty |= !changes.is_empty();
-                self.news(Watched::RolloutPolicy, |index| index.policies.take_unreadable())
+                self.news(Watched::RolloutPolicy, |index| {
+                    index.policies.take_unreadable()
+                })
             }
             Message::LoadBalancerNode(delta) => {
                 let changes = self.nodes.apply(delta);
                 self.dirty |= !changes.is_empty();
-                self.news(Watched::LoadBalancerNode, |index| index.nodes.take_unreadable())
+                self.news(Watched::LoadBalancerNode, |index| {
+                    index.nodes.take_unreadable()
+                })
             }
             Message::Lease(delta) => {
                 self.leases.apply(delta);
@@ -97,7 +106,9 @@ impl Index {
             Message::EndpointSlice(delta) => {
                 let changes = self.slices.apply(delta);
                 self.slices_changed(&changes);
-                self.news(Watched::EndpointSlice, |index| index.slices.take_unreadable())
+                self.news(Watched::EndpointSlice, |index| {
+                    index.slices.take_unreadable()
+                })
             }
             Message::Lost(kind, error) => return self.lose(kind, error),
         };
@@ -106,7 +117,7 @@ impl Index {
         }
     }
 
-    fn lose(&mut self, kind: Watched, error: String) {
+    pub(super) fn lose(&mut self, kind: Watched, error: String) {
         let known = self.lost.get(&kind);
         if known != Some(&error) {
             warn!(kind = kind.name(), error, "the watch is lost; tries again");
@@ -166,39 +177,12 @@ impl Index {
         highest.unwrap_or_default().max(self.revision_floor)
     }
 
-    /// Looks at the nodes. `now_ms` is monotonic.
-    pub(super) fn look_at_nodes(&mut self, now_ms: u64) {
-        if !self.lost.contains_key(&Watched::Lease) {
-            self.heard_ms += now_ms.saturating_sub(self.looked_ms);
-        }
-        self.looked_ms = now_ms;
-        let mut nodes = BTreeMap::new();
-        for (key, object) in &self.nodes.objects {
-            let name = &key.name;
-            let lease = ObjectKey::new(self.namespace.clone(), node_lease(name));
-            let renewed = self.leases.objects.get(&lease).and_then(Option::as_ref);
-            let live = self.liveness.observe(name, renewed, self.heard_ms);
-            let node = Node {
-                status: object.status.clone().unwrap_or_default(),
-                live,
-                wanted: true,
-                starting: self.liveness.is_starting(name, self.heard_ms),
-            };
-            let before = self.known_nodes.get(name);
-            if before.is_some_and(|before| before.live) && !live {
-                warn!(node = name, "is silent and no longer waited for");
-            } else if before.is_some_and(|before| !before.live) && live {
-                info!(node = name, "reports again");
-            }
-            nodes.insert(name.clone(), node);
-        }
-        self.liveness.retain(|name| nodes.contains_key(name));
-        self.dirty |= nodes != self.known_nodes;
-        self.known_nodes = nodes;
-    }
-
     /// Lends everything to `look` as the core sees it.
     pub(super) fn with_world(&mut self, look: impl FnOnce(&World) -> Outcome) -> Outcome {
+        let servers = self
+            .wrote_servers
+            .restore(&mut self.virtual_servers.objects);
+        let pools = self.wrote_pools.restore(&mut self.pools.objects);
         let world = World {
             virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
             pools: std::mem::take(&mut self.pools.objects),
@@ -211,10 +195,13 @@ impl Index {
         let outcome = look(&world);
         self.virtual_servers.objects = world.virtual_servers;
         self.pools.objects = world.pools;
+        self.virtual_servers.objects.extend(servers);
+        self.pools.objects.extend(pools);
         self.policies.objects = world.policies;
         self.known_nodes = world.nodes;
         self.orphans = world.orphans;
-        self.orphans.retain(|key, _| outcome.pools.contains_key(key));
+        self.orphans
+            .retain(|key, _| outcome.pools.contains_key(key));
         self.cluster = world.cluster.unwrap_or_default();
         outcome
     }
@@ -231,11 +218,7 @@ impl Index {
         self.slices_changed(&changes);
     }
 
-    fn news(
-        &mut self,
-        kind: Watched,
-        take: impl FnOnce(&mut Self) -> Vec<Unreadable>,
-    ) -> Watched {
+    fn news(&mut self, kind: Watched, take: impl FnOnce(&mut Self) -> Vec<Unreadable>) -> Watched {
         for unreadable in take(self) {
             let Unreadable { key, error, .. } = &unreadable;
             warn!(kind = kind.name(), object = %key, error, "cannot be read; its last good state stays");
@@ -325,9 +308,13 @@ impl Index {
 
 /// Whether a slice of ours is or was this pool's.
 fn belongs(key: &ObjectKey, facts: &[&SliceFacts], pool: &ObjectKey) -> bool {
-    key.name.starts_with(&super::slices::name_prefix(&pool.name))
+    key.name
+        .starts_with(&super::slices::name_prefix(&pool.name))
         || facts.iter().any(|facts| {
-            let labels = facts.own.as_ref().and_then(|own| own.metadata.labels.as_ref());
+            let labels = facts
+                .own
+                .as_ref()
+                .and_then(|own| own.metadata.labels.as_ref());
             labels.and_then(|labels| labels.get(POOL_LABEL)) == Some(&pool_label(&pool.name))
         })
 }

@@ -6,72 +6,27 @@
 //! was left out gets a later revision when it is decided at last.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use kube::Resource;
-use kube::core::NamespaceResourceScope;
-use serde::de::DeserializeOwned;
-use sluice_api::{
-    Kind, ObjectKey, RealServerPool, RolloutPolicy, RolloutPolicyStatus, VirtualServer,
-    VirtualServerStatus,
-};
-use tracing::{info, warn};
+use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
+use tracing::{debug, warn};
 
 use super::conflict::WriteError;
-use super::events::{self, About, Events, News};
+use super::events::{About, Events, News};
 use super::index::Index;
+use super::kept::Kept;
+use super::order::{acknowledged, changed_decisions, needed, targets};
 use super::patience::Patience;
-use super::store::{Item, Stamp, Store};
+use super::store::{Item, Stamp};
 use super::writer::Writer;
 use crate::core::Outcome;
-use crate::managed::{Managed, tell};
+use crate::managed::tell;
 
 /// After this time a round looks at the news again, with what is left to be written.
 const BUDGET: Duration = Duration::from_secs(1);
 /// Writes at once where the order does not matter.
 const AT_ONCE: usize = 8;
-
-/// A kind whose status is written here.
-pub(super) trait Kept:
-    Managed
-    + Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + PartialEq
-    + DeserializeOwned
-{
-    fn store(index: &mut Index) -> &mut Store<Self>;
-    fn news(about: &About, before: Option<&Self::Status>, after: &Self::Status) -> Vec<News> {
-        events::standing::<Self>(about, before, after)
-            .into_iter()
-            .collect()
-    }
-}
-
-impl Kept for VirtualServer {
-    fn store(index: &mut Index) -> &mut Store<Self> {
-        &mut index.virtual_servers
-    }
-}
-
-impl Kept for RealServerPool {
-    fn store(index: &mut Index) -> &mut Store<Self> {
-        &mut index.pools
-    }
-}
-
-impl Kept for RolloutPolicy {
-    fn store(index: &mut Index) -> &mut Store<Self> {
-        &mut index.policies
-    }
-    fn news(about: &About, before: Option<&Self::Status>, after: &Self::Status) -> Vec<News> {
-        let mut news = events::history(about, before, after);
-        news.extend(events::standing::<Self>(about, before, after));
-        news
-    }
-}
 
 /// Objects that wait, by kind and name.
 pub(super) type Waiting = Patience<(Kind, ObjectKey)>;
@@ -87,9 +42,15 @@ pub(super) struct Round<'a> {
 
 /// How a round ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent, and each has its own consequence"
+)]
 pub(super) struct End {
     /// Something was written, or is left for the next round.
     pub(super) more: bool,
+    /// Decisions are left for the next round.
+    pub(super) decisions_left: bool,
     /// Something has to wait until it is calm.
     pub(super) calm_left: bool,
     /// The API server does not answer as it should.
@@ -107,8 +68,9 @@ enum Written {
 }
 
 impl Round<'_> {
-    /// Writes what changed. Without `calm`, what only tells how things stand waits.
-    pub(super) async fn write(mut self, outcome: Outcome, calm: bool) -> End {
+    /// Writes what changed. Without `calm`, what only tells how things stand waits; it also waits for decisions that are
+    /// left, unless its `patience_over`.
+    pub(super) async fn write(mut self, outcome: Outcome, calm: bool, patience_over: bool) -> End {
         let began = Instant::now();
         let mut end = End::default();
         let mut withheld = BTreeSet::new();
@@ -120,6 +82,10 @@ impl Round<'_> {
             }
         }
         if !self.decisions(&outcome, withheld, began, &mut end).await {
+            return end;
+        }
+        if end.decisions_left && !patience_over {
+            end.calm_left = true;
             return end;
         }
         let mut pools = Vec::new();
@@ -138,22 +104,24 @@ impl Round<'_> {
             let last = self.index.virtual_servers.objects.get(&key);
             let Some(last) = last else { continue };
             let last = last.status.as_ref();
-            if last.and_then(|s| s.decision.as_ref()) == status.decision.as_ref()
-                && last != Some(&status)
-                && (calm || acknowledged(last) != acknowledged(Some(&status)))
+            if last.and_then(|s| s.decision.as_ref()) != status.decision.as_ref()
+                || last == Some(&status)
             {
+                continue;
+            }
+            if calm || acknowledged(last) != acknowledged(Some(&status)) {
                 virtual_servers.push((key, status));
-            } else if last != Some(&status) {
+            } else {
                 end.calm_left = true;
             }
         }
+        self.several::<VirtualServer>(virtual_servers, began, &mut end)
+            .await;
         if calm {
             self.several::<RealServerPool>(pools, began, &mut end).await;
         } else {
             end.calm_left |= !pools.is_empty();
         }
-        self.several::<VirtualServer>(virtual_servers, began, &mut end)
-            .await;
         end
     }
 
@@ -165,9 +133,10 @@ impl Round<'_> {
         began: Instant,
         end: &mut End,
     ) -> bool {
-        for (revision, kind, key) in self.changed_decisions(outcome) {
+        for (revision, kind, key) in changed_decisions(self.index, outcome) {
             if began.elapsed() > BUDGET {
                 end.more = true;
+                end.decisions_left = true;
                 return true;
             }
             let object = (kind, key);
@@ -176,20 +145,16 @@ impl Round<'_> {
             }
             self.index.raise_floor(revision);
             let key = &object.1;
-            let written = match kind {
-                Kind::RealServerPool => {
-                    let status = &outcome.pools[key];
-                    self.one::<RealServerPool>(key, status, end).await
+            let written = if kind == Kind::RealServerPool {
+                let status = &outcome.pools[key];
+                self.one::<RealServerPool>(key, status, end).await
+            } else {
+                let status = &outcome.virtual_servers[key];
+                let waits = |pool| withheld.contains(&(Kind::RealServerPool, pool));
+                if needed(key, status).any(waits) {
+                    continue;
                 }
-                _ => {
-                    let status = &outcome.virtual_servers[key];
-                    let mut needs = needed(key, status);
-                    if needs.any(|pool| withheld.contains(&(Kind::RealServerPool, pool))) {
-                        continue;
-                    }
-                    drop(needs);
-                    self.one::<VirtualServer>(key, status, end).await
-                }
+                self.one::<VirtualServer>(key, status, end).await
             };
             match written {
                 Written::Done => {}
@@ -202,35 +167,12 @@ impl Round<'_> {
         true
     }
 
-    fn changed_decisions(&self, outcome: &Outcome) -> Vec<(u64, Kind, ObjectKey)> {
-        let mut changed = Vec::new();
-        for (key, status) in &outcome.pools {
-            let Some(object) = self.index.pools.objects.get(key) else {
-                continue;
-            };
-            let last = object.status.as_ref().and_then(|s| s.decision.as_ref());
-            if last != status.decision.as_ref() {
-                let revision = RealServerPool::revision(status);
-                changed.push((revision, Kind::RealServerPool, key.clone()));
-            }
-        }
-        for (key, status) in &outcome.virtual_servers {
-            let Some(object) = self.index.virtual_servers.objects.get(key) else {
-                continue;
-            };
-            let last = object.status.as_ref().and_then(|s| s.decision.as_ref());
-            if last != status.decision.as_ref() {
-                let revision = VirtualServer::revision(status);
-                changed.push((revision, Kind::VirtualServer, key.clone()));
-            }
-        }
-        // Of what has the same revision, or none, pools come first.
-        let rank = |kind: Kind| kind != Kind::RealServerPool;
-        changed.sort_by(|a, b| (a.0, rank(a.1), &a.2).cmp(&(b.0, rank(b.1), &b.2)));
-        changed
-    }
-
-    async fn one<K: Kept>(&mut self, key: &ObjectKey, status: &K::Status, end: &mut End) -> Written {
+    async fn one<K: Kept>(
+        &mut self,
+        key: &ObjectKey,
+        status: &K::Status,
+        end: &mut End,
+    ) -> Written {
         let Some(object) = K::store(self.index).objects.get(key) else {
             return Written::Done;
         };
@@ -255,7 +197,10 @@ impl Round<'_> {
     ) {
         let mut jobs = Vec::new();
         for (key, status) in statuses {
-            let stamp = K::store(self.index).stamp(&key).cloned().unwrap_or_default();
+            let stamp = K::store(self.index)
+                .stamp(&key)
+                .cloned()
+                .unwrap_or_default();
             let waits = (K::KIND, key);
             if self.waiting.allows(&waits, stamp.version, self.now_ms) {
                 jobs.push((waits.1, stamp, status));
@@ -311,10 +256,12 @@ impl Round<'_> {
             }
             Err(error) => error,
         };
-        let news = self.waiting.failed(&waits, stamp.version, &error, self.now_ms);
+        let news = self
+            .waiting
+            .failed(&waits, stamp.version, &error, self.now_ms);
         match &error {
             WriteError::Stale => {
-                info!(%kind, object = %key, "has changed meanwhile; decides anew");
+                debug!(%kind, object = %key, "has changed meanwhile; decides anew");
                 end.more = true;
             }
             WriteError::Unavailable(why) => {
@@ -346,38 +293,22 @@ impl Round<'_> {
 
     fn taken<K: Kept>(&mut self, about: &About, item: Item<K>) {
         let store = K::store(self.index);
-        let before = store.objects.get(&about.key).and_then(|o| o.status().cloned());
+        let before = store
+            .objects
+            .get(&about.key)
+            .and_then(|o| o.status().cloned());
         store.written(item);
-        let after = store.objects.get(&about.key).and_then(|o| o.status().cloned());
+        let after = store
+            .objects
+            .get(&about.key)
+            .and_then(|o| o.status().cloned());
+        K::wrote(self.index, &about.key);
         let Some(after) = after else { return };
         tell::<K>(&about.key, &before.clone().unwrap_or_default(), &after);
         for news in K::news(about, before.as_ref(), &after) {
             self.events.tell(news);
         }
     }
-}
-
-fn acknowledged(status: Option<&VirtualServerStatus>) -> u64 {
-    status
-        .and_then(|status| status.acknowledged.as_ref())
-        .map_or(0, |acknowledged| acknowledged.revision)
-}
-
-/// The pools that a decision sends flows to.
-fn needed<'a>(
-    key: &'a ObjectKey,
-    status: &'a VirtualServerStatus,
-) -> impl Iterator<Item = ObjectKey> + 'a {
-    let pools = status.decision.iter().flat_map(|decision| &decision.pools);
-    pools
-        .filter(|pool| pool.weight > 0)
-        .map(|pool| key.sibling(&pool.name))
-}
-
-/// The virtual server that a policy drives.
-fn targets(key: &ObjectKey, status: &RolloutPolicyStatus) -> Option<(Kind, ObjectKey)> {
-    let run = status.run.as_ref()?;
-    Some((Kind::VirtualServer, key.sibling(&run.virtual_server_name)))
 }
 
 /// Objects that no longer exist wait no longer.
