@@ -37,7 +37,14 @@ fn main() -> ExitCode {
 }
 
 fn set_up_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| "info".to_owned());
+    let mut filter = EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The client calls every failed request an error; the source says what lasts.
+    if !wanted.contains("kube_client")
+        && let Ok(quiet) = "kube_client=off".parse()
+    {
+        filter = filter.add_directive(quiet);
+    }
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -45,7 +45,7 @@ impl Cli {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Runs the agent. The word `run` may be left out.
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     /// Ends forwarding on this node: removes links, filters, maps and pins. The agent must not be running.
     Detach(Place),
     /// Shows the maps that a running agent intends and those in the kernel, as JSON.
@@ -242,7 +242,7 @@ mod tests {
 
     fn run(arguments: &[&str]) -> RunOptions {
         match read(arguments).unwrap().command {
-            Command::Run(options) => options,
+            Command::Run(options) => *options,
             other => unreachable!("{other:?}"),
         }
     }

@@ -38,7 +38,7 @@ pub(crate) enum OpenSource {
     },
     Kube {
         server: Box<Kube>,
-        before: Option<Before>,
+        before: Option<Box<Before>>,
     },
 }
 
@@ -71,7 +71,7 @@ impl Source {
             }
             Self::Kube(server) => {
                 let before = match timeout(PATIENCE, server.before()).await {
-                    Ok(Ok(before)) => before,
+                    Ok(Ok(before)) => before.map(Box::new),
                     Ok(Err(error)) => {
                         warn!("cannot ask the API server, starting without it: {error}");
                         None
@@ -100,7 +100,10 @@ impl OpenSource {
     pub(crate) fn status(&self) -> LoadBalancerNodeStatus {
         match self {
             Self::File { file, .. } => file.status(),
-            Self::Kube { before, .. } => before.clone().map(|b| b.status).unwrap_or_default(),
+            Self::Kube { before, .. } => before
+                .as_ref()
+                .map(|b| b.status.clone())
+                .unwrap_or_default(),
         }
     }
 

@@ -23,7 +23,9 @@ use crate::metrics::Metrics;
 
 /// The endpoint cannot be had.
 #[derive(thiserror::Error, Debug)]
-#[error("cannot listen on {address}: stop who does, or choose another address with --admin, or none")]
+#[error(
+    "cannot listen on {address}: stop who does, or choose another address with --admin, or none"
+)]
 pub struct Error {
     address: SocketAddr,
     source: io::Error,

@@ -44,7 +44,12 @@ struct Arguments {
 #[derive(Args, Debug)]
 struct RunOptions {
     /// Standalone mode: directory with manifests; status is written to .status in it. Absent: Kubernetes.
-    #[arg(long, env = "SLUICE_DIR", value_name = "DIRECTORY", conflicts_with = "kubeconfig")]
+    #[arg(
+        long,
+        env = "SLUICE_DIR",
+        value_name = "DIRECTORY",
+        conflicts_with = "kubeconfig"
+    )]
     dir: Option<PathBuf>,
     /// Namespace of the Leases of the nodes' agents; absent: that of this pod, else sluice-system.
     #[arg(long, env = "SLUICE_NAMESPACE")]
@@ -213,7 +218,12 @@ async fn standalone(path: &Path, metrics: &Metrics, mut stop: Stop) -> Result<()
             .err()
             .map(|error| error.to_string())
             .unwrap_or_default();
-        metrics.set_not_ready(Some(message.clone()).filter(|m| !m.is_empty()).into_iter().collect());
+        metrics.set_not_ready(
+            Some(message.clone())
+                .filter(|m| !m.is_empty())
+                .into_iter()
+                .collect(),
+        );
         if message != failing {
             if message.is_empty() {
                 info!("goes on");

@@ -1,6 +1,7 @@
 //! What the operator counts.
 
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -54,7 +55,7 @@ pub struct Metrics {
     start: Instant,
     /// Milliseconds since `start` when the loop last went round.
     turned_ms: AtomicU64,
-    not_ready: std::sync::Mutex<Vec<String>>,
+    not_ready: Mutex<Vec<String>>,
 }
 
 impl Default for Metrics {
@@ -74,38 +75,46 @@ impl Default for Metrics {
             waiting: Gauge::default(),
             start: Instant::now(),
             turned_ms: AtomicU64::new(0),
-            not_ready: std::sync::Mutex::new(vec!["has not begun".to_owned()]),
+            not_ready: Mutex::new(vec!["has not begun".to_owned()]),
         }
     }
 }
 
 /// The loop counts as standing still after this time: longer than its slowest write.
-const STILL: Duration = Duration::from_secs(60);
+const STILL: Duration = Duration::from_mins(1);
 
 impl Metrics {
     /// The loop went round.
     pub fn turn(&self) {
         let turned = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.turned_ms
-            .store(turned, std::sync::atomic::Ordering::Relaxed);
+        self.turned_ms.store(turned, Ordering::Relaxed);
     }
 
     /// Whether the loop went round lately.
     pub fn is_healthy(&self) -> bool {
-        let turned = self.turned_ms.load(std::sync::atomic::Ordering::Relaxed);
-        let still = self.start.elapsed().saturating_sub(Duration::from_millis(turned));
+        let turned = self.turned_ms.load(Ordering::Relaxed);
+        let still = self
+            .start
+            .elapsed()
+            .saturating_sub(Duration::from_millis(turned));
         still < STILL
     }
 
     /// Says what is waited for; nothing: ready.
     pub fn set_not_ready(&self, reasons: Vec<String>) {
-        let mut not_ready = self.not_ready.lock().unwrap_or_else(|broken| broken.into_inner());
+        let mut not_ready = self
+            .not_ready
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *not_ready = reasons;
     }
 
     /// What is waited for; nothing: ready.
     pub fn not_ready(&self) -> Vec<String> {
-        let not_ready = self.not_ready.lock().unwrap_or_else(|broken| broken.into_inner());
+        let not_ready = self
+            .not_ready
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         not_ready.clone()
     }
 
@@ -126,7 +135,11 @@ impl Metrics {
             self.write_seconds.clone(),
         );
         registry.register("writes", "Writes by kind and result", self.writes.clone());
-        registry.register("watch_errors", "Lost watches by kind", self.watch_errors.clone());
+        registry.register(
+            "watch_errors",
+            "Lost watches by kind",
+            self.watch_errors.clone(),
+        );
         registry.register("lists", "Complete lists by kind", self.lists.clone());
         registry.register("objects", "Objects by kind", self.objects.clone());
         registry.register(

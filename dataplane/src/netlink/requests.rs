@@ -464,7 +464,29 @@ fn gateways_of(route: &RouteMessage) -> Vec<(u32, IpAddr)> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::route::RouteNextHop;
+
     use super::*;
+
+    #[test]
+    fn interfaces_of_default_routes_alone_are_uplinks() {
+        let mut route = RouteMessage::default();
+        route.header.kind = RouteType::Unicast;
+        route.attributes = vec![RouteAttribute::Oif(2)];
+        assert_eq!(default_interfaces_of(&route), [2]);
+        let hop = |interface_index| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = interface_index;
+            hop
+        };
+        route.attributes = vec![RouteAttribute::MultiPath(vec![hop(3), hop(4)])];
+        assert_eq!(default_interfaces_of(&route), [3, 4]);
+        route.header.kind = RouteType::BlackHole;
+        assert_eq!(default_interfaces_of(&route), [0; 0]);
+        route.header.kind = RouteType::Unicast;
+        route.header.destination_prefix_length = 8;
+        assert_eq!(default_interfaces_of(&route), [0; 0]);
+    }
 
     #[test]
     fn datagrams_are_split_at_message_lengths() {

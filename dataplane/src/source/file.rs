@@ -31,7 +31,7 @@ const COMPLAINT: Duration = Duration::from_mins(1);
 /// What is read, by the names in metrics and messages.
 const DECISIONS: &str = "decisions";
 const MANIFESTS: &str = "manifests";
-const NODES: &str = "other nodes";
+const NODES: &str = "peers";
 
 /// This node's status file.
 #[derive(Clone, Debug)]

@@ -39,6 +39,19 @@ impl Liveness {
         now_ms.saturating_sub(heard.at_ms) <= NODE_SILENT_SECONDS * 1000
     }
 
+    /// Whether a node that counts would no longer do so at this time, if its heartbeat stays what it is.
+    pub fn is_about_to_fall_silent(
+        &self,
+        node: &str,
+        heartbeat: Option<&Time>,
+        now_ms: u64,
+    ) -> bool {
+        self.heard.get(node).is_some_and(|heard| {
+            let silent = now_ms.saturating_sub(heard.at_ms) > NODE_SILENT_SECONDS * 1000;
+            silent && heard.heartbeat.as_ref() == heartbeat
+        })
+    }
+
     /// Whether a node that has not reported yet may still be starting.
     pub fn is_starting(&self, node: &str, now_ms: u64) -> bool {
         self.heard.get(node).is_some_and(|heard| {

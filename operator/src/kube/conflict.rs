@@ -96,13 +96,19 @@ mod tests {
         let WriteError::FieldManager(text) = status(409, &cause) else {
             panic!("no field manager conflict");
         };
-        assert!(text.contains("kubectl-edit") && text.contains(".status.decision"), "{text}");
+        assert!(
+            text.contains("kubectl-edit") && text.contains(".status.decision"),
+            "{text}"
+        );
         assert_eq!(status(409, &json!([])), WriteError::Stale);
         assert_eq!(status(404, &json!([])), WriteError::Stale);
         assert_eq!(status(422, &json!([])), WriteError::Refused("m".to_owned()));
         assert!(matches!(status(403, &json!([])), WriteError::Refused(_)));
         for code in [401, 429, 500, 503, 504] {
-            assert_eq!(status(code, &json!([])), WriteError::Unavailable("m".to_owned()));
+            assert_eq!(
+                status(code, &json!([])),
+                WriteError::Unavailable("m".to_owned())
+            );
         }
     }
 }

@@ -41,7 +41,10 @@ pub async fn detach_all(client: Client, wait: Duration) -> Result<Vec<String>, E
         match result {
             Ok(silent) if silent.is_empty() || over => {
                 for name in &silent {
-                    warn!(node = name, "has not answered; remove what is left there with: sluice-agent detach");
+                    warn!(
+                        node = name,
+                        "has not answered; remove what is left there with: sluice-agent detach"
+                    );
                 }
                 remove(&api).await?;
                 return Ok(silent);

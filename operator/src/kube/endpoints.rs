@@ -1,5 +1,6 @@
 //! Writes the EndpointSlices that [`slices`](super::slices) plans.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt;
@@ -59,8 +60,14 @@ impl Endpoints {
             if self.waiting.allows(&key, 0, now_ms) {
                 let plan = of_pool(index, &key);
                 self.crowd(index, events, &key, plan.left_out);
-                let apply = plan.apply.into_iter().map(|slice| Job::Apply(Box::new(slice)));
-                let delete = plan.delete.iter().map(|name| Job::Delete(key.sibling(name)));
+                let apply = plan
+                    .apply
+                    .into_iter()
+                    .map(|slice| Job::Apply(Box::new(slice)));
+                let delete = plan
+                    .delete
+                    .iter()
+                    .map(|name| Job::Delete(key.sibling(name)));
                 let before = jobs.len();
                 jobs.extend(apply.chain(delete).map(|job| (key.clone(), job)));
                 if jobs.len() == before {
@@ -70,7 +77,11 @@ impl Endpoints {
                 index.dirty_pools.insert(key);
             }
         }
-        let requests = jobs.into_iter().map(|(pool, job)| run(writer, pool, job));
+        // Once there is no answer, none is waited for any longer.
+        let down = Cell::new(false);
+        let requests = jobs
+            .into_iter()
+            .map(|(pool, job)| run(writer, &down, pool, job));
         let mut answers = futures::stream::iter(requests).buffer_unordered(AT_ONCE);
         let mut failed = BTreeMap::new();
         while let Some((pool, answer)) = answers.next().await {
@@ -155,7 +166,11 @@ fn item(slice: EndpointSlice) -> Item<SliceFacts> {
     }
 }
 
-async fn run(writer: &Writer, pool: ObjectKey, job: Job) -> Answer {
+async fn run(writer: &Writer, down: &Cell<bool>, pool: ObjectKey, job: Job) -> Answer {
+    if down.get() {
+        let error = WriteError::Unavailable("it has not answered before".to_owned());
+        return (pool, Err(error));
+    }
     let answer = match job {
         Job::Apply(slice) => {
             let answer = writer.slice(&slice).await;
@@ -166,6 +181,9 @@ async fn run(writer: &Writer, pool: ObjectKey, job: Job) -> Answer {
             answer.map(|()| Done::Deleted(key))
         }
     };
+    if let Err(WriteError::Unavailable(_)) = answer {
+        down.set(true);
+    }
     (pool, answer)
 }
 

@@ -16,6 +16,9 @@ use super::watch::{Message, Watched};
 use crate::core::{Cluster, Liveness, Node, Outcome, World};
 use crate::managed::Managed;
 
+/// A question about silent nodes that found no answer is asked again after this time.
+const DOUBT_MS: u64 = 2_000;
+
 /// What is known.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -69,17 +72,23 @@ impl Index {
             Message::RealServerPool(delta) => {
                 let changes = self.pools.apply(delta);
                 self.pools_changed(changes);
-                self.news(Watched::RealServerPool, |index| index.pools.take_unreadable())
+                self.news(Watched::RealServerPool, |index| {
+                    index.pools.take_unreadable()
+                })
             }
             Message::RolloutPolicy(delta) => {
                 let changes = self.policies.apply(delta);
                 self.dirty |= !changes.is_empty();
-                self.news(Watched::RolloutPolicy, |index| index.policies.take_unreadable())
+                self.news(Watched::RolloutPolicy, |index| {
+                    index.policies.take_unreadable()
+                })
             }
             Message::LoadBalancerNode(delta) => {
                 let changes = self.nodes.apply(delta);
                 self.dirty |= !changes.is_empty();
-                self.news(Watched::LoadBalancerNode, |index| index.nodes.take_unreadable())
+                self.news(Watched::LoadBalancerNode, |index| {
+                    index.nodes.take_unreadable()
+                })
             }
             Message::Lease(delta) => {
                 self.leases.apply(delta);
@@ -97,7 +106,9 @@ impl Index {
             Message::EndpointSlice(delta) => {
                 let changes = self.slices.apply(delta);
                 self.slices_changed(&changes);
-                self.news(Watched::EndpointSlice, |index| index.slices.take_unreadable())
+                self.news(Watched::EndpointSlice, |index| {
+                    index.slices.take_unreadable()
+                })
             }
             Message::Lost(kind, error) => return self.lose(kind, error),
         };
@@ -166,12 +177,47 @@ impl Index {
         highest.unwrap_or_default().max(self.revision_floor)
     }
 
-    /// Looks at the nodes. `now_ms` is monotonic.
-    pub(super) fn look_at_nodes(&mut self, now_ms: u64) {
+    /// Whether a node is about to be taken for silent, which the API server should be asked about first: a watch that
+    /// hangs tells nothing either.
+    pub(super) fn is_in_doubt(&mut self, now_ms: u64) -> bool {
         if !self.lost.contains_key(&Watched::Lease) {
             self.heard_ms += now_ms.saturating_sub(self.looked_ms);
         }
         self.looked_ms = now_ms;
+        self.nodes.objects.keys().any(|key| {
+            let live = self
+                .known_nodes
+                .get(&key.name)
+                .is_some_and(|node| node.live);
+            let renewed = self.renewed(&key.name);
+            live && self
+                .liveness
+                .is_about_to_fall_silent(&key.name, renewed, self.heard_ms)
+        })
+    }
+
+    /// Takes the answer to the question that [`Self::is_in_doubt`] raises. Without one, no node gets any older.
+    pub(super) fn leases_read(&mut self, answer: Result<Vec<Item<Option<Time>>>, String>) {
+        match answer {
+            Ok(leases) => {
+                for lease in leases {
+                    self.leases.apply(Delta::Apply(lease));
+                }
+            }
+            Err(error) => {
+                self.lose(Watched::Lease, error);
+                self.heard_ms = self.heard_ms.saturating_sub(DOUBT_MS);
+            }
+        }
+    }
+
+    fn renewed(&self, node: &str) -> Option<&Time> {
+        let lease = ObjectKey::new(self.namespace.clone(), node_lease(node));
+        self.leases.objects.get(&lease).and_then(Option::as_ref)
+    }
+
+    /// Looks at the nodes.
+    pub(super) fn look_at_nodes(&mut self) {
         let mut nodes = BTreeMap::new();
         for (key, object) in &self.nodes.objects {
             let name = &key.name;
@@ -214,7 +260,8 @@ impl Index {
         self.policies.objects = world.policies;
         self.known_nodes = world.nodes;
         self.orphans = world.orphans;
-        self.orphans.retain(|key, _| outcome.pools.contains_key(key));
+        self.orphans
+            .retain(|key, _| outcome.pools.contains_key(key));
         self.cluster = world.cluster.unwrap_or_default();
         outcome
     }
@@ -231,11 +278,7 @@ impl Index {
         self.slices_changed(&changes);
     }
 
-    fn news(
-        &mut self,
-        kind: Watched,
-        take: impl FnOnce(&mut Self) -> Vec<Unreadable>,
-    ) -> Watched {
+    fn news(&mut self, kind: Watched, take: impl FnOnce(&mut Self) -> Vec<Unreadable>) -> Watched {
         for unreadable in take(self) {
             let Unreadable { key, error, .. } = &unreadable;
             warn!(kind = kind.name(), object = %key, error, "cannot be read; its last good state stays");
@@ -325,9 +368,13 @@ impl Index {
 
 /// Whether a slice of ours is or was this pool's.
 fn belongs(key: &ObjectKey, facts: &[&SliceFacts], pool: &ObjectKey) -> bool {
-    key.name.starts_with(&super::slices::name_prefix(&pool.name))
+    key.name
+        .starts_with(&super::slices::name_prefix(&pool.name))
         || facts.iter().any(|facts| {
-            let labels = facts.own.as_ref().and_then(|own| own.metadata.labels.as_ref());
+            let labels = facts
+                .own
+                .as_ref()
+                .and_then(|own| own.metadata.labels.as_ref());
             labels.and_then(|labels| labels.get(POOL_LABEL)) == Some(&pool_label(&pool.name))
         })
 }

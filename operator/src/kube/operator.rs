@@ -31,6 +31,8 @@ const GATHER: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_secs(1);
 /// Conditions alone are written no more often than this: nodes acknowledge one by one.
 const CALM: Duration = Duration::from_millis(500);
+/// Decisions go before conditions for so long.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after the API server did not take a write; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -47,6 +49,7 @@ pub async fn run(
     drop(sender);
     let operator = Operator {
         index: Index::new(namespace),
+        namespace: namespace.to_owned(),
         writer: Writer::new(client.clone(), Arc::clone(&metrics)),
         events: Events::start(client, &metrics),
         endpoints: Endpoints::default(),
@@ -65,6 +68,8 @@ pub async fn run(
 
 struct Operator {
     index: Index,
+    /// Of the nodes' Leases.
+    namespace: String,
     writer: Writer,
     events: Events,
     endpoints: Endpoints,
@@ -115,9 +120,11 @@ impl Operator {
     }
 
     fn take(&mut self, message: Message) {
-        let count = |family: &prometheus_client::metrics::family::Family<KindLabel, _>, kind: Watched| {
+        let count = |family: &prometheus_client::metrics::family::Family<KindLabel, _>,
+                     kind: Watched| {
             let label = KindLabel { kind: kind.name() };
-            let counter: &prometheus_client::metrics::counter::Counter = &family.get_or_create(&label);
+            let counter: &prometheus_client::metrics::counter::Counter =
+                &family.get_or_create(&label);
             counter.inc();
         };
         if let Message::Lost(kind, _) = &message {
@@ -176,7 +183,11 @@ impl Operator {
             return until;
         }
         let now_ms = self.elapsed_ms();
-        self.index.look_at_nodes(now_ms);
+        if self.index.is_in_doubt(now_ms) {
+            let answer = self.writer.leases(&self.namespace).await;
+            self.index.leases_read(answer);
+        }
+        self.index.look_at_nodes();
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)
             .await;
@@ -184,9 +195,10 @@ impl Operator {
         if !self.index.dirty && !timers {
             return now + TICK;
         }
-        let calm = self.calm.is_none_or(|last| now >= last + CALM);
-        let end = self.decide(calm).await;
-        if calm && !end.calm_left {
+        let since = |wait: Duration| self.calm.is_none_or(|last| now >= last + wait);
+        let (calm, patience_over) = (since(CALM), since(PATIENCE));
+        let end = self.decide(calm, patience_over).await;
+        if calm && (!end.decisions_left || patience_over) {
             self.calm = Some(now);
         }
         self.index.dirty = end.more || end.calm_left || end.unavailable;
@@ -197,18 +209,17 @@ impl Operator {
             self.pause = Some((pause, until));
             return until;
         }
+        self.pause = None;
         if end.more {
-            self.pause = None;
             return Moment::now();
         }
         if end.calm_left {
             return self.calm.map_or(now, |last| last + CALM);
         }
-        self.pause = None;
         Moment::now() + TICK
     }
 
-    async fn decide(&mut self, calm: bool) -> End {
+    async fn decide(&mut self, calm: bool, patience_over: bool) -> End {
         self.index.dirty = false;
         let began = Instant::now();
         let time = now();
@@ -226,7 +237,7 @@ impl Operator {
             events: &self.events,
             now_ms,
         };
-        let end = round.write(outcome, calm).await;
+        let end = round.write(outcome, calm, patience_over).await;
         let wrote = began.elapsed();
         self.metrics.write_seconds.observe(wrote.as_secs_f64());
         debug!(?took, ?wrote, ?end, "a round");
@@ -243,7 +254,9 @@ impl Operator {
         self.metrics
             .waiting
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        self.metrics.highest_revision.set(self.index.highest_revision());
+        self.metrics
+            .highest_revision
+            .set(self.index.highest_revision());
     }
 
     fn elapsed_ms(&self) -> u64 {

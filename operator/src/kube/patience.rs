@@ -6,6 +6,8 @@ use super::conflict::WriteError;
 
 const FIRST_MS: u64 = 500;
 const LONGEST_MS: u64 = 60_000;
+/// What the API server does not take now it may take soon.
+const UNAVAILABLE_MS: u64 = 4_000;
 /// A changed object is tried again after this time at the earliest.
 const CHANGED_MS: u64 = 1_000;
 
@@ -39,16 +41,26 @@ impl<K: Ord + Clone> Patience<K> {
     }
 
     /// Notes a failure. Returns whether it is another one than the last.
-    pub(super) fn failed(&mut self, key: &K, version: u64, error: &WriteError, now_ms: u64) -> bool {
+    pub(super) fn failed(
+        &mut self,
+        key: &K,
+        version: u64,
+        error: &WriteError,
+        now_ms: u64,
+    ) -> bool {
         let last = self.0.get(key);
         let news = last.is_none_or(|last| last.error != *error);
         let delay_ms = match last {
-            Some(last) => (last.delay_ms * 2).min(LONGEST_MS),
+            Some(last) => last.delay_ms * 2,
             None => FIRST_MS,
+        };
+        let longest = match error {
+            WriteError::Unavailable(_) => UNAVAILABLE_MS,
+            _ => LONGEST_MS,
         };
         let wait = Wait {
             since_ms: now_ms,
-            delay_ms,
+            delay_ms: delay_ms.min(longest),
             version,
             error: error.clone(),
         };
@@ -83,7 +95,10 @@ mod tests {
         assert!(patience.allows(&"a", 1, 500));
         assert!(!patience.failed(&"a", 1, &refused, 500), "told once");
         assert!(!patience.allows(&"a", 1, 1_400));
-        assert!(!patience.allows(&"a", 2, 1_400), "a changed object has to calm down");
+        assert!(
+            !patience.allows(&"a", 2, 1_400),
+            "a changed object has to calm down"
+        );
         assert!(patience.allows(&"b", 1, 0));
         for _ in 0..20 {
             patience.failed(&"a", 1, &refused, 0);

@@ -17,7 +17,7 @@ use sluice_api::{
     Kind, ObjectKey, RealServerPool, RolloutPolicy, RolloutPolicyStatus, VirtualServer,
     VirtualServerStatus,
 };
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::conflict::WriteError;
 use super::events::{self, About, Events, News};
@@ -87,9 +87,15 @@ pub(super) struct Round<'a> {
 
 /// How a round ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent, and each has its own consequence"
+)]
 pub(super) struct End {
     /// Something was written, or is left for the next round.
     pub(super) more: bool,
+    /// Decisions are left for the next round.
+    pub(super) decisions_left: bool,
     /// Something has to wait until it is calm.
     pub(super) calm_left: bool,
     /// The API server does not answer as it should.
@@ -107,8 +113,9 @@ enum Written {
 }
 
 impl Round<'_> {
-    /// Writes what changed. Without `calm`, what only tells how things stand waits.
-    pub(super) async fn write(mut self, outcome: Outcome, calm: bool) -> End {
+    /// Writes what changed. Without `calm`, what only tells how things stand waits; it also waits for decisions that are
+    /// left, unless its `patience_over`.
+    pub(super) async fn write(mut self, outcome: Outcome, calm: bool, patience_over: bool) -> End {
         let began = Instant::now();
         let mut end = End::default();
         let mut withheld = BTreeSet::new();
@@ -120,6 +127,10 @@ impl Round<'_> {
             }
         }
         if !self.decisions(&outcome, withheld, began, &mut end).await {
+            return end;
+        }
+        if end.decisions_left && !patience_over {
+            end.calm_left = true;
             return end;
         }
         let mut pools = Vec::new();
@@ -138,22 +149,24 @@ impl Round<'_> {
             let last = self.index.virtual_servers.objects.get(&key);
             let Some(last) = last else { continue };
             let last = last.status.as_ref();
-            if last.and_then(|s| s.decision.as_ref()) == status.decision.as_ref()
-                && last != Some(&status)
-                && (calm || acknowledged(last) != acknowledged(Some(&status)))
+            if last.and_then(|s| s.decision.as_ref()) != status.decision.as_ref()
+                || last == Some(&status)
             {
+                continue;
+            }
+            if calm || acknowledged(last) != acknowledged(Some(&status)) {
                 virtual_servers.push((key, status));
-            } else if last != Some(&status) {
+            } else {
                 end.calm_left = true;
             }
         }
+        self.several::<VirtualServer>(virtual_servers, began, &mut end)
+            .await;
         if calm {
             self.several::<RealServerPool>(pools, began, &mut end).await;
         } else {
             end.calm_left |= !pools.is_empty();
         }
-        self.several::<VirtualServer>(virtual_servers, began, &mut end)
-            .await;
         end
     }
 
@@ -168,6 +181,7 @@ impl Round<'_> {
         for (revision, kind, key) in self.changed_decisions(outcome) {
             if began.elapsed() > BUDGET {
                 end.more = true;
+                end.decisions_left = true;
                 return true;
             }
             let object = (kind, key);
@@ -176,20 +190,16 @@ impl Round<'_> {
             }
             self.index.raise_floor(revision);
             let key = &object.1;
-            let written = match kind {
-                Kind::RealServerPool => {
-                    let status = &outcome.pools[key];
-                    self.one::<RealServerPool>(key, status, end).await
+            let written = if kind == Kind::RealServerPool {
+                let status = &outcome.pools[key];
+                self.one::<RealServerPool>(key, status, end).await
+            } else {
+                let status = &outcome.virtual_servers[key];
+                let waits = |pool| withheld.contains(&(Kind::RealServerPool, pool));
+                if needed(key, status).any(waits) {
+                    continue;
                 }
-                _ => {
-                    let status = &outcome.virtual_servers[key];
-                    let mut needs = needed(key, status);
-                    if needs.any(|pool| withheld.contains(&(Kind::RealServerPool, pool))) {
-                        continue;
-                    }
-                    drop(needs);
-                    self.one::<VirtualServer>(key, status, end).await
-                }
+                self.one::<VirtualServer>(key, status, end).await
             };
             match written {
                 Written::Done => {}
@@ -230,7 +240,12 @@ impl Round<'_> {
         changed
     }
 
-    async fn one<K: Kept>(&mut self, key: &ObjectKey, status: &K::Status, end: &mut End) -> Written {
+    async fn one<K: Kept>(
+        &mut self,
+        key: &ObjectKey,
+        status: &K::Status,
+        end: &mut End,
+    ) -> Written {
         let Some(object) = K::store(self.index).objects.get(key) else {
             return Written::Done;
         };
@@ -255,7 +270,10 @@ impl Round<'_> {
     ) {
         let mut jobs = Vec::new();
         for (key, status) in statuses {
-            let stamp = K::store(self.index).stamp(&key).cloned().unwrap_or_default();
+            let stamp = K::store(self.index)
+                .stamp(&key)
+                .cloned()
+                .unwrap_or_default();
             let waits = (K::KIND, key);
             if self.waiting.allows(&waits, stamp.version, self.now_ms) {
                 jobs.push((waits.1, stamp, status));
@@ -311,10 +329,12 @@ impl Round<'_> {
             }
             Err(error) => error,
         };
-        let news = self.waiting.failed(&waits, stamp.version, &error, self.now_ms);
+        let news = self
+            .waiting
+            .failed(&waits, stamp.version, &error, self.now_ms);
         match &error {
             WriteError::Stale => {
-                info!(%kind, object = %key, "has changed meanwhile; decides anew");
+                debug!(%kind, object = %key, "has changed meanwhile; decides anew");
                 end.more = true;
             }
             WriteError::Unavailable(why) => {
@@ -346,9 +366,15 @@ impl Round<'_> {
 
     fn taken<K: Kept>(&mut self, about: &About, item: Item<K>) {
         let store = K::store(self.index);
-        let before = store.objects.get(&about.key).and_then(|o| o.status().cloned());
+        let before = store
+            .objects
+            .get(&about.key)
+            .and_then(|o| o.status().cloned());
         store.written(item);
-        let after = store.objects.get(&about.key).and_then(|o| o.status().cloned());
+        let after = store
+            .objects
+            .get(&about.key)
+            .and_then(|o| o.status().cloned());
         let Some(after) = after else { return };
         tell::<K>(&about.key, &before.clone().unwrap_or_default(), &after);
         for news in K::news(about, before.as_ref(), &after) {

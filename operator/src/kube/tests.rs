@@ -1,0 +1,394 @@
+//! The store and the index, without an API server.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use sluice_api::{ObjectKey, RealServerPool, Time, VirtualServer};
+
+use super::facts::{PodFacts, SliceFacts};
+use super::index::Index;
+use super::store::{Change, Delta, Item, Stamp, Store};
+use super::watch::{Message, Watched};
+use crate::core::reconcile;
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("shop", name)
+}
+
+fn item<T>(name: &str, uid: &str, version: u64, content: Result<T, &str>) -> Item<T> {
+    Item {
+        key: key(name),
+        stamp: Stamp {
+            uid: uid.to_owned(),
+            version,
+        },
+        content: content.map_err(str::to_owned),
+    }
+}
+
+fn stamp(uid: &str, version: u64) -> Stamp {
+    item::<()>("", uid, version, Ok(())).stamp
+}
+
+fn listed(items: &[(&str, u64, i32)]) -> Store<i32> {
+    let mut store = Store::default();
+    store.apply(Delta::Init);
+    for (name, version, value) in items {
+        store.apply(Delta::InitApply(item(name, "u", *version, Ok(*value))));
+    }
+    store.apply(Delta::InitDone);
+    store
+}
+
+fn values(store: &Store<i32>) -> BTreeMap<&str, i32> {
+    store
+        .objects
+        .iter()
+        .map(|(key, value)| (key.name.as_str(), *value))
+        .collect()
+}
+
+#[test]
+fn a_partial_list_changes_nothing() {
+    let mut store = listed(&[("a", 1, 1), ("b", 2, 2)]);
+    assert!(store.apply(Delta::Init).is_empty());
+    assert!(
+        store
+            .apply(Delta::InitApply(item("a", "u", 9, Ok(9))))
+            .is_empty()
+    );
+    assert_eq!(values(&store), [("a", 1), ("b", 2)].into());
+    store.apply(Delta::Init);
+    store.apply(Delta::InitApply(item("c", "u", 10, Ok(3))));
+    assert_eq!(values(&store), [("a", 1), ("b", 2)].into());
+    let changes = store.apply(Delta::InitDone);
+    assert_eq!(values(&store), [("c", 3)].into());
+    assert_eq!(changes.len(), 3);
+}
+
+#[test]
+fn nothing_is_complete_before_the_first_list() {
+    let mut store = Store::default();
+    store.apply(Delta::Init);
+    store.apply(Delta::InitApply(item("a", "u", 1, Ok(1))));
+    assert!(!store.is_complete() && store.objects.is_empty());
+    store.apply(Delta::InitDone);
+    assert!(store.is_complete());
+}
+
+#[test]
+fn what_is_older_is_ignored_and_versions_are_numbers() {
+    let mut store = listed(&[("a", 9, 1)]);
+    let change = store.written(item("a", "u", 10, Ok(2)));
+    let expected = Change {
+        key: key("a"),
+        before: Some(1),
+        replaced: false,
+    };
+    assert_eq!(change, Some(expected));
+    assert!(
+        store
+            .apply(Delta::Apply(item("a", "u", 9, Ok(1))))
+            .is_empty()
+    );
+    assert!(
+        store
+            .apply(Delta::Apply(item("a", "u", 10, Ok(1))))
+            .is_empty()
+    );
+    assert_eq!(values(&store), [("a", 2)].into());
+    store.apply(Delta::Apply(item("a", "u", 100, Ok(3))));
+    assert!(
+        store
+            .apply(Delta::Delete(key("a"), stamp("u", 99)))
+            .is_empty()
+    );
+    assert_eq!(values(&store), [("a", 3)].into());
+    assert_eq!(
+        store.apply(Delta::Delete(key("a"), stamp("u", 101))).len(),
+        1
+    );
+    assert!(
+        store.written(item("a", "u", 102, Ok(4))).is_none(),
+        "is gone"
+    );
+}
+
+#[test]
+fn a_list_does_not_undo_what_was_written_meanwhile() {
+    let mut store = listed(&[("a", 5, 1)]);
+    store.apply(Delta::Init);
+    store.apply(Delta::InitApply(item("a", "u", 5, Ok(1))));
+    store.written(item("a", "u", 6, Ok(2)));
+    store.made(item("b", "u", 7, Ok(3)));
+    store.apply(Delta::InitDone);
+    assert_eq!(values(&store), [("a", 2), ("b", 3)].into());
+}
+
+/// A cluster restored from a backup counts from an earlier number.
+#[test]
+fn a_new_list_is_taken_even_if_it_is_older() {
+    let mut store = listed(&[("a", 500, 1)]);
+    store.apply(Delta::Init);
+    store.apply(Delta::InitApply(item("a", "u", 30, Ok(7))));
+    store.apply(Delta::InitDone);
+    assert_eq!(values(&store), [("a", 7)].into());
+    store.apply(Delta::Apply(item("a", "u", 31, Ok(8))));
+    assert_eq!(values(&store), [("a", 8)].into());
+}
+
+#[test]
+fn what_cannot_be_read_keeps_its_last_good_state_and_is_told_once() {
+    let mut store = listed(&[("a", 1, 1)]);
+    store.apply(Delta::Apply(item("a", "u", 2, Err("bad"))));
+    store.apply(Delta::Apply(item("a", "u", 3, Err("bad"))));
+    store.apply(Delta::Apply(item("b", "u", 4, Err("bad"))));
+    assert_eq!(values(&store), [("a", 1)].into());
+    assert_eq!(store.take_unreadable().len(), 2);
+    store.apply(Delta::Init);
+    store.apply(Delta::InitApply(item("a", "u", 5, Err("bad"))));
+    store.apply(Delta::InitDone);
+    assert_eq!(values(&store), [("a", 1)].into());
+    assert!(store.take_unreadable().is_empty());
+    store.apply(Delta::Apply(item("a", "u", 6, Ok(2))));
+    assert_eq!(values(&store), [("a", 2)].into());
+    store.apply(Delta::Apply(item("a", "u", 7, Err("bad"))));
+    assert_eq!(store.take_unreadable().len(), 1, "broken anew");
+}
+
+fn object<T: serde::de::DeserializeOwned>(kind: &str, name: &str, spec: &Value) -> T {
+    let object = json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": kind,
+        "metadata": {"name": name, "namespace": "shop", "uid": "u", "generation": 1},
+        "spec": spec,
+    });
+    serde_json::from_value(object).expect("an object")
+}
+
+fn virtual_server(pool: &str) -> VirtualServer {
+    let spec = json!({
+        "addresses": [{"ip": "203.0.113.10"}],
+        "ports": [{"name": "http", "protocol": "TCP", "port": 80}],
+        "forwarding": {"mode": "FullNAT"},
+        "pools": [{"name": pool, "weight": 1}],
+    });
+    object("VirtualServer", "web", &spec)
+}
+
+fn pool(servers: &Value) -> RealServerPool {
+    object("RealServerPool", "v1", &json!({"servers": servers}))
+}
+
+fn fixed() -> Value {
+    json!({"static": [{"name": "a", "address": "10.0.0.1"}]})
+}
+
+/// An index that has read everything, with these two objects.
+fn index(virtual_server: VirtualServer, pool: RealServerPool) -> Index {
+    let mut index = Index::new("sluice-system");
+    index.apply(Message::VirtualServer(Delta::Init));
+    index.apply(Message::VirtualServer(Delta::InitApply(item(
+        "web",
+        "u",
+        1,
+        Ok(virtual_server),
+    ))));
+    index.apply(Message::VirtualServer(Delta::InitDone));
+    index.apply(Message::RealServerPool(Delta::Init));
+    index.apply(Message::RealServerPool(Delta::InitApply(item(
+        "v1",
+        "u",
+        1,
+        Ok(pool),
+    ))));
+    index.apply(Message::RealServerPool(Delta::InitDone));
+    index.apply(Message::RolloutPolicy(Delta::InitDone));
+    index.apply(Message::LoadBalancerNode(Delta::InitDone));
+    index.apply(Message::Lease(Delta::InitDone));
+    index.apply(Message::Pod(Delta::InitDone));
+    index.apply(Message::Service(Delta::InitDone));
+    assert_eq!(index.awaited(), [(Watched::EndpointSlice, None)]);
+    index.apply(Message::EndpointSlice(Delta::InitDone));
+    assert!(index.awaited().is_empty());
+    index
+}
+
+/// Decides, and takes the statuses as if they had been written.
+fn decide(index: &mut Index, version: u64) {
+    let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
+    let outcome = index.with_world(|world| reconcile(world, &now));
+    for (key, status) in outcome.virtual_servers {
+        let mut object = index.virtual_servers.objects[&key].clone();
+        object.status = Some(status);
+        index
+            .virtual_servers
+            .written(item(&key.name, "u", version, Ok(object)));
+    }
+    for (key, status) in outcome.pools {
+        let Some(mut object) = index.pools.objects.get(&key).cloned() else {
+            continue;
+        };
+        object.status = Some(status);
+        index
+            .pools
+            .written(item(&key.name, "u", version, Ok(object)));
+    }
+}
+
+fn decision(index: &Index) -> Option<&sluice_api::Decision> {
+    index.virtual_servers.objects[&key("web")]
+        .status
+        .as_ref()?
+        .decision
+        .as_ref()
+}
+
+#[test]
+fn a_pool_that_is_gone_does_not_take_the_virtual_server_along() {
+    let mut index = index(virtual_server("v1"), pool(&fixed()));
+    decide(&mut index, 10);
+    let before = decision(&index).cloned().expect("is decided");
+    index.apply(Message::RealServerPool(Delta::Delete(
+        key("v1"),
+        stamp("u", 11),
+    )));
+    decide(&mut index, 12);
+    assert_eq!(decision(&index), Some(&before));
+    index.apply(Message::RealServerPool(Delta::Apply(item(
+        "v1",
+        "u2",
+        13,
+        Ok(pool(&fixed())),
+    ))));
+    index.dirty = true;
+    let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
+    let outcome = index.with_world(|world| reconcile(world, &now));
+    let anew = outcome.pools[&key("v1")]
+        .decision
+        .clone()
+        .expect("is decided anew");
+    assert!(
+        anew.revision > before.revision,
+        "a new object has a new revision"
+    );
+}
+
+#[test]
+fn a_revision_is_never_given_again() {
+    let mut index = index(virtual_server("v1"), pool(&fixed()));
+    decide(&mut index, 10);
+    let highest = index.highest_revision();
+    index.apply(Message::VirtualServer(Delta::Delete(
+        key("web"),
+        stamp("u", 11),
+    )));
+    index.raise_floor(highest + 5);
+    index.apply(Message::VirtualServer(Delta::Apply(item(
+        "web",
+        "u",
+        12,
+        Ok(virtual_server("v1")),
+    ))));
+    decide(&mut index, 13);
+    assert_eq!(decision(&index).map(|d| d.revision), Some(highest + 6));
+}
+
+#[test]
+fn pods_and_slices_wake_the_pools_that_they_concern() {
+    let selecting = pool(&json!({"selector": {"matchLabels": {"app": "web"}}}));
+    let mut index = index(virtual_server("v1"), selecting);
+    index.dirty_pools.clear();
+    let elsewhere = Item {
+        key: ObjectKey::new("other", "p"),
+        ..item("p", "u", 20, Ok(PodFacts::default()))
+    };
+    index.apply(Message::Pod(Delta::Apply(elsewhere)));
+    assert!(index.dirty_pools.is_empty());
+    index.apply(Message::Pod(Delta::Apply(item(
+        "p",
+        "u",
+        21,
+        Ok(PodFacts::default()),
+    ))));
+    assert!(index.dirty_pools.contains(&key("v1")));
+    index.dirty_pools.clear();
+    index.apply(Message::Pod(Delta::Apply(item(
+        "p",
+        "u",
+        22,
+        Ok(PodFacts::default()),
+    ))));
+    assert!(
+        index.dirty_pools.is_empty(),
+        "nothing that counts has changed"
+    );
+
+    let slice = json!({
+        "metadata": {"name": "x", "namespace": "shop", "labels": {
+            "sluice.dev/pool": "v1", "endpointslice.kubernetes.io/managed-by": "operator.sluice.dev",
+        }},
+        "addressType": "IPv4", "endpoints": [],
+    });
+    let slice = SliceFacts::of(serde_json::from_value(slice).expect("a slice"));
+    index.dirty = false;
+    index.apply(Message::EndpointSlice(Delta::Apply(item(
+        "x",
+        "u",
+        23,
+        Ok(slice),
+    ))));
+    assert!(index.dirty && index.dirty_pools.contains(&key("v1")));
+    index.dirty_pools.clear();
+    index.apply(Message::EndpointSlice(Delta::Delete(
+        key("x"),
+        stamp("u", 24),
+    )));
+    assert!(index.dirty_pools.contains(&key("v1")));
+}
+
+#[test]
+fn a_node_is_not_silent_while_leases_cannot_be_heard() {
+    let mut index = index(virtual_server("v1"), pool(&fixed()));
+    let node = object("LoadBalancerNode", "n1", &json!({"interfaces": ["eth0"]}));
+    let node = Item {
+        key: ObjectKey::new("", "n1"),
+        ..item("n1", "u", 30, Ok(node))
+    };
+    index.apply(Message::LoadBalancerNode(Delta::Apply(node)));
+    let live = |index: &mut Index| {
+        let mut live = false;
+        index.with_world(|world| {
+            live = world.nodes["n1"].live;
+            crate::core::Outcome::default()
+        });
+        live
+    };
+    let look = |index: &mut Index, now_ms, answer: Option<Result<Vec<_>, String>>| {
+        assert_eq!(index.is_in_doubt(now_ms), answer.is_some());
+        if let Some(answer) = answer {
+            index.leases_read(answer);
+        }
+        index.look_at_nodes();
+        live(index)
+    };
+    assert!(look(&mut index, 1_000, None));
+    index.apply(Message::Lost(Watched::Lease, "gone".to_owned()));
+    assert!(look(&mut index, 100_000, None));
+    index.apply(Message::Lease(Delta::Init));
+    assert!(look(&mut index, 101_000, None));
+    assert!(
+        look(&mut index, 142_000, Some(Err("hangs".to_owned()))),
+        "the watch hangs"
+    );
+    assert!(look(&mut index, 200_000, None), "no time passes");
+    index.apply(Message::Lease(Delta::Init));
+    let renewed = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
+    let lease = Item {
+        key: ObjectKey::new("sluice-system", "sluice-node-n1"),
+        ..item("", "u", 40, Ok(Some(renewed)))
+    };
+    let answer = Some(Ok(vec![lease.clone()]));
+    assert!(look(&mut index, 203_000, answer), "the watch had not told");
+    assert!(look(&mut index, 243_000, None));
+    assert!(!look(&mut index, 244_000, Some(Ok(vec![lease]))));
+}

@@ -26,7 +26,7 @@ use super::store::{Delta, Item, Stamp};
 /// in silence is noticed.
 const WATCH_SECONDS: u32 = 60;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
+const LONGEST_DELAY: Duration = Duration::from_secs(3);
 
 /// What is watched.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -91,7 +91,12 @@ pub(super) fn start(client: &Client, namespace: &str, queue: &Sender<Message>) {
     task.own(Watched::RolloutPolicy, &all, Message::RolloutPolicy);
     task.own(Watched::LoadBalancerNode, &all, Message::LoadBalancerNode);
     let pods = Api::<DeserializeGuard<Pod>>::all(client.clone());
-    task.foreign(Watched::Pod, watch(pods, all.clone()), PodFacts::of, Message::Pod);
+    task.foreign(
+        Watched::Pod,
+        watch(pods, all.clone()),
+        PodFacts::of,
+        Message::Pod,
+    );
     let slices = Api::<DeserializeGuard<EndpointSlice>>::all(client.clone());
     task.foreign(
         Watched::EndpointSlice,
@@ -107,8 +112,13 @@ pub(super) fn start(client: &Client, namespace: &str, queue: &Sender<Message>) {
         Message::Lease,
     );
     let services = watch(Api::<PartialObjectMeta<Service>>::all(client.clone()), all);
-    let services = services.map(|event| event.map(|event| map(event, service)));
-    tokio::spawn(follow(Watched::Service, services, queue.clone(), Message::Service));
+    let services = services.map(|event| event.map(|event| map(event, |meta| service(&meta))));
+    tokio::spawn(follow(
+        Watched::Service,
+        services,
+        queue.clone(),
+        Message::Service,
+    ));
 }
 
 struct Task<'a> {
@@ -134,16 +144,17 @@ impl Task<'_> {
     fn foreign<K, T>(
         &self,
         kind: Watched,
-        events: impl futures::Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send + 'static,
+        events: impl futures::Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>
+        + Send
+        + 'static,
         keep: fn(K) -> T,
         message: fn(Delta<T>) -> Message,
     ) where
         K: Resource + Send + 'static,
         T: Send + 'static,
     {
-        let deltas = events.map(move |event| {
-            event.map(|event| map(event, |guard| guarded(guard, keep)))
-        });
+        let deltas =
+            events.map(move |event| event.map(|event| map(event, |guard| guarded(guard, keep))));
         tokio::spawn(follow(kind, deltas, self.queue.clone(), message));
     }
 }
@@ -192,9 +203,9 @@ fn guarded<K: Resource, T>(guard: DeserializeGuard<K>, keep: fn(K) -> T) -> Item
     }
 }
 
-fn service(meta: PartialObjectMeta<Service>) -> Item<()> {
+fn service(meta: &PartialObjectMeta<Service>) -> Item<()> {
     Item {
-        key: ObjectKey::of(&meta),
+        key: ObjectKey::of(meta),
         stamp: Stamp::of(&meta.metadata),
         content: Ok(()),
     }

@@ -1,19 +1,21 @@
-//! Writes to the API server, one request each, with a deadline.
+//! Requests to the API server beside the watches, each with a deadline.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use sluice_api::{API_VERSION, OPERATOR_MANAGER, ObjectKey};
+use sluice_api::{API_VERSION, NODE_LABEL, OPERATOR_MANAGER, ObjectKey, Time};
 use tokio::time::timeout;
 
-use super::conflict::WriteError;
+use super::conflict::{WriteError, text};
+use super::facts::renewed;
 use super::index::answered;
 use super::store::{Item, Stamp};
 use crate::managed::Managed;
@@ -21,6 +23,8 @@ use crate::metrics::{Metrics, WriteLabels};
 
 /// How long an answer is waited for.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// And to a question.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
 pub(super) struct Writer {
@@ -86,6 +90,22 @@ impl Writer {
             }
         };
         self.finish("EndpointSlice", request).await
+    }
+
+    /// Reads the Leases of the nodes' agents past the watch.
+    pub(super) async fn leases(&self, namespace: &str) -> Result<Vec<Item<Option<Time>>>, String> {
+        let api = Api::<Lease>::namespaced(self.client.clone(), namespace);
+        let parameters = ListParams::default().labels(NODE_LABEL);
+        let leases = match timeout(PATIENCE, api.list(&parameters)).await {
+            Ok(answer) => answer.map_err(|error| text(&error))?,
+            Err(_) => return Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        };
+        let item = |lease: Lease| Item {
+            key: ObjectKey::of(&lease),
+            stamp: Stamp::of(&lease.metadata),
+            content: Ok(renewed(lease)),
+        };
+        Ok(leases.into_iter().map(item).collect())
     }
 
     fn slices(&self, namespace: &str) -> Api<EndpointSlice> {

@@ -7,9 +7,12 @@ use prometheus_client::encoding::DescriptorEncoder;
 use super::{Labels, counter, gauge, pairs, single};
 use crate::source::{KindState, SourceState};
 
+/// One of the counters of a kind.
+type Read = fn(&KindState) -> u64;
+
 pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, source: &SourceState) -> fmt::Result {
     let kinds = source.kinds();
-    let counters: [(&str, &str, fn(&KindState) -> u64); 3] = [
+    let counters: [(&str, &str, Read); 3] = [
         (
             "sluice_source_events",
             "Changes that the source read",

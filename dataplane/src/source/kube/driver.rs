@@ -26,8 +26,8 @@ const RETRY: Duration = Duration::from_millis(50);
 /// Messages of one burst.
 const BURST_MESSAGES: usize = 4096;
 
-/// Reads until the node is to be left.
-pub(super) async fn run(server: Kube, served: bool, inbox: SyncSender<Input>) {
+/// Reads until the node is to be left. `in_force`: the maps serve something that must not get lost.
+pub(super) async fn run(server: Kube, in_force: bool, inbox: SyncSender<Input>) {
     let (news_sender, mut news) = mpsc::channel(QUEUE);
     let (missing_sender, missing) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -45,7 +45,7 @@ pub(super) async fn run(server: Kube, served: bool, inbox: SyncSender<Input>) {
     drop(news_sender);
 
     let mut driver = Driver {
-        index: Index::new(&server.node, served),
+        index: Index::new(&server.node, in_force),
         server,
         missing: missing_sender,
         outbox: Outbox::default(),
@@ -122,12 +122,6 @@ impl Driver {
 
     /// Draws the conclusions.
     fn look(&mut self) {
-        let uid = self.index.own_uid().map(str::to_owned);
-        self.server.own_uid.send_if_modified(|known| {
-            let changed = *known != uid;
-            *known = uid;
-            changed
-        });
         for event in self.index.news() {
             if let Event::Held(reason) = &event {
                 if let Some(reason) = reason {
@@ -137,12 +131,13 @@ impl Driver {
             }
             self.outbox.put(event);
         }
+        // An object made anew has no status yet, and gets none that is of another world.
+        if !self.index.is_in_doubt() {
+            let uid = self.index.own_uid().map(str::to_owned);
+            self.server.own_uid.send_replace(uid);
+        }
         let missing = self.index.own_is_missing() && !self.outbox.leaves;
-        self.missing.send_if_modified(|known| {
-            let changed = *known != missing;
-            *known = missing;
-            changed
-        });
+        self.missing.send_replace(missing);
     }
 }
 

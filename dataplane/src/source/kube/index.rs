@@ -60,8 +60,10 @@ pub(super) struct Index {
     doubted: bool,
     revision: u64,
     pool_revision: u64,
-    /// Objects that cannot be read, and why.
-    unreadable: BTreeMap<(Kind, ObjectKey), String>,
+    /// Objects that cannot be read.
+    unreadable: BTreeSet<(Kind, ObjectKey)>,
+    /// Kinds of which there are too many.
+    full: BTreeSet<Kind>,
     decisions_changed: bool,
     told: Told,
 }
@@ -90,7 +92,8 @@ impl Index {
             doubted: false,
             revision: 0,
             pool_revision: 0,
-            unreadable: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            full: BTreeSet::new(),
             decisions_changed: false,
             told: Told::default(),
         }
@@ -112,12 +115,13 @@ impl Index {
             return (Listed::Doubted, Vec::new());
         }
         let mut before = std::mem::take(&mut self.entries(kind).entries);
-        self.unreadable.retain(|(of, key), _| {
+        self.unreadable.retain(|(of, key)| {
             *of != kind
                 || items
                     .iter()
                     .any(|item| item.key == *key && item.content.is_err())
         });
+        self.full.remove(&kind);
         let mut complaints = Vec::new();
         for item in items {
             let old = before.remove(&item.key);
@@ -150,7 +154,10 @@ impl Index {
     /// Takes in that an object is gone.
     pub(super) fn delete(&mut self, kind: Kind, item: &Item) {
         let entries = &self.entries(kind).entries;
-        if entries.get(&item.key).is_none_or(|old| old.uid != item.uid) {
+        if entries
+            .get(&item.key)
+            .is_some_and(|old| old.uid != item.uid)
+        {
             return;
         }
         let relevant = self.is_relevant(kind, None, &item.key);
@@ -173,6 +180,11 @@ impl Index {
         let nodes = self.objects.get(&Kind::Nodes)?;
         let entry = nodes.entries.get(&self.own_key())?;
         Some(&entry.uid)
+    }
+
+    /// Whether it is not known yet what to make of the server.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubted && !self.is_complete()
     }
 
     /// Events that tell the core what it does not know yet.
@@ -255,10 +267,8 @@ impl Index {
                 content
             }
             Err(error) => {
-                let known = self
-                    .unreadable
-                    .insert((kind, item.key.clone()), error.clone());
-                if known.is_none() {
+                let place = (kind, item.key.clone());
+                if self.unreadable.len() < MAX_OBJECTS && self.unreadable.insert(place) {
                     complaints.push(format!(
                         "{} {} cannot be read, what was known of it stays: {error}",
                         kind.name(),
@@ -274,11 +284,13 @@ impl Index {
         self.raise_revision(&content);
         let entries = &mut self.entries(kind).entries;
         if entries.len() >= MAX_OBJECTS {
-            complaints.push(format!(
-                "{} {} is left out: there are more than {MAX_OBJECTS}",
-                kind.name(),
-                item.key
-            ));
+            if self.full.insert(kind) {
+                complaints.push(format!(
+                    "{} {} is left out, and perhaps others: there are more than {MAX_OBJECTS}",
+                    kind.name(),
+                    item.key
+                ));
+            }
             return;
         }
         entries.insert(

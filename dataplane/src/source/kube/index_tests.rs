@@ -45,7 +45,7 @@ fn slice(pool: &str, version: u32, address: &str) -> Item {
     item(Kind::PoolSlices, value)
 }
 
-fn node(name: &str, uid: &str, version: u32, annotations: Value) -> Item {
+fn node(name: &str, uid: &str, version: u32, annotations: &Value) -> Item {
     item(
         Kind::Nodes,
         json!({
@@ -72,7 +72,7 @@ fn cluster(uid: &str) -> Vec<(Kind, Vec<Item>)> {
         (Kind::ServiceSlices, Vec::new()),
         (Kind::Pools, vec![pool(4, 6)]),
         (Kind::PoolSlices, vec![slice("v1", 3, "10.0.0.7")]),
-        (Kind::Nodes, vec![node(NODE, uid, 2, json!({}))]),
+        (Kind::Nodes, vec![node(NODE, uid, 2, &json!({}))]),
         (Kind::VirtualServers, vec![web(5, 7)]),
     ]
 }
@@ -82,7 +82,7 @@ fn wiped(uid: &str) -> Vec<(Kind, Vec<Item>)> {
     Kind::ALL
         .into_iter()
         .map(|kind| match kind {
-            Kind::Nodes => (kind, vec![node(NODE, uid, 2, json!({}))]),
+            Kind::Nodes => (kind, vec![node(NODE, uid, 2, &json!({}))]),
             _ => (kind, Vec::new()),
         })
         .collect()
@@ -278,10 +278,10 @@ fn a_server_that_comes_back_is_believed_again() {
 #[test]
 fn an_object_of_this_node_that_was_made_anew_is_no_harm() {
     let mut index = serving();
-    index.delete(Kind::Nodes, &node(NODE, "a", 9, json!({})));
+    index.delete(Kind::Nodes, &node(NODE, "a", 9, &json!({})));
     assert!(index.own_is_missing());
     assert_eq!(index.news(), [], "its spec stays in force");
-    index.apply(Kind::Nodes, node(NODE, "b", 10, json!({})));
+    index.apply(Kind::Nodes, node(NODE, "b", 10, &json!({})));
     assert!(!index.own_is_missing());
     index.news();
     let new = own("b", true);
@@ -324,7 +324,7 @@ fn the_annotation_is_told_once_and_nothing_after_it() {
     let mut index = serving();
     index.apply(
         Kind::Nodes,
-        node("d2", "z", 20, json!({DETACH_ANNOTATION: ""})),
+        node("d2", "z", 20, &json!({DETACH_ANNOTATION: ""})),
     );
     assert!(
         index
@@ -334,10 +334,10 @@ fn the_annotation_is_told_once_and_nothing_after_it() {
     );
     index.apply(
         Kind::Nodes,
-        node(NODE, "a", 21, json!({DETACH_ANNOTATION: "now"})),
+        node(NODE, "a", 21, &json!({DETACH_ANNOTATION: "now"})),
     );
     assert_eq!(index.news(), [Event::Detach { generation: 2 }]);
-    index.apply(Kind::Nodes, node(NODE, "a", 22, json!({})));
+    index.apply(Kind::Nodes, node(NODE, "a", 22, &json!({})));
     index.apply(Kind::VirtualServers, web(23, 23));
     assert_eq!(index.news(), []);
 }
@@ -345,7 +345,7 @@ fn the_annotation_is_told_once_and_nothing_after_it() {
 #[test]
 fn the_annotation_counts_before_anything_else_is_known() {
     let mut index = Index::new(NODE, true);
-    let annotated = node(NODE, "a", 1, json!({DETACH_ANNOTATION: ""}));
+    let annotated = node(NODE, "a", 1, &json!({DETACH_ANNOTATION: ""}));
     index.list(Kind::Nodes, vec![annotated], Some(&own("a", true)));
     assert_eq!(index.news(), [Event::Detach { generation: 2 }]);
 }
@@ -353,19 +353,19 @@ fn the_annotation_counts_before_anything_else_is_known() {
 #[test]
 fn peers_are_the_other_directors() {
     let mut index = serving();
-    index.apply(Kind::Nodes, node("d2", "z", 20, json!({})));
+    index.apply(Kind::Nodes, node("d2", "z", 20, &json!({})));
     let [Event::Peers(peers)] = &index.news()[..] else {
         unreachable!()
     };
     assert_eq!(peers.keys().collect::<Vec<_>>(), ["d2"]);
-    index.delete(Kind::Nodes, &node("d2", "z", 21, json!({})));
+    index.delete(Kind::Nodes, &node("d2", "z", 21, &json!({})));
     assert_eq!(index.news(), [Event::Peers(BTreeMap::new())]);
 }
 
 #[test]
 fn a_spec_that_breaks_a_rule_leaves_the_one_before() {
     let mut index = serving();
-    let mut broken = node(NODE, "a", 20, json!({}));
+    let mut broken = node(NODE, "a", 20, &json!({}));
     if let Ok(Content::Node(node)) = &mut broken.content {
         node.spec.as_mut().unwrap().interfaces = Vec::new();
     }
@@ -375,6 +375,6 @@ fn a_spec_that_breaks_a_rule_leaves_the_one_before() {
     };
     assert!(message.contains("spec.interfaces"), "{message}");
     assert_eq!(index.news(), []);
-    index.apply(Kind::Nodes, node(NODE, "a", 21, json!({})));
+    index.apply(Kind::Nodes, node(NODE, "a", 21, &json!({})));
     assert!(matches!(&index.news()[..], [Event::Node(_)]));
 }

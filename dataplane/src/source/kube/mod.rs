@@ -82,7 +82,20 @@ pub enum Error {
     Interfaces(String),
 }
 
+impl Error {
+    /// The status code of an answer that refuses.
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Api(kube::Error::Api(status)) => Some(status.code),
+            _ => None,
+        }
+    }
+}
+
 fn with_causes(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("{} ({})", status.message.trim(), status.code);
+    }
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

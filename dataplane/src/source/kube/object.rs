@@ -40,8 +40,8 @@ impl Kind {
             Self::VirtualServers => "VirtualServer",
             Self::Pools => "RealServerPool",
             Self::Nodes => "LoadBalancerNode",
-            Self::PoolSlices => "EndpointSlice of pools",
-            Self::ServiceSlices => "EndpointSlice of Services",
+            Self::PoolSlices => "PoolEndpointSlice",
+            Self::ServiceSlices => "ServiceEndpointSlice",
         }
     }
 

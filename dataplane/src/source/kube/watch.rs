@@ -124,7 +124,9 @@ impl Watcher {
             let page = super::within(self.api.list(&parameters)).await?;
             items.extend(page.items.into_iter().map(|object| read(self.kind, object)));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) if items.len() < MAX_OBJECTS => parameters.continue_token = Some(token),
+                Some(token) if items.len() <= MAX_OBJECTS => {
+                    parameters.continue_token = Some(token);
+                }
                 _ => {
                     let own = self.server.own().await?.map(|before| before.own);
                     let version = page.metadata.resource_version.unwrap_or_default();
@@ -136,18 +138,25 @@ impl Watcher {
 
     async fn watch(&mut self, mut version: String) -> End {
         let seconds = super::jittered(Duration::from_secs(WATCH_SECONDS.into()));
-        let mut parameters = WatchParams::default();
-        parameters.label_selector = self.kind.labels().map(str::to_owned);
-        parameters.timeout = u32::try_from(seconds.as_secs()).ok();
+        let parameters = WatchParams {
+            label_selector: self.kind.labels().map(str::to_owned),
+            timeout: u32::try_from(seconds.as_secs()).ok(),
+            ..WatchParams::default()
+        };
         let stream = match super::within(self.api.watch(&parameters, &version)).await {
             Ok(stream) => stream,
-            Err(super::Error::Api(kube::Error::Api(status))) if status.code == 410 => {
+            Err(error) if error.code() == Some(410) => {
                 debug!(kind = self.kind.name(), "the version to watch from is gone");
                 return End::List;
             }
             Err(error) => {
                 self.fail("watch", &error).await;
-                return self.resume(version);
+                // Where the kind itself was gone, versions may have begun anew.
+                return if error.code() == Some(404) {
+                    End::List
+                } else {
+                    self.resume(version)
+                };
             }
         };
         self.server.works(self.kind.name());

@@ -127,7 +127,15 @@ impl Groups {
     pub(super) fn add(&mut self, group: Group, endpoint: Endpoint) {
         let found = place(&endpoint).and_then(|place| {
             let (slot, at) = *self.index.get(&group)?.get(&place)?;
-            Some(&mut self.slots.get_mut(&group)?.get_mut(slot)?.places.get_mut(at)?.1)
+            Some(
+                &mut self
+                    .slots
+                    .get_mut(&group)?
+                    .get_mut(slot)?
+                    .places
+                    .get_mut(at)?
+                    .1,
+            )
         });
         match found {
             Some(known) => *known = Some(endpoint),

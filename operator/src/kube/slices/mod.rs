@@ -99,7 +99,11 @@ impl<'a> Wanted<'a> {
             metadata: ObjectMeta {
                 name: Some(name),
                 namespace: Some(self.key.namespace.clone()),
-                labels: Some(labels.map(|(label, value)| (label.to_owned(), value)).into()),
+                labels: Some(
+                    labels
+                        .map(|(label, value)| (label.to_owned(), value))
+                        .into(),
+                ),
                 owner_references: Some(vec![owner]),
                 ..ObjectMeta::default()
             },
@@ -154,7 +158,11 @@ pub(super) fn plan<'a>(
     for (name, group, endpoints) in arranged {
         used.insert(name.clone());
         let slice = wanted.slice(name, &group, endpoints);
-        let last = slice.metadata.name.as_deref().and_then(|name| own.get(name));
+        let last = slice
+            .metadata
+            .name
+            .as_deref()
+            .and_then(|name| own.get(name));
         if last.is_none_or(|last| !same(last, &slice)) {
             plan.apply.push(slice);
         }
@@ -206,10 +214,15 @@ fn same(last: &EndpointSlice, wanted: &EndpointSlice) -> bool {
         .iter()
         .flatten()
         .all(|(label, value)| labels.and_then(|labels| labels.get(label)) == Some(value));
-    let owned = wanted.metadata.owner_references.iter().flatten().all(|owner| {
-        let mut owners = last.metadata.owner_references.iter().flatten();
-        owners.any(|other| other.uid == owner.uid && other.controller == owner.controller)
-    });
+    let owned = wanted
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .all(|owner| {
+            let mut owners = last.metadata.owner_references.iter().flatten();
+            owners.any(|other| other.uid == owner.uid && other.controller == owner.controller)
+        });
     let none = Vec::new();
     labelled
         && owned
