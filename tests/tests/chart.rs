@@ -354,6 +354,7 @@ fn values_reach_the_command_lines() {
     let objects = with_everything(&["--set=detach.timeoutSeconds=7"]);
     let agent = arguments(&objects, "DaemonSet", "sluice-agent");
     for argument in [
+        "--admin=[::]:2345",
         "--role=RealServer",
         "--interfaces=eth0,bond1",
         "--xdp-mode=Generic",
@@ -364,10 +365,20 @@ fn values_reach_the_command_lines() {
         assert!(agent.iter().any(|found| found == argument), "{argument}");
     }
     let operator = arguments(&objects, "Deployment", "sluice-operator");
-    assert_eq!(operator, ["--admin=[::]:9201", "--log-json", "--more"]);
+    assert_eq!(operator, ["--admin=0.0.0.0:1234", "--log-json", "--more"]);
+    let pods = pods(&objects);
+    let probe = &pods["DaemonSet/sluice-agent"]["containers"][0]["readinessProbe"]["httpGet"];
+    let expected = json!({"host": "127.0.0.1", "path": "/readyz", "port": 2345});
+    assert_eq!(probe, &expected);
+    let tolerations = &pods["Deployment/sluice-operator"]["tolerations"];
+    assert_eq!(tolerations.as_array().unwrap().len(), 3);
+    assert_eq!(tolerations[1]["tolerationSeconds"], 3);
     let detach = arguments(&objects, "Job", "sluice-detach");
-    assert_eq!(detach, ["detach-nodes", "--timeout-seconds=7"]);
-    for (name, pod) in pods(&objects) {
+    assert_eq!(
+        detach,
+        ["detach-nodes", "--timeout-seconds=7", "--log-json"]
+    );
+    for (name, pod) in &pods {
         let container = &pod["containers"][0];
         assert_eq!(container["image"], "localhost/sluice:1.2.3", "{name}");
         assert_eq!(container["imagePullPolicy"], "Always", "{name}");
@@ -401,7 +412,8 @@ fn help(program: &str, subcommand: Option<&str>) -> String {
 /// The part of a help text that is about one option.
 fn about<'a>(help: &'a str, option: &str) -> Option<&'a str> {
     let is_start = |line: &str| {
-        line.split([' ', ',']).any(|word| word == option) && line.trim_start().starts_with('-')
+        line.split([' ', ',', '\n']).any(|word| word == option)
+            && line.trim_start().starts_with('-')
     };
     let start: usize = help
         .split_inclusive('\n')

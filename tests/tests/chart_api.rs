@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sluice_tests::kube::chart::{RELEASE_NAMESPACE, REQUIRED_VALUES, directory};
 use sluice_tests::kube::{Account, ControlPlane, Credentials, Part};
+use sluice_tests::net::sluice::binary;
 use sluice_tests::net::{Run, until};
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -258,20 +259,23 @@ fn uninstalling_asks_the_nodes_first_and_leaves_users_objects() {
         ])
         .unwrap();
 
-    // No node runs the pod: what its program would do, with its account.
+    // No node runs the pod: its program, with its account. The node has answered already.
+    let detached = "{conditions: [{type: Detached, status: 'True', reason: Asked, message: '', \
+                    lastTransitionTime: '2026-01-01T00:00:00Z'}]}";
+    let answer = node("one").replace("spec: {interfaces: [eth0]}", &format!("status: {detached}"));
+    admin.kubectl_with(APPLY_STATUS, &answer).unwrap();
     let detach = control
         .service_account(RELEASE_NAMESPACE, "sluice-detach")
         .unwrap();
-    detach
-        .until(&["get", "lbnode", "one"], LIMIT, |_| true)
-        .unwrap();
-    for line in [
-        "annotate lbnode one sluice.dev/detach=requested",
-        "wait lbnode one --for=jsonpath={.metadata.annotations} --timeout=30s",
-        "delete lbnode one",
-    ] {
-        detach.kubectl(line.split(' ')).unwrap();
-    }
+    let mut command = control
+        .namespace()
+        .command(binary("sluice-operator").unwrap());
+    command.arg("detach-nodes").arg("--kubeconfig");
+    let output = command.arg(detach.kubeconfig().path()).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !log.contains("WARN"), "{log}");
+    let left = admin.json(["get", "lbnode"]).unwrap();
+    assert_eq!(left["items"], serde_json::json!([]));
     detach.kubectl(["get", "virtualservers"]).unwrap_err();
     let name = pod["metadata"]["name"].as_str().unwrap();
     admin

@@ -44,14 +44,15 @@ chart's version is none of them, or pods would be replaced where only the chart 
 {{- merge $own $version .more | toYaml -}}
 {{- end -}}
 
-{{/* Where a pod may run, as fields of a pod, from the values of its component. */}}
+{{/* Address and port of health and metrics as an option takes them, from the values of a component. */}}
+{{- define "sluice.adminAddress" -}}
+{{- printf (contains ":" .admin.address | ternary "[%s]:%d" "%s:%d") .admin.address (int64 .admin.port) -}}
+{{- end -}}
+
+{{/* Where a pod may run and how much it matters, as fields of a pod, from the values of its component. */}}
 {{- define "sluice.placement" -}}
 nodeSelector:
   {{- merge (dict) .nodeSelector (dict "kubernetes.io/os" "linux") | toYaml | nindent 2 }}
-{{- with .tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
 {{- with .affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}

@@ -162,6 +162,9 @@ impl Core {
         let mut reasons: Vec<String> = self.held.iter().cloned().collect();
         if self.node.is_none() {
             reasons.extend(self.failure.clone());
+            if self.held.is_some() {
+                return reasons;
+            }
             let node = &self.state.node;
             reasons.push(if self.state.source.unsynced().is_zero() {
                 format!("there is no LoadBalancerNode {node}: create it")

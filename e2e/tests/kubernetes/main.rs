@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sluice_e2e::stage::{NODES, PATIENCE, Sluice, WEB, vip};
-use sluice_tests::net::fabric::client_sources;
+use sluice_e2e::stage::{NODES, PATIENCE, Sluice, WEB};
+use sluice_tests::net::fabric::{client_sources, vip_of_one};
 use sluice_tests::net::suite::Suite;
 use sluice_tests::net::{Dual, Family, Protocol};
 
@@ -19,7 +19,7 @@ const FIRST_ANSWER: Duration = Duration::from_secs(60);
 /// Connections from which every pod must get some: one of three is left out by chance once in 10^14.
 const CONNECTIONS: usize = 80;
 /// The VIP of the pods that are on every node.
-const EVERYWHERE: Dual = vip(20);
+const EVERYWHERE: Dual = vip_of_one(20);
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();

@@ -54,45 +54,29 @@ impl Endpoints {
         events: &Events,
         now_ms: u64,
     ) {
-        let mut jobs = Vec::new();
-        let dirty = std::mem::take(&mut index.dirty_pools);
-        for key in dirty {
-            if self.waiting.allows(&key, 0, now_ms) {
-                let plan = of_pool(index, &key);
-                self.crowd(index, events, &key, plan.left_out);
-                let apply = plan
-                    .apply
-                    .into_iter()
-                    .map(|slice| Job::Apply(Box::new(slice)));
-                let delete = plan
-                    .delete
-                    .iter()
-                    .map(|name| Job::Delete(key.sibling(name)));
-                let before = jobs.len();
-                jobs.extend(apply.chain(delete).map(|job| (key.clone(), job)));
-                if jobs.len() == before {
-                    self.waiting.succeeded(&key);
-                }
-            } else {
+        let mut first = Vec::new();
+        let mut then = Vec::new();
+        for key in std::mem::take(&mut index.dirty_pools) {
+            if !self.waiting.allows(&key, 0, now_ms) {
                 index.dirty_pools.insert(key);
+                continue;
             }
+            let plan = of_pool(index, &key);
+            self.crowd(index, events, &key, plan.left_out);
+            if plan.gaining.is_empty() && plan.changed.is_empty() && plan.delete.is_empty() {
+                self.waiting.succeeded(&key);
+            }
+            let apply = |slice| (key.clone(), Job::Apply(Box::new(slice)));
+            first.extend(plan.gaining.into_iter().map(apply));
+            then.extend(plan.changed.into_iter().map(apply));
+            let delete = |name: &String| (key.clone(), Job::Delete(key.sibling(name)));
+            then.extend(plan.delete.iter().map(delete));
         }
         // Once there is no answer, none is waited for any longer.
         let down = Cell::new(false);
-        let requests = jobs
-            .into_iter()
-            .map(|(pool, job)| run(writer, &down, pool, job));
-        let mut answers = futures::stream::iter(requests).buffer_unordered(AT_ONCE);
-        let mut failed = BTreeMap::new();
-        while let Some((pool, answer)) = answers.next().await {
-            match answer {
-                Ok(Done::Applied(slice)) => index.slice_written(item(*slice)),
-                Ok(Done::Deleted(slice)) => index.slice_deleted(&slice),
-                Err(error) => {
-                    failed.insert(pool, error);
-                }
-            }
-        }
+        let mut failed = run_all(index, writer, &down, first).await;
+        then.retain(|(pool, _)| !failed.contains_key(pool));
+        failed.extend(run_all(index, writer, &down, then).await);
         for (pool, error) in failed {
             self.fail(index, events, &pool, &error, now_ms);
             index.dirty_pools.insert(pool);
@@ -164,6 +148,30 @@ fn item(slice: EndpointSlice) -> Item<SliceFacts> {
         stamp: Stamp::of(&slice.metadata),
         content: Ok(SliceFacts::of(slice)),
     }
+}
+
+/// Carries out jobs, several at once. Returns the pools for which one failed.
+async fn run_all(
+    index: &mut Index,
+    writer: &Writer,
+    down: &Cell<bool>,
+    jobs: Vec<(ObjectKey, Job)>,
+) -> BTreeMap<ObjectKey, WriteError> {
+    let requests = jobs
+        .into_iter()
+        .map(|(pool, job)| run(writer, down, pool, job));
+    let mut answers = futures::stream::iter(requests).buffer_unordered(AT_ONCE);
+    let mut failed = BTreeMap::new();
+    while let Some((pool, answer)) = answers.next().await {
+        match answer {
+            Ok(Done::Applied(slice)) => index.slice_written(item(*slice)),
+            Ok(Done::Deleted(slice)) => index.slice_deleted(&slice),
+            Err(error) => {
+                failed.insert(pool, error);
+            }
+        }
+    }
+    failed
 }
 
 async fn run(writer: &Writer, down: &Cell<bool>, pool: ObjectKey, job: Job) -> Answer {

@@ -5,19 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::Resource;
 use sluice_api::{
     EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool, RealServerPoolStatus,
-    RolloutPolicy, Time, VirtualServer, node_lease, pool_label,
+    RolloutPolicy, Time, VirtualServer, pool_label,
 };
 use sluice_planner::Slice;
 use tracing::{info, warn};
 
 use super::facts::{PodFacts, SliceFacts};
+use super::memory::Memory;
 use super::store::{Change, Delta, Item, Stamp, Store, Unreadable};
 use super::watch::{Message, Watched};
 use crate::core::{Cluster, Liveness, Node, Outcome, World};
 use crate::managed::Managed;
-
-/// A question about silent nodes that found no answer is asked again after this time.
-const DOUBT_MS: u64 = 2_000;
 
 /// What is known.
 #[derive(Debug, Default)]
@@ -25,21 +23,23 @@ pub(super) struct Index {
     pub(super) virtual_servers: Store<VirtualServer>,
     pub(super) pools: Store<RealServerPool>,
     pub(super) policies: Store<RolloutPolicy>,
-    nodes: Store<LoadBalancerNode>,
-    leases: Store<Option<Time>>,
+    pub(super) nodes: Store<LoadBalancerNode>,
+    pub(super) leases: Store<Option<Time>>,
     pub(super) pods: Store<PodFacts>,
     services: Store<()>,
     pub(super) slices: Store<SliceFacts>,
     /// Where the nodes' Leases are.
-    namespace: String,
+    pub(super) namespace: String,
     cluster: Cluster,
-    known_nodes: BTreeMap<String, Node>,
-    liveness: Liveness,
+    pub(super) known_nodes: BTreeMap<String, Node>,
+    pub(super) liveness: Liveness,
     /// Runs while the Leases are heard of: a lost watch makes no node silent.
-    heard_ms: u64,
-    looked_ms: u64,
-    lost: BTreeMap<Watched, String>,
+    pub(super) heard_ms: u64,
+    pub(super) looked_ms: u64,
+    pub(super) lost: BTreeMap<Watched, String>,
     orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
+    pub(super) wrote_servers: Memory<VirtualServer>,
+    pub(super) wrote_pools: Memory<RealServerPool>,
     /// The highest revision that was tried to be given, or is gone.
     revision_floor: u64,
     /// Whether the core may say something else now.
@@ -117,7 +117,7 @@ impl Index {
         }
     }
 
-    fn lose(&mut self, kind: Watched, error: String) {
+    pub(super) fn lose(&mut self, kind: Watched, error: String) {
         let known = self.lost.get(&kind);
         if known != Some(&error) {
             warn!(kind = kind.name(), error, "the watch is lost; tries again");
@@ -177,74 +177,12 @@ impl Index {
         highest.unwrap_or_default().max(self.revision_floor)
     }
 
-    /// Whether a node is about to be taken for silent, which the API server should be asked about first: a watch that
-    /// hangs tells nothing either.
-    pub(super) fn is_in_doubt(&mut self, now_ms: u64) -> bool {
-        if !self.lost.contains_key(&Watched::Lease) {
-            self.heard_ms += now_ms.saturating_sub(self.looked_ms);
-        }
-        self.looked_ms = now_ms;
-        self.nodes.objects.keys().any(|key| {
-            let live = self
-                .known_nodes
-                .get(&key.name)
-                .is_some_and(|node| node.live);
-            let renewed = self.renewed(&key.name);
-            live && self
-                .liveness
-                .is_about_to_fall_silent(&key.name, renewed, self.heard_ms)
-        })
-    }
-
-    /// Takes the answer to the question that [`Self::is_in_doubt`] raises. Without one, no node gets any older.
-    pub(super) fn leases_read(&mut self, answer: Result<Vec<Item<Option<Time>>>, String>) {
-        match answer {
-            Ok(leases) => {
-                for lease in leases {
-                    self.leases.apply(Delta::Apply(lease));
-                }
-            }
-            Err(error) => {
-                self.lose(Watched::Lease, error);
-                self.heard_ms = self.heard_ms.saturating_sub(DOUBT_MS);
-            }
-        }
-    }
-
-    fn renewed(&self, node: &str) -> Option<&Time> {
-        let lease = ObjectKey::new(self.namespace.clone(), node_lease(node));
-        self.leases.objects.get(&lease).and_then(Option::as_ref)
-    }
-
-    /// Looks at the nodes.
-    pub(super) fn look_at_nodes(&mut self) {
-        let mut nodes = BTreeMap::new();
-        for (key, object) in &self.nodes.objects {
-            let name = &key.name;
-            let lease = ObjectKey::new(self.namespace.clone(), node_lease(name));
-            let renewed = self.leases.objects.get(&lease).and_then(Option::as_ref);
-            let live = self.liveness.observe(name, renewed, self.heard_ms);
-            let node = Node {
-                status: object.status.clone().unwrap_or_default(),
-                live,
-                wanted: true,
-                starting: self.liveness.is_starting(name, self.heard_ms),
-            };
-            let before = self.known_nodes.get(name);
-            if before.is_some_and(|before| before.live) && !live {
-                warn!(node = name, "is silent and no longer waited for");
-            } else if before.is_some_and(|before| !before.live) && live {
-                info!(node = name, "reports again");
-            }
-            nodes.insert(name.clone(), node);
-        }
-        self.liveness.retain(|name| nodes.contains_key(name));
-        self.dirty |= nodes != self.known_nodes;
-        self.known_nodes = nodes;
-    }
-
     /// Lends everything to `look` as the core sees it.
     pub(super) fn with_world(&mut self, look: impl FnOnce(&World) -> Outcome) -> Outcome {
+        let servers = self
+            .wrote_servers
+            .restore(&mut self.virtual_servers.objects);
+        let pools = self.wrote_pools.restore(&mut self.pools.objects);
         let world = World {
             virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
             pools: std::mem::take(&mut self.pools.objects),
@@ -257,6 +195,8 @@ impl Index {
         let outcome = look(&world);
         self.virtual_servers.objects = world.virtual_servers;
         self.pools.objects = world.pools;
+        self.virtual_servers.objects.extend(servers);
+        self.pools.objects.extend(pools);
         self.policies.objects = world.policies;
         self.known_nodes = world.nodes;
         self.orphans = world.orphans;

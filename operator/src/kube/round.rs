@@ -6,72 +6,27 @@
 //! was left out gets a later revision when it is decided at last.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use kube::Resource;
-use kube::core::NamespaceResourceScope;
-use serde::de::DeserializeOwned;
-use sluice_api::{
-    Kind, ObjectKey, RealServerPool, RolloutPolicy, RolloutPolicyStatus, VirtualServer,
-    VirtualServerStatus,
-};
+use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
 use tracing::{debug, warn};
 
 use super::conflict::WriteError;
-use super::events::{self, About, Events, News};
+use super::events::{About, Events, News};
 use super::index::Index;
+use super::kept::Kept;
+use super::order::{acknowledged, changed_decisions, needed, targets};
 use super::patience::Patience;
-use super::store::{Item, Stamp, Store};
+use super::store::{Item, Stamp};
 use super::writer::Writer;
 use crate::core::Outcome;
-use crate::managed::{Managed, tell};
+use crate::managed::tell;
 
 /// After this time a round looks at the news again, with what is left to be written.
 const BUDGET: Duration = Duration::from_secs(1);
 /// Writes at once where the order does not matter.
 const AT_ONCE: usize = 8;
-
-/// A kind whose status is written here.
-pub(super) trait Kept:
-    Managed
-    + Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + PartialEq
-    + DeserializeOwned
-{
-    fn store(index: &mut Index) -> &mut Store<Self>;
-    fn news(about: &About, before: Option<&Self::Status>, after: &Self::Status) -> Vec<News> {
-        events::standing::<Self>(about, before, after)
-            .into_iter()
-            .collect()
-    }
-}
-
-impl Kept for VirtualServer {
-    fn store(index: &mut Index) -> &mut Store<Self> {
-        &mut index.virtual_servers
-    }
-}
-
-impl Kept for RealServerPool {
-    fn store(index: &mut Index) -> &mut Store<Self> {
-        &mut index.pools
-    }
-}
-
-impl Kept for RolloutPolicy {
-    fn store(index: &mut Index) -> &mut Store<Self> {
-        &mut index.policies
-    }
-    fn news(about: &About, before: Option<&Self::Status>, after: &Self::Status) -> Vec<News> {
-        let mut news = events::history(about, before, after);
-        news.extend(events::standing::<Self>(about, before, after));
-        news
-    }
-}
 
 /// Objects that wait, by kind and name.
 pub(super) type Waiting = Patience<(Kind, ObjectKey)>;
@@ -178,7 +133,7 @@ impl Round<'_> {
         began: Instant,
         end: &mut End,
     ) -> bool {
-        for (revision, kind, key) in self.changed_decisions(outcome) {
+        for (revision, kind, key) in changed_decisions(self.index, outcome) {
             if began.elapsed() > BUDGET {
                 end.more = true;
                 end.decisions_left = true;
@@ -210,34 +165,6 @@ impl Round<'_> {
             }
         }
         true
-    }
-
-    fn changed_decisions(&self, outcome: &Outcome) -> Vec<(u64, Kind, ObjectKey)> {
-        let mut changed = Vec::new();
-        for (key, status) in &outcome.pools {
-            let Some(object) = self.index.pools.objects.get(key) else {
-                continue;
-            };
-            let last = object.status.as_ref().and_then(|s| s.decision.as_ref());
-            if last != status.decision.as_ref() {
-                let revision = RealServerPool::revision(status);
-                changed.push((revision, Kind::RealServerPool, key.clone()));
-            }
-        }
-        for (key, status) in &outcome.virtual_servers {
-            let Some(object) = self.index.virtual_servers.objects.get(key) else {
-                continue;
-            };
-            let last = object.status.as_ref().and_then(|s| s.decision.as_ref());
-            if last != status.decision.as_ref() {
-                let revision = VirtualServer::revision(status);
-                changed.push((revision, Kind::VirtualServer, key.clone()));
-            }
-        }
-        // Of what has the same revision, or none, pools come first.
-        let rank = |kind: Kind| kind != Kind::RealServerPool;
-        changed.sort_by(|a, b| (a.0, rank(a.1), &a.2).cmp(&(b.0, rank(b.1), &b.2)));
-        changed
     }
 
     async fn one<K: Kept>(
@@ -375,35 +302,13 @@ impl Round<'_> {
             .objects
             .get(&about.key)
             .and_then(|o| o.status().cloned());
+        K::wrote(self.index, &about.key);
         let Some(after) = after else { return };
         tell::<K>(&about.key, &before.clone().unwrap_or_default(), &after);
         for news in K::news(about, before.as_ref(), &after) {
             self.events.tell(news);
         }
     }
-}
-
-fn acknowledged(status: Option<&VirtualServerStatus>) -> u64 {
-    status
-        .and_then(|status| status.acknowledged.as_ref())
-        .map_or(0, |acknowledged| acknowledged.revision)
-}
-
-/// The pools that a decision sends flows to.
-fn needed<'a>(
-    key: &'a ObjectKey,
-    status: &'a VirtualServerStatus,
-) -> impl Iterator<Item = ObjectKey> + 'a {
-    let pools = status.decision.iter().flat_map(|decision| &decision.pools);
-    pools
-        .filter(|pool| pool.weight > 0)
-        .map(|pool| key.sibling(&pool.name))
-}
-
-/// The virtual server that a policy drives.
-fn targets(key: &ObjectKey, status: &RolloutPolicyStatus) -> Option<(Kind, ObjectKey)> {
-    let run = status.run.as_ref()?;
-    Some((Kind::VirtualServer, key.sibling(&run.virtual_server_name)))
 }
 
 /// Objects that no longer exist wait no longer.

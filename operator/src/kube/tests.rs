@@ -220,9 +220,11 @@ fn decide(index: &mut Index, version: u64) {
     for (key, status) in outcome.virtual_servers {
         let mut object = index.virtual_servers.objects[&key].clone();
         object.status = Some(status);
+        index.wrote_servers.wrote(&key, &object);
+        let uid = object.metadata.uid.clone().unwrap_or_default();
         index
             .virtual_servers
-            .written(item(&key.name, "u", version, Ok(object)));
+            .written(item(&key.name, &uid, version, Ok(object)));
     }
     for (key, status) in outcome.pools {
         let Some(mut object) = index.pools.objects.get(&key).cloned() else {
@@ -274,6 +276,47 @@ fn a_pool_that_is_gone_does_not_take_the_virtual_server_along() {
 }
 
 #[test]
+fn a_foreign_edit_is_no_decision() {
+    let mut index = index(virtual_server("v1"), pool(&fixed()));
+    decide(&mut index, 10);
+    let ours = decision(&index).cloned().expect("is decided");
+    let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
+    let again = |index: &mut Index, version, edit: &dyn Fn(&mut VirtualServer)| {
+        let mut object = index.virtual_servers.objects[&key("web")].clone();
+        edit(&mut object);
+        let delta = Delta::Apply(item("web", "u", version, Ok(object.clone())));
+        index.apply(Message::VirtualServer(delta));
+        let outcome = index.with_world(|world| reconcile(world, &now));
+        assert_eq!(
+            index.virtual_servers.objects[&key("web")],
+            object,
+            "is known as it is"
+        );
+        outcome.virtual_servers[&key("web")].decision.clone()
+    };
+    let wiped = again(&mut index, 20, &|object| object.status = None);
+    assert_eq!(wiped.as_ref(), Some(&ours));
+    let edited = again(&mut index, 21, &|object| {
+        let status = object.status.get_or_insert_default();
+        let mut decision = ours.clone();
+        decision.pools[0].weight = 77;
+        status.decision = Some(decision);
+    });
+    assert_eq!(edited.as_ref(), Some(&ours));
+    let other = again(&mut index, 22, &|object| {
+        let status = object.status.get_or_insert_default();
+        let mut decision = ours.clone();
+        decision.revision += 5;
+        status.decision = Some(decision);
+    });
+    assert_eq!(
+        other.map(|d| d.revision),
+        Some(ours.revision + 5),
+        "another operator decided"
+    );
+}
+
+#[test]
 fn a_revision_is_never_given_again() {
     let mut index = index(virtual_server("v1"), pool(&fixed()));
     decide(&mut index, 10);
@@ -283,12 +326,10 @@ fn a_revision_is_never_given_again() {
         stamp("u", 11),
     )));
     index.raise_floor(highest + 5);
-    index.apply(Message::VirtualServer(Delta::Apply(item(
-        "web",
-        "u",
-        12,
-        Ok(virtual_server("v1")),
-    ))));
+    let mut anew = virtual_server("v1");
+    anew.metadata.uid = Some("u2".to_owned());
+    let delta = Delta::Apply(item("web", "u2", 12, Ok(anew)));
+    index.apply(Message::VirtualServer(delta));
     decide(&mut index, 13);
     assert_eq!(decision(&index).map(|d| d.revision), Some(highest + 6));
 }
@@ -349,7 +390,9 @@ fn pods_and_slices_wake_the_pools_that_they_concern() {
 #[test]
 fn a_node_is_not_silent_while_leases_cannot_be_heard() {
     let mut index = index(virtual_server("v1"), pool(&fixed()));
-    let node = object("LoadBalancerNode", "n1", &json!({"interfaces": ["eth0"]}));
+    let mut node: sluice_api::LoadBalancerNode =
+        object("LoadBalancerNode", "n1", &json!({"interfaces": ["eth0"]}));
+    node.status = Some(sluice_api::LoadBalancerNodeStatus::default());
     let node = Item {
         key: ObjectKey::new("", "n1"),
         ..item("n1", "u", 30, Ok(node))

@@ -109,7 +109,7 @@ impl Driver {
             }
             Change::List(items, own) => {
                 let (listed, complaints) = self.index.list(kind, items, own.as_ref());
-                if listed == Listed::Doubted {
+                if listed == Listed::OtherWorld {
                     self.server.world.send_modify(|world| *world += 1);
                 }
                 complaints

@@ -31,8 +31,8 @@ pub(super) struct Own {
 pub(super) enum Listed {
     /// It was taken in.
     Taken,
-    /// The world is doubtful: everything is to be listed anew.
-    Doubted,
+    /// It is of another world than what is known: everything is to be listed anew.
+    OtherWorld,
 }
 
 #[derive(Debug, Default)]
@@ -108,11 +108,11 @@ impl Index {
     ) -> (Listed, Vec<String>) {
         let was_doubted = self.doubted;
         self.judge(own);
-        if self.doubted && !was_doubted {
+        if self.doubted != was_doubted {
             for objects in self.objects.values_mut() {
                 objects.complete = false;
             }
-            return (Listed::Doubted, Vec::new());
+            return (Listed::OtherWorld, Vec::new());
         }
         let mut before = std::mem::take(&mut self.entries(kind).entries);
         self.unreadable.retain(|(of, key)| {

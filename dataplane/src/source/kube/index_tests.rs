@@ -237,7 +237,7 @@ fn a_wiped_server_changes_nothing_until_something_is_decided() {
         let mut index = serving();
         // Whichever list comes first: pools without servers are no better.
         let (listed, _) = index.list(Kind::Pools, Vec::new(), new.as_ref());
-        assert_eq!(listed, Listed::Doubted);
+        assert_eq!(listed, Listed::OtherWorld);
         assert_eq!(index.news(), []);
         let events = list_all(&mut index, wiped("b"), new.as_ref());
         assert_eq!(held(&events), Some(true));
@@ -270,8 +270,12 @@ fn a_server_that_comes_back_is_believed_again() {
     let mut index = serving();
     index.list(Kind::VirtualServers, Vec::new(), None);
     assert_eq!(held(&list_all(&mut index, wiped("b"), None)), Some(true));
-    let events = list_all(&mut index, cluster("a"), Some(&own("a", true)));
-    assert_eq!(held(&events), Some(false));
+    let own = own("a", true);
+    let (listed, _) = index.list(Kind::Nodes, Vec::new(), Some(&own));
+    assert_eq!(listed, Listed::OtherWorld);
+    assert_eq!(held(&index.news()), Some(false), "it is being read");
+    let events = list_all(&mut index, cluster("a"), Some(&own));
+    assert_eq!(events, []);
     assert_eq!(index.news(), []);
 }
 
@@ -286,7 +290,7 @@ fn an_object_of_this_node_that_was_made_anew_is_no_harm() {
     index.news();
     let new = own("b", true);
     let (listed, _) = index.list(Kind::VirtualServers, vec![web(11, 8)], Some(&new));
-    assert_eq!(listed, Listed::Doubted);
+    assert_eq!(listed, Listed::OtherWorld);
     let events = list_all(&mut index, cluster("b"), Some(&new));
     assert_eq!(held(&events), None, "{events:?}");
     assert!(!index.doubted);

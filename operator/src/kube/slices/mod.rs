@@ -39,8 +39,11 @@ const NAME_PART: usize = 200;
 /// What a pool's slices are to become.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Plan {
-    /// New and changed slices, in full.
-    pub(super) apply: Vec<EndpointSlice>,
+    /// New slices and those with endpoints that they did not have. An endpoint that moves is in two slices for a moment
+    /// rather than in none, so these are written first.
+    pub(super) gaining: Vec<EndpointSlice>,
+    /// Other changed slices.
+    pub(super) changed: Vec<EndpointSlice>,
     /// Names of slices that are no longer needed.
     pub(super) delete: Vec<String>,
     /// Pods beyond [`MAX_POOL_PODS`], which are left out.
@@ -163,8 +166,10 @@ pub(super) fn plan<'a>(
             .name
             .as_deref()
             .and_then(|name| own.get(name));
-        if last.is_none_or(|last| !same(last, &slice)) {
-            plan.apply.push(slice);
+        if last.is_none_or(|last| gains(last, &slice)) {
+            plan.gaining.push(slice);
+        } else if last.is_some_and(|last| !same(last, &slice)) {
+            plan.changed.push(slice);
         }
     }
     plan.delete = own
@@ -203,6 +208,15 @@ fn endpoint(key: &ObjectKey, name: &str, pod: &PodFacts, address: IpAddr) -> End
         }),
         ..Endpoint::default()
     }
+}
+
+/// Whether a slice is to have an endpoint that it does not have.
+fn gains(last: &EndpointSlice, wanted: &EndpointSlice) -> bool {
+    let addresses = |slice: &EndpointSlice| -> BTreeSet<Option<String>> {
+        let endpoints = slice.endpoints.iter().flatten();
+        endpoints.map(|e| e.addresses.first().cloned()).collect()
+    };
+    !addresses(wanted).is_subset(&addresses(last))
 }
 
 /// Whether a slice says all that it should. Further labels are somebody else's.

@@ -59,11 +59,15 @@ fn plan_for(names: bool, pods: &Pods, slices: &Slices) -> Plan {
     plan(&Wanted::of(&key, &pool), pods, &own, |_| false)
 }
 
+fn written(plan: &Plan) -> impl Iterator<Item = &EndpointSlice> {
+    plan.gaining.iter().chain(&plan.changed)
+}
+
 fn carry_out(plan: &Plan, slices: &mut Slices) {
     for name in &plan.delete {
         slices.remove(name);
     }
-    for slice in &plan.apply {
+    for slice in written(plan) {
         let name = slice.metadata.name.clone().expect("a name");
         slices.insert(name, slice.clone());
     }
@@ -154,8 +158,8 @@ proptest! {
         let mut more = second;
         more.insert("new".to_owned(), pod(1000, true, false, true, port));
         let plan = plan_for(names, &more, &slices);
-        prop_assert!(plan.delete.is_empty());
-        let families: Vec<&str> = plan.apply.iter().map(|s| s.address_type.as_str()).collect();
+        prop_assert!(plan.delete.is_empty() && plan.changed.is_empty());
+        let families: Vec<&str> = plan.gaining.iter().map(|s| s.address_type.as_str()).collect();
         prop_assert_eq!(families, ["IPv4", "IPv6"]);
     }
 
@@ -171,8 +175,8 @@ proptest! {
         changed.terminating = !changed.terminating;
         changed.ready = true;
         let plan = plan_for(true, &after, &slices);
-        prop_assert!(plan.delete.is_empty());
-        for slice in &plan.apply {
+        prop_assert!(plan.delete.is_empty() && plan.gaining.is_empty());
+        for slice in &plan.changed {
             let last = &slices[slice.metadata.name.as_ref().expect("a name")];
             let places = |slice: &EndpointSlice| -> Vec<Vec<String>> {
                 slice.endpoints.iter().flatten().map(|e| e.addresses.clone()).collect()
@@ -249,7 +253,7 @@ fn a_pool_has_a_limit_and_keeps_those_that_it_has() {
     let last = range(5..MAX_POOL_PODS + 5);
     let plan = plan_for(true, &last, &slices);
     assert_eq!(
-        (plan.left_out, plan.apply.len()),
+        (plan.left_out, plan.gaining.len()),
         (0, MAX_POOL_PODS / MAX_SLICE_ENDPOINTS)
     );
     carry_out(&plan, &mut slices);
@@ -259,6 +263,18 @@ fn a_pool_has_a_limit_and_keeps_those_that_it_has() {
         ..Plan::default()
     };
     assert_eq!(plan, crowded);
+}
+
+/// Every endpoint is in some slice at any time, whatever moves.
+#[test]
+fn an_endpoint_that_moves_is_written_before_it_is_removed() {
+    let with_port = |port| -> Pods { [("a".to_owned(), pod(1, true, false, false, port))].into() };
+    let mut slices = Slices::new();
+    carry_out(&plan_for(true, &with_port(8080), &slices), &mut slices);
+    let before = slices.keys().next().expect("a slice").clone();
+    let plan = plan_for(true, &with_port(9090), &slices);
+    assert_eq!((plan.gaining.len(), plan.changed.len()), (1, 0));
+    assert_eq!(plan.delete, [before]);
 }
 
 #[test]

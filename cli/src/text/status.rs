@@ -1,0 +1,273 @@
+//! `kubectl sluice status` as text.
+
+use crate::view::{
+    NodeView, PoolView, PortView, Presence, ServerState, ServerView, SourceView, StateView,
+    StatusView, VirtualServerView, WeightView,
+};
+
+use super::{Cell, Paint, Table, Tone, field, phase_line};
+
+/// One part for each virtual server, then the nodes.
+pub fn status(view: &StatusView, paint: Paint) -> String {
+    let mut parts: Vec<String> = view
+        .virtual_servers
+        .iter()
+        .map(|server| virtual_server(server, paint))
+        .collect();
+    match &view.nodes {
+        Some(nodes) if nodes.is_empty() => {
+            parts.push("No nodes: no agent has created a LoadBalancerNode.\n".to_owned());
+        }
+        Some(nodes) => parts.push(node_table(nodes, paint)),
+        None => {}
+    }
+    parts.join("\n")
+}
+
+fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
+    let name = format!("VirtualServer {}/{}", view.namespace, view.name);
+    let mut out = format!("{}\n", paint.text(Tone::Heading, &name));
+    let ports: Vec<String> = view.ports.iter().map(PortView::text).collect();
+    out.push_str(&field("VIPs", &view.addresses.join(", ")));
+    out.push_str(&field("Ports", &ports.join(", ")));
+    let mode = format!("{}, pool chosen by {}", view.mode, view.pool_selection);
+    out.push_str(&field("Mode", &mode));
+    out.push_str(&state("Ready", &view.state, paint));
+    let decision = view.decision.map_or_else(
+        || "none: not served".to_owned(),
+        |decision| {
+            let newer = if decision.generation == view.generation {
+                String::new()
+            } else {
+                format!(", not of the newest, {}", view.generation)
+            };
+            format!(
+                "revision {} of generation {}{newer}",
+                decision.revision, decision.generation
+            )
+        },
+    );
+    out.push_str(&field("Decision", &decision));
+    if let Some(acknowledged) = view.acknowledged {
+        let everywhere = match acknowledged.revision {
+            0 => "no revision yet".to_owned(),
+            revision => format!("revision {revision}"),
+        };
+        let text = format!(
+            "the decision on {}/{} live nodes; on all of them {everywhere}",
+            acknowledged.nodes, acknowledged.live_nodes
+        );
+        out.push_str(&field("In force", &text));
+    }
+    for warning in &view.warnings {
+        // The exceptions that the condition sums up follow one by one where they are known.
+        if warning.kind == "NodeExceptions" && !view.exceptions.is_empty() {
+            continue;
+        }
+        let text = format!("{}: {}", warning.reason, warning.message);
+        out.push_str(&paint_field("Warning", &text, Tone::Waiting, paint));
+    }
+    for exception in &view.exceptions {
+        let text = format!(
+            "{}: {} {}: {}: {}",
+            exception.node, exception.kind, exception.name, exception.reason, exception.message
+        );
+        out.push_str(&paint_field("Exception", &text, Tone::Bad, paint));
+    }
+    if let Some(rollout) = &view.rollout {
+        let text = format!("{}: {}", rollout.name, phase_line(rollout));
+        out.push_str(&field("Rollout", &text));
+        if rollout.state.stalled {
+            out.push_str(&state("", &rollout.state, paint));
+        }
+    }
+    out.push_str(&pool_table(&view.pools, paint));
+    for pool in &view.pools {
+        if !pool.state.is_ready() && pool.exists {
+            out.push_str(&named_state("Pool", &pool.name, &pool.state, paint));
+        }
+    }
+    out
+}
+
+fn paint_field(label: &str, text: &str, tone: Tone, paint: Paint) -> String {
+    let text = field(label, text);
+    let (head, rest) = text.split_at(text.find(label).map_or(0, |at| at + label.len()));
+    format!("{}{rest}", head.replace(label, &paint.text(tone, label)))
+}
+
+/// A state with its reason and message.
+pub(super) fn state(label: &str, state: &StateView, paint: Paint) -> String {
+    named_state(label, "", state, paint)
+}
+
+fn named_state(label: &str, name: &str, state: &StateView, paint: Paint) -> String {
+    let mut text = state.ready.clone();
+    if state.reason.is_empty() {
+        text.push_str(" (the operator has not looked at it: is it running?)");
+    } else {
+        text = format!("{text} ({}) {}", state.reason, state.message);
+    }
+    if state.outdated {
+        text.push_str(" (the operator has not looked at the newest spec yet)");
+    }
+    if !name.is_empty() {
+        text = format!("{name}: {text}");
+    }
+    let tone = tone(state);
+    let value = &state.ready;
+    let text = field(label, &text);
+    text.replacen(value, &paint.text(tone, value), 1)
+}
+
+fn tone(state: &StateView) -> Tone {
+    if state.is_ready() {
+        Tone::Good
+    } else if state.stalled {
+        Tone::Bad
+    } else {
+        Tone::Waiting
+    }
+}
+
+fn pool_table(pools: &[PoolView], paint: Paint) -> String {
+    let mut table = Table::new(
+        2,
+        &["POOL, SERVERS", "WANTED", "IN FORCE", "ADDRESS", "STATE"],
+    );
+    for pool in pools {
+        let wanted = pool.decided.map_or_else(|| "-".to_owned(), weight);
+        let in_force = pool.acknowledged.map_or_else(|| "-".to_owned(), weight);
+        let differs = wanted != in_force;
+        let in_force_tone = if differs { Tone::Waiting } else { Tone::Plain };
+        let source = pool.source.as_ref().map(SourceView::text);
+        table.row([
+            Cell::new(Tone::Heading, &pool.name),
+            wanted.into(),
+            Cell::new(in_force_tone, in_force),
+            source.unwrap_or_default().into(),
+            summary(pool),
+        ]);
+        let servers = pool.servers.as_deref().unwrap_or_default();
+        for (i, server) in servers.iter().enumerate() {
+            let branch = if i + 1 == servers.len() {
+                "└─"
+            } else {
+                "├─"
+            };
+            table.row(server_row(branch, server));
+        }
+    }
+    table.render(paint)
+}
+
+fn weight(view: WeightView) -> String {
+    format!("{} ({} %)", view.weight, view.percent)
+}
+
+fn summary(pool: &PoolView) -> Cell {
+    if !pool.exists {
+        return Cell::new(Tone::Bad, "no such RealServerPool");
+    }
+    let text = format!(
+        "{}/{} take flows",
+        pool.ready_server_count, pool.server_count
+    );
+    let tone = match (pool.ready_server_count, pool.server_count) {
+        (0, _) => Tone::Bad,
+        (ready, all) if ready < all => Tone::Waiting,
+        _ => Tone::Good,
+    };
+    Cell::new(tone, text)
+}
+
+fn server_row(branch: &str, server: &ServerView) -> [Cell; 5] {
+    let takes = server.weight > 0;
+    let state = match server.state {
+        ServerState::Static if takes => Cell::new(Tone::Good, "static"),
+        ServerState::Static => Cell::new(Tone::Waiting, "static, takes no flows"),
+        ServerState::Ready => Cell::new(Tone::Good, "ready"),
+        ServerState::NotReady => Cell::new(Tone::Bad, "not ready"),
+        ServerState::Terminating if takes => Cell::new(Tone::Waiting, "last resort"),
+        ServerState::Terminating => Cell::new(Tone::Waiting, "terminating"),
+    };
+    let ports: Vec<String> = server.ports.iter().map(|p| p.port.to_string()).collect();
+    let address = match (ports.is_empty(), server.address.is_ipv6()) {
+        (true, _) => server.address.to_string(),
+        (false, true) => format!("[{}]:{}", server.address, ports.join(",")),
+        (false, false) => format!("{}:{}", server.address, ports.join(",")),
+    };
+    [
+        format!("{branch} {}", server.name).into(),
+        format!("{}", server.weight).into(),
+        "".into(),
+        address.into(),
+        state,
+    ]
+}
+
+fn node_table(nodes: &[NodeView], paint: Paint) -> String {
+    let headings = [
+        "NODE",
+        "ROLE",
+        "ATTACHED",
+        "REVISION",
+        "POOLS' REV",
+        "EXCEPTIONS",
+        "STATE",
+    ];
+    let mut table = Table::new(0, &headings);
+    for node in nodes {
+        let attached: Vec<String> = node
+            .interfaces
+            .iter()
+            .map(|interface| format!("{} {}", interface.name, interface.attach_mode))
+            .collect();
+        let exceptions = match node.exception_count {
+            0 => Cell::from("0"),
+            count => Cell::new(Tone::Bad, count.to_string()),
+        };
+        table.row([
+            Cell::from(&node.name),
+            Cell::from(&node.role),
+            if attached.is_empty() {
+                "-".to_owned()
+            } else {
+                attached.join(", ")
+            }
+            .into(),
+            node.acknowledged_revision.to_string().into(),
+            node.acknowledged_pool_revision.to_string().into(),
+            exceptions,
+            presence(node),
+        ]);
+    }
+    let mut out = table.render(paint);
+    for node in nodes {
+        let amiss = node.interfaces.iter().filter(|i| i.attach_mode != "Native");
+        for interface in amiss {
+            if let Some(reason) = &interface.reason {
+                let text = format!("{}, {}: {reason}", node.name, interface.name);
+                out.push_str(&field(&interface.attach_mode, &text));
+            }
+        }
+        if node.state.ready == "False" {
+            let text = format!(
+                "{}: {}: {}",
+                node.name, node.state.reason, node.state.message
+            );
+            out.push_str(&field("Not ready", &text));
+        }
+    }
+    out
+}
+
+fn presence(node: &NodeView) -> Cell {
+    match node.presence {
+        Presence::Silent => Cell::new(Tone::Bad, "silent"),
+        Presence::Detached => Cell::new(Tone::Waiting, "detached"),
+        Presence::NeverReported => Cell::new(Tone::Waiting, "no report yet"),
+        Presence::Live if node.state.ready == "False" => Cell::new(Tone::Bad, &node.state.reason),
+        Presence::Live => Cell::new(Tone::Good, "live"),
+    }
+}

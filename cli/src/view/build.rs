@@ -1,0 +1,301 @@
+//! From objects to the view.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use sluice_api::{
+    ConditionType, DecidedPool, DecidedPort, ExceptionKind, LoadBalancerNode, ObjectKey,
+    RealServerPool, RolloutPolicy, Time, VirtualServer, find_condition,
+};
+use sluice_planner::Slice;
+
+use super::{
+    AcknowledgedView, DecisionView, ExceptionView, FORMAT_VERSION, InterfaceView, NodeView,
+    PoolView, PortView, Presence, StateView, StatusView, VirtualServerView, WarningView,
+    WeightView, driver, rollout, servers,
+};
+
+/// What was fetched.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Objects {
+    /// The virtual servers to show.
+    pub virtual_servers: Vec<VirtualServer>,
+    /// All pools of their namespaces.
+    pub pools: Vec<RealServerPool>,
+    /// All policies of their namespaces.
+    pub policies: Vec<RolloutPolicy>,
+    /// All nodes; `None`: they may not be listed.
+    pub nodes: Option<Vec<LoadBalancerNode>>,
+    /// The EndpointSlices that the pools' decisions name; `None`: they may not be listed.
+    pub slices: Option<Vec<EndpointSlice>>,
+}
+
+/// The view. `now` is for remaining times.
+pub fn status(objects: &Objects, now: &Time) -> StatusView {
+    let pools: BTreeMap<ObjectKey, &RealServerPool> = objects
+        .pools
+        .iter()
+        .map(|pool| (ObjectKey::of(pool), pool))
+        .collect();
+    let slices: Option<Vec<Slice>> = objects
+        .slices
+        .as_ref()
+        .map(|slices| slices.iter().filter_map(Slice::read).collect());
+    let context = Context {
+        objects,
+        pools,
+        slices,
+        now,
+    };
+    let mut virtual_servers: Vec<&VirtualServer> = objects.virtual_servers.iter().collect();
+    virtual_servers.sort_by_key(|object| ObjectKey::of(*object));
+    StatusView {
+        format_version: FORMAT_VERSION,
+        virtual_servers: virtual_servers
+            .into_iter()
+            .map(|object| context.virtual_server(object))
+            .collect(),
+        nodes: objects.nodes.as_ref().map(|nodes| {
+            let silent = silent(&objects.virtual_servers, nodes);
+            let mut views: Vec<NodeView> = nodes.iter().map(|n| node(n, &silent)).collect();
+            views.sort_by(|a, b| a.name.cmp(&b.name));
+            views
+        }),
+    }
+}
+
+struct Context<'a> {
+    objects: &'a Objects,
+    pools: BTreeMap<ObjectKey, &'a RealServerPool>,
+    slices: Option<Vec<Slice>>,
+    now: &'a Time,
+}
+
+impl Context<'_> {
+    fn virtual_server(&self, object: &VirtualServer) -> VirtualServerView {
+        let key = ObjectKey::of(object);
+        let status = object.status.clone().unwrap_or_default();
+        let decision = status.decision.as_ref();
+        let ports = decided_ports(object);
+        let generation = object.metadata.generation;
+        let acknowledged = status.acknowledged.as_ref();
+        VirtualServerView {
+            generation: generation.unwrap_or_default(),
+            addresses: decision.map_or_else(
+                || object.spec.addresses.iter().map(|a| a.ip.clone()).collect(),
+                |decision| decision.addresses.iter().map(ToString::to_string).collect(),
+            ),
+            ports: ports.iter().map(port).collect(),
+            mode: decision
+                .map_or(object.spec.forwarding.mode, |decision| decision.mode)
+                .name()
+                .to_owned(),
+            pool_selection: format!(
+                "{:?}",
+                decision.map_or(object.spec.pool_selection, |d| d.pool_selection)
+            ),
+            state: StateView::new(&status.conditions, generation, status.observed_generation),
+            warnings: warnings(&status.conditions),
+            decision: decision.map(|decision| DecisionView {
+                revision: decision.revision,
+                generation: decision.generation,
+            }),
+            acknowledged: acknowledged.map(|acknowledged| AcknowledgedView {
+                revision: acknowledged.revision,
+                nodes: acknowledged.nodes,
+                live_nodes: acknowledged.live_nodes,
+            }),
+            pools: self.pools(object, &ports),
+            exceptions: self.exceptions(object),
+            rollout: driver(&self.objects.policies, &key)
+                .map(|policy| rollout(policy, Some(object), self.now)),
+            namespace: key.namespace,
+            name: key.name,
+        }
+    }
+
+    fn pools(&self, object: &VirtualServer, ports: &[DecidedPort]) -> Vec<PoolView> {
+        let status = object.status.as_ref();
+        let decided = status.and_then(|s| s.decision.as_ref()).map(|d| &d.pools);
+        let acknowledged = status
+            .and_then(|s| s.acknowledged.as_ref())
+            .map(|a| &a.pools);
+        let spec = &object.spec.pools;
+        let mut names: Vec<&str> = Vec::new();
+        let of_decision = decided.into_iter().flatten().map(|pool| pool.name.as_str());
+        for name in of_decision.chain(spec.iter().map(|pool| pool.name.as_str())) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let key = ObjectKey::of(object);
+        names
+            .into_iter()
+            .map(|name| {
+                let pool = self.pools.get(&key.sibling(name)).copied();
+                let status = pool.and_then(|p| p.status.clone()).unwrap_or_default();
+                PoolView {
+                    name: name.to_owned(),
+                    spec_weight: spec.iter().find(|p| p.name == name).map(|p| p.weight),
+                    decided: decided.and_then(|pools| weight(pools, name)),
+                    acknowledged: acknowledged.and_then(|pools| weight(pools, name)),
+                    exists: pool.is_some(),
+                    state: StateView::new(
+                        &status.conditions,
+                        pool.and_then(|p| p.metadata.generation),
+                        status.observed_generation,
+                    ),
+                    revision: status.decision.as_ref().map(|decision| decision.revision),
+                    source: pool.map(servers::source),
+                    server_count: status.servers,
+                    ready_server_count: status.ready_servers,
+                    servers: servers::servers(
+                        &key.namespace,
+                        status.decision.as_ref(),
+                        ports,
+                        self.slices.as_deref(),
+                    ),
+                }
+            })
+            .collect()
+    }
+
+    fn exceptions(&self, object: &VirtualServer) -> Vec<ExceptionView> {
+        let key = ObjectKey::of(object);
+        let decision = object.status.as_ref().and_then(|s| s.decision.as_ref());
+        let pools: BTreeSet<&str> = decision
+            .into_iter()
+            .flat_map(|decision| decision.pools.iter().map(|pool| pool.name.as_str()))
+            .collect();
+        let mut found = Vec::new();
+        for node in self.objects.nodes.iter().flatten() {
+            for exception in node.status.iter().flat_map(|status| &status.exceptions) {
+                let (kind, concerns) = match exception.kind {
+                    ExceptionKind::VirtualServer => ("VirtualServer", exception.name == key.name),
+                    ExceptionKind::RealServerPool => {
+                        ("RealServerPool", pools.contains(exception.name.as_str()))
+                    }
+                };
+                if concerns && exception.namespace == key.namespace {
+                    found.push(ExceptionView {
+                        node: ObjectKey::of(node).name,
+                        kind: kind.to_owned(),
+                        name: exception.name.clone(),
+                        reason: exception.reason.clone(),
+                        message: exception.message.clone(),
+                    });
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+fn decided_ports(object: &VirtualServer) -> Vec<DecidedPort> {
+    let decision = object.status.as_ref().and_then(|s| s.decision.as_ref());
+    let of_spec = || {
+        let ports = object.spec.ports.iter();
+        ports
+            .map(|port| DecidedPort {
+                name: port.name.clone(),
+                protocol: port.protocol,
+                port: port.port,
+            })
+            .collect()
+    };
+    decision.map_or_else(of_spec, |decision| decision.ports.clone())
+}
+
+fn port(port: &DecidedPort) -> PortView {
+    PortView {
+        name: port.name.clone(),
+        protocol: match port.protocol {
+            sluice_api::Protocol::Tcp => "TCP",
+            sluice_api::Protocol::Udp => "UDP",
+        }
+        .to_owned(),
+        port: port.port,
+    }
+}
+
+fn weight(pools: &[DecidedPool], name: &str) -> Option<WeightView> {
+    let sum = pools.iter().map(|pool| u64::from(pool.weight)).sum();
+    let pool = pools.iter().find(|pool| pool.name == name)?;
+    Some(WeightView::new(pool.weight, sum))
+}
+
+fn warnings(conditions: &[sluice_api::Condition]) -> Vec<WarningView> {
+    [
+        ConditionType::NodesSilent,
+        ConditionType::NodeExceptions,
+        ConditionType::ForwardingAdvice,
+    ]
+    .into_iter()
+    .filter_map(|kind| find_condition(conditions, kind))
+    .filter(|condition| condition.status == "True")
+    .map(|condition| WarningView {
+        kind: condition.type_.clone(),
+        reason: condition.reason.clone(),
+        message: condition.message.clone(),
+    })
+    .collect()
+}
+
+/// The nodes that a condition `NodesSilent` names.
+fn silent(virtual_servers: &[VirtualServer], nodes: &[LoadBalancerNode]) -> BTreeSet<String> {
+    let messages: BTreeSet<&str> = virtual_servers
+        .iter()
+        .filter_map(|object| object.status.as_ref())
+        .filter_map(|status| find_condition(&status.conditions, ConditionType::NodesSilent))
+        .filter(|condition| condition.status == "True")
+        .map(|condition| condition.message.as_str())
+        .collect();
+    let named: BTreeSet<&str> = messages
+        .into_iter()
+        .filter_map(|message| message.split_once(" from ")?.1.split(':').next())
+        .flat_map(|list| list.split(", "))
+        .collect();
+    nodes
+        .iter()
+        .map(|node| ObjectKey::of(node).name)
+        .filter(|name| named.contains(name.as_str()))
+        .collect()
+}
+
+fn node(object: &LoadBalancerNode, silent: &BTreeSet<String>) -> NodeView {
+    let name = ObjectKey::of(object).name;
+    let status = object.status.clone().unwrap_or_default();
+    let detached = find_condition(&status.conditions, ConditionType::Detached)
+        .is_some_and(|condition| condition.status == "True");
+    let presence = if detached {
+        Presence::Detached
+    } else if silent.contains(&name) {
+        Presence::Silent
+    } else if object.status.is_none() {
+        Presence::NeverReported
+    } else {
+        Presence::Live
+    };
+    let interfaces = status.interfaces.iter().map(|interface| InterfaceView {
+        name: interface.name.clone(),
+        attach_mode: format!("{:?}", interface.attach_mode),
+        reason: interface.reason.clone(),
+    });
+    NodeView {
+        name,
+        role: format!("{:?}", object.spec.role),
+        presence,
+        state: StateView::new(
+            &status.conditions,
+            object.metadata.generation,
+            status.observed_generation,
+        ),
+        interfaces: interfaces.collect(),
+        acknowledged_revision: status.acknowledged_revision,
+        acknowledged_pool_revision: status.acknowledged_pool_revision,
+        exception_count: status.exception_count,
+        addresses: status.addresses,
+        kernel_release: status.capabilities.map(|c| c.kernel_release),
+    }
+}

@@ -1,0 +1,269 @@
+//! What the plugin shows: one structure for the table and for programs (JSON and YAML, camelCase). It is documented in
+//! docs/kubectl-sluice.md; fields are added, never renamed or removed within a `formatVersion`.
+
+mod build;
+mod rollout;
+mod servers;
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+use sluice_api::{Condition, ConditionType, Time, find_condition};
+
+pub use build::{Objects, status};
+pub use rollout::{LiveNodes, NextCommand, PlannedStep, RolloutView, StepView, driver, rollout};
+pub use servers::{ServerState, ServerView, SourceView};
+
+/// Version of the structure.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What `kubectl sluice status` shows.
+#[derive(Serialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusView {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// By namespace, then name.
+    pub virtual_servers: Vec<VirtualServerView>,
+    /// By name; absent: they may not be listed.
+    pub nodes: Option<Vec<NodeView>>,
+}
+
+/// A virtual server.
+#[derive(Serialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualServerView {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Of the newest spec.
+    pub generation: i64,
+    /// The VIPs: those decided, else those of the spec.
+    pub addresses: Vec<String>,
+    /// The ports: those decided, else those of the spec.
+    pub ports: Vec<PortView>,
+    /// Forwarding mode.
+    pub mode: String,
+    /// What is hashed to choose the pool.
+    pub pool_selection: String,
+    /// Whether the newest spec is in force.
+    pub state: StateView,
+    /// Conditions that say that something is amiss.
+    pub warnings: Vec<WarningView>,
+    /// What nodes are to forward by; absent: it is not served.
+    pub decision: Option<DecisionView>,
+    /// What nodes acknowledge; absent: nothing is decided.
+    pub acknowledged: Option<AcknowledgedView>,
+    /// In the order of the decision, then those that only the spec has.
+    pub pools: Vec<PoolView>,
+    /// What nodes report of it or of one of its pools.
+    pub exceptions: Vec<ExceptionView>,
+    /// The rollout policy that drives it.
+    pub rollout: Option<RolloutView>,
+}
+
+/// A port that clients connect to.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct PortView {
+    /// Its name.
+    pub name: String,
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// Its number.
+    pub port: u16,
+}
+
+/// The condition `Ready`, and whether the object is stalled.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct StateView {
+    /// `True`, `False` or `Unknown`.
+    pub ready: String,
+    /// Whether something has to be done; the message says what.
+    pub stalled: bool,
+    /// Reason of the condition `Ready`; empty: the operator has not looked at the object.
+    pub reason: String,
+    /// Its message.
+    pub message: String,
+    /// Whether this is about an older spec than the newest.
+    pub outdated: bool,
+}
+
+impl StateView {
+    /// `generation` is the object's, `observed` what its status is about.
+    fn new(conditions: &[Condition], generation: Option<i64>, observed: i64) -> Self {
+        let find = |kind| find_condition(conditions, kind);
+        let ready = find(ConditionType::Ready);
+        let stalled = find(ConditionType::Stalled).is_some_and(|c| c.status == "True");
+        Self {
+            ready: ready.map_or("Unknown", |c| c.status.as_str()).to_owned(),
+            stalled,
+            reason: ready.map(|c| c.reason.clone()).unwrap_or_default(),
+            message: ready.map(|c| c.message.clone()).unwrap_or_default(),
+            outdated: ready.is_some() && generation.is_some_and(|g| g > observed),
+        }
+    }
+
+    /// Whether the newest spec is in force.
+    pub fn is_ready(&self) -> bool {
+        self.ready == "True" && !self.outdated
+    }
+}
+
+/// A condition that says that something is amiss.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct WarningView {
+    /// Type of the condition.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its reason.
+    pub reason: String,
+    /// Its message.
+    pub message: String,
+}
+
+/// The decision on a virtual server.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct DecisionView {
+    /// From the cluster's counter.
+    pub revision: u64,
+    /// Of the spec that it was resolved from.
+    pub generation: i64,
+}
+
+/// What nodes acknowledge of a virtual server.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct AcknowledgedView {
+    /// The last revision that every live node had; 0 = none yet.
+    pub revision: u64,
+    /// Live nodes on which the current decision is in force.
+    pub nodes: u32,
+    /// Live nodes.
+    pub live_nodes: u32,
+}
+
+/// A weight and its share of all.
+#[derive(Serialize, Clone, Copy, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct WeightView {
+    /// The weight.
+    pub weight: u32,
+    /// Its percentage of the sum, to two decimals.
+    pub percent: f64,
+}
+
+impl WeightView {
+    fn new(weight: u32, sum: u64) -> Self {
+        let basis = (u64::from(weight) * 10_000 + sum / 2)
+            .checked_div(sum)
+            .unwrap_or_default();
+        let percent = f64::from(u32::try_from(basis).unwrap_or(10_000)) / 100.0;
+        Self { weight, percent }
+    }
+}
+
+/// A pool of a virtual server.
+#[derive(Serialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolView {
+    /// Its name.
+    pub name: String,
+    /// The weight of the virtual server's newest spec; absent: the spec no longer has the pool.
+    pub spec_weight: Option<u32>,
+    /// The weight that is decided.
+    pub decided: Option<WeightView>,
+    /// The weight that every live node has acknowledged.
+    pub acknowledged: Option<WeightView>,
+    /// Whether there is such a RealServerPool.
+    pub exists: bool,
+    /// Whether its newest spec is in force.
+    pub state: StateView,
+    /// Revision of the decision on the pool.
+    pub revision: Option<u64>,
+    /// Where its servers come from.
+    pub source: Option<SourceView>,
+    /// Number of its servers as the operator counts them.
+    pub server_count: u32,
+    /// Those that take new flows as the operator counts them.
+    pub ready_server_count: u32,
+    /// The servers; absent: EndpointSlices may not be listed.
+    pub servers: Option<Vec<ServerView>>,
+}
+
+/// Something that a node cannot do as decided.
+#[derive(Serialize, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ExceptionView {
+    /// The node.
+    pub node: String,
+    /// Kind of the object.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// A node.
+#[derive(Serialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// `Director` or `RealServer`.
+    pub role: String,
+    /// Whether it reports: `Live`, `Silent`, `Detached` or `NeverReported`.
+    pub presence: Presence,
+    /// What its agent says of itself.
+    pub state: StateView,
+    /// Its uplinks.
+    pub interfaces: Vec<InterfaceView>,
+    /// Everything on virtual servers up to this revision is live there.
+    pub acknowledged_revision: u64,
+    /// Everything on pools up to this revision is live there.
+    pub acknowledged_pool_revision: u64,
+    /// Number of its exceptions, in all namespaces.
+    pub exception_count: u32,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its kernel.
+    pub kernel_release: Option<String>,
+}
+
+/// Whether a node reports.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// It does, as far as the operator says.
+    Live,
+    /// A condition `NodesSilent` names it.
+    Silent,
+    /// It has taken everything off.
+    Detached,
+    /// There is no status.
+    NeverReported,
+}
+
+/// An uplink.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceView {
+    /// Its name.
+    pub name: String,
+    /// `Native`, `Generic` or `None`.
+    pub attach_mode: String,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// Whole seconds from `from` to `to`, 0 if it is the other way round.
+fn seconds_between(from: &Time, to: &Time) -> u32 {
+    let seconds = to.0.as_second() - from.0.as_second();
+    u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)
+}

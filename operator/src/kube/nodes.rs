@@ -1,0 +1,85 @@
+//! Which nodes count: by the renewal of their agents' Leases, as far as Leases can be heard of.
+
+use std::collections::BTreeMap;
+
+use sluice_api::{LoadBalancerNode, ObjectKey, Time, node_lease};
+use tracing::{info, warn};
+
+use super::index::Index;
+use super::store::{Delta, Item};
+use super::watch::Watched;
+use crate::core::Node;
+
+/// A question about silent nodes that found no answer is asked again after this time.
+const DOUBT_MS: u64 = 2_000;
+
+impl Index {
+    /// Whether a node is about to be taken for silent, which the API server should be asked about first: a watch that
+    /// hangs tells nothing either.
+    pub(super) fn is_in_doubt(&mut self, now_ms: u64) -> bool {
+        if !self.lost.contains_key(&Watched::Lease) {
+            self.heard_ms += now_ms.saturating_sub(self.looked_ms);
+        }
+        self.looked_ms = now_ms;
+        self.nodes.objects.iter().any(|(key, object)| {
+            let live = self
+                .known_nodes
+                .get(&key.name)
+                .is_some_and(|node| node.live);
+            let renewed = self.heartbeat(&key.name, object);
+            live && self.liveness.is_about_to_fall_silent(
+                &key.name,
+                renewed.as_ref(),
+                self.heard_ms,
+            )
+        })
+    }
+
+    /// Takes the answer to the question that [`Self::is_in_doubt`] raises. Without one, no node gets any older.
+    pub(super) fn leases_read(&mut self, answer: Result<Vec<Item<Option<Time>>>, String>) {
+        match answer {
+            Ok(leases) => {
+                for lease in leases {
+                    self.leases.apply(Delta::Apply(lease));
+                }
+            }
+            Err(error) => {
+                self.lose(Watched::Lease, error);
+                self.heard_ms = self.heard_ms.saturating_sub(DOUBT_MS);
+            }
+        }
+    }
+
+    /// When the node's agent last renewed its Lease, which counts once it has reported.
+    fn heartbeat(&self, node: &str, object: &LoadBalancerNode) -> Option<Time> {
+        object.status.as_ref()?;
+        let lease = ObjectKey::new(self.namespace.clone(), node_lease(node));
+        self.leases.objects.get(&lease)?.clone()
+    }
+
+    /// Looks at the nodes.
+    pub(super) fn look_at_nodes(&mut self) {
+        let mut nodes = BTreeMap::new();
+        for (key, object) in &self.nodes.objects {
+            let name = &key.name;
+            let renewed = self.heartbeat(name, object);
+            let live = self.liveness.observe(name, renewed.as_ref(), self.heard_ms);
+            let node = Node {
+                status: object.status.clone().unwrap_or_default(),
+                live,
+                wanted: true,
+                starting: self.liveness.is_starting(name, self.heard_ms),
+            };
+            let before = self.known_nodes.get(name);
+            if before.is_some_and(|before| before.live) && !live {
+                warn!(node = name, "is silent and no longer waited for");
+            } else if before.is_some_and(|before| !before.live) && live {
+                info!(node = name, "reports again");
+            }
+            nodes.insert(name.clone(), node);
+        }
+        self.liveness.retain(|name| nodes.contains_key(name));
+        self.dirty |= nodes != self.known_nodes;
+        self.known_nodes = nodes;
+    }
+}
