@@ -114,6 +114,9 @@ fn without_bookkeeping(objects: &[Value]) -> Vec<Value> {
     for object in &mut objects {
         if let Some(annotations) = object["annotations"].as_object_mut() {
             annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+            if annotations.is_empty() {
+                object["annotations"] = Value::Null;
+            }
         }
     }
     objects
