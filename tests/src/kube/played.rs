@@ -90,7 +90,7 @@ struct Player {
 
 impl Player {
     async fn play(&self, client: &Client) {
-        let mut told = None;
+        let mut told: Option<Revisions> = None;
         let mut renewed: Option<Instant> = None;
         while !self.stop.load(Ordering::Relaxed) {
             if renewed.is_none_or(|at| at.elapsed() >= RENEWAL)
@@ -99,7 +99,8 @@ impl Player {
                 renewed = Some(Instant::now());
             }
             if !self.holds.load(Ordering::Relaxed)
-                && let Ok(Ok(revisions)) = timeout(PATIENCE, read(client)).await
+                && let Ok(Ok(found)) = timeout(PATIENCE, read(client)).await
+                && let revisions = found.or_higher(told)
                 && told != Some(revisions)
                 && matches!(
                     timeout(PATIENCE, self.tell(client, revisions)).await,
@@ -156,6 +157,17 @@ impl Player {
 struct Revisions {
     virtual_servers: u64,
     pools: u64,
+}
+
+impl Revisions {
+    /// What was acknowledged stays so when its object is gone.
+    fn or_higher(self, last: Option<Self>) -> Self {
+        let last = last.unwrap_or(self);
+        Self {
+            virtual_servers: self.virtual_servers.max(last.virtual_servers),
+            pools: self.pools.max(last.pools),
+        }
+    }
 }
 
 async fn read(client: &Client) -> kube::Result<Revisions> {
