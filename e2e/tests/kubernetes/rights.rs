@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sluice_e2e::audit;
 use sluice_e2e::stage::{PATIENCE, SYSTEM, Sluice};
+use sluice_tests::kube::audit;
 
 /// How long an agent that lacks a capability is looked at. One that has all of them is ready after about two seconds.
 const WATCHED: Duration = Duration::from_secs(60);

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use sluice_tests::kube::{ControlPlane, chart};
 
-use crate::stage::SYSTEM;
+use super::chart::{self, RELEASE_NAMESPACE};
+use super::control::ControlPlane;
 
 /// A verb and a resource with its group, such as `patch virtualservers/status.sluice.dev`.
 pub type Permissions = BTreeSet<String>;
@@ -16,16 +16,24 @@ pub type ByAccount = BTreeMap<String, Permissions>;
 
 /// What each ServiceAccount of the release asked for. Fails if anything was forbidden.
 pub fn asked(control: &ControlPlane) -> Result<ByAccount> {
+    asked_except(control, &[])
+}
+
+/// The same where refusals of these resources are wanted: a test has taken rights to them away.
+pub fn asked_except(control: &ControlPlane, refused: &[&str]) -> Result<ByAccount> {
     let mut asked = ByAccount::new();
     for event in control.audit_events()? {
         let user = event["user"]["username"].as_str().unwrap_or_default();
-        let prefix = format!("system:serviceaccount:{SYSTEM}:");
+        let prefix = format!("system:serviceaccount:{RELEASE_NAMESPACE}:");
         let (Some(account), true) = (user.strip_prefix(&prefix), event["objectRef"].is_object())
         else {
             continue;
         };
+        let wanted = refused
+            .iter()
+            .any(|resource| event["objectRef"]["resource"] == *resource);
         ensure!(
-            event["responseStatus"]["code"] != 403,
+            event["responseStatus"]["code"] != 403 || wanted,
             "{account} was forbidden {} {}",
             event["verb"],
             event["objectRef"]

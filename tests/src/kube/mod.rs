@@ -40,6 +40,7 @@
 //! end with them. What is machine-wide has the run's name: network namespaces and control groups.
 
 mod account;
+pub mod audit;
 mod bpf;
 pub mod chart;
 mod cluster;
@@ -54,6 +55,7 @@ mod pki;
 mod played;
 mod pod;
 mod programs;
+mod rights;
 mod spec;
 
 pub use account::{Account, finish, has_condition};
@@ -68,4 +70,5 @@ pub use pki::{KeyedCertificate, Pki};
 pub use played::PlayedAgent;
 pub use pod::Pod;
 pub use programs::program;
+pub use rights::rights;
 pub use spec::ClusterSpec;
