@@ -221,32 +221,33 @@ fn follow<const A: usize, T: Tables + FamilyTables<A>>(
     choice: &mut Choice,
 ) -> Result<(), DropReason> {
     let key = flow::key(tables, &tuple.source, tuple.source_port, choice.service);
-    if let Some(found) = flow::find(tables, &key, choice.now)
-        && let Some(server) = server_of(tables, found.data)
-    {
-        if matches!(server.word.path(), Path::Unresolved) {
-            return Err(DropReason::NextHopUnresolved);
+    if let Some(found) = flow::find(tables, &key, choice.now) {
+        if let Some(server) = server_of(tables, found.data) {
+            if matches!(server.word.path(), Path::Unresolved) {
+                return Err(DropReason::NextHopUnresolved);
+            }
+            if !is_for(server.word.path(), choice.hook) {
+                return Ok(());
+            }
+            let again = tuple.opens() && (flow::is_over(found.state) || server.word.draining());
+            if !again {
+                let news = flow::follow(
+                    tables,
+                    &key,
+                    &found,
+                    tuple.protocol,
+                    tuple.flags,
+                    choice.now,
+                );
+                choice.news = news.unwrap_or_default();
+                choice.was_in = found.table;
+                choice.server = server.id;
+                choice.port = found.data.port();
+                return Ok(());
+            }
         }
-        if !is_for(server.word.path(), choice.hook) {
-            return Ok(());
-        }
-        if tuple.opens() && (flow::is_over(found.state) || server.word.draining()) {
-            flow::remove::<A, T>(tables, &found, &key);
-        } else {
-            let news = flow::follow(
-                tables,
-                &key,
-                &found,
-                tuple.protocol,
-                tuple.flags,
-                choice.now,
-            );
-            choice.news = news.unwrap_or_default();
-            choice.was_in = found.table;
-            choice.server = server.id;
-            choice.port = found.data.port();
-            return Ok(());
-        }
+        // What is over, or was a server's that is gone, would hide the new flow's entry, which begins in the half-open table.
+        flow::remove::<A, T>(tables, &found, &key);
     }
     choice.new_flow = true;
     Ok(())

@@ -32,6 +32,7 @@ pub fn cases() -> Vec<Case> {
             draining(&net),
             draining_udp(&net),
             epoch(&net),
+            reuse_after_the_server_is_gone(&net),
             clock_of_another_cpu(&net),
             flood(&net),
             nat_both_ways(&net),
@@ -349,6 +350,35 @@ fn epoch(net: &Net) -> Case {
         })
         .to_new(&packet(ACK))
         .to_new(&packet(ACK))
+}
+
+/// A client uses its port again after the server of its last connection is gone: what is left of that must not hide the
+/// new connection.
+fn reuse_after_the_server_is_gone(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    let (client, service, old, new) = (net.client, pair.service, pair.old, pair.new);
+    pair.case(format!("{} a port used again after its server", net.family))
+        .to_old(&packet(SYN))
+        .to_old(&packet(ACK))
+        .to_old(&packet(FIN | ACK))
+        .then(pair.flip())
+        .then(move |setup| {
+            setup.change_server(old, |word| ServerWord::absent(word.epoch()));
+        })
+        .to_new(&packet(SYN))
+        .check("one entry", |state| state.flows().len() == 1)
+        .to_new(&packet(ACK))
+        .check(
+            "established",
+            entry(
+                client,
+                &service,
+                Table::Established,
+                new,
+                FlowState::Established,
+            ),
+        )
 }
 
 /// Clocks of two CPUs tick at different moments: an entry may come from the future.

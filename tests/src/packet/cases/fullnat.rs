@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
             one_source_port(&net),
             claim_follows(&net),
             claim_freed(&net),
+            kept_after_the_server_is_gone(&net),
             replies_keep_the_port(&net),
             two_protocols(&net),
         ]);
@@ -179,6 +180,46 @@ fn claim_freed(net: &Net) -> Case {
     .check("another claim", |state| {
         claims(state) == [(17_048, Some(FlowState::Unconfirmed))]
     })
+}
+
+/// A connection from a port whose last one went to a server that is gone keeps the port that its SYN got.
+fn kept_after_the_server_is_gone(net: &Net) -> Case {
+    let mut setup = Setup::director();
+    let service = setup.virtual_server(net.vip, TCP);
+    let other = SocketAddr::new(net.server.ip(), net.server.port() + 1);
+    let server = |address| Server::new(ForwardingMode::FullNat, address, net.own);
+    let new = setup.server(&service, &server(net.server));
+    let old = setup.only_server(&service, &server(other));
+    let request = tcp(net.client, net.vip, SYN);
+    let at = |frame: &Frame, port| {
+        forwarded(frame)
+            .to(net.server)
+            .from(SocketAddr::new(net.own, port))
+    };
+    let at_old = |flags| {
+        let frame = request.clone().flags(flags);
+        (
+            frame.clone(),
+            from_port(net, &frame, FULLNAT_PORT_MIN).to(other),
+        )
+    };
+    let ring = service.head;
+    let mut case = Case::new(
+        format!("{} a port kept after a lost server", net.family),
+        setup,
+    );
+    for flags in [SYN, ACK, FIN | ACK] {
+        let (frame, expected) = at_old(flags);
+        case = case.xdp(&frame, Verdict::Tx, &expected);
+    }
+    let ack = request.clone().flags(ACK);
+    case.then(move |setup| {
+        setup.ring(ring, &[new]);
+        setup.change_server(old, |word| sluice_abi::ServerWord::absent(word.epoch()));
+    })
+    .xdp(&request, Verdict::Tx, &at(&request, FULLNAT_PORT_MIN))
+    .random(0x8000)
+    .xdp(&ack, Verdict::Tx, &at(&ack, FULLNAT_PORT_MIN))
 }
 
 /// TCP and UDP do not share ports.
