@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::utils::Backoff;
+use kube::runtime::watcher as watch;
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use sluice_api::{
@@ -176,35 +176,30 @@ async fn follow<T, S>(
 ) where
     S: Stream<Item = watcher::Result<Delta<T>>> + Send,
 {
+    let mut delays = Delays::default();
     loop {
-        let mut events = std::pin::pin!(deltas().backoff(Delays::default()));
-        loop {
-            let Some(delta) = events.next().await else {
-                return;
-            };
-            let is_gone = delta.as_ref().is_err_and(is_gone);
-            let told = match delta {
-                Ok(delta) => message(delta),
-                Err(error) => Message::Lost(kind, text(&error)),
-            };
-            if queue.send(told).await.is_err() {
-                return;
+        // A watch that broke off begins with a list again, though it could go on from the last version: behind the address there
+        // may be a server that was restored or wiped, whose versions are lower, and which would stay silent.
+        let mut events = std::pin::pin!(deltas());
+        let error = loop {
+            match events.next().await {
+                Some(Ok(delta)) => {
+                    // That it begins to list is no success yet.
+                    if !matches!(delta, Delta::Init) {
+                        delays.reset();
+                    }
+                    if queue.send(message(delta)).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Err(error)) => break error,
+                None => return,
             }
-            if is_gone {
-                break;
-            }
+        };
+        if queue.send(Message::Lost(kind, text(&error))).await.is_err() {
+            return;
         }
-        sleep(LONGEST_DELAY).await;
-    }
-}
-
-/// Whether the API server no longer has the kind: when it has it again, versions may have begun anew, and a watch that goes on
-/// from an older, higher one would stay silent.
-fn is_gone(error: &watcher::Error) -> bool {
-    match error {
-        watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => status.code == 404,
-        _ => false,
+        sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
     }
 }
 
