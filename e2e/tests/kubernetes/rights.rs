@@ -82,7 +82,7 @@ fn fails(sluice: &Sluice) -> Result<String> {
 }
 
 /// A permission that is missing shows as a refusal, one that nobody needs as unused. Creating by server-side apply needs
-/// the verb `create` too, but is noted as a patch; `api_operator` and `api_agent` show that they fail without it.
+/// the verb `create` too, but is noted as a patch; `api_rights` shows what fails without it.
 pub(crate) fn permissions(sluice: &mut Sluice) -> Result<()> {
     let asked = audit::asked(sluice.cluster.control())?;
     for (account, allowed) in audit::allowed()? {
