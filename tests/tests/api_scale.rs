@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -30,6 +31,8 @@ const FIRST_PORT: u16 = 2000;
 const AT_ONCE: usize = 16;
 /// Much longer than it takes.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Between two looks at all of them.
+const LOOK: Duration = Duration::from_secs(1);
 /// In which a change among so many is to be in force.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -153,6 +156,8 @@ impl Scale {
         let (mut told, mut last) = ([false; 4], Count::default());
         let whole = usize::from(COUNT);
         let found = until("all to be live", LIMIT, || {
+            // A look costs the API server more than a decision does.
+            thread::sleep(LOOK);
             let Ok(now) = count(&admin) else { return false };
             let numbers = [
                 ("decided", now.decided),
