@@ -116,7 +116,8 @@ fn first_visit(stage: &mut Operated) -> Result<()> {
     let ready = stage.await_ready(VIRTUAL_SERVER, "first");
     done.store(true, Ordering::Relaxed);
     let seen = watch.join().map_err(|_| anyhow::anyhow!("the watch"))??;
-    (applied?, ready?);
+    applied?;
+    ready?;
     let statuses = seen.iter().filter(|version| version.status.is_some());
     ensure!(statuses.clone().count() > 0, "no status was seen");
     for version in statuses {

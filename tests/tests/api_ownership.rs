@@ -227,8 +227,8 @@ fn foreign_status(stage: &mut Operated) -> Result<()> {
     let entries = object["metadata"]["managedFields"].as_array();
     let mut entries = entries.context("no managed fields")?.iter();
     let index = entries.position(|entry| entry["manager"] == "meddler");
-    let path = format!("/metadata/managedFields/{}", index.context("no meddler")?);
-    let patch = json!([{"op": "remove", "path": path}]).to_string();
+    let entry = format!("/metadata/managedFields/{}", index.context("no meddler")?);
+    let patch = json!([{"op": "remove", "path": entry}]).to_string();
     let arguments = [
         "patch",
         VIRTUAL_SERVER,

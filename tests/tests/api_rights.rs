@@ -15,7 +15,7 @@ use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, vip_of_both};
 use sluice_tests::net::manifest;
 use sluice_tests::net::sluice::{Sluice, binary};
 use sluice_tests::net::suite::{Stage, Suite};
-use sluice_tests::net::{Dual, Family, Protocol, until};
+use sluice_tests::net::{Dual, Family, Process, Protocol, until};
 
 const WEB: &str = "web";
 const VIP: Dual = vip_of_both(20);
@@ -76,10 +76,10 @@ impl Rights {
         let mut object = chart::object(&objects, kind, name)?.clone();
         if !granted {
             let rules = object["rules"].as_array_mut().context("no rules")?;
-            let rule = rules
+            let found = rules
                 .iter_mut()
                 .find(|rule| rule["resources"] == json!([resource]));
-            let verbs = rule.and_then(|rule| rule["verbs"].as_array_mut());
+            let verbs = found.and_then(|rule| rule["verbs"].as_array_mut());
             let verbs = verbs.context("no such rule")?;
             let before = verbs.len();
             verbs.retain(|verb| verb != "create");
@@ -115,7 +115,7 @@ impl Rights {
             } else {
                 self.sluice.agent_process(DIRECTORS[0])
             };
-            last = process.map(|process| process.log()).unwrap_or_default();
+            last = process.map(Process::log).unwrap_or_default();
             last.lines().any(|line| {
                 (line.contains("WARN") || line.contains("ERROR"))
                     && words.iter().all(|word| line.contains(word))

@@ -30,7 +30,7 @@ const FIRST_PORT: u16 = 2000;
 /// Requests under way at one time when all are applied.
 const AT_ONCE: usize = 16;
 /// Much longer than it takes.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 /// Between two looks at all of them.
 const LOOK: Duration = Duration::from_secs(1);
 /// In which a change among so many is to be in force.
