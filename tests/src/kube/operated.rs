@@ -152,7 +152,8 @@ impl Operated {
         let writes = metrics.filter(|(series, _)| {
             series.starts_with("sluice_operator_writes") && series.contains(&label)
         });
-        Ok(writes.map(|(_, value)| value).sum())
+        // A sum of no floats is -0.
+        Ok(writes.fold(0.0, |sum, (_, value)| sum + value))
     }
 
     fn ask(&self, name: &str, path: &str) -> Result<String> {
