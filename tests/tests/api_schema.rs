@@ -365,10 +365,10 @@ fn set(object: &mut Value, pointer: &str, value: Value) -> Result<()> {
     let parent = object.pointer_mut(parent).context("the way to the field")?;
     match last.parse::<usize>() {
         Ok(index) => {
-            let list = parent.as_array_mut().context("a list")?;
-            match list.get_mut(index) {
+            let items = parent.as_array_mut().context("a list")?;
+            match items.get_mut(index) {
                 Some(item) => *item = value,
-                None => list.push(value),
+                None => items.push(value),
             }
         }
         Err(_) => parent[last] = value,
