@@ -60,8 +60,6 @@ fn main() -> ExitCode {
         let mut stage = Operated::start()?;
         stage.play_agent("n1", &[NODE])?;
         stage.start_operator(ONE)?;
-        // Kinds are watched apart: a pool may be heard of after the virtual server that names it.
-        stage.expect_complaint("reason=\"PoolNotFound\"");
         stage.apply(&[pool("v1", &["10.0.0.1"]), pool("v2", &["10.0.0.2"])])?;
         stage.apply(&[server("web", "203.0.113.10", "v1")])?;
         stage.await_ready(VIRTUAL_SERVER, "web")?;

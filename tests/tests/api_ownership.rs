@@ -40,8 +40,6 @@ fn main() -> ExitCode {
         let mut stage = Operated::start()?;
         stage.play_agent("n1", &[IpAddr::from([10, 1, 0, 11])])?;
         stage.start_operator(ONE)?;
-        // Kinds are watched apart: a pool may be heard of after the virtual server that names it.
-        stage.expect_complaint("reason=\"PoolNotFound\"");
         stage.apply(&[pool("v1", "10.0.0.1"), pool("v2", "10.0.0.2")])?;
         Ok(stage)
     })

@@ -49,7 +49,6 @@ fn main() -> ExitCode {
         let mut stage = Operated::start()?;
         stage.play_agent("n1", &[IpAddr::from([10, 1, 0, 11])])?;
         stage.start_operator(ONE)?;
-        stage.expect_complaint("reason=\"PoolNotFound\"");
         Ok(stage)
     })
 }

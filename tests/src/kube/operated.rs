@@ -21,6 +21,12 @@ use crate::net::{Process, Run, until};
 /// How long a change may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What is said of a name that is not known, or not yet.
+const LATE: [&str; 2] = [
+    "reason=\"PoolNotFound\"",
+    "reason=\"VirtualServerNotFound\"",
+];
+
 /// The first operator's port for health and metrics.
 const FIRST_PORT: u16 = 9201;
 
@@ -61,7 +67,8 @@ impl Operated {
         Ok(Self {
             operators: BTreeMap::new(),
             agents: BTreeMap::new(),
-            expected: RefCell::default(),
+            // Kinds are watched apart: what an object names may be heard of after the object.
+            expected: RefCell::new(LATE.map(str::to_owned).to_vec()),
             reported: RefCell::default(),
             started: 0,
             control,
