@@ -103,7 +103,14 @@ async fn main() -> ExitCode {
 
 /// The level is `RUST_LOG`, by default `info`.
 fn start_log(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| "info".to_owned());
+    let mut filter = EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The client calls every failed request an error; the loop says what matters.
+    if !wanted.contains("kube_client")
+        && let Ok(quiet) = "kube_client=off".parse()
+    {
+        filter = filter.add_directive(quiet);
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -283,6 +283,57 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
+        object: virtual_server,
+        pointer: "/spec/ports/0/port",
+        value: || json!("eighty"),
+        words: &["spec.ports[0].port", "must be of type integer"],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/forwarding",
+        value: || json!(null),
+        words: &["spec.forwarding", "Required value"],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/pools/1/name",
+        value: || json!("v1"),
+        words: &["spec.pools[1]", "Duplicate value"],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/pools",
+        value: || json!([]),
+        words: &["spec.pools", "at least 1"],
+    },
+    Case {
+        object: || pool(&json!({"static": [{"name": "a", "address": "10.0.0.1"}]})),
+        pointer: "/spec/servers/static/1",
+        value: || json!({"name": "a", "address": "10.0.0.2"}),
+        words: &["spec.servers.static[1]", "Duplicate value"],
+    },
+    Case {
+        object: || pool(&json!({"static": [{"name": "a", "address": "10.0.0.1"}]})),
+        pointer: "/spec/servers/static/0/weight",
+        value: || json!(1_001),
+        words: &[
+            "spec.servers.static[0].weight",
+            "less than or equal to 1000",
+        ],
+    },
+    Case {
+        object: policy,
+        pointer: "/spec/strategy/canary/steps",
+        value: || json!([]),
+        words: &["spec.strategy.canary.steps", "at least 1"],
+    },
+    Case {
+        object: policy,
+        pointer: "/spec/strategy/canary/steps/0/gate",
+        value: || json!("Perhaps"),
+        words: &["spec.strategy.canary.steps[0].gate", "Manual"],
+    },
+    Case {
         object: node,
         pointer: "/spec/interfaces/0",
         value: || json!("an-interface-too-long"),
@@ -313,7 +364,13 @@ fn set(object: &mut Value, pointer: &str, value: Value) -> Result<()> {
     let (parent, last) = pointer.rsplit_once('/').context("a pointer")?;
     let parent = object.pointer_mut(parent).context("the way to the field")?;
     match last.parse::<usize>() {
-        Ok(index) => parent[index] = value,
+        Ok(index) => {
+            let items = parent.as_array_mut().context("a list")?;
+            match items.get_mut(index) {
+                Some(item) => *item = value,
+                None => items.push(value),
+            }
+        }
         Err(_) => parent[last] = value,
     }
     Ok(())

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sluice_e2e::audit;
 use sluice_e2e::stage::{PATIENCE, SYSTEM, Sluice};
+use sluice_tests::kube::audit;
 
 /// How long an agent that lacks a capability is looked at. One that has all of them is ready after about two seconds.
 const WATCHED: Duration = Duration::from_secs(60);
@@ -82,7 +82,7 @@ fn fails(sluice: &Sluice) -> Result<String> {
 }
 
 /// A permission that is missing shows as a refusal, one that nobody needs as unused. Creating by server-side apply needs
-/// the verb `create` too, but is noted as a patch; `api_operator` and `api_agent` show that they fail without it.
+/// the verb `create` too, but is noted as a patch; `api_rights` shows what fails without it.
 pub(crate) fn permissions(sluice: &mut Sluice) -> Result<()> {
     let asked = audit::asked(sluice.cluster.control())?;
     for (account, allowed) in audit::allowed()? {

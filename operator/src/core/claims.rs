@@ -1,8 +1,8 @@
 //! Who has an endpoint that several virtual servers claim.
 //!
 //! A virtual server claims the endpoints of its newest spec, if that is admitted otherwise, and those of its decision.
-//! The older creation timestamp wins; where there is none (files) the one that already has the endpoint in its decision;
-//! then namespace and name.
+//! The older creation timestamp wins; where they are equal, being whole seconds, or there is none (files), the one that
+//! already has the endpoint in its decision; then namespace and name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -91,7 +91,7 @@ fn winners(
             let created = object.metadata.creation_timestamp.as_ref();
             let rank = Rank {
                 created,
-                undecided: created.is_none() && !decided.contains(&endpoint),
+                undecided: !decided.contains(&endpoint),
                 key,
             };
             match ranks.get(&endpoint) {

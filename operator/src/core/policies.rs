@@ -99,8 +99,8 @@ fn driven_target(
     (drivers.get(&target) == Some(&key)).then_some(target)
 }
 
-/// One policy for each virtual server: the older one; where there is no creation timestamp (files) the one whose run it is;
-/// then by name.
+/// One policy for each virtual server: the older one; where creation timestamps are equal, being whole seconds, or there are
+/// none (files), the one whose run it is; then by name.
 fn drivers(world: &World) -> BTreeMap<ObjectKey, &ObjectKey> {
     let mut drivers: BTreeMap<ObjectKey, (Option<&Time>, bool, &ObjectKey)> = BTreeMap::new();
     for (key, policy) in &world.policies {
@@ -111,7 +111,7 @@ fn drivers(world: &World) -> BTreeMap<ObjectKey, &ObjectKey> {
             .as_ref()
             .and_then(|status| status.run.as_ref());
         let runs = run.is_some_and(|run| run.virtual_server_name == *name);
-        let rank = (created, created.is_none() && !runs, key);
+        let rank = (created, !runs, key);
         drivers
             .entry(key.sibling(name))
             .and_modify(|best| *best = (*best).min(rank))

@@ -11,7 +11,7 @@ use sluice_api::{
 };
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::managed::{Managed, Standing};
 use crate::metrics::Metrics;
@@ -68,6 +68,7 @@ impl Events {
 
 async fn write(client: Client, mut news: Receiver<News>, metrics: Arc<Metrics>) {
     let recorder = Recorder::new(client, Reporter::from(OPERATOR_MANAGER));
+    let mut told = false;
     while let Some(news) = news.recv().await {
         let about = ObjectReference {
             api_version: Some(API_VERSION.to_owned()),
@@ -89,11 +90,20 @@ async fn write(client: Client, mut news: Receiver<News>, metrics: Arc<Metrics>) 
             secondary: None,
         };
         let failure = match timeout(PATIENCE, recorder.publish(&event, &about)).await {
-            Ok(Ok(())) => continue,
+            Ok(Ok(())) => {
+                told = false;
+                continue;
+            }
             Ok(Err(error)) => error.to_string(),
             Err(elapsed) => elapsed.to_string(),
         };
-        debug!(object = %news.about.key, failure, "an event could not be written");
+        // Once until one is written again: what they tell stands in conditions, too.
+        if told {
+            debug!(object = %news.about.key, failure, "an event could not be written");
+        } else {
+            warn!(object = %news.about.key, failure, "an event could not be written");
+            told = true;
+        }
         metrics.events_dropped.inc();
     }
 }

@@ -74,6 +74,7 @@ impl Round<'_> {
         let began = Instant::now();
         let mut end = End::default();
         let mut withheld = BTreeSet::new();
+        self.forget_settled(&outcome);
         for (key, status) in &outcome.policies {
             match self.one::<RolloutPolicy>(key, status, &mut end).await {
                 Written::Done => {}
@@ -123,6 +124,31 @@ impl Round<'_> {
             end.calm_left |= !pools.is_empty();
         }
         end
+    }
+
+    /// Nothing of what is as it should be waits any longer, whoever wrote it.
+    fn forget_settled(&mut self, outcome: &Outcome) {
+        let Index {
+            virtual_servers,
+            pools,
+            policies,
+            ..
+        } = &*self.index;
+        self.waiting.retain(|(kind, key)| match kind {
+            Kind::VirtualServer => {
+                let last = virtual_servers.objects.get(key).map(|o| o.status.as_ref());
+                last != Some(outcome.virtual_servers.get(key))
+            }
+            Kind::RealServerPool => {
+                let last = pools.objects.get(key).map(|o| o.status.as_ref());
+                last != Some(outcome.pools.get(key))
+            }
+            Kind::RolloutPolicy => {
+                let last = policies.objects.get(key).map(|o| o.status.as_ref());
+                last != Some(outcome.policies.get(key))
+            }
+            Kind::LoadBalancerNode => false,
+        });
     }
 
     /// Writes changed decisions in order. Returns whether the round may go on.

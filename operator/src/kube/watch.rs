@@ -3,20 +3,21 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::utils::Backoff;
+use kube::runtime::watcher as watch;
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use sluice_api::{
     LoadBalancerNode, NODE_LABEL, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer,
 };
 use tokio::sync::mpsc::Sender;
+use tokio::time::sleep;
 
 use super::conflict::text;
 use super::facts::{PodFacts, SliceFacts, renewed};
@@ -91,28 +92,24 @@ pub(super) fn start(client: &Client, namespace: &str, queue: &Sender<Message>) {
     task.own(Watched::RolloutPolicy, &all, Message::RolloutPolicy);
     task.own(Watched::LoadBalancerNode, &all, Message::LoadBalancerNode);
     let pods = Api::<DeserializeGuard<Pod>>::all(client.clone());
-    task.foreign(
-        Watched::Pod,
-        watch(pods, all.clone()),
-        PodFacts::of,
-        Message::Pod,
-    );
+    task.foreign(Watched::Pod, again(pods, &all), PodFacts::of, Message::Pod);
     let slices = Api::<DeserializeGuard<EndpointSlice>>::all(client.clone());
     task.foreign(
         Watched::EndpointSlice,
-        watch(slices, all.clone()),
+        again(slices, &all),
         SliceFacts::of,
         Message::EndpointSlice,
     );
     let leases = Api::<DeserializeGuard<Lease>>::namespaced(client.clone(), namespace);
     task.foreign(
         Watched::Lease,
-        watch(leases, all.clone().labels(NODE_LABEL)),
+        again(leases, &all.clone().labels(NODE_LABEL)),
         renewed,
         Message::Lease,
     );
-    let services = watch(Api::<PartialObjectMeta<Service>>::all(client.clone()), all);
-    let services = services.map(|event| event.map(|event| map(event, |meta| service(&meta))));
+    let services = again(Api::<PartialObjectMeta<Service>>::all(client.clone()), &all);
+    let services =
+        move || services().map(|event| event.map(|event| map(event, |meta| service(&meta))));
     tokio::spawn(follow(
         Watched::Service,
         services,
@@ -137,43 +134,72 @@ impl Task<'_> {
             object.meta_mut().managed_fields = None;
             object
         };
-        self.foreign(kind, watch(api, config.clone()), strip, message);
+        self.foreign(kind, again(api, config), strip, message);
     }
 
     /// Watches another kind, of which `keep` says what to keep.
-    fn foreign<K, T>(
+    fn foreign<K, T, S>(
         &self,
         kind: Watched,
-        events: impl futures::Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>
-        + Send
-        + 'static,
+        events: impl Fn() -> S + Send + 'static,
         keep: fn(K) -> T,
         message: fn(Delta<T>) -> Message,
     ) where
         K: Resource + Send + 'static,
         T: Send + 'static,
+        S: Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send + 'static,
     {
-        let deltas =
-            events.map(move |event| event.map(|event| map(event, |guard| guarded(guard, keep))));
+        let deltas = move || {
+            events().map(move |event| event.map(|event| map(event, |guard| guarded(guard, keep))))
+        };
         tokio::spawn(follow(kind, deltas, self.queue.clone(), message));
     }
 }
 
-async fn follow<T>(
+/// Makes the same watch anew, which begins with a list.
+fn again<K>(
+    api: Api<K>,
+    config: &watcher::Config,
+) -> impl Fn() -> futures::stream::BoxStream<'static, watcher::Result<Event<K>>> + Send + 'static + use<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let config = config.clone();
+    move || watch(api.clone(), config.clone()).boxed()
+}
+
+async fn follow<T, S>(
     kind: Watched,
-    deltas: impl futures::Stream<Item = watcher::Result<Delta<T>>> + Send,
+    deltas: impl Fn() -> S + Send,
     queue: Sender<Message>,
     message: fn(Delta<T>) -> Message,
-) {
-    let mut deltas = std::pin::pin!(deltas.backoff(Delays::default()));
-    while let Some(delta) = deltas.next().await {
-        let told = match delta {
-            Ok(delta) => message(delta),
-            Err(error) => Message::Lost(kind, text(&error)),
+) where
+    S: Stream<Item = watcher::Result<Delta<T>>> + Send,
+{
+    let mut delays = Delays::default();
+    loop {
+        // A watch that broke off begins with a list again, though it could go on from the last version: behind the address there
+        // may be a server that was restored or wiped, whose versions are lower, and which would stay silent.
+        let mut events = std::pin::pin!(deltas());
+        let error = loop {
+            match events.next().await {
+                Some(Ok(delta)) => {
+                    // That it begins to list is no success yet.
+                    if !matches!(delta, Delta::Init) {
+                        delays.reset();
+                    }
+                    if queue.send(message(delta)).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Err(error)) => break error,
+                None => return,
+            }
         };
-        if queue.send(told).await.is_err() {
+        if queue.send(Message::Lost(kind, text(&error))).await.is_err() {
             return;
         }
+        sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
     }
 }
 

@@ -8,6 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::account::Account;
@@ -244,6 +246,22 @@ impl ControlPlane {
     pub fn restart(&mut self, part: Part) -> Result<()> {
         self.kill(part)?;
         self.start_part(part)
+    }
+
+    /// Loses all data: etcd and API server are killed, and come back at the same address, with the same credentials, and
+    /// without one object.
+    pub fn lose_everything(&mut self) -> Result<()> {
+        self.kill(Part::ApiServer)?;
+        self.kill(Part::Etcd)?;
+        fs::remove_dir_all(self.directory.join("etcd")).context("remove etcd's data")?;
+        self.start_part(Part::Etcd)?;
+        self.start_part(Part::ApiServer)
+    }
+
+    /// Sends a part a signal, such as SIGSTOP.
+    pub fn signal(&mut self, part: Part, signal: Signal) -> Result<()> {
+        let id = i32::try_from(self.running(part)?.id())?;
+        Ok(kill(Pid::from_raw(id), signal)?)
     }
 
     /// The ends of all logs, for failures.

@@ -8,7 +8,7 @@ use sluice_api::{GROUP, Kind, schema};
 use super::account::{Account, has_condition};
 
 /// How long an API server may take to serve new kinds.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 impl Account {
     /// Gives the API server the definitions of Sluice's kinds, and waits until it serves them.

@@ -40,6 +40,7 @@
 //! end with them. What is machine-wide has the run's name: network namespaces and control groups.
 
 mod account;
+pub mod audit;
 mod bpf;
 pub mod chart;
 mod cluster;
@@ -49,9 +50,12 @@ mod flags;
 mod kubeconfig;
 mod node;
 mod node_files;
+mod operated;
 mod pki;
+mod played;
 mod pod;
 mod programs;
+mod rights;
 mod spec;
 
 pub use account::{Account, finish, has_condition};
@@ -61,7 +65,10 @@ pub use control::{API_PORT, ControlPlane, Part};
 pub use flags::SERVICE_NET;
 pub use kubeconfig::{Credentials, Kubeconfig};
 pub use node::Node;
+pub use operated::{Operated, PATIENCE, condition};
 pub use pki::{KeyedCertificate, Pki};
+pub use played::PlayedAgent;
 pub use pod::Pod;
 pub use programs::program;
+pub use rights::rights;
 pub use spec::ClusterSpec;

@@ -280,6 +280,18 @@ fn of_two_new_ones_the_first_by_name_gets_the_endpoint_and_by_time_the_older() {
         (sim.ready("a").1.as_str(), sim.ready("web").1.as_str()),
         ("AddressConflict", "Live")
     );
+    // Timestamps are whole seconds: of two that are equal, the one that is served goes on being served.
+    sim.world
+        .virtual_servers
+        .get_mut(&key("a"))
+        .expect("a")
+        .metadata
+        .creation_timestamp = at(10);
+    sim.settle();
+    assert_eq!(
+        (sim.ready("a").1.as_str(), sim.ready("web").1.as_str()),
+        ("AddressConflict", "Live")
+    );
     sim.world
         .virtual_servers
         .get_mut(&key("a"))

@@ -65,6 +65,11 @@ impl Sluice {
         Self::start_with(Source::cluster(fabric)?, fabric, nodes, manifest)
     }
 
+    /// The same with the accounts and roles of the chart. `manifest` may be empty: agents make their own nodes.
+    pub fn start_by_chart(fabric: &Fabric, nodes: &[&str], manifest: &str) -> Result<Self> {
+        Self::start_with(Source::chart(fabric, nodes)?, fabric, nodes, manifest)
+    }
+
     fn start_with(source: Source, fabric: &Fabric, nodes: &[&str], manifest: &str) -> Result<Self> {
         let control = match source.control() {
             Some(control) => control.namespace().clone(),
@@ -78,7 +83,9 @@ impl Sluice {
             expected: RefCell::default(),
             reported: RefCell::default(),
         };
-        sluice.apply_text("nodes", manifest)?;
+        if !manifest.is_empty() {
+            sluice.apply_text("nodes", manifest)?;
+        }
         for name in nodes {
             let namespace = fabric.node(name)?.namespace.clone();
             let pins = fabric.run().pin_directory(name);
@@ -105,6 +112,32 @@ impl Sluice {
     /// The control plane of Kubernetes.
     pub fn control_plane(&self) -> Result<&ControlPlane> {
         self.source.control().context("there is no Kubernetes")
+    }
+
+    /// The same, to do something to it.
+    pub fn control_plane_mut(&mut self) -> Result<&mut ControlPlane> {
+        self.source.control_mut().context("there is no Kubernetes")
+    }
+
+    /// The process of the operator.
+    pub fn operator(&self) -> Result<&Process> {
+        self.operator.as_ref().context("no operator runs")
+    }
+
+    /// The process of a node's agent.
+    pub fn agent_process(&self, node: &str) -> Result<&Process> {
+        let agent = self.agents.get(node);
+        Ok(&agent
+            .with_context(|| format!("no agent runs on {node}"))?
+            .process)
+    }
+
+    /// Whether a node's agent says that what was decided is in its maps.
+    pub fn is_ready(&self, node: &str) -> bool {
+        let ask = format!("curl --silent --fail --max-time 5 http://{ADMIN}/readyz");
+        self.agents
+            .get(node)
+            .is_some_and(|agent| agent.namespace.run(&ask).is_ok())
     }
 
     /// Writes `objects` as the manifest `file` (without extension), as a whole and at once.
@@ -328,13 +361,13 @@ fn same_shares(decided: &[DecidedPool], shares: &BTreeMap<&str, u32>) -> bool {
 
 fn start_operator(namespace: &Namespace, source: &Source) -> Result<Process> {
     let mut command = namespace.command(binary("sluice-operator")?);
-    source.tell(&mut command);
+    source.tell(&mut command, None);
     Process::start(namespace, "operator", command)
 }
 
 fn start_agent(namespace: &Namespace, node: &str, source: &Source, pins: &Path) -> Result<Process> {
     let mut command = namespace.command(binary("sluice-agent")?);
-    source.tell(&mut command);
+    source.tell(&mut command, Some(node));
     let socket = namespace.log_path("agent").with_extension("sock");
     command
         .args(["--node", node])

@@ -14,11 +14,21 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sluice_api::{GROUP, Kind, VERSION, schema};
 
-use crate::kube::{ControlPlane, Part};
+use crate::kube::{ControlPlane, Kubeconfig, Part, chart};
 use crate::net::fabric::Fabric;
 
-/// Namespace of the objects, and of the Leases of agents.
+/// Namespace of the objects.
 const NAMESPACE: &str = "default";
+
+/// Who the daemons are for the API server.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    /// Where the Leases of agents are.
+    namespace: &'static str,
+    operator: Kubeconfig,
+    /// By node; the operator's for all others.
+    agents: BTreeMap<String, Kubeconfig>,
+}
 
 /// What users write manifests to.
 #[derive(Debug)]
@@ -28,6 +38,7 @@ pub(super) enum Source {
     /// Kubernetes: etcd and API server, no nodes.
     Cluster {
         control: Box<ControlPlane>,
+        accounts: Accounts,
         /// Manifests by name, for their removal.
         applied: RefCell<BTreeMap<String, String>>,
     },
@@ -50,10 +61,48 @@ impl Source {
         let (namespace, address) = fabric.connect_control()?;
         let control = ControlPlane::start(fabric.run(), &namespace, address, &Part::API)?;
         control.admin().define_kinds()?;
+        let accounts = Accounts {
+            namespace: NAMESPACE,
+            operator: control.admin().kubeconfig().clone(),
+            agents: BTreeMap::new(),
+        };
         Ok(Self::Cluster {
             control: Box::new(control),
+            accounts,
             applied: RefCell::default(),
         })
+    }
+
+    /// Starts an API server on the fabric's segment with the definitions, accounts and roles of the chart, and nothing else of
+    /// it. Daemons have these accounts, as their pods would.
+    pub(super) fn chart(fabric: &Fabric, nodes: &[&str]) -> Result<Self> {
+        let (namespace, address) = fabric.connect_control()?;
+        let control = ControlPlane::start(fabric.run(), &namespace, address, &Part::API)?;
+        control.install_rights()?;
+        let mut agents = BTreeMap::new();
+        for node in nodes {
+            let account = control.agent_account(node)?;
+            agents.insert((*node).to_owned(), account.kubeconfig().clone());
+        }
+        let operator = control.service_account(chart::RELEASE_NAMESPACE, "sluice-operator")?;
+        let accounts = Accounts {
+            namespace: chart::RELEASE_NAMESPACE,
+            operator: operator.kubeconfig().clone(),
+            agents,
+        };
+        Ok(Self::Cluster {
+            control: Box::new(control),
+            accounts,
+            applied: RefCell::default(),
+        })
+    }
+
+    /// The control plane, to do something to it.
+    pub(super) fn control_mut(&mut self) -> Option<&mut ControlPlane> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Cluster { control, .. } => Some(control),
+        }
     }
 
     /// The control plane, if there is one.
@@ -72,7 +121,9 @@ impl Source {
                 fs::write(&hidden, text)?;
                 fs::rename(&hidden, directory.join(format!("{file}.yaml")))?;
             }
-            Self::Cluster { control, applied } => {
+            Self::Cluster {
+                control, applied, ..
+            } => {
                 control.admin().apply(text)?;
                 applied
                     .borrow_mut()
@@ -86,7 +137,9 @@ impl Source {
     pub(super) fn remove(&self, file: &str) -> Result<()> {
         match self {
             Self::Directory(directory) => fs::remove_file(directory.join(format!("{file}.yaml")))?,
-            Self::Cluster { control, applied } => {
+            Self::Cluster {
+                control, applied, ..
+            } => {
                 let text = applied.borrow_mut().remove(file);
                 let text = text.with_context(|| format!("{file} was never applied"))?;
                 let admin = control.admin();
@@ -116,14 +169,17 @@ impl Source {
         }
     }
 
-    /// Tells a daemon where manifests are.
-    pub(super) fn tell(&self, command: &mut Command) {
+    /// Tells the operator, or the agent of a node, where manifests are.
+    pub(super) fn tell(&self, command: &mut Command, node: Option<&str>) {
         match self {
             Self::Directory(directory) => command.arg("--dir").arg(directory),
-            Self::Cluster { control, .. } => {
-                let kubeconfig = control.admin().kubeconfig().path();
-                let command = command.arg("--kubeconfig").arg(kubeconfig);
-                command.args(["--namespace", NAMESPACE])
+            Self::Cluster { accounts, .. } => {
+                let agent = node.and_then(|node| accounts.agents.get(node));
+                let kubeconfig = agent.unwrap_or(&accounts.operator);
+                command
+                    .arg("--kubeconfig")
+                    .arg(kubeconfig.path())
+                    .args(["--namespace", accounts.namespace])
             }
         };
     }

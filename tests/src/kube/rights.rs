@@ -1,0 +1,86 @@
+//! The accounts and roles of the chart on an API server, without anything that runs.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::account::{Account, has_condition};
+use super::chart::{self, RELEASE_NAMESPACE, REQUIRED_VALUES};
+use super::control::ControlPlane;
+use super::kubeconfig::Credentials;
+use super::operated::PATIENCE;
+use crate::net::manifest::documents;
+
+/// What of the chart makes the rights of its accounts, and what they are about.
+const KINDS: [&str; 8] = [
+    "CustomResourceDefinition",
+    "ServiceAccount",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+];
+
+impl ControlPlane {
+    /// Applies the chart's definitions, accounts, roles and admission policy, those of hooks included, as helm renders them.
+    pub fn install_rights(&self) -> Result<()> {
+        let admin = self.admin();
+        admin.kubectl(["create", "namespace", RELEASE_NAMESPACE])?;
+        let objects = rights()?;
+        let is_definition = |object: &&Value| object["kind"] == KINDS[0];
+        let (definitions, others): (Vec<&Value>, Vec<&Value>) =
+            objects.iter().partition(is_definition);
+        for part in [&definitions, &others] {
+            let part: Vec<Value> = part.iter().map(|object| (*object).clone()).collect();
+            admin.apply(&documents(&part))?;
+        }
+        for definition in definitions {
+            let name = definition["metadata"]["name"].as_str().unwrap_or_default();
+            let arguments = ["get", "crd", name];
+            admin.until(&arguments, PATIENCE, |object| {
+                has_condition(object, "Established")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The account of the agent on `node`, whose pod is made for it: its token says on which node it is.
+    pub fn agent_account(&self, node: &str) -> Result<Account> {
+        let pod = format!("sluice-agent-{node}");
+        let objects = [
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}),
+            json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": pod, "namespace": RELEASE_NAMESPACE},
+                "spec": {
+                    "nodeName": node,
+                    "serviceAccountName": "sluice-agent",
+                    "containers": [{"name": "agent", "image": "localhost/sluice:dev"}],
+                },
+            }),
+        ];
+        let admin = self.admin();
+        admin.apply(&documents(&objects))?;
+        let bound = format!("--bound-object-name={pod}");
+        let token = admin.kubectl([
+            "create",
+            "token",
+            "sluice-agent",
+            "--namespace",
+            RELEASE_NAMESPACE,
+            "--bound-object-kind=Pod",
+            &bound,
+        ])?;
+        let credentials = Credentials::Token(token.trim().to_owned());
+        self.account(&pod, &credentials)
+    }
+}
+
+/// The objects of the chart that [`ControlPlane::install_rights`] applies.
+pub fn rights() -> Result<Vec<Value>> {
+    let objects = chart::render(&REQUIRED_VALUES)?.into_iter();
+    let wanted = objects.filter(|object| KINDS.iter().any(|kind| object["kind"] == *kind));
+    Ok(wanted.collect())
+}

@@ -1,0 +1,268 @@
+//! The API server fails in every way while clients connect: agents forward by what they know, and afterwards all goes on
+//! where it was. Agents and packets are real.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use sluice_tests::kube::Part;
+use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, UPLINK, vip_of_one};
+use sluice_tests::net::manifest::{self, Role};
+use sluice_tests::net::sluice::Sluice;
+use sluice_tests::net::suite::{Stage, Suite};
+use sluice_tests::net::{ConnectionMaker, Dual, Family, until};
+
+const WEB: &str = "web";
+const VIP: Dual = vip_of_one(20);
+const SERVERS: [&str; 2] = ["s1", "s2"];
+const NODE: &str = DIRECTORS[0];
+/// How long daemons may take to notice, or to be back: they give an answer 5 to 10 s, and try again within seconds.
+const LIMIT: Duration = Duration::from_mins(1);
+/// Connections that a check waits for while something is away.
+const SOME: u64 = 200;
+
+struct Faults {
+    /// Daemons go first.
+    sluice: Sluice,
+    clients: ConnectionMaker,
+    fabric: Fabric,
+    weights: [u32; 2],
+}
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.check("an API server that is killed and started", restarted);
+    suite.check("manifests that change while it restarts", changed_meanwhile);
+    suite.check("etcd that is killed and started", etcd);
+    suite.check("an API server that hangs", hangs);
+    suite.check("an agent that starts without an API server", agent_alone);
+    suite.check("an API server that has lost everything", lost);
+    suite.main(Faults::build)
+}
+
+impl Faults {
+    fn build() -> Result<Self> {
+        let fabric = Fabric::build(&SERVERS.map(ServerSpec::new))?;
+        let node = manifest::node(NODE, Role::Director, &[UPLINK]);
+        let nodes = manifest::documents(&[node]);
+        let mut sluice = Sluice::start_in_cluster(&fabric, &[NODE], &nodes)?;
+        // Kinds are watched apart: a pool may be heard of after the virtual server that names it.
+        sluice.expect_complaint("reason=\"PoolNotFound\"");
+        // That the API server is away is news, also where it is away several times in a row.
+        sluice.expect_complaint("going on with what is known");
+        sluice.expect_complaint("the watch is lost; tries again");
+        sluice.expect_complaint("cannot be written now; tries again");
+        for server in SERVERS {
+            let members = [(server, fabric.address(server)?, 1)];
+            sluice.apply(server, &[manifest::pool(server, &members, Some(8080))])?;
+        }
+        apply_weights(&sluice, [1, 0])?;
+        sluice.await_weights(WEB, &[(SERVERS[0], 1), (SERVERS[1], 0)])?;
+        sluice.await_ready()?;
+        let targets: [SocketAddr; 2] = Family::BOTH.map(|family| VIP.socket(family, 80));
+        let pause = Duration::from_millis(2);
+        let clients = ConnectionMaker::start(fabric.client(), &targets, 2, pause)?;
+        Ok(Self {
+            sluice,
+            clients,
+            fabric,
+            weights: [1, 0],
+        })
+    }
+
+    /// New connections are made and none fails; they go where the weights say.
+    fn expect_traffic(&self) -> Result<()> {
+        // What was under way when the weights changed says nothing of them.
+        self.clients.take_report().expect_none_failed()?;
+        let made = self.clients.made();
+        until("new connections", LIMIT, || {
+            self.clients.made() >= made + SOME
+        })?;
+        let report = self.clients.take_report();
+        report.expect_none_failed()?;
+        for (server, weight) in SERVERS.into_iter().zip(self.weights) {
+            let count = report.spread.of(server);
+            // Two connections may have begun before.
+            ensure!(
+                (weight > 0) == (count > 2),
+                "{server} of weight {weight} was given {count}: {}",
+                report.spread
+            );
+        }
+        Ok(())
+    }
+
+    /// A change is decided, acknowledged and in force.
+    fn expect_change(&mut self) -> Result<()> {
+        let [first, second] = self.weights;
+        self.weights = [second, first];
+        apply_weights(&self.sluice, self.weights)?;
+        self.await_weights()
+    }
+
+    fn await_weights(&mut self) -> Result<()> {
+        let [first, second] = self.weights;
+        let (sluice, pools) = (
+            &mut self.sluice,
+            [(SERVERS[0], first), (SERVERS[1], second)],
+        );
+        // Daemons that were refused wait up to ten seconds before they try again.
+        sluice
+            .await_weights(WEB, &pools)
+            .or_else(|_| sluice.await_weights(WEB, &pools))?;
+        self.expect_traffic()
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let metrics = self.sluice.metrics(NODE).unwrap_or_default().into_iter();
+        metrics
+            .filter(|(series, _)| series.starts_with(name))
+            .map(|(_, value)| value)
+            .sum()
+    }
+
+    fn log(&self) -> Result<String> {
+        Ok(self.sluice.agent_process(NODE)?.log())
+    }
+}
+
+fn apply_weights(sluice: &Sluice, [first, second]: [u32; 2]) -> Result<()> {
+    let pools = [(SERVERS[0], first), (SERVERS[1], second)];
+    sluice.apply(
+        WEB,
+        &[manifest::virtual_server(WEB, "FullNAT", VIP, &pools)],
+    )
+}
+
+impl Stage for Faults {
+    fn after_check(&mut self) -> Result<()> {
+        self.sluice.expect_running()?;
+        self.sluice.expect_no_complaints()
+    }
+
+    fn evidence(&mut self) -> String {
+        self.sluice.evidence()
+    }
+
+    fn run_name(&self) -> String {
+        self.fabric.run().name().to_owned()
+    }
+}
+
+fn restarted(stage: &mut Faults) -> Result<()> {
+    let control = stage.sluice.control_plane_mut()?;
+    control.kill(Part::ApiServer)?;
+    stage.expect_traffic()?;
+    stage
+        .sluice
+        .control_plane_mut()?
+        .start_part(Part::ApiServer)?;
+    stage.expect_change()
+}
+
+/// The API server ends as soon as it has taken the manifest.
+fn changed_meanwhile(stage: &mut Faults) -> Result<()> {
+    for _ in 0..3 {
+        stage.weights.reverse();
+        apply_weights(&stage.sluice, stage.weights)?;
+        stage.sluice.control_plane_mut()?.restart(Part::ApiServer)?;
+        stage.await_weights()?;
+    }
+    Ok(())
+}
+
+fn etcd(stage: &mut Faults) -> Result<()> {
+    stage.sluice.expect_complaint("etcd");
+    stage.sluice.control_plane_mut()?.kill(Part::Etcd)?;
+    stage.expect_traffic()?;
+    stage.sluice.control_plane_mut()?.start_part(Part::Etcd)?;
+    stage.expect_change()
+}
+
+/// It takes connections and says nothing.
+fn hangs(stage: &mut Faults) -> Result<()> {
+    stage
+        .sluice
+        .expect_complaint("cannot renew this node's Lease");
+    stage.sluice.expect_complaint("no answer within");
+    let before = stage.metric("sluice_lease_failures");
+    let control = stage.sluice.control_plane_mut()?;
+    control.signal(Part::ApiServer, Signal::SIGSTOP)?;
+    let noticed = until("the agent to notice", LIMIT, || {
+        stage.metric("sluice_lease_failures") > before
+    });
+    let traffic = stage.expect_traffic();
+    let control = stage.sluice.control_plane_mut()?;
+    control.signal(Part::ApiServer, Signal::SIGCONT)?;
+    noticed.and(traffic)?;
+    stage.expect_change()?;
+    until("the agent to be in step again", LIMIT, || {
+        stage.metric("sluice_source_unsynced_seconds") == 0.0
+    })
+}
+
+/// Its maps are pinned: it takes them over and waits.
+fn agent_alone(stage: &mut Faults) -> Result<()> {
+    stage.sluice.expect_complaint("API server");
+    stage.sluice.control_plane_mut()?.kill(Part::ApiServer)?;
+    stage.sluice.kill_agent(NODE)?;
+    stage.expect_traffic()?;
+    stage.sluice.restart_agent(NODE)?;
+    let admin = "curl --silent --fail --max-time 5 http://127.0.0.1:9200/healthz";
+    let node = stage.fabric.node(NODE)?.namespace.clone();
+    until("the agent to run", LIMIT, || node.run(admin).is_ok())?;
+    ensure!(
+        !stage.sluice.is_ready(NODE),
+        "it is ready without knowing anything"
+    );
+    stage.expect_traffic()?;
+    stage
+        .sluice
+        .control_plane_mut()?
+        .start_part(Part::ApiServer)?;
+    stage.sluice.await_ready()?;
+    stage.expect_change()
+}
+
+/// A fresh etcd behind the same address: what it says is not what anybody wants.
+fn lost(stage: &mut Faults) -> Result<()> {
+    for complaint in ["API server", "cannot", "404", "not found"] {
+        stage.sluice.expect_complaint(complaint);
+    }
+    let control = stage.sluice.control_plane_mut()?;
+    control.lose_everything()?;
+    stage.expect_traffic()?;
+    let control = stage.sluice.control_plane()?;
+    control.admin().define_kinds()?;
+    // Lists are complete now, and empty.
+    until("the agent to doubt", LIMIT, || {
+        stage.metric("sluice_source_held") > 0.0
+    })
+    .with_context(|| stage.log().unwrap_or_default())?;
+    stage.expect_traffic()?;
+    ensure!(!stage.sluice.is_ready(NODE), "it is ready");
+    let log = stage.log()?;
+    let told = log
+        .lines()
+        .any(|line| line.contains("WARN") && line.contains("wiped"));
+    ensure!(told, "the log does not say why nothing changes");
+
+    // Everything is applied again, as whoever keeps the manifests would.
+    let node = manifest::node(NODE, Role::Director, &[UPLINK]);
+    stage
+        .sluice
+        .apply_text("nodes", &manifest::documents(&[node]))?;
+    for server in SERVERS {
+        let members = [(server, stage.fabric.address(server)?, 1)];
+        let pool = manifest::pool(server, &members, Some(8080));
+        stage.sluice.apply(server, &[pool])?;
+        stage.expect_traffic()?;
+    }
+    apply_weights(&stage.sluice, stage.weights)?;
+    stage.await_weights()?;
+    ensure!(stage.metric("sluice_source_held") == 0.0, "it still doubts");
+    stage.sluice.await_ready()?;
+    stage.expect_change()
+}

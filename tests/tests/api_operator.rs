@@ -1,0 +1,695 @@
+//! The operator on a real API server: what it admits and says, and the EndpointSlices that it keeps.
+//!
+//! The agent is played: to the operator it is a status and a Lease, and nothing here looks at packets.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kube::Api;
+use serde_json::{Value, json};
+use sluice_api::{Reason, VirtualServer};
+use sluice_tests::kube::{Operated, PATIENCE, condition};
+use sluice_tests::net::manifest::{ServicePort, rollout, virtual_server_at};
+use sluice_tests::net::suite::Suite;
+use sluice_tests::net::{Protocol, until};
+
+/// The operator.
+const ONE: &str = "one";
+/// A node's own address.
+const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 11));
+const TCP: ServicePort = ServicePort {
+    name: "web",
+    protocol: Protocol::Tcp,
+    port: 80,
+};
+const VIRTUAL_SERVER: &str = "virtualserver";
+const POOL: &str = "realserverpool";
+const SLICES: [&str; 4] = [
+    "get",
+    "endpointslices",
+    "--selector",
+    "sluice.dev/pool=pods",
+];
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.check("every status has its conditions", first_visit);
+    for case in CASES {
+        suite.check(case.name, move |stage| is_refused(stage, case));
+    }
+    suite.check("an edit is refused, and the decision stays in force", edit);
+    suite.check("two policies on one virtual server", two_policies);
+    suite.check(
+        "of two virtual servers the older one has the address",
+        older,
+    );
+    suite.check("what changes is told by events", events);
+    suite.check("slices follow the pods", pods);
+    suite.check("what others make of a slice is undone", foreign_edits);
+    suite.check(
+        "pods with other port numbers have their own slices",
+        port_numbers,
+    );
+    suite.check("slices go with their pool", pool_goes);
+    suite.check("a pool by a Service", service);
+    suite.main(|| {
+        let mut stage = Operated::start()?;
+        stage.play_agent("n1", &[NODE])?;
+        stage.start_operator(ONE)?;
+        stage.apply(&[pool("v1", &["10.0.0.1"]), pool("v2", &["10.0.0.2"])])?;
+        stage.apply(&[server("web", "203.0.113.10", "v1")])?;
+        stage.await_ready(VIRTUAL_SERVER, "web")?;
+        Ok(stage)
+    })
+}
+
+fn server(name: &str, vip: &str, pool: &str) -> Value {
+    let vip = vip.parse().expect("an address");
+    virtual_server_at(name, "FullNAT", &[vip], &[TCP], &[(pool, 1)])
+}
+
+fn object(kind: &str, name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": spec,
+    })
+}
+
+fn pool(name: &str, servers: &[&str]) -> Value {
+    let servers: Vec<Value> = servers
+        .iter()
+        .enumerate()
+        .map(|(i, address)| json!({"name": format!("s{i}"), "address": address}))
+        .collect();
+    let spec = json!({
+        "servers": {"static": servers},
+        "targetPorts": [{"name": "web", "port": 8080}],
+    });
+    object("RealServerPool", name, &spec)
+}
+
+/// Watches an object from before it is there: no version of its status may lack a condition.
+fn first_visit(stage: &mut Operated) -> Result<()> {
+    let done = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&done);
+    let watch = stage.admin().spawn_client("watch", async move |client| {
+        let api: Api<VirtualServer> = Api::namespaced(client, "default");
+        let mut seen = Vec::new();
+        while !over.load(Ordering::Relaxed) {
+            if let Some(found) = api.get_opt("first").await?
+                && seen.last() != Some(&found)
+            {
+                seen.push(found);
+            }
+        }
+        Ok(seen)
+    })?;
+    let applied = stage.apply(&[server("first", "203.0.113.11", "v1")]);
+    let ready = stage.await_ready(VIRTUAL_SERVER, "first");
+    done.store(true, Ordering::Relaxed);
+    let seen = watch.join().map_err(|_| anyhow::anyhow!("the watch"))??;
+    applied?;
+    ready?;
+    let statuses = seen.iter().filter(|version| version.status.is_some());
+    ensure!(statuses.clone().count() > 0, "no status was seen");
+    for version in statuses {
+        let value = serde_json::to_value(version)?;
+        let generation = &value["metadata"]["generation"];
+        let true_ones: Vec<&str> = ["Ready", "Reconciling", "Stalled"]
+            .into_iter()
+            .filter(|kind| condition(&value, kind)["status"] == "True")
+            .collect();
+        for kind in ["Ready", "Reconciling", "Stalled"] {
+            let found = condition(&value, kind);
+            ensure!(
+                found["observedGeneration"] == *generation && found["reason"].is_string(),
+                "{kind} is {found} in {value:#}"
+            );
+        }
+        ensure!(
+            true_ones.len() == 1 && value["status"]["observedGeneration"] == *generation,
+            "{true_ones:?} in {value:#}"
+        );
+    }
+    stage.admin().kubectl(["delete", VIRTUAL_SERVER, "first"])?;
+    Ok(())
+}
+
+/// A mistake of a user in a new pool `victim` and a new virtual server of that name, and what is said of it.
+struct Case {
+    name: &'static str,
+    /// Spoils the good objects: the pool, then the virtual server.
+    spoil: fn(&mut Value, &mut Value),
+    /// Which of them complains.
+    kind: &'static str,
+    reason: Reason,
+    /// Field and remedy.
+    words: &'static [&'static str],
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "a pool that does not exist",
+        spoil: |_, server| server["spec"]["pools"][0]["name"] = json!("nowhere"),
+        kind: VIRTUAL_SERVER,
+        reason: Reason::PoolNotFound,
+        words: &[
+            "spec.pools[0].name",
+            "default/nowhere",
+            "create it or correct",
+        ],
+    },
+    Case {
+        name: "an address and port that another virtual server has",
+        spoil: |_, server| server["spec"]["addresses"][0]["ip"] = json!("203.0.113.10"),
+        kind: VIRTUAL_SERVER,
+        reason: Reason::AddressConflict,
+        words: &["spec.addresses[0].ip", "default/web", "choose another"],
+    },
+    Case {
+        name: "a family that no server has",
+        spoil: |_, server| server["spec"]["addresses"][0]["ip"] = json!("2001:db8:cafe::9"),
+        kind: VIRTUAL_SERVER,
+        reason: Reason::AddressFamilyMismatch,
+        words: &["spec.pools[0].name", "no IPv6 server", "add one"],
+    },
+    Case {
+        name: "a VIP that is a static server",
+        spoil: |_, server| server["spec"]["addresses"][0]["ip"] = json!("10.0.0.9"),
+        kind: VIRTUAL_SERVER,
+        reason: Reason::ServerIsVip,
+        words: &["spec.servers.static", "server's own address"],
+    },
+    Case {
+        name: "a VIP that is a node's own address",
+        spoil: |_, server| server["spec"]["addresses"][0]["ip"] = json!(NODE),
+        kind: VIRTUAL_SERVER,
+        reason: Reason::VipIsNodeAddress,
+        words: &[
+            "spec.addresses[0].ip",
+            "node n1",
+            "give one that no node has",
+        ],
+    },
+    Case {
+        name: "a loopback VIP",
+        spoil: |_, server| server["spec"]["addresses"][0]["ip"] = json!("127.0.0.1"),
+        kind: VIRTUAL_SERVER,
+        reason: Reason::AddressNotUsable,
+        words: &["spec.addresses[0].ip", "loopback", "give an address"],
+    },
+    Case {
+        name: "a multicast VIP",
+        spoil: |_, server| server["spec"]["addresses"][0]["ip"] = json!("ff02::1"),
+        kind: VIRTUAL_SERVER,
+        reason: Reason::AddressNotUsable,
+        words: &["spec.addresses[0].ip", "multicast", "give an address"],
+    },
+    Case {
+        name: "a loopback server",
+        spoil: |pool, _| pool["spec"]["servers"]["static"][0]["address"] = json!("127.0.0.1"),
+        kind: POOL,
+        reason: Reason::AddressNotUsable,
+        words: &[
+            "spec.servers.static[0].address",
+            "loopback",
+            "give an address",
+        ],
+    },
+    Case {
+        name: "a link-local server",
+        spoil: |pool, _| pool["spec"]["servers"]["static"][0]["address"] = json!("fe80::1"),
+        kind: POOL,
+        reason: Reason::AddressNotUsable,
+        words: &[
+            "spec.servers.static[0].address",
+            "link-local",
+            "give an address",
+        ],
+    },
+    Case {
+        name: "another target port under DR without an agent on the server",
+        spoil: |_, server| server["spec"]["forwarding"]["mode"] = json!("DR"),
+        kind: VIRTUAL_SERVER,
+        reason: Reason::TargetPortMismatch,
+        words: &["targetPorts", "8080", "run an agent", "NAT"],
+    },
+    Case {
+        name: "another target port under TUN without an agent on the server",
+        spoil: |_, server| server["spec"]["forwarding"]["mode"] = json!("TUN"),
+        kind: VIRTUAL_SERVER,
+        reason: Reason::TargetPortMismatch,
+        words: &["targetPorts", "8080", "run an agent", "NAT"],
+    },
+];
+
+fn is_refused(stage: &mut Operated, case: &Case) -> Result<()> {
+    let before = decision(stage)?;
+    stage.expect_complaint(&format!("reason=\"{}\"", case.reason));
+    let good = [
+        pool("victim", &["10.0.0.9"]),
+        server("victim", "203.0.113.19", "victim"),
+    ];
+    let [mut spoilt_pool, mut spoilt_server] = good.clone();
+    (case.spoil)(&mut spoilt_pool, &mut spoilt_server);
+    stage.apply(&[spoilt_pool, spoilt_server])?;
+    let reason = case.reason.to_string();
+    let object = stage.await_object(case.kind, "victim", |object| {
+        let stalled = condition(object, "Stalled");
+        stalled["status"] == "True" && stalled["reason"] == reason
+    })?;
+    let message = condition(&object, "Stalled")["message"].clone();
+    let message = message.as_str().context("a message")?;
+    for word in case.words {
+        ensure!(message.contains(word), "no {word:?} in {message:?}");
+    }
+    let ready = condition(&object, "Ready");
+    ensure!(
+        ready["status"] == "False" && ready["reason"] == reason,
+        "{ready}"
+    );
+    let victim = stage.get(VIRTUAL_SERVER, "victim")?;
+    ensure!(
+        victim["status"]["decision"].is_null(),
+        "a mistake was decided: {}",
+        victim["status"]["decision"]
+    );
+    ensure!(decision(stage)? == before, "the decision of `web` changed");
+    stage.apply(&good)?;
+    stage.await_ready(VIRTUAL_SERVER, "victim")?;
+    let path = [VIRTUAL_SERVER, POOL].map(|kind| format!("{kind}/victim"));
+    stage.admin().kubectl(["delete", &path[0], &path[1]])?;
+    Ok(())
+}
+
+fn decision(stage: &Operated) -> Result<Value> {
+    Ok(stage.get(VIRTUAL_SERVER, "web")?["status"]["decision"].take())
+}
+
+fn edit(stage: &mut Operated) -> Result<()> {
+    let before = decision(stage)?;
+    stage.apply(&[server("web", "127.0.0.1", "v1")])?;
+    let object = stage.await_object(VIRTUAL_SERVER, "web", |object| {
+        condition(object, "Stalled")["status"] == "True"
+    })?;
+    let message = condition(&object, "Stalled")["message"].to_string();
+    ensure!(message.contains("stays in force"), "{message}");
+    ensure!(object["status"]["decision"] == before, "{object:#}");
+    // The operator knows of it only from the object.
+    stage.stop_operator(ONE)?;
+    stage.start_operator(ONE)?;
+    stage.apply(&[server("next", "203.0.113.12", "v2")])?;
+    stage.await_ready(VIRTUAL_SERVER, "next")?;
+    ensure!(decision(stage)? == before, "not after a restart");
+    stage.apply(&[server("web", "203.0.113.10", "v1")])?;
+    stage.await_ready(VIRTUAL_SERVER, "web")?;
+    stage.admin().kubectl(["delete", VIRTUAL_SERVER, "next"])?;
+    Ok(())
+}
+
+fn two_policies(stage: &mut Operated) -> Result<()> {
+    let vip = "203.0.113.13".parse()?;
+    let both = virtual_server_at("both", "FullNAT", &[vip], &[TCP], &[("v1", 100), ("v2", 0)]);
+    stage.apply(&[both, rollout("roll", "both", "v1", "v2", &[(20, 3600)])])?;
+    let weight = |object: &Value| {
+        let pools = object["status"]["decision"]["pools"].as_array();
+        let [v1, v2] = ["v1", "v2"].map(|name| {
+            let found = pools
+                .into_iter()
+                .flatten()
+                .find(|pool| pool["name"] == name);
+            found
+                .and_then(|pool| pool["weight"].as_u64())
+                .unwrap_or_default()
+        });
+        v2 * 5 == v1 + v2 && v2 > 0
+    };
+    stage.await_object(VIRTUAL_SERVER, "both", weight)?;
+    stage.expect_complaint("reason=\"PolicyConflict\"");
+    stage.apply(&[rollout("a-second", "both", "v1", "v2", &[(70, 3600)])])?;
+    let second = stage.await_object("rolloutpolicy", "a-second", |object| {
+        condition(object, "Stalled")["reason"] == "PolicyConflict"
+    })?;
+    let message = condition(&second, "Stalled")["message"].to_string();
+    for word in ["spec.virtualServerName", "default/roll", "remove one"] {
+        ensure!(message.contains(word), "no {word:?} in {message}");
+    }
+    let object = stage.get(VIRTUAL_SERVER, "both")?;
+    ensure!(weight(&object), "{object:#}");
+    for path in [
+        "rolloutpolicy/a-second",
+        "rolloutpolicy/roll",
+        "virtualserver/both",
+    ] {
+        stage.admin().kubectl(["delete", path])?;
+    }
+    Ok(())
+}
+
+/// Neither was ever decided, and the younger one comes first by name.
+fn older(stage: &mut Operated) -> Result<()> {
+    stage.stop_operator(ONE)?;
+    stage.apply(&[server("z-older", "203.0.113.14", "v1")])?;
+    let born = |stage: &Operated, name| -> Result<Value> {
+        Ok(stage.get(VIRTUAL_SERVER, name)?["metadata"]["creationTimestamp"].take())
+    };
+    let first = born(stage, "z-older")?;
+    // Timestamps are whole seconds.
+    until("a younger object", PATIENCE, || {
+        let younger = stage.apply(&[server("a-younger", "203.0.113.14", "v1")]);
+        let age = younger.and_then(|_| born(stage, "a-younger"));
+        let is_younger = age.is_ok_and(|second| second != first);
+        if !is_younger {
+            // It is made anew until it is.
+            let _ = stage
+                .admin()
+                .kubectl(["delete", VIRTUAL_SERVER, "a-younger"]);
+        }
+        is_younger
+    })?;
+    stage.start_operator(ONE)?;
+    stage.await_ready(VIRTUAL_SERVER, "z-older")?;
+    let object = stage.await_object(VIRTUAL_SERVER, "a-younger", |object| {
+        condition(object, "Stalled")["reason"] == "AddressConflict"
+    })?;
+    let message = condition(&object, "Stalled")["message"].to_string();
+    ensure!(message.contains("default/z-older"), "{message}");
+    ensure!(object["status"]["decision"].is_null(), "{object:#}");
+    stage
+        .admin()
+        .kubectl(["delete", VIRTUAL_SERVER, "z-older"])?;
+    stage.await_ready(VIRTUAL_SERVER, "a-younger")?;
+    stage
+        .admin()
+        .kubectl(["delete", VIRTUAL_SERVER, "a-younger"])?;
+    Ok(())
+}
+
+fn events(stage: &mut Operated) -> Result<()> {
+    stage.apply(&[server("news", "203.0.113.15", "later")])?;
+    let (warning, normal) = (json!("Warning"), json!("Normal"));
+    await_event(
+        stage,
+        "news",
+        &warning,
+        "PoolNotFound",
+        "spec.pools[0].name",
+    )?;
+    stage.apply(&[pool("later", &["10.0.0.8"])])?;
+    await_event(stage, "news", &normal, "Live", "")?;
+    for path in ["virtualserver/news", "realserverpool/later"] {
+        stage.admin().kubectl(["delete", path])?;
+    }
+    Ok(())
+}
+
+fn await_event(stage: &Operated, name: &str, kind: &Value, reason: &str, note: &str) -> Result<()> {
+    let arguments = ["get", "events.events.k8s.io"];
+    stage.admin().until(&arguments, PATIENCE, |list| {
+        list["items"].as_array().into_iter().flatten().any(|event| {
+            event["regarding"]["name"] == name
+                && event["type"] == *kind
+                && event["reason"] == reason
+                && event["reportingController"] == "sluice-operator"
+                && event["note"]
+                    .as_str()
+                    .is_some_and(|text| text.contains(note))
+        })
+    })?;
+    Ok(())
+}
+
+fn selecting_pool() -> Value {
+    let spec = json!({
+        "servers": {"selector": {"matchLabels": {"app": "pods"}}},
+        "targetPorts": [{"name": "web", "port": "http"}],
+    });
+    object("RealServerPool", "pods", &spec)
+}
+
+/// Makes a pod, on a node that nobody is, and gives it addresses of both families as its kubelet would.
+fn make_pod(stage: &Operated, name: &str, host: u8, port: u16) -> Result<()> {
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "labels": {"app": "pods"}},
+        "spec": {
+            "nodeName": "n1",
+            "containers": [{
+                "name": "web",
+                "image": "localhost/web:1",
+                "ports": [{"name": "http", "containerPort": port}],
+            }],
+        },
+    });
+    stage.admin().apply(&pod.to_string())?;
+    let [v4, v6] = [format!("10.244.1.{host}"), format!("2001:db8:244::{host}")];
+    set_status(
+        stage,
+        name,
+        &json!({"podIP": v4, "podIPs": [{"ip": v4}, {"ip": v6}]}),
+    )?;
+    set_ready(stage, name, true)
+}
+
+fn set_ready(stage: &Operated, name: &str, ready: bool) -> Result<()> {
+    let status = if ready { "True" } else { "False" };
+    let conditions = json!({"conditions": [{"type": "Ready", "status": status}]});
+    set_status(stage, name, &conditions)
+}
+
+fn set_status(stage: &Operated, name: &str, status: &Value) -> Result<()> {
+    let patch = json!({"status": status}).to_string();
+    let arguments = [
+        "patch",
+        "pod",
+        name,
+        "--subresource=status",
+        "--patch",
+        &patch,
+    ];
+    stage.admin().kubectl(arguments)?;
+    Ok(())
+}
+
+/// Endpoints of both families as address, port, ready and terminating, in order.
+fn endpoints(list: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for slice in list["items"].as_array().into_iter().flatten() {
+        let ports: Vec<String> = slice["ports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|port| format!("{}:{}", port["name"], port["port"]).replace('"', ""))
+            .collect();
+        for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
+            let conditions = &endpoint["conditions"];
+            let words: Vec<&str> = ["ready", "serving", "terminating"]
+                .into_iter()
+                .filter(|word| conditions[word] == true)
+                .collect();
+            let address = endpoint["addresses"][0].as_str().unwrap_or_default();
+            let kind = slice["addressType"].as_str().unwrap_or_default();
+            found.push(format!(
+                "{kind} {address} {} {}",
+                ports.join(","),
+                words.join(" ")
+            ));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn await_endpoints(stage: &Operated, wanted: &[&str]) -> Result<Value> {
+    stage
+        .admin()
+        .until(&SLICES, PATIENCE, |list| endpoints(list) == wanted)
+        .with_context(|| format!("wanted {wanted:#?}"))
+}
+
+fn pods(stage: &mut Operated) -> Result<()> {
+    make_pod(stage, "p1", 1, 8080)?;
+    stage.apply(&[selecting_pool(), server("pods", "203.0.113.16", "pods")])?;
+    let one = [
+        "IPv4 10.244.1.1 http:8080 ready serving",
+        "IPv6 2001:db8:244::1 http:8080 ready serving",
+    ];
+    await_endpoints(stage, &one)?;
+    stage.await_ready(VIRTUAL_SERVER, "pods")?;
+    make_pod(stage, "p2", 2, 8080)?;
+    let list = await_endpoints(
+        stage,
+        &[
+            one[0],
+            "IPv4 10.244.1.2 http:8080 ready serving",
+            one[1],
+            "IPv6 2001:db8:244::2 http:8080 ready serving",
+        ],
+    )?;
+    let slices = list["items"].as_array().context("a list")?;
+    ensure!(
+        slices.len() == 2,
+        "one slice for each family, not {}",
+        slices.len()
+    );
+    for slice in slices {
+        let labels = &slice["metadata"]["labels"];
+        ensure!(
+            labels["endpointslice.kubernetes.io/managed-by"] == "operator.sluice.dev"
+                && slice["metadata"]["ownerReferences"][0]["name"] == "pods",
+            "{slice:#}"
+        );
+        let first = &slice["endpoints"][0];
+        ensure!(
+            first["nodeName"] == "n1" && first["targetRef"]["name"] == "p1",
+            "{first:#}"
+        );
+    }
+    set_ready(stage, "p1", false)?;
+    await_endpoints(
+        stage,
+        &[
+            "IPv4 10.244.1.1 http:8080 ",
+            "IPv4 10.244.1.2 http:8080 ready serving",
+            "IPv6 2001:db8:244::1 http:8080 ",
+            "IPv6 2001:db8:244::2 http:8080 ready serving",
+        ],
+    )?;
+    set_ready(stage, "p1", true)?;
+    // No kubelet ends it: it stays until it is forced.
+    stage
+        .admin()
+        .kubectl(["delete", "pod", "p2", "--wait=false"])?;
+    await_endpoints(
+        stage,
+        &[
+            one[0],
+            "IPv4 10.244.1.2 http:8080 serving terminating",
+            one[1],
+            "IPv6 2001:db8:244::2 http:8080 serving terminating",
+        ],
+    )?;
+    stage
+        .admin()
+        .kubectl(["delete", "pod", "p2", "--force", "--grace-period=0"])?;
+    await_endpoints(stage, &one)?;
+    Ok(())
+}
+
+fn foreign_edits(stage: &mut Operated) -> Result<()> {
+    let one = [
+        "IPv4 10.244.1.1 http:8080 ready serving",
+        "IPv6 2001:db8:244::1 http:8080 ready serving",
+    ];
+    await_endpoints(stage, &one)?;
+    let edit = |patch: &str| -> Result<()> {
+        let list = stage.admin().json(SLICES)?;
+        let name = list["items"][0]["metadata"]["name"].as_str();
+        let name = name.context("a name")?;
+        let arguments = [
+            "patch",
+            "endpointslice",
+            name,
+            "--type=merge",
+            "--patch",
+            patch,
+        ];
+        stage.admin().kubectl(arguments)?;
+        await_endpoints(stage, &one)?;
+        Ok(())
+    };
+    edit(r#"{"endpoints": [{"addresses": ["10.9.9.9"]}]}"#)?;
+    edit(r#"{"endpoints": null}"#)?;
+    edit(r#"{"ports": [{"name": "http", "port": 1}]}"#)?;
+    edit(r#"{"metadata": {"labels": {"sluice.dev/pool": "another"}}}"#)?;
+    edit(r#"{"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": null}}}"#)?;
+    let list = stage.admin().json(SLICES)?;
+    for slice in list["items"].as_array().context("a list")? {
+        let name = slice["metadata"]["name"].as_str().context("a name")?;
+        stage.admin().kubectl(["delete", "endpointslice", name])?;
+    }
+    await_endpoints(stage, &one)?;
+    Ok(())
+}
+
+fn port_numbers(stage: &mut Operated) -> Result<()> {
+    make_pod(stage, "p3", 3, 9090)?;
+    let list = await_endpoints(
+        stage,
+        &[
+            "IPv4 10.244.1.1 http:8080 ready serving",
+            "IPv4 10.244.1.3 http:9090 ready serving",
+            "IPv6 2001:db8:244::1 http:8080 ready serving",
+            "IPv6 2001:db8:244::3 http:9090 ready serving",
+        ],
+    )?;
+    let count = list["items"].as_array().map_or(0, Vec::len);
+    ensure!(count == 4, "{count} slices");
+    Ok(())
+}
+
+fn pool_goes(stage: &mut Operated) -> Result<()> {
+    let path = ["virtualserver/pods", "realserverpool/pods"];
+    stage.admin().kubectl(["delete", path[0], path[1]])?;
+    stage.admin().until(&SLICES, PATIENCE, |list| {
+        list["items"].as_array().is_some_and(Vec::is_empty)
+    })?;
+    Ok(())
+}
+
+fn service(stage: &mut Operated) -> Result<()> {
+    let spec = json!({"servers": {"serviceName": "shop"}, "targetPorts": [{"name": "web", "port": "http"}]});
+    stage.expect_complaint("reason=\"ServiceNotFound\"");
+    stage.apply(&[
+        object("RealServerPool", "shop", &spec),
+        server("shop", "203.0.113.17", "shop"),
+    ])?;
+    let pool = stage.await_object(POOL, "shop", |object| {
+        condition(object, "Stalled")["reason"] == "ServiceNotFound"
+    })?;
+    let message = condition(&pool, "Stalled")["message"].to_string();
+    ensure!(message.contains("spec.servers.serviceName"), "{message}");
+    // What a cluster's controllers write.
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "shop", "namespace": "default"},
+        "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "shop-abc",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "shop"},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
+        "endpoints": [{"addresses": ["10.244.1.7"], "conditions": {"ready": true}}],
+    });
+    stage.apply(&[service, slice])?;
+    stage.await_ready(VIRTUAL_SERVER, "shop")?;
+    stage.await_ready(POOL, "shop")?;
+    let own = ["get", "endpointslices", "--selector", "sluice.dev/pool"];
+    let list = stage.admin().json(own)?;
+    ensure!(endpoints(&list).is_empty(), "slices of its own: {list:#}");
+    stage.admin().kubectl(["delete", "service", "shop"])?;
+    stage
+        .admin()
+        .kubectl(["delete", "endpointslice", "shop-abc"])?;
+    let limit = Duration::from_secs(1) + PATIENCE;
+    stage
+        .admin()
+        .until(&["get", POOL, "shop"], limit, |object| {
+            condition(object, "Ready")["status"] == "False"
+        })?;
+    Ok(())
+}

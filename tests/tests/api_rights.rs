@@ -1,0 +1,469 @@
+//! A whole life of Sluice with the accounts and roles of the chart and nothing more: nothing is forbidden, and nothing is
+//! granted that is not asked for. What server-side apply needs without leaving a trace is taken away, verb by verb.
+//!
+//! Agents are real, with tokens that are bound to their nodes as those of pods are.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sluice_tests::kube::chart::{self, RELEASE_NAMESPACE};
+use sluice_tests::kube::{Account, PATIENCE, audit, finish, rights};
+use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, vip_of_both};
+use sluice_tests::net::manifest;
+use sluice_tests::net::sluice::{Sluice, binary};
+use sluice_tests::net::suite::{Stage, Suite};
+use sluice_tests::net::{Dual, Family, Process, Protocol, until};
+
+const WEB: &str = "web";
+const VIP: Dual = vip_of_both(20);
+const SERVERS: [&str; 2] = ["s1", "s2"];
+const OPERATOR: &str = "sluice-operator";
+const AGENT: &str = "sluice-agent";
+const SELECTED: [&str; 4] = [
+    "get",
+    "endpointslices",
+    "--selector",
+    "sluice.dev/pool=pods",
+];
+/// Daemons that were refused wait up to a minute before they try again.
+const AGAIN: Duration = Duration::from_secs(90);
+
+struct Rights {
+    /// Daemons go first.
+    sluice: Sluice,
+    fabric: Fabric,
+}
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.check("agents make their nodes, decisions come into force", decide);
+    suite.check("a canary", canary);
+    suite.check("pools that select pods, and pools by a Service", slices);
+    suite.check("an agent writes its own node alone", own_node);
+    suite.check("without create on endpointslices", without_slices);
+    suite.check("without create on events", without_events);
+    suite.check("without create on leases", without_leases);
+    suite.check("nodes are detached with the hook's account", detach);
+    suite.check("what is granted is what is asked for", permissions);
+    suite.main(|| {
+        let fabric = Fabric::build(&SERVERS.map(ServerSpec::new))?;
+        let sluice = Sluice::start_by_chart(&fabric, &DIRECTORS, "")?;
+        // Kinds are watched apart: a pool may be heard of after the virtual server that names it.
+        sluice.expect_complaint("reason=\"PoolNotFound\"");
+        let account = ["create", "serviceaccount", "default"];
+        sluice.control_plane()?.admin().kubectl(account)?;
+        Ok(Rights { sluice, fabric })
+    })
+}
+
+impl Rights {
+    fn admin(&self) -> Result<&Account> {
+        Ok(self.sluice.control_plane()?.admin())
+    }
+
+    /// Grants a verb on a resource as the chart does, or not, and waits until that counts.
+    fn grant(&self, role: &Role, granted: bool) -> Result<()> {
+        let Role {
+            kind,
+            name,
+            resource,
+            group,
+        } = role;
+        let objects = rights()?;
+        let mut object = chart::object(&objects, kind, name)?.clone();
+        if !granted {
+            let rules = object["rules"].as_array_mut().context("no rules")?;
+            let found = rules
+                .iter_mut()
+                .find(|rule| rule["resources"] == json!([resource]));
+            let verbs = found.and_then(|rule| rule["verbs"].as_array_mut());
+            let verbs = verbs.context("no such rule")?;
+            let before = verbs.len();
+            verbs.retain(|verb| verb != "create");
+            ensure!(
+                verbs.len() + 1 == before,
+                "{name} may not create {resource}"
+            );
+        }
+        self.admin()?.apply(&object.to_string())?;
+        let user = format!("--as=system:serviceaccount:{RELEASE_NAMESPACE}:{name}");
+        let what = format!("{resource}.{group}");
+        let namespace = ["--namespace", RELEASE_NAMESPACE];
+        let question = [&["auth", "can-i", "create", &what, &user][..], &namespace].concat();
+        let mut last = String::new();
+        until("the role to count", PATIENCE, || {
+            // `no` is a failure, too.
+            let command = self.admin().and_then(|admin| admin.command("kubectl"));
+            let output = command.and_then(|mut command| Ok(command.args(&question).output()?));
+            last = output.map_or_else(
+                |error| error.to_string(),
+                |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+            );
+            last.trim() == if granted { "yes" } else { "no" }
+        })
+        .with_context(|| last.clone())
+    }
+
+    fn await_log(&self, of_operator: bool, words: &[&str]) -> Result<()> {
+        let mut last = String::new();
+        until("a complaint", AGAIN, || {
+            let process = if of_operator {
+                self.sluice.operator()
+            } else {
+                self.sluice.agent_process(DIRECTORS[0])
+            };
+            last = process.map(Process::log).unwrap_or_default();
+            last.lines().any(|line| {
+                (line.contains("WARN") || line.contains("ERROR"))
+                    && words.iter().all(|word| line.contains(word))
+            })
+        })
+        .with_context(|| format!("{words:?} in {last}"))
+    }
+
+    /// Both families answer.
+    fn expect_served(&self) -> Result<()> {
+        for family in Family::BOTH {
+            let target = VIP.socket(family, 80);
+            let client = self.fabric.client();
+            client.within(|| Protocol::Tcp.ask(None, target))??;
+        }
+        Ok(())
+    }
+}
+
+/// A role of the chart, which has its account's name, and a resource that it allows to create.
+struct Role {
+    kind: &'static str,
+    name: &'static str,
+    resource: &'static str,
+    group: &'static str,
+}
+
+impl Stage for Rights {
+    fn after_check(&mut self) -> Result<()> {
+        self.sluice.expect_running()?;
+        self.sluice.expect_no_complaints()
+    }
+
+    fn evidence(&mut self) -> String {
+        self.sluice.evidence()
+    }
+
+    fn run_name(&self) -> String {
+        self.fabric.run().name().to_owned()
+    }
+}
+
+fn decide(stage: &mut Rights) -> Result<()> {
+    for node in DIRECTORS {
+        let object = stage.admin()?.json(["get", "loadbalancernode", node])?;
+        let interfaces = &object["spec"]["interfaces"];
+        ensure!(*interfaces == json!(["eth0"]), "{interfaces}");
+    }
+    for server in SERVERS {
+        let members = [(server, stage.fabric.address(server)?, 1)];
+        let pool = manifest::pool(server, &members, Some(8080));
+        stage.sluice.apply(server, &[pool])?;
+    }
+    let pools = [(SERVERS[0], 100), (SERVERS[1], 0)];
+    let server = manifest::virtual_server(WEB, "FullNAT", VIP, &pools);
+    stage.sluice.apply(WEB, &[server])?;
+    stage.sluice.await_weights(WEB, &pools)?;
+    stage.sluice.await_ready()?;
+    let leases = ["get", "leases", "--namespace", RELEASE_NAMESPACE];
+    stage.admin()?.until(&leases, PATIENCE, |list| {
+        list["items"]
+            .as_array()
+            .is_some_and(|items| items.len() == 2)
+    })?;
+    await_event(stage, WEB, "Live")?;
+    stage.expect_served()
+}
+
+fn await_event(stage: &Rights, name: &str, reason: &str) -> Result<()> {
+    let arguments = ["get", "events.events.k8s.io"];
+    stage.admin()?.until(&arguments, PATIENCE, |list| {
+        list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|event| event["regarding"]["name"] == name && event["reason"] == reason)
+    })?;
+    Ok(())
+}
+
+fn canary(stage: &mut Rights) -> Result<()> {
+    let steps = [(10, 0), (100, 0)];
+    let policy = manifest::rollout("roll", WEB, SERVERS[0], SERVERS[1], &steps);
+    stage.sluice.apply("roll", &[policy])?;
+    let policy = ["get", "rolloutpolicy", "roll"];
+    stage.admin()?.until(&policy, AGAIN, |object| {
+        object["status"]["phase"] == "Completed"
+    })?;
+    stage
+        .sluice
+        .await_weights(WEB, &[(SERVERS[0], 0), (SERVERS[1], 1)])?;
+    await_event(stage, "roll", "Completed")?;
+    stage.expect_served()
+}
+
+fn pool(name: &str, servers: &Value) -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "RealServerPool",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"servers": servers, "targetPorts": [{"name": "web", "port": 8080}]},
+    })
+}
+
+/// Makes a pod with the address of a server, as its kubelet would. `app` is its label and the pool's name.
+fn pod(stage: &Rights, app: &str, server: &str) -> Result<()> {
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": app, "namespace": "default", "labels": {"app": app}},
+        "spec": {"nodeName": server, "containers": [{"name": "web", "image": "localhost/web:1"}]},
+    });
+    let address = stage.fabric.address(server)?;
+    let admin = stage.admin()?;
+    admin.apply(&pod.to_string())?;
+    let status = json!({"status": {
+        "podIP": address.v4,
+        "podIPs": [{"ip": address.v4}, {"ip": address.v6}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }});
+    let patch = status.to_string();
+    admin.kubectl([
+        "patch",
+        "pod",
+        app,
+        "--subresource=status",
+        "--patch",
+        &patch,
+    ])?;
+    Ok(())
+}
+
+fn slices(stage: &mut Rights) -> Result<()> {
+    pod(stage, "pods", SERVERS[0])?;
+    let selector = json!({"selector": {"matchLabels": {"app": "pods"}}});
+    let by_service = json!({"serviceName": "shop"});
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "shop", "namespace": "default"},
+        "spec": {"ports": [{"name": "web", "port": 80}]},
+    });
+    stage.sluice.apply("service", &[service])?;
+    stage.sluice.apply(
+        "pools",
+        &[pool("pods", &selector), pool("shop", &by_service)],
+    )?;
+    let vip = vip_of_both(21);
+    let server = manifest::virtual_server("pods", "FullNAT", vip, &[("pods", 1), ("shop", 0)]);
+    stage.sluice.apply("pods", &[server])?;
+    stage
+        .sluice
+        .await_weights("pods", &[("pods", 1), ("shop", 0)])?;
+    stage.sluice.await_ready()?;
+    let client = stage.fabric.client();
+    until("an answer of the pod", PATIENCE, || {
+        Family::BOTH.into_iter().all(|family| {
+            let target = vip.socket(family, 80);
+            let answer = client.within(|| Protocol::Tcp.ask(None, target));
+            answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.server == SERVERS[0]))
+        })
+    })?;
+    // Two more of its verbs: a slice that is no longer needed is deleted.
+    stage.sluice.remove("pods")?;
+    stage.sluice.remove("pools")?;
+    stage.admin()?.until(&SELECTED, PATIENCE, |list| {
+        list["items"].as_array().is_some_and(Vec::is_empty)
+    })?;
+    Ok(())
+}
+
+fn own_node(stage: &mut Rights) -> Result<()> {
+    let control = stage.sluice.control_plane()?;
+    let agent = control.agent_account(DIRECTORS[0])?;
+    let status = |node: &str| {
+        json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "LoadBalancerNode",
+            "metadata": {"name": node},
+            "status": {"acknowledgedRevision": 999_999},
+        })
+    };
+    let lease = |node: &str| {
+        json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": format!("sluice-node-{node}"), "namespace": RELEASE_NAMESPACE},
+            "spec": {"holderIdentity": "another"},
+        })
+    };
+    let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    let of_status = [&apply[..], &["--subresource=status"]].concat();
+    let other = DIRECTORS[1];
+    for (arguments, object) in [(&of_status[..], status(other)), (&apply[..], lease(other))] {
+        let answer = agent.kubectl_with(arguments, &object.to_string());
+        let refusal = answer.err().context("another node's object was written")?;
+        let refusal = format!("{refusal:#}");
+        ensure!(
+            refusal.contains(&format!("the agent of node {}", DIRECTORS[0])),
+            "{refusal}"
+        );
+    }
+    Ok(())
+}
+
+fn without_slices(stage: &mut Rights) -> Result<()> {
+    let role = Role {
+        kind: "ClusterRole",
+        name: OPERATOR,
+        resource: "endpointslices",
+        group: "discovery.k8s.io",
+    };
+    stage
+        .sluice
+        .expect_complaint("its EndpointSlices cannot be written");
+    stage.grant(&role, false)?;
+    pod(stage, "unwritten", SERVERS[0])?;
+    let selector = json!({"selector": {"matchLabels": {"app": "unwritten"}}});
+    stage
+        .sluice
+        .apply("unwritten", &[pool("unwritten", &selector)])?;
+    stage.await_log(
+        true,
+        &[
+            "its EndpointSlices cannot be written",
+            "default/unwritten",
+            "create",
+        ],
+    )?;
+    await_event(stage, "unwritten", "EndpointSlicesNotWritten")?;
+    stage.expect_served()?;
+    stage.grant(&role, true)?;
+    let slices = [
+        "get",
+        "endpointslices",
+        "--selector",
+        "sluice.dev/pool=unwritten",
+    ];
+    stage.admin()?.until(&slices, AGAIN, |list| {
+        list["items"]
+            .as_array()
+            .is_some_and(|items| items.len() == 2)
+    })?;
+    stage.sluice.remove("unwritten")
+}
+
+fn without_events(stage: &mut Rights) -> Result<()> {
+    let role = Role {
+        kind: "ClusterRole",
+        name: OPERATOR,
+        resource: "events",
+        group: "events.k8s.io",
+    };
+    stage
+        .sluice
+        .expect_complaint("an event could not be written");
+    stage.grant(&role, false)?;
+    let vip = vip_of_both(22);
+    let server = |pools| manifest::virtual_server("mute", "FullNAT", vip, pools);
+    stage.sluice.apply("mute", &[server(&[(SERVERS[0], 1)])])?;
+    stage.await_log(true, &["an event could not be written", "create"])?;
+    // Nothing else depends on it.
+    stage.sluice.await_weights("mute", &[(SERVERS[0], 1)])?;
+    stage.grant(&role, true)?;
+    stage.sluice.remove("mute")
+}
+
+fn without_leases(stage: &mut Rights) -> Result<()> {
+    let node = DIRECTORS[0];
+    let role = Role {
+        kind: "Role",
+        name: AGENT,
+        resource: "leases",
+        group: "coordination.k8s.io",
+    };
+    stage
+        .sluice
+        .expect_complaint("cannot renew this node's Lease");
+    stage.grant(&role, false)?;
+    let lease = format!("sluice-node-{node}");
+    let admin = stage.admin()?;
+    admin.kubectl(["delete", "lease", &lease, "--namespace", RELEASE_NAMESPACE])?;
+    stage.await_log(false, &["cannot renew this node's Lease", "create"])?;
+    stage.expect_served()?;
+    stage.grant(&role, true)?;
+    let arguments = ["get", "lease", &lease, "--namespace", RELEASE_NAMESPACE];
+    stage
+        .admin()?
+        .until(&arguments, AGAIN, |lease| lease["spec"].is_object())?;
+    Ok(())
+}
+
+/// What the hook's pod runs.
+fn detach(stage: &mut Rights) -> Result<()> {
+    let control = stage.sluice.control_plane()?;
+    let account = control.service_account(RELEASE_NAMESPACE, "sluice-detach")?;
+    let mut command = control.namespace().command(binary("sluice-operator")?);
+    command
+        .arg("--kubeconfig")
+        .arg(account.kubeconfig().path())
+        .args(["detach-nodes", "--timeout-seconds", "60"]);
+    finish(&mut command, "")?;
+    let list = stage.admin()?.json(["get", "loadbalancernodes"])?;
+    let left = list["items"].as_array().map_or(0, Vec::len);
+    ensure!(left == 0, "{list:#}");
+    for node in DIRECTORS {
+        let links = stage
+            .fabric
+            .node(node)?
+            .namespace
+            .run("ip -details link show eth0")?;
+        ensure!(!links.contains("xdp"), "{node}: {links}");
+    }
+    Ok(())
+}
+
+/// Whether a refusal is of what was taken away, or of an agent that asked for another node's object.
+fn is_provoked(event: &Value) -> bool {
+    let object = &event["objectRef"];
+    let nodes = &event["user"]["extra"]["authentication.kubernetes.io/node-name"];
+    let (node, name) = (nodes[0].as_str(), object["name"].as_str());
+    let of_another = node
+        .zip(name)
+        .is_some_and(|(node, name)| !name.contains(node));
+    of_another
+        || ["endpointslices", "events", "leases"]
+            .iter()
+            .any(|resource| object["resource"] == *resource)
+}
+
+/// Creating by server-side apply needs `create` too, but is noted as a patch.
+fn permissions(stage: &mut Rights) -> Result<()> {
+    let asked = audit::asked_except(stage.sluice.control_plane()?, is_provoked)?;
+    for (account, allowed) in audit::allowed()? {
+        let used = asked.get(&account).cloned().unwrap_or_default();
+        let missing: BTreeSet<_> = used.difference(&allowed).collect();
+        let unused: BTreeSet<_> = allowed
+            .difference(&used)
+            .filter(|permission| {
+                let patched = permission.replacen("create ", "patch ", 1);
+                !(permission.starts_with("create ") && used.contains(&patched))
+            })
+            .collect();
+        ensure!(
+            missing.is_empty() && unused.is_empty(),
+            "{account}: not granted {missing:?}, not used {unused:?}"
+        );
+        ensure!(!used.is_empty(), "{account} asked for nothing");
+    }
+    Ok(())
+}
