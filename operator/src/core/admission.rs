@@ -132,6 +132,11 @@ pub(super) fn admit(
                 "{address} is {what}: give an address that clients reach and that no node has as its own"
             );
             refusals.push(Refusal::new(Reason::AddressNotUsable, path, message));
+        } else if let Some(service) = world.service_with(address) {
+            let message = format!(
+                "{address} is the cluster IP of Service {service}: give an address that clients outside the cluster reach"
+            );
+            refusals.push(Refusal::new(Reason::AddressNotUsable, path, message));
         } else if let Some(node) = world.node_with(address) {
             let message = format!(
                 "{address} is an address of node {node}: give one that no node has, or remove it from that node"
@@ -318,7 +323,10 @@ pub(super) fn accept(
         }
         (None, Some(name)) => {
             let path = "spec.servers.serviceName";
-            if !cluster(world, path)?.services.contains(&key.sibling(name)) {
+            if !cluster(world, path)?
+                .services
+                .contains_key(&key.sibling(name))
+            {
                 let message = format!(
                     "Service {} does not exist: create it or correct the name",
                     key.sibling(name)

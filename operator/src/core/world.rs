@@ -32,8 +32,8 @@ pub struct World {
 /// What the core needs to know of a Kubernetes cluster beside Sluice's own kinds.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cluster {
-    /// Services.
-    pub services: BTreeSet<ObjectKey>,
+    /// Services and their addresses in the cluster.
+    pub services: BTreeMap<ObjectKey, BTreeSet<IpAddr>>,
     /// The EndpointSlices of Services and of pools that select pods.
     pub slices: BTreeMap<ObjectKey, Slice>,
 }
@@ -99,6 +99,15 @@ impl World {
             .max()
             .unwrap_or_default()
             .max(self.revision_floor)
+    }
+
+    /// The Service that has this address in the cluster.
+    pub fn service_with(&self, address: IpAddr) -> Option<&ObjectKey> {
+        let services = self.cluster.iter().flat_map(|cluster| &cluster.services);
+        services
+            .into_iter()
+            .find(|(_, addresses)| addresses.contains(&address))
+            .map(|(key, _)| key)
     }
 
     /// The EndpointSlices that there are, by owner.

@@ -1,6 +1,7 @@
 //! Everything that is known, kept up by the watches and by the answers to our own writes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use kube::Resource;
 use sluice_api::{
@@ -26,7 +27,7 @@ pub(super) struct Index {
     pub(super) nodes: Store<LoadBalancerNode>,
     pub(super) leases: Store<Option<Time>>,
     pub(super) pods: Store<PodFacts>,
-    services: Store<()>,
+    services: Store<BTreeSet<IpAddr>>,
     pub(super) slices: Store<SliceFacts>,
     /// Where the nodes' Leases are.
     pub(super) namespace: String,
@@ -264,13 +265,12 @@ impl Index {
         }
     }
 
-    fn services_changed(&mut self, delta: Delta<()>) {
+    fn services_changed(&mut self, delta: Delta<BTreeSet<IpAddr>>) {
         for Change { key, .. } in self.services.apply(delta) {
-            if self.services.objects.contains_key(&key) {
-                self.cluster.services.insert(key);
-            } else {
-                self.cluster.services.remove(&key);
-            }
+            match self.services.objects.get(&key) {
+                Some(addresses) => self.cluster.services.insert(key, addresses.clone()),
+                None => self.cluster.services.remove(&key),
+            };
             self.dirty = true;
         }
     }

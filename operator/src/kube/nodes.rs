@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sluice_api::{LoadBalancerNode, ObjectKey, Time, node_lease};
+use sluice_api::{ConditionType, LoadBalancerNode, ObjectKey, Time, find_condition, node_lease};
 use tracing::{info, warn};
 
 use super::index::Index;
@@ -12,6 +12,14 @@ use crate::core::Node;
 
 /// A question about silent nodes that found no answer is asked again after this time.
 const DOUBT_MS: u64 = 2_000;
+
+/// Whether a node's agent has taken everything off the node, as it was asked to.
+fn is_detached(node: &LoadBalancerNode) -> bool {
+    let conditions = node.status.as_ref().map(|status| &status.conditions);
+    conditions
+        .and_then(|conditions| find_condition(conditions, ConditionType::Detached))
+        .is_some_and(|condition| condition.status == "True")
+}
 
 impl Index {
     /// Whether a node is about to be taken for silent, which the API server should be asked about first: a watch that
@@ -62,6 +70,10 @@ impl Index {
         let mut nodes = BTreeMap::new();
         for (key, object) in &self.nodes.objects {
             let name = &key.name;
+            if is_detached(object) {
+                // It was asked to go, so nobody waits for it or misses it.
+                continue;
+            }
             let renewed = self.heartbeat(name, object);
             let live = self.liveness.observe(name, renewed.as_ref(), self.heard_ms);
             let node = Node {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use sluice_api::{ObjectKey, RealServerPool, Time, VirtualServer};
+use sluice_api::{LoadBalancerNode, ObjectKey, RealServerPool, Time, VirtualServer};
 
 use super::facts::{PodFacts, SliceFacts};
 use super::index::Index;
@@ -434,4 +434,36 @@ fn a_node_is_not_silent_while_leases_cannot_be_heard() {
     assert!(look(&mut index, 203_000, answer), "the watch had not told");
     assert!(look(&mut index, 243_000, None));
     assert!(!look(&mut index, 244_000, Some(Ok(vec![lease]))));
+}
+
+#[test]
+fn a_detached_node_is_neither_waited_for_nor_missed() {
+    let mut index = index(virtual_server("v1"), pool(&fixed()));
+    let mut node = LoadBalancerNode::new(
+        "n1",
+        sluice_api::LoadBalancerNodeSpec {
+            role: sluice_api::NodeRole::Director,
+            interfaces: vec!["eth0".to_owned()],
+            xdp_mode: sluice_api::XdpMode::Auto,
+        },
+    );
+    node.status = Some(sluice_api::LoadBalancerNodeStatus::default());
+    let tell = |index: &mut Index, version, node: &LoadBalancerNode| {
+        let mut told = item("n1", "u", version, Ok(node.clone()));
+        told.key = ObjectKey::new("", "n1");
+        index.apply(Message::LoadBalancerNode(Delta::Apply(told)));
+        index.look_at_nodes();
+        index.known_nodes.contains_key("n1")
+    };
+    assert!(tell(&mut index, 20, &node));
+    sluice_api::set_condition(
+        &mut node.status.get_or_insert_default().conditions,
+        sluice_api::ConditionType::Detached,
+        true,
+        sluice_api::Reason::DetachRequested,
+        "",
+        1,
+        &Time(sluice_api::jiff::Timestamp::UNIX_EPOCH),
+    );
+    assert!(!tell(&mut index, 21, &node));
 }

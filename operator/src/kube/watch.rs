@@ -1,13 +1,15 @@
 //! Watches: one task for each kind, which reconnects for ever and tells what it sees through one bounded queue.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::DeserializeGuard;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher as watch;
 use kube::runtime::watcher::{self, Event};
@@ -15,6 +17,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use sluice_api::{
     LoadBalancerNode, NODE_LABEL, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer,
+    parse_ip,
 };
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
@@ -77,7 +80,7 @@ pub(super) enum Message {
     LoadBalancerNode(Delta<LoadBalancerNode>),
     Lease(Delta<Option<Time>>),
     Pod(Delta<PodFacts>),
-    Service(Delta<()>),
+    Service(Delta<BTreeSet<IpAddr>>),
     EndpointSlice(Delta<SliceFacts>),
     /// A watch was lost; it is tried again.
     Lost(Watched, String),
@@ -107,15 +110,13 @@ pub(super) fn start(client: &Client, namespace: &str, queue: &Sender<Message>) {
         renewed,
         Message::Lease,
     );
-    let services = again(Api::<PartialObjectMeta<Service>>::all(client.clone()), &all);
-    let services =
-        move || services().map(|event| event.map(|event| map(event, |meta| service(&meta))));
-    tokio::spawn(follow(
+    let services = Api::<DeserializeGuard<Service>>::all(client.clone());
+    task.foreign(
         Watched::Service,
-        services,
-        queue.clone(),
+        again(services, &all),
+        cluster_addresses,
         Message::Service,
-    ));
+    );
 }
 
 struct Task<'a> {
@@ -229,12 +230,14 @@ fn guarded<K: Resource, T>(guard: DeserializeGuard<K>, keep: fn(K) -> T) -> Item
     }
 }
 
-fn service(meta: &PartialObjectMeta<Service>) -> Item<()> {
-    Item {
-        key: ObjectKey::of(meta),
-        stamp: Stamp::of(&meta.metadata),
-        content: Ok(()),
-    }
+/// The addresses that a Service has in the cluster; none if it is headless.
+fn cluster_addresses(service: Service) -> BTreeSet<IpAddr> {
+    let spec = service.spec.unwrap_or_default();
+    let addresses = spec.cluster_ips.unwrap_or_default();
+    addresses
+        .iter()
+        .filter_map(|address| parse_ip(address))
+        .collect()
 }
 
 /// Delays between attempts: they double up to a limit, with up to a quarter more by the clock, so that not all come at once.
