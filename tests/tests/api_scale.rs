@@ -177,6 +177,13 @@ impl Scale {
         found.with_context(|| format!("{last:?}"))
     }
 
+    /// Waits until the operator has read what there is.
+    fn await_operator(&self) -> Result<()> {
+        let home = self.sluice.control_plane()?.namespace();
+        let ask = "curl --silent --fail --max-time 5 http://127.0.0.1:9201/readyz";
+        until("the operator to be ready", LIMIT, || home.run(ask).is_ok())
+    }
+
     fn print_memory(&self) -> Result<()> {
         for process in [self.sluice.operator()?, self.sluice.agent_process(NODE)?] {
             println!("{}: {}", process.name(), memory(process)?);
@@ -216,6 +223,7 @@ fn all(stage: &mut Scale) -> Result<()> {
     let addresses = SERVERS.map(|server| stage.fabric.address(server));
     let [first, second] = addresses;
     let addresses = [first?.of(Family::V4), second?.of(Family::V4)];
+    stage.await_operator()?;
     stage.print_memory()?;
     let start = Instant::now();
     stage.admin()?.with_client(async |client| {
@@ -300,11 +308,7 @@ fn restart(stage: &mut Scale) -> Result<()> {
     let before = revisions(&admin)?;
     stage.sluice.kill_operator()?;
     stage.sluice.restart_operator()?;
-    let home = stage.sluice.control_plane()?.namespace().clone();
-    until("the operator to be ready", LIMIT, || {
-        home.run("curl --silent --fail --max-time 5 http://127.0.0.1:9201/readyz")
-            .is_ok()
-    })?;
+    stage.await_operator()?;
     // One that it has to decide, after it has looked at all others.
     admin.with_client(async |client| {
         let servers: Api<VirtualServer> = Api::namespaced(client, "default");
