@@ -5,7 +5,7 @@
 # cargo install puts its programs there; a machine without rustup has not yet got it in PATH.
 export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
 
-.PHONY: help setup setup-build setup-kube build images demo test test-unit test-kernels bench fmt lint generate check-generated clean
+.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels bench fmt lint generate check-generated clean
 
 help: ## List the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,6 +30,9 @@ demo: build $(if $(KUBE),setup-kube) ## Traffic in every mode and a canary, in n
 
 test: setup ## Run all tests (as root: they make network namespaces and load BPF programs)
 	cargo xtask test
+
+e2e: setup ## Run the tests on a real Kubernetes of three nodes
+	cargo xtask test --package sluice-e2e
 
 test-unit: ## Run the tests that need neither root nor BPF
 	cargo test --workspace --lib --bins

@@ -68,6 +68,23 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_no_command_that_the_page_has_not() {
+        let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+        let (_, rest) = readme.split_once("## On Kubernetes").expect("a section");
+        let (_, rest) = rest.split_once("```sh\n").expect("a block");
+        let (block, _) = rest.split_once("```").expect("the block's end");
+        let sections = sections().expect("the page");
+        let run: Vec<&str> = sections
+            .values()
+            .flatten()
+            .flat_map(|block| block.script.lines())
+            .collect();
+        for command in block.lines() {
+            assert!(run.contains(&command), "{command} is not run by a test");
+        }
+    }
+
+    #[test]
     fn the_page_has_the_sections_that_the_tests_run() {
         let sections = sections().expect("the page");
         let titles: Vec<&str> = sections.keys().map(String::as_str).collect();
