@@ -21,7 +21,7 @@ pub const SHOP: &str = "shop";
 /// The nodes.
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// How long what nodes do may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The cluster and what the kernel held before Sluice was on it.
 #[derive(Debug)]
@@ -155,10 +155,10 @@ impl Sluice {
             let words = format!(
                 "logs --namespace {SYSTEM} --selector app.kubernetes.io/component={component} --prefix --tail 30"
             );
-            text += &match self.kubectl(&words) {
-                Ok(logs) => format!("--- {component}\n{logs}"),
-                Err(error) => format!("--- {component}: {error:#}\n"),
-            };
+            let logs = self
+                .kubectl(&words)
+                .unwrap_or_else(|error| format!("{error:#}\n"));
+            text.push_str(&format_args!("--- {component}\n{logs}").to_string());
         }
         let objects = "get vsrv,rsp,rop,lbnode --all-namespaces -o yaml";
         text + &self.kubectl(objects).unwrap_or_default()

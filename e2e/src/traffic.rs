@@ -14,7 +14,7 @@ const KEPT: usize = 24;
 const MAKERS: usize = 3;
 /// New connections that are looked at to judge a share.
 const SAMPLE: u64 = 1_500;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Connections to a VIP, in both families.
 #[derive(Debug)]

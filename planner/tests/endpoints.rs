@@ -48,9 +48,21 @@ fn weights(pool: &Pool) -> Vec<(String, u32)> {
         .collect()
 }
 
-fn port(server: &Server, name: &str) -> Option<Option<u16>> {
+/// What the entry for a port of this name says.
+#[derive(PartialEq, Eq, Debug)]
+enum Port {
+    Number(u16),
+    LeadsNowhere,
+    NoEntry,
+}
+
+fn port(server: &Server, name: &str) -> Port {
     let entry = server.target_ports.iter().find(|port| port.name == name);
-    entry.map(|entry| entry.port)
+    match entry.map(|entry| entry.port) {
+        Some(Some(number)) => Port::Number(number),
+        Some(None) => Port::LeadsNowhere,
+        None => Port::NoEntry,
+    }
 }
 
 #[test]
@@ -134,14 +146,14 @@ fn ports_of_a_service_go_by_name() {
     let server = &pool.servers[0];
     assert_eq!(
         port(server, "http"),
-        Some(Some(8080)),
+        Port::Number(8080),
         "the Service's own name"
     );
-    assert_eq!(port(server, "https"), Some(Some(8443)), "a number");
-    assert_eq!(port(server, "extra"), Some(Some(9000)), "another name");
+    assert_eq!(port(server, "https"), Port::Number(8443), "a number");
+    assert_eq!(port(server, "extra"), Port::Number(9000), "another name");
     assert_eq!(
         port(server, "gone"),
-        Some(None),
+        Port::LeadsNowhere,
         "a name that the Service lacks"
     );
     assert_eq!(server.default_port, None);
@@ -170,11 +182,11 @@ fn pods_keep_the_port_unless_the_pool_names_another() {
     let pool = pool(&slices, &decided(EndpointSource::Pods, targets));
     let server = &pool.servers[0];
     assert_eq!(server.name, "web-1");
-    assert_eq!(port(server, "http"), Some(Some(3000)));
-    assert_eq!(port(server, "https"), Some(Some(8443)));
+    assert_eq!(port(server, "http"), Port::Number(3000));
+    assert_eq!(port(server, "https"), Port::Number(8443));
     assert_eq!(
         port(server, "web-port"),
-        None,
+        Port::NoEntry,
         "the container's name is not the virtual server's"
     );
     assert_eq!(server.default_port, None);

@@ -9,7 +9,7 @@ use sluice_e2e::stage::{PATIENCE, SYSTEM, Sluice};
 use sluice_tests::kube::audit;
 
 /// How long an agent that lacks a capability is looked at. One that has all of them is ready after about two seconds.
-const WATCHED: Duration = Duration::from_secs(60);
+const WATCHED: Duration = Duration::from_mins(1);
 
 /// Takes one capability at a time from the DaemonSet, and gives it back.
 pub(crate) fn capabilities(sluice: &mut Sluice) -> Result<()> {
@@ -37,7 +37,7 @@ pub(crate) fn capabilities(sluice: &mut Sluice) -> Result<()> {
 }
 
 fn patch(sluice: &Sluice, object: &str, path: &str, value: &Value) -> Result<()> {
-    let patch = json!([{"op": "replace", "path": path, "value": value}]).to_string();
+    let change = json!([{"op": "replace", "path": path, "value": value}]).to_string();
     let arguments = [
         "patch",
         "--namespace",
@@ -45,7 +45,7 @@ fn patch(sluice: &Sluice, object: &str, path: &str, value: &Value) -> Result<()>
         object,
         "--type=json",
         "--patch",
-        &patch,
+        &change,
     ];
     sluice.cluster.admin().kubectl(arguments)?;
     Ok(())
