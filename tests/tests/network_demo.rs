@@ -1,4 +1,4 @@
-//! The demo ends in order when it is interrupted.
+//! The demo: with Kubernetes to its end, and interrupted.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -42,4 +42,15 @@ fn ctrl_c_cleans_up() {
     drain.join().unwrap();
     assert_eq!(status.unwrap().code(), Some(1));
     expect_no_remains(&format!("sluice-run-{id}-0")).unwrap();
+}
+
+#[test]
+fn all_checks_pass_on_a_real_api_server() {
+    let output = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .arg("--kubernetes")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("kube-apiserver") && said.contains("checks passed"));
 }
