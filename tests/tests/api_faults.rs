@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 use sluice_tests::kube::Part;
 use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, UPLINK, vip_of_one};
 use sluice_tests::net::manifest::{self, Role};
-use sluice_tests::net::sluice::Sluice;
-use sluice_tests::net::suite::{Stage, Suite};
+use sluice_tests::net::sluice::{Daemons, Sluice};
+use sluice_tests::net::suite::Suite;
 use sluice_tests::net::{ConnectionMaker, Dual, Family, until};
 
 const WEB: &str = "web";
@@ -136,18 +136,13 @@ fn apply_weights(sluice: &Sluice, [first, second]: [u32; 2]) -> Result<()> {
     )
 }
 
-impl Stage for Faults {
-    fn after_check(&mut self) -> Result<()> {
-        self.sluice.expect_running()?;
-        self.sluice.expect_no_complaints()
+impl Daemons for Faults {
+    fn sluice(&mut self) -> &mut Sluice {
+        &mut self.sluice
     }
 
-    fn evidence(&mut self) -> String {
-        self.sluice.evidence()
-    }
-
-    fn run_name(&self) -> String {
-        self.fabric.run().name().to_owned()
+    fn fabric(&self) -> &Fabric {
+        &self.fabric
     }
 }
 

@@ -3,7 +3,6 @@
 //!
 //! Agents are real, with tokens that are bound to their nodes as those of pods are.
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,8 +12,8 @@ use sluice_tests::kube::chart::{self, RELEASE_NAMESPACE};
 use sluice_tests::kube::{Account, PATIENCE, audit, finish, rights};
 use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, vip_of_both};
 use sluice_tests::net::manifest;
-use sluice_tests::net::sluice::{Sluice, binary};
-use sluice_tests::net::suite::{Stage, Suite};
+use sluice_tests::net::sluice::{Daemons, Sluice, binary};
+use sluice_tests::net::suite::Suite;
 use sluice_tests::net::{Dual, Family, Process, Protocol, until};
 
 const WEB: &str = "web";
@@ -143,18 +142,13 @@ struct Role {
     group: &'static str,
 }
 
-impl Stage for Rights {
-    fn after_check(&mut self) -> Result<()> {
-        self.sluice.expect_running()?;
-        self.sluice.expect_no_complaints()
+impl Daemons for Rights {
+    fn sluice(&mut self) -> &mut Sluice {
+        &mut self.sluice
     }
 
-    fn evidence(&mut self) -> String {
-        self.sluice.evidence()
-    }
-
-    fn run_name(&self) -> String {
-        self.fabric.run().name().to_owned()
+    fn fabric(&self) -> &Fabric {
+        &self.fabric
     }
 }
 
@@ -446,24 +440,7 @@ fn is_provoked(event: &Value) -> bool {
             .any(|resource| object["resource"] == *resource)
 }
 
-/// Creating by server-side apply needs `create` too, but is noted as a patch.
 fn permissions(stage: &mut Rights) -> Result<()> {
-    let asked = audit::asked_except(stage.sluice.control_plane()?, is_provoked)?;
-    for (account, allowed) in audit::allowed()? {
-        let used = asked.get(&account).cloned().unwrap_or_default();
-        let missing: BTreeSet<_> = used.difference(&allowed).collect();
-        let unused: BTreeSet<_> = allowed
-            .difference(&used)
-            .filter(|permission| {
-                let patched = permission.replacen("create ", "patch ", 1);
-                !(permission.starts_with("create ") && used.contains(&patched))
-            })
-            .collect();
-        ensure!(
-            missing.is_empty() && unused.is_empty(),
-            "{account}: not granted {missing:?}, not used {unused:?}"
-        );
-        ensure!(!used.is_empty(), "{account} asked for nothing");
-    }
-    Ok(())
+    let control = stage.sluice.control_plane()?;
+    audit::expect_neither_more_nor_less(&audit::asked_except(control, is_provoked)?)
 }

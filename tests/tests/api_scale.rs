@@ -16,8 +16,8 @@ use sluice_api::{ConditionType, RealServerPool, VirtualServer, find_condition};
 use sluice_tests::kube::Account;
 use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, UPLINK, vip_of_one};
 use sluice_tests::net::manifest::{self, Role, ServicePort, virtual_server_at};
-use sluice_tests::net::sluice::Sluice;
-use sluice_tests::net::suite::{Stage, Suite};
+use sluice_tests::net::sluice::{Daemons, Sluice};
+use sluice_tests::net::suite::Suite;
 use sluice_tests::net::{Family, Process, Protocol, until};
 
 const NODE: &str = DIRECTORS[0];
@@ -204,18 +204,13 @@ fn memory(process: &Process) -> Result<String> {
     Ok(words.join(", "))
 }
 
-impl Stage for Scale {
-    fn after_check(&mut self) -> Result<()> {
-        self.sluice.expect_running()?;
-        self.sluice.expect_no_complaints()
+impl Daemons for Scale {
+    fn sluice(&mut self) -> &mut Sluice {
+        &mut self.sluice
     }
 
-    fn evidence(&mut self) -> String {
-        self.sluice.evidence()
-    }
-
-    fn run_name(&self) -> String {
-        self.fabric.run().name().to_owned()
+    fn fabric(&self) -> &Fabric {
+        &self.fabric
     }
 }
 

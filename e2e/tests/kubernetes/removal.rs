@@ -41,6 +41,13 @@ pub(crate) fn uninstall(sluice: &mut Sluice) -> Result<()> {
     .with_context(|| left.clone())?;
     for name in NODES {
         let node = sluice.cluster.node(name)?;
+        let mut namespaces = Ok(String::new());
+        // The pod of the Job that asked the agents goes a moment after the release.
+        until("network namespaces to go", PATIENCE, || {
+            namespaces = node.run("ls /run/netns");
+            namespaces.as_ref().is_ok_and(|list| list.trim().is_empty())
+        })
+        .with_context(|| format!("left on {name}: {namespaces:?}"))?;
         // The kernel itself has two files there.
         let pins = node.run("ls --ignore=*.debug /sys/fs/bpf")?;
         let qdiscs = node.run("tc qdisc show dev eth0")?;

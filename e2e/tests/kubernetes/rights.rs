@@ -1,6 +1,5 @@
 //! What Sluice may do is what it needs.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -84,22 +83,5 @@ fn fails(sluice: &Sluice) -> Result<String> {
 /// A permission that is missing shows as a refusal, one that nobody needs as unused. Creating by server-side apply needs
 /// the verb `create` too, but is noted as a patch; `api_rights` shows what fails without it.
 pub(crate) fn permissions(sluice: &mut Sluice) -> Result<()> {
-    let asked = audit::asked(sluice.cluster.control())?;
-    for (account, allowed) in audit::allowed()? {
-        let used = asked.get(&account).cloned().unwrap_or_default();
-        let missing: BTreeSet<_> = used.difference(&allowed).collect();
-        let unused: BTreeSet<_> = allowed
-            .difference(&used)
-            .filter(|permission| {
-                let created = permission.replacen("create ", "patch ", 1);
-                !(permission.starts_with("create ") && used.contains(&created))
-            })
-            .collect();
-        ensure!(
-            missing.is_empty() && unused.is_empty(),
-            "{account}: not granted {missing:?}, not used {unused:?}"
-        );
-        println!("{account}: {used:?}");
-    }
-    Ok(())
+    audit::expect_neither_more_nor_less(&audit::asked(sluice.cluster.control())?)
 }

@@ -81,6 +81,29 @@ pub fn allowed() -> Result<ByAccount> {
     Ok(allowed)
 }
 
+/// Fails unless every account of the chart asked for everything that it is allowed, and for nothing else. Creating by
+/// server-side apply needs the verb `create` too, but is noted as a patch.
+pub fn expect_neither_more_nor_less(asked: &ByAccount) -> Result<()> {
+    for (account, allowed) in allowed()? {
+        let used = asked.get(&account).cloned().unwrap_or_default();
+        let missing: BTreeSet<_> = used.difference(&allowed).collect();
+        let unused: BTreeSet<_> = allowed
+            .difference(&used)
+            .filter(|permission| {
+                let patched = permission.replacen("create ", "patch ", 1);
+                !(permission.starts_with("create ") && used.contains(&patched))
+            })
+            .collect();
+        ensure!(
+            missing.is_empty() && unused.is_empty(),
+            "{account}: not granted {missing:?}, not used {unused:?}"
+        );
+        ensure!(!used.is_empty(), "{account} asked for nothing");
+        println!("{account}: {used:?}");
+    }
+    Ok(())
+}
+
 fn combinations(rule: &Value) -> impl Iterator<Item = (&str, &str, &str)> {
     let texts = |field: &'static str| list(&rule[field]).filter_map(Value::as_str);
     texts("apiGroups").flat_map(move |group| {

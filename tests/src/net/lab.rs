@@ -12,8 +12,7 @@ use super::fabric::{
 };
 use super::manifest;
 use super::manifest::Role;
-use super::sluice::Sluice;
-use super::suite::Stage;
+use super::sluice::{Daemons, Sluice};
 
 /// The port on servers that NAT and FullNAT translate to; the VIPs' port is 80.
 const TRANSLATED_PORT: u16 = 8080;
@@ -211,17 +210,12 @@ impl Lab {
     }
 }
 
-impl Stage for Lab {
-    fn after_check(&mut self) -> Result<()> {
-        self.sluice.expect_running()?;
-        self.sluice.expect_no_complaints()
+impl Daemons for Lab {
+    fn sluice(&mut self) -> &mut Sluice {
+        &mut self.sluice
     }
 
-    fn evidence(&mut self) -> String {
-        self.sluice.evidence()
-    }
-
-    fn run_name(&self) -> String {
-        self.fabric.run().name().to_owned()
+    fn fabric(&self) -> &Fabric {
+        &self.fabric
     }
 }

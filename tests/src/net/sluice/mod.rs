@@ -20,6 +20,7 @@ use super::fabric::Fabric;
 use super::manifest;
 use super::namespace::Namespace;
 use super::process::Process;
+use super::suite::Stage;
 use super::wait;
 use super::xdp::object_path;
 use crate::kube::ControlPlane;
@@ -51,6 +52,30 @@ pub struct Sluice {
     reported: RefCell<BTreeSet<String>>,
     /// Last, since the daemons complain when it goes.
     source: Source,
+}
+
+/// A stage of tests on which Sluice's daemons run: one that ends or complains fails the check.
+pub trait Daemons {
+    /// The daemons.
+    fn sluice(&mut self) -> &mut Sluice;
+
+    /// The network in which they are.
+    fn fabric(&self) -> &Fabric;
+}
+
+impl<S: Daemons> Stage for S {
+    fn after_check(&mut self) -> Result<()> {
+        self.sluice().expect_running()?;
+        self.sluice().expect_no_complaints()
+    }
+
+    fn evidence(&mut self) -> String {
+        self.sluice().evidence()
+    }
+
+    fn run_name(&self) -> String {
+        self.fabric().run().name().to_owned()
+    }
 }
 
 impl Sluice {
