@@ -18,7 +18,7 @@ pub(crate) fn uninstall(sluice: &mut Sluice) -> Result<()> {
         "Sluice is not there: {held}"
     );
     sluice.kubectl(&format!(
-        "delete --namespace {SHOP} virtualserver/everywhere"
+        "delete --ignore-not-found --namespace {SHOP} virtualserver/everywhere"
     ))?;
     sluice.apply_example("rollout")?;
     sluice.quick_start("Removing")?;
