@@ -39,6 +39,7 @@ struct Rights {
 fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.check("agents make their nodes, decisions come into force", decide);
+    suite.check("a user takes over the spec of an agent's node", taken_over);
     suite.check("a canary", canary);
     suite.check("pools that select pods, and pools by a Service", slices);
     suite.check("an agent writes its own node alone", own_node);
@@ -187,6 +188,40 @@ fn await_event(stage: &Rights, name: &str, reason: &str) -> Result<()> {
             .flatten()
             .any(|event| event["regarding"]["name"] == name && event["reason"] == reason)
     })?;
+    Ok(())
+}
+
+/// Server-side apply tells the user who has had the field so far; after that it is the user's.
+fn taken_over(stage: &mut Rights) -> Result<()> {
+    let node = DIRECTORS[1];
+    let apply = |mode: &str, more: &[&str]| {
+        let manifest = json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "LoadBalancerNode",
+            "metadata": {"name": node},
+            "spec": {"role": "Director", "interfaces": ["eth0"], "xdpMode": mode},
+        });
+        let arguments = [&["apply", "--server-side", "-f", "-"], more].concat();
+        stage
+            .admin()?
+            .kubectl_with(arguments, &manifest.to_string())
+    };
+    let attached = |mode: &str| {
+        let question = ["get", "loadbalancernode", node];
+        stage.admin()?.until(&question, PATIENCE, |object| {
+            object["status"]["interfaces"][0]["attachMode"] == mode
+        })
+    };
+    let refusal = apply("Generic", &[]).err().map(|error| error.to_string());
+    let refusal = refusal.context("the agent's fields were taken without a word")?;
+    ensure!(
+        refusal.contains("conflict") && refusal.contains(AGENT) && refusal.contains("xdpMode"),
+        "{refusal}"
+    );
+    apply("Generic", &["--force-conflicts"])?;
+    attached("Generic")?;
+    apply("Native", &[])?;
+    attached("Native")?;
     Ok(())
 }
 
