@@ -14,7 +14,8 @@ pub type Permissions = BTreeSet<String>;
 /// By ServiceAccount.
 pub type ByAccount = BTreeMap<String, Permissions>;
 
-/// What each ServiceAccount of the release asked for. Fails if anything was forbidden.
+/// What each ServiceAccount of the release asked for. Fails if anything was forbidden that the chart does not grant; what it
+/// grants is refused for a moment while its roles come or go.
 pub fn asked(control: &ControlPlane) -> Result<ByAccount> {
     asked_except(control, |_| false)
 }
@@ -24,6 +25,7 @@ pub fn asked_except(
     control: &ControlPlane,
     is_wanted: impl Fn(&Value) -> bool,
 ) -> Result<ByAccount> {
+    let allowed = allowed()?;
     let mut asked = ByAccount::new();
     for event in control.audit_events()? {
         let user = event["user"]["username"].as_str().unwrap_or_default();
@@ -32,15 +34,6 @@ pub fn asked_except(
         else {
             continue;
         };
-        if event["responseStatus"]["code"] == 403 {
-            ensure!(
-                is_wanted(&event),
-                "{account} was forbidden {} {}",
-                event["verb"],
-                event["objectRef"]
-            );
-            continue;
-        }
         let object = &event["objectRef"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let mut resource = text(&object["resource"]);
@@ -49,6 +42,14 @@ pub fn asked_except(
         }
         let verb = text(&event["verb"]);
         let permission = permission(&verb, &resource, &text(&object["apiGroup"]));
+        if event["responseStatus"]["code"] == 403 {
+            let granted = allowed.get(account);
+            ensure!(
+                granted.is_some_and(|granted| granted.contains(&permission)) || is_wanted(&event),
+                "{account} was forbidden to {permission}: {object}"
+            );
+            continue;
+        }
         asked
             .entry(account.to_owned())
             .or_default()
