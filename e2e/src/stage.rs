@@ -153,7 +153,8 @@ impl Sluice {
         let mut text = String::new();
         for component in ["operator", "agent"] {
             let words = format!(
-                "logs --namespace {SYSTEM} --selector app.kubernetes.io/component={component} --prefix --tail 30"
+                "logs --namespace {SYSTEM} --selector app.kubernetes.io/component={component} --prefix --tail 30 \
+                 --request-timeout 10s"
             );
             let logs = self
                 .kubectl(&words)

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sluice_e2e::stage::{NODES, PATIENCE, Sluice, WEB};
+use sluice_e2e::traffic::Traffic;
 use sluice_tests::net::fabric::{client_sources, vip_of_one};
 use sluice_tests::net::suite::Suite;
 use sluice_tests::net::{Dual, Family, Protocol};
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.check("the quick start serves within a minute", install);
     suite.check("every node reaches the pods of every node", every_pair);
+    suite.check("a pool changes from a Service to pods and back", source);
     suite.check(
         "the canary of the quick start moves everything",
         canary::quick_start,
@@ -117,6 +119,38 @@ spec:
   forwarding: {mode: FullNAT}
   pools: [{name: everywhere, weight: 1}]
 ";
+
+const PODS_BY_LABEL: &str = "
+apiVersion: sluice.dev/v1alpha1
+kind: RealServerPool
+metadata: {name: everywhere, namespace: shop}
+spec:
+  servers: {selector: {matchLabels: {app: everywhere}}}
+  targetPorts: [{name: http, port: 8080}]
+";
+
+/// The same servers, told by the operator's own EndpointSlices for a while, under load.
+fn source(sluice: &mut Sluice) -> Result<()> {
+    let traffic = Traffic::start_with_kept(sluice.cluster.client(), EVERYWHERE)?;
+    let slices = |sluice: &Sluice, wanted: usize| {
+        let label = "sluice.dev/pool=everywhere";
+        let question = ["get", "endpointslices", "-n", "shop", "-l", label];
+        let admin = sluice.cluster.admin();
+        admin.until(&question, PATIENCE, |list| {
+            list["items"].as_array().map(Vec::len) == Some(wanted)
+        })
+    };
+    sluice.cluster.admin().apply(PODS_BY_LABEL)?;
+    slices(sluice, 2)?;
+    sluice.await_ready("everywhere")?;
+    traffic.sample()?;
+    sluice.cluster.admin().apply(PODS_EVERYWHERE)?;
+    slices(sluice, 0)?;
+    sluice.await_ready("everywhere")?;
+    traffic.sample()?;
+    println!("{} new connections, none failed", traffic.finish()?);
+    Ok(())
+}
 
 /// A pool that names a Service, with a pod on each node, asked through each node.
 fn every_pair(sluice: &mut Sluice) -> Result<()> {
