@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use sluice_api::{Kind, ObjectKey, POOL_LABEL, pool_label};
+use sluice_api::{EndpointSource, Kind, ObjectKey, POOL_LABEL, pool_label};
 use tracing::{info, warn};
 
 use super::conflict::WriteError;
@@ -16,6 +16,7 @@ use super::patience::Patience;
 use super::slices::{MAX_POOL_PODS, Plan, Wanted, name_prefix, plan};
 use super::store::{Item, Stamp};
 use super::writer::Writer;
+use crate::core::Node;
 
 /// Writes at once.
 const AT_ONCE: usize = 8;
@@ -61,7 +62,10 @@ impl Endpoints {
                 index.dirty_pools.insert(key);
                 continue;
             }
-            let plan = of_pool(index, &key);
+            let Some(plan) = of_pool(index, &key) else {
+                index.dirty_pools.insert(key);
+                continue;
+            };
             self.crowd(index, events, &key, plan.left_out);
             if plan.gaining.is_empty() && plan.changed.is_empty() && plan.delete.is_empty() {
                 self.waiting.succeeded(&key);
@@ -195,8 +199,9 @@ async fn run(writer: &Writer, down: &Cell<bool>, pool: ObjectKey, job: Job) -> A
     (pool, answer)
 }
 
-/// What a pool's slices are to become; those of a pool that is gone, or no longer selects pods, are to go.
-fn of_pool(index: &Index, key: &ObjectKey) -> Plan {
+/// What a pool's slices are to become; those of a pool that is gone, or no longer selects pods, are to go. `None`: they
+/// stay for now, since nodes still forward by them.
+pub(super) fn of_pool(index: &Index, key: &ObjectKey) -> Option<Plan> {
     let (prefix, label) = (name_prefix(&key.name), pool_label(&key.name));
     let own: BTreeMap<&str, &EndpointSlice> = of_namespace(&index.slices.objects, &key.namespace)
         .filter_map(|(slice, facts)| Some((slice.name.as_str(), facts.own.as_deref()?)))
@@ -212,15 +217,35 @@ fn of_pool(index: &Index, key: &ObjectKey) -> Plan {
         .get(key)
         .and_then(|pool| Some((pool, pool.spec.servers.selector.as_ref()?)));
     let Some((pool, selector)) = selecting else {
-        return Plan {
+        if !own.is_empty() && are_read(index, key) {
+            return None;
+        }
+        return Some(Plan {
             delete: own.keys().map(|name| (*name).to_owned()).collect(),
             ..Plan::default()
-        };
+        });
     };
     let pods = of_namespace(&index.pods.objects, &key.namespace)
         .filter(|(_, pod)| selector.matches(&pod.labels))
         .map(|(pod, facts)| (pod.name.as_str(), facts));
-    plan(&Wanted::of(key, pool), pods, &own, |name| {
+    Some(plan(&Wanted::of(key, pool), pods, &own, |name| {
         index.slices.objects.contains_key(&key.sibling(name))
-    })
+    }))
+}
+
+/// Whether nodes may still take a pool's servers from its slices: the decision says so, or a live node has not
+/// acknowledged the one that no longer does. Slices and decisions are watched apart, so a node could lose the servers first.
+fn are_read(index: &Index, key: &ObjectKey) -> bool {
+    let pool = index.pools.objects.get(key);
+    let status = pool.and_then(|pool| pool.status.as_ref());
+    let Some(decision) = status.and_then(|status| status.decision.as_ref()) else {
+        return false;
+    };
+    let from_pods = decision
+        .endpoints
+        .as_ref()
+        .is_some_and(|endpoints| endpoints.source == EndpointSource::Pods);
+    let is_behind =
+        |node: &Node| node.live && node.status.acknowledged_pool_revision < decision.revision;
+    from_pods || index.known_nodes.values().any(is_behind)
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sluice_api::{LoadBalancerNode, ObjectKey, RealServerPool, Time, VirtualServer};
 
+use super::endpoints::of_pool;
 use super::facts::{PodFacts, SliceFacts};
 use super::index::Index;
 use super::store::{Change, Delta, Item, Stamp, Store};
 use super::watch::{Message, Watched};
-use crate::core::reconcile;
+use crate::core::{Node, reconcile};
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
@@ -466,4 +467,41 @@ fn a_detached_node_is_neither_waited_for_nor_missed() {
         &Time(sluice_api::jiff::Timestamp::UNIX_EPOCH),
     );
     assert!(!tell(&mut index, 21, &node));
+}
+
+#[test]
+fn slices_stay_until_no_node_forwards_by_them() {
+    let selecting = json!({"selector": {"matchLabels": {"app": "web"}}});
+    let mut index = index(virtual_server("v1"), pool(&selecting));
+    decide(&mut index, 10);
+    let slice = json!({
+        "metadata": {"name": "x", "namespace": "shop", "labels": {
+            "sluice.dev/pool": "v1", "endpointslice.kubernetes.io/managed-by": "operator.sluice.dev",
+        }},
+        "addressType": "IPv4", "endpoints": [],
+    });
+    let slice = SliceFacts::of(serde_json::from_value(slice).expect("a slice"));
+    let slice = item("x", "u", 11, Ok(slice));
+    index.apply(Message::EndpointSlice(Delta::Apply(slice)));
+    let mut object = index.pools.objects[&key("v1")].clone();
+    object.spec = pool(&fixed()).spec;
+    let object = item("v1", "u", 12, Ok(object));
+    index.apply(Message::RealServerPool(Delta::Apply(object)));
+    let deleted = |index: &Index| of_pool(index, &key("v1")).map(|plan| plan.delete);
+    assert_eq!(deleted(&index), None, "the decision names them");
+
+    decide(&mut index, 13);
+    let status = index.pools.objects[&key("v1")].status.clone();
+    let revision = status.and_then(|status| status.decision).expect("decided");
+    let mut node = Node {
+        status: sluice_api::LoadBalancerNodeStatus::default(),
+        live: true,
+        wanted: true,
+        starting: false,
+    };
+    index.known_nodes.insert("n1".to_owned(), node.clone());
+    assert_eq!(deleted(&index), None, "a node has not heard of the new one");
+    node.status.acknowledged_pool_revision = revision.revision;
+    index.known_nodes.insert("n1".to_owned(), node);
+    assert_eq!(deleted(&index), Some(vec!["x".to_owned()]));
 }
