@@ -265,6 +265,21 @@ impl Index {
         }
     }
 
+    /// Whether an object that was never visited names one that nobody has heard of.
+    pub(super) fn lacks_referents(&self) -> bool {
+        let lacks_pool = |(key, object): (&ObjectKey, &VirtualServer)| {
+            let mut pools = object.spec.pools.iter();
+            object.status.is_none()
+                && pools.any(|pool| !self.pools.objects.contains_key(&key.sibling(&pool.name)))
+        };
+        let lacks_target = |(key, object): (&ObjectKey, &RolloutPolicy)| {
+            let target = key.sibling(&object.spec.virtual_server_name);
+            object.status.is_none() && !self.virtual_servers.objects.contains_key(&target)
+        };
+        self.virtual_servers.objects.iter().any(lacks_pool)
+            || self.policies.objects.iter().any(lacks_target)
+    }
+
     fn services_changed(&mut self, delta: Delta<BTreeSet<IpAddr>>) {
         for Change { key, .. } in self.services.apply(delta) {
             match self.services.objects.get(&key) {

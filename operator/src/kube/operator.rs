@@ -33,6 +33,9 @@ const TICK: Duration = Duration::from_secs(1);
 const CALM: Duration = Duration::from_millis(500);
 /// Decisions go before conditions for so long.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// New objects that name others which nobody has heard of yet are waited with for so long: kinds are watched apart, so a pool
+/// may be heard of after the virtual server that was applied together with it.
+const REFERENTS: Duration = Duration::from_secs(1);
 /// Pause after the API server did not take a write; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -59,6 +62,7 @@ pub async fn run(
         calm: None,
         pause: None,
         complete: false,
+        lacking: None,
     };
     tokio::select! {
         result = operator.turn(queue) => result,
@@ -81,6 +85,8 @@ struct Operator {
     /// How long nothing is written, and until when.
     pause: Option<(Duration, Moment)>,
     complete: bool,
+    /// Since when there have been new objects that name unknown ones.
+    lacking: Option<Moment>,
 }
 
 impl Operator {
@@ -99,10 +105,25 @@ impl Operator {
             if !self.is_complete() {
                 continue;
             }
+            if let Some(until) = self.waits_for_referents() {
+                next = next.min(until);
+                continue;
+            }
             let more = self.round().await;
             self.tell_numbers();
             next = next.min(more);
         }
+    }
+
+    /// Until when, if so.
+    fn waits_for_referents(&mut self) -> Option<Moment> {
+        if !self.index.lacks_referents() {
+            self.lacking = None;
+            return None;
+        }
+        let now = Moment::now();
+        let until = *self.lacking.get_or_insert(now) + REFERENTS;
+        (now < until).then_some(until)
     }
 
     async fn gather(&mut self, queue: &mut Receiver<Message>) -> Result<(), Error> {

@@ -505,3 +505,13 @@ fn slices_stay_until_no_node_forwards_by_them() {
     index.known_nodes.insert("n1".to_owned(), node);
     assert_eq!(deleted(&index), Some(vec!["x".to_owned()]));
 }
+
+#[test]
+fn only_new_objects_lack_what_they_name() {
+    let mut index = index(virtual_server("v2"), pool(&fixed()));
+    assert!(index.lacks_referents());
+    decide(&mut index, 10);
+    assert!(!index.lacks_referents(), "it has been told so");
+    let index = self::index(virtual_server("v1"), pool(&fixed()));
+    assert!(!index.lacks_referents());
+}
