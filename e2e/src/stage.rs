@@ -59,14 +59,19 @@ impl Sluice {
     }
 
     fn run(&self, block: &Block) -> Result<String> {
-        let plugin = binary("kubectl-sluice")?;
-        let directory = plugin.parent().context("a program has a directory")?;
         if block.on_client {
             let client = self.cluster.client();
             let arguments = ["-euo", "pipefail", "-c", &block.script];
             return finish(client.command("bash").args(arguments), "");
         }
-        let mut shell = self.cluster.admin().shell(&block.script, &[directory])?;
+        self.shell(&block.script)
+    }
+
+    /// Runs a script as whoever administers the cluster, with the plugin in the path, in the root of the source tree.
+    fn shell(&self, script: &str) -> Result<String> {
+        let plugin = binary("kubectl-sluice")?;
+        let directory = plugin.parent().context("a program has a directory")?;
+        let mut shell = self.cluster.admin().shell(script, &[directory])?;
         finish(shell.current_dir(quick_start::root()), "")
     }
 
@@ -77,10 +82,7 @@ impl Sluice {
 
     /// Runs `kubectl sluice` with words separated by spaces.
     pub fn plugin(&self, words: &str) -> Result<String> {
-        let plugin = binary("kubectl-sluice")?;
-        let directory = plugin.parent().context("a program has a directory")?;
-        let script = format!("kubectl sluice {words}");
-        finish(&mut self.cluster.admin().shell(&script, &[directory])?, "")
+        self.shell(&format!("kubectl sluice {words}"))
     }
 
     /// Applies a manifest of `examples/kubernetes`.
@@ -159,7 +161,7 @@ impl Sluice {
             let logs = self
                 .kubectl(&words)
                 .unwrap_or_else(|error| format!("{error:#}\n"));
-            text.push_str(&format_args!("--- {component}\n{logs}").to_string());
+            text.extend(["--- ", component, "\n", &logs]);
         }
         let objects = "get vsrv,rsp,rop,lbnode --all-namespaces -o yaml";
         text + &self.kubectl(objects).unwrap_or_default()
