@@ -1,11 +1,10 @@
 //! An API server with Sluice's operator and no nodes: for tests of what the operator makes of objects.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -16,7 +15,7 @@ use super::played::PlayedAgent;
 use crate::net::manifest::{self, Role};
 use crate::net::sluice::binary;
 use crate::net::suite::Stage;
-use crate::net::{Process, Run, until};
+use crate::net::{Complaints, Process, Run, until};
 
 /// How long a change may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,8 +40,7 @@ struct Operator {
 pub struct Operated {
     operators: BTreeMap<String, Operator>,
     agents: BTreeMap<String, PlayedAgent>,
-    expected: RefCell<Vec<String>>,
-    reported: RefCell<BTreeSet<String>>,
+    complaints: Complaints,
     started: u16,
     /// The control plane.
     pub control: ControlPlane,
@@ -64,12 +62,15 @@ impl Operated {
         // Pods cannot be made without it, and no controller makes it.
         let account = ["create", "serviceaccount", "default"];
         control.admin().kubectl(account)?;
+        let complaints = Complaints::default();
+        // Kinds are watched apart: what an object names may be heard of after the object.
+        for text in LATE {
+            complaints.expect(text);
+        }
         Ok(Self {
             operators: BTreeMap::new(),
             agents: BTreeMap::new(),
-            // Kinds are watched apart: what an object names may be heard of after the object.
-            expected: RefCell::new(LATE.map(str::to_owned).to_vec()),
-            reported: RefCell::default(),
+            complaints,
             started: 0,
             control,
             run,
@@ -215,23 +216,13 @@ impl Operated {
 
     /// Lines of level WARN or ERROR that contain `text` are right from now on.
     pub fn expect_complaint(&self, text: &str) {
-        self.expected.borrow_mut().push(text.to_owned());
+        self.complaints.expect(text);
     }
 
     /// Fails if an operator has complained of something unexpected since the last call.
     pub fn expect_no_complaints(&self) -> Result<()> {
-        let expected = self.expected.borrow();
-        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
-        let mut reported = self.reported.borrow_mut();
-        let mut found = Vec::new();
-        for operator in self.operators.values() {
-            let lines = operator.process.complaints(&expected).into_iter();
-            found.extend(lines.filter(|line| reported.insert(line.clone())));
-        }
-        if found.is_empty() {
-            return Ok(());
-        }
-        bail!("unexpected complaints:\n{}", found.join("\n"))
+        self.complaints
+            .expect_none(self.operators.values().map(|operator| &operator.process))
     }
 }
 

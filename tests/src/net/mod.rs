@@ -41,7 +41,7 @@ pub use ask::{Answer, Connection, Protocol};
 pub use counter::{Counters, Direction};
 pub use link::{Port, Route, Veth};
 pub use namespace::Namespace;
-pub use process::{Process, output};
+pub use process::{Complaints, Process, output};
 pub use run::{Run, expect_no_remains, remains, sweep};
 pub use spread::{Share, Spread};
 pub use tcp::{

@@ -1,5 +1,7 @@
 //! Child processes: short commands, and daemons with captured logs.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -165,6 +167,36 @@ impl Drop for Process {
         if thread::panicking() {
             eprint!("{}", self.evidence());
         }
+    }
+}
+
+/// What daemons complain of: which lines are right, and which were told already.
+#[derive(Debug, Default)]
+pub struct Complaints {
+    expected: RefCell<Vec<String>>,
+    reported: RefCell<BTreeSet<String>>,
+}
+
+impl Complaints {
+    /// Lines of level WARN or ERROR that contain `text` are right from now on.
+    pub fn expect(&self, text: &str) {
+        self.expected.borrow_mut().push(text.to_owned());
+    }
+
+    /// Fails if one of the processes has complained of something unexpected since the last call.
+    pub fn expect_none<'a>(&self, processes: impl IntoIterator<Item = &'a Process>) -> Result<()> {
+        let expected = self.expected.borrow();
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        let mut reported = self.reported.borrow_mut();
+        let mut found = Vec::new();
+        for process in processes {
+            let lines = process.complaints(&expected).into_iter();
+            found.extend(lines.filter(|line| reported.insert(line.clone())));
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        bail!("unexpected complaints:\n{}", found.join("\n"))
     }
 }
 

@@ -3,13 +3,12 @@
 
 mod source;
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use sluice_api::{
     AttachMode, DecidedPool, Kind, LoadBalancerNodeStatus, RealServerPoolStatus,
@@ -19,7 +18,7 @@ use sluice_api::{
 use super::fabric::Fabric;
 use super::manifest;
 use super::namespace::Namespace;
-use super::process::Process;
+use super::process::{Complaints, Process};
 use super::suite::Stage;
 use super::wait;
 use super::xdp::object_path;
@@ -48,8 +47,7 @@ pub struct Sluice {
     control: Namespace,
     operator: Option<Process>,
     agents: BTreeMap<String, Agent>,
-    expected: RefCell<Vec<String>>,
-    reported: RefCell<BTreeSet<String>>,
+    complaints: Complaints,
     /// Last, since the daemons complain when it goes.
     source: Source,
 }
@@ -105,8 +103,7 @@ impl Sluice {
             source,
             control,
             agents: BTreeMap::new(),
-            expected: RefCell::default(),
-            reported: RefCell::default(),
+            complaints: Complaints::default(),
         };
         if !manifest.is_empty() {
             sluice.apply_text("nodes", manifest)?;
@@ -313,23 +310,12 @@ impl Sluice {
 
     /// Lines of level WARN or ERROR that contain `text` are right from now on.
     pub fn expect_complaint(&self, text: &str) {
-        self.expected.borrow_mut().push(text.to_owned());
+        self.complaints.expect(text);
     }
 
     /// Fails if a daemon has complained of something unexpected since the last call.
     pub fn expect_no_complaints(&self) -> Result<()> {
-        let expected = self.expected.borrow();
-        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
-        let mut reported = self.reported.borrow_mut();
-        let mut found = Vec::new();
-        for process in self.processes() {
-            let lines = process.complaints(&expected).into_iter();
-            found.extend(lines.filter(|line| reported.insert(line.clone())));
-        }
-        if found.is_empty() {
-            return Ok(());
-        }
-        bail!("unexpected complaints:\n{}", found.join("\n"))
+        self.complaints.expect_none(self.processes())
     }
 
     /// Packets that the agents' data planes have dropped, by node and reason.
