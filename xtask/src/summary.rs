@@ -1,6 +1,10 @@
-//! The sum over the result lines of cargo's test binaries.
+//! The sum over the result lines of cargo's test binaries, and what they say of failures.
 
 use std::fmt;
+
+/// How much of a failure is said again: lines, and characters of each.
+const FAILURE_LINES: usize = 6;
+const LINE_CHARACTERS: usize = 300;
 
 /// Counts of tests over several test binaries.
 #[derive(Default, PartialEq, Eq, Debug)]
@@ -8,11 +12,34 @@ pub(crate) struct Summary {
     passed: u64,
     failed: u64,
     ignored: u64,
+    /// The first lines of each failure.
+    failures: Vec<Vec<String>>,
+    in_failure: bool,
 }
 
 impl Summary {
-    /// Adds a line such as `test result: ok. 3 passed; 0 failed; 0 ignored; …`; any other line counts for nothing.
+    /// Adds a line of a test binary's output.
     pub(crate) fn add(&mut self, line: &str) {
+        self.count(line);
+        // Rust's harness says why at the end, below `---- name stdout ----`; suites with their own say it below the name.
+        let of_test = line.starts_with("test ");
+        if line.starts_with("---- ") || of_test && line.contains(" ... FAILED (") {
+            self.failures.push(Vec::new());
+            self.in_failure = true;
+        } else if of_test || line == "failures:" {
+            self.in_failure = false;
+        }
+        if let Some(failure) = self.failures.last_mut()
+            && self.in_failure
+            && failure.len() < FAILURE_LINES
+            && !line.trim().is_empty()
+        {
+            failure.push(line.chars().take(LINE_CHARACTERS).collect());
+        }
+    }
+
+    /// Counts a line such as `test result: ok. 3 passed; 0 failed; 0 ignored; …`; any other line counts for nothing.
+    fn count(&mut self, line: &str) {
         let Some((_, counts)) = line
             .strip_prefix("test result: ")
             .and_then(|rest| rest.split_once(". "))
@@ -36,6 +63,11 @@ impl Summary {
     /// Whether a test failed.
     pub(crate) fn failed(&self) -> bool {
         self.failed > 0
+    }
+
+    /// The first lines of each failure, to be said again where a reader looks first: at the end.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = String> {
+        self.failures.iter().map(|lines| lines.join("\n    "))
     }
 
     /// How many tests were skipped.
@@ -75,11 +107,42 @@ mod tests {
             Summary {
                 passed: 8,
                 failed: 2,
-                ignored: 1
+                ignored: 1,
+                ..Summary::default()
             }
         );
         assert_eq!(summary.to_string(), "8 passed, 2 failed");
         assert!(summary.failed());
+    }
+
+    #[test]
+    fn failures_of_both_harnesses_are_kept() {
+        let mut summary = Summary::default();
+        for line in [
+            "test a check ... ok (1.0 s)",
+            "test another check ... FAILED (2.0 s)",
+            "no answer",
+            "",
+            "because of this",
+            "test nothing is left behind ... ok (0.1 s)",
+            "test tests::sum ... FAILED",
+            "test tests::more ... ok",
+            "failures:",
+            "---- tests::sum stdout ----",
+            "assertion failed",
+            "failures:",
+            "    tests::sum",
+        ] {
+            summary.add(line);
+        }
+        let failures: Vec<String> = summary.failures().collect();
+        assert_eq!(
+            failures,
+            [
+                "test another check ... FAILED (2.0 s)\n    no answer\n    because of this",
+                "---- tests::sum stdout ----\n    assertion failed",
+            ]
+        );
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
     let status = child.wait().context("cannot wait for cargo test")?;
     println!();
+    for failure in summary.failures() {
+        println!("failed: {failure}");
+    }
     if summary.ignored() > 0 {
         println!("{} ignored", summary.ignored());
     }

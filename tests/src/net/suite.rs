@@ -85,10 +85,11 @@ impl<S: Stage> Suite<S> {
     /// Passed and failed.
     fn run(self, build: impl FnOnce() -> Result<S>) -> (usize, usize) {
         let all = self.checks.len() + 1;
+        let start = Instant::now();
         let mut stage = match guard(build) {
             Ok(stage) => stage,
             Err(error) => {
-                println!("the stage could not be built: {error:#}");
+                tell("the stage", start, &Err(error));
                 return (0, all);
             }
         };
