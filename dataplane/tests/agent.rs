@@ -277,8 +277,24 @@ fn another_xdp_mode_takes_effect_while_running() -> Result<()> {
     node.write_spec("Generic")?;
     let status = node.await_status("generic mode", is(AttachMode::Generic))?;
     assert_eq!(status.observed_generation, 2);
+    for _ in 0..5 {
+        node.write_spec("Native")?;
+        node.await_status("native mode", is(AttachMode::Native))?;
+        node.write_spec("Generic")?;
+        node.await_status("generic mode", is(AttachMode::Generic))?;
+    }
+    // The kernel takes no other program while the last one goes.
+    assert_eq!(node.agent()?.complaints(&[]), [""; 0]);
+
+    // A mode that the driver refuses: veth has no native one towards a peer with large frames.
+    node.server.ip("link set eth0 mtu 9000")?;
     node.write_spec("Native")?;
-    node.await_status("native mode again", is(AttachMode::Native))?;
+    let status = node.await_status("the refusal", |status| {
+        status.interfaces.iter().any(|i| i.reason.is_some())
+    })?;
+    assert_eq!(attach_mode(&status), Some(AttachMode::Generic));
+    assert!(program(&node)?.is_some(), "it forwards as before");
+    assert_eq!(node.agent()?.complaints(&["stays as it was"]), [""; 0]);
     Ok(())
 }
 

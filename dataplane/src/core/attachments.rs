@@ -131,7 +131,12 @@ impl Attachments {
                         return true;
                     }
                 };
-                info!(interface = name, ?mode, "attached");
+                match &attached.reason {
+                    Some(reason) if choice != XdpMode::Auto => {
+                        warn!(interface = name, ?mode, "attached otherwise: {reason}");
+                    }
+                    reason => info!(interface = name, ?mode, reason, "attached"),
+                }
                 self.set_uplink(name, mode, attached.reason);
                 false
             }

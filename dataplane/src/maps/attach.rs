@@ -12,7 +12,7 @@ use aya::programs::{ProgramError, TcError, tc};
 use tracing::info;
 
 use super::load::Programs;
-use super::pins::{PinLock, mark, remove_directory, remove_file};
+use super::pins::{PinLock, mark, remove_directory, remove_link};
 use super::sys::{self, LinkHook, create_link, link_info, open_pin, update_link};
 use super::{Error, system_error};
 
@@ -168,19 +168,33 @@ impl Attacher {
                 .then(|| "attached in the stack by an earlier agent".to_owned());
             return Ok(self.finish(Hook::Xdp, interface, ifindex, now, reason));
         }
-        remove_file(&self.pins.link(Hook::Xdp, interface))?;
+        remove_link(&self.pins.link(Hook::Xdp, interface))?;
+        let failed = system_error(format!("attach XDP to {interface}"));
         let (mode, reason) = match choice {
             XdpChoice::Only(mode) => {
-                self.create(Hook::Xdp, interface, ifindex, flags(mode))
-                    .map_err(system_error(format!("attach XDP to {interface}")))?;
-                (mode, None)
+                match self.create(Hook::Xdp, interface, ifindex, flags(mode)) {
+                    Ok(()) => (mode, None),
+                    Err(error) => {
+                        // Better as it was than not at all.
+                        let before = now.filter(|before| {
+                            let flags = flags(*before);
+                            *before != mode
+                                && self.create(Hook::Xdp, interface, ifindex, flags).is_ok()
+                        });
+                        let Some(before) = before else {
+                            return Err(failed(error));
+                        };
+                        let reason = format!("stays as it was: {mode:?} is refused: {error}");
+                        (before, Some(reason))
+                    }
+                }
             }
             XdpChoice::Auto => {
                 match self.create(Hook::Xdp, interface, ifindex, XDP_FLAGS_DRV_MODE) {
                     Ok(()) => (Mode::Native, None),
                     Err(native) => {
                         self.create(Hook::Xdp, interface, ifindex, XDP_FLAGS_SKB_MODE)
-                            .map_err(system_error(format!("attach XDP to {interface}")))?;
+                            .map_err(failed)?;
                         (Mode::Generic, Some(format!("the driver refuses: {native}")))
                     }
                 }
@@ -225,7 +239,7 @@ impl Attacher {
             }
         }
         self.set_filter(hook, interface)?;
-        remove_file(&self.pins.link(hook, interface))?;
+        remove_link(&self.pins.link(hook, interface))?;
         Ok(self.finish(hook, interface, ifindex, None, None))
     }
 
@@ -233,7 +247,7 @@ impl Attacher {
     pub fn detach(&mut self, hook: Hook, interface: &str) -> Result<(), Error> {
         self.done.remove(&(hook, interface.to_owned()));
         self.drop_filter(hook, interface)?;
-        remove_file(&self.pins.link(hook, interface))
+        remove_link(&self.pins.link(hook, interface))
     }
 
     /// Takes everything off this node, see [`PinLock::remove_all`].
@@ -273,15 +287,15 @@ impl Attacher {
         };
         let info = link_info(link.as_fd()).map_err(|error| system_error(action())(error))?;
         if info.ifindex != ifindex {
-            // The interface it was made for is gone, and the link dead.
-            remove_file(&pin)?;
+            // The interface it was made for is gone, or has another name now.
+            remove_link(&pin)?;
             return Ok(false);
         }
         let program = self.programs.fd(hook)?;
         match update_link(link.as_fd(), program.as_fd()) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-                remove_file(&pin)?;
+                remove_link(&pin)?;
                 Ok(false)
             }
             Err(error) => Err(system_error(action())(error)),

@@ -10,6 +10,7 @@
 use std::fmt::Write;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sluice_abi::MapName;
 
 use super::attach::{Hook, remove_filter};
+use super::sys::{detach_link, open_pin};
 use super::{Error, system_error};
 
 /// How long an agent waits for the one before it to end.
@@ -133,7 +135,7 @@ impl PinLock {
                 remove_filter(hook, &interface);
                 remove_directory(&mark)?;
             }
-            remove_file(&self.link(hook, &interface))?;
+            remove_link(&self.link(hook, &interface))?;
             removed.push(format!("{} of {interface}", hook.name()));
         }
         for name in names(&self.links_directory())? {
@@ -177,6 +179,16 @@ pub fn detach(
         return Ok(Vec::new());
     }
     PinLock::acquire(directory)?.remove_all(remove_idle_qdisc)
+}
+
+/// Detaches what a pinned link attaches, and unpins it. Unpinning alone would do, but only some time later, and until then
+/// the interface takes no XDP program in another mode.
+pub(super) fn remove_link(path: &Path) -> Result<(), Error> {
+    let failed = || system_error(format!("detach {}", path.display()));
+    if let Some(link) = open_pin(path).map_err(failed())? {
+        detach_link(link.as_fd()).map_err(failed())?;
+    }
+    remove_file(path)
 }
 
 pub(super) fn remove_file(path: &Path) -> Result<(), Error> {

@@ -70,6 +70,7 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// `bpf_attr` of map element commands. Pointers are 64 bits wide on every architecture.
 #[repr(C)]
@@ -436,6 +437,13 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: no pointers.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Takes the program of a link off its interface; the link is dead afterwards. It may be dead already. Kernel 5.9.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut link_fd = raw(link);
+    // SAFETY: no pointers; `bpf_attr.link_detach` is the descriptor alone.
+    unsafe { bpf(BPF_LINK_DETACH, &mut link_fd) }.map(drop)
 }
 
 /// Number of CPUs that can ever be online, as the kernel lays out per-CPU values.
