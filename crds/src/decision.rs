@@ -9,7 +9,7 @@ use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, MAX_POOLS, MAX_PORTS,
     MAX_STATIC_SERVERS,
 };
-use crate::real_server_pool::TargetPort;
+use crate::real_server_pool::{PodSelector, TargetPort};
 use crate::virtual_server::{ForwardingMode, PoolSelection, Protocol};
 
 /// What a virtual server is served by.
@@ -114,6 +114,9 @@ pub struct DecidedEndpoints {
     /// Value of the label that they have: the Service's name, or the pool's (see [`crate::pool_label`]).
     #[schemars(length(max = MAX_LABEL_LENGTH))]
     pub name: String,
+    /// The pods whose addresses are in them, where the source is `Pods`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<PodSelector>,
     /// Ports on the servers by the name of the virtual server's port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_PORTS))]

@@ -32,6 +32,7 @@ fn decided(source: EndpointSource, target_ports: Value) -> DecidedEndpoints {
     DecidedEndpoints {
         source,
         name: "web".to_owned(),
+        selector: None,
         target_ports,
     }
 }

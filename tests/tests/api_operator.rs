@@ -50,6 +50,7 @@ fn main() -> ExitCode {
     suite.check("what changes is told by events", events);
     suite.check("slices follow the pods", pods);
     suite.check("what others make of a slice is undone", foreign_edits);
+    suite.check("a refused pool goes on with its pods", refused_pool);
     suite.check(
         "pods with other port numbers have their own slices",
         port_numbers,
@@ -616,6 +617,30 @@ fn foreign_edits(stage: &mut Operated) -> Result<()> {
         stage.admin().kubectl(["delete", "endpointslice", name])?;
     }
     await_endpoints(stage, &one)?;
+    Ok(())
+}
+
+fn refused_pool(stage: &mut Operated) -> Result<()> {
+    let spec = json!({"servers": {"serviceName": "missing"}});
+    stage.expect_complaint("reason=\"ServiceNotFound\"");
+    stage.apply(&[object("RealServerPool", "pods", &spec)])?;
+    stage.await_object(POOL, "pods", |object| {
+        condition(object, "Stalled")["reason"] == "ServiceNotFound"
+    })?;
+    make_pod(stage, "p3", 3, 8080)?;
+    await_endpoints(
+        stage,
+        &[
+            "IPv4 10.244.1.1 http:8080 ready serving",
+            "IPv4 10.244.1.3 http:8080 ready serving",
+            "IPv6 2001:db8:244::1 http:8080 ready serving",
+            "IPv6 2001:db8:244::3 http:8080 ready serving",
+        ],
+    )?;
+    stage.apply(&[selecting_pool()])?;
+    stage.await_ready(POOL, "pods")?;
+    let delete = ["delete", "pod", "p3", "--force", "--grace-period=0"];
+    stage.admin().kubectl(delete)?;
     Ok(())
 }
 

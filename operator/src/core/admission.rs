@@ -312,6 +312,7 @@ pub(super) fn accept(
             endpoints: Some(DecidedEndpoints {
                 source,
                 name,
+                selector: spec.servers.selector.clone(),
                 target_ports: spec.target_ports.clone(),
             }),
         })

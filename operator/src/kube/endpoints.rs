@@ -200,8 +200,9 @@ async fn run(writer: &Writer, down: &Cell<bool>, pool: ObjectKey, job: Job) -> A
 }
 
 /// What a pool's slices are to become; those of a pool that is gone, or no longer selects pods, are to go. `None`: they
-/// stay for now, since nodes still forward by them.
+/// stay for now, since nothing is decided yet, or nodes still forward by them.
 pub(super) fn of_pool(index: &Index, key: &ObjectKey) -> Option<Plan> {
+    let decided = index.selecting.as_ref()?.get(key);
     let (prefix, label) = (name_prefix(&key.name), pool_label(&key.name));
     let own: BTreeMap<&str, &EndpointSlice> = of_namespace(&index.slices.objects, &key.namespace)
         .filter_map(|(slice, facts)| Some((slice.name.as_str(), facts.own.as_deref()?)))
@@ -215,8 +216,9 @@ pub(super) fn of_pool(index: &Index, key: &ObjectKey) -> Option<Plan> {
         .pools
         .objects
         .get(key)
-        .and_then(|pool| Some((pool, pool.spec.servers.selector.as_ref()?)));
-    let Some((pool, selector)) = selecting else {
+        .and_then(|pool| Some((pool, decided?)))
+        .and_then(|(pool, decided)| Some((pool, decided, decided.selector.as_ref()?)));
+    let Some((pool, decided, selector)) = selecting else {
         if !own.is_empty() && are_read(index, key) {
             return None;
         }
@@ -228,7 +230,7 @@ pub(super) fn of_pool(index: &Index, key: &ObjectKey) -> Option<Plan> {
     let pods = of_namespace(&index.pods.objects, &key.namespace)
         .filter(|(_, pod)| selector.matches(&pod.labels))
         .map(|(pod, facts)| (pod.name.as_str(), facts));
-    Some(plan(&Wanted::of(key, pool), pods, &own, |name| {
+    Some(plan(&Wanted::of(key, pool, decided), pods, &own, |name| {
         index.slices.objects.contains_key(&key.sibling(name))
     }))
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use kube::Resource;
 use sluice_api::{
-    EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool, RealServerPoolStatus,
-    RolloutPolicy, Time, VirtualServer, pool_label,
+    DecidedEndpoints, EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool,
+    RealServerPoolStatus, RolloutPolicy, Time, VirtualServer, pool_label,
 };
 use sluice_planner::Slice;
 use tracing::{info, warn};
@@ -39,6 +39,8 @@ pub(super) struct Index {
     pub(super) looked_ms: u64,
     pub(super) lost: BTreeMap<Watched, String>,
     orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
+    /// The pools of pods, as the core last decided; `None` before it did.
+    pub(super) selecting: Option<BTreeMap<ObjectKey, DecidedEndpoints>>,
     pub(super) wrote_servers: Memory<VirtualServer>,
     pub(super) wrote_pools: Memory<RealServerPool>,
     /// The highest revision that was tried to be given, or is gone.
@@ -207,6 +209,25 @@ impl Index {
         outcome
     }
 
+    /// Takes which pods the pools have by what the core decided. A spec that it refused does not count: the pool goes on with
+    /// the pods that it had.
+    pub(super) fn select(&mut self, outcome: &Outcome) {
+        let decided = outcome.pools.iter().filter_map(|(key, status)| {
+            let endpoints = status.decision.as_ref()?.endpoints.as_ref()?;
+            endpoints.selector.as_ref()?;
+            Some((key.clone(), endpoints.clone()))
+        });
+        let now: BTreeMap<ObjectKey, DecidedEndpoints> = decided.collect();
+        let before = self.selecting.take().unwrap_or_default();
+        let changed = |(key, endpoints): &(&ObjectKey, &DecidedEndpoints)| {
+            before.get(*key) != Some(*endpoints)
+        };
+        let changed = now.iter().filter(changed).map(|(key, _)| key);
+        let gone = before.keys().filter(|key| !now.contains_key(*key));
+        self.dirty_pools.extend(changed.chain(gone).cloned());
+        self.selecting = Some(now);
+    }
+
     /// Takes a slice that we have just written.
     pub(super) fn slice_written(&mut self, item: Item<SliceFacts>) {
         let changes: Vec<_> = self.slices.made(item).into_iter().collect();
@@ -257,11 +278,12 @@ impl Index {
             .iter()
             .map(|change| change.key.namespace.as_str())
             .collect();
+        let Some(selecting) = &self.selecting else {
+            return;
+        };
         for namespace in namespaces {
-            let pools = of_namespace(&self.pools.objects, namespace);
-            let selecting = pools.filter(|(_, pool)| pool.spec.servers.selector.is_some());
-            let keys: Vec<ObjectKey> = selecting.map(|(key, _)| key.clone()).collect();
-            self.dirty_pools.extend(keys);
+            let pools = of_namespace(selecting, namespace);
+            self.dirty_pools.extend(pools.map(|(key, _)| key.clone()));
         }
     }
 

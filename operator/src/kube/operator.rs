@@ -222,7 +222,9 @@ impl Operator {
         if calm && (!end.decisions_left || patience_over) {
             self.calm = Some(now);
         }
-        self.index.dirty = end.more || end.calm_left || end.unavailable;
+        // Slices may have been written meanwhile, which count for the next round.
+        let more = end.more || self.index.dirty;
+        self.index.dirty = more || end.calm_left || end.unavailable;
         if end.unavailable {
             let last = self.pause.map(|(pause, _)| pause * 2);
             let pause = last.unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE);
@@ -231,7 +233,7 @@ impl Operator {
             return until;
         }
         self.pause = None;
-        if end.more {
+        if more {
             return Moment::now();
         }
         if end.calm_left {
@@ -251,6 +253,11 @@ impl Operator {
         forget_gone(&mut self.waiting, &self.index);
         let began = Instant::now();
         let now_ms = self.elapsed_ms();
+        // Slices before the decisions by which nodes read them.
+        self.index.select(&outcome);
+        self.endpoints
+            .write(&mut self.index, &self.writer, &self.events, now_ms)
+            .await;
         let round = Round {
             index: &mut self.index,
             writer: &self.writer,

@@ -218,6 +218,7 @@ fn index(virtual_server: VirtualServer, pool: RealServerPool) -> Index {
 fn decide(index: &mut Index, version: u64) {
     let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
     let outcome = index.with_world(|world| reconcile(world, &now));
+    index.select(&outcome);
     for (key, status) in outcome.virtual_servers {
         let mut object = index.virtual_servers.objects[&key].clone();
         object.status = Some(status);
@@ -339,6 +340,7 @@ fn a_revision_is_never_given_again() {
 fn pods_and_slices_wake_the_pools_that_they_concern() {
     let selecting = pool(&json!({"selector": {"matchLabels": {"app": "web"}}}));
     let mut index = index(virtual_server("v1"), selecting);
+    decide(&mut index, 10);
     index.dirty_pools.clear();
     let elsewhere = Item {
         key: ObjectKey::new("other", "p"),
@@ -488,7 +490,10 @@ fn slices_stay_until_no_node_forwards_by_them() {
     let object = item("v1", "u", 12, Ok(object));
     index.apply(Message::RealServerPool(Delta::Apply(object)));
     let deleted = |index: &Index| of_pool(index, &key("v1")).map(|plan| plan.delete);
-    assert_eq!(deleted(&index), None, "the decision names them");
+    let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
+    let outcome = index.with_world(|world| reconcile(world, &now));
+    index.select(&outcome);
+    assert_eq!(deleted(&index), None, "the decision in force names them");
 
     decide(&mut index, 13);
     let status = index.pools.objects[&key("v1")].status.clone();
@@ -504,6 +509,48 @@ fn slices_stay_until_no_node_forwards_by_them() {
     node.status.acknowledged_pool_revision = revision.revision;
     index.known_nodes.insert("n1".to_owned(), node);
     assert_eq!(deleted(&index), Some(vec!["x".to_owned()]));
+}
+
+#[test]
+fn a_refused_pool_goes_on_with_the_pods_that_it_had() {
+    let selecting = json!({"selector": {"matchLabels": {"app": "web"}}});
+    let mut index = index(virtual_server("v1"), pool(&selecting));
+    assert_eq!(of_pool(&index, &key("v1")), None, "nothing is decided yet");
+    decide(&mut index, 10);
+    let apply_pod = |index: &mut Index, name: &str, app: &str, address: &str| {
+        let pod = PodFacts {
+            labels: [("app".to_owned(), app.to_owned())].into(),
+            addresses: vec![address.parse().expect("an address")],
+            ready: true,
+            ..PodFacts::default()
+        };
+        index.apply(Message::Pod(Delta::Apply(item(name, "u", 20, Ok(pod)))));
+    };
+    let addresses = |index: &Index| -> Vec<String> {
+        let plan = of_pool(index, &key("v1")).expect("a plan");
+        let endpoints = plan.gaining.into_iter().filter_map(|slice| slice.endpoints);
+        endpoints.flatten().flat_map(|e| e.addresses).collect()
+    };
+    apply_pod(&mut index, "a", "web", "10.0.0.1");
+    apply_pod(&mut index, "b", "other", "10.0.0.2");
+    assert_eq!(addresses(&index), ["10.0.0.1"]);
+
+    let edit = |index: &mut Index, version, spec: &Value| {
+        let mut object = index.pools.objects[&key("v1")].clone();
+        object.spec = pool(spec).spec;
+        let object = item("v1", "u", version, Ok(object));
+        index.apply(Message::RealServerPool(Delta::Apply(object)));
+        decide(index, version + 1);
+        index.dirty_pools.clear();
+    };
+    edit(&mut index, 30, &json!({"serviceName": "missing"}));
+    apply_pod(&mut index, "c", "web", "10.0.0.3");
+    assert!(index.dirty_pools.contains(&key("v1")));
+    assert_eq!(addresses(&index), ["10.0.0.1", "10.0.0.3"]);
+
+    let other = json!({"selector": {"matchLabels": {"app": "other"}}});
+    edit(&mut index, 40, &other);
+    assert_eq!(addresses(&index), ["10.0.0.2"], "is corrected");
 }
 
 #[test]

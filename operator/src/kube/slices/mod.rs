@@ -14,7 +14,9 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use sluice_api::{API_VERSION, Kind, ObjectKey, POOL_LABEL, PortRef, RealServerPool, pool_label};
+use sluice_api::{
+    API_VERSION, DecidedEndpoints, Kind, ObjectKey, POOL_LABEL, PortRef, RealServerPool, pool_label,
+};
 
 use super::facts::{NamedPort, PodFacts};
 use group::{Group, Groups};
@@ -50,7 +52,7 @@ pub(super) struct Plan {
     pub(super) left_out: usize,
 }
 
-/// What a pool asks for.
+/// What a pool asks for by its decision.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted<'a> {
     key: &'a ObjectKey,
@@ -60,15 +62,16 @@ pub(super) struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    pub(super) fn of(key: &'a ObjectKey, pool: &'a RealServerPool) -> Self {
-        let port_names = pool
-            .spec
-            .target_ports
-            .iter()
-            .filter_map(|target| match &target.port {
-                PortRef::Name(name) => Some(name.as_str()),
-                PortRef::Number(_) => None,
-            });
+    pub(super) fn of(
+        key: &'a ObjectKey,
+        pool: &RealServerPool,
+        decided: &'a DecidedEndpoints,
+    ) -> Self {
+        let target_ports = decided.target_ports.iter();
+        let port_names = target_ports.filter_map(|target| match &target.port {
+            PortRef::Name(name) => Some(name.as_str()),
+            PortRef::Number(_) => None,
+        });
         Self {
             key,
             uid: pool.metadata.uid.clone().unwrap_or_default(),

@@ -5,17 +5,24 @@ use super::*;
 
 const NUMBERS: [u16; 3] = [0, 8080, 9090];
 
-fn pool(names: bool) -> RealServerPool {
-    let target = if names { json!("web") } else { json!(8080) };
+fn pool() -> RealServerPool {
     let pool = json!({
         "apiVersion": API_VERSION, "kind": "RealServerPool",
         "metadata": {"name": "web-v1", "namespace": "shop", "uid": "u"},
-        "spec": {
-            "servers": {"selector": {"matchLabels": {"app": "web"}}},
-            "targetPorts": [{"name": "http", "port": target}],
-        },
+        "spec": {"servers": {"selector": {"matchLabels": {"app": "web"}}}},
     });
     serde_json::from_value(pool).expect("a pool")
+}
+
+fn decided(names: bool) -> DecidedEndpoints {
+    let target = if names { json!("web") } else { json!(8080) };
+    let decided = json!({
+        "source": "Pods",
+        "name": "web-v1",
+        "selector": {"matchLabels": {"app": "web"}},
+        "targetPorts": [{"name": "http", "port": target}],
+    });
+    serde_json::from_value(decided).expect("endpoints")
 }
 
 /// A pod with this number. Number 0 for the port is none.
@@ -49,14 +56,14 @@ type Pods = BTreeMap<String, PodFacts>;
 type Slices = BTreeMap<String, EndpointSlice>;
 
 fn plan_for(names: bool, pods: &Pods, slices: &Slices) -> Plan {
-    let pool = pool(names);
+    let (pool, decided) = (pool(), decided(names));
     let key = ObjectKey::new("shop", "web-v1");
     let own: BTreeMap<&str, &EndpointSlice> = slices
         .iter()
         .map(|(name, slice)| (name.as_str(), slice))
         .collect();
     let pods = pods.iter().map(|(name, pod)| (name.as_str(), pod));
-    plan(&Wanted::of(&key, &pool), pods, &own, |_| false)
+    plan(&Wanted::of(&key, &pool, &decided), pods, &own, |_| false)
 }
 
 fn written(plan: &Plan) -> impl Iterator<Item = &EndpointSlice> {
