@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kube::Api;
@@ -57,6 +57,10 @@ fn main() -> ExitCode {
     );
     suite.check("slices go with their pool", pool_goes);
     suite.check("a pool by a Service", service);
+    suite.check(
+        "an operator that starts soon knows who is silent",
+        silent_before,
+    );
     suite.main(|| {
         let mut stage = Operated::start()?;
         stage.play_agent("n1", &[NODE])?;
@@ -716,5 +720,34 @@ fn service(stage: &mut Operated) -> Result<()> {
         .until(&["get", POOL, "shop"], limit, |object| {
             condition(object, "Ready")["status"] == "False"
         })?;
+    Ok(())
+}
+
+/// As when the operator's own node is lost: the next operator finds a Lease that nobody renews.
+fn silent_before(stage: &mut Operated) -> Result<()> {
+    stage.expect_complaint("is silent and no longer waited for");
+    stage.play_agent("n2", &["10.1.0.12".parse()?])?;
+    stage.apply(&[server("silent", "203.0.113.18", "v1")])?;
+    stage.await_ready(VIRTUAL_SERVER, "silent")?;
+    stage.end_agent("n2")?;
+    let silent = ["get", VIRTUAL_SERVER, "silent"];
+    let limit = Duration::from_mins(1);
+    stage.admin().until(&silent, limit, |object| {
+        let condition = condition(object, "NodesSilent");
+        condition["status"] == "True"
+            && condition["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("n2"))
+    })?;
+    stage.stop_operator(ONE)?;
+    stage.start_operator("next")?;
+    // It is waited for as long as it takes to say something, but not for another 40 s.
+    let start = Instant::now();
+    stage.apply(&[server("silent", "203.0.113.18", "v2")])?;
+    stage.await_ready(VIRTUAL_SERVER, "silent")?;
+    println!(
+        "in force without the silent node after {:.1?}",
+        start.elapsed()
+    );
     Ok(())
 }

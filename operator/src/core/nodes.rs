@@ -18,25 +18,45 @@ struct Heard {
     heartbeat: Option<Time>,
     at_ms: u64,
     first_ms: u64,
+    /// For how long the heartbeat had been this one when it was first seen, as far as that counts.
+    before_ms: u64,
+}
+
+impl Heard {
+    fn is_silent(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.at_ms) + self.before_ms > NODE_SILENT_SECONDS * 1000
+    }
 }
 
 /// How long the first report of a node is waited for before VIPs are admitted without knowing its addresses.
 const FIRST_REPORT_MS: u64 = 5_000;
 
+/// How long a node is listened to in any case before it is taken for silent: agents renew every 5 s.
+const SURE_MS: u64 = 10_000;
+
 impl Liveness {
-    /// Notes a node's heartbeat and says whether it counts. A node that is seen for the first time counts until it has
-    /// been silent for [`NODE_SILENT_SECONDS`]: after a restart nobody is taken for dead too soon.
-    pub fn observe(&mut self, node: &str, heartbeat: Option<&Time>, now_ms: u64) -> bool {
+    /// Notes a node's heartbeat and says whether it counts: until it has been silent for [`NODE_SILENT_SECONDS`]. `before_ms`
+    /// is for how long the heartbeat is known to have been this one; it counts when a node is seen for the first time, and
+    /// never so much that a node which lives had no time to say so: after a restart nobody is taken for dead too soon.
+    pub fn observe(
+        &mut self,
+        node: &str,
+        heartbeat: Option<&Time>,
+        before_ms: u64,
+        now_ms: u64,
+    ) -> bool {
         let heard = self.heard.entry(node.to_owned()).or_insert_with(|| Heard {
             heartbeat: heartbeat.cloned(),
             at_ms: now_ms,
             first_ms: now_ms,
+            before_ms: before_ms.min(NODE_SILENT_SECONDS * 1000 - SURE_MS),
         });
         if heard.heartbeat.as_ref() != heartbeat {
             heard.heartbeat = heartbeat.cloned();
             heard.at_ms = now_ms;
+            heard.before_ms = 0;
         }
-        now_ms.saturating_sub(heard.at_ms) <= NODE_SILENT_SECONDS * 1000
+        !heard.is_silent(now_ms)
     }
 
     /// Whether a node that counts would no longer do so at this time, if its heartbeat stays what it is.
@@ -46,10 +66,9 @@ impl Liveness {
         heartbeat: Option<&Time>,
         now_ms: u64,
     ) -> bool {
-        self.heard.get(node).is_some_and(|heard| {
-            let silent = now_ms.saturating_sub(heard.at_ms) > NODE_SILENT_SECONDS * 1000;
-            silent && heard.heartbeat.as_ref() == heartbeat
-        })
+        self.heard
+            .get(node)
+            .is_some_and(|heard| heard.is_silent(now_ms) && heard.heartbeat.as_ref() == heartbeat)
     }
 
     /// Whether a node that has not reported yet may still be starting.

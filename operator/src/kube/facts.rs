@@ -84,9 +84,25 @@ impl PodFacts {
     }
 }
 
-/// When the holder of a Lease last renewed it.
-pub(super) fn renewed(lease: Lease) -> Option<Time> {
-    Some(Time(lease.spec?.renew_time?.0))
+/// What is kept of a node's Lease.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct LeaseFacts {
+    /// When its agent last renewed it, by the node's clock.
+    pub(super) renewed: Option<Time>,
+    /// When it was last written, in seconds by the API server's clock.
+    pub(super) written: Option<i64>,
+}
+
+impl LeaseFacts {
+    pub(super) fn of(lease: Lease) -> Self {
+        let renewed = lease.spec.and_then(|spec| spec.renew_time);
+        let managers = lease.metadata.managed_fields.unwrap_or_default();
+        let written = managers.iter().filter_map(|entry| entry.time.as_ref());
+        Self {
+            renewed: renewed.map(|time| Time(time.0)),
+            written: written.map(|time| time.0.as_second()).max(),
+        }
+    }
 }
 
 /// What is kept of an EndpointSlice.

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use kube::Resource;
 use sluice_api::{
     DecidedEndpoints, EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool,
-    RealServerPoolStatus, RolloutPolicy, Time, VirtualServer, pool_label,
+    RealServerPoolStatus, RolloutPolicy, VirtualServer, pool_label,
 };
 use sluice_planner::Slice;
 use tracing::{info, warn};
 
-use super::facts::{PodFacts, SliceFacts};
+use super::facts::{LeaseFacts, PodFacts, SliceFacts};
 use super::memory::Memory;
 use super::store::{Change, Delta, Item, Stamp, Store, Unreadable};
 use super::watch::{Message, Watched};
@@ -25,7 +25,7 @@ pub(super) struct Index {
     pub(super) pools: Store<RealServerPool>,
     pub(super) policies: Store<RolloutPolicy>,
     pub(super) nodes: Store<LoadBalancerNode>,
-    pub(super) leases: Store<Option<Time>>,
+    pub(super) leases: Store<LeaseFacts>,
     pub(super) pods: Store<PodFacts>,
     services: Store<BTreeSet<IpAddr>>,
     pub(super) slices: Store<SliceFacts>,

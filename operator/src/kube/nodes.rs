@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sluice_api::{ConditionType, LoadBalancerNode, ObjectKey, Time, find_condition, node_lease};
 use tracing::{info, warn};
 
+use super::facts::LeaseFacts;
 use super::index::Index;
 use super::store::{Delta, Item};
 use super::watch::Watched;
@@ -44,7 +45,7 @@ impl Index {
     }
 
     /// Takes the answer to the question that [`Self::is_in_doubt`] raises. Without one, no node gets any older.
-    pub(super) fn leases_read(&mut self, answer: Result<Vec<Item<Option<Time>>>, String>) {
+    pub(super) fn leases_read(&mut self, answer: Result<Vec<Item<LeaseFacts>>, String>) {
         match answer {
             Ok(leases) => {
                 for lease in leases {
@@ -61,13 +62,19 @@ impl Index {
     /// When the node's agent last renewed its Lease, which counts once it has reported.
     fn heartbeat(&self, node: &str, object: &LoadBalancerNode) -> Option<Time> {
         object.status.as_ref()?;
-        let lease = ObjectKey::new(self.namespace.clone(), node_lease(node));
-        self.leases.objects.get(&lease)?.clone()
+        self.lease(node)?.renewed.clone()
+    }
+
+    fn lease(&self, node: &str) -> Option<&LeaseFacts> {
+        let key = ObjectKey::new(self.namespace.clone(), node_lease(node));
+        self.leases.objects.get(&key)
     }
 
     /// Looks at the nodes.
     pub(super) fn look_at_nodes(&mut self) {
         let mut nodes = BTreeMap::new();
+        // The API server's clock cannot be read, but it was this late at least.
+        let newest = self.leases.objects.values().filter_map(|l| l.written).max();
         for (key, object) in &self.nodes.objects {
             let name = &key.name;
             if is_detached(object) {
@@ -75,7 +82,12 @@ impl Index {
                 continue;
             }
             let renewed = self.heartbeat(name, object);
-            let live = self.liveness.observe(name, renewed.as_ref(), self.heard_ms);
+            let unwritten = self.lease(name).and_then(|l| l.written).zip(newest);
+            let seconds = unwritten.map_or(0, |(written, newest)| newest - written);
+            let before_ms = u64::try_from(seconds).unwrap_or_default() * 1000;
+            let live = self
+                .liveness
+                .observe(name, renewed.as_ref(), before_ms, self.heard_ms);
             let node = Node {
                 status: object.status.clone().unwrap_or_default(),
                 live,

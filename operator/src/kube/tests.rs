@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sluice_api::{LoadBalancerNode, ObjectKey, RealServerPool, Time, VirtualServer};
 
 use super::endpoints::of_pool;
-use super::facts::{PodFacts, SliceFacts};
+use super::facts::{LeaseFacts, PodFacts, SliceFacts};
 use super::index::Index;
 use super::store::{Change, Delta, Item, Stamp, Store};
 use super::watch::{Message, Watched};
@@ -431,7 +431,15 @@ fn a_node_is_not_silent_while_leases_cannot_be_heard() {
     let renewed = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
     let lease = Item {
         key: ObjectKey::new("sluice-system", "sluice-node-n1"),
-        ..item("", "u", 40, Ok(Some(renewed)))
+        ..item(
+            "",
+            "u",
+            40,
+            Ok(LeaseFacts {
+                renewed: Some(renewed),
+                written: None,
+            }),
+        )
     };
     let answer = Some(Ok(vec![lease.clone()]));
     assert!(look(&mut index, 203_000, answer), "the watch had not told");

@@ -16,14 +16,13 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use sluice_api::{
-    LoadBalancerNode, NODE_LABEL, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer,
-    parse_ip,
+    LoadBalancerNode, NODE_LABEL, ObjectKey, RealServerPool, RolloutPolicy, VirtualServer, parse_ip,
 };
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
 
 use super::conflict::text;
-use super::facts::{PodFacts, SliceFacts, renewed};
+use super::facts::{LeaseFacts, PodFacts, SliceFacts};
 use super::store::{Delta, Item, Stamp};
 
 /// A watch is begun anew after this time at the latest; the connection is given up a little later. So a connection that died
@@ -78,7 +77,7 @@ pub(super) enum Message {
     RealServerPool(Delta<RealServerPool>),
     RolloutPolicy(Delta<RolloutPolicy>),
     LoadBalancerNode(Delta<LoadBalancerNode>),
-    Lease(Delta<Option<Time>>),
+    Lease(Delta<LeaseFacts>),
     Pod(Delta<PodFacts>),
     Service(Delta<BTreeSet<IpAddr>>),
     EndpointSlice(Delta<SliceFacts>),
@@ -107,7 +106,7 @@ pub(super) fn start(client: &Client, namespace: &str, queue: &Sender<Message>) {
     task.foreign(
         Watched::Lease,
         again(leases, &all.clone().labels(NODE_LABEL)),
-        renewed,
+        LeaseFacts::of,
         Message::Lease,
     );
     let services = Api::<DeserializeGuard<Service>>::all(client.clone());

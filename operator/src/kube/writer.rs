@@ -11,11 +11,11 @@ use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use sluice_api::{API_VERSION, NODE_LABEL, OPERATOR_MANAGER, ObjectKey, Time};
+use sluice_api::{API_VERSION, NODE_LABEL, OPERATOR_MANAGER, ObjectKey};
 use tokio::time::timeout;
 
 use super::conflict::{WriteError, text};
-use super::facts::renewed;
+use super::facts::LeaseFacts;
 use super::index::answered;
 use super::store::{Item, Stamp};
 use crate::managed::Managed;
@@ -93,7 +93,7 @@ impl Writer {
     }
 
     /// Reads the Leases of the nodes' agents past the watch.
-    pub(super) async fn leases(&self, namespace: &str) -> Result<Vec<Item<Option<Time>>>, String> {
+    pub(super) async fn leases(&self, namespace: &str) -> Result<Vec<Item<LeaseFacts>>, String> {
         let api = Api::<Lease>::namespaced(self.client.clone(), namespace);
         let parameters = ListParams::default().labels(NODE_LABEL);
         let leases = match timeout(PATIENCE, api.list(&parameters)).await {
@@ -103,7 +103,7 @@ impl Writer {
         let item = |lease: Lease| Item {
             key: ObjectKey::of(&lease),
             stamp: Stamp::of(&lease.metadata),
-            content: Ok(renewed(lease)),
+            content: Ok(LeaseFacts::of(lease)),
         };
         Ok(leases.into_iter().map(item).collect())
     }

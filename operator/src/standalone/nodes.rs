@@ -36,7 +36,7 @@ impl Nodes {
             let before = self.known.get(name);
             let status = self.read(directory, name);
             let heartbeat = status.heartbeat_time.as_ref();
-            let live = self.liveness.observe(name, heartbeat, monotonic_ms);
+            let live = self.liveness.observe(name, heartbeat, 0, monotonic_ms);
             let wanted = self.wanted.contains(name);
             let node = Node {
                 status,

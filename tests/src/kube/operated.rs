@@ -180,6 +180,12 @@ impl Operated {
         Ok(())
     }
 
+    /// Ends a played agent, whose node falls silent.
+    pub fn end_agent(&mut self, node: &str) -> Result<()> {
+        self.agents.remove(node).context("no such agent")?;
+        Ok(())
+    }
+
     /// A played agent.
     pub fn agent(&self, node: &str) -> Result<&PlayedAgent> {
         self.agents.get(node).context("no such agent")

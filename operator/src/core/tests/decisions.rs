@@ -119,14 +119,36 @@ fn silent_nodes_are_named_and_not_waited_for() {
 fn a_silent_node_is_told_by_its_own_heartbeat() {
     let time = |seconds| Time(Timestamp::from_second(seconds).expect("time"));
     let mut liveness = Liveness::default();
-    assert!(liveness.observe("d1", None, 0));
-    assert!(liveness.observe("d1", None, 40_000));
-    assert!(!liveness.observe("d1", None, 40_001));
+    let mut live = |heartbeat: Option<i64>, now_ms| {
+        let heartbeat = heartbeat.map(time);
+        liveness.observe("d1", heartbeat.as_ref(), 0, now_ms)
+    };
+    assert!(live(None, 0));
+    assert!(live(None, 40_000));
+    assert!(!live(None, 40_001));
+    assert!(live(Some(5), 50_000), "any change is a sign of life");
+    assert!(live(Some(3), 80_000));
+    assert!(live(Some(3), 120_000));
+    assert!(!live(Some(3), 120_001));
+}
+
+#[test]
+fn a_node_that_was_silent_before_is_soon_known_to_be() {
+    let time = |seconds| Time(Timestamp::from_second(seconds).expect("time"));
+    let mut liveness = Liveness::default();
+    let mut live = |node: &str, heartbeat, before_ms, now_ms| {
+        liveness.observe(node, Some(&time(heartbeat)), before_ms, now_ms)
+    };
+    assert!(live("d1", 5, 25_000, 0));
+    assert!(live("d1", 5, 25_000, 15_000));
+    assert!(!live("d1", 5, 25_000, 15_001));
     assert!(
-        liveness.observe("d1", Some(&time(5)), 50_000),
-        "any change is a sign of life"
+        live("d2", 5, 3_600_000, 0),
+        "it may be about to say something"
     );
-    assert!(liveness.observe("d1", Some(&time(3)), 80_000));
-    assert!(liveness.observe("d1", Some(&time(3)), 120_000));
-    assert!(!liveness.observe("d1", Some(&time(3)), 120_001));
+    assert!(live("d2", 5, 3_600_000, 10_000));
+    assert!(!live("d2", 5, 3_600_000, 10_001));
+    assert!(live("d2", 6, 3_600_000, 20_000));
+    assert!(live("d2", 6, 3_600_000, 60_000), "what was before is over");
+    assert!(!live("d2", 6, 3_600_000, 60_001));
 }
