@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
+use sluice_api::{
+    Kind, ObjectKey, RealServerPool, RealServerPoolStatus, RolloutPolicy, VirtualServer,
+};
 use tracing::{debug, warn};
 
 use super::conflict::WriteError;
@@ -18,6 +20,7 @@ use super::index::Index;
 use super::kept::Kept;
 use super::order::{acknowledged, changed_decisions, needed, targets};
 use super::patience::Patience;
+use super::slices::name_prefix;
 use super::store::{Item, Stamp};
 use super::writer::Writer;
 use crate::core::Outcome;
@@ -169,6 +172,11 @@ impl Round<'_> {
             if withheld.contains(&object) {
                 continue;
             }
+            if kind == Kind::RealServerPool && self.precedes_slices(&object.1, outcome) {
+                end.calm_left = true;
+                withheld.insert(object);
+                continue;
+            }
             self.index.raise_floor(revision);
             let key = &object.1;
             let written = if kind == Kind::RealServerPool {
@@ -191,6 +199,24 @@ impl Round<'_> {
             }
         }
         true
+    }
+
+    /// Whether a pool's decision is the first to name its slices of pods, which were written just now: nodes watch slices and
+    /// decisions apart, and one that hears of the decision first has no servers.
+    fn precedes_slices(&self, key: &ObjectKey, outcome: &Outcome) -> bool {
+        let of_pods = |status: &RealServerPoolStatus| {
+            let decision = status.decision.as_ref();
+            let endpoints = decision.and_then(|decision| decision.endpoints.as_ref());
+            endpoints.is_some_and(|endpoints| endpoints.selector.is_some())
+        };
+        let last = self.index.pools.objects.get(key);
+        let last = last.and_then(|pool| pool.status.as_ref());
+        of_pods(&outcome.pools[key])
+            && !last.is_some_and(of_pods)
+            && self
+                .index
+                .slices
+                .is_ahead(&key.namespace, &name_prefix(&key.name))
     }
 
     async fn one<K: Kept>(

@@ -4,9 +4,13 @@
 //! ignored: versions are compared as the numbers that they are (Kubernetes API concepts, "resource versions").
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sluice_api::ObjectKey;
+
+/// What was written is waited for in the watch for so long.
+const ECHO: Duration = Duration::from_secs(2);
 
 /// An object as it came.
 #[derive(Clone, PartialEq, Debug)]
@@ -76,6 +80,8 @@ pub(super) struct Store<T> {
     listing: Option<Vec<Item<T>>>,
     /// What was written by ourselves since the list began: it may be newer than the list.
     written: BTreeSet<ObjectKey>,
+    /// What was written by ourselves, and when, that the watch has not told of yet.
+    unseen: BTreeMap<ObjectKey, Instant>,
     complete: bool,
     unreadable: BTreeMap<ObjectKey, String>,
     news: Vec<Unreadable>,
@@ -88,6 +94,7 @@ impl<T> Default for Store<T> {
             stamps: BTreeMap::new(),
             listing: None,
             written: BTreeSet::new(),
+            unseen: BTreeMap::new(),
             complete: false,
             unreadable: BTreeMap::new(),
             news: Vec::new(),
@@ -115,7 +122,11 @@ impl<T: PartialEq> Store<T> {
             }
             Delta::Apply(item) => {
                 let known = self.stamps.get(&item.key);
-                if known.is_some_and(|known| item.stamp.version <= known.version) {
+                let known = known.map_or(0, |known| known.version);
+                if item.stamp.version >= known {
+                    self.unseen.remove(&item.key);
+                }
+                if item.stamp.version <= known {
                     return Vec::new();
                 }
                 self.put(item).into_iter().collect()
@@ -136,8 +147,7 @@ impl<T: PartialEq> Store<T> {
         if known.uid != item.stamp.uid || item.stamp.version <= known.version {
             return None;
         }
-        self.written.insert(item.key.clone());
-        self.put(item)
+        self.put_own(item)
     }
 
     /// Takes the answer to a write that may have made the object.
@@ -145,13 +155,22 @@ impl<T: PartialEq> Store<T> {
         if self.stamps.contains_key(&item.key) {
             return self.written(item);
         }
-        self.written.insert(item.key.clone());
-        self.put(item)
+        self.put_own(item)
+    }
+
+    /// Whether something of this namespace whose name begins like this was written by ourselves just now, and the watch has
+    /// not told of it: others, who watch the same, need not know of it either.
+    pub(super) fn is_ahead(&self, namespace: &str, prefix: &str) -> bool {
+        self.unseen
+            .range(ObjectKey::new(namespace, prefix)..)
+            .take_while(|(key, _)| key.namespace == namespace && key.name.starts_with(prefix))
+            .any(|(_, at)| at.elapsed() < ECHO)
     }
 
     /// Forgets an object.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<Change<T>> {
         self.stamps.remove(key);
+        self.unseen.remove(key);
         self.unreadable.remove(key);
         let before = self.objects.remove(key)?;
         Some(Change {
@@ -194,7 +213,14 @@ impl<T: PartialEq> Store<T> {
             changes.extend(self.put(item));
         }
         self.written.clear();
+        self.unseen.clear();
         changes
+    }
+
+    fn put_own(&mut self, item: Item<T>) -> Option<Change<T>> {
+        self.written.insert(item.key.clone());
+        self.unseen.insert(item.key.clone(), Instant::now());
+        self.put(item)
     }
 
     fn put(&mut self, item: Item<T>) -> Option<Change<T>> {

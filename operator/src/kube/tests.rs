@@ -126,6 +126,26 @@ fn a_list_does_not_undo_what_was_written_meanwhile() {
     assert_eq!(values(&store), [("a", 2), ("b", 3)].into());
 }
 
+#[test]
+fn what_was_written_is_ahead_until_the_watch_tells_of_it() {
+    let mut store = listed(&[("a-1", 5, 1)]);
+    assert!(!store.is_ahead("shop", "a-"));
+    store.written(item("a-1", "u", 8, Ok(2)));
+    store.made(item("b-1", "u", 9, Ok(3)));
+    assert!(store.is_ahead("shop", "a-") && store.is_ahead("shop", "b-"));
+    assert!(!store.is_ahead("shop", "c-") && !store.is_ahead("other", "a-"));
+    store.apply(Delta::Apply(item("a-1", "u", 7, Ok(1))));
+    assert!(store.is_ahead("shop", "a-"), "that was an older one");
+    store.apply(Delta::Apply(item("a-1", "u", 8, Ok(2))));
+    assert!(!store.is_ahead("shop", "a-"));
+    store.apply(Delta::Delete(key("b-1"), stamp("u", 10)));
+    assert!(!store.is_ahead("shop", "b-"));
+    assert!(
+        store.written(item("a-1", "u", 8, Ok(2))).is_none() && !store.is_ahead("shop", "a-"),
+        "the watch was faster"
+    );
+}
+
 /// A cluster restored from a backup counts from an earlier number.
 #[test]
 fn a_new_list_is_taken_even_if_it_is_older() {
