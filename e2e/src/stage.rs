@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use sluice_tests::kube::{BpfObjects, Cluster, ClusterSpec, finish};
+use sluice_tests::kube::{Account, BpfObjects, Cluster, ClusterSpec, finish};
 use sluice_tests::net::Dual;
 use sluice_tests::net::fabric::vip_of_one;
 use sluice_tests::net::sluice::binary;
@@ -64,15 +64,7 @@ impl Sluice {
             let arguments = ["-euo", "pipefail", "-c", &block.script];
             return finish(client.command("bash").args(arguments), "");
         }
-        self.shell(&block.script)
-    }
-
-    /// Runs a script as whoever administers the cluster, with the plugin in the path, in the root of the source tree.
-    fn shell(&self, script: &str) -> Result<String> {
-        let plugin = binary("kubectl-sluice")?;
-        let directory = plugin.parent().context("a program has a directory")?;
-        let mut shell = self.cluster.admin().shell(script, &[directory])?;
-        finish(shell.current_dir(quick_start::root()), "")
+        shell(self.cluster.admin(), &block.script)
     }
 
     /// Runs kubectl with words separated by spaces.
@@ -82,7 +74,7 @@ impl Sluice {
 
     /// Runs `kubectl sluice` with words separated by spaces.
     pub fn plugin(&self, words: &str) -> Result<String> {
-        self.shell(&format!("kubectl sluice {words}"))
+        plugin(self.cluster.admin(), words)
     }
 
     /// Applies a manifest of `examples/kubernetes`.
@@ -181,4 +173,17 @@ impl Stage for Sluice {
     fn run_name(&self) -> String {
         self.cluster.run_name()
     }
+}
+
+/// Runs `kubectl sluice` with words separated by spaces, and what else a shell takes, as this user.
+pub fn plugin(account: &Account, words: &str) -> Result<String> {
+    shell(account, &format!("kubectl sluice {words}"))
+}
+
+/// Runs a script as this user, with the plugin in the path, in the root of the source tree.
+fn shell(account: &Account, script: &str) -> Result<String> {
+    let plugin = binary("kubectl-sluice")?;
+    let directory = plugin.parent().context("a program has a directory")?;
+    let mut shell = account.shell(script, &[directory])?;
+    finish(shell.current_dir(quick_start::root()), "")
 }

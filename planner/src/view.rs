@@ -27,23 +27,6 @@ pub struct Role {
     pub real_server: bool,
 }
 
-impl Role {
-    /// The bits of [`sluice_abi::ConfigWord::Role`].
-    pub const fn bits(self) -> u64 {
-        let director = if self.director {
-            sluice_abi::ROLE_DIRECTOR
-        } else {
-            0
-        };
-        let real_server = if self.real_server {
-            sluice_abi::ROLE_REAL_SERVER
-        } else {
-            0
-        };
-        director | real_server
-    }
-}
-
 /// A node as its agent sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeView {

@@ -90,6 +90,7 @@ fn a_minimal_release_has_these_objects() {
         .chain(both("ClusterRoleBinding"))
         .chain(both("Role"))
         .chain(both("RoleBinding"))
+        .chain(["view", "edit"].map(|role| format!("ClusterRole/sluice-{role}")))
         .chain(hooks.map(|kind| format!("{kind}/sluice-detach")))
         .chain(
             [
@@ -182,6 +183,7 @@ fn values_that_are_wrong_are_refused_by_name() {
         ("agent.resources.claims[0].name=x", "claims"),
         ("agent.nodeSelector.a=1", "/agent/nodeSelector/a"),
         ("crds.keep=perhaps", "/crds/keep"),
+        ("rbac.aggregate=yes", "/rbac/aggregate"),
         ("detach.timeoutSeconds=0", "/detach/timeoutSeconds"),
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("image.repository=UPPER", "/image/repository"),
@@ -287,12 +289,71 @@ fn permissions(role: &Value) -> BTreeSet<(String, String, String)> {
     found
 }
 
+/// Labels by which Kubernetes' own roles take up a role.
+fn aggregation(role: &Value) -> BTreeSet<&str> {
+    let labels = role["metadata"]["labels"].as_object().unwrap();
+    labels
+        .iter()
+        .filter(|(_, value)| *value == "true")
+        .filter_map(|(label, _)| label.strip_prefix("rbac.authorization.k8s.io/aggregate-to-"))
+        .collect()
+}
+
 #[test]
-fn nobody_may_write_what_users_own() {
+fn people_get_their_rights_by_the_roles_of_kubernetes() {
+    const READ: &[&str] = &["get", "list", "watch"];
+    const WRITE: &[&str] = &["create", "update", "patch", "delete", "deletecollection"];
+    let owned = ["virtualservers", "realserverpools", "rolloutpolicies"];
+    let of = |resources: &[&str], verbs: &[&str]| -> BTreeSet<(String, String, String)> {
+        let pairs = resources
+            .iter()
+            .flat_map(|resource| verbs.iter().map(move |verb| (resource, verb)));
+        pairs
+            .map(|(resource, verb)| {
+                let group = match *resource {
+                    "endpointslices" => "discovery.k8s.io",
+                    _ => "sluice.dev",
+                };
+                (group.into(), (*resource).into(), (*verb).into())
+            })
+            .collect()
+    };
+    let read = [&owned[..], &["loadbalancernodes", "endpointslices"]].concat();
+    for (name, permitted, takers) in [
+        (
+            "sluice-view",
+            of(&read, READ),
+            &["view", "edit", "admin"][..],
+        ),
+        ("sluice-edit", of(&owned, WRITE), &["edit", "admin"]),
+    ] {
+        for aggregate in [true, false] {
+            let objects = minimal(&[&format!("--set=rbac.aggregate={aggregate}")]);
+            let role = object(&objects, "ClusterRole", name).unwrap();
+            assert_eq!(permissions(role), permitted, "{name}");
+            let expected = takers.iter().copied().filter(|_| aggregate).collect();
+            assert_eq!(aggregation(role), expected, "{name}");
+            let bound = objects
+                .iter()
+                .any(|object| object["roleRef"]["name"] == name);
+            assert!(!bound, "{name} is for people, who bind it themselves");
+        }
+    }
+}
+
+#[test]
+fn no_pod_may_write_what_users_own() {
     let objects = minimal(&[]);
+    let bound = |role: &&Value| {
+        objects.iter().any(|object| {
+            let bound = &object["roleRef"];
+            bound["kind"] == role["kind"] && bound["name"] == role["metadata"]["name"]
+        })
+    };
     for role in objects
         .iter()
         .filter(|object| matches!(object["kind"].as_str(), Some("Role" | "ClusterRole")))
+        .filter(bound)
     {
         for (group, resource, verb) in permissions(role) {
             let what = format!("{}: {verb} {resource}.{group}", key(role));

@@ -24,7 +24,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use sluice_abi::ConfigWord;
 use sluice_api::{ConditionType, LoadBalancerNodeStatus};
 use sluice_planner::{
     Image, Limits, MapOp, NodeConfig, NodeView, Plan, Problem, RingCache, diff, node_config,
@@ -120,7 +119,6 @@ pub struct Core {
     /// The generation of the spec under which everything is to be taken off the node.
     detach: Option<i64>,
     detach_retry: BackOff,
-    role_set: Option<u64>,
     decisions: Option<Decisions>,
     decisions_changed: bool,
     peers: BTreeMap<String, BTreeSet<IpAddr>>,
@@ -173,7 +171,6 @@ impl Core {
             held: None,
             detach: None,
             detach_retry: BackOff::default(),
-            role_set: None,
             decisions: None,
             decisions_changed: false,
             peers: BTreeMap::new(),
@@ -330,7 +327,6 @@ impl Core {
     fn turn(&mut self, now: Instant) {
         self.observe(now);
         if let Some(node) = self.node.clone() {
-            self.set_role(&node);
             // The tables come first: no packet finds them half full.
             self.plan_and_apply(now);
             let bridges = self.bridges();
@@ -423,17 +419,6 @@ impl Core {
             .filter_map(|name| self.table.link_by_name(name))
             .map(|(ifindex, _)| ifindex)
             .collect()
-    }
-
-    fn set_role(&mut self, node: &NodeSpec) {
-        let bits = view::role(&node.spec).bits();
-        if self.role_set == Some(bits) {
-            return;
-        }
-        match self.maps.set_config(ConfigWord::Role, bits) {
-            Ok(()) => self.role_set = Some(bits),
-            Err(error) => error!("cannot set this node's role: {error}"),
-        }
     }
 
     fn plan_and_apply(&mut self, now: Instant) {

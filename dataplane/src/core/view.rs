@@ -10,14 +10,6 @@ use sluice_planner::{NodeView, Role};
 use crate::netlink::{Resolver, Surroundings};
 use crate::source::Decisions;
 
-/// What a node of this role does. A director also takes what other directors send to servers at its own addresses.
-pub(super) fn role(spec: &LoadBalancerNodeSpec) -> Role {
-    Role {
-        director: spec.role == NodeRole::Director,
-        real_server: true,
-    }
-}
-
 /// Addresses to which the way must be known: servers, and other directors for their Ethernet addresses.
 pub(super) fn addresses_to_reach(
     decisions: Option<&Decisions>,
@@ -53,5 +45,13 @@ pub(super) fn node_view(
         peers: peers.collect(),
         next_hops: resolver.next_hops(around, now),
         addresses,
+    }
+}
+
+/// What a node of this role does. A director also takes what other directors send to servers at its own addresses.
+fn role(spec: &LoadBalancerNodeSpec) -> Role {
+    Role {
+        director: spec.role == NodeRole::Director,
+        real_server: true,
     }
 }

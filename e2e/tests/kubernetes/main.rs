@@ -4,6 +4,7 @@ mod canary;
 mod changes;
 mod removal;
 mod rights;
+mod users;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
     suite.check(
         "manifests applied again change nothing",
         canary::applied_again,
+    );
+    suite.check(
+        "people may do what Kubernetes' roles for them say",
+        users::people,
     );
     suite.check("pods come and go under load", changes::pods);
     suite.check(

@@ -31,12 +31,12 @@ pub use flow::{
     FullNatValue, TIME_SHIFT,
 };
 pub use head::{Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SHARE_WHOLE};
-pub use names::{CONFIG_WORDS, ConfigWord, MapName, ROLE_DIRECTOR, ROLE_REAL_SERVER};
+pub use names::{CONFIG_WORDS, ConfigWord, MapName};
 pub use reason::{DropReason, Stat};
 pub use server::{ForwardingMode, Path, SERVER_IPV6, ServerCounters, ServerRecord, ServerWord};
 
 /// Version of the layout of every map. The agent adopts pinned maps only if the version stored in them equals this.
-pub const ABI_VERSION: u64 = 1;
+pub const ABI_VERSION: u64 = 2;
 
 /// TCP's protocol number (RFC 9293).
 pub const TCP: u8 = 6;

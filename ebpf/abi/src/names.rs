@@ -113,24 +113,17 @@ pub enum ConfigWord {
     AbiVersion = 0,
     /// Secret seed of the flow tables' bucket hash; stays as long as the tables do.
     FlowSeed = 1,
-    /// [`ROLE_DIRECTOR`] | [`ROLE_REAL_SERVER`]; may change at any time.
-    Role = 2,
     /// Most half-open flows that may hold a FullNAT port.
-    HalfOpenPortLimit = 3,
+    HalfOpenPortLimit = 2,
     /// Half-open flows that hold a FullNAT port now: raised by packets, set anew by the agent's sweep.
-    HalfOpenPorts = 4,
+    HalfOpenPorts = 3,
     /// Always 0; see `Tables::unknown_zero` of sluice-packet.
-    Zero = 5,
+    Zero = 4,
     /// Clock in nanoseconds, for tests (`TEST_HOOKS`).
-    TestClock = 6,
+    TestClock = 5,
     /// Random number, for tests (`TEST_HOOKS`).
-    TestRandom = 7,
+    TestRandom = 6,
 }
 
 /// Number of words in `CONFIG`.
-pub const CONFIG_WORDS: u32 = 8;
-
-/// Role bit: balances packets to VIPs.
-pub const ROLE_DIRECTOR: u64 = 1;
-/// Role bit: unwraps and translates packets that directors send to servers of this node.
-pub const ROLE_REAL_SERVER: u64 = 2;
+pub const CONFIG_WORDS: u32 = 7;

@@ -13,8 +13,8 @@ use aya::{
 };
 use sluice_abi::{
     ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, EndpointKey, ForwardingMode, Head,
-    HeadPool, MAX_POOLS, MapName, Path as ServerPath, ROLE_DIRECTOR, RingWord, SERVER_IPV6,
-    SHARE_WHOLE, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
+    HeadPool, MAX_POOLS, MapName, Path as ServerPath, RingWord, SERVER_IPV6, SHARE_WHOLE,
+    ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -257,7 +257,6 @@ impl Instance {
         let words = [
             (ConfigWord::AbiVersion, ABI_VERSION),
             (ConfigWord::FlowSeed, 0x5f3c_96e1_b7d2_084b),
-            (ConfigWord::Role, ROLE_DIRECTOR),
             (ConfigWord::HalfOpenPortLimit, u64::from(u32::MAX)),
         ];
         for (word, value) in words {

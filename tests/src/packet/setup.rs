@@ -197,7 +197,6 @@ impl Setup {
         let mut setup = Self::default();
         setup.config(ConfigWord::AbiVersion, sluice_abi::ABI_VERSION);
         setup.config(ConfigWord::FlowSeed, 0x5eed_5eed_5eed_5eed);
-        setup.config(ConfigWord::Role, sluice_abi::ROLE_DIRECTOR);
         setup.config(ConfigWord::HalfOpenPortLimit, 1000);
         setup
     }
