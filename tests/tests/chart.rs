@@ -183,7 +183,7 @@ fn values_that_are_wrong_are_refused_by_name() {
         ("agent.resources.claims[0].name=x", "claims"),
         ("agent.nodeSelector.a=1", "/agent/nodeSelector/a"),
         ("crds.keep=perhaps", "/crds/keep"),
-        ("rbac.aggregate=yes", "/rbac/aggregate"),
+        ("rbac.aggregate=true", "/rbac/aggregate"),
         ("detach.timeoutSeconds=0", "/detach/timeoutSeconds"),
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("image.repository=UPPER", "/image/repository"),
@@ -323,16 +323,24 @@ fn people_get_their_rights_by_the_roles_of_kubernetes() {
         (
             "sluice-view",
             of(&read, READ),
-            &["view", "edit", "admin"][..],
+            [
+                &[][..],
+                &["view", "edit", "admin"],
+                &["view", "edit", "admin"],
+            ],
         ),
-        ("sluice-edit", of(&owned, WRITE), &["edit", "admin"]),
+        (
+            "sluice-edit",
+            of(&owned, WRITE),
+            [&[], &[], &["edit", "admin"]],
+        ),
     ] {
-        for aggregate in [true, false] {
+        for (aggregate, expected) in ["none", "view", "edit"].into_iter().zip(takers) {
             let objects = minimal(&[&format!("--set=rbac.aggregate={aggregate}")]);
             let role = object(&objects, "ClusterRole", name).unwrap();
             assert_eq!(permissions(role), permitted, "{name}");
-            let expected = takers.iter().copied().filter(|_| aggregate).collect();
-            assert_eq!(aggregation(role), expected, "{name}");
+            let expected = expected.iter().copied().collect();
+            assert_eq!(aggregation(role), expected, "{name}, {aggregate}");
             let bound = objects
                 .iter()
                 .any(|object| object["roleRef"]["name"] == name);

@@ -14,9 +14,10 @@ const TEAM: &str = "team";
 pub(crate) fn people(sluice: &mut Sluice) -> Result<()> {
     sluice.kubectl(&format!("create namespace {TEAM}"))?;
     let in_team = format!("--namespace {TEAM}");
-    let editor = person(sluice, "editor", &format!("rolebinding {in_team}"), "edit")?;
-    let viewer = person(sluice, "viewer", &format!("rolebinding {in_team}"), "view")?;
-    let everywhere = person(sluice, "everywhere", "clusterrolebinding", "edit")?;
+    let binding = format!("rolebinding {in_team}");
+    let editor = person(sluice, "editor", &binding, &["edit", "sluice-edit"])?;
+    let viewer = person(sluice, "viewer", &binding, &["view"])?;
+    let everywhere = person(sluice, "everywhere", "clusterrolebinding", &["edit"])?;
 
     editor.apply(&example("web")?)?;
     let limit = format!("--timeout={}s", PATIENCE.as_secs());
@@ -40,19 +41,26 @@ pub(crate) fn people(sluice: &mut Sluice) -> Result<()> {
     owned_by_others(&editor, &everywhere)?;
     editor.kubectl(format!("delete {in_team} {owned} --all").split(' '))?;
     sluice.kubectl(&format!("delete namespace {TEAM}"))?;
-    sluice.kubectl("delete clusterrolebinding everywhere")?;
+    sluice.kubectl("delete clusterrolebinding everywhere-edit")?;
     Ok(())
 }
 
-/// A ServiceAccount with a role, once the role counts.
-fn person(sluice: &Sluice, name: &str, binding: &str, role: &str) -> Result<Account> {
+/// A ServiceAccount with these roles, once they count.
+fn person(sluice: &Sluice, name: &str, binding: &str, roles: &[&str]) -> Result<Account> {
     sluice.kubectl(&format!("create serviceaccount {name} --namespace {TEAM}"))?;
-    sluice.kubectl(&format!(
-        "create {binding} {name} --clusterrole={role} --serviceaccount={TEAM}:{name}"
-    ))?;
+    for role in roles {
+        sluice.kubectl(&format!(
+            "create {binding} {name}-{role} --clusterrole={role} --serviceaccount={TEAM}:{name}"
+        ))?;
+    }
     let account = sluice.cluster.control().service_account(TEAM, name)?;
-    let question = format!("get virtualservers --namespace {TEAM}");
-    until("the role to count", PATIENCE, || {
+    let verb = if roles.contains(&"sluice-edit") {
+        "patch"
+    } else {
+        "get"
+    };
+    let question = format!("auth can-i {verb} rolloutpolicies --namespace {TEAM}");
+    until("the roles to count", PATIENCE, || {
         account.kubectl(question.split(' ')).is_ok()
     })?;
     Ok(account)
@@ -115,6 +123,9 @@ fn owned_by_others(editor: &Account, everywhere: &Account) -> Result<()> {
         let words = "apply --server-side --subresource=status -f -";
         refused(editor, words, &object, "patch", "/status")?;
     }
+    // Kubernetes' own role for editors reads only.
+    let web = format!("delete --namespace {TEAM} virtualserver web");
+    refused(everywhere, &web, "", "delete", "virtualservers")?;
     let node = "{apiVersion: sluice.dev/v1alpha1, kind: LoadBalancerNode, metadata: {name: other}, spec: {}}";
     let nodes = "loadbalancernodes";
     refused(everywhere, "create -f -", node, "create", nodes)?;
