@@ -35,7 +35,7 @@ pub const MAX_INTERFACES: usize = 16;
 /// Own addresses that a node reports.
 pub const MAX_NODE_ADDRESSES: usize = 256;
 /// Exceptions that a node reports one by one.
-pub const MAX_EXCEPTIONS: usize = 64;
+pub const MAX_EXCEPTIONS: usize = 256;
 /// Conditions of an object.
 pub const MAX_CONDITIONS: usize = 16;
 /// Characters of an object's name (RFC 1123 subdomain).

@@ -91,8 +91,8 @@ pub(super) struct Acknowledgement {
     pub(super) live: Vec<String>,
     /// Live nodes that have not acknowledged the revision, and the one they did.
     pub(super) awaited: Vec<(String, u64)>,
-    /// Exceptions of live nodes, with the node's name.
-    pub(super) exceptions: Vec<(String, NodeException)>,
+    /// What live nodes cannot do as decided, with the node's name.
+    pub(super) exceptions: Vec<(String, String)>,
 }
 
 impl Acknowledgement {
@@ -170,12 +170,35 @@ fn of_revision(
         } else if of_pools < wanted.pool_revision {
             result.awaited.push((name.clone(), of_pools));
         }
-        let exceptions = node.status.exceptions.iter().filter(|e| concerns(e));
+        let exceptions = &node.status.exceptions;
+        let concerning = exceptions.iter().filter(|e| concerns(e)).map(told);
         result
             .exceptions
-            .extend(exceptions.map(|exception| (name.clone(), exception.clone())));
+            .extend(concerning.map(|text| (name.clone(), text)));
+        let unlisted = (node.status.exception_count as usize).saturating_sub(exceptions.len());
+        if unlisted > 0 {
+            let text = format!(
+                "has exceptions for {unlisted} objects beyond those that its status has room for, perhaps for this one: \
+                 correct what it lists"
+            );
+            result.exceptions.push((name.clone(), text));
+        }
     }
     result
+}
+
+fn told(exception: &NodeException) -> String {
+    let kind = match exception.kind {
+        ExceptionKind::VirtualServer => "VirtualServer",
+        ExceptionKind::RealServerPool => "RealServerPool",
+    };
+    let NodeException {
+        name,
+        reason,
+        message,
+        ..
+    } = exception;
+    format!("{kind} {name}: {reason}: {message}")
 }
 
 fn live(world: &World) -> impl Iterator<Item = (&String, &Node)> {

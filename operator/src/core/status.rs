@@ -241,21 +241,9 @@ fn awaited(acknowledgement: &Acknowledgement) -> String {
 }
 
 fn exceptions(acknowledgement: &Acknowledgement) -> String {
-    let texts: Vec<String> = acknowledgement
-        .exceptions
-        .iter()
-        .map(|(node, exception)| {
-            format!(
-                "{node}: {} {}: {}: {}",
-                match exception.kind {
-                    sluice_api::ExceptionKind::VirtualServer => "VirtualServer",
-                    sluice_api::ExceptionKind::RealServerPool => "RealServerPool",
-                },
-                exception.name,
-                exception.reason,
-                exception.message
-            )
-        })
+    let exceptions = acknowledgement.exceptions.iter();
+    let texts: Vec<String> = exceptions
+        .map(|(node, text)| format!("{node}: {text}"))
         .collect();
     texts.join("; ")
 }

@@ -38,6 +38,30 @@ fn exceptions_are_told_and_hold_a_rollout() {
     assert_eq!(sim.weights("web"), [50, 50]);
 }
 
+/// A node with more exceptions than its status has room for.
+#[test]
+fn what_a_node_does_not_list_is_not_in_force() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    let status = &mut sim.world.nodes.get_mut("d1").expect("d1").status;
+    status.exception_count = 3;
+    status.exceptions = vec![NodeException {
+        kind: ExceptionKind::RealServerPool,
+        namespace: "other".to_owned(),
+        name: "v2".to_owned(),
+        reason: "NoServers".to_owned(),
+        message: "no server".to_owned(),
+    }];
+    sim.settle();
+    let (_, reason, message) = sim.ready("web");
+    assert_eq!(reason, "NodeException");
+    assert!(
+        message.contains("d1: has exceptions for 2 objects"),
+        "{message}"
+    );
+    assert_eq!(sim.weights("web"), [90, 10], "the step waits");
+}
+
 #[test]
 fn a_rollout_moves_the_share_and_ends_with_the_candidate() {
     let mut sim = served();
