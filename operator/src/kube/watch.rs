@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DeserializeGuard;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher as watch;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
@@ -30,6 +29,10 @@ use super::store::{Delta, Item, Stamp};
 const WATCH_SECONDS: u32 = 60;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_DELAY: Duration = Duration::from_secs(3);
+/// The same where lists are taken and watches are not: a list of all pods is dear.
+const LONGEST_LIST_DELAY: Duration = Duration::from_secs(30);
+/// A watch that has lived for so long works.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// What is watched.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -181,12 +184,15 @@ async fn follow<T, S>(
         // A watch that broke off begins with a list again, though it could go on from the last version: behind the address there
         // may be a server that was restored or wiped, whose versions are lower, and which would stay silent.
         let mut events = std::pin::pin!(deltas());
+        let mut listed: Option<Instant> = None;
         let error = loop {
             match events.next().await {
                 Some(Ok(delta)) => {
-                    // That it begins to list is no success yet.
-                    if !matches!(delta, Delta::Init) {
-                        delays.reset();
+                    // A list alone is no success: the watch that follows may be refused, and lists are dear.
+                    match delta {
+                        Delta::InitDone => listed = Some(Instant::now()),
+                        Delta::Apply(_) | Delta::Delete(..) => delays.reset(),
+                        Delta::Init | Delta::InitApply(_) => {}
                     }
                     if queue.send(message(delta)).await.is_err() {
                         return;
@@ -196,10 +202,18 @@ async fn follow<T, S>(
                 None => return,
             }
         };
+        if listed.is_some_and(|at| at.elapsed() >= STEADY) {
+            delays.reset();
+        }
+        let longest = if listed.is_some() {
+            LONGEST_LIST_DELAY
+        } else {
+            LONGEST_DELAY
+        };
         if queue.send(Message::Lost(kind, text(&error))).await.is_err() {
             return;
         }
-        sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
+        sleep(delays.next(longest)).await;
     }
 }
 
@@ -245,21 +259,15 @@ struct Delays {
     last: Option<Duration>,
 }
 
-impl Iterator for Delays {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let delay = self
-            .last
-            .map_or(FIRST_DELAY, |last| (last * 2).min(LONGEST_DELAY));
+impl Delays {
+    fn next(&mut self, longest: Duration) -> Duration {
+        let delay = self.last.map_or(FIRST_DELAY, |last| last * 2).min(longest);
         self.last = Some(delay);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let jitter = now.map_or(0, |now| now.subsec_nanos()) % 256;
-        Some(delay + delay * jitter / 1024)
+        delay + delay * jitter / 1024
     }
-}
 
-impl Backoff for Delays {
     fn reset(&mut self) {
         self.last = None;
     }
