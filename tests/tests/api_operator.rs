@@ -2,7 +2,7 @@
 //!
 //! The agent is played: to the operator it is a status and a Lease, and nothing here looks at packets.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +57,10 @@ fn main() -> ExitCode {
     );
     suite.check("slices go with their pool", pool_goes);
     suite.check("a pool by a Service", service);
+    suite.check(
+        "what the API server fails at holds nothing up",
+        failing_objects,
+    );
     suite.check(
         "an operator that starts soon knows who is silent",
         silent_before,
@@ -720,6 +724,105 @@ fn service(stage: &mut Operated) -> Result<()> {
         .until(&["get", POOL, "shop"], limit, |object| {
             condition(object, "Ready")["status"] == "False"
         })?;
+    Ok(())
+}
+
+/// A webhook that is asked about every status in a namespace and is not there, then one that never answers.
+fn failing_objects(stage: &mut Operated) -> Result<()> {
+    const NAMESPACE: &str = "a-broken";
+    stage.expect_complaint("cannot be written now; tries again");
+    let admin = stage.admin().clone();
+    admin.kubectl(["create", "namespace", NAMESPACE])?;
+    let silent = stage
+        .control
+        .namespace()
+        .within(|| TcpListener::bind("127.0.0.1:0"))??;
+    let hook = |port: u16| {
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": "broken"},
+            "webhooks": [{
+                "name": "broken.example.com",
+                "admissionReviewVersions": ["v1"],
+                "sideEffects": "None",
+                "failurePolicy": "Fail",
+                "timeoutSeconds": 30,
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}},
+                "clientConfig": {"url": format!("https://127.0.0.1:{port}/")},
+                "rules": [{
+                    "apiGroups": ["sluice.dev"],
+                    "apiVersions": ["v1alpha1"],
+                    "operations": ["UPDATE"],
+                    "resources": ["realserverpools/status"],
+                }],
+            }],
+        })
+    };
+    let broken_pool = |name: &str| {
+        let mut pool = pool(name, &["10.0.0.1"]);
+        pool["metadata"]["namespace"] = json!(NAMESPACE);
+        pool
+    };
+    let serve = |stage: &Operated, name: &str, vip: &str| -> Result<()> {
+        let start = Instant::now();
+        stage.apply(&[server(name, vip, "v1")])?;
+        let question = ["get", VIRTUAL_SERVER, name];
+        stage.admin().until(&question, 2 * PATIENCE, |object| {
+            condition(object, "Ready")["status"] == "True"
+        })?;
+        println!("{name} is in force after {:.1?}", start.elapsed());
+        Ok(())
+    };
+    stage.apply(&[hook(1)])?;
+    stage.apply(&[broken_pool("probe")])?;
+    let probe = [
+        "patch",
+        POOL,
+        "probe",
+        "--namespace",
+        NAMESPACE,
+        "--subresource=status",
+        "--type=merge",
+        "--patch={\"status\": {\"servers\": 9}}",
+    ];
+    let fails_by = |words: &str| {
+        until("the webhook to be asked", PATIENCE, || {
+            let answer = admin.kubectl(probe);
+            answer.is_err_and(|error| format!("{error:#}").contains(words))
+        })
+    };
+    fails_by("connection refused")?;
+    let many: Vec<Value> = (0..10)
+        .map(|i| broken_pool(&format!("refused-{i}")))
+        .collect();
+    stage.apply(&many)?;
+    until("writes to fail", PATIENCE, || {
+        stage
+            .writes(ONE, "failed")
+            .is_ok_and(|failed| failed >= 10.0)
+    })?;
+    serve(stage, "beside-refused", "203.0.113.19")?;
+
+    stage.apply(&[hook(silent.local_addr()?.port())])?;
+    stage.apply(&[broken_pool("silent-0"), broken_pool("silent-1")])?;
+    until("a write without an answer", 2 * PATIENCE, || {
+        stage
+            .writes(ONE, "unavailable")
+            .is_ok_and(|late| late >= 1.0)
+    })?;
+    serve(stage, "beside-silent", "203.0.113.20")?;
+    admin.kubectl(["delete", "validatingwebhookconfiguration", "broken"])?;
+    let broken = [
+        "wait",
+        "--namespace",
+        NAMESPACE,
+        "--for=condition=Ready",
+        POOL,
+        "--all",
+        "--timeout=60s",
+    ];
+    admin.kubectl(broken)?;
     Ok(())
 }
 

@@ -5,9 +5,12 @@ use kube::core::Status;
 /// A write that was not taken.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
 pub(super) enum WriteError {
-    /// The object has changed or is gone: the watch will tell.
+    /// The object has changed: the watch will tell.
     #[error("has changed meanwhile")]
     Stale,
+    /// The object is gone.
+    #[error("is gone")]
+    Gone,
     /// Another field manager has a field that is ours.
     #[error(
         "another field manager has written what only the operator writes, and the operator does not force it: {0}. Remove \
@@ -17,7 +20,10 @@ pub(super) enum WriteError {
     /// The API server does not want it, and will not want it again.
     #[error("the API server refuses it: {0}")]
     Refused(String),
-    /// The API server cannot be reached or is not in order.
+    /// The API server answers, but fails at this object: a webhook that does not answer, say.
+    #[error("the API server fails at it: {0}")]
+    Failed(String),
+    /// The API server cannot be reached or takes nothing from us now.
     #[error("the API server does not take it now: {0}")]
     Unavailable(String),
 }
@@ -27,10 +33,17 @@ impl WriteError {
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Stale => "stale",
+            Self::Gone => "gone",
             Self::FieldManager(_) => "field_manager_conflict",
             Self::Refused(_) => "refused",
+            Self::Failed(_) => "failed",
             Self::Unavailable(_) => "unavailable",
         }
+    }
+
+    /// Whether the same write may be taken soon, though nothing changed here.
+    pub(super) const fn may_pass(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Unavailable(_))
     }
 
     /// Reads the answer to a write.
@@ -43,20 +56,28 @@ impl WriteError {
 
     fn of_status(status: &Status) -> Self {
         const FIELD_MANAGER: &str = "FieldManagerConflict";
-        let causes = status.details.iter().flat_map(|details| &details.causes);
-        let conflicts: Vec<String> = causes
+        const TERMINATING: &str = "NamespaceTerminating";
+        let details = status.details.as_ref();
+        let causes = || details.iter().flat_map(|details| &details.causes);
+        // A kind that is not defined any more has no name either.
+        let is_named = details.is_some_and(|details| !details.name.is_empty());
+        let conflicts: Vec<String> = causes()
             .filter(|cause| cause.reason == FIELD_MANAGER)
             .map(|cause| format!("{} ({})", cause.field, cause.message))
             .collect();
         match status.code {
             409 if !conflicts.is_empty() => Self::FieldManager(conflicts.join(", ")),
+            404 if is_named => Self::Gone,
             404 | 409 | 410 => Self::Stale,
+            // All of it will be gone soon.
+            403 if causes().any(|cause| cause.reason == TERMINATING) => Self::Stale,
             403 => Self::Refused(format!(
                 "{}; is the operator's role as the chart has it?",
                 status.message
             )),
             400 | 405 | 406 | 413 | 415 | 422 => Self::Refused(status.message.clone()),
-            _ => Self::Unavailable(status.message.clone()),
+            401 | 429 | 503 => Self::Unavailable(status.message.clone()),
+            _ => Self::Failed(status.message.clone()),
         }
     }
 }
@@ -102,13 +123,23 @@ mod tests {
         );
         assert_eq!(status(409, &json!([])), WriteError::Stale);
         assert_eq!(status(404, &json!([])), WriteError::Stale);
+        let terminating = json!([{"reason": "NamespaceTerminating", "message": "m", "field": "x"}]);
+        assert_eq!(status(403, &terminating), WriteError::Stale);
         assert_eq!(status(422, &json!([])), WriteError::Refused("m".to_owned()));
         assert!(matches!(status(403, &json!([])), WriteError::Refused(_)));
-        for code in [401, 429, 500, 503, 504] {
-            assert_eq!(
-                status(code, &json!([])),
-                WriteError::Unavailable("m".to_owned())
-            );
+        for code in [401, 429, 503] {
+            let answer = status(code, &json!([]));
+            assert_eq!(answer, WriteError::Unavailable("m".to_owned()));
         }
+        for code in [500, 504] {
+            let answer = status(code, &json!([]));
+            assert_eq!(answer, WriteError::Failed("m".to_owned()));
+        }
+        let gone = json!({
+            "status": "Failure", "code": 404, "reason": "NotFound", "message": "m",
+            "details": {"name": "web", "kind": "virtualservers"},
+        });
+        let gone = serde_json::from_value(gone).expect("a status");
+        assert_eq!(WriteError::of_status(&gone), WriteError::Gone);
     }
 }

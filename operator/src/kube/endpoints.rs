@@ -34,7 +34,8 @@ enum Job {
     Delete(ObjectKey),
 }
 
-type Answer = (ObjectKey, Result<Done, WriteError>);
+/// Without an error it was not tried, since the API server had just been found to be away.
+type Answer = (ObjectKey, Result<Done, Option<WriteError>>);
 
 enum Done {
     Applied(Box<EndpointSlice>),
@@ -57,7 +58,10 @@ impl Endpoints {
     ) {
         let mut first = Vec::new();
         let mut then = Vec::new();
-        for key in std::mem::take(&mut index.dirty_pools) {
+        let mut pools: Vec<ObjectKey> =
+            std::mem::take(&mut index.dirty_pools).into_iter().collect();
+        pools.sort_by_key(|key| self.waiting.comes_last(key));
+        for key in pools {
             if !self.waiting.allows(&key, 0, now_ms) {
                 index.dirty_pools.insert(key);
                 continue;
@@ -82,7 +86,9 @@ impl Endpoints {
         then.retain(|(pool, _)| !failed.contains_key(pool));
         failed.extend(run_all(index, writer, &down, then).await);
         for (pool, error) in failed {
-            self.fail(index, events, &pool, &error, now_ms);
+            if let Some(error) = error {
+                self.fail(index, events, &pool, &error, now_ms);
+            }
             index.dirty_pools.insert(pool);
         }
     }
@@ -95,7 +101,8 @@ impl Endpoints {
         error: &WriteError,
         now_ms: u64,
     ) {
-        if !self.waiting.failed(pool, 0, error, now_ms) {
+        let news = self.waiting.failed(pool, 0, error, now_ms);
+        if !news || matches!(error, WriteError::Stale | WriteError::Gone) {
             return;
         }
         warn!(pool = %pool, "its EndpointSlices cannot be written: {error}");
@@ -154,13 +161,13 @@ fn item(slice: EndpointSlice) -> Item<SliceFacts> {
     }
 }
 
-/// Carries out jobs, several at once. Returns the pools for which one failed.
+/// Carries out jobs, several at once. Returns the pools for which one failed, or was not tried.
 async fn run_all(
     index: &mut Index,
     writer: &Writer,
     down: &Cell<bool>,
     jobs: Vec<(ObjectKey, Job)>,
-) -> BTreeMap<ObjectKey, WriteError> {
+) -> BTreeMap<ObjectKey, Option<WriteError>> {
     let requests = jobs
         .into_iter()
         .map(|(pool, job)| run(writer, down, pool, job));
@@ -171,7 +178,8 @@ async fn run_all(
             Ok(Done::Applied(slice)) => index.slice_written(item(*slice)),
             Ok(Done::Deleted(slice)) => index.slice_deleted(&slice),
             Err(error) => {
-                failed.insert(pool, error);
+                let known = failed.entry(pool).or_insert(None);
+                *known = known.take().or(error);
             }
         }
     }
@@ -180,8 +188,7 @@ async fn run_all(
 
 async fn run(writer: &Writer, down: &Cell<bool>, pool: ObjectKey, job: Job) -> Answer {
     if down.get() {
-        let error = WriteError::Unavailable("it has not answered before".to_owned());
-        return (pool, Err(error));
+        return (pool, Err(None));
     }
     let answer = match job {
         Job::Apply(slice) => {
@@ -196,7 +203,7 @@ async fn run(writer: &Writer, down: &Cell<bool>, pool: ObjectKey, job: Job) -> A
     if let Err(WriteError::Unavailable(_)) = answer {
         down.set(true);
     }
-    (pool, answer)
+    (pool, answer.map_err(Some))
 }
 
 /// What a pool's slices are to become; those of a pool that is gone, or no longer selects pods, are to go. `None`: they

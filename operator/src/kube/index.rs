@@ -8,7 +8,7 @@ use sluice_api::{
     DecidedEndpoints, EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool,
     RealServerPoolStatus, RolloutPolicy, VirtualServer, pool_label,
 };
-use sluice_planner::Slice;
+use sluice_planner::{Slice, SliceOwner};
 use tracing::{info, warn};
 
 use super::facts::{LeaseFacts, PodFacts, SliceFacts};
@@ -37,6 +37,8 @@ pub(super) struct Index {
     /// Runs while the Leases are heard of: a lost watch makes no node silent.
     pub(super) heard_ms: u64,
     pub(super) looked_ms: u64,
+    /// [`Self::heard_ms`] before the last look.
+    pub(super) heard_before_ms: u64,
     pub(super) lost: BTreeMap<Watched, String>,
     orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
     /// The pools of pods, as the core last decided; `None` before it did.
@@ -66,22 +68,19 @@ impl Index {
     pub(super) fn apply(&mut self, message: Message) {
         let kind = match message {
             Message::VirtualServer(delta) => {
-                let changes = self.virtual_servers.apply(delta);
-                self.own_changed(&changes);
+                self.virtual_server(delta);
                 self.news(Watched::VirtualServer, |index| {
                     index.virtual_servers.take_unreadable()
                 })
             }
             Message::RealServerPool(delta) => {
-                let changes = self.pools.apply(delta);
-                self.pools_changed(changes);
+                self.pool(delta);
                 self.news(Watched::RealServerPool, |index| {
                     index.pools.take_unreadable()
                 })
             }
             Message::RolloutPolicy(delta) => {
-                let changes = self.policies.apply(delta);
-                self.dirty |= !changes.is_empty();
+                self.policy(delta);
                 self.news(Watched::RolloutPolicy, |index| {
                     index.policies.take_unreadable()
                 })
@@ -120,7 +119,22 @@ impl Index {
         }
     }
 
-    pub(super) fn lose(&mut self, kind: Watched, error: String) {
+    pub(super) fn virtual_server(&mut self, delta: Delta<VirtualServer>) {
+        let changes = self.virtual_servers.apply(delta);
+        self.own_changed(&changes);
+    }
+
+    pub(super) fn pool(&mut self, delta: Delta<RealServerPool>) {
+        let changes = self.pools.apply(delta);
+        self.pools_changed(changes);
+    }
+
+    pub(super) fn policy(&mut self, delta: Delta<RolloutPolicy>) {
+        let changes = self.policies.apply(delta);
+        self.dirty |= !changes.is_empty();
+    }
+
+    fn lose(&mut self, kind: Watched, error: String) {
         let known = self.lost.get(&kind);
         if known != Some(&error) {
             warn!(kind = kind.name(), error, "the watch is lost; tries again");
@@ -319,12 +333,19 @@ impl Index {
             let own = facts.iter().any(|facts| facts.own.is_some());
             let mut concerned = BTreeSet::new();
             for (pool, object) in of_namespace(&self.pools.objects, &key.namespace) {
-                let servers = &object.spec.servers;
-                let reads = |slice: &Slice| match slice.owner.source {
-                    EndpointSource::Pods => slice.owner.name == pool_label(&pool.name),
-                    EndpointSource::Service => {
-                        servers.service_name.as_ref() == Some(&slice.owner.name)
-                    }
+                let status = object.status.as_ref();
+                let decision = status.and_then(|status| status.decision.as_ref());
+                let decided = decision.and_then(|decision| decision.endpoints.as_ref());
+                let owner = decided.map(|e| SliceOwner::of_decision(&key.namespace, e));
+                let wanted = &object.spec.servers;
+                let reads = |slice: &Slice| {
+                    let by_spec = match slice.owner.source {
+                        EndpointSource::Pods => slice.owner.name == pool_label(&pool.name),
+                        EndpointSource::Service => {
+                            wanted.service_name.as_ref() == Some(&slice.owner.name)
+                        }
+                    };
+                    by_spec || owner.as_ref() == Some(&slice.owner)
                 };
                 let slices = facts.iter().filter_map(|facts| facts.slice.as_ref());
                 if slices.into_iter().any(reads) {

@@ -9,7 +9,7 @@ use sluice_api::{ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
 
 use super::events::{self, About, News};
 use super::index::Index;
-use super::store::Store;
+use super::store::{Delta, Stamp, Store};
 use crate::managed::Managed;
 
 /// A kind whose status is written here.
@@ -23,6 +23,8 @@ pub(super) trait Kept:
 {
     /// Where its objects are known.
     fn store(index: &mut Index) -> &mut Store<Self>;
+    /// Takes in that an object is gone.
+    fn gone(index: &mut Index, key: &ObjectKey, stamp: &Stamp);
     /// Remembers what was written.
     fn wrote(index: &mut Index, key: &ObjectKey);
     /// The Events of a change.
@@ -37,6 +39,9 @@ impl Kept for VirtualServer {
     fn store(index: &mut Index) -> &mut Store<Self> {
         &mut index.virtual_servers
     }
+    fn gone(index: &mut Index, key: &ObjectKey, stamp: &Stamp) {
+        index.virtual_server(Delta::Delete(key.clone(), stamp.clone()));
+    }
     fn wrote(index: &mut Index, key: &ObjectKey) {
         if let Some(object) = index.virtual_servers.objects.get(key) {
             index.wrote_servers.wrote(key, object);
@@ -48,6 +53,9 @@ impl Kept for RealServerPool {
     fn store(index: &mut Index) -> &mut Store<Self> {
         &mut index.pools
     }
+    fn gone(index: &mut Index, key: &ObjectKey, stamp: &Stamp) {
+        index.pool(Delta::Delete(key.clone(), stamp.clone()));
+    }
     fn wrote(index: &mut Index, key: &ObjectKey) {
         if let Some(object) = index.pools.objects.get(key) {
             index.wrote_pools.wrote(key, object);
@@ -58,6 +66,9 @@ impl Kept for RealServerPool {
 impl Kept for RolloutPolicy {
     fn store(index: &mut Index) -> &mut Store<Self> {
         &mut index.policies
+    }
+    fn gone(index: &mut Index, key: &ObjectKey, stamp: &Stamp) {
+        index.policy(Delta::Delete(key.clone(), stamp.clone()));
     }
     fn wrote(_: &mut Index, _: &ObjectKey) {}
     fn news(about: &About, before: Option<&Self::Status>, after: &Self::Status) -> Vec<News> {

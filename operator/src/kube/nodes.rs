@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sluice_api::{ConditionType, LoadBalancerNode, ObjectKey, Time, find_condition, node_lease};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::facts::LeaseFacts;
 use super::index::Index;
@@ -26,6 +26,7 @@ impl Index {
     /// Whether a node is about to be taken for silent, which the API server should be asked about first: a watch that
     /// hangs tells nothing either.
     pub(super) fn is_in_doubt(&mut self, now_ms: u64) -> bool {
+        self.heard_before_ms = self.heard_ms;
         if !self.lost.contains_key(&Watched::Lease) {
             self.heard_ms += now_ms.saturating_sub(self.looked_ms);
         }
@@ -44,7 +45,8 @@ impl Index {
         })
     }
 
-    /// Takes the answer to the question that [`Self::is_in_doubt`] raises. Without one, no node gets any older.
+    /// Takes the answer to the question that [`Self::is_in_doubt`] raises. Without one no node gets any older, and it is asked
+    /// again a little later.
     pub(super) fn leases_read(&mut self, answer: Result<Vec<Item<LeaseFacts>>, String>) {
         match answer {
             Ok(leases) => {
@@ -53,8 +55,8 @@ impl Index {
                 }
             }
             Err(error) => {
-                self.lose(Watched::Lease, error);
-                self.heard_ms = self.heard_ms.saturating_sub(DOUBT_MS);
+                debug!(error, "cannot ask for Leases; asks again");
+                self.heard_ms = self.heard_before_ms.saturating_sub(DOUBT_MS);
             }
         }
     }

@@ -224,9 +224,12 @@ impl Operator {
         }
         // Slices may have been written meanwhile, which count for the next round.
         let more = end.more || self.index.dirty;
-        self.index.dirty = more || end.calm_left || end.unavailable;
-        if end.unavailable {
-            let last = self.pause.map(|(pause, _)| pause * 2);
+        let unavailable = end.unavailable || end.still_unavailable;
+        self.index.dirty = more || end.calm_left || unavailable;
+        if unavailable {
+            // One object that is never taken makes no pause longer.
+            let factor = if end.unavailable { 2 } else { 1 };
+            let last = self.pause.map(|(pause, _)| pause * factor);
             let pause = last.unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE);
             let until = Moment::now() + pause;
             self.pause = Some((pause, until));
@@ -264,6 +267,8 @@ impl Operator {
             waiting: &mut self.waiting,
             events: &self.events,
             now_ms,
+            last: false,
+            tried: false,
         };
         let end = round.write(outcome, calm, patience_over).await;
         let wrote = began.elapsed();

@@ -8,6 +8,8 @@ const FIRST_MS: u64 = 500;
 const LONGEST_MS: u64 = 60_000;
 /// What the API server does not take now it may take soon.
 const UNAVAILABLE_MS: u64 = 4_000;
+/// Nor at which it fails; asking may take it long.
+const FAILED_MS: u64 = 10_000;
 /// A changed object is tried again after this time at the earliest.
 const CHANGED_MS: u64 = 1_000;
 
@@ -56,6 +58,7 @@ impl<K: Ord + Clone> Patience<K> {
         };
         let longest = match error {
             WriteError::Unavailable(_) => UNAVAILABLE_MS,
+            WriteError::Failed(_) => FAILED_MS,
             _ => LONGEST_MS,
         };
         let wait = Wait {
@@ -66,6 +69,16 @@ impl<K: Ord + Clone> Patience<K> {
         };
         self.0.insert(key.clone(), wait);
         news
+    }
+
+    /// Whether the API server failed at this one the last time: it comes after all others.
+    pub(super) fn comes_last(&self, key: &K) -> bool {
+        self.0.get(key).is_some_and(|wait| wait.error.may_pass())
+    }
+
+    /// Whether there is one that [`Self::comes_last`].
+    pub(super) fn some_come_last(&self) -> bool {
+        self.0.values().any(|wait| wait.error.may_pass())
     }
 
     pub(super) fn succeeded(&mut self, key: &K) {

@@ -3,7 +3,8 @@
 //!
 //! Whatever is not taken is left alone for a while (see [`Patience`]) together with what builds on it: a virtual server is
 //! not decided ahead of a pool that it sends flows to, nor of the policy that drives it. Everything else goes on, and what
-//! was left out gets a later revision when it is decided at last.
+//! was left out gets a later revision when it is decided at last. What the API server failed at the last time comes when
+//! nothing else is left to be written: an object whose every write takes long to fail holds nothing up.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -41,6 +42,10 @@ pub(super) struct Round<'a> {
     pub(super) events: &'a Events,
     /// Monotonic.
     pub(super) now_ms: u64,
+    /// Whether it is the turn of what the API server failed at the last time.
+    pub(super) last: bool,
+    /// Whether a write was tried.
+    pub(super) tried: bool,
 }
 
 /// How a round ended.
@@ -58,6 +63,8 @@ pub(super) struct End {
     pub(super) calm_left: bool,
     /// The API server does not answer as it should.
     pub(super) unavailable: bool,
+    /// Nor did it the last time, to the same write.
+    pub(super) still_unavailable: bool,
 }
 
 /// What became of one write.
@@ -76,57 +83,62 @@ impl Round<'_> {
     pub(super) async fn write(mut self, outcome: Outcome, calm: bool, patience_over: bool) -> End {
         let began = Instant::now();
         let mut end = End::default();
-        let mut withheld = BTreeSet::new();
         self.forget_settled(&outcome);
-        for (key, status) in &outcome.policies {
-            match self.one::<RolloutPolicy>(key, status, &mut end).await {
-                Written::Done => {}
-                Written::Withheld => withheld.extend(targets(key, status)),
-                Written::Stop => return end,
+        for last in [false, true] {
+            self.last = last;
+            if !self.decisions(&outcome, began, &mut end).await {
+                return end;
+            }
+            if end.decisions_left && !patience_over {
+                end.calm_left = true;
+                return end;
+            }
+            self.conditions(&outcome, calm, began, &mut end).await;
+            if self.tried || end.decisions_left || end.calm_left {
+                // What comes last is for a round that has nothing else to do: it gets a later revision there.
+                end.more |= self.tried && self.waiting.some_come_last();
+                break;
             }
         }
-        if !self.decisions(&outcome, withheld, began, &mut end).await {
-            return end;
-        }
-        if end.decisions_left && !patience_over {
-            end.calm_left = true;
-            return end;
-        }
+        end
+    }
+
+    /// Writes what only tells how things stand.
+    async fn conditions(&mut self, outcome: &Outcome, calm: bool, began: Instant, end: &mut End) {
         let mut pools = Vec::new();
-        for (key, status) in outcome.pools {
-            let last = self.index.pools.objects.get(&key);
+        for (key, status) in &outcome.pools {
+            let last = self.index.pools.objects.get(key);
             let Some(last) = last else { continue };
             let last = last.status.as_ref();
             if last.and_then(|s| s.decision.as_ref()) == status.decision.as_ref()
-                && last != Some(&status)
+                && last != Some(status)
             {
                 pools.push((key, status));
             }
         }
         let mut virtual_servers = Vec::new();
-        for (key, status) in outcome.virtual_servers {
-            let last = self.index.virtual_servers.objects.get(&key);
+        for (key, status) in &outcome.virtual_servers {
+            let last = self.index.virtual_servers.objects.get(key);
             let Some(last) = last else { continue };
             let last = last.status.as_ref();
             if last.and_then(|s| s.decision.as_ref()) != status.decision.as_ref()
-                || last == Some(&status)
+                || last == Some(status)
             {
                 continue;
             }
-            if calm || acknowledged(last) != acknowledged(Some(&status)) {
+            if calm || acknowledged(last) != acknowledged(Some(status)) {
                 virtual_servers.push((key, status));
             } else {
                 end.calm_left = true;
             }
         }
-        self.several::<VirtualServer>(virtual_servers, began, &mut end)
+        self.several::<VirtualServer>(virtual_servers, began, end)
             .await;
         if calm {
-            self.several::<RealServerPool>(pools, began, &mut end).await;
+            self.several::<RealServerPool>(pools, began, end).await;
         } else {
             end.calm_left |= !pools.is_empty();
         }
-        end
     }
 
     /// Nothing of what is as it should be waits any longer, whoever wrote it.
@@ -154,14 +166,16 @@ impl Round<'_> {
         });
     }
 
-    /// Writes changed decisions in order. Returns whether the round may go on.
-    async fn decisions(
-        &mut self,
-        outcome: &Outcome,
-        mut withheld: BTreeSet<(Kind, ObjectKey)>,
-        began: Instant,
-        end: &mut End,
-    ) -> bool {
+    /// Writes policies and changed decisions in order. Returns whether the round may go on.
+    async fn decisions(&mut self, outcome: &Outcome, began: Instant, end: &mut End) -> bool {
+        let mut withheld = BTreeSet::new();
+        for (key, status) in &outcome.policies {
+            match self.one::<RolloutPolicy>(key, status, end).await {
+                Written::Done => {}
+                Written::Withheld => withheld.extend(targets(key, status)),
+                Written::Stop => return false,
+            }
+        }
         for (revision, kind, key) in changed_decisions(self.index, outcome) {
             if began.elapsed() > BUDGET {
                 end.more = true;
@@ -234,42 +248,43 @@ impl Round<'_> {
             return Written::Done;
         }
         let stamp = K::store(self.index).stamp(key).cloned().unwrap_or_default();
-        if !self.waiting.allows(&waits, stamp.version, self.now_ms) {
+        if !self.is_its_turn(&waits, stamp.version) {
             return Written::Withheld;
         }
+        self.tried = true;
         let answer = self.writer.status::<K>(key, &stamp, status).await;
         self.settle::<K>(key, &stamp, answer, end)
     }
 
+    /// Whether an object may be written now.
+    fn is_its_turn(&self, object: &(Kind, ObjectKey), version: u64) -> bool {
+        let allowed = self.waiting.allows(object, version, self.now_ms);
+        allowed && (self.last || !self.waiting.comes_last(object))
+    }
+
     async fn several<K: Kept>(
         &mut self,
-        statuses: Vec<(ObjectKey, K::Status)>,
+        statuses: Vec<(&ObjectKey, &K::Status)>,
         began: Instant,
         end: &mut End,
     ) {
         let mut jobs = Vec::new();
         for (key, status) in statuses {
-            let stamp = K::store(self.index)
-                .stamp(&key)
-                .cloned()
-                .unwrap_or_default();
-            let waits = (K::KIND, key);
-            if self.waiting.allows(&waits, stamp.version, self.now_ms) {
-                jobs.push((waits.1, stamp, status));
+            let stamp = K::store(self.index).stamp(key).cloned().unwrap_or_default();
+            if self.is_its_turn(&(K::KIND, key.clone()), stamp.version) {
+                jobs.push((key, stamp, status));
             }
         }
+        self.tried |= !jobs.is_empty();
         let writer = self.writer.clone();
-        let late = |_: &(ObjectKey, Stamp, K::Status)| began.elapsed() > 2 * BUDGET;
-        let requests = jobs.into_iter().map(|job| {
+        let requests = jobs.into_iter().map(|(key, stamp, status)| {
             let writer = &writer;
-            let skip = late;
             async move {
                 // Looked at when its turn comes.
-                if skip(&job) {
+                if began.elapsed() > 2 * BUDGET {
                     return None;
                 }
-                let (key, stamp, status) = job;
-                let answer = writer.status::<K>(&key, &stamp, &status).await;
+                let answer = writer.status::<K>(key, &stamp, status).await;
                 Some((key, stamp, answer))
             }
         });
@@ -277,7 +292,7 @@ impl Round<'_> {
         while let Some(answer) = answers.next().await {
             match answer {
                 Some((key, stamp, answer)) => {
-                    self.settle::<K>(&key, &stamp, answer, end);
+                    self.settle::<K>(key, &stamp, answer, end);
                 }
                 None => end.calm_left = true,
             }
@@ -308,19 +323,35 @@ impl Round<'_> {
             }
             Err(error) => error,
         };
+        let again = self.waiting.comes_last(&waits);
         let news = self
             .waiting
             .failed(&waits, stamp.version, &error, self.now_ms);
         match &error {
+            WriteError::Gone => {
+                debug!(%kind, object = %key, "is gone");
+                self.waiting.succeeded(&waits);
+                K::gone(self.index, key, stamp);
+                end.more = true;
+            }
             WriteError::Stale => {
                 debug!(%kind, object = %key, "has changed meanwhile; decides anew");
                 end.more = true;
+            }
+            WriteError::Failed(why) => {
+                if news {
+                    warn!(%kind, object = %key, why, "cannot be written now; tries again");
+                }
             }
             WriteError::Unavailable(why) => {
                 if news {
                     warn!(%kind, object = %key, why, "cannot be written now; tries again");
                 }
-                end.unavailable = true;
+                if again {
+                    end.still_unavailable = true;
+                } else {
+                    end.unavailable = true;
+                }
                 return Written::Stop;
             }
             WriteError::FieldManager(_) | WriteError::Refused(_) if news => {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sluice_api::ObjectKey;
 
-/// What was written is waited for in the watch for so long.
+/// What was made is waited for in the watch for so long.
 const ECHO: Duration = Duration::from_secs(2);
 
 /// An object as it came.
@@ -80,8 +80,8 @@ pub(super) struct Store<T> {
     listing: Option<Vec<Item<T>>>,
     /// What was written by ourselves since the list began: it may be newer than the list.
     written: BTreeSet<ObjectKey>,
-    /// What was written by ourselves, and when, that the watch has not told of yet.
-    unseen: BTreeMap<ObjectKey, Instant>,
+    /// What was made by ourselves, and when, that the watch has not told of yet.
+    made: BTreeMap<ObjectKey, Instant>,
     complete: bool,
     unreadable: BTreeMap<ObjectKey, String>,
     news: Vec<Unreadable>,
@@ -94,7 +94,7 @@ impl<T> Default for Store<T> {
             stamps: BTreeMap::new(),
             listing: None,
             written: BTreeSet::new(),
-            unseen: BTreeMap::new(),
+            made: BTreeMap::new(),
             complete: false,
             unreadable: BTreeMap::new(),
             news: Vec::new(),
@@ -124,7 +124,7 @@ impl<T: PartialEq> Store<T> {
                 let known = self.stamps.get(&item.key);
                 let known = known.map_or(0, |known| known.version);
                 if item.stamp.version >= known {
-                    self.unseen.remove(&item.key);
+                    self.made.remove(&item.key);
                 }
                 if item.stamp.version <= known {
                     return Vec::new();
@@ -147,7 +147,8 @@ impl<T: PartialEq> Store<T> {
         if known.uid != item.stamp.uid || item.stamp.version <= known.version {
             return None;
         }
-        self.put_own(item)
+        self.written.insert(item.key.clone());
+        self.put(item)
     }
 
     /// Takes the answer to a write that may have made the object.
@@ -155,13 +156,15 @@ impl<T: PartialEq> Store<T> {
         if self.stamps.contains_key(&item.key) {
             return self.written(item);
         }
-        self.put_own(item)
+        self.written.insert(item.key.clone());
+        self.made.insert(item.key.clone(), Instant::now());
+        self.put(item)
     }
 
-    /// Whether something of this namespace whose name begins like this was written by ourselves just now, and the watch has
-    /// not told of it: others, who watch the same, need not know of it either.
+    /// Whether something of this namespace whose name begins like this was made by ourselves just now, and the watch has not
+    /// told of it: others, who watch the same, need not know of it either.
     pub(super) fn is_ahead(&self, namespace: &str, prefix: &str) -> bool {
-        self.unseen
+        self.made
             .range(ObjectKey::new(namespace, prefix)..)
             .take_while(|(key, _)| key.namespace == namespace && key.name.starts_with(prefix))
             .any(|(_, at)| at.elapsed() < ECHO)
@@ -170,7 +173,7 @@ impl<T: PartialEq> Store<T> {
     /// Forgets an object.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<Change<T>> {
         self.stamps.remove(key);
-        self.unseen.remove(key);
+        self.made.remove(key);
         self.unreadable.remove(key);
         let before = self.objects.remove(key)?;
         Some(Change {
@@ -213,14 +216,8 @@ impl<T: PartialEq> Store<T> {
             changes.extend(self.put(item));
         }
         self.written.clear();
-        self.unseen.clear();
+        self.made.clear();
         changes
-    }
-
-    fn put_own(&mut self, item: Item<T>) -> Option<Change<T>> {
-        self.written.insert(item.key.clone());
-        self.unseen.insert(item.key.clone(), Instant::now());
-        self.put(item)
     }
 
     fn put(&mut self, item: Item<T>) -> Option<Change<T>> {
