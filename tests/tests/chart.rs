@@ -256,6 +256,11 @@ fn nothing_is_privileged() {
             } else {
                 Value::Null
             };
+            // All but the agent keep the profile that the runtime applies; the agent's pins are where it forbids writing.
+            let mut profiles = Vec::new();
+            fields(pod, "appArmorProfile", &mut profiles);
+            let unconfined = json!({"type": "Unconfined"});
+            assert_eq!(profiles, vec![&unconfined; usize::from(agent)], "{name}");
             for container in pod["containers"].as_array().unwrap() {
                 let context = &container["securityContext"];
                 assert_eq!(context["allowPrivilegeEscalation"], false, "{name}");
