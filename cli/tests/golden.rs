@@ -7,10 +7,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kubectl_sluice::args::Output;
 use kubectl_sluice::document;
 use kubectl_sluice::text::{self, Paint, WIDTH};
-use kubectl_sluice::view::{self, Objects};
+use kubectl_sluice::view::{self, Objects, Presence};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sluice_api::Time;
+use sluice_api::{ConditionType, Reason, Time, find_condition, set_condition};
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -118,6 +118,75 @@ fn what_may_not_be_listed_is_absent() {
         table.contains("2/3 take flows") && !table.contains("NODE"),
         "{table}"
     );
+}
+
+/// The presence of all nodes, with what the table says of it.
+fn presence(objects: &Objects) -> Vec<(String, Presence, String)> {
+    let view = view::status(objects, &now());
+    let table = text::status(&view, Paint::Plain);
+    let state = |name: &str| {
+        let line = table.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit("  ").next().unwrap().trim().to_owned()
+    };
+    let nodes = view.nodes.unwrap().into_iter();
+    nodes
+        .map(|node| (node.name.clone(), node.presence, state(&node.name)))
+        .collect()
+}
+
+fn expect_presence(objects: &Objects, expected: &[(&str, Presence, &str)]) {
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(name, presence, state)| ((*name).to_owned(), *presence, (*state).to_owned()))
+        .collect();
+    assert_eq!(presence(objects), expected);
+}
+
+#[test]
+fn nodes_of_which_nothing_is_said_are_not_called_live() {
+    let known = objects("canary.objects.yaml");
+    let named = |presence, state| [("node-a", presence, state), ("node-b", presence, state)];
+    expect_presence(&known, &named(Presence::Live, "live"));
+    let unknown = named(Presence::Unknown, "unknown");
+    // Another namespace may have virtual servers, and the operator may not have looked at this one.
+    let mut none = known.clone();
+    none.virtual_servers.clear();
+    expect_presence(&none, &unknown);
+    let mut new = known.clone();
+    new.virtual_servers[0].status = None;
+    expect_presence(&new, &unknown);
+
+    let silent = |names: &str| {
+        let mut objects = known.clone();
+        let status = objects.virtual_servers[0].status.as_mut().unwrap();
+        let message = format!("no report for more than 40 s from {names}: start the agent there");
+        set_condition(
+            &mut status.conditions,
+            ConditionType::NodesSilent,
+            true,
+            Reason::NodeSilent,
+            &message,
+            3,
+            &now(),
+        );
+        objects
+    };
+    let one = ("node-a", Presence::Silent, "silent");
+    let live = [one, ("node-b", Presence::Live, "live")];
+    let unknown = [one, ("node-b", Presence::Unknown, "unknown")];
+    expect_presence(
+        &silent("node-a, node-b"),
+        &[one, ("node-b", Presence::Silent, "silent")],
+    );
+    expect_presence(&silent("node-a, node-bb"), &live);
+    // Wherever the list is cut, within a name too, it names nobody falsely, and of those it does not name nothing is known.
+    for length in 900..1100 {
+        let objects = silent(&format!("node-a, {}, node-bb", "x".repeat(length)));
+        let status = objects.virtual_servers[0].status.as_ref().unwrap();
+        let condition = find_condition(&status.conditions, ConditionType::NodesSilent).unwrap();
+        let cut = !condition.message.contains("node-bb:");
+        expect_presence(&objects, if cut { &unknown } else { &live });
+    }
 }
 
 #[test]

@@ -54,6 +54,8 @@ impl Faults {
         sluice.expect_complaint("going on with what is known");
         sluice.expect_complaint("the watch is lost; tries again");
         sluice.expect_complaint("cannot be written now; tries again");
+        // Events follow decisions after a while, when the API server may be gone already.
+        sluice.expect_complaint("an event could not be written");
         for server in SERVERS {
             let members = [(server, fabric.address(server)?, 1)];
             sluice.apply(server, &[manifest::pool(server, &members, Some(8080))])?;

@@ -190,6 +190,14 @@ fn paused(stage: &mut Operated) -> Result<()> {
     await_weights(stage, changed.clone(), [1, 3])?;
     let before = decisions(&admin)?;
 
+    // If the pause was longer than it waits for an answer, it takes the API server for away.
+    for complaint in [
+        "cannot be written now; tries again",
+        "the watch is lost; tries again",
+        "an event could not be written",
+    ] {
+        stage.expect_complaint(complaint);
+    }
     stage.signal_operator(ONE, Signal::SIGCONT)?;
     // It has understood when it knows the newest revision, and nothing of it waits.
     let highest = before.values().map(|decision| decision.revision).max();

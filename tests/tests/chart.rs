@@ -182,6 +182,7 @@ fn values_that_are_wrong_are_refused_by_name() {
         ("agent.tables.ringSlots=many", "/agent/tables/ringSlots"),
         ("agent.resources.claims[0].name=x", "claims"),
         ("agent.nodeSelector.a=1", "/agent/nodeSelector/a"),
+        ("agent.seLinuxOptions.kind=spc_t", "kind"),
         ("crds.keep=perhaps", "/crds/keep"),
         ("rbac.aggregate=true", "/rbac/aggregate"),
         ("detach.timeoutSeconds=0", "/detach/timeoutSeconds"),
@@ -256,6 +257,11 @@ fn nothing_is_privileged() {
             } else {
                 Value::Null
             };
+            // All but the agent keep the profile that the runtime applies; the agent's pins are where it forbids writing.
+            let mut profiles = Vec::new();
+            fields(pod, "appArmorProfile", &mut profiles);
+            let unconfined = json!({"type": "Unconfined"});
+            assert_eq!(profiles, vec![&unconfined; usize::from(agent)], "{name}");
             for container in pod["containers"].as_array().unwrap() {
                 let context = &container["securityContext"];
                 assert_eq!(context["allowPrivilegeEscalation"], false, "{name}");
@@ -442,6 +448,9 @@ fn values_reach_the_command_lines() {
     let tolerations = &pods["Deployment/sluice-operator"]["tolerations"];
     assert_eq!(tolerations.as_array().unwrap().len(), 3);
     assert_eq!(tolerations[1]["tolerationSeconds"], 3);
+    let context = &pods["DaemonSet/sluice-agent"]["containers"][0]["securityContext"];
+    let labels = json!({"type": "spc_t", "level": "s0"});
+    assert_eq!(context["seLinuxOptions"], labels);
     let detach = arguments(&objects, "Job", "sluice-detach");
     assert_eq!(
         detach,

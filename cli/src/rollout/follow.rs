@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use futures::stream::{self, Stream, StreamExt as _};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, watch_object};
 use sluice_api::{ObjectKey, RolloutPolicy, VirtualServer};
 
 use crate::args::Output;
@@ -47,9 +47,10 @@ impl Backoff for Retry {
     }
 }
 
+/// An object as it is now; `None`: it is gone, also where that happened while the watch was cut.
 enum Change {
-    Policy(Event<RolloutPolicy>),
-    VirtualServer(Event<VirtualServer>),
+    Policy(Option<RolloutPolicy>),
+    VirtualServer(Option<VirtualServer>),
 }
 
 type Changes = Pin<Box<dyn Stream<Item = watcher::Result<Change>> + Send>>;
@@ -98,13 +99,9 @@ async fn tell(
             Ok(change) => {
                 errors = 0;
                 match change {
-                    Change::Policy(Event::Apply(new) | Event::InitApply(new)) => policy = new,
-                    Change::Policy(Event::Delete(_)) => bail!("RolloutPolicy {key} is gone"),
-                    Change::VirtualServer(Event::Apply(new) | Event::InitApply(new)) => {
-                        virtual_server = Some(new);
-                    }
-                    Change::VirtualServer(Event::Delete(_)) => virtual_server = None,
-                    Change::Policy(_) | Change::VirtualServer(_) => {}
+                    Change::Policy(Some(new)) => policy = new,
+                    Change::Policy(None) => bail!("RolloutPolicy {key} is gone"),
+                    Change::VirtualServer(new) => virtual_server = new,
                 }
             }
             Err(error) => {
@@ -131,13 +128,12 @@ fn target(policy: &RolloutPolicy) -> String {
 }
 
 fn changes(cluster: &Cluster, policy: &str, virtual_server: &str) -> Changes {
-    let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let policies = watcher(cluster.policies(), named(policy))
+    let policies = watch_object(cluster.policies(), policy)
         .backoff(Retry::default())
-        .map(|event| event.map(Change::Policy));
-    let servers = watcher(cluster.virtual_servers(), named(virtual_server))
+        .map(|policy| policy.map(Change::Policy));
+    let servers = watch_object(cluster.virtual_servers(), virtual_server)
         .backoff(Retry::default())
-        .map(|event| event.map(Change::VirtualServer));
+        .map(|server| server.map(Change::VirtualServer));
     Box::pin(stream::select(policies, servers))
 }
 

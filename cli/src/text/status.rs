@@ -267,7 +267,10 @@ fn presence(node: &NodeView) -> Cell {
         Presence::Silent => Cell::new(Tone::Bad, "silent"),
         Presence::Detached => Cell::new(Tone::Waiting, "detached"),
         Presence::NeverReported => Cell::new(Tone::Waiting, "no report yet"),
-        Presence::Live if node.state.ready == "False" => Cell::new(Tone::Bad, &node.state.reason),
+        Presence::Live | Presence::Unknown if node.state.ready == "False" => {
+            Cell::new(Tone::Bad, &node.state.reason)
+        }
         Presence::Live => Cell::new(Tone::Good, "live"),
+        Presence::Unknown => Cell::new(Tone::Waiting, "unknown"),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sluice_api::{
-    ConditionType, DecidedPool, DecidedPort, ExceptionKind, LoadBalancerNode, ObjectKey,
+    Condition, ConditionType, DecidedPool, DecidedPort, ExceptionKind, LoadBalancerNode, ObjectKey,
     RealServerPool, RolloutPolicy, Time, VirtualServer, find_condition,
 };
 use sluice_planner::Slice;
@@ -56,8 +56,8 @@ pub fn status(objects: &Objects, now: &Time) -> StatusView {
             .map(|object| context.virtual_server(object))
             .collect(),
         nodes: objects.nodes.as_ref().map(|nodes| {
-            let silent = silent(&objects.virtual_servers, nodes);
-            let mut views: Vec<NodeView> = nodes.iter().map(|n| node(n, &silent)).collect();
+            let silence = Silence::read(&objects.virtual_servers);
+            let mut views: Vec<NodeView> = nodes.iter().map(|n| node(n, &silence)).collect();
             views.sort_by(|a, b| a.name.cmp(&b.name));
             views
         }),
@@ -225,7 +225,7 @@ fn weight(pools: &[DecidedPool], name: &str) -> Option<WeightView> {
     Some(WeightView::new(pool.weight, sum))
 }
 
-fn warnings(conditions: &[sluice_api::Condition]) -> Vec<WarningView> {
+fn warnings(conditions: &[Condition]) -> Vec<WarningView> {
     [
         ConditionType::NodesSilent,
         ConditionType::NodeExceptions,
@@ -242,40 +242,62 @@ fn warnings(conditions: &[sluice_api::Condition]) -> Vec<WarningView> {
     .collect()
 }
 
-/// The nodes that a condition `NodesSilent` names.
-fn silent(virtual_servers: &[VirtualServer], nodes: &[LoadBalancerNode]) -> BTreeSet<String> {
-    let messages: BTreeSet<&str> = virtual_servers
-        .iter()
-        .filter_map(|object| object.status.as_ref())
-        .filter_map(|status| find_condition(&status.conditions, ConditionType::NodesSilent))
-        .filter(|condition| condition.status == "True")
-        .map(|condition| condition.message.as_str())
-        .collect();
-    let named: BTreeSet<&str> = messages
-        .into_iter()
-        .filter_map(|message| message.split_once(" from ")?.1.split(':').next())
-        .flat_map(|list| list.split(", "))
-        .collect();
-    nodes
-        .iter()
-        .map(|node| ObjectKey::of(node).name)
-        .filter(|name| named.contains(name.as_str()))
-        .collect()
+/// What the conditions `NodesSilent` say, each of which is about all nodes.
+struct Silence<'a> {
+    named: BTreeSet<&'a str>,
+    /// Whether nodes that are not named report.
+    is_complete: bool,
 }
 
-fn node(object: &LoadBalancerNode, silent: &BTreeSet<String>) -> NodeView {
+impl<'a> Silence<'a> {
+    fn read(virtual_servers: &'a [VirtualServer]) -> Self {
+        let conditions: Vec<&Condition> = virtual_servers
+            .iter()
+            .filter_map(|object| object.status.as_ref())
+            .filter_map(|status| find_condition(&status.conditions, ConditionType::NodesSilent))
+            .collect();
+        let mut found = Self {
+            named: BTreeSet::new(),
+            is_complete: !conditions.is_empty(),
+        };
+        for condition in conditions {
+            match condition.status.as_str() {
+                "True" => found.read_message(&condition.message),
+                "False" => {}
+                _ => found.is_complete = false,
+            }
+        }
+        found
+    }
+
+    /// Names stand between ` from ` and a colon. Conditions have a greatest length: without a colon the list is cut, and
+    /// its last entry is no name.
+    fn read_message(&mut self, message: &'a str) {
+        let list = message.split_once(" from ").map_or("", |(_, list)| list);
+        let (names, is_whole) = match list.split_once(':') {
+            Some((names, _)) => (names, true),
+            None => (list, false),
+        };
+        self.is_complete &= is_whole;
+        self.named.extend(names.split(", "));
+    }
+}
+
+fn node(object: &LoadBalancerNode, silence: &Silence) -> NodeView {
     let name = ObjectKey::of(object).name;
     let status = object.status.clone().unwrap_or_default();
     let detached = find_condition(&status.conditions, ConditionType::Detached)
         .is_some_and(|condition| condition.status == "True");
     let presence = if detached {
         Presence::Detached
-    } else if silent.contains(&name) {
+    } else if silence.named.contains(name.as_str()) {
         Presence::Silent
     } else if object.status.is_none() {
         Presence::NeverReported
-    } else {
+    } else if silence.is_complete {
         Presence::Live
+    } else {
+        Presence::Unknown
     };
     let interfaces = status.interfaces.iter().map(|interface| InterfaceView {
         name: interface.name.clone(),

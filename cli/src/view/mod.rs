@@ -219,7 +219,7 @@ pub struct NodeView {
     pub name: String,
     /// `Director` or `RealServer`.
     pub role: String,
-    /// Whether it reports: `Live`, `Silent`, `Detached` or `NeverReported`.
+    /// Whether it reports: `Live`, `Silent`, `Detached`, `NeverReported` or `Unknown`.
     pub presence: Presence,
     /// What its agent says of itself.
     pub state: StateView,
@@ -242,6 +242,8 @@ pub struct NodeView {
 pub enum Presence {
     /// It does, as far as the operator says.
     Live,
+    /// No virtual server that is shown says whether it does, or not all silent nodes found room in the condition.
+    Unknown,
     /// A condition `NodesSilent` names it.
     Silent,
     /// It has taken everything off.
