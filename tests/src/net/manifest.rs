@@ -142,7 +142,8 @@ pub fn documents(objects: &[Value]) -> String {
     documents.join("\n---\n")
 }
 
-fn object(kind: &str, name: &str, spec: &Value) -> Value {
+/// An object of the namespace `default` with this spec.
+pub fn object(kind: &str, name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": API_VERSION,
         "kind": kind,
