@@ -114,7 +114,7 @@ pub struct Core {
     node: Option<NodeSpec>,
     /// Why the newest spec of this node is not in force.
     refused: Option<String>,
-    /// Why the source withholds what it reads.
+    /// Why the source withholds decisions.
     held: Option<String>,
     /// The generation of the spec under which everything is to be taken off the node.
     detach: Option<i64>,

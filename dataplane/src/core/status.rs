@@ -31,9 +31,14 @@ impl Core {
     /// To be called when configuration or maps have changed.
     pub(super) fn summarize(&self) -> Summary {
         let actual = self.actual.clone().unwrap_or_default();
-        // Limits say more than what follows from them, so they come first.
+        // What was missed and limits say more than what follows from them, so they come first.
+        let missed = self
+            .decisions
+            .iter()
+            .flat_map(|decisions| &decisions.missed);
         let limits = self.limit_problems.iter().filter(|p| p.exception);
-        let mut exceptions: Vec<NodeException> = limits.filter_map(exception).collect();
+        let mut exceptions: Vec<NodeException> =
+            missed.chain(limits).filter_map(exception).collect();
         exceptions.extend(live(&self.config, &actual).iter().filter_map(exception));
         let servers = match &self.decisions {
             Some(decisions) => labels::of_servers(&actual, &self.config, &decisions.snapshot),
@@ -114,7 +119,7 @@ impl Core {
 
     fn acknowledged(&self) -> Revisions {
         if self.held.is_some() {
-            // What is in force are decisions of another world, with numbers of their own.
+            // What is in force are decisions of another world, with numbers of their own, or some that were never read.
             return Revisions {
                 virtual_servers: 0,
                 pools: 0,
