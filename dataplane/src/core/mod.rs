@@ -330,7 +330,8 @@ impl Core {
             // The tables come first: no packet finds them half full.
             self.plan_and_apply(now);
             let bridges = self.bridges();
-            let links = std::mem::take(&mut self.dirty.links);
+            let mut links = std::mem::take(&mut self.dirty.links);
+            links |= self.attachments.look(&self.table, &mut self.requests, now);
             self.attachments
                 .reconcile(&self.table, &node.spec, &bridges, links, now);
         }
