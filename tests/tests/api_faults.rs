@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     suite.check("etcd that is killed and started", etcd);
     suite.check("an API server that hangs", hangs);
     suite.check("an agent that starts without an API server", agent_alone);
+    suite.check("a decision that the agent cannot read", unreadable);
     suite.check("an API server that has lost everything", lost);
     suite.check(
         "a node that lost its maps says so before it lives",
@@ -229,6 +230,64 @@ fn agent_alone(stage: &mut Faults) -> Result<()> {
     stage.expect_change()
 }
 
+/// An operator newer than the agent decided: what the agent knew goes on, also where it does not know any more what that was.
+fn unreadable(stage: &mut Faults) -> Result<()> {
+    stage.sluice.expect_complaint("cannot be read");
+    // It would decide anew.
+    stage.sluice.kill_operator()?;
+    let mode = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/decision/properties/mode/enum/-";
+    let patch = format!(r#"[{{"op": "add", "path": "{mode}", "value": "Newer"}}]"#);
+    patch_definition(stage, "virtualservers", &patch)?;
+    until("the API server to take it", LIMIT, || {
+        decide_mode(stage, "Newer").is_ok()
+    })?;
+    until("the node to name it", LIMIT, || {
+        let status = stage.sluice.node(NODE).unwrap_or_default();
+        let mut exceptions = status.exceptions.iter();
+        exceptions.any(|e| e.name == WEB && e.reason == "Unreadable")
+    })?;
+    stage.expect_traffic()?;
+
+    stage.sluice.kill_agent(NODE)?;
+    stage.sluice.restart_agent(NODE)?;
+    until("the agent to withhold what it reads", LIMIT, || {
+        stage.metric("sluice_source_held") > 0.0
+    })?;
+    until("the node to acknowledge nothing", LIMIT, || {
+        let status = stage.sluice.node(NODE).unwrap_or_default();
+        status.acknowledged_revision == 0 && status.acknowledged_pool_revision == 0
+    })?;
+    ensure!(!stage.sluice.is_ready(NODE), "it is ready");
+    stage.expect_traffic()?;
+
+    decide_mode(stage, "FullNAT")?;
+    stage.sluice.restart_operator()?;
+    stage.sluice.await_ready()?;
+    stage.expect_change()
+}
+
+fn decide_mode(stage: &Faults, mode: &str) -> Result<()> {
+    let patch = format!(r#"{{"status": {{"decision": {{"mode": "{mode}"}}}}}}"#);
+    let arguments = [
+        "patch",
+        "virtualserver",
+        WEB,
+        "--subresource=status",
+        "--type=merge",
+        "--patch",
+        &patch,
+    ];
+    stage.sluice.control_plane()?.admin().kubectl(arguments)?;
+    Ok(())
+}
+
+fn patch_definition(stage: &Faults, plural: &str, patch: &str) -> Result<()> {
+    let name = format!("{plural}.sluice.dev");
+    let arguments = ["patch", "crd", &name, "--type=json", "--patch", patch];
+    stage.sluice.control_plane()?.admin().kubectl(arguments)?;
+    Ok(())
+}
+
 /// A fresh etcd behind the same address: what it says is not what anybody wants.
 fn lost(stage: &mut Faults) -> Result<()> {
     for complaint in ["API server", "cannot", "404", "not found"] {
@@ -301,14 +360,5 @@ fn rebooted(stage: &mut Faults) -> Result<()> {
 fn serve_pools(stage: &Faults, served: bool) -> Result<()> {
     let patch =
         format!(r#"[{{"op": "replace", "path": "/spec/versions/0/served", "value": {served}}}]"#);
-    let arguments = [
-        "patch",
-        "crd",
-        "realserverpools.sluice.dev",
-        "--type=json",
-        "--patch",
-        &patch,
-    ];
-    stage.sluice.control_plane()?.admin().kubectl(arguments)?;
-    Ok(())
+    patch_definition(stage, "realserverpools", &patch)
 }
