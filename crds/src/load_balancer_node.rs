@@ -112,7 +112,7 @@ pub struct LoadBalancerNodeStatus {
     /// server tells of changes in order within a kind only.
     #[serde(default)]
     pub acknowledged_pool_revision: u64,
-    /// What is not live or not as decided, and why.
+    /// What is not live or not as decided, and why: one entry an object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_EXCEPTIONS))]
     pub exceptions: Vec<NodeException>,

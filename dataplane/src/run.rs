@@ -113,7 +113,7 @@ fn start(
     );
     source.write_status(mailbox);
     monitor.run(forward_netlink(inbox_sender.clone()));
-    source.run(&state, served, inbox_sender);
+    source.run(&state, opened.adopted, served, inbox_sender);
     sweeper::run(Arc::clone(&state));
     let ended = in_thread(move || core.run(&inbox))?;
     Ok((state, ended))

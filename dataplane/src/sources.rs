@@ -137,8 +137,14 @@ impl OpenSource {
         }
     }
 
-    /// Tells the core from now on.
-    pub(crate) fn run(self, state: &Arc<State>, served: bool, inbox: SyncSender<Input>) {
+    /// Tells the core from now on. `adopted`: maps of an earlier agent were taken over; `served`: they serve something.
+    pub(crate) fn run(
+        self,
+        state: &Arc<State>,
+        adopted: bool,
+        served: bool,
+        inbox: SyncSender<Input>,
+    ) {
         match self {
             Self::File {
                 directory,
@@ -148,7 +154,7 @@ impl OpenSource {
                 // The core ends only with the process.
                 let _ = inbox.send(Input::Source(event));
             }),
-            Self::Kube { server, .. } => server.run(state, served, inbox),
+            Self::Kube { server, .. } => server.run(state, adopted, served, inbox),
         }
     }
 

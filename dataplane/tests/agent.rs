@@ -298,6 +298,56 @@ fn another_xdp_mode_takes_effect_while_running() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_somebody_detaches_is_attached_again() -> Result<()> {
+    for options in [&[][..], &["--tc", "clsact"]] {
+        let mut node = Node::build()?;
+        node.start(options)?;
+        node.await_status("the uplink to be attached", |status| {
+            attach_mode(status) == Some(AttachMode::Native)
+        })?;
+        let by_filter = !options.is_empty();
+        let links = ["xdp-eth0", "ingress-eth0", "egress-eth0"];
+        let links = if by_filter { &links[..1] } else { &links[..] };
+        let has_filters = |node: &Node| {
+            let mut ways = ["ingress", "egress"].into_iter();
+            ways.all(|way| {
+                let show = format!("tc filter show dev {UPLINK} {way}");
+                let shown = node.director.run(&show);
+                shown.is_ok_and(|filters| filters.contains(&format!("sluice_{way}")))
+            })
+        };
+        // A link that nobody holds goes, and its program with it: some time later, until when there is no room for another.
+        for link in links {
+            fs::remove_file(node.pins.join("links").join(link))?;
+        }
+        if by_filter {
+            assert!(has_filters(&node));
+            node.director
+                .run(&format!("tc qdisc del dev {UPLINK} clsact"))?;
+            assert!(!has_filters(&node));
+        }
+        until("everything to be attached again", LIMIT, || {
+            let pinned = node.pinned();
+            program(&node).is_ok_and(|program| program.is_some())
+                && links
+                    .iter()
+                    .all(|link| pinned.iter().any(|pin| pin == link))
+                && (!by_filter || has_filters(&node))
+        })?;
+        let log = node.agent()?.log();
+        for hook in ["xdp", "ingress", "egress"] {
+            let named = format!("interface=\"eth0\" hook=\"{hook}\"");
+            assert!(log.contains(&named), "{named} in {log}");
+        }
+        let complaints = node
+            .agent()?
+            .complaints(&["somebody has detached", "not attached"]);
+        assert_eq!(complaints, [""; 0]);
+    }
+    Ok(())
+}
+
 /// The monotonic clock in flow time units.
 fn flow_time() -> Result<u16> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC)?;

@@ -53,7 +53,9 @@ pub enum Reason {
     NextHopPending,
     /// The next hop towards a server is not known; packets to it are dropped.
     NextHopUnresolved,
-    /// A map has no room.
+    /// This node's agent cannot read what was decided.
+    Unreadable,
+    /// A map, or the agent, has no room.
     LimitExceeded,
     /// The ring in the maps is not the one wanted.
     RingNotInPlace,
@@ -75,6 +77,7 @@ impl Reason {
             Self::ServerNotReachableInMode => "ServerNotReachableInMode",
             Self::NextHopPending => "NextHopPending",
             Self::NextHopUnresolved => "NextHopUnresolved",
+            Self::Unreadable => "Unreadable",
             Self::LimitExceeded => "LimitExceeded",
             Self::RingNotInPlace => "RingNotInPlace",
         }

@@ -38,7 +38,12 @@ fn main() -> ExitCode {
     suite.check("etcd that is killed and started", etcd);
     suite.check("an API server that hangs", hangs);
     suite.check("an agent that starts without an API server", agent_alone);
+    suite.check("a decision that the agent cannot read", unreadable);
     suite.check("an API server that has lost everything", lost);
+    suite.check(
+        "a node that lost its maps says so before it lives",
+        rebooted,
+    );
     suite.main(Faults::build)
 }
 
@@ -63,12 +68,9 @@ impl Faults {
         apply_weights(&sluice, [1, 0])?;
         sluice.await_weights(WEB, &[(SERVERS[0], 1), (SERVERS[1], 0)])?;
         sluice.await_ready()?;
-        let targets: [SocketAddr; 2] = Family::BOTH.map(|family| VIP.socket(family, 80));
-        let pause = Duration::from_millis(2);
-        let clients = ConnectionMaker::start(fabric.client(), &targets, 2, pause)?;
         Ok(Self {
             sluice,
-            clients,
+            clients: start_clients(&fabric)?,
             fabric,
             weights: [1, 0],
         })
@@ -128,6 +130,11 @@ impl Faults {
     fn log(&self) -> Result<String> {
         Ok(self.sluice.agent_process(NODE)?.log())
     }
+}
+
+fn start_clients(fabric: &Fabric) -> Result<ConnectionMaker> {
+    let targets: [SocketAddr; 2] = Family::BOTH.map(|family| VIP.socket(family, 80));
+    ConnectionMaker::start(fabric.client(), &targets, 2, Duration::from_millis(2))
 }
 
 fn apply_weights(sluice: &Sluice, [first, second]: [u32; 2]) -> Result<()> {
@@ -223,6 +230,64 @@ fn agent_alone(stage: &mut Faults) -> Result<()> {
     stage.expect_change()
 }
 
+/// An operator newer than the agent decided: what the agent knew goes on, also where it does not know any more what that was.
+fn unreadable(stage: &mut Faults) -> Result<()> {
+    stage.sluice.expect_complaint("cannot be read");
+    // It would decide anew.
+    stage.sluice.kill_operator()?;
+    let mode = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/decision/properties/mode/enum/-";
+    let patch = format!(r#"[{{"op": "add", "path": "{mode}", "value": "Newer"}}]"#);
+    patch_definition(stage, "virtualservers", &patch)?;
+    until("the API server to take it", LIMIT, || {
+        decide_mode(stage, "Newer").is_ok()
+    })?;
+    until("the node to name it", LIMIT, || {
+        let status = stage.sluice.node(NODE).unwrap_or_default();
+        let mut exceptions = status.exceptions.iter();
+        exceptions.any(|e| e.name == WEB && e.reason == "Unreadable")
+    })?;
+    stage.expect_traffic()?;
+
+    stage.sluice.kill_agent(NODE)?;
+    stage.sluice.restart_agent(NODE)?;
+    until("the agent to withhold what it reads", LIMIT, || {
+        stage.metric("sluice_source_held") > 0.0
+    })?;
+    until("the node to acknowledge nothing", LIMIT, || {
+        let status = stage.sluice.node(NODE).unwrap_or_default();
+        status.acknowledged_revision == 0 && status.acknowledged_pool_revision == 0
+    })?;
+    ensure!(!stage.sluice.is_ready(NODE), "it is ready");
+    stage.expect_traffic()?;
+
+    decide_mode(stage, "FullNAT")?;
+    stage.sluice.restart_operator()?;
+    stage.sluice.await_ready()?;
+    stage.expect_change()
+}
+
+fn decide_mode(stage: &Faults, mode: &str) -> Result<()> {
+    let patch = format!(r#"{{"status": {{"decision": {{"mode": "{mode}"}}}}}}"#);
+    let arguments = [
+        "patch",
+        "virtualserver",
+        WEB,
+        "--subresource=status",
+        "--type=merge",
+        "--patch",
+        &patch,
+    ];
+    stage.sluice.control_plane()?.admin().kubectl(arguments)?;
+    Ok(())
+}
+
+fn patch_definition(stage: &Faults, plural: &str, patch: &str) -> Result<()> {
+    let name = format!("{plural}.sluice.dev");
+    let arguments = ["patch", "crd", &name, "--type=json", "--patch", patch];
+    stage.sluice.control_plane()?.admin().kubectl(arguments)?;
+    Ok(())
+}
+
 /// A fresh etcd behind the same address: what it says is not what anybody wants.
 fn lost(stage: &mut Faults) -> Result<()> {
     for complaint in ["API server", "cannot", "404", "not found"] {
@@ -262,4 +327,38 @@ fn lost(stage: &mut Faults) -> Result<()> {
     ensure!(stage.metric("sluice_source_held") == 0.0, "it still doubts");
     stage.sluice.await_ready()?;
     stage.expect_change()
+}
+
+/// Its status of before acknowledges what was in the maps, and stands until the agent knows everything again.
+fn rebooted(stage: &mut Faults) -> Result<()> {
+    stage.sluice.kill_agent(NODE)?;
+    stage.sluice.lose_maps(NODE)?;
+    serve_pools(stage, false)?;
+    stage.sluice.restart_agent(NODE)?;
+    until("the agent to miss a list", LIMIT, || {
+        stage.metric("sluice_source_errors_total{kind=\"RealServerPool\"}") > 2.0
+    })?;
+    let status = stage.sluice.node(NODE).context("no status")?;
+    ensure!(status.acknowledged_revision > 0, "nothing was acknowledged");
+    ensure!(
+        stage.metric("sluice_lease_renewals_total") == 0.0,
+        "a node without maps lives and acknowledges"
+    );
+
+    serve_pools(stage, true)?;
+    stage.sluice.await_ready()?;
+    until("the node to live", LIMIT, || {
+        stage.metric("sluice_lease_renewals_total") > 0.0
+    })?;
+    // Connections that were open are lost.
+    let clients = start_clients(&stage.fabric)?;
+    std::mem::replace(&mut stage.clients, clients).stop();
+    stage.expect_change()
+}
+
+/// Whether the API server serves pools. It keeps them.
+fn serve_pools(stage: &Faults, served: bool) -> Result<()> {
+    let patch =
+        format!(r#"[{{"op": "replace", "path": "/spec/versions/0/served", "value": {served}}}]"#);
+    patch_definition(stage, "realserverpools", &patch)
 }

@@ -5,13 +5,15 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use sluice_api::{AttachMode, InterfaceStatus, LoadBalancerNodeSpec, XdpMode};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::maps::{Attached, Attacher, Error, Hook, Mode, XdpChoice};
 use crate::netlink::{Link, Requests, Table};
 
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
+/// Time between two looks at whether what was attached still is: the kernel tells nobody when a link or filter goes.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The programs on this node's interfaces.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub(super) struct Attachments {
     bridges: BTreeMap<String, String>,
     retry_at: Option<Instant>,
     wanted_bridges: BTreeSet<u32>,
+    looked_at: Option<Instant>,
 }
 
 impl Attachments {
@@ -32,6 +35,7 @@ impl Attachments {
             bridges: BTreeMap::new(),
             retry_at: None,
             wanted_bridges: BTreeSet::new(),
+            looked_at: None,
         }
     }
 
@@ -70,6 +74,67 @@ impl Attachments {
                 .remove_idle_clsact(interface)
                 .map_err(io::Error::other)
         })
+    }
+
+    /// Whether somebody took off what was attached. It counts as attached no more, so [`Self::reconcile`] attaches it again.
+    pub(super) fn look(&mut self, table: &Table, requests: &mut Requests, now: Instant) -> bool {
+        if self.looked_at.is_some_and(|at| now < at + LOOK) {
+            return false;
+        }
+        self.looked_at = Some(now);
+        let mut gone = self.gone(table, requests);
+        if gone.is_empty() {
+            return false;
+        }
+        // What went with its interface is no news; the table may not have heard of that yet.
+        match requests.table() {
+            Ok(table) => gone.retain(|(_, name, ifindex)| {
+                table.link_by_name(name).is_some_and(|(i, _)| i == *ifindex)
+            }),
+            Err(error) => {
+                debug!(%error, "cannot look at the network");
+                return false;
+            }
+        }
+        for (hook, name, _) in &gone {
+            warn!(
+                interface = name,
+                hook = hook.name(),
+                "somebody has detached Sluice's program: attaching it again"
+            );
+            self.attacher.forget(name);
+        }
+        !gone.is_empty()
+    }
+
+    /// What counts as attached to an interface that is there, and is not.
+    fn gone(&self, table: &Table, requests: &mut Requests) -> Vec<(Hook, String, u32)> {
+        let uplinks = self.uplinks.keys().filter_map(|name| {
+            let (ifindex, _) = table.link_by_name(name)?;
+            Some((name, ifindex, &Hook::ALL[..]))
+        });
+        let bridges = self.wanted_bridges.iter().filter_map(|&ifindex| {
+            let link = table.link_by_index(ifindex)?;
+            Some((&link.name, ifindex, &[Hook::Ingress][..]))
+        });
+        let mut gone = Vec::new();
+        for (name, ifindex, hooks) in uplinks.chain(bridges) {
+            for &hook in hooks {
+                if !self.attacher.is_attached(hook, name, ifindex) {
+                    continue;
+                }
+                let has_filter = |filter| {
+                    let found = requests.has_filter(ifindex, filter);
+                    found.map_err(io::Error::other)
+                };
+                match self.attacher.is_in_place(hook, name, ifindex, has_filter) {
+                    Ok(true) => {}
+                    Ok(false) => gone.push((hook, name.clone(), ifindex)),
+                    Err(error) => debug!("{error}"),
+                }
+            }
+        }
+        gone
     }
 
     /// Attaches what is missing and takes off what is not wanted any more. `changed`: interfaces or the spec did.
@@ -115,8 +180,7 @@ impl Attachments {
             self.set_uplink(name, AttachMode::None, Some(reason));
             return false;
         };
-        let hooks = [Hook::Xdp, Hook::Ingress, Hook::Egress];
-        let mut all = hooks.iter();
+        let mut all = Hook::ALL.iter();
         if all.all(|&hook| self.attacher.is_attached(hook, name, ifindex)) {
             return false;
         }

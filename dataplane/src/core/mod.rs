@@ -114,7 +114,7 @@ pub struct Core {
     node: Option<NodeSpec>,
     /// Why the newest spec of this node is not in force.
     refused: Option<String>,
-    /// Why the source withholds what it reads.
+    /// Why the source withholds decisions.
     held: Option<String>,
     /// The generation of the spec under which everything is to be taken off the node.
     detach: Option<i64>,
@@ -330,7 +330,8 @@ impl Core {
             // The tables come first: no packet finds them half full.
             self.plan_and_apply(now);
             let bridges = self.bridges();
-            let links = std::mem::take(&mut self.dirty.links);
+            let mut links = std::mem::take(&mut self.dirty.links);
+            links |= self.attachments.look(&self.table, &mut self.requests, now);
             self.attachments
                 .reconcile(&self.table, &node.spec, &bridges, links, now);
         }

@@ -11,11 +11,14 @@ use sluice_api::{
     MAX_EXCEPTIONS, MAX_MESSAGE_LENGTH, MAX_NODE_ADDRESSES, NodeException, Reason, Time,
     set_condition,
 };
-use sluice_planner::{Image, Limits, ObjectKind, Problem, live};
+use sluice_planner::{Image, Limits, ObjectKind, ObjectName, Problem, live};
 
 use super::{Core, HEARTBEAT, Revisions, labels};
 use crate::maps::kernel_release;
 use crate::state::{Published, ServerLabels, Usages};
+
+/// Characters that a message needs to say that there is more.
+const ROOM_FOR_MORE: usize = 24;
 
 /// What follows from configuration and maps.
 #[derive(Debug, Default)]
@@ -31,10 +34,14 @@ impl Core {
     /// To be called when configuration or maps have changed.
     pub(super) fn summarize(&self) -> Summary {
         let actual = self.actual.clone().unwrap_or_default();
-        // Limits say more than what follows from them, so they come first.
+        // What was missed and limits say more than what follows from them, so they come first.
+        let missed = self
+            .decisions
+            .iter()
+            .flat_map(|decisions| &decisions.missed);
         let limits = self.limit_problems.iter().filter(|p| p.exception);
-        let mut exceptions: Vec<NodeException> = limits.filter_map(exception).collect();
-        exceptions.extend(live(&self.config, &actual).iter().filter_map(exception));
+        let not_live = live(&self.config, &actual);
+        let exceptions = exceptions(missed.chain(limits).chain(&not_live));
         let servers = match &self.decisions {
             Some(decisions) => labels::of_servers(&actual, &self.config, &decisions.snapshot),
             None => BTreeMap::new(),
@@ -114,7 +121,7 @@ impl Core {
 
     fn acknowledged(&self) -> Revisions {
         if self.held.is_some() {
-            // What is in force are decisions of another world, with numbers of their own.
+            // What is in force are decisions of another world, with numbers of their own, or some that were never read.
             return Revisions {
                 virtual_servers: 0,
                 pools: 0,
@@ -199,20 +206,56 @@ impl Core {
     }
 }
 
-/// `None`: it concerns the node itself.
-fn exception(problem: &Problem) -> Option<NodeException> {
-    let kind = match problem.kind {
-        ObjectKind::VirtualServer => ExceptionKind::VirtualServer,
-        ObjectKind::RealServerPool => ExceptionKind::RealServerPool,
-        ObjectKind::LoadBalancerNode => return None,
+/// One exception an object, in the order in which objects come first. Problems of the node itself are none.
+fn exceptions<'a>(problems: impl IntoIterator<Item = &'a Problem>) -> Vec<NodeException> {
+    let mut objects = Vec::new();
+    let mut by_object: BTreeMap<(ExceptionKind, &ObjectName), Vec<&Problem>> = BTreeMap::new();
+    for problem in problems {
+        let kind = match problem.kind {
+            ObjectKind::VirtualServer => ExceptionKind::VirtualServer,
+            ObjectKind::RealServerPool => ExceptionKind::RealServerPool,
+            ObjectKind::LoadBalancerNode => continue,
+        };
+        let object = (kind, &problem.object);
+        let of_object = by_object.entry(object).or_insert_with(|| {
+            objects.push(object);
+            Vec::new()
+        });
+        of_object.push(problem);
+    }
+    let exception = |object| {
+        let (first, others) = by_object.get(&object)?.split_first()?;
+        let (kind, name) = object;
+        Some(NodeException {
+            kind,
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            reason: first.reason.as_str().to_owned(),
+            message: joined(first, others),
+        })
     };
-    Some(NodeException {
-        kind,
-        namespace: problem.object.namespace.clone(),
-        name: problem.object.name.clone(),
-        reason: problem.reason.as_str().to_owned(),
-        message: problem.message.chars().take(MAX_MESSAGE_LENGTH).collect(),
-    })
+    objects.into_iter().filter_map(exception).collect()
+}
+
+/// All that is wrong with one object, of which the first reason is told beside it; where there is no room for all, how much
+/// more there is.
+fn joined(first: &Problem, others: &[&Problem]) -> String {
+    let mut message = first.message.clone();
+    for (told, other) in others.iter().enumerate() {
+        let part = if other.reason == first.reason {
+            format!("; {}", other.message)
+        } else {
+            format!("; {}: {}", other.reason.as_str(), other.message)
+        };
+        let length = message.chars().count() + part.chars().count();
+        if length + ROOM_FOR_MORE > MAX_MESSAGE_LENGTH {
+            let more = others.len() - told;
+            message = format!("{message}; and {more} more");
+            break;
+        }
+        message.push_str(&part);
+    }
+    message.chars().take(MAX_MESSAGE_LENGTH).collect()
 }
 
 /// Limits of the planner's maps and their use. Of a map in two families, the fuller one.
@@ -234,4 +277,68 @@ fn capacity(image: &Image, limits: &Limits) -> Vec<CapacityEntry> {
         entry("Servers", limits.servers, usages.servers),
         entry("Vips", limits.vips, usages.vips),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_planner::Reason;
+
+    use super::*;
+
+    fn problem(kind: ObjectKind, name: &str, reason: Reason, message: &str) -> Problem {
+        Problem {
+            kind,
+            object: ObjectName::new("shop", name),
+            reason,
+            message: message.to_owned(),
+            exception: true,
+        }
+    }
+
+    fn no_servers(pool: &str, message: &str) -> Problem {
+        problem(ObjectKind::RealServerPool, pool, Reason::NoServers, message)
+    }
+
+    #[test]
+    fn an_object_is_one_exception() {
+        let web = ObjectKind::VirtualServer;
+        let pool = ObjectKind::RealServerPool;
+        let problems = [
+            problem(web, "v1", Reason::LimitExceeded, "no room"),
+            no_servers("v1", "no IPv4 server for web"),
+            no_servers("v1", "no IPv6 server for web"),
+            problem(pool, "v1", Reason::RingNotInPlace, "not decided"),
+            problem(
+                ObjectKind::LoadBalancerNode,
+                "",
+                Reason::LimitExceeded,
+                "full",
+            ),
+            no_servers("v2", "no IPv4 server for web"),
+        ];
+        let found: Vec<String> = exceptions(&problems)
+            .into_iter()
+            .map(|e| format!("{:?} {} {}: {}", e.kind, e.name, e.reason, e.message))
+            .collect();
+        let expected = [
+            "VirtualServer v1 LimitExceeded: no room",
+            "RealServerPool v1 NoServers: no IPv4 server for web; no IPv6 server for web; RingNotInPlace: not decided",
+            "RealServerPool v2 NoServers: no IPv4 server for web",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_message_says_how_much_it_leaves_out() {
+        let part = "x".repeat(MAX_MESSAGE_LENGTH / 4);
+        let problems: Vec<Problem> = (0..9).map(|_| no_servers("v1", &part)).collect();
+        let [exception] = &exceptions(&problems)[..] else {
+            unreachable!()
+        };
+        assert!(exception.message.chars().count() <= MAX_MESSAGE_LENGTH);
+        assert!(exception.message.ends_with("; and 6 more"));
+        let long = no_servers("v1", &"é".repeat(2 * MAX_MESSAGE_LENGTH));
+        let message = &exceptions([&long])[0].message;
+        assert_eq!(message.chars().count(), MAX_MESSAGE_LENGTH);
+    }
 }

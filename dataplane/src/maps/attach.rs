@@ -35,7 +35,8 @@ pub enum Hook {
 }
 
 impl Hook {
-    const ALL: [Self; 3] = [Self::Xdp, Self::Ingress, Self::Egress];
+    /// Every hook.
+    pub const ALL: [Self; 3] = [Self::Xdp, Self::Ingress, Self::Egress];
 
     /// The name in pins and messages.
     pub const fn name(self) -> &'static str {
@@ -104,6 +105,17 @@ pub struct Attached {
     pub by_link: bool,
 }
 
+/// How a clsact filter is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Filter {
+    /// Among those of its qdisc.
+    pub priority: u16,
+    /// Among those of its priority.
+    pub handle: u32,
+    /// On the way out rather than in.
+    pub egress: bool,
+}
+
 /// Attaches and detaches the programs.
 #[derive(Debug)]
 pub struct Attacher {
@@ -137,6 +149,32 @@ impl Attacher {
     /// Whether this process has attached `hook` to the interface with this index.
     pub fn is_attached(&self, hook: Hook, interface: &str, ifindex: u32) -> bool {
         self.done.get(&(hook, interface.to_owned())) == Some(&ifindex)
+    }
+
+    /// Whether what this process attached to `hook` is there still, and not taken off by somebody else. `has_filter` asks
+    /// for a filter on the clsact qdisc of the interface.
+    pub fn is_in_place(
+        &self,
+        hook: Hook,
+        interface: &str,
+        ifindex: u32,
+        has_filter: impl FnOnce(Filter) -> io::Result<bool>,
+    ) -> Result<bool, Error> {
+        let failed = || system_error(format!("look for {} of {interface}", hook.name()));
+        if hook != Hook::Xdp && self.tcx == Some(false) {
+            let filter = Filter {
+                priority: FILTER_PRIORITY,
+                handle: FILTER_HANDLE.into(),
+                egress: hook == Hook::Egress,
+            };
+            return has_filter(filter).map_err(failed());
+        }
+        let Some(link) = open_pin(&self.pins.link(hook, interface)).map_err(failed())? else {
+            return Ok(false);
+        };
+        // A link that is detached has no interface.
+        let info = link_info(link.as_fd()).map_err(failed())?;
+        Ok(info.ifindex == ifindex)
     }
 
     /// What is attached, by this process or an earlier one.

@@ -28,7 +28,7 @@ use sluice_abi::{
 };
 use sluice_planner::Limits;
 
-pub use attach::{Attached, Attacher, Hook, Mode, XdpChoice};
+pub use attach::{Attached, Attacher, Filter, Hook, Mode, XdpChoice};
 pub use load::{Programs, open};
 pub use pins::{PinLock, detach};
 pub use sweep::{FlowCensus, FullNatCensus, Usage};

@@ -22,6 +22,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::{Error, Table};
+use crate::maps::Filter;
 
 /// Marks neighbours as registered by an agent, so that a later one finds those that are not needed any more. An unassigned
 /// number of `rtm_protocol`.
@@ -205,14 +206,8 @@ impl Requests {
         else {
             return Ok(false);
         };
-        for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
-            let parent = TcHandle {
-                major: u16::MAX,
-                minor,
-            };
-            let filters = RouteNetlinkMessage::GetTrafficFilter(tc(ifindex, parent));
-            let found = self.dump("list tc filters", &filters)?;
-            if !found.is_empty() {
+        for egress in [false, true] {
+            if !self.filters(ifindex, egress)?.is_empty() {
                 return Ok(false);
             }
         }
@@ -224,6 +219,34 @@ impl Requests {
         let request = RouteNetlinkMessage::DelQueueDiscipline(qdisc);
         self.request("remove a clsact qdisc", request, NLM_F_ACK)
             .map(|_| true)
+    }
+
+    /// Whether the clsact qdisc of an interface has this filter.
+    pub fn has_filter(&mut self, ifindex: u32, filter: Filter) -> Result<bool, Error> {
+        let found = self.filters(ifindex, filter.egress)?;
+        Ok(found.iter().any(|message| match message {
+            RouteNetlinkMessage::NewTrafficFilter(found) => {
+                let header = &found.header;
+                u32::from(header.handle) == filter.handle
+                    && header.info >> 16 == u32::from(filter.priority)
+            }
+            _ => false,
+        }))
+    }
+
+    /// Filters of one direction on the clsact qdisc of an interface.
+    fn filters(&mut self, ifindex: u32, egress: bool) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let minor = if egress {
+            TcHandle::MIN_EGRESS
+        } else {
+            TcHandle::MIN_INGRESS
+        };
+        let parent = TcHandle {
+            major: u16::MAX,
+            minor,
+        };
+        let request = RouteNetlinkMessage::GetTrafficFilter(tc(ifindex, parent));
+        self.dump("list tc filters", &request)
     }
 
     fn dump(

@@ -171,6 +171,8 @@ impl Reader {
                     ),
                     revision: found.revision,
                     pool_revision: found.revision,
+                    // One that cannot be read withholds all.
+                    missed: Vec::new(),
                 }))
             }
             Err(error) => {

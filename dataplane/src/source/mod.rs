@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::LoadBalancerNodeSpec;
-use sluice_planner::Snapshot;
+use sluice_planner::{Problem, Snapshot};
 
 pub use state::{KindState, SourceState};
 
@@ -24,7 +24,7 @@ pub enum Event {
     NodeRefused(String),
     /// The other directors' own addresses by node name.
     Peers(BTreeMap<String, BTreeSet<IpAddr>>),
-    /// Why the source does not believe what it reads, and goes on by what it told before; `None`: it does again.
+    /// Why the source withholds the decisions that it reads, so that those in force stay; `None`: it does not any more.
     Held(Option<String>),
     /// This node is to be left: everything comes off it, and stays off for as long as the process lives.
     Detach {
@@ -38,10 +38,12 @@ pub enum Event {
 pub struct Decisions {
     /// As the planner takes them.
     pub snapshot: Snapshot,
-    /// Once these are live, every decision on a virtual server up to this revision is.
+    /// Once these are live, every decision on a virtual server up to this revision is, those that were missed aside.
     pub revision: u64,
     /// The same for decisions on pools.
     pub pool_revision: u64,
+    /// What is decided besides and could not be taken over: it stays as it was, or is not served. Each is an exception.
+    pub missed: Vec<Problem>,
 }
 
 /// What a node is to be.

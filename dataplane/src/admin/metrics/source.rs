@@ -46,7 +46,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, source: &SourceState) 
         ),
         (
             "sluice_source_held",
-            "1 while the source does not believe what it reads and goes on by what it knew",
+            "1 while the source withholds decisions, and those in force stay",
             held,
         ),
     ];

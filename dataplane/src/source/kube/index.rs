@@ -4,12 +4,16 @@
 //! *world* it belongs to. One that does not know this node's object any more, or knows another one of that name, may be a
 //! wiped server or another cluster's. Then everything is listed again, and believed only if there are decisions in it;
 //! until then the core goes on by what it was told.
+//!
+//! A decision that cannot be read, because the operator is newer than this agent, stays as it was, and is *missed*: the node
+//! names it as an exception. An agent that has just started does not know how it was. If it took over maps that serve
+//! something, the core is told no decision until every one can be read or is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{Decision, ObjectKey, PoolDecision, Validate};
-use sluice_planner::{Slice, SliceOwner, Slices, Snapshot};
+use sluice_planner::{ObjectKind, Problem, Reason, Slice, SliceOwner, Slices, Snapshot};
 
 use super::object::{Content, Item, Kind, Node};
 use crate::source::{Decisions, Event, NodeSpec};
@@ -48,6 +52,15 @@ struct Entry {
     content: Content,
 }
 
+/// Why what an object says is not taken over.
+#[derive(Debug)]
+enum Miss {
+    /// It cannot be read, and why.
+    Unreadable(String),
+    /// There are too many of its kind.
+    NoRoom,
+}
+
 /// All that is known.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -60,8 +73,8 @@ pub(super) struct Index {
     doubted: bool,
     revision: u64,
     pool_revision: u64,
-    /// Objects that cannot be read.
-    unreadable: BTreeSet<(Kind, ObjectKey)>,
+    /// Objects whose newest content is not taken over.
+    missed: BTreeMap<(Kind, ObjectKey), Miss>,
     /// Kinds of which there are too many.
     full: BTreeSet<Kind>,
     decisions_changed: bool,
@@ -92,7 +105,7 @@ impl Index {
             doubted: false,
             revision: 0,
             pool_revision: 0,
-            unreadable: BTreeSet::new(),
+            missed: BTreeMap::new(),
             full: BTreeSet::new(),
             decisions_changed: false,
             told: Told::default(),
@@ -115,12 +128,13 @@ impl Index {
             return (Listed::OtherWorld, Vec::new());
         }
         let mut before = std::mem::take(&mut self.entries(kind).entries);
-        self.unreadable.retain(|(of, key)| {
-            *of != kind
-                || items
-                    .iter()
-                    .any(|item| item.key == *key && item.content.is_err())
-        });
+        let unreadable: BTreeSet<&ObjectKey> = items
+            .iter()
+            .filter(|item| item.content.is_err())
+            .map(|item| &item.key)
+            .collect();
+        self.missed
+            .retain(|(of, key), _| *of != kind || unreadable.contains(key));
         self.full.remove(&kind);
         let mut complaints = Vec::new();
         for item in items {
@@ -162,7 +176,7 @@ impl Index {
         }
         let relevant = self.is_relevant(kind, None, &item.key);
         self.entries(kind).entries.remove(&item.key);
-        self.unreadable.remove(&(kind, item.key.clone()));
+        self.missed.remove(&(kind, item.key.clone()));
         if relevant {
             self.changed(kind);
         }
@@ -207,19 +221,47 @@ impl Index {
         }
         events.extend(self.node_news());
         events.extend(self.peer_news());
-        events.extend(self.decision_news());
+        if self.told.held.is_none() {
+            events.extend(self.decision_news());
+        }
         events
     }
 
-    /// Why what is read is not believed; `None` while it is, or while it is being read.
+    /// Why decisions are withheld; `None` while they are not, or are being read.
     fn held(&self) -> Option<String> {
-        (self.doubted && self.is_complete()).then(|| {
+        if !self.is_complete() {
+            return None;
+        }
+        let doubt = self.doubted.then(|| {
             format!(
                 "the API server has no decisions and does not know this node's LoadBalancerNode {} as it was before; it may \
                  have been wiped, or be another cluster's: going on by what was decided before until a VirtualServer is decided",
                 self.node
             )
-        })
+        });
+        let unknown = self.unknown().map(|(kind, key)| {
+            format!(
+                "{} {key} cannot be read, and the maps that were taken over may serve it: going on by what was decided before \
+                 until it can be read or is gone; run an agent as new as the operator",
+                kind.name()
+            )
+        });
+        let reasons: Vec<String> = doubt.into_iter().chain(unknown).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    /// An object of which nobody knows any more what the maps hold: it cannot be read, and never could by this process.
+    fn unknown(&self) -> Option<&(Kind, ObjectKey)> {
+        if !self.served || self.told.decisions.is_some() {
+            return None;
+        }
+        let unreadable = self.missed.iter().filter(|((kind, key), miss)| {
+            let known = self.objects.get(kind);
+            matches!(kind, Kind::VirtualServers | Kind::Pools)
+                && matches!(miss, Miss::Unreadable(_))
+                && known.is_none_or(|objects| !objects.entries.contains_key(key))
+        });
+        unreadable.map(|(place, _)| place).next()
     }
 
     fn detach_requested(&self) -> Option<i64> {
@@ -263,12 +305,11 @@ impl Index {
     fn put(&mut self, kind: Kind, item: Item, old: Option<Entry>, complaints: &mut Vec<String>) {
         let content = match item.content {
             Ok(content) => {
-                self.unreadable.remove(&(kind, item.key.clone()));
+                self.missed.remove(&(kind, item.key.clone()));
                 content
             }
             Err(error) => {
-                let place = (kind, item.key.clone());
-                if self.unreadable.len() < MAX_OBJECTS && self.unreadable.insert(place) {
+                if self.miss(kind, &item.key, Miss::Unreadable(error.clone())) {
                     complaints.push(format!(
                         "{} {} cannot be read, what was known of it stays: {error}",
                         kind.name(),
@@ -282,8 +323,8 @@ impl Index {
             }
         };
         self.raise_revision(&content);
-        let entries = &mut self.entries(kind).entries;
-        if entries.len() >= MAX_OBJECTS {
+        if self.entries(kind).entries.len() >= MAX_OBJECTS {
+            self.miss(kind, &item.key, Miss::NoRoom);
             if self.full.insert(kind) {
                 complaints.push(format!(
                     "{} {} is left out, and perhaps others: there are more than {MAX_OBJECTS}",
@@ -293,14 +334,20 @@ impl Index {
             }
             return;
         }
-        entries.insert(
-            item.key,
-            Entry {
-                uid: item.uid,
-                version: item.version,
-                content,
-            },
-        );
+        let entry = Entry {
+            uid: item.uid,
+            version: item.version,
+            content,
+        };
+        self.entries(kind).entries.insert(item.key, entry);
+    }
+
+    /// Notes that an object is missed; `false` if it was before.
+    fn miss(&mut self, kind: Kind, key: &ObjectKey, why: Miss) -> bool {
+        let place = (kind, key.clone());
+        // A status names fewer.
+        let has_room = self.missed.len() < MAX_OBJECTS || self.missed.contains_key(&place);
+        has_room && self.missed.insert(place, why).is_none()
     }
 
     fn raise_revision(&mut self, content: &Content) {
@@ -424,7 +471,41 @@ impl Index {
             snapshot: Snapshot::new(&virtual_servers, &pools, &Slices::new(slices)),
             revision: self.revision,
             pool_revision: self.pool_revision,
+            missed: self.problems(),
         }
+    }
+
+    /// What is missed of the decisions.
+    fn problems(&self) -> Vec<Problem> {
+        let problem = |((kind, key), miss): (&(Kind, ObjectKey), &Miss)| {
+            let kind = match kind {
+                Kind::VirtualServers => ObjectKind::VirtualServer,
+                Kind::Pools => ObjectKind::RealServerPool,
+                _ => return None,
+            };
+            let (reason, message) = match miss {
+                Miss::Unreadable(error) => (
+                    Reason::Unreadable,
+                    format!(
+                        "this node's agent cannot read it, what was known of it stays: run an agent as new as the operator: {error}"
+                    ),
+                ),
+                Miss::NoRoom => (
+                    Reason::LimitExceeded,
+                    format!(
+                        "this node's agent leaves it out, it keeps {MAX_OBJECTS} of a kind: remove others"
+                    ),
+                ),
+            };
+            Some(Problem {
+                kind,
+                object: key.into(),
+                reason,
+                message,
+                exception: true,
+            })
+        };
+        self.missed.iter().filter_map(problem).collect()
     }
 
     fn has_decisions(&self) -> bool {

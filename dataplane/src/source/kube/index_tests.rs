@@ -182,13 +182,24 @@ fn slices_of_other_services_make_no_work() {
     assert_eq!(servers[0].address.to_string(), "10.0.0.8");
 }
 
+/// An object with a decision that nobody can read.
+fn broken(kind: Kind, name: &str, version: u32) -> Item {
+    let mut value = named(name, version);
+    value["status"] = json!({"decision": {"revision": "nonsense"}});
+    item(kind, value)
+}
+
+/// What the core was told to be missed.
+fn missed(events: &[Event]) -> Vec<String> {
+    let problems = decisions(events).into_iter().flat_map(|told| &told.missed);
+    problems
+        .map(|p| format!("{} {} {}", p.kind.as_str(), p.object, p.reason.as_str()))
+        .collect()
+}
+
 #[test]
 fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
-    let broken = |version| {
-        let mut value = named("web", version);
-        value["status"] = json!({"decision": {"revision": "nonsense"}});
-        item(Kind::VirtualServers, value)
-    };
+    let broken = |version| broken(Kind::VirtualServers, "web", version);
     let mut index = serving();
     let complaints = index.apply(Kind::VirtualServers, broken(8));
     assert_eq!(complaints.len(), 1);
@@ -198,7 +209,10 @@ fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
         [""; 0],
         "once"
     );
-    assert_eq!(index.news(), []);
+    let events = index.news();
+    assert_eq!(missed(&events), ["VirtualServer shop/web Unreadable"]);
+    let told = decisions(&events).unwrap();
+    assert_eq!((told.revision, told.snapshot.virtual_servers.len()), (7, 1));
 
     let mut other = web(11, 11);
     other.key.name = "other".to_owned();
@@ -207,13 +221,102 @@ fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
     assert_eq!(complaints, [""; 0]);
     let events = index.news();
     let told = decisions(&events).unwrap();
-    assert_eq!(told.snapshot.virtual_servers.len(), 2);
+    assert_eq!(
+        (told.revision, told.snapshot.virtual_servers.len()),
+        (11, 2)
+    );
+    assert_eq!(missed(&events), ["VirtualServer shop/web Unreadable"]);
     index.apply(Kind::VirtualServers, web(12, 12));
+    assert_eq!(missed(&index.news()), [""; 0]);
     assert_eq!(
         index.apply(Kind::VirtualServers, broken(13)).len(),
         1,
         "it was readable"
     );
+}
+
+#[test]
+fn what_never_could_be_read_is_named_and_not_acknowledged() {
+    let mut index = serving();
+    index.apply(Kind::VirtualServers, broken(Kind::VirtualServers, "a", 8));
+    index.apply(Kind::Pools, broken(Kind::Pools, "b", 9));
+    let events = index.news();
+    let expected = [
+        "VirtualServer shop/a Unreadable",
+        "RealServerPool shop/b Unreadable",
+    ];
+    assert_eq!(missed(&events), expected);
+    assert_eq!(
+        held(&events),
+        None,
+        "this process knows what is in the maps"
+    );
+    index.delete(Kind::Pools, &broken(Kind::Pools, "b", 10));
+    assert_eq!(missed(&index.news()), expected[..1]);
+}
+
+#[test]
+fn adopted_maps_stay_while_an_object_cannot_be_read() {
+    for (kind, name) in [(Kind::VirtualServers, "web"), (Kind::Pools, "v1")] {
+        let lists = || {
+            cluster("a").into_iter().map(|(of, items)| {
+                let items = if of == kind {
+                    vec![broken(kind, name, 5)]
+                } else {
+                    items
+                };
+                (of, items)
+            })
+        };
+        let own = own("a", true);
+        // Where the maps are empty nothing gets lost.
+        for (served, ending) in [(false, 0), (true, 1), (true, 2)] {
+            let mut index = Index::new(NODE, served);
+            let mut events = Vec::new();
+            for (of, items) in lists() {
+                index.list(of, items, Some(&own));
+                events.extend(index.news());
+            }
+            let node_is_told = events.iter().any(|event| matches!(event, Event::Node(_)));
+            assert!(node_is_told, "its programs are attached");
+            assert_eq!(decisions(&events).is_none(), served);
+            assert_eq!(held(&events), served.then_some(true));
+            if ending == 0 {
+                continue;
+            }
+            match (ending, kind) {
+                (1, _) => index.delete(kind, &broken(kind, name, 6)),
+                (_, Kind::Pools) => drop(index.apply(kind, pool(7, 7))),
+                _ => drop(index.apply(kind, web(7, 7))),
+            }
+            let events = index.news();
+            assert_eq!(held(&events), Some(false));
+            assert_eq!(missed(&events), [""; 0]);
+            assert!(decisions(&events).is_some());
+        }
+    }
+}
+
+#[test]
+fn what_there_is_no_room_for_is_named() {
+    let mut index = Index::new(NODE, false);
+    let mut lists = cluster("a");
+    for (kind, items) in &mut lists {
+        if *kind == Kind::Pools {
+            let others = (0..MAX_OBJECTS).map(|i| {
+                let mut other = pool(4, 6);
+                other.key.name = format!("a{i}");
+                other
+            });
+            items.splice(0..0, others);
+        }
+    }
+    let mut events = Vec::new();
+    for (kind, items) in lists {
+        index.list(kind, items, Some(&own("a", false)));
+        events.extend(index.news());
+    }
+    assert_eq!(missed(&events), ["RealServerPool shop/v1 LimitExceeded"]);
 }
 
 #[test]

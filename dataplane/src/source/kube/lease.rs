@@ -1,4 +1,7 @@
 //! The Lease by which this node says that it lives: renewed while the core's loop goes round, and not otherwise.
+//!
+//! Whoever lives is taken at its word: of a node without the maps of an earlier agent, which a reboot takes away, the first
+//! renewal waits until a status was written that does not acknowledge what was in them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,18 +31,25 @@ type Position = (String, Option<u128>);
 
 /// Renews the Lease until the node is detached and says so.
 pub(super) async fn run(server: Kube, state: Arc<State>) {
+    server.source.expect(NAME);
+    // The sender is the server's own.
+    let _ = server
+        .current
+        .subscribe()
+        .wait_for(|current| *current)
+        .await;
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut left = server.left.subscribe();
     let mut last: Option<Position> = None;
-    server.source.expect(NAME);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            biased;
             _ = left.wait_for(|left| *left) => {
                 server.works(NAME);
                 return;
             }
+            _ = ticks.tick() => {}
         }
         if !state.turned_within(STUCK) {
             continue;

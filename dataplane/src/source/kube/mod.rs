@@ -4,7 +4,7 @@
 //! watch (one task a kind) ─► driver ─► Index ─► source::Event ─► core
 //!                              │ this node's object is missing
 //!                              └─► creator                       core ─► Mailbox ─► status writer
-//! lease: renews while the core's loop goes round; its answers tell when the server is another one
+//! lease: renews while the core's loop goes round and status is of now; its answers tell when the server is another one
 //! ```
 //!
 //! What cannot be reached is not news: the core goes on with what it knows. Nothing here keeps it waiting.
@@ -131,6 +131,8 @@ pub struct Kube {
     /// Raised when the server turns out to be another one.
     world: Arc<channel::Sender<u64>>,
     own_uid: Arc<channel::Sender<Option<String>>>,
+    /// Whether the node's status may be believed: it is of this process, or of one that left its maps behind.
+    current: Arc<channel::Sender<bool>>,
     /// Whether the node is detached and its status says so.
     left: Arc<channel::Sender<bool>>,
 }
@@ -177,6 +179,7 @@ impl Kube {
             source: Arc::default(),
             world: Arc::new(channel::Sender::new(0)),
             own_uid: Arc::new(channel::Sender::new(None)),
+            current: Arc::new(channel::Sender::new(false)),
             left: Arc::new(channel::Sender::new(false)),
         })
     }
@@ -196,15 +199,20 @@ impl Kube {
         StatusWriter::new(self.clone())
     }
 
-    /// Watches, renews and creates until the process ends. `served`: the maps serve something that must not get lost.
-    /// Whatever keeps the core's inbox full delays only what is told last.
-    pub fn run(&self, state: &Arc<State>, served: bool, inbox: SyncSender<Input>) {
+    /// Watches, renews and creates until the process ends. `adopted`: maps of an earlier agent were taken over, so that what
+    /// its status acknowledges is there; `served`: they serve something that must not get lost. Whatever keeps the core's
+    /// inbox full delays only what is told last.
+    pub fn run(&self, state: &Arc<State>, adopted: bool, served: bool, inbox: SyncSender<Input>) {
+        if adopted {
+            self.current.send_replace(true);
+        }
         tokio::spawn(lease::run(self.clone(), Arc::clone(state)));
         tokio::spawn(driver::run(self.clone(), served, inbox));
     }
 
     /// Renews the Lease of a node that is detached, until its status says so.
     pub fn run_detached(&self, state: &Arc<State>) {
+        self.current.send_replace(true);
         tokio::spawn(lease::run(self.clone(), Arc::clone(state)));
     }
 

@@ -131,6 +131,7 @@ impl StatusWriter {
         if detached.is_some_and(|condition| condition.status == "True") {
             self.server.left.send_replace(true);
         }
+        self.server.current.send_replace(true);
         *written = Some(now);
     }
 

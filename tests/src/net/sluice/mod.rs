@@ -6,9 +6,10 @@ mod source;
 use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sluice_api::{
     AttachMode, DecidedPool, Kind, LoadBalancerNodeStatus, RealServerPoolStatus,
@@ -260,6 +261,18 @@ impl Sluice {
         self.agent(node)?.process.stop(Duration::from_secs(10))
     }
 
+    /// Takes all that a killed agent left off its node, as a reboot does.
+    pub fn lose_maps(&self, node: &str) -> Result<()> {
+        let agent = self.agents.get(node);
+        let agent = agent.with_context(|| format!("no agent runs on {node}"))?;
+        let mut command = agent.namespace.command(binary("sluice-agent")?);
+        command.arg("detach").arg("--pin-dir").arg(&agent.pins);
+        command.arg("--socket").arg(socket(&agent.namespace));
+        let status = command.stdout(Stdio::null()).status()?;
+        ensure!(status.success(), "detach: {status}");
+        Ok(())
+    }
+
     /// Starts a node's agent again, after it was killed or stopped.
     pub fn restart_agent(&mut self, node: &str) -> Result<()> {
         let agent = self.agents.get_mut(node);
@@ -379,16 +392,20 @@ fn start_operator(namespace: &Namespace, source: &Source) -> Result<Process> {
 fn start_agent(namespace: &Namespace, node: &str, source: &Source, pins: &Path) -> Result<Process> {
     let mut command = namespace.command(binary("sluice-agent")?);
     source.tell(&mut command, Some(node));
-    let socket = namespace.log_path("agent").with_extension("sock");
     command
         .args(["--node", node])
         .arg("--pin-dir")
         .arg(pins)
         .arg("--socket")
-        .arg(socket)
+        .arg(socket(namespace))
         .arg("--object")
         .arg(object_path("sluice.o"));
     Process::start(namespace, "agent", command)
+}
+
+/// Where an agent answers local questions.
+fn socket(namespace: &Namespace) -> PathBuf {
+    namespace.log_path("agent").with_extension("sock")
 }
 
 /// A binary of the workspace, from the directory of the running one or, for a test, the one above.
