@@ -121,12 +121,11 @@ impl<T: PartialEq> Store<T> {
                 self.swap(list)
             }
             Delta::Apply(item) => {
-                let known = self.stamps.get(&item.key);
-                let known = known.map_or(0, |known| known.version);
-                if item.stamp.version >= known {
+                let known = self.stamps.get(&item.key).map(|known| known.version);
+                if known.is_none_or(|known| item.stamp.version >= known) {
                     self.made.remove(&item.key);
                 }
-                if item.stamp.version <= known {
+                if known.is_some_and(|known| item.stamp.version <= known) {
                     return Vec::new();
                 }
                 self.put(item).into_iter().collect()
