@@ -13,19 +13,14 @@ use kube::Api;
 use serde_json::{Value, json};
 use sluice_api::{Reason, VirtualServer};
 use sluice_tests::kube::{Operated, PATIENCE, condition};
-use sluice_tests::net::manifest::{ServicePort, object, rollout, virtual_server_at};
+use sluice_tests::net::manifest::{WEB, object, rollout, virtual_server_at, web_server};
 use sluice_tests::net::suite::Suite;
-use sluice_tests::net::{Protocol, until};
+use sluice_tests::net::until;
 
 /// The operator.
 const ONE: &str = "one";
 /// A node's own address.
 const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 11));
-const TCP: ServicePort = ServicePort {
-    name: "web",
-    protocol: Protocol::Tcp,
-    port: 80,
-};
 const VIRTUAL_SERVER: &str = "virtualserver";
 const POOL: &str = "realserverpool";
 
@@ -55,15 +50,10 @@ fn main() -> ExitCode {
         stage.play_agent("n1", &[NODE])?;
         stage.start_operator(ONE)?;
         stage.apply(&[pool("v1", &["10.0.0.1"]), pool("v2", &["10.0.0.2"])])?;
-        stage.apply(&[server("web", "203.0.113.10", "v1")])?;
+        stage.apply(&[web_server("web", "203.0.113.10", "v1")])?;
         stage.await_ready(VIRTUAL_SERVER, "web")?;
         Ok(stage)
     })
-}
-
-fn server(name: &str, vip: &str, pool: &str) -> Value {
-    let vip = vip.parse().expect("an address");
-    virtual_server_at(name, "FullNAT", &[vip], &[TCP], &[(pool, 1)])
 }
 
 fn pool(name: &str, servers: &[&str]) -> Value {
@@ -95,7 +85,7 @@ fn first_visit(stage: &mut Operated) -> Result<()> {
         }
         Ok(seen)
     })?;
-    let applied = stage.apply(&[server("first", "203.0.113.11", "v1")]);
+    let applied = stage.apply(&[web_server("first", "203.0.113.11", "v1")]);
     let ready = stage.await_ready(VIRTUAL_SERVER, "first");
     done.store(true, Ordering::Relaxed);
     let seen = watch.join().map_err(|_| anyhow::anyhow!("the watch"))??;
@@ -239,7 +229,7 @@ fn is_refused(stage: &mut Operated, case: &Case) -> Result<()> {
     stage.expect_complaint(&format!("reason=\"{}\"", case.reason));
     let good = [
         pool("victim", &["10.0.0.9"]),
-        server("victim", "203.0.113.19", "victim"),
+        web_server("victim", "203.0.113.19", "victim"),
     ];
     let [mut spoilt_pool, mut spoilt_server] = good.clone();
     (case.spoil)(&mut spoilt_pool, &mut spoilt_server);
@@ -279,7 +269,7 @@ fn decision(stage: &Operated) -> Result<Value> {
 
 fn edit(stage: &mut Operated) -> Result<()> {
     let before = decision(stage)?;
-    stage.apply(&[server("web", "127.0.0.1", "v1")])?;
+    stage.apply(&[web_server("web", "127.0.0.1", "v1")])?;
     let object = stage.await_object(VIRTUAL_SERVER, "web", |object| {
         condition(object, "Stalled")["status"] == "True"
     })?;
@@ -289,10 +279,10 @@ fn edit(stage: &mut Operated) -> Result<()> {
     // The operator knows of it only from the object.
     stage.stop_operator(ONE)?;
     stage.start_operator(ONE)?;
-    stage.apply(&[server("next", "203.0.113.12", "v2")])?;
+    stage.apply(&[web_server("next", "203.0.113.12", "v2")])?;
     stage.await_ready(VIRTUAL_SERVER, "next")?;
     ensure!(decision(stage)? == before, "not after a restart");
-    stage.apply(&[server("web", "203.0.113.10", "v1")])?;
+    stage.apply(&[web_server("web", "203.0.113.10", "v1")])?;
     stage.await_ready(VIRTUAL_SERVER, "web")?;
     stage.admin().kubectl(["delete", VIRTUAL_SERVER, "next"])?;
     Ok(())
@@ -300,7 +290,7 @@ fn edit(stage: &mut Operated) -> Result<()> {
 
 fn two_policies(stage: &mut Operated) -> Result<()> {
     let vip = "203.0.113.13".parse()?;
-    let both = virtual_server_at("both", "FullNAT", &[vip], &[TCP], &[("v1", 100), ("v2", 0)]);
+    let both = virtual_server_at("both", "FullNAT", &[vip], &[WEB], &[("v1", 100), ("v2", 0)]);
     stage.apply(&[both, rollout("roll", "both", "v1", "v2", &[(20, 3600)])])?;
     let weight = |object: &Value| {
         let pools = object["status"]["decision"]["pools"].as_array();
@@ -340,14 +330,14 @@ fn two_policies(stage: &mut Operated) -> Result<()> {
 /// Neither was ever decided, and the younger one comes first by name.
 fn older(stage: &mut Operated) -> Result<()> {
     stage.stop_operator(ONE)?;
-    stage.apply(&[server("z-older", "203.0.113.14", "v1")])?;
+    stage.apply(&[web_server("z-older", "203.0.113.14", "v1")])?;
     let born = |stage: &Operated, name| -> Result<Value> {
         Ok(stage.get(VIRTUAL_SERVER, name)?["metadata"]["creationTimestamp"].take())
     };
     let first = born(stage, "z-older")?;
     // Timestamps are whole seconds.
     until("a younger object", PATIENCE, || {
-        let younger = stage.apply(&[server("a-younger", "203.0.113.14", "v1")]);
+        let younger = stage.apply(&[web_server("a-younger", "203.0.113.14", "v1")]);
         let age = younger.and_then(|_| born(stage, "a-younger"));
         let is_younger = age.is_ok_and(|second| second != first);
         if !is_younger {
@@ -377,7 +367,7 @@ fn older(stage: &mut Operated) -> Result<()> {
 }
 
 fn events(stage: &mut Operated) -> Result<()> {
-    stage.apply(&[server("news", "203.0.113.15", "later")])?;
+    stage.apply(&[web_server("news", "203.0.113.15", "later")])?;
     let (warning, normal) = (json!("Warning"), json!("Normal"));
     await_event(
         stage,
@@ -449,7 +439,7 @@ fn failing_objects(stage: &mut Operated) -> Result<()> {
     };
     let serve = |stage: &Operated, name: &str, vip: &str| -> Result<()> {
         let start = Instant::now();
-        stage.apply(&[server(name, vip, "v1")])?;
+        stage.apply(&[web_server(name, vip, "v1")])?;
         let question = ["get", VIRTUAL_SERVER, name];
         stage.admin().until(&question, 2 * PATIENCE, |object| {
             condition(object, "Ready")["status"] == "True"
@@ -513,7 +503,7 @@ fn failing_objects(stage: &mut Operated) -> Result<()> {
 fn silent_before(stage: &mut Operated) -> Result<()> {
     stage.expect_complaint("is silent and no longer waited for");
     stage.play_agent("n2", &["10.1.0.12".parse()?])?;
-    stage.apply(&[server("silent", "203.0.113.18", "v1")])?;
+    stage.apply(&[web_server("silent", "203.0.113.18", "v1")])?;
     stage.await_ready(VIRTUAL_SERVER, "silent")?;
     stage.end_agent("n2")?;
     let silent = ["get", VIRTUAL_SERVER, "silent"];
@@ -529,7 +519,7 @@ fn silent_before(stage: &mut Operated) -> Result<()> {
     stage.start_operator("next")?;
     // It is waited for as long as it takes to say something, but not for another 40 s.
     let start = Instant::now();
-    stage.apply(&[server("silent", "203.0.113.18", "v2")])?;
+    stage.apply(&[web_server("silent", "203.0.113.18", "v2")])?;
     stage.await_ready(VIRTUAL_SERVER, "silent")?;
     println!(
         "in force without the silent node after {:.1?}",

@@ -8,16 +8,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use sluice_tests::kube::{Operated, PATIENCE, condition};
-use sluice_tests::net::Protocol;
-use sluice_tests::net::manifest::{self, ServicePort, virtual_server_at};
+use sluice_tests::net::manifest::{self, WEB, virtual_server_at};
 use sluice_tests::net::suite::Suite;
 
 const ONE: &str = "one";
-const TCP: ServicePort = ServicePort {
-    name: "web",
-    protocol: Protocol::Tcp,
-    port: 80,
-};
 const VIRTUAL_SERVER: &str = "virtualserver";
 const POLICY: &str = "rolloutpolicy";
 
@@ -48,7 +42,7 @@ fn main() -> ExitCode {
 fn server(name: &str, host: u8, weights: [u32; 2]) -> Value {
     let vip = IpAddr::from([203, 0, 113, host]);
     let pools = [("v1", weights[0]), ("v2", weights[1])];
-    virtual_server_at(name, "FullNAT", &[vip], &[TCP], &pools)
+    virtual_server_at(name, "FullNAT", &[vip], &[WEB], &pools)
 }
 
 fn pool(name: &str, address: &str) -> Value {

@@ -9,17 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::kube::{Operated, PATIENCE, condition};
-use sluice_tests::net::Protocol;
-use sluice_tests::net::manifest::{ServicePort, object, virtual_server_at};
+use sluice_tests::net::manifest::{object, web_server};
 use sluice_tests::net::suite::Suite;
 
 /// A node's own address.
 const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 11));
-const TCP: ServicePort = ServicePort {
-    name: "web",
-    protocol: Protocol::Tcp,
-    port: 80,
-};
 const VIRTUAL_SERVER: &str = "virtualserver";
 const POOL: &str = "realserverpool";
 const SLICES: [&str; 4] = [
@@ -46,11 +40,6 @@ fn main() -> ExitCode {
         stage.start_operator("one")?;
         Ok(stage)
     })
-}
-
-fn server(name: &str, vip: &str, pool: &str) -> Value {
-    let vip = vip.parse().expect("an address");
-    virtual_server_at(name, "FullNAT", &[vip], &[TCP], &[(pool, 1)])
 }
 
 fn selecting_pool() -> Value {
@@ -144,7 +133,7 @@ fn await_endpoints(stage: &Operated, wanted: &[&str]) -> Result<Value> {
 
 fn pods(stage: &mut Operated) -> Result<()> {
     make_pod(stage, "p1", 1, 8080)?;
-    stage.apply(&[selecting_pool(), server("pods", "203.0.113.16", "pods")])?;
+    stage.apply(&[selecting_pool(), web_server("pods", "203.0.113.16", "pods")])?;
     let one = [
         "IPv4 10.244.1.1 http:8080 ready serving",
         "IPv6 2001:db8:244::1 http:8080 ready serving",
@@ -301,7 +290,7 @@ fn service(stage: &mut Operated) -> Result<()> {
     stage.expect_complaint("reason=\"ServiceNotFound\"");
     stage.apply(&[
         object("RealServerPool", "shop", &spec),
-        server("shop", "203.0.113.17", "shop"),
+        web_server("shop", "203.0.113.17", "shop"),
     ])?;
     let pool = stage.await_object(POOL, "shop", |object| {
         condition(object, "Stalled")["reason"] == "ServiceNotFound"

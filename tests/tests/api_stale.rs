@@ -18,18 +18,13 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sluice_api::{Decision, VirtualServer};
 use sluice_tests::kube::{Account, Operated, PATIENCE};
-use sluice_tests::net::manifest::{ServicePort, virtual_server_at};
+use sluice_tests::net::manifest::{WEB, virtual_server_at};
 use sluice_tests::net::suite::Suite;
-use sluice_tests::net::{Protocol, until};
+use sluice_tests::net::until;
 use tokio::sync::oneshot;
 
 const ONE: &str = "one";
 const TWO: &str = "two";
-const TCP: ServicePort = ServicePort {
-    name: "web",
-    protocol: Protocol::Tcp,
-    port: 80,
-};
 /// Virtual servers that are decided at once, which takes an operator a good part of a second.
 const MANY: u8 = 120;
 /// Those whose weights change while two operators run.
@@ -65,7 +60,7 @@ fn servers(numbers: RangeInclusive<u8>, weights: [u32; 2]) -> Vec<Value> {
 fn server(number: u8, weights: [u32; 2]) -> Value {
     let vip = IpAddr::from([203, 0, 113, number]);
     let pools = [("v1", weights[0]), ("v2", weights[1])];
-    virtual_server_at(&name(number), "FullNAT", &[vip], &[TCP], &pools)
+    virtual_server_at(&name(number), "FullNAT", &[vip], &[WEB], &pools)
 }
 
 fn pool(name: &str) -> Value {

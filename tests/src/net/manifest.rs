@@ -29,13 +29,16 @@ pub struct ServicePort {
     pub port: u16,
 }
 
-/// The two ports of the virtual servers in the tests: the same number over TCP and UDP.
+/// The TCP port of the virtual servers in the tests.
+pub const WEB: ServicePort = ServicePort {
+    name: "web",
+    protocol: Protocol::Tcp,
+    port: 80,
+};
+
+/// Their two ports: the same number over TCP and UDP.
 pub const PORTS: [ServicePort; 2] = [
-    ServicePort {
-        name: "web",
-        protocol: Protocol::Tcp,
-        port: 80,
-    },
+    WEB,
     ServicePort {
         name: "echo",
         protocol: Protocol::Udp,
@@ -47,6 +50,12 @@ pub const PORTS: [ServicePort; 2] = [
 pub fn virtual_server(name: &str, mode: &str, vip: Dual, pools: &[(&str, u32)]) -> Value {
     let addresses = Family::BOTH.map(|family| vip.of(family));
     virtual_server_at(name, mode, &addresses, &PORTS, pools)
+}
+
+/// A virtual server in FullNAT at the address `vip` with [`WEB`] alone, over one pool. Panics if `vip` is none.
+pub fn web_server(name: &str, vip: &str, pool: &str) -> Value {
+    let vip = vip.parse().expect("an address");
+    virtual_server_at(name, "FullNAT", &[vip], &[WEB], &[(pool, 1)])
 }
 
 /// A virtual server; `mode` is a forwarding mode's name in the API.
