@@ -103,6 +103,11 @@ impl PoolDecision {
     pub fn same_servers(&self, other: &Self) -> bool {
         self.servers == other.servers && self.endpoints == other.endpoints
     }
+
+    /// The pods that are the servers, if pods are.
+    pub fn selector(&self) -> Option<&PodSelector> {
+        self.endpoints.as_ref()?.selector.as_ref()
+    }
 }
 
 /// The EndpointSlices of the namespace whose endpoints are a pool's servers.

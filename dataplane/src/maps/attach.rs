@@ -210,21 +210,15 @@ impl Attacher {
         let failed = system_error(format!("attach XDP to {interface}"));
         let (mode, reason) = match choice {
             XdpChoice::Only(mode) => {
-                match self.create(Hook::Xdp, interface, ifindex, flags(mode)) {
-                    Ok(()) => (mode, None),
-                    Err(error) => {
-                        // Better as it was than not at all.
-                        let before = now.filter(|before| {
-                            let flags = flags(*before);
-                            *before != mode
-                                && self.create(Hook::Xdp, interface, ifindex, flags).is_ok()
-                        });
-                        let Some(before) = before else {
-                            return Err(failed(error));
-                        };
+                let create = |mode| self.create(Hook::Xdp, interface, ifindex, flags(mode));
+                match (create(mode), now) {
+                    (Ok(()), _) => (mode, None),
+                    // Better as it was than not at all.
+                    (Err(error), Some(before)) if before != mode && create(before).is_ok() => {
                         let reason = format!("stays as it was: {mode:?} is refused: {error}");
                         (before, Some(reason))
                     }
+                    (Err(error), _) => return Err(failed(error)),
                 }
             }
             XdpChoice::Auto => {

@@ -223,7 +223,7 @@ pub(super) fn of_pool(index: &Index, key: &ObjectKey) -> Option<Plan> {
         .pools
         .objects
         .get(key)
-        .and_then(|pool| Some((pool, decided?)))
+        .zip(decided)
         .and_then(|(pool, decided)| Some((pool, decided, decided.selector.as_ref()?)));
     let Some((pool, decided, selector)) = selecting else {
         if !own.is_empty() && are_read(index, key) {

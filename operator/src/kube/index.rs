@@ -8,7 +8,7 @@ use sluice_api::{
     DecidedEndpoints, EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool,
     RealServerPoolStatus, RolloutPolicy, VirtualServer, pool_label,
 };
-use sluice_planner::{Slice, SliceOwner};
+use sluice_planner::Slice;
 use tracing::{info, warn};
 
 use super::facts::{LeaseFacts, PodFacts, SliceFacts};
@@ -227,9 +227,9 @@ impl Index {
     /// the pods that it had.
     pub(super) fn select(&mut self, outcome: &Outcome) {
         let decided = outcome.pools.iter().filter_map(|(key, status)| {
-            let endpoints = status.decision.as_ref()?.endpoints.as_ref()?;
-            endpoints.selector.as_ref()?;
-            Some((key.clone(), endpoints.clone()))
+            let decision = status.decision.as_ref()?;
+            decision.selector()?;
+            Some((key.clone(), decision.endpoints.clone()?))
         });
         let now: BTreeMap<ObjectKey, DecidedEndpoints> = decided.collect();
         let before = self.selecting.take().unwrap_or_default();
@@ -336,7 +336,6 @@ impl Index {
                 let status = object.status.as_ref();
                 let decision = status.and_then(|status| status.decision.as_ref());
                 let decided = decision.and_then(|decision| decision.endpoints.as_ref());
-                let owner = decided.map(|e| SliceOwner::of_decision(&key.namespace, e));
                 let wanted = &object.spec.servers;
                 let reads = |slice: &Slice| {
                     let by_spec = match slice.owner.source {
@@ -345,7 +344,10 @@ impl Index {
                             wanted.service_name.as_ref() == Some(&slice.owner.name)
                         }
                     };
-                    by_spec || owner.as_ref() == Some(&slice.owner)
+                    let owner = &slice.owner;
+                    let is_owner =
+                        |e: &DecidedEndpoints| (e.source, &e.name) == (owner.source, &owner.name);
+                    by_spec || decided.is_some_and(is_owner)
                 };
                 let slices = facts.iter().filter_map(|facts| facts.slice.as_ref());
                 if slices.into_iter().any(reads) {

@@ -220,8 +220,7 @@ impl Round<'_> {
     fn precedes_slices(&self, key: &ObjectKey, outcome: &Outcome) -> bool {
         let of_pods = |status: &RealServerPoolStatus| {
             let decision = status.decision.as_ref();
-            let endpoints = decision.and_then(|decision| decision.endpoints.as_ref());
-            endpoints.is_some_and(|endpoints| endpoints.selector.is_some())
+            decision.is_some_and(|decision| decision.selector().is_some())
         };
         let last = self.index.pools.objects.get(key);
         let last = last.and_then(|pool| pool.status.as_ref());
@@ -338,21 +337,18 @@ impl Round<'_> {
                 debug!(%kind, object = %key, "has changed meanwhile; decides anew");
                 end.more = true;
             }
-            WriteError::Failed(why) => {
+            WriteError::Failed(why) | WriteError::Unavailable(why) => {
                 if news {
                     warn!(%kind, object = %key, why, "cannot be written now; tries again");
                 }
-            }
-            WriteError::Unavailable(why) => {
-                if news {
-                    warn!(%kind, object = %key, why, "cannot be written now; tries again");
+                if matches!(error, WriteError::Unavailable(_)) {
+                    if again {
+                        end.still_unavailable = true;
+                    } else {
+                        end.unavailable = true;
+                    }
+                    return Written::Stop;
                 }
-                if again {
-                    end.still_unavailable = true;
-                } else {
-                    end.unavailable = true;
-                }
-                return Written::Stop;
             }
             WriteError::FieldManager(_) | WriteError::Refused(_) if news => {
                 warn!(%kind, object = %key, "its status cannot be written: {error}");
