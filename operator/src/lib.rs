@@ -1,6 +1,6 @@
 //! Sluice's operator: admits virtual servers, decides what nodes forward by, and steps rollouts.
 //!
-//! [`core`] and [`rollout`] are pure; [`standalone`] runs them over the files of a directory, [`kube`] over the Kubernetes
+//! [`core`] is pure; [`standalone`] runs it over the files of a directory, [`kube`] over the Kubernetes
 //! API. [`admin`] tells of the process.
 #![forbid(unsafe_code)]
 
@@ -9,5 +9,4 @@ pub mod core;
 pub mod kube;
 mod managed;
 pub mod metrics;
-pub mod rollout;
 pub mod standalone;

@@ -6,11 +6,11 @@ use sluice_api::{
     DecidedPool, FieldError, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason, RolloutPolicy,
     RolloutPolicyStatus, Time, Validate,
 };
+use sluice_rollout::{self as rollout, Observation};
 
 use super::admission::{Refusal, Service};
 use super::nodes;
 use super::world::World;
-use crate::rollout::{self, Observation};
 
 /// What came of a policy.
 pub(super) struct Driven {

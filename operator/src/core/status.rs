@@ -8,12 +8,12 @@ use sluice_api::{
     VirtualServerStatus, set_condition,
 };
 use sluice_planner::{Server, Slices};
+use sluice_rollout::STEP_DEADLINE_SECONDS;
 
 use super::admission::Refusal;
 use super::nodes::{self, Acknowledgement};
 use super::policies::Driven;
 use super::world::World;
-use crate::rollout::STEP_DEADLINE_SECONDS;
 
 /// Writes an object's conditions.
 struct Conditions<'a> {

@@ -22,7 +22,7 @@ fn exceptions_are_told_and_hold_a_rollout() {
         sim.ready("web")
     );
     assert_eq!(sim.weights("web"), [90, 10]);
-    sim.seconds += crate::rollout::STEP_DEADLINE_SECONDS;
+    sim.seconds += sluice_rollout::STEP_DEADLINE_SECONDS;
     sim.settle();
     let (_, reason, message) = sim.policy_ready("roll");
     assert_eq!(reason, "DeadlineExceeded");

@@ -9,6 +9,7 @@
 //! ```
 //!
 //! A step that the nodes no longer all run (a node joined, a weight was edited) is not left before they do.
+#![forbid(unsafe_code)]
 
 mod command;
 mod split;
