@@ -10,7 +10,7 @@
 //! | [`RolloutPolicy`] | `rop` | namespace | how a virtual server's share moves from a stable to a candidate pool |
 //! | [`LoadBalancerNode`] | `lbnode` | cluster | what one node's agent does, and what it reports |
 //!
-//! The same types serve Kubernetes and standalone mode; [`manifest`] and [`directory`] read and write them as files.
+//! The same types serve Kubernetes and standalone mode.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::duplicated_attributes,
@@ -19,12 +19,9 @@
 
 mod condition;
 mod decision;
-pub mod directory;
 pub mod generate;
 mod limits;
 mod load_balancer_node;
-pub mod manifest;
-mod node;
 mod object;
 mod real_server_pool;
 mod rollout_policy;
@@ -60,6 +57,7 @@ pub use rollout_policy::{
     RolloutPhase, RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, RolloutRun, RolloutStep,
     RolloutStrategy,
 };
+pub use rules::{is_label, is_subdomain};
 pub use validate::{FieldError, Validate, parse_ip};
 pub use virtual_server::{
     Acknowledged, Forwarding, ForwardingMode, PoolSelection, Protocol, ServicePort, VirtualServer,

@@ -116,12 +116,12 @@ pub(crate) fn pattern_error(pattern: &str, text: &str) -> Option<&'static str> {
 }
 
 /// RFC 1123 label, without the limit of its length.
-pub(crate) fn is_label(text: &str) -> bool {
+pub fn is_label(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// RFC 1123 subdomain, without the limit of its length.
-pub(crate) fn is_subdomain(text: &str) -> bool {
+pub fn is_subdomain(text: &str) -> bool {
     text.split('.').all(is_label)
 }

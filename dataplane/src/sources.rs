@@ -14,7 +14,7 @@ use sluice_agent::source::file::{self, NodeFile};
 use sluice_agent::source::kube::{Before, Kube};
 use sluice_agent::state::State;
 use sluice_api::LoadBalancerNodeStatus;
-use sluice_api::directory::Directory;
+use sluice_directory::Directory;
 use tokio::time::timeout;
 use tracing::warn;
 

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sluice_api::directory::{
-    DecisionReader, Directory, DirectoryError, Lock, ManifestReader, StatusFile,
-};
-use sluice_api::manifest::Object;
 use sluice_api::{
     Kind, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, ObjectKey, Validate,
+};
+use sluice_directory::manifest::Object;
+use sluice_directory::{
+    DecisionReader, Directory, DirectoryError, Lock, ManifestReader, StatusFile,
 };
 use sluice_planner::{Slices, Snapshot};
 use tracing::{info, warn};

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use sluice_api::directory::{Directory, StatusFile};
 use sluice_api::{
     AttachMode, DecidedPool, DecidedPort, DecidedServer, Decision, ForwardingMode, Kind,
     LoadBalancerNodeStatus, ObjectKey, PoolDecision, PoolSelection, Protocol, RealServerPoolStatus,
     Time, VirtualServerStatus,
 };
+use sluice_directory::{Directory, StatusFile};
 use sluice_tests::net::{Namespace, Process, Run, Veth, object_path, until};
 
 /// How long a change may take. Most take a fraction of a second, but the verifier may be slow.

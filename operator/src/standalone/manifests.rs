@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use sluice_api::directory::{
+use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
+use sluice_directory::manifest::Object;
+use sluice_directory::{
     Directory, DirectoryError, FileReport, ManifestReader, Source, write_atomically,
 };
-use sluice_api::manifest::Object;
-use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
 use tracing::{info, warn};
 
 /// The objects of all manifests.

@@ -1,4 +1,4 @@
-//! Standalone mode: the core over the files of a directory (see [`sluice_api::directory`]).
+//! Standalone mode: the core over the files of a directory (see [`sluice_directory`]).
 //!
 //! One call of [`Standalone::tick`] looks at the files and writes what changed. What is in memory is what is on disk: after
 //! a failed write the next tick decides anew. A restart at any point goes on from the files.
@@ -9,11 +9,11 @@ mod store;
 
 use std::collections::BTreeMap;
 
-use sluice_api::directory::{Directory, DirectoryError, Lock};
 use sluice_api::{
     Kind, ObjectKey, RealServerPool, RealServerPoolStatus, RolloutPolicy, Time, VirtualServer,
     VirtualServerStatus,
 };
+use sluice_directory::{Directory, DirectoryError, Lock};
 
 use crate::core::{Outcome, World, reconcile};
 use manifests::Manifests;

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::directory::{Directory, DirectoryError, StatusFile};
 use sluice_api::{Kind, LoadBalancerNodeStatus, ObjectKey};
+use sluice_directory::{Directory, DirectoryError, StatusFile};
 use tracing::{info, warn};
 
 use crate::core::{Liveness, Node};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sluice_api::ObjectKey;
-use sluice_api::directory::{Directory, DirectoryError, StatusFile};
+use sluice_directory::{Directory, DirectoryError, StatusFile};
 use tracing::{info, warn};
 
 use crate::managed::{Managed, tell};

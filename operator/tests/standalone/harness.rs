@@ -7,13 +7,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use sluice_api::directory::{
-    DecisionReader, Decisions, Directory, FileReport, StatusFile, write_atomically,
-};
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
     Condition, ConditionType, Kind, LoadBalancerNodeStatus, ObjectKey, RealServerPoolStatus,
     RolloutPolicyStatus, Time, VirtualServerStatus, find_condition,
+};
+use sluice_directory::{
+    DecisionReader, Decisions, Directory, FileReport, StatusFile, write_atomically,
 };
 
 /// Longest time for a condition to come true.

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use sluice_api::Kind;
-use sluice_api::directory::DecisionReader;
+use sluice_directory::DecisionReader;
 
 use crate::harness::{OTHER, POOLS, Standalone, WEB, assert_parts, key};
 

@@ -1,10 +1,10 @@
 //! Nodes that fall silent, with the clock in the test's hand.
 
-use sluice_api::directory::{DecisionReader, Directory, StatusFile};
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
     Condition, ConditionType, Kind, LoadBalancerNodeStatus, ObjectKey, Time, find_condition,
 };
+use sluice_directory::{DecisionReader, Directory, StatusFile};
 use sluice_operator::standalone;
 
 use crate::harness::{POLICY, POOLS, Standalone, WEB};

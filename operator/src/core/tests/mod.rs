@@ -9,11 +9,11 @@ mod rollouts;
 use std::net::IpAddr;
 
 use sluice_api::jiff::Timestamp;
-use sluice_api::manifest::{self, Object};
 use sluice_api::{
     Condition, ConditionType, ExceptionKind, LoadBalancerNodeStatus, NodeException, ObjectKey,
     ROLLOUT_COMMAND_ANNOTATION, RolloutPhase, Time, find_condition,
 };
+use sluice_directory::manifest::{self, Object};
 
 use super::*;
 

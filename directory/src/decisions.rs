@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use sluice_api::{Decision, Kind, ObjectKey, PoolDecision};
 
 use super::status::read_yaml;
 use super::{Directory, DirectoryError, Stamp};
-use crate::decision::{Decision, PoolDecision};
-use crate::object::{Kind, ObjectKey};
 
 /// Tries to find the files unchanged while they are read, in one poll.
 const ATTEMPTS: usize = 4;

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use sluice_api::FieldError;
+
 use super::{Directory, DirectoryError, Stamp, entries, read_to_string};
 use crate::manifest::{self, ManifestError, Object};
-use crate::validate::FieldError;
 
 /// Follows the manifests of a directory.
 ///

@@ -2,23 +2,19 @@
 //!
 //! A manifest is taken as a whole or not at all. What makes it *broken* is what an API server's client would see at
 //! once: no YAML, an unknown kind or field, a missing field, a wrong type. Limits and rules of a spec are no reason:
-//! those are told by conditions of the object ([`crate::Validate`]).
+//! those are told by conditions of the object ([`Validate`](sluice_api::Validate)).
 
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-
-use crate::node::Node;
-use crate::object::{Kind, ObjectKey};
-use crate::rules;
-use crate::schema;
-use crate::validate::FieldError;
-use crate::{
-    API_VERSION, LoadBalancerNode, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, RealServerPool,
-    RolloutPolicy, VirtualServer,
+use sluice_api::{
+    API_VERSION, FieldError, Kind, LoadBalancerNode, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, ObjectKey,
+    RealServerPool, RolloutPolicy, VirtualServer, is_label, is_subdomain, schema,
 };
+
+use crate::yaml::Node;
 
 /// Largest manifest in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
@@ -263,12 +259,12 @@ impl Document {
                 None
             }
         };
-        if !rules::is_subdomain(&name) || name.len() > MAX_NAME_LENGTH {
+        if !is_subdomain(&name) || name.len() > MAX_NAME_LENGTH {
             let message = "must be lower-case letters, digits, - and ., at most 253 characters";
             errors.push(self.error("metadata.name", message));
         }
         if let Some(namespace) = &namespace
-            && (!rules::is_label(namespace) || namespace.len() > MAX_LABEL_LENGTH)
+            && (!is_label(namespace) || namespace.len() > MAX_LABEL_LENGTH)
         {
             let message = "must be lower-case letters, digits and -, at most 63 characters";
             errors.push(self.error("metadata.namespace", message));

@@ -1,16 +1,18 @@
 use std::fs;
 
-use super::*;
-use crate::{
+use sluice_api::{
     DecidedPool, DecidedPort, Decision, ForwardingMode, LoadBalancerNodeStatus, PoolSelection,
     Protocol, VirtualServerStatus,
 };
+
+use super::*;
 
 struct Temporary(PathBuf);
 
 impl Temporary {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("sluice-api-{}-{name}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("sluice-directory-{}-{name}", std::process::id()));
         fs::create_dir_all(&path).expect("temporary directory");
         Self(path)
     }

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sluice_api::{API_VERSION, Kind, ObjectKey, SPEC_HASH_ANNOTATION};
 
 use super::{
     Directory, DirectoryError, entries, io_error, read_to_string, remove, write_atomically,
 };
-use crate::API_VERSION;
-use crate::object::{Kind, ObjectKey, SPEC_HASH_ANNOTATION};
 
 /// An object without its spec.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]

@@ -1,5 +1,6 @@
+use sluice_api::{PoolSelection, Validate as _};
+
 use super::*;
-use crate::Validate;
 
 const GOOD: &str = "\
 apiVersion: sluice.dev/v1alpha1
@@ -42,7 +43,7 @@ fn reads_all_documents_and_fills_in_defaults() {
     let Object::VirtualServer(web) = &objects[0] else {
         panic!("{objects:?}");
     };
-    assert_eq!(web.spec.pool_selection, crate::PoolSelection::Flow);
+    assert_eq!(web.spec.pool_selection, PoolSelection::Flow);
     assert_eq!(web.spec.validate(), []);
     assert_eq!(objects[0].key(), ObjectKey::new("shop", "web"));
     assert_eq!(objects[2].key(), ObjectKey::new("", "d1"));

@@ -11,10 +11,13 @@
 //!
 //! Each file has one writer, and is replaced as a whole by renaming: a reader sees the old or the new one, never parts.
 //! A broken manifest is replaced by its last-good copy, for every reader.
+#![forbid(unsafe_code)]
 
 mod decisions;
+pub mod manifest;
 mod manifests;
 mod status;
+mod yaml;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -23,9 +26,8 @@ use std::path::{Path, PathBuf};
 
 pub use decisions::{DecisionReader, Decisions};
 pub use manifests::{ManifestReader, ManifestState, Source};
+use sluice_api::{Kind, ObjectKey};
 pub use status::{FileReport, StatusFile, StatusMeta};
-
-use crate::object::{Kind, ObjectKey};
 
 /// A directory in standalone mode.
 #[derive(Clone, PartialEq, Eq, Debug)]
