@@ -1,47 +1,16 @@
 //! Commands to a run: whether one can work in the present phase, and what the operator answered.
 
-use std::fmt;
-
 use sluice_api::{
     CommandResult, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason, RolloutPhase, RolloutPolicy,
     STALLED,
 };
-
-/// What a command does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CommandVerb {
-    /// Ends the step's pause and opens its gate.
-    Promote,
-    /// Goes to the last step.
-    PromoteFull,
-    /// Gives everything back to the stable pool.
-    Abort,
-    /// Stops the run.
-    Pause,
-    /// Lets it go on.
-    Resume,
-    /// Begins a new run after an abort.
-    Retry,
-}
-
-impl fmt::Display for CommandVerb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Promote => "promote",
-            Self::PromoteFull => "promote-full",
-            Self::Abort => "abort",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Retry => "retry",
-        })
-    }
-}
+use sluice_rollout::{Command, CommandVerb, Refusal, answered, check};
 
 /// A command that may be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Prepared {
     /// The annotation's value.
-    pub text: String,
+    pub command: Command,
     /// The operator has answered the same text before without carrying it out: it looks at it again only once the
     /// annotation has been gone.
     pub remove_first: bool,
@@ -61,25 +30,22 @@ pub fn prepare(verb: CommandVerb, policy: &RolloutPolicy) -> Result<Prepared, St
     if let Some(why) = not_driven(policy) {
         return Err(why);
     }
-    let (Some(run), Some(step), Some(phase)) = (&status.run, &status.step, status.phase) else {
+    let (Some(command), Some(phase)) = (Command::new(verb, &status), status.phase) else {
         return Err(format!(
             "no run of RolloutPolicy {key} has begun: see that the operator is running, then {}",
             line("get")
         ));
     };
-    possible(verb, phase, step.promoted).map_err(|(why, next)| match next {
-        Some(next) => format!("{why}: {}", line(next)),
-        None => why.to_owned(),
-    })?;
-    let text = format!("{verb}/{}/{}", run.id, step.index);
-    let last = status.last_command.filter(|last| last.command == text);
-    match last.as_ref().map(|last| last.result) {
+    let promoted = status.step.as_ref().is_some_and(|step| step.promoted);
+    possible(verb, phase, promoted).map_err(|(why, next)| format!("{why}: {}", line(next)))?;
+    let last = answered(&command.to_string(), &status);
+    match last.map(|last| last.result) {
         Some(CommandResult::Accepted) => Err(format!(
-            "{text} was accepted already: see how the run goes on with {}",
+            "{command} was accepted already: see how the run goes on with {}",
             line("get")
         )),
         other => Ok(Prepared {
-            text,
+            command,
             remove_first: other.is_some(),
         }),
     }
@@ -113,49 +79,48 @@ fn possible(
     verb: CommandVerb,
     phase: RolloutPhase,
     promoted: bool,
-) -> Result<(), (&'static str, Option<&'static str>)> {
-    use RolloutPhase::{Aborted, Completed, Paused};
-    match (verb, phase) {
-        (CommandVerb::Abort, Aborted) => Err((
-            "the run is aborted already; this begins a new one",
-            Some("retry"),
-        )),
-        (CommandVerb::Retry, Aborted) | (CommandVerb::Resume, Paused) | (CommandVerb::Abort, _) => {
-            Ok(())
-        }
-        (CommandVerb::Retry, Completed) => Err((
-            "only an aborted run can be tried again, and this one is completed; this gives everything back first",
-            Some("abort"),
-        )),
-        (CommandVerb::Retry, _) => Err((
-            "only an aborted run can be tried again; this aborts it",
-            Some("abort"),
-        )),
-        (_, Aborted) => Err((
-            "the run is over: it was aborted; this begins a new one",
-            Some("retry"),
-        )),
-        (_, Completed) => Err((
-            "the run is over: the candidate has the whole share; this gives it back",
-            Some("abort"),
-        )),
-        (CommandVerb::Resume, RolloutPhase::Gated) => Err((
-            "the run is not paused: it waits at a gate; this opens it",
-            Some("promote"),
-        )),
-        (CommandVerb::Resume, _) => Err((
-            "the run is not paused, it goes on by itself; see how with",
-            Some("get"),
-        )),
-        (_, Paused) => Err((
-            "the run is paused; this lets it go on first",
-            Some("resume"),
-        )),
-        (CommandVerb::Promote, _) if promoted => Err((
+) -> Result<(), (&'static str, &'static str)> {
+    check(verb, phase).map_err(|refusal| remedy(refusal, phase))?;
+    if verb == CommandVerb::Promote && promoted {
+        return Err((
             "the step is promoted already and goes on once every live node has it; see how with",
-            Some("get"),
-        )),
-        _ => Ok(()),
+            "get",
+        ));
+    }
+    Ok(())
+}
+
+/// What a refusal means in this phase, and the command that would work.
+const fn remedy(refusal: Refusal, phase: RolloutPhase) -> (&'static str, &'static str) {
+    match (refusal, phase) {
+        (Refusal::AlreadyAborted, _) => {
+            ("the run is aborted already; this begins a new one", "retry")
+        }
+        (Refusal::NotAborted, RolloutPhase::Completed) => (
+            "only an aborted run can be tried again, and this one is completed; this gives everything back first",
+            "abort",
+        ),
+        (Refusal::NotAborted, _) => (
+            "only an aborted run can be tried again; this aborts it",
+            "abort",
+        ),
+        (Refusal::Over, RolloutPhase::Aborted) => (
+            "the run is over: it was aborted; this begins a new one",
+            "retry",
+        ),
+        (Refusal::Over, _) => (
+            "the run is over: the candidate has the whole share; this gives it back",
+            "abort",
+        ),
+        (Refusal::NotPaused, RolloutPhase::Gated) => (
+            "the run is not paused: it waits at a gate; this opens it",
+            "promote",
+        ),
+        (Refusal::NotPaused, _) => (
+            "the run is not paused, it goes on by itself; see how with",
+            "get",
+        ),
+        (Refusal::Paused, _) => ("the run is paused; this lets it go on first", "resume"),
     }
 }
 
@@ -171,10 +136,11 @@ pub enum Answer {
 }
 
 /// What the policy says of a command that was written; `None`: nothing yet.
-pub fn answer(text: &str, policy: &RolloutPolicy) -> Option<Answer> {
+pub fn answer(command: &Command, policy: &RolloutPolicy) -> Option<Answer> {
     let key = ObjectKey::of(policy);
-    let last = policy.status.as_ref().and_then(|s| s.last_command.as_ref());
-    if let Some(last) = last.filter(|last| last.command == text) {
+    let text = command.to_string();
+    let status = policy.status.as_ref();
+    if let Some(last) = status.and_then(|status| answered(&text, status)) {
         let remedy = format!(
             "see where the run is with kubectl sluice rollout get {} -n {}",
             key.name, key.namespace
@@ -197,7 +163,7 @@ pub fn answer(text: &str, policy: &RolloutPolicy) -> Option<Answer> {
         .as_ref()
         .and_then(|annotations| annotations.get(ROLLOUT_COMMAND_ANNOTATION));
     match annotation {
-        Some(other) if other == text => None,
+        Some(other) if *other == text => None,
         Some(other) => Some(Answer::Replaced(format!(
             "the command {other} took the place of {text} before the operator saw it: see where the run is and give the \
              command again"
@@ -206,14 +172,4 @@ pub fn answer(text: &str, policy: &RolloutPolicy) -> Option<Answer> {
             "the annotation with {text} was removed before the operator saw it: give the command again"
         ))),
     }
-}
-
-/// Whether run or step are others than those that a command was made for.
-pub fn has_moved(text: &str, policy: &RolloutPolicy) -> bool {
-    let status = policy.status.as_ref();
-    let now = status.and_then(|status| {
-        let (run, step) = (status.run.as_ref()?, status.step.as_ref()?);
-        Some(format!("/{}/{}", run.id, step.index))
-    });
-    now.is_none_or(|now| !text.ends_with(&now))
 }

@@ -5,13 +5,22 @@
     reason = "a fixture that is broken ends the test"
 )]
 
-use kubectl_sluice::command::{Answer, CommandVerb, answer, has_moved, prepare};
+use kubectl_sluice::command::{Answer, answer, prepare};
 use kubectl_sluice::view::{RolloutView, driver, rollout};
 use kubectl_sluice::watch::{End, diff, end};
 use serde_json::{Value, json};
 use sluice_api::{ObjectKey, RolloutPhase, RolloutPolicy, Time, VirtualServer};
+use sluice_rollout::{Command, CommandVerb, check};
 
 const RUN: &str = "1f0c77ab";
+
+fn command(verb: CommandVerb, step: u32) -> Command {
+    Command {
+        verb,
+        run: RUN.to_owned(),
+        step,
+    }
+}
 
 fn time(second: i64) -> Time {
     Time(sluice_api::jiff::Timestamp::from_second(1_772_000_000 + second).unwrap())
@@ -114,38 +123,20 @@ impl Given {
     }
 }
 
-const VERBS: [CommandVerb; 6] = [
-    CommandVerb::Promote,
-    CommandVerb::PromoteFull,
-    CommandVerb::Abort,
-    CommandVerb::Pause,
-    CommandVerb::Resume,
-    CommandVerb::Retry,
-];
-
-/// The operator's rules: what it would ignore is refused, everything else is let through.
+/// What the operator would ignore is refused with a way out, everything else is let through.
 #[test]
 fn commands_fit_phases() {
-    use CommandVerb::{Abort, Pause, Promote, PromoteFull, Resume, Retry};
     use RolloutPhase::{Aborted, Completed, Gated, Paused, Pausing, Progressing};
-    let running: &[CommandVerb] = &[Promote, PromoteFull, Abort, Pause];
-    for (phase, allowed) in [
-        (Progressing, running),
-        (Pausing, running),
-        (Gated, running),
-        (Paused, &[Abort, Resume]),
-        (Completed, &[Abort]),
-        (Aborted, &[Retry]),
-    ] {
-        for verb in VERBS {
+    for phase in [Progressing, Pausing, Gated, Paused, Completed, Aborted] {
+        for verb in CommandVerb::ALL {
             let prepared = prepare(verb, &given(phase, 1, 50).policy());
             assert_eq!(
                 prepared.is_ok(),
-                allowed.contains(&verb),
+                check(verb, phase).is_ok(),
                 "{verb} in {phase:?}: {prepared:?}"
             );
             match prepared {
-                Ok(prepared) => assert_eq!(prepared.text, format!("{verb}/{RUN}/1")),
+                Ok(prepared) => assert_eq!(prepared.command, command(verb, 1)),
                 Err(why) => assert!(why.contains("kubectl sluice rollout "), "{why}"),
             }
         }
@@ -220,16 +211,20 @@ fn a_command_that_was_given_before_is_told_from_a_new_one() {
 
 #[test]
 fn answers_are_read() {
-    let text = format!("promote/{RUN}/1");
+    let given_command = command(CommandVerb::Promote, 1);
+    let text = given_command.to_string();
     let mut policy = given(RolloutPhase::Gated, 1, 50);
     policy.annotation = Some(text.clone());
     policy.last = Some((format!("pause/{RUN}/0"), "Accepted"));
-    assert_eq!(answer(&text, &policy.policy()), None);
+    assert_eq!(answer(&given_command, &policy.policy()), None);
     policy.last = Some((text.clone(), "Accepted"));
-    assert_eq!(answer(&text, &policy.policy()), Some(Answer::Accepted));
+    assert_eq!(
+        answer(&given_command, &policy.policy()),
+        Some(Answer::Accepted)
+    );
     for result in ["Ignored", "Invalid"] {
         policy.last = Some((text.clone(), result));
-        let Some(Answer::Refused(why)) = answer(&text, &policy.policy()) else {
+        let Some(Answer::Refused(why)) = answer(&given_command, &policy.policy()) else {
             panic!("{result} is a refusal");
         };
         assert!(why.contains("because"), "{why}");
@@ -238,26 +233,10 @@ fn answers_are_read() {
     for other in [None, Some(format!("abort/{RUN}/1"))] {
         policy.annotation = other;
         assert!(matches!(
-            answer(&text, &policy.policy()),
+            answer(&given_command, &policy.policy()),
             Some(Answer::Replaced(_))
         ));
     }
-}
-
-#[test]
-fn a_run_that_moved_on_is_noticed() {
-    let text = format!("promote/{RUN}/1");
-    assert!(!has_moved(
-        &text,
-        &given(RolloutPhase::Gated, 1, 50).policy()
-    ));
-    assert!(has_moved(
-        &text,
-        &given(RolloutPhase::Progressing, 2, 100).policy()
-    ));
-    let mut other = given(RolloutPhase::Gated, 1, 50).policy();
-    other.status.as_mut().unwrap().run.as_mut().unwrap().id = "00000000".to_owned();
-    assert!(has_moved(&text, &other));
 }
 
 #[test]

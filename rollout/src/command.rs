@@ -1,180 +1,226 @@
-//! Commands to a run.
+//! Commands to a run, and which of them fit its phase.
 
+use std::fmt;
 use std::str::FromStr;
 
-use sluice_api::{CommandResult, MAX_COMMAND_LENGTH, RolloutEvent, RolloutPhase};
+use sluice_api::{LastCommand, MAX_COMMAND_LENGTH, RolloutPhase, RolloutPolicyStatus};
 
-use super::Run;
-
+/// What a command does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Verb {
+pub enum CommandVerb {
+    /// Ends the step's pause and opens its gate.
     Promote,
+    /// Goes to the last step.
     PromoteFull,
+    /// Gives everything back to the stable pool.
     Abort,
+    /// Stops the run.
     Pause,
+    /// Lets it go on.
     Resume,
+    /// Begins a new run after an abort.
     Retry,
 }
 
-/// `<verb>/<run>/<step>`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Command {
-    verb: Verb,
-    run: String,
-    step: u32,
+impl CommandVerb {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Promote,
+        Self::PromoteFull,
+        Self::Abort,
+        Self::Pause,
+        Self::Resume,
+        Self::Retry,
+    ];
+
+    /// As a command has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Promote => "promote",
+            Self::PromoteFull => "promote-full",
+            Self::Abort => "abort",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Retry => "retry",
+        }
+    }
 }
 
-const FORMAT: &str = "must be <verb>/<run>/<step> with the verb promote, promote-full, abort, pause, resume or retry and run \
-                      and step as in status.run.id and status.step.index";
+impl fmt::Display for CommandVerb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A command as the annotation has it, `<verb>/<run>/<step>`: it counts for this run and step alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Command {
+    /// What it does.
+    pub verb: CommandVerb,
+    /// The run's id.
+    pub run: String,
+    /// The step's index.
+    pub step: u32,
+}
+
+/// A text that is no command.
+#[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
+#[error(
+    "must be <verb>/<run>/<step> with the verb promote, promote-full, abort, pause, resume or retry and run and step as in \
+     status.run.id and status.step.index"
+)]
+pub struct FormatError;
+
+impl Command {
+    /// The command for the run and step in force; `None` before a run has begun.
+    pub fn new(verb: CommandVerb, status: &RolloutPolicyStatus) -> Option<Self> {
+        Some(Self {
+            verb,
+            run: status.run.as_ref()?.id.clone(),
+            step: status.step.as_ref()?.index,
+        })
+    }
+
+    /// Whether its run and step are those in force.
+    pub fn is_for(&self, status: &RolloutPolicyStatus) -> bool {
+        Self::new(self.verb, status).as_ref() == Some(self)
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.verb, self.run, self.step)
+    }
+}
 
 impl FromStr for Command {
-    type Err = ();
+    type Err = FormatError;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+    fn from_str(text: &str) -> Result<Self, FormatError> {
         let mut parts = text.split('/');
         let (Some(verb), Some(run), Some(step), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(());
+            return Err(FormatError);
         };
-        let verb = match verb {
-            "promote" => Verb::Promote,
-            "promote-full" => Verb::PromoteFull,
-            "abort" => Verb::Abort,
-            "pause" => Verb::Pause,
-            "resume" => Verb::Resume,
-            "retry" => Verb::Retry,
-            _ => return Err(()),
-        };
+        let verb = CommandVerb::ALL.into_iter().find(|v| v.name() == verb);
         Ok(Self {
-            verb,
+            verb: verb.ok_or(FormatError)?,
             run: run.to_owned(),
-            step: step.parse().map_err(|_| ())?,
+            step: step.parse().map_err(|_| FormatError)?,
         })
     }
 }
 
 /// A command as status keeps it.
-pub(super) fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     text.chars().take(MAX_COMMAND_LENGTH).collect()
 }
 
-impl Run<'_> {
-    /// Carries out a command unless it was looked at before. Returns whether the weight in force changes by it.
-    pub(super) fn command(&mut self, text: &str) -> bool {
-        let known = self.status.last_command.as_ref();
-        if known.is_some_and(|last| last.command == cut(text)) {
-            return false;
-        }
-        let Ok(command) = text.parse::<Command>() else {
-            self.acknowledge(text, CommandResult::Invalid, FORMAT);
-            return false;
-        };
-        let id = self.status.run.as_ref().map(|run| run.id.clone());
-        let step = self.status.step.as_ref().map(|step| step.index);
-        if id.as_deref() != Some(command.run.as_str()) || step != Some(command.step) {
-            let message = format!(
-                "not for this run and step, which are {}/{}: remove the annotation before you give this command again",
-                id.unwrap_or_default(),
-                step.unwrap_or_default()
-            );
-            self.acknowledge(text, CommandResult::Ignored, &message);
-            return false;
-        }
-        let weight = self.weight();
-        let outcome = self.carry_out(command.verb);
-        let (result, message) = match outcome {
-            Ok(()) => (CommandResult::Accepted, ""),
-            Err(why) => (CommandResult::Ignored, why),
-        };
-        self.acknowledge(text, result, message);
-        self.weight() != weight
-    }
+/// What the engine answered to this text, if it was the last that it looked at. It looks at no text twice in a row.
+pub fn answered<'a>(text: &str, status: &'a RolloutPolicyStatus) -> Option<&'a LastCommand> {
+    let last = status.last_command.as_ref()?;
+    (last.command == cut(text)).then_some(last)
+}
 
-    /// Once the annotation is gone, a command that was not carried out may be given again.
-    pub(super) fn forget_ignored(&mut self) {
-        let last = self.status.last_command.as_ref();
-        if last.is_some_and(|last| last.result != CommandResult::Accepted) {
-            self.status.last_command = None;
+/// Why a command does not fit the phase of a run.
+#[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// `abort` for an aborted run.
+    #[error("the run is aborted already")]
+    AlreadyAborted,
+    /// `retry` for any other run than an aborted one.
+    #[error("only an aborted run can be tried again")]
+    NotAborted,
+    /// A run that is completed or aborted goes nowhere.
+    #[error("the run is over")]
+    Over,
+    /// `resume` for a run that goes on by itself.
+    #[error("the run is not paused")]
+    NotPaused,
+    /// A paused run has to be resumed first.
+    #[error("the run is paused: resume it first")]
+    Paused,
+}
+
+/// Whether a run in this phase takes the command.
+pub const fn check(verb: CommandVerb, phase: RolloutPhase) -> Result<(), Refusal> {
+    use CommandVerb::{Abort, Pause, Promote, PromoteFull, Resume, Retry};
+    use RolloutPhase::{Aborted, Completed, Paused};
+    match (verb, phase) {
+        (Abort, Aborted) => Err(Refusal::AlreadyAborted),
+        (Abort, _) | (Retry, Aborted) | (Resume, Paused) => Ok(()),
+        (Retry, _) => Err(Refusal::NotAborted),
+        (_, Completed | Aborted) => Err(Refusal::Over),
+        (Resume, _) => Err(Refusal::NotPaused),
+        (_, Paused) => Err(Refusal::Paused),
+        (Promote | PromoteFull | Pause, _) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_comes_back_from_its_text() {
+        for verb in CommandVerb::ALL {
+            let command = Command {
+                verb,
+                run: "1f0c77ab".to_owned(),
+                step: 3,
+            };
+            assert_eq!(command.to_string().parse(), Ok(command));
         }
-    }
-
-    fn weight(&self) -> Option<u8> {
-        self.status.step.as_ref().map(|step| step.weight)
-    }
-
-    fn carry_out(&mut self, verb: Verb) -> Result<(), &'static str> {
-        use RolloutPhase::{Aborted, Completed, Paused};
-        match (verb, self.status.phase) {
-            (Verb::Abort, Some(Aborted)) => Err("the run is aborted already"),
-            (Verb::Abort, _) => {
-                self.abort();
-                Ok(())
-            }
-            (Verb::Retry, Some(Aborted)) => {
-                self.start();
-                Ok(())
-            }
-            (Verb::Retry, _) => Err("only an aborted run can be tried again"),
-            (_, Some(Completed | Aborted)) => Err("the run is over"),
-            (Verb::Resume, Some(Paused)) => {
-                self.resume();
-                Ok(())
-            }
-            (Verb::Resume, _) => Err("the run is not paused"),
-            (_, Some(Paused)) => Err("the run is paused: resume it first"),
-            (Verb::Pause, _) => {
-                self.pause();
-                Ok(())
-            }
-            (Verb::Promote, _) => {
-                if let Some(step) = &mut self.status.step {
-                    step.promoted = true;
-                }
-                self.note(RolloutEvent::Promoted);
-                Ok(())
-            }
-            (Verb::PromoteFull, _) => {
-                self.enter(self.last(), RolloutEvent::PromotedFull);
-                if let Some(step) = &mut self.status.step {
-                    step.promoted = true;
-                }
-                Ok(())
-            }
+        for text in [
+            "",
+            "promote",
+            "promote/a",
+            "promote/a/x",
+            "promote/a/1/",
+            "go/a/1",
+        ] {
+            assert_eq!(text.parse::<Command>(), Err(FormatError), "{text}");
         }
     }
 
-    fn abort(&mut self) {
-        if let Some(step) = &mut self.status.step {
-            step.weight = 0;
-            step.start_time = self.now.clone();
-            step.live_time = None;
-            step.pause_start_time = None;
-        }
-        self.status.phase = Some(RolloutPhase::Aborted);
-        self.note(RolloutEvent::Aborted);
+    #[test]
+    fn a_command_is_for_one_step_of_one_run() {
+        let mut status: RolloutPolicyStatus = serde_json::from_value(serde_json::json!({
+            "run": {"id": "1f0c77ab", "virtualServerName": "vip", "stablePoolName": "v1",
+                    "candidatePoolName": "v2", "startTime": "2026-01-01T00:00:00Z"},
+            "step": {"index": 1, "weight": 50, "startTime": "2026-01-01T00:00:00Z",
+                     "pausedSeconds": 0, "promoted": false},
+        }))
+        .expect("is a status");
+        let command = Command::new(CommandVerb::Promote, &status).expect("a run has begun");
+        assert_eq!(command.to_string(), "promote/1f0c77ab/1");
+        assert!(command.is_for(&status));
+        status.step.as_mut().expect("has a step").index = 2;
+        assert!(!command.is_for(&status));
+        status.step.as_mut().expect("has a step").index = 1;
+        status.run.as_mut().expect("has a run").id = "00000000".to_owned();
+        assert!(!command.is_for(&status));
+        assert!(!command.is_for(&RolloutPolicyStatus::default()));
     }
 
-    fn pause(&mut self) {
-        if let Some(step) = self.status.step.clone() {
-            let waited = self.waited(&step);
-            if let Some(step) = &mut self.status.step {
-                step.paused_seconds = waited;
-                step.pause_start_time = None;
+    #[test]
+    fn commands_fit_phases() {
+        use CommandVerb::{Abort, Pause, Promote, PromoteFull, Resume, Retry};
+        use RolloutPhase::{Aborted, Completed, Gated, Paused, Pausing, Progressing};
+        let running: &[CommandVerb] = &[Promote, PromoteFull, Abort, Pause];
+        for (phase, allowed) in [
+            (Progressing, running),
+            (Pausing, running),
+            (Gated, running),
+            (Paused, &[Abort, Resume]),
+            (Completed, &[Abort]),
+            (Aborted, &[Retry]),
+        ] {
+            for verb in CommandVerb::ALL {
+                let fits = check(verb, phase).is_ok();
+                assert_eq!(fits, allowed.contains(&verb), "{verb} in {phase:?}");
             }
         }
-        self.status.phase = Some(RolloutPhase::Paused);
-        self.note(RolloutEvent::Paused);
-    }
-
-    fn resume(&mut self) {
-        let now = self.now.clone();
-        if let Some(step) = &mut self.status.step
-            && step.live_time.is_some()
-        {
-            step.pause_start_time = Some(now);
-        }
-        self.status.phase = Some(RolloutPhase::Progressing);
-        self.note(RolloutEvent::Resumed);
     }
 }

@@ -10,9 +10,9 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, watch_object};
 use sluice_api::{ObjectKey, RolloutPolicy, VirtualServer};
+use sluice_rollout::CommandVerb;
 
 use crate::args::Output;
-use crate::command::CommandVerb;
 use crate::connect::Cluster;
 use crate::problem::{Access, Problem};
 use crate::view::RolloutView;

@@ -5,9 +5,9 @@ mod order;
 
 use sluice_api::jiff::Timestamp;
 use sluice_api::{RolloutPolicy, Time, VirtualServer};
+use sluice_rollout::CommandVerb;
 
 use crate::args::{Connection, Output, Rollout, Target};
-use crate::command::CommandVerb;
 use crate::connect::{self, Cluster};
 use crate::text::Paint;
 use crate::view::{self, RolloutView};

@@ -9,10 +9,11 @@ use sluice_api::{
     API_VERSION, CLI_MANAGER, ConditionType, Kind, ObjectKey, ROLLOUT_COMMAND_ANNOTATION,
     RolloutPolicy, find_condition,
 };
+use sluice_rollout::{CommandVerb, answered};
 use tokio::time::{Instant, sleep};
 
 use crate::args::{Order, Output};
-use crate::command::{self, Answer, CommandVerb, Prepared};
+use crate::command::{self, Answer, Prepared};
 use crate::connect::Cluster;
 use crate::problem::{Access, Problem};
 use crate::text::phase_line;
@@ -46,7 +47,7 @@ pub(super) async fn give(
     let policy = given.answered().await?;
     put(&format!(
         "{} accepted for RolloutPolicy {}\n",
-        given.prepared.text, given.key
+        given.prepared.command, given.key
     ))?;
     if order.target.watch {
         return follow::follow(cluster, &policy, Output::Table, Some(verb)).await;
@@ -86,13 +87,14 @@ impl Given<'_> {
             field_manager: Some(CLI_MANAGER.to_owned()),
             ..PatchParams::default()
         };
+        let text = self.prepared.command.to_string();
         let api = self.cluster.policies();
         let patch = Patch::Merge(&body);
         let request = api.patch(&self.key.name, &params, &patch);
         let mut policy = self.cluster.request(PATCH, request).await?;
         loop {
-            let last = policy.status.as_ref().and_then(|s| s.last_command.as_ref());
-            if last.is_none_or(|last| last.command != self.prepared.text) {
+            let status = policy.status.as_ref();
+            if status.is_none_or(|status| answered(&text, status).is_none()) {
                 return Ok(policy);
             }
             self.check_deadline(&policy)?;
@@ -103,11 +105,13 @@ impl Given<'_> {
 
     /// Writes the annotation and nothing else, if run and step are still those that the command was made for.
     async fn write(&self, mut policy: RolloutPolicy) -> anyhow::Result<()> {
-        let text = &self.prepared.text;
+        let command = &self.prepared.command;
+        let text = command.to_string();
         let api = self.cluster.policies();
         let params = PatchParams::apply(CLI_MANAGER).force();
         for _ in 0..MAX_CONFLICTS {
-            if command::has_moved(text, &policy) {
+            let status = policy.status.as_ref();
+            if !status.is_some_and(|status| command.is_for(status)) {
                 break;
             }
             let body = json!({
@@ -140,7 +144,7 @@ impl Given<'_> {
     async fn answered(&self) -> anyhow::Result<RolloutPolicy> {
         loop {
             let policy = self.get().await?;
-            match command::answer(&self.prepared.text, &policy) {
+            match command::answer(&self.prepared.command, &policy) {
                 Some(Answer::Accepted) => return Ok(policy),
                 Some(Answer::Refused(why) | Answer::Replaced(why)) => bail!(why),
                 None => {}
@@ -169,7 +173,7 @@ impl Given<'_> {
             "the operator has not answered {} within {:?}; RolloutPolicy {}: {said}. Is the operator running? (kubectl get \
              deployments -A -l app.kubernetes.io/part-of=sluice) The command stays and counts when it comes back; this takes it \
              back: kubectl annotate rolloutpolicy {} -n {} {ROLLOUT_COMMAND_ANNOTATION}-",
-            self.prepared.text,
+            self.prepared.command,
             self.timeout,
             self.key,
             self.key.name,

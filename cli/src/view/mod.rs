@@ -8,7 +8,7 @@ mod servers;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sluice_api::{Condition, ConditionType, Time, find_condition};
+use sluice_api::{Condition, ConditionType, find_condition};
 
 pub use build::{Objects, status};
 pub use rollout::{LiveNodes, NextCommand, PlannedStep, RolloutView, StepView, driver, rollout};
@@ -262,10 +262,4 @@ pub struct InterfaceView {
     pub attach_mode: String,
     /// Why.
     pub reason: Option<String>,
-}
-
-/// Whole seconds from `from` to `to`, 0 if it is the other way round.
-fn seconds_between(from: &Time, to: &Time) -> u32 {
-    let seconds = to.0.as_second() - from.0.as_second();
-    u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)
 }

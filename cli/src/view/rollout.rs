@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 use sluice_api::{
-    CanaryStep, Gate, HistoryEntry, LastCommand, ObjectKey, Reason, RolloutPhase, RolloutPolicy,
-    RolloutPolicyStatus, Time, VirtualServer, VirtualServerStatus,
+    Gate, HistoryEntry, LastCommand, ObjectKey, Reason, RolloutPhase, RolloutPolicy,
+    RolloutPolicySpec, RolloutPolicyStatus, Time, VirtualServer, VirtualServerStatus,
 };
+use sluice_rollout::{Command, CommandVerb, paused_seconds};
 
-use super::{FORMAT_VERSION, StateView, seconds_between};
+use super::{FORMAT_VERSION, StateView};
 
 /// What `kubectl sluice rollout get` shows.
 #[derive(Serialize, Clone, PartialEq, Debug)]
@@ -130,7 +131,7 @@ pub fn rollout(
 ) -> RolloutView {
     let key = ObjectKey::of(policy);
     let status = policy.status.clone().unwrap_or_default();
-    let steps = steps(&policy.spec.strategy.canary.steps);
+    let steps = steps(&policy.spec);
     let run = status.run.clone();
     let spec = &policy.spec;
     let name = |of_run: Option<&String>, of_spec: &String| of_run.unwrap_or(of_spec).clone();
@@ -169,23 +170,15 @@ pub fn rollout(
     }
 }
 
-fn steps(given: &[CanaryStep]) -> Vec<PlannedStep> {
-    let mut steps: Vec<PlannedStep> = given
-        .iter()
+fn steps(spec: &RolloutPolicySpec) -> Vec<PlannedStep> {
+    let steps = sluice_rollout::steps(spec).into_iter();
+    steps
         .map(|step| PlannedStep {
             weight: step.weight,
             pause_seconds: step.pause_seconds.unwrap_or_default(),
             gate: step.gate,
         })
-        .collect();
-    if steps.last().is_none_or(|step| step.weight < 100) {
-        steps.push(PlannedStep {
-            weight: 100,
-            pause_seconds: 0,
-            gate: None,
-        });
-    }
-    steps
+        .collect()
 }
 
 fn step(status: &RolloutPolicyStatus, steps: &[PlannedStep], now: &Time) -> Option<StepView> {
@@ -193,16 +186,12 @@ fn step(status: &RolloutPolicyStatus, steps: &[PlannedStep], now: &Time) -> Opti
     let pause_seconds = steps
         .get(step.index as usize)
         .map_or(0, |planned| planned.pause_seconds);
-    let running = step
-        .pause_start_time
-        .as_ref()
-        .map_or(0, |since| seconds_between(since, now));
     let waits = matches!(
         status.phase,
         Some(RolloutPhase::Pausing | RolloutPhase::Paused)
     );
     let remaining_seconds = if waits && step.live_time.is_some() {
-        pause_seconds.saturating_sub(step.paused_seconds.saturating_add(running))
+        pause_seconds.saturating_sub(paused_seconds(step, now))
     } else {
         0
     };
@@ -238,17 +227,16 @@ fn live(served: &VirtualServerStatus, status: &RolloutPolicyStatus) -> Option<Li
 
 fn next(key: &ObjectKey, status: &RolloutPolicyStatus) -> Option<NextCommand> {
     let verb = match status.phase? {
-        RolloutPhase::Gated => "promote",
-        RolloutPhase::Paused => "resume",
-        RolloutPhase::Aborted => "retry",
+        RolloutPhase::Gated => CommandVerb::Promote,
+        RolloutPhase::Paused => CommandVerb::Resume,
+        RolloutPhase::Aborted => CommandVerb::Retry,
         RolloutPhase::Progressing | RolloutPhase::Pausing | RolloutPhase::Completed => return None,
     };
-    let (run, step) = (status.run.as_ref()?, status.step.as_ref()?);
     Some(NextCommand {
         command_line: format!(
             "kubectl sluice rollout {verb} {} -n {}",
             key.name, key.namespace
         ),
-        annotation: format!("{verb}/{}/{}", run.id, step.index),
+        annotation: Command::new(verb, status)?.to_string(),
     })
 }

@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 use sluice_api::jiff::Timestamp;
-use sluice_api::{CanaryStrategy, CommandResult, Gate, MAX_POOL_WEIGHT, RolloutStrategy};
+use sluice_api::{CanaryStrategy, Gate, MAX_POOL_WEIGHT, RolloutStrategy};
 
 use super::*;
+use crate::split;
 
 fn at(seconds: i64) -> Time {
     Time(Timestamp::from_second(1_700_000_000 + seconds).expect("in range"))

@@ -1,0 +1,110 @@
+//! What commands do to a run.
+
+use sluice_api::{CommandResult, RolloutEvent, RolloutPhase};
+
+use super::Run;
+use crate::command::{Command, CommandVerb, Refusal, answered, check};
+use crate::steps::paused_seconds;
+
+impl Run<'_> {
+    /// Carries out a command unless it was looked at before. Returns whether the weight in force changes by it.
+    pub(super) fn command(&mut self, text: &str) -> bool {
+        if answered(text, &self.status).is_some() {
+            return false;
+        }
+        let command = match text.parse::<Command>() {
+            Ok(command) => command,
+            Err(error) => {
+                self.acknowledge(text, CommandResult::Invalid, &error.to_string());
+                return false;
+            }
+        };
+        if !command.is_for(&self.status) {
+            let run = self.status.run.as_ref().map(|run| run.id.as_str());
+            let step = self.status.step.as_ref().map(|step| step.index);
+            let message = format!(
+                "not for this run and step, which are {}/{}: remove the annotation before you give this command again",
+                run.unwrap_or_default(),
+                step.unwrap_or_default()
+            );
+            self.acknowledge(text, CommandResult::Ignored, &message);
+            return false;
+        }
+        let weight = self.weight();
+        let outcome = self.carry_out(command.verb);
+        let (result, message) = match outcome {
+            Ok(()) => (CommandResult::Accepted, String::new()),
+            Err(refusal) => (CommandResult::Ignored, refusal.to_string()),
+        };
+        self.acknowledge(text, result, &message);
+        self.weight() != weight
+    }
+
+    /// Once the annotation is gone, a command that was not carried out may be given again.
+    pub(super) fn forget_ignored(&mut self) {
+        let last = self.status.last_command.as_ref();
+        if last.is_some_and(|last| last.result != CommandResult::Accepted) {
+            self.status.last_command = None;
+        }
+    }
+
+    fn weight(&self) -> Option<u8> {
+        self.status.step.as_ref().map(|step| step.weight)
+    }
+
+    fn carry_out(&mut self, verb: CommandVerb) -> Result<(), Refusal> {
+        check(verb, self.status.phase.unwrap_or(RolloutPhase::Progressing))?;
+        match verb {
+            CommandVerb::Abort => self.abort(),
+            CommandVerb::Retry => self.start(),
+            CommandVerb::Resume => self.resume(),
+            CommandVerb::Pause => self.pause(),
+            CommandVerb::Promote => {
+                self.promote();
+                self.note(RolloutEvent::Promoted);
+            }
+            CommandVerb::PromoteFull => {
+                self.enter(self.last(), RolloutEvent::PromotedFull);
+                self.promote();
+            }
+        }
+        Ok(())
+    }
+
+    fn promote(&mut self) {
+        if let Some(step) = &mut self.status.step {
+            step.promoted = true;
+        }
+    }
+
+    fn abort(&mut self) {
+        if let Some(step) = &mut self.status.step {
+            step.weight = 0;
+            step.start_time = self.now.clone();
+            step.live_time = None;
+            step.pause_start_time = None;
+        }
+        self.status.phase = Some(RolloutPhase::Aborted);
+        self.note(RolloutEvent::Aborted);
+    }
+
+    fn pause(&mut self) {
+        if let Some(step) = &mut self.status.step {
+            step.paused_seconds = paused_seconds(step, self.now);
+            step.pause_start_time = None;
+        }
+        self.status.phase = Some(RolloutPhase::Paused);
+        self.note(RolloutEvent::Paused);
+    }
+
+    fn resume(&mut self) {
+        let now = self.now.clone();
+        if let Some(step) = &mut self.status.step
+            && step.live_time.is_some()
+        {
+            step.pause_start_time = Some(now);
+        }
+        self.status.phase = Some(RolloutPhase::Progressing);
+        self.note(RolloutEvent::Resumed);
+    }
+}
