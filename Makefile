@@ -40,9 +40,11 @@ test-unit: ## Run the tests that need neither root nor BPF
 test-kernels: setup-build ## Load the programs and run the packet tables on an older kernel under qemu
 	cargo xtask test --package sluice-tests --test kernels
 
-bench: setup-build ## Measure nanoseconds per packet
+bench: setup-build ## Measure nanoseconds per packet; BASE=<commit>: beside that commit's, in one run
 	cargo xtask build-bpf
-	cargo run --release --quiet --package sluice-tests --bin bench
+	$(if $(BASE),cargo xtask build-base $(BASE))
+	cargo build --release --quiet --package sluice-tests --bin bench --bin bench_worker
+	target/release/bench $(if $(BASE),--base target/base)
 
 fmt: ## Format the code
 	cargo xtask fmt

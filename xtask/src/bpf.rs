@@ -62,8 +62,8 @@ impl Toolchain {
         )
     }
 
-    /// The cargo of this toolchain, with the environment in which it compiles for the BPF target.
-    fn cargo(&self, program: &str) -> Result<Command> {
+    /// The cargo of this toolchain, with the environment in which it compiles the tree at `root` for the BPF target.
+    fn cargo(&self, program: &str, root: &Path) -> Result<Command> {
         let linker = command::find_program("bpf-linker")
             .context("bpf-linker is missing: `make setup` installs it")?;
         let linker = format!("linker={}", linker.display());
@@ -89,8 +89,8 @@ impl Toolchain {
         };
         let flags: Vec<_> = ["-C", &linker].iter().chain(RUST_FLAGS).copied().collect();
         command
-            .current_dir(crate_directory())
-            .env("CARGO_TARGET_DIR", command::root().join("target/bpf-build"))
+            .current_dir(crate_directory(root))
+            .env("CARGO_TARGET_DIR", root.join("target/bpf-build"))
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
             .env_remove("RUSTFLAGS")
             .env_remove("RUSTC_WRAPPER")
@@ -99,8 +99,8 @@ impl Toolchain {
     }
 }
 
-fn crate_directory() -> PathBuf {
-    command::root().join("ebpf/programs")
+fn crate_directory(root: &Path) -> PathBuf {
+    root.join("ebpf/programs")
 }
 
 fn has_bpf_core(rustc: &str) -> bool {
@@ -112,9 +112,9 @@ fn has_bpf_core(rustc: &str) -> bool {
     })
 }
 
-/// Builds every binary of the BPF crate into `target/bpf/<binary>.o`.
-pub(crate) fn build() -> Result<()> {
-    let mut cargo = Toolchain::find()?.cargo(DEBIAN_CARGO)?;
+/// Builds every binary of the BPF crate of the source tree at `root` into its `target/bpf/<binary>.o`.
+pub(crate) fn build(root: &Path) -> Result<()> {
+    let mut cargo = Toolchain::find()?.cargo(DEBIAN_CARGO, root)?;
     cargo
         .args(["build", PROFILE, "--bins", "--target", TARGET])
         .arg("--message-format=json-render-diagnostics")
@@ -125,7 +125,7 @@ pub(crate) fn build() -> Result<()> {
     if !output.status.success() {
         bail!("the BPF programs do not build ({})", output.status);
     }
-    let destination = command::root().join("target/bpf");
+    let destination = root.join("target/bpf");
     fs::create_dir_all(&destination)
         .with_context(|| format!("cannot create {}", destination.display()))?;
     for executable in command::executables(&output.stdout)? {
@@ -144,7 +144,7 @@ pub(crate) fn lint() -> Result<()> {
     if matches!(toolchain, Toolchain::Debian) && !Path::new(DEBIAN_CLIPPY).exists() {
         bail!("clippy for the BPF programs is missing: `xtask/setup.sh --lint` installs it");
     }
-    let mut clippy = toolchain.cargo(DEBIAN_CLIPPY)?;
+    let mut clippy = toolchain.cargo(DEBIAN_CLIPPY, command::root())?;
     clippy
         .args(["clippy", PROFILE, "--bins", "--locked", "--target", TARGET])
         .args(["--", "-D", "warnings"]);
@@ -154,7 +154,7 @@ pub(crate) fn lint() -> Result<()> {
 /// The command that formats the BPF crate, or only checks its format.
 pub(crate) fn format_command(check: bool) -> Command {
     let mut command = command::cargo(["fmt"]);
-    command.current_dir(crate_directory());
+    command.current_dir(crate_directory(command::root()));
     if check {
         command.arg("--check");
     }

@@ -3,6 +3,7 @@
 //! What installs software is `xtask/setup.sh`; this crate needs only cargo.
 #![forbid(unsafe_code)]
 
+mod base;
 mod bpf;
 mod command;
 mod generate;
@@ -20,6 +21,11 @@ use clap::Parser;
 enum Verb {
     /// Build the BPF programs into target/bpf/.
     BuildBpf,
+    /// Build the BPF programs and the benchmark of another commit into target/base/, for `bench --base`.
+    BuildBase {
+        /// The commit.
+        commit: String,
+    },
     /// Build the programs and the container images and run all tests; arguments go to cargo test.
     Test {
         /// Arguments for cargo test, such as `-p sluice-tests`; the whole workspace when there are none.
@@ -42,7 +48,8 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Verb::parse() {
-        Verb::BuildBpf => bpf::build(),
+        Verb::BuildBpf => bpf::build(command::root()),
+        Verb::BuildBase { commit } => base::build(&commit),
         Verb::Test { arguments } => test::run(&arguments),
         Verb::Images(options) => images::run(&options),
         Verb::Lint => lint::run(),

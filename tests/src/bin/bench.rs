@@ -5,11 +5,16 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use sluice_tests::bench::{
     case::Case,
+    compare,
     measure::{self, Bench, Options},
     report,
     stats::{FEWEST_ROUNDS, Summary, Void},
+    worker::Worker,
 };
-use std::{fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 /// Measures nanoseconds per packet of the data plane, beside a program that only sends frames back and one that adds a
 /// constant outer header.
@@ -30,6 +35,9 @@ struct Arguments {
     /// Directory of sluice.o and bench.o
     #[arg(long, default_value = "target/bpf")]
     objects: PathBuf,
+    /// Compares with another commit: directory of what `cargo xtask build-base` made of it. Writes no JSON
+    #[arg(long)]
+    base: Option<PathBuf>,
 }
 
 /// Established flows of the hit cases.
@@ -37,6 +45,9 @@ const FLOWS: [u32; 3] = [1, 1 << 16, 1 << 20];
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(base) = &arguments.base {
+        return compare(&arguments, base);
+    }
     // Figures of an earlier run must not outlive a void one.
     if arguments.json.exists() {
         fs::remove_file(&arguments.json)?;
@@ -74,6 +85,41 @@ fn main() -> Result<()> {
         serde_json::to_string_pretty(&lines)? + "\n",
     )
     .with_context(|| format!("cannot write {}", arguments.json.display()))?;
+    Ok(())
+}
+
+/// Measures this tree's build and the one in `base` beside each other; an error if a case became worse.
+fn compare(arguments: &Arguments, base: &Path) -> Result<()> {
+    let mut cases = choose(&arguments.case)?;
+    let own = env::current_exe()?.with_file_name("bench_worker");
+    let start =
+        |program: &Path, objects: &Path| Worker::start(program, objects, arguments.repeat, &FLOWS);
+    // Both workers run on this processor.
+    let cpu = measure::pin()?;
+    let mut workers = [
+        start(&base.join("bench_worker"), &base.join("bpf"))?,
+        start(&own, &arguments.objects)?,
+    ];
+    for worker in &mut workers {
+        let known = worker.prepare(&cases)?;
+        cases.retain(|case| known.contains(&case.to_string()));
+    }
+    eprintln!("{} cases of both builds on processor {cpu}", cases.len());
+    let samples = compare::rounds(&mut workers, &cases, arguments.rounds, |round| {
+        eprintln!("round {} of {}", round + 1, arguments.rounds);
+    })?;
+    let pairs = match compare::pairs(&cases, &samples) {
+        Ok(pairs) => pairs,
+        Err(void) => bail!("void: {void}"),
+    };
+    print!("{}", compare::table(&pairs));
+    if arguments.rounds < FEWEST_ROUNDS {
+        bail!("void: {}", Void::FewRounds(arguments.rounds));
+    }
+    ensure!(
+        !pairs.iter().any(compare::Pair::is_worse),
+        "slower than before"
+    );
     Ok(())
 }
 

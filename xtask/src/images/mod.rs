@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .clone()
         .unwrap_or_else(|| command::root().join("target/images"));
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
-    bpf::build()?;
+    bpf::build(command::root())?;
     let programs = build(options.release)?;
     write(
         &out.join("sluice.tar"),

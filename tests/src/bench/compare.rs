@@ -1,0 +1,143 @@
+//! Two builds side by side: which cases became slower.
+
+use super::{
+    case::Case,
+    report::{self, Line},
+    stats::{Summary, Void},
+    worker::Worker,
+};
+use anyhow::Result;
+use std::fmt::Write as _;
+
+/// A case is worse if its ratio is above this.
+pub const WORSE: f64 = 1.03;
+
+/// One case of both builds.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Pair {
+    /// The name of the case.
+    pub name: String,
+    /// Figures of the earlier build.
+    pub base: Line,
+    /// Figures of this one.
+    pub new: Line,
+    /// Median over the rounds of new / base, in nanoseconds per packet: the two runs of a round are neighbours in time,
+    /// so what disturbs the machine disturbs both.
+    pub ratio: f64,
+}
+
+impl Pair {
+    /// Whether this case is slower than before by more than chance explains.
+    pub fn is_worse(&self) -> bool {
+        self.ratio > WORSE
+    }
+}
+
+/// Samples of both builds, by case in the order of the cases.
+pub type Samples = Vec<[Vec<f64>; 2]>;
+
+/// All cases on both workers, `rounds` times. Which of the two begins alternates.
+pub fn rounds(
+    workers: &mut [Worker; 2],
+    cases: &[Case],
+    rounds: usize,
+    mut progress: impl FnMut(usize),
+) -> Result<Samples> {
+    let mut samples: Samples = vec![Default::default(); cases.len()];
+    for round in 0..rounds {
+        progress(round);
+        for (index, (case, samples)) in cases.iter().zip(&mut samples).enumerate() {
+            let first = (round + index) % 2;
+            for side in [first, 1 - first] {
+                samples[side].push(workers[side].sample(*case)?);
+            }
+        }
+    }
+    Ok(samples)
+}
+
+/// The figures of both builds, case by case.
+pub fn pairs(cases: &[Case], samples: &Samples) -> Result<Vec<Pair>, Void> {
+    let figures = |side: usize| -> Vec<(Case, Summary)> {
+        let both = cases.iter().zip(samples);
+        both.filter_map(|(case, samples)| Some((*case, Summary::of(&samples[side])?)))
+            .collect()
+    };
+    let (base, new) = (report::lines(&figures(0))?, report::lines(&figures(1))?);
+    let both = cases.iter().zip(samples);
+    let pairs = both.zip(base.into_iter().zip(new));
+    Ok(pairs
+        .filter_map(|((case, [old, now]), (base, new))| {
+            let ratios: Vec<f64> = old.iter().zip(now).map(|(old, now)| now / old).collect();
+            Some(Pair {
+                name: case.to_string(),
+                base,
+                new,
+                ratio: Summary::of(&ratios)?.ns,
+            })
+        })
+        .collect())
+}
+
+/// The pairs as a table, and in its last line whether anything became worse.
+pub fn table(pairs: &[Pair]) -> String {
+    let mut text = format!(
+        "{:<36} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
+        "case", "base ns", "new ns", "base net", "new net", "new/base"
+    );
+    for pair in pairs {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{:<36} {:>9.1} {:>9.1} {:>9.2} {:>9.2} {:>9.3}{}",
+            pair.name,
+            pair.base.ns,
+            pair.new.ns,
+            pair.base.net_ratio,
+            pair.new.net_ratio,
+            pair.ratio,
+            if pair.is_worse() { " worse" } else { "" }
+        );
+    }
+    let worse = pairs.iter().filter(|pair| pair.is_worse()).count();
+    let _ = writeln!(
+        text,
+        "{worse} of {} cases are worse by more than {:.0} %",
+        pairs.len(),
+        (WORSE - 1.0) * 100.0
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::case::{Family, Service, Traffic};
+
+    fn cases() -> Vec<Case> {
+        vec![
+            Case::FloorTx(Family::Ipv4),
+            Case::FloorEncapsulation(Family::Ipv4),
+            Case::Sluice(Service::all()[0], Traffic::Hit(1)),
+        ]
+    }
+
+    #[test]
+    fn a_case_is_worse_by_its_rounds_and_not_by_the_drift_of_the_machine() {
+        let drifting = |factor: f64| [100.0, 150.0, 120.0].map(|ns| ns * factor).to_vec();
+        let floors = |ns: f64| [vec![ns; 3], vec![ns; 3]];
+        let samples = |factor| {
+            vec![
+                floors(40.0),
+                floors(80.0),
+                [drifting(1.0), drifting(factor)],
+            ]
+        };
+        let same = pairs(&cases(), &samples(1.02)).unwrap();
+        assert!(!same.iter().any(Pair::is_worse));
+        assert!(table(&same).ends_with("0 of 3 cases are worse by more than 3 %\n"));
+        let worse = pairs(&cases(), &samples(1.04)).unwrap();
+        assert!(worse[2].is_worse());
+        assert!(table(&worse).ends_with("1 of 3 cases are worse by more than 3 %\n"));
+    }
+}
