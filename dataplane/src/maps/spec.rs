@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use sluice_abi::{BUCKET_ENTRIES, MapName};
+use sluice_abi::{BUCKET_ENTRIES, MapName, entry_words};
 
 use super::sys::MapInfo;
 use super::{Error, Sizes};
@@ -41,13 +41,10 @@ impl From<&MapInfo> for Spec {
     }
 }
 
-/// Words of one flow table entry.
-const ENTRY_WORDS: [usize; 2] = [2, 4];
-
 /// Bytes of a bucket of IPv4 flows.
-pub(super) const BUCKET4_SIZE: usize = BUCKET_ENTRIES * ENTRY_WORDS[0] * 8;
+pub(super) const BUCKET4_SIZE: usize = BUCKET_ENTRIES * entry_words::<4>() * 8;
 /// Bytes of a bucket of IPv6 flows.
-pub(super) const BUCKET6_SIZE: usize = BUCKET_ENTRIES * ENTRY_WORDS[1] * 8;
+pub(super) const BUCKET6_SIZE: usize = BUCKET_ENTRIES * entry_words::<16>() * 8;
 
 /// The maps that the object declares, with the sizes that the options ask for.
 pub(super) fn expected(

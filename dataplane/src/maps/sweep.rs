@@ -8,16 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
-    BUCKET_ENTRIES, ConfigWord, FlowData, FlowState, FullNatKey, FullNatValue, MapName, ServerWord,
-    TIME_SHIFT,
+    BUCKET_ENTRIES, ConfigWord, FlowData, FlowState, FullNatKey, FullNatValue, MapName, SLOT_BUSY,
+    SLOT_FREE, ServerWord, TIME_SHIFT, entry_words,
 };
 
 use super::sys::Plain;
 use super::table::{Hash, Shared};
 use super::{Bucket, Error, Maps, map_error, system_error};
-
-/// First key word of a slot that is being written.
-const BUSY: u64 = 1;
 
 /// Live flows of a sweep.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -62,10 +59,9 @@ fn now() -> Result<u16, Error> {
     Ok(u16::from_le_bytes([low, high]))
 }
 
-/// Programs read a clock that lags by up to a tick, so an entry can be younger than `now` by a unit.
-fn has_expired(data: FlowData, state: FlowState, now: u16) -> bool {
-    let idle = now.wrapping_sub(data.time());
-    idle > state.timeout_units() && idle != u16::MAX
+/// The state of an entry; `None` if it has expired, or is none of this version's.
+fn live(data: FlowData, now: u16) -> Option<FlowState> {
+    data.state().filter(|state| data.is_live(*state, now))
 }
 
 impl Maps {
@@ -76,10 +72,10 @@ impl Maps {
             servers,
             census: FlowCensus::default(),
         };
-        sweep.table(MapName::Flows4, &self.flows4, 2);
-        sweep.table(MapName::Flows6, &self.flows6, 4);
-        sweep.table(MapName::Half4, &self.half4, 2);
-        sweep.table(MapName::Half6, &self.half6, 4);
+        sweep.table(MapName::Flows4, &self.flows4, entry_words::<4>());
+        sweep.table(MapName::Flows6, &self.flows6, entry_words::<16>());
+        sweep.table(MapName::Half4, &self.half4, entry_words::<4>());
+        sweep.table(MapName::Half6, &self.half6, entry_words::<16>());
         Ok(sweep.census)
     }
 
@@ -88,10 +84,10 @@ impl Maps {
     pub fn free_abandoned_slots(&self) {
         let keys = || {
             let tables = [
-                (&self.flows4, 2),
-                (&self.flows6, 4),
-                (&self.half4, 2),
-                (&self.half6, 4),
+                (&self.flows4, entry_words::<4>()),
+                (&self.flows6, entry_words::<16>()),
+                (&self.half4, entry_words::<4>()),
+                (&self.half6, entry_words::<16>()),
             ];
             tables
                 .into_iter()
@@ -99,7 +95,7 @@ impl Maps {
                 .enumerate()
         };
         let busy: BTreeSet<usize> = keys()
-            .filter(|(_, key)| key.load(Ordering::Acquire) == BUSY)
+            .filter(|(_, key)| key.load(Ordering::Acquire) == SLOT_BUSY)
             .map(|(index, _)| index)
             .collect();
         if busy.is_empty() {
@@ -109,7 +105,7 @@ impl Maps {
         // eviction.
         self.grace();
         for (_, key) in keys().filter(|(index, _)| busy.contains(index)) {
-            let _ = key.compare_exchange(BUSY, 0, Ordering::AcqRel, Ordering::Acquire);
+            let _ = key.compare_exchange(SLOT_BUSY, SLOT_FREE, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
@@ -149,38 +145,31 @@ impl Sweep<'_> {
     /// Whether the entry lives.
     fn entry(&mut self, key_word: &AtomicU64, data_word: &AtomicU64) -> bool {
         let key = key_word.load(Ordering::Acquire);
-        if key <= BUSY {
+        if key <= SLOT_BUSY {
             return false;
         }
         let data = FlowData(data_word.load(Ordering::Acquire));
-        match data.state() {
-            Some(state) if !has_expired(data, state, self.now) => {
-                *self.census.states.entry(state as u8).or_default() += 1;
-                let word = self.servers.get(&data.server());
-                if word.is_some_and(|word| word.present() && word.epoch() == data.epoch()) {
-                    *self.census.servers.entry(data.server()).or_default() += 1;
-                }
-                true
-            }
-            _ => {
-                if self.free(key_word, key, data_word) {
-                    self.census.expired += 1;
-                }
-                false
-            }
+        let Some(state) = live(data, self.now) else {
+            self.census.expired += u64::from(self.free(key_word, key, data_word));
+            return false;
+        };
+        *self.census.states.entry(state as u8).or_default() += 1;
+        let word = self.servers.get(&data.server());
+        if word.is_some_and(|word| word.present() && word.epoch() == data.epoch()) {
+            *self.census.servers.entry(data.server()).or_default() += 1;
         }
+        true
     }
 
     fn free(&self, key_word: &AtomicU64, key: u64, data_word: &AtomicU64) -> bool {
-        let claimed = key_word.compare_exchange(key, BUSY, Ordering::AcqRel, Ordering::Acquire);
+        let claimed =
+            key_word.compare_exchange(key, SLOT_BUSY, Ordering::AcqRel, Ordering::Acquire);
         if claimed.is_err() {
             return false;
         }
         let data = FlowData(data_word.load(Ordering::Acquire));
-        let expired = data
-            .state()
-            .is_none_or(|state| has_expired(data, state, self.now));
-        key_word.store(if expired { 0 } else { key }, Ordering::Release);
+        let expired = live(data, self.now).is_none();
+        key_word.store(if expired { SLOT_FREE } else { key }, Ordering::Release);
         expired
     }
 }
@@ -195,33 +184,22 @@ where
     FullNatKey<A>: Plain,
     FullNatValue<A>: Plain,
 {
-    let is_dead = |value: &FullNatValue<A>| {
-        value
-            .data
-            .state()
-            .is_none_or(|state| has_expired(value.data, state, now))
-    };
     let mut dead = Vec::new();
     let mut used = 0;
     claims
         .scan(|key, value| {
-            if is_dead(&value) {
+            let Some(state) = live(value.data, now) else {
                 dead.push(key);
                 return;
-            }
+            };
             used += 1;
-            if matches!(
-                value.data.state(),
-                Some(FlowState::Syn | FlowState::Unconfirmed)
-            ) {
-                census.half_open += 1;
-            }
+            census.half_open += u64::from(state.is_half_open());
         })
         .map_err(map_error(name, "read it"))?;
     for key in dead {
         // A packet may have revived the flow since it was read.
         let again = claims.get(&key).map_err(map_error(name, "read it"))?;
-        if again.is_some_and(|value| is_dead(&value)) {
+        if again.is_some_and(|value| live(value.data, now).is_none()) {
             claims.remove(&key).map_err(map_error(name, "write it"))?;
             census.expired += 1;
         }
@@ -267,14 +245,14 @@ mod tests {
         let key = AtomicU64::new(1 << 48);
         assert!(sweep(seen.wrapping_add(timeout), &servers).entry(&key, &data));
         assert!(!sweep(seen.wrapping_add(timeout + 1), &servers).entry(&key, &data));
-        assert_eq!(key.load(Ordering::Relaxed), 0);
+        assert_eq!(key.load(Ordering::Relaxed), SLOT_FREE);
     }
 
     #[test]
     fn slots_that_are_free_or_being_written_are_left_alone() {
         let servers = BTreeMap::new();
         let mut sweep = sweep(100, &servers);
-        for key in [0, BUSY] {
+        for key in [SLOT_FREE, SLOT_BUSY] {
             let word = AtomicU64::new(key);
             assert!(!sweep.entry(&word, &AtomicU64::new(0)));
             assert_eq!(word.load(Ordering::Relaxed), key);

@@ -4,11 +4,6 @@
 //! number in the client's address and port. Fields that no one reads take the complement of what varies, so that every
 //! frame has valid checksums at no cost.
 
-#![expect(
-    clippy::inline_always,
-    reason = "the wrapper's frame must stay in registers"
-)]
-
 /// Bytes before the frame in [`BenchControl::frame`]: they align the IP header to a word.
 pub const BENCH_PAD: usize = 2;
 

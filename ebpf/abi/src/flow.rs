@@ -10,10 +10,20 @@
 //!
 //! The *index* is the service index of the virtual server's endpoint or, for the way back, of the backend's endpoint, so
 //! it stands for address, port and protocol of the other side. `check` is a hash of the address. Key word 0 means a free
-//! slot, 1 a slot being written; neither can be a key since indices are not 0 and sit in the high bits.
+//! slot ([`SLOT_FREE`]), 1 a slot being written ([`SLOT_BUSY`]); neither can be a key since indices are not 0 and sit in the high bits.
 
 /// Entries of a bucket.
 pub const BUCKET_ENTRIES: usize = 4;
+
+/// First key word of a free slot.
+pub const SLOT_FREE: u64 = 0;
+/// First key word of a slot that is being written.
+pub const SLOT_BUSY: u64 = 1;
+
+/// Words of an entry, the last of which is its [`FlowData`]; `A` is the length of the family's addresses.
+pub const fn entry_words<const A: usize>() -> usize {
+    if A == 4 { 2 } else { 4 }
+}
 
 /// Flow times count units of 2^29 ns (0.537 s) of the monotonic clock, modulo 2^16: 9.8 hours.
 pub const TIME_SHIFT: u32 = 29;
@@ -54,6 +64,11 @@ impl FlowState {
             6 => Some(Self::Udp),
             _ => None,
         }
+    }
+
+    /// Whether flows in this state are in the half-open table.
+    pub const fn is_half_open(self) -> bool {
+        matches!(self, Self::Syn | Self::Unconfirmed)
     }
 
     /// Idle time, in time units, after which an entry in this state is no entry: 34 s half-open, 73 minutes established,
@@ -100,6 +115,16 @@ impl FlowData {
     /// FullNAT's claimed source port in host order.
     pub const fn port(self) -> u16 {
         (self.0 >> 48) as u16
+    }
+    /// Time units from when the entry was written to `now`, and one more: the CPU that wrote it may have been a tick ahead.
+    #[inline(always)]
+    pub const fn age(self, now: u16) -> u16 {
+        now.wrapping_sub(self.time()).wrapping_add(1)
+    }
+    /// Whether an entry in this state, its own, has not expired.
+    #[inline(always)]
+    pub const fn is_live(self, state: FlowState, now: u16) -> bool {
+        self.age(now) <= state.timeout_units() + 1
     }
 }
 

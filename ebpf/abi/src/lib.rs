@@ -16,6 +16,10 @@
 #![forbid(unsafe_code)]
 // Words are unpacked by shifting and cutting off.
 #![allow(clippy::cast_possible_truncation)]
+#![allow(
+    clippy::inline_always,
+    reason = "programs keep frames and flow words in registers"
+)]
 
 pub mod bench;
 mod endpoint;
@@ -28,7 +32,7 @@ mod server;
 pub use endpoint::{EndpointKey, LocalKey, MacKey, VipWord};
 pub use flow::{
     BUCKET_ENTRIES, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FlowData, FlowState, FullNatKey,
-    FullNatValue, TIME_SHIFT,
+    FullNatValue, SLOT_BUSY, SLOT_FREE, TIME_SHIFT, entry_words,
 };
 pub use head::{Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SHARE_WHOLE};
 pub use names::{CONFIG_WORDS, ConfigWord, MapName};

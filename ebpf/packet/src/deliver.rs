@@ -1,7 +1,8 @@
 //! Sending a packet to its server: the four forwarding modes over the paths of the node.
 
-use crate::balance::{Chosen, address};
+use crate::choice::Chosen;
 use crate::headers::{Ip, Tuple};
+use crate::server::address;
 use crate::{FamilyTables, Hook, Outcome, Packet, Tables, rewrite};
 use sluice_abi::{DropReason, ForwardingMode, Path, SERVER_IPV6};
 

@@ -32,88 +32,42 @@
 
 mod balance;
 mod checksum;
+mod choice;
 mod deliver;
+mod dispatch;
 mod flow;
+mod fullnat;
 pub mod hash;
 mod headers;
+mod lookup;
+mod marker;
 mod reply;
 mod rewrite;
+mod schedule;
+mod server;
 mod tables;
 mod unwrap;
 mod verdict;
 
 pub use checksum::update_transport;
+pub use dispatch::{
+    Egress, Ingress, Step, dispatch_egress, dispatch_ingress, egress, ethertype, ingress,
+};
 pub use flow::{Key as FlowKey, change_words, find_words, insert_words};
 pub use tables::{Bucket, FamilyTables, Hook, Packet, Route, Tables};
 pub use verdict::{Action, Outcome, Verdict};
 
-use headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use sluice_abi::DropReason;
 
-/// Decides on a packet that came in by an uplink, or by a bridge or overlay behind which servers are.
-pub fn ingress<P: Packet, T: Tables>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
-    let decided = match headers::ethertype(packet) {
-        Some(ETHERTYPE_IPV4) => ingress_family::<4, P, T>(packet, tables, hook),
-        Some(ETHERTYPE_IPV6) => ingress_family::<16, P, T>(packet, tables, hook),
-        _ => Ok(Outcome::PASS),
-    };
-    decided.into()
-}
-
-fn ingress_family<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
-    packet: &mut P,
-    tables: &T,
-    hook: Hook,
-) -> Result<Outcome, DropReason> {
-    let outcome = forward::<A, P, T>(packet, tables, hook)?;
-    match outcome.action {
-        Action::Unwrap => unwrap::<A, P, T>(packet, tables),
-        Action::Reply => reply::<A, P, T>(packet, tables, hook),
-        _ => Ok(outcome),
-    }
-}
-
-/// Restores the VIP in a packet that this node's stack sends, if it is a reply of a server that lives here.
-pub fn egress<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    let decided = match headers::ethertype(packet) {
-        Some(ETHERTYPE_IPV4) => egress_family::<4, P, T>(packet, tables),
-        Some(ETHERTYPE_IPV6) => egress_family::<16, P, T>(packet, tables),
-        _ => Ok(Outcome::PASS),
-    };
-    decided.into()
-}
-
-/// [`egress`] of one family; `A` is the length of its addresses.
-#[inline(always)]
-pub fn egress_family<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
-    packet: &mut P,
-    tables: &T,
-) -> Result<Outcome, DropReason> {
-    reply::local::<A, P, T>(packet, tables)
-}
-
 /// First part of [`ingress`], for one family: a packet to a VIP. [`Action::Unwrap`] and [`Action::Reply`] ask for the part
-/// of that name. Programs keep the parts in functions of their own, so that no chain of stack frames exceeds the 512 bytes
-/// that the verifier allows.
+/// of that name.
 #[inline(always)]
 pub fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
     hook: Hook,
 ) -> Result<Outcome, DropReason> {
-    let Some(ip) = headers::Ip::<A>::parse(packet, headers::ETHERNET) else {
-        return Ok(Outcome::PASS);
-    };
-    if ip.is_tunnel() {
-        return Ok(Outcome::UNWRAP);
-    }
-    let Some(mut tuple) = headers::Tuple::<A>::parse(packet, &ip) else {
-        return balance::not_transport::<A, P, T>(packet, tables, &ip);
-    };
-    match tables.vip(&tuple.destination_endpoint()) {
-        Some(vip) => balance::balance::<A, P, T>(packet, tables, hook, &ip, &mut tuple, vip),
-        None => Ok(Outcome::REPLY),
-    }
+    lookup::forward::<A, P, T>(packet, tables, hook)
 }
 
 /// Part of [`ingress`]: a packet that may be in a tunnel to a server of this node.
@@ -133,4 +87,14 @@ pub fn reply<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     hook: Hook,
 ) -> Result<Outcome, DropReason> {
     reply::remote::<A, P, T>(packet, tables, hook)
+}
+
+/// The only part of [`egress`]: restores the VIP in a packet that this node's stack sends, if it is a reply of a server that
+/// lives here.
+#[inline(always)]
+pub fn local_reply<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Outcome, DropReason> {
+    reply::local::<A, P, T>(packet, tables)
 }

@@ -1,12 +1,9 @@
 //! The way back: packets of servers whose source must become the VIP again.
 
-use crate::balance::{self, address, server_of};
-use crate::flow;
 use crate::headers::{ETHERNET, Ip, Tuple, same_address};
-use crate::{FamilyTables, Hook, Outcome, Packet, Route, Tables, rewrite};
-use sluice_abi::{
-    DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FlowData, FullNatKey, Path, Stat,
-};
+use crate::server::{address, server_of};
+use crate::{FamilyTables, Hook, Outcome, Packet, Route, Tables, flow, fullnat, marker, rewrite};
+use sluice_abi::{DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, Path, Stat};
 
 /// A reply that reaches the director from outside.
 #[inline(always)]
@@ -24,13 +21,13 @@ pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     tuple.forget_constants(tables);
     let mut way = WayBack::unknown(&tuple);
     if is_fullnat_port(tuple.destination_port) {
-        fullnat(tables, &tuple, &mut way);
+        claimed(tables, &tuple, &mut way);
     }
     if way.server == 0 {
         way_back(tables, &tuple, &mut way, false);
     }
     if way.server == 0 {
-        return balance::not_a_service::<A, P, T>(packet, tables, &ip);
+        return marker::not_a_service::<A, P, T>(packet, tables, &ip);
     }
     if ETHERNET + usize::from(ip.length) > packet.length() {
         return Err(DropReason::Truncated);
@@ -109,7 +106,7 @@ impl<const A: usize> WayBack<A> {
 }
 
 /// Finds the flow that a packet from a backend's endpoint answers, and brings both its entries up to date. A function of
-/// its own, as `balance::choose`.
+/// its own, as the steps of [`crate::balance`].
 #[inline(never)]
 fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
@@ -150,38 +147,14 @@ fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
 
 /// Finds the flow that claimed the port which a reply comes to.
 #[inline(never)]
-fn fullnat<const A: usize, T: Tables + FamilyTables<A>>(
+fn claimed<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
     way: &mut WayBack<A>,
 ) {
-    let key = FullNatKey {
-        server: tuple.source,
-        own: tuple.destination,
-        server_port: tuple.source_port,
-        own_port: tuple.destination_port,
-        protocol: tuple.protocol,
-        pad: [0; 3],
-    };
-    let Some(claim) = tables.fullnat(&key) else {
+    let Some(claim) = fullnat::answered(tables, tuple) else {
         return;
     };
-    let Some(state) = claim.data.state() else {
-        return;
-    };
-    if !flow::is_half_open(state) {
-        let (old, now) = (claim.data, flow::now(tables));
-        let next = flow::next_state(state, tuple.protocol, tuple.flags);
-        let data = FlowData::new(old.server(), old.epoch(), next, now, old.port());
-        if data != old {
-            tables.fullnat_touch(&key, data);
-            if let Some(server) = server_of(tables, data) {
-                let service = server.record.service;
-                let forward = flow::key(tables, &claim.client, claim.client_port, service);
-                flow::keep_alive(tables, &forward, data, now);
-            }
-        }
-    }
     way.vip = claim.vip;
     way.vip_port = claim.vip_port;
     way.client = claim.client;

@@ -72,28 +72,13 @@ pub trait FamilyTables<const A: usize> {
     fn fullnat_claim(&self, key: &FullNatKey<A>, value: &FullNatValue<A>) -> bool;
     /// Replaces the `data` word of a claim.
     fn fullnat_touch(&self, key: &FullNatKey<A>, data: FlowData);
-    /// The live entry of a flow: [`crate::find_words`]. This and the two below are methods, so that programs can make them
-    /// functions which the verifier checks once and not once for each way that leads there.
-    fn find_flow(&self, words: [u64; 3], now: u16) -> u64
-    where
-        Self: Tables + Sized,
-    {
-        crate::find_words::<A, Self>(self, words, now)
-    }
-    /// Changes or removes a flow's entry: [`crate::change_words`].
-    fn change_flow(&self, words: [u64; 3], found: u64, data: FlowData)
-    where
-        Self: Tables + Sized,
-    {
-        crate::change_words::<A, Self>(self, words, found, data);
-    }
-    /// Puts a flow into one of the flow tables: [`crate::insert_words`].
-    fn insert_flow(&self, words: [u64; 3], data: FlowData, now: u16, half_open: bool) -> bool
-    where
-        Self: Tables + Sized,
-    {
-        crate::insert_words::<A, Self>(self, words, data, now, half_open)
-    }
+    /// The live entry of a flow: `find_words`. This and the two below are methods, so that programs can make them functions
+    /// which the verifier checks once and not once for each way that leads there.
+    fn find_flow(&self, words: [u64; 3], now: u16) -> u64;
+    /// Changes or removes a flow's entry: `change_words`.
+    fn change_flow(&self, words: [u64; 3], found: u64, data: FlowData);
+    /// Puts a flow into one of the flow tables: `insert_words`.
+    fn insert_flow(&self, words: [u64; 3], data: FlowData, now: u16, half_open: bool) -> bool;
     /// The kernel's route from `source` to `destination`.
     fn route(&self, packet_ifindex: u32, source: &[u8; A], destination: &[u8; A]) -> Route;
 }

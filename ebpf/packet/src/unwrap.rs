@@ -1,10 +1,9 @@
 //! The RS side of TUN: takes a packet out of its tunnel and turns the VIP into the server's address, before the stack.
 
-use crate::balance::{self, server, server_of};
-use crate::flow;
 use crate::headers::{ETHERNET, Ip, Tuple, ip_header};
-use crate::{FamilyTables, Outcome, Packet, Tables, rewrite};
-use sluice_abi::{DropReason, FlowData, FlowState, LocalKey, Path, Stat};
+use crate::server::{address, server, server_of};
+use crate::{FamilyTables, Outcome, Packet, Tables, flow, marker, rewrite};
+use sluice_abi::{DropReason, FlowData, LocalKey, Path, Stat};
 
 /// Congestion experienced, in the ECN field (RFC 3168).
 const CE: u8 = 3;
@@ -27,11 +26,11 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         return Ok(Outcome::PASS);
     };
     let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
-        return balance::not_transport::<A, P, T>(packet, tables, &ip);
+        return marker::not_transport::<A, P, T>(packet, tables, &ip);
     };
     tuple.forget_constants(tables);
     let Some(vip) = tables.vip(&tuple.destination_endpoint()) else {
-        return balance::not_a_service::<A, P, T>(packet, tables, &ip);
+        return marker::not_a_service::<A, P, T>(packet, tables, &ip);
     };
     let Some(own) = outer.destination(packet) else {
         return Ok(Outcome::PASS);
@@ -60,7 +59,7 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         packet,
         &ip,
         &tuple,
-        balance::address(&server.record.addr),
+        address(&server.record.addr),
         server.record.port,
     )?;
     tables.stat(Stat::Unwrapped);
@@ -68,7 +67,7 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     Ok(Outcome::UP)
 }
 
-/// Records the way back of the packet's flow, or brings it up to date. A function of its own, as `balance::choose`.
+/// Records the way back of the packet's flow, or brings it up to date. A function of its own, as the steps of [`crate::balance`].
 #[inline(never)]
 fn remember<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
@@ -99,11 +98,7 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
         }
         flow::remove(tables, &found, &key);
     }
-    let state = if tuple.opens() {
-        FlowState::Syn
-    } else {
-        FlowState::Unconfirmed
-    };
+    let state = flow::first_state(tuple);
     flow::begin(
         tables,
         &key,

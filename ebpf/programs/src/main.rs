@@ -21,29 +21,29 @@ use aya_ebpf::{
 };
 use context::{Skb, XdpFrame};
 use sluice_abi::DropReason;
-use sluice_packet::{Action, Hook, Outcome, Packet, egress_family, forward, reply, unwrap};
+use sluice_packet::{
+    Action, Egress, Hook, Ingress, Outcome, Step, dispatch_egress, dispatch_ingress, ethertype,
+    forward, local_reply, reply, unwrap,
+};
 use tables::Maps;
-
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
-const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// Asks for the part of the decision that unwraps; no action of XDP or tc.
 const UNWRAP: u32 = 0x100;
 /// Asks for the part of the decision on replies.
 const REPLY: u32 = 0x101;
 
-/// The parts of the decision for one family, each a function of its own: the verifier allows 512 bytes of stack for a
-/// chain of calls.
-macro_rules! parts {
-    ($packet:ty, $action:ident, $hook:expr, $a:literal, $all:ident, $forward:ident, $unwrap:ident, $reply:ident) => {
-        #[inline(always)]
-        fn $all(packet: &mut $packet) -> u32 {
-            match $forward(packet) {
-                UNWRAP => $unwrap(packet),
-                REPLY => $reply(packet),
-                action => action,
-            }
-        }
+/// The parts of the decision on a hook's packets of one family, each a function of its own: the verifier allows 512 bytes
+/// of stack for a chain of calls.
+macro_rules! ingress {
+    (
+        packet: $packet:ty,
+        hook: $hook:expr,
+        address: $a:literal,
+        action: $action:ident,
+        forward: $forward:ident,
+        unwrap: $unwrap:ident,
+        reply: $reply:ident $(,)?
+    ) => {
         #[inline(never)]
         fn $forward(packet: &mut $packet) -> u32 {
             let decided = forward::<$a, _, _>(packet, &Maps::new(packet.context()), $hook);
@@ -59,92 +59,108 @@ macro_rules! parts {
             let decided = reply::<$a, _, _>(packet, &Maps::new(packet.context()), $hook);
             $action(decided, packet.unknown_zero())
         }
+        impl Ingress<$a> for $packet {
+            type Done = u32;
+
+            #[inline(always)]
+            fn forward(&mut self) -> Step<u32> {
+                match $forward(self) {
+                    UNWRAP => Step::Unwrap,
+                    REPLY => Step::Reply,
+                    action => Step::Done(action),
+                }
+            }
+            #[inline(always)]
+            fn unwrap(&mut self) -> u32 {
+                $unwrap(self)
+            }
+            #[inline(always)]
+            fn reply(&mut self) -> u32 {
+                $reply(self)
+            }
+        }
     };
 }
-parts!(
-    XdpFrame,
-    xdp_action,
-    Hook::Xdp,
-    4,
-    xdp_ipv4,
-    xdp_forward4,
-    xdp_unwrap4,
-    xdp_reply4
-);
-parts!(
-    XdpFrame,
-    xdp_action,
-    Hook::Xdp,
-    16,
-    xdp_ipv6,
-    xdp_forward6,
-    xdp_unwrap6,
-    xdp_reply6
-);
-parts!(
-    Skb,
-    tc_action,
-    Hook::Tc,
-    4,
-    tc_ipv4,
-    tc_forward4,
-    tc_unwrap4,
-    tc_reply4
-);
-parts!(
-    Skb,
-    tc_action,
-    Hook::Tc,
-    16,
-    tc_ipv6,
-    tc_forward6,
-    tc_unwrap6,
-    tc_reply6
-);
+ingress! {
+    packet: XdpFrame,
+    hook: Hook::Xdp,
+    address: 4,
+    action: xdp_action,
+    forward: xdp_forward4,
+    unwrap: xdp_unwrap4,
+    reply: xdp_reply4,
+}
+ingress! {
+    packet: XdpFrame,
+    hook: Hook::Xdp,
+    address: 16,
+    action: xdp_action,
+    forward: xdp_forward6,
+    unwrap: xdp_unwrap6,
+    reply: xdp_reply6,
+}
+ingress! {
+    packet: Skb,
+    hook: Hook::Tc,
+    address: 4,
+    action: tc_action,
+    forward: tc_forward4,
+    unwrap: tc_unwrap4,
+    reply: tc_reply4,
+}
+ingress! {
+    packet: Skb,
+    hook: Hook::Tc,
+    address: 16,
+    action: tc_action,
+    forward: tc_forward6,
+    unwrap: tc_unwrap6,
+    reply: tc_reply6,
+}
+
+/// As `ingress`, for packets that this node's stack sends.
+macro_rules! egress {
+    (address: $a:literal, local_reply: $local_reply:ident $(,)?) => {
+        #[inline(never)]
+        fn $local_reply(skb: &mut Skb) -> u32 {
+            let decided = local_reply::<$a, _, _>(skb, &Maps::new(skb.context()));
+            tc_action(decided, skb.unknown_zero())
+        }
+        impl Egress<$a> for Skb {
+            type Done = u32;
+
+            #[inline(always)]
+            fn local_reply(&mut self) -> u32 {
+                $local_reply(self)
+            }
+        }
+    };
+}
+egress! { address: 4, local_reply: egress_ipv4 }
+egress! { address: 16, local_reply: egress_ipv6 }
 
 /// Balances packets to VIPs, unwraps tunnelled ones, and returns replies to clients.
 #[xdp]
 pub fn sluice_xdp(context: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(context);
-    match frame.get::<2>(12) {
-        Some(&ETHERTYPE_IPV4) => xdp_ipv4(&mut frame),
-        Some(&ETHERTYPE_IPV6) => xdp_ipv6(&mut frame),
-        _ => xdp_action::XDP_PASS,
-    }
+    let ethertype = ethertype(&frame);
+    dispatch_ingress(&mut frame, ethertype).unwrap_or(xdp_action::XDP_PASS)
 }
 
 /// What XDP cannot deliver: servers behind a bridge or overlay, and their replies.
 #[classifier]
 pub fn sluice_ingress(context: TcContext) -> i32 {
     let mut skb = Skb::new(context);
-    match skb.get::<2>(12) {
-        Some(&ETHERTYPE_IPV4) => tc_ipv4(&mut skb) as i32,
-        Some(&ETHERTYPE_IPV6) => tc_ipv6(&mut skb) as i32,
-        _ => TC_ACT_OK,
-    }
+    let ethertype = ethertype(&skb);
+    dispatch_ingress(&mut skb, ethertype).unwrap_or(TC_ACT_OK as u32) as i32
 }
 
 /// Replies of servers that live on this node.
 #[classifier]
 pub fn sluice_egress(context: TcContext) -> i32 {
     let mut skb = Skb::new(context);
-    match skb.get::<2>(12) {
-        Some(&ETHERTYPE_IPV4) => egress_ipv4(&mut skb) as i32,
-        Some(&ETHERTYPE_IPV6) => egress_ipv6(&mut skb) as i32,
-        _ => TC_ACT_OK,
-    }
-}
-
-#[inline(never)]
-fn egress_ipv4(skb: &mut Skb) -> u32 {
-    let decided = egress_family::<4, _, _>(skb, &Maps::new(skb.context()));
-    tc_action(decided, skb.unknown_zero())
-}
-
-#[inline(never)]
-fn egress_ipv6(skb: &mut Skb) -> u32 {
-    let decided = egress_family::<16, _, _>(skb, &Maps::new(skb.context()));
-    tc_action(decided, skb.unknown_zero())
+    let ethertype = ethertype(&skb);
+    dispatch_egress(&mut skb, ethertype).unwrap_or(TC_ACT_OK as u32) as i32
 }
 
 const TX: u32 = Action::Tx as u32;

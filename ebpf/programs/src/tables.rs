@@ -87,8 +87,20 @@ fn used(mut argument: u64) -> u64 {
 }
 
 macro_rules! family {
-    ($a:literal, $words:literal, $vips:ident, $backends:ident, $locals:ident, $flows:ident, $flows_mask:ident,
-     $half:ident, $half_mask:ident, $fullnat:ident, $route:ident, $insert:ident, $find:ident, $change:ident) => {
+    (
+        address: $a:literal,
+        bucket_words: $words:literal,
+        vips: $vips:ident,
+        backends: $backends:ident,
+        locals: $locals:ident,
+        flows: $flows:ident masked by $flows_mask:ident,
+        half_open: $half:ident masked by $half_mask:ident,
+        fullnat: $fullnat:ident,
+        route: $route:ident,
+        find: $find:ident,
+        change: $change:ident,
+        insert: $insert:ident $(,)?
+    ) => {
         // Global functions: the verifier checks them once, for any arguments.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -205,38 +217,34 @@ macro_rules! family {
         }
     };
 }
-family!(
-    4,
-    8,
-    VIPS4,
-    BACKENDS4,
-    LOCALS4,
-    FLOWS4,
-    FLOWS4_MASK,
-    HALF4,
-    HALF4_MASK,
-    FULLNAT4,
-    route_ipv4,
-    insert_flow4,
-    find_flow4,
-    change_flow4
-);
-family!(
-    16,
-    16,
-    VIPS6,
-    BACKENDS6,
-    LOCALS6,
-    FLOWS6,
-    FLOWS6_MASK,
-    HALF6,
-    HALF6_MASK,
-    FULLNAT6,
-    route_ipv6,
-    insert_flow6,
-    find_flow6,
-    change_flow6
-);
+family! {
+    address: 4,
+    bucket_words: 8,
+    vips: VIPS4,
+    backends: BACKENDS4,
+    locals: LOCALS4,
+    flows: FLOWS4 masked by FLOWS4_MASK,
+    half_open: HALF4 masked by HALF4_MASK,
+    fullnat: FULLNAT4,
+    route: route_ipv4,
+    find: find_flow4,
+    change: change_flow4,
+    insert: insert_flow4,
+}
+family! {
+    address: 16,
+    bucket_words: 16,
+    vips: VIPS6,
+    backends: BACKENDS6,
+    locals: LOCALS6,
+    flows: FLOWS6 masked by FLOWS6_MASK,
+    half_open: HALF6 masked by HALF6_MASK,
+    fullnat: FULLNAT6,
+    route: route_ipv6,
+    find: find_flow6,
+    change: change_flow6,
+    insert: insert_flow6,
+}
 
 impl Tables for Maps {
     #[inline(always)]

@@ -397,6 +397,21 @@ macro_rules! family {
                     value.data = data;
                 }
             }
+            fn find_flow(&self, words: [u64; 3], now: u16) -> u64 {
+                sluice_packet::find_words::<$a, _>(self, words, now)
+            }
+            fn change_flow(&self, words: [u64; 3], found: u64, data: FlowData) {
+                sluice_packet::change_words::<$a, _>(self, words, found, data);
+            }
+            fn insert_flow(
+                &self,
+                words: [u64; 3],
+                data: FlowData,
+                now: u16,
+                half_open: bool,
+            ) -> bool {
+                sluice_packet::insert_words::<$a, _>(self, words, data, now, half_open)
+            }
             fn route(&self, _: u32, _: &[u8; $a], destination: &[u8; $a]) -> Route {
                 let routes = &self.$family.setup.routes;
                 routes.get(destination).copied().unwrap_or(Route::None)

@@ -1,0 +1,28 @@
+//! The first part of the decision: whose packet it is.
+
+use crate::headers::{ETHERNET, Ip, Tuple};
+use crate::{FamilyTables, Hook, Outcome, Packet, Tables, balance, marker};
+use sluice_abi::DropReason;
+
+/// Sends a packet to a virtual server on its way. [`crate::Action::Unwrap`] and [`crate::Action::Reply`] ask for the part
+/// of that name.
+#[inline(always)]
+pub(crate) fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Result<Outcome, DropReason> {
+    let Some(ip) = Ip::<A>::parse(packet, ETHERNET) else {
+        return Ok(Outcome::PASS);
+    };
+    if ip.is_tunnel() {
+        return Ok(Outcome::UNWRAP);
+    }
+    let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
+        return marker::not_transport::<A, P, T>(packet, tables, &ip);
+    };
+    match tables.vip(&tuple.destination_endpoint()) {
+        Some(vip) => balance::balance::<A, P, T>(packet, tables, hook, &ip, &mut tuple, vip),
+        None => Ok(Outcome::REPLY),
+    }
+}

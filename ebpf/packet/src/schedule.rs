@@ -1,0 +1,92 @@
+//! The server of a new flow, by the scheduler of its virtual server: today the pool by its share, then the pool's ring.
+
+use crate::choice::{Choice, is_for};
+use crate::headers::Tuple;
+use crate::server::{Server, server, server_of};
+use crate::{FamilyTables, Tables, flow, hash};
+use sluice_abi::{DropReason, Head, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Path, RingWord};
+
+/// Servers that a new flow tries when its client's port is in use towards the first ones.
+const CANDIDATES: u32 = 4;
+
+/// Chooses a server for a new flow: the pool by its share, then a server from the pool's ring. `server` stays 0 if
+/// another hook delivers.
+#[inline(never)]
+pub(crate) fn schedule<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    choice: &mut Choice,
+) -> Result<(), DropReason> {
+    let head = tables.head(choice.head).ok_or(DropReason::BadTable)?;
+    let mut hash = hash::flow(&tuple.source, tuple.source_port, head.seed);
+    let ring = pool_ring(tables, head, tuple, hash)?;
+    let mut candidate = 0;
+    while candidate < CANDIDATES {
+        let slot = ring
+            .offset()
+            .wrapping_add(hash as u32 & ring.slots().wrapping_sub(1));
+        let id = tables
+            .ring_slot(slot)
+            .filter(|&id| id != 0)
+            .ok_or(DropReason::NoServer)?;
+        let server = server(tables, id).ok_or(DropReason::ServerGone)?;
+        if matches!(server.word.path(), Path::Unresolved) {
+            return Err(DropReason::NextHopUnresolved);
+        }
+        if !is_for(server.word.path(), choice.hook) {
+            return Ok(());
+        }
+        if server.record.backend == 0 || way_back_is_free(tables, &server, tuple, choice.now) {
+            choice.server = id;
+            return Ok(());
+        }
+        hash = hash::next(hash);
+        candidate += 1;
+    }
+    Err(DropReason::PortInUse)
+}
+
+#[inline(always)]
+fn pool_ring<const A: usize, T: Tables>(
+    tables: &T,
+    head: &Head,
+    tuple: &Tuple<A>,
+    hash: u64,
+) -> Result<RingWord, DropReason> {
+    let share = if head.flags & POOL_BY_CLIENT_ADDRESS != 0 {
+        hash::client(&tuple.source, head.seed)
+    } else {
+        hash::pool(hash)
+    };
+    let mut i = 0;
+    while i < MAX_POOLS {
+        let pool = &head.pools[i];
+        if share < pool.threshold {
+            return tables
+                .ring(pool.ring)
+                .filter(|ring| ring.present())
+                .ok_or(DropReason::NoServer);
+        }
+        i += 1;
+    }
+    Err(DropReason::NoServer)
+}
+
+/// Whether replies of this server to this client's port would belong to this flow alone.
+#[inline(always)]
+fn way_back_is_free<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    server: &Server<'_>,
+    tuple: &Tuple<A>,
+    now: u16,
+) -> bool {
+    let back = flow::key(
+        tables,
+        &tuple.source,
+        tuple.source_port,
+        server.record.backend,
+    );
+    flow::find(tables, &back, now).is_none_or(|found| {
+        found.data.server() == server.id || server_of(tables, found.data).is_none()
+    })
+}

@@ -1,0 +1,45 @@
+//! A server by its id: the word and the record.
+
+use crate::Tables;
+use sluice_abi::{FlowData, ForwardingMode, Path, ServerRecord, ServerWord};
+
+/// A server and what is known of it.
+pub(crate) struct Server<'a> {
+    pub(crate) id: u32,
+    pub(crate) word: ServerWord,
+    pub(crate) record: &'a ServerRecord,
+}
+
+impl Server<'_> {
+    #[inline(always)]
+    pub(crate) fn is_fullnat(&self) -> bool {
+        self.record.mode == ForwardingMode::FullNat as u8
+            && !matches!(self.word.path(), Path::Local)
+    }
+}
+
+/// The server with this id; `None` if the id is not in use.
+#[inline(always)]
+pub(crate) fn server<T: Tables>(tables: &T, id: u32) -> Option<Server<'_>> {
+    let word = tables.server(id)?;
+    if !word.present() {
+        return None;
+    }
+    Some(Server {
+        id,
+        word,
+        record: tables.record(word.slot())?,
+    })
+}
+
+/// The server that a flow entry names; `None` if the id has been given to another server since.
+#[inline(always)]
+pub(crate) fn server_of<T: Tables>(tables: &T, data: FlowData) -> Option<Server<'_>> {
+    server(tables, data.server()).filter(|server| server.word.epoch() == data.epoch())
+}
+
+/// The first `A` bytes of an address field.
+#[inline(always)]
+pub(crate) fn address<const A: usize>(field: &[u8; 16]) -> &[u8; A] {
+    field.first_chunk::<A>().unwrap_or(&[0; A])
+}
