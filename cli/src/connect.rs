@@ -3,12 +3,12 @@
 use std::future::Future;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use anyhow::anyhow;
 use kube::{Api, Client};
 use sluice_api::{RolloutPolicy, VirtualServer};
+use sluice_kube::connect::{Choice, ConnectError, Connection};
 
-use crate::args::Connection;
+use crate::args;
 use crate::problem::{Access, Problem};
 
 /// A connection and what its flags say.
@@ -25,58 +25,28 @@ pub struct Cluster {
 const REMEDY: &str = "give --kubeconfig, set KUBECONFIG, or put a configuration at ~/.kube/config";
 
 /// Reads the configuration as kubectl does. Nothing is sent yet.
-pub async fn connect(flags: &Connection) -> anyhow::Result<Cluster> {
-    let mut config = config(flags).await?;
-    if !flags.request_timeout.is_zero() {
-        config.connect_timeout = Some(flags.request_timeout);
-    }
+pub async fn connect(flags: &args::Connection) -> anyhow::Result<Cluster> {
+    let choice = Choice {
+        kubeconfig: flags.kubeconfig.as_deref(),
+        context: flags.context.as_deref(),
+    };
+    let mut found = Connection::find(choice)
+        .await
+        .map_err(|error| match error {
+            ConnectError::Nothing { .. } => anyhow!("no cluster configuration: {error}; {REMEDY}"),
+            other => other.into(),
+        })?;
+    let limit = flags.request_timeout;
+    found.config.connect_timeout = (!limit.is_zero()).then_some(limit);
     let namespace = flags
         .namespace
         .clone()
-        .unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config).context("cannot use the cluster configuration")?;
+        .unwrap_or_else(|| found.config.default_namespace.clone());
     Ok(Cluster {
-        client,
+        client: found.client()?,
         namespace,
-        request_timeout: flags.request_timeout,
+        request_timeout: limit,
     })
-}
-
-/// The client's error has its causes in its own text.
-fn none(error: &KubeconfigError) -> anyhow::Error {
-    anyhow!("no cluster configuration: {error}; {REMEDY}")
-}
-
-async fn config(flags: &Connection) -> anyhow::Result<Config> {
-    let given = flags.kubeconfig.is_some() || flags.context.is_some();
-    let file = match &flags.kubeconfig {
-        Some(path) => Kubeconfig::read_from(path).map_err(|error| none(&error))?,
-        None => match Kubeconfig::read() {
-            Ok(file) => file,
-            Err(error) => {
-                if !given && let Ok(config) = Config::incluster() {
-                    return Ok(config);
-                }
-                return Err(none(&error));
-            }
-        },
-    };
-    let contexts: Vec<String> = file.contexts.iter().map(|c| c.name.clone()).collect();
-    if let Some(context) = &flags.context
-        && !contexts.contains(context)
-    {
-        bail!(
-            "the configuration has no context {context}; it has {}",
-            crate::problem::names(&contexts)
-        );
-    }
-    let options = KubeConfigOptions {
-        context: flags.context.clone(),
-        ..KubeConfigOptions::default()
-    };
-    Config::from_custom_kubeconfig(file, &options)
-        .await
-        .context("cannot use the cluster configuration: choose a context with --context")
 }
 
 impl Cluster {

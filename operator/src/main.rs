@@ -134,7 +134,7 @@ async fn execute(arguments: &Arguments) -> Result<()> {
 }
 
 async fn detach(kubeconfig: Option<&Path>, wait: Duration) -> Result<()> {
-    let client = kube::connect(kubeconfig).await?;
+    let (client, _) = kube::connect(kubeconfig, None).await?;
     let silent = kube::detach::detach_all(client, wait).await?;
     if silent.is_empty() {
         info!("all nodes have detached");
@@ -171,9 +171,7 @@ async fn work(
     if let Some(path) = &options.dir {
         return standalone(path, metrics, stop).await;
     }
-    let client = kube::connect(kubeconfig).await?;
-    let namespace = options.namespace.clone();
-    let namespace = namespace.unwrap_or_else(kube::own_namespace);
+    let (client, namespace) = kube::connect(kubeconfig, options.namespace.as_deref()).await?;
     info!(namespace, "started");
     kube::run(client, &namespace, Arc::clone(metrics), stop.wait()).await?;
     info!("stopped");

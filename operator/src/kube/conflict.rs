@@ -1,6 +1,7 @@
 //! Why the API server did not take a write, and what follows from it.
 
 use kube::core::Status;
+use sluice_kube::error::text;
 
 /// A write that was not taken.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
@@ -80,20 +81,6 @@ impl WriteError {
             _ => Self::Failed(status.message.clone()),
         }
     }
-}
-
-/// An error with its causes.
-pub(super) fn text(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let further = error.to_string();
-        if !text.contains(&further) {
-            text = format!("{text}: {further}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -14,9 +14,9 @@ use super::facts::SliceFacts;
 use super::index::{Index, of_namespace};
 use super::patience::Patience;
 use super::slices::{MAX_POOL_PODS, Plan, Wanted, name_prefix, plan};
-use super::store::{Item, Stamp};
 use super::writer::Writer;
 use crate::core::Node;
+use sluice_kube::{Item, Stamp};
 
 /// Writes at once.
 const AT_ONCE: usize = 8;

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use sluice_api::{POOL_LABEL, Time, parse_ip};
+use sluice_api::{POOL_LABEL, parse_ip};
 use sluice_planner::Slice;
 
 use super::slices::{MANAGED_BY, MANAGED_BY_LABEL, NAME_MARK};
@@ -80,27 +79,6 @@ impl PodFacts {
             terminating: pod.metadata.deletion_timestamp.is_some(),
             done: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             ports,
-        }
-    }
-}
-
-/// What is kept of a node's Lease.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct LeaseFacts {
-    /// When its agent last renewed it, by the node's clock.
-    pub(super) renewed: Option<Time>,
-    /// When it was last written, in seconds by the API server's clock.
-    pub(super) written: Option<i64>,
-}
-
-impl LeaseFacts {
-    pub(super) fn of(lease: Lease) -> Self {
-        let renewed = lease.spec.and_then(|spec| spec.renew_time);
-        let managers = lease.metadata.managed_fields.unwrap_or_default();
-        let written = managers.iter().filter_map(|entry| entry.time.as_ref());
-        Self {
-            renewed: renewed.map(|time| Time(time.0)),
-            written: written.map(|time| time.0.as_second()).max(),
         }
     }
 }

@@ -8,12 +8,14 @@ use sluice_api::{
     DecidedEndpoints, EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool,
     RealServerPoolStatus, RolloutPolicy, VirtualServer, pool_label,
 };
+use sluice_kube::Item;
+use sluice_kube::lease::LeaseFacts;
 use sluice_planner::Slice;
 use tracing::{info, warn};
 
-use super::facts::{LeaseFacts, PodFacts, SliceFacts};
+use super::facts::{PodFacts, SliceFacts};
 use super::memory::Memory;
-use super::store::{Change, Delta, Item, Stamp, Store, Unreadable};
+use super::store::{Change, Delta, Store, Unreadable};
 use super::watch::{Message, Watched};
 use crate::core::{Cluster, Liveness, Node, Outcome, World};
 use crate::managed::Managed;
@@ -392,9 +394,5 @@ pub(super) fn of_namespace<'a, T>(
 /// An object that the API server answered with.
 pub(super) fn answered<K: Resource<DynamicType = ()>>(mut object: K) -> Item<K> {
     object.meta_mut().managed_fields = None;
-    Item {
-        key: ObjectKey::of(&object),
-        stamp: Stamp::of(object.meta()),
-        content: Ok(object),
-    }
+    Item::of(object, Ok)
 }

@@ -9,8 +9,9 @@ use sluice_api::{ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
 
 use super::events::{self, About, News};
 use super::index::Index;
-use super::store::{Delta, Stamp, Store};
+use super::store::{Delta, Store};
 use crate::managed::Managed;
+use sluice_kube::Stamp;
 
 /// A kind whose status is written here.
 pub(super) trait Kept:

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use sluice_api::{ConditionType, LoadBalancerNode, ObjectKey, Time, find_condition, node_lease};
+use sluice_kube::Item;
+use sluice_kube::lease::LeaseFacts;
 use tracing::{debug, info, warn};
 
-use super::facts::LeaseFacts;
 use super::index::Index;
-use super::store::{Delta, Item};
+use super::store::Delta;
 use super::watch::Watched;
 use crate::core::Node;
 

@@ -22,10 +22,10 @@ use super::kept::Kept;
 use super::order::{acknowledged, changed_decisions, needed, targets};
 use super::patience::Patience;
 use super::slices::name_prefix;
-use super::store::{Item, Stamp};
 use super::writer::Writer;
 use crate::core::Outcome;
 use crate::managed::tell;
+use sluice_kube::{Item, Stamp};
 
 /// After this time a round looks at the news again, with what is left to be written.
 const BUDGET: Duration = Duration::from_secs(1);

@@ -6,37 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sluice_api::ObjectKey;
+use sluice_kube::{Item, Stamp};
 
 /// What was made is waited for in the watch for so long.
 const ECHO: Duration = Duration::from_secs(2);
-
-/// An object as it came.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct Item<T> {
-    pub(super) key: ObjectKey,
-    pub(super) stamp: Stamp,
-    /// What it says, or why it cannot be read.
-    pub(super) content: Result<T, String>,
-}
-
-/// Which object it is, and which version of it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Stamp {
-    pub(super) uid: String,
-    pub(super) version: u64,
-}
-
-impl Stamp {
-    pub(super) fn of(meta: &ObjectMeta) -> Self {
-        let version = meta.resource_version.as_deref().unwrap_or_default();
-        Self {
-            uid: meta.uid.clone().unwrap_or_default(),
-            version: version.parse().unwrap_or_default(),
-        }
-    }
-}
 
 /// What a watch tells.
 #[derive(Clone, PartialEq, Debug)]

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sluice_api::{LoadBalancerNode, ObjectKey, RealServerPool, Time, VirtualServer};
+use sluice_kube::lease::LeaseFacts;
+use sluice_kube::{Item, Stamp};
 
 use super::endpoints::of_pool;
-use super::facts::{LeaseFacts, PodFacts, SliceFacts};
+use super::facts::{PodFacts, SliceFacts};
 use super::index::Index;
-use super::store::{Change, Delta, Item, Stamp, Store};
+use super::store::{Change, Delta, Store};
 use super::watch::{Message, Watched};
 use crate::core::{Node, reconcile};
 

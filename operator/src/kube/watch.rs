@@ -17,12 +17,14 @@ use serde::de::DeserializeOwned;
 use sluice_api::{
     LoadBalancerNode, NODE_LABEL, ObjectKey, RealServerPool, RolloutPolicy, VirtualServer, parse_ip,
 };
+use sluice_kube::error::text;
+use sluice_kube::lease::LeaseFacts;
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
 
-use super::conflict::text;
-use super::facts::{LeaseFacts, PodFacts, SliceFacts};
-use super::store::{Delta, Item, Stamp};
+use super::facts::{PodFacts, SliceFacts};
+use super::store::Delta;
+use sluice_kube::{Item, Stamp};
 
 /// A watch is begun anew after this time at the latest; the connection is given up a little later. So a connection that died
 /// in silence is noticed.
@@ -232,15 +234,9 @@ fn map<K, T>(event: Event<K>, item: impl Fn(K) -> Item<T>) -> Delta<T> {
 
 /// One object that cannot be decoded does not end the watch.
 fn guarded<K: Resource, T>(guard: DeserializeGuard<K>, keep: fn(K) -> T) -> Item<T> {
-    let meta = guard.meta();
-    Item {
-        key: ObjectKey::new(
-            meta.namespace.clone().unwrap_or_default(),
-            meta.name.clone().unwrap_or_default(),
-        ),
-        stamp: Stamp::of(meta),
-        content: guard.0.map(keep).map_err(|invalid| invalid.error),
-    }
+    Item::of(guard, |guard| {
+        guard.0.map(keep).map_err(|invalid| invalid.error)
+    })
 }
 
 /// The addresses that a Service has in the cluster; none if it is headless.

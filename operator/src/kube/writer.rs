@@ -4,27 +4,24 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use sluice_api::{API_VERSION, NODE_LABEL, OPERATOR_MANAGER, ObjectKey};
+use sluice_api::{API_VERSION, OPERATOR_MANAGER, ObjectKey};
+use sluice_kube::lease::{self, LeaseFacts};
+use sluice_kube::{Item, Stamp};
 use tokio::time::timeout;
 
-use super::conflict::{WriteError, text};
-use super::facts::LeaseFacts;
+use super::conflict::WriteError;
 use super::index::answered;
-use super::store::{Item, Stamp};
 use crate::managed::Managed;
 use crate::metrics::{Metrics, WriteLabels};
 
 /// How long an answer is waited for.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// And to a question.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
 pub(super) struct Writer {
@@ -94,17 +91,9 @@ impl Writer {
 
     /// Reads the Leases of the nodes' agents past the watch.
     pub(super) async fn leases(&self, namespace: &str) -> Result<Vec<Item<LeaseFacts>>, String> {
-        let api = Api::<Lease>::namespaced(self.client.clone(), namespace);
-        let parameters = ListParams::default().labels(NODE_LABEL);
-        let leases = match timeout(PATIENCE, api.list(&parameters)).await {
-            Ok(answer) => answer.map_err(|error| text(&error))?,
-            Err(_) => return Err(format!("no answer within {} s", PATIENCE.as_secs())),
-        };
-        let item = |lease: Lease| Item {
-            key: ObjectKey::of(&lease),
-            stamp: Stamp::of(&lease.metadata),
-            content: Ok(LeaseFacts::of(lease)),
-        };
+        let leases = lease::list(&self.client, namespace).await;
+        let leases = leases.map_err(|error| error.to_string())?;
+        let item = |lease| Item::of(lease, |lease| Ok(LeaseFacts::of(lease)));
         Ok(leases.into_iter().map(item).collect())
     }
 

@@ -6,16 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::jiff::Timestamp;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use serde_json::{Value, json};
-use sluice_api::{AGENT_MANAGER, MAX_LABEL_LENGTH, NODE_LABEL, NODE_SILENT_SECONDS, node_lease};
+use sluice_kube::identity::Position;
+use sluice_kube::lease;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::info;
 
-use super::{Error, Kube, within};
+use super::Kube;
 use crate::source::SourceState;
 use crate::state::State;
 
@@ -25,9 +21,6 @@ const PERIOD: Duration = Duration::from_secs(5);
 const STUCK: Duration = Duration::from_secs(10);
 /// The name in metrics and messages.
 const NAME: &str = "Lease";
-
-/// Where a Lease stood: its uid and resource version.
-type Position = (String, Option<u128>);
 
 /// Renews the Lease until the node is detached and says so.
 pub(super) async fn run(server: Kube, state: Arc<State>) {
@@ -54,17 +47,14 @@ pub(super) async fn run(server: Kube, state: Arc<State>) {
         if !state.turned_within(STUCK) {
             continue;
         }
-        let renewed = renew(&server).await;
+        let renewed = lease::renew(&server.client, &server.namespace, &server.node).await;
         let source = &server.source;
         let (successes, failures) = (&source.lease_renewals, &source.lease_failures);
         SourceState::count(successes, failures, renewed.is_ok());
         match renewed {
             Ok(position) => {
                 server.works(NAME);
-                if last
-                    .as_ref()
-                    .is_some_and(|last| is_another(last, &position))
-                {
+                if last.as_ref().is_some_and(|last| last.is_another(&position)) {
                     info!("the API server has lost this node's Lease: reading everything anew");
                     server.world.send_modify(|world| *world += 1);
                 }
@@ -76,71 +66,5 @@ pub(super) async fn run(server: Kube, state: Arc<State>) {
                 server.complaints.fail(NAME, failed, &error);
             }
         }
-    }
-}
-
-async fn renew(server: &Kube) -> Result<Position, Error> {
-    let api: Api<Lease> = Api::namespaced(server.client.clone(), &server.namespace);
-    let body = lease(&server.node, Timestamp::now());
-    let parameters = PatchParams::apply(AGENT_MANAGER).force();
-    let name = node_lease(&server.node);
-    let written = within(api.patch(&name, &parameters, &Patch::Apply(&body))).await?;
-    let meta = written.metadata;
-    let version = meta
-        .resource_version
-        .and_then(|version| version.parse().ok());
-    Ok((meta.uid.unwrap_or_default(), version))
-}
-
-fn lease(node: &str, now: Timestamp) -> Value {
-    let mut metadata = json!({"name": node_lease(node)});
-    if node.len() <= MAX_LABEL_LENGTH {
-        metadata["labels"] = json!({NODE_LABEL: node});
-    }
-    json!({
-        "apiVersion": "coordination.k8s.io/v1",
-        "kind": "Lease",
-        "metadata": metadata,
-        "spec": {
-            "holderIdentity": node,
-            "leaseDurationSeconds": NODE_SILENT_SECONDS,
-            "renewTime": format!("{now:.6}"),
-        },
-    })
-}
-
-/// Whether the Lease is another object than before, or went back in time: the server was wiped, restored or exchanged, and a
-/// watch that goes on from a version of the old one would stay silent.
-fn is_another(last: &Position, now: &Position) -> bool {
-    let went_back = matches!((last.1, now.1), (Some(last), Some(now)) if now < last);
-    last.0 != now.0 || went_back
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lease_says_who_and_for_how_long() {
-        let lease = lease("d1", Timestamp::UNIX_EPOCH);
-        assert_eq!(lease["metadata"]["name"], "sluice-node-d1");
-        assert_eq!(lease["metadata"]["labels"]["sluice.dev/node"], "d1");
-        assert_eq!(lease["spec"]["leaseDurationSeconds"], 40);
-        assert_eq!(lease["spec"]["renewTime"], "1970-01-01T00:00:00.000000Z");
-    }
-
-    #[test]
-    fn a_long_name_has_no_label() {
-        let lease = lease(&"n".repeat(64), Timestamp::UNIX_EPOCH);
-        assert_eq!(lease["metadata"].get("labels"), None);
-    }
-
-    #[test]
-    fn another_server_is_known_by_its_lease() {
-        let at = |uid: &str, version| (uid.to_owned(), Some(version));
-        assert!(!is_another(&at("a", 5), &at("a", 6)));
-        assert!(is_another(&at("a", 5), &at("b", 6)));
-        assert!(is_another(&at("a", 5), &at("a", 4)));
-        assert!(!is_another(&at("a", 5), &("a".to_owned(), None)));
     }
 }

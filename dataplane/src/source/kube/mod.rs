@@ -19,16 +19,17 @@ mod watch;
 
 use std::fmt;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use kube::api::{DynamicObject, ListParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use serde::Deserialize;
 use sluice_api::{LoadBalancerNode, LoadBalancerNodeStatus, NodeRole, XdpMode};
+use sluice_kube::connect::{Choice, ConnectError, Connection};
+use sluice_kube::error::RequestError;
 use tokio::sync::watch as channel;
 
 use super::SourceState;
@@ -43,11 +44,6 @@ pub use node::StatusWriter;
 
 /// How long an answer of the API server is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(4);
-/// The namespace of the node's Lease where none is given.
-const NAMESPACE: &str = "sluice-system";
-
 /// What went wrong with the API server.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
@@ -56,56 +52,16 @@ pub enum Error {
         "no source: give --dir DIR to run standalone; or run in a pod, or give --kubeconfig FILE or KUBECONFIG, for \
          Kubernetes ({0})"
     )]
-    NoSource(String),
-    /// The kubeconfig cannot be used.
-    #[error("--kubeconfig {}: {message}", path.display())]
-    Kubeconfig {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        message: String,
-    },
-    /// It refuses, or cannot be reached.
-    #[error("{}", with_causes(.0))]
-    Api(#[from] kube::Error),
-    /// It does not answer.
-    #[error("the API server does not answer within {PATIENCE:?}")]
-    Slow,
-    /// A watch ended as soon as it began.
-    #[error("the API server ends watches at once")]
-    Short,
-    /// A watch did not end when it should have.
-    #[error("the API server has gone silent")]
-    Silent,
+    NoSource(ConnectError),
+    /// Its configuration cannot be used.
+    #[error(transparent)]
+    Connect(ConnectError),
+    /// A request failed.
+    #[error(transparent)]
+    Request(#[from] RequestError),
     /// This node's interfaces are not known.
     #[error("{0}")]
     Interfaces(String),
-}
-
-impl Error {
-    /// The status code of an answer that refuses.
-    fn code(&self) -> Option<u16> {
-        match self {
-            Self::Api(kube::Error::Api(status)) => Some(status.code),
-            _ => None,
-        }
-    }
-}
-
-fn with_causes(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error {
-        return format!("{} ({})", status.message.trim(), status.code);
-    }
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// What a LoadBalancerNode is created with, if there is none.
@@ -165,14 +121,21 @@ impl Kube {
         node: &str,
         new_node: NewNode,
     ) -> Result<Self, Error> {
-        let (mut config, own_namespace) = configuration(kubeconfig).await?;
-        config.connect_timeout = Some(CONNECT);
-        config.read_timeout = None;
-        let client = Client::try_from(config)?;
-        let namespace = namespace.map(str::to_owned).or(own_namespace);
+        let choice = Choice {
+            kubeconfig,
+            context: None,
+        };
+        let found = Connection::find(choice)
+            .await
+            .map_err(|error| match error {
+                ConnectError::Nothing { .. } => Error::NoSource(error),
+                other => Error::Connect(other),
+            })?;
+        let namespace = found.own_namespace(namespace);
+        let client = found.client().map_err(Error::Connect)?;
         Ok(Self {
             client,
-            namespace: namespace.unwrap_or_else(|| NAMESPACE.to_owned()),
+            namespace,
             node: node.to_owned(),
             new_node,
             complaints: Complaints::default(),
@@ -253,41 +216,7 @@ fn before(object: DynamicObject) -> Before {
     }
 }
 
-/// The configuration, and the pod's namespace if this is one.
-async fn configuration(kubeconfig: Option<&Path>) -> Result<(Config, Option<String>), Error> {
-    let options = KubeConfigOptions::default();
-    if let Some(path) = kubeconfig {
-        let failed = |message: String| Error::Kubeconfig {
-            path: path.to_owned(),
-            message,
-        };
-        let read = Kubeconfig::read_from(path).map_err(|error| failed(error.to_string()))?;
-        let config = Config::from_custom_kubeconfig(read, &options).await;
-        return Ok((config.map_err(|error| failed(error.to_string()))?, None));
-    }
-    let by_file = match Config::from_kubeconfig(&options).await {
-        Ok(config) => return Ok((config, None)),
-        Err(error) => error.to_string(),
-    };
-    match Config::incluster() {
-        Ok(config) => {
-            let namespace = config.default_namespace.clone();
-            Ok((config, Some(namespace)))
-        }
-        Err(error) => Err(Error::NoSource(format!("{by_file}; {error}"))),
-    }
-}
-
 /// The answer to a request, if it comes in time.
-async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    match tokio::time::timeout(PATIENCE, request).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::Slow),
-    }
-}
-
-/// Up to half as much again, by chance: what all agents do is not to be done by all at once.
-fn jittered(time: Duration) -> Duration {
-    let chance = getrandom::u32().unwrap_or_default();
-    time + time.mul_f64(f64::from(chance) / f64::from(u32::MAX) / 2.0)
+async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
+    sluice_kube::error::within(PATIENCE, request).await
 }

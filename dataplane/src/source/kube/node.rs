@@ -4,11 +4,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::Status;
 use serde_json::json;
 use sluice_api::{
     AGENT_MANAGER, API_VERSION, ConditionType, LoadBalancerNode, LoadBalancerNodeSpec,
     LoadBalancerNodeStatus, find_condition,
 };
+use sluice_kube::error::RequestError;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::info;
@@ -71,8 +73,8 @@ async fn create(server: &Kube) -> Result<(), Error> {
             Ok(())
         }
         // Somebody else was faster.
-        Err(Error::Api(kube::Error::Api(status))) if status.is_already_exists() => Ok(()),
-        Err(error) => Err(error),
+        Err(error) if error.status().is_some_and(Status::is_already_exists) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -135,7 +137,7 @@ impl StatusWriter {
         *written = Some(now);
     }
 
-    async fn apply(&self, status: &LoadBalancerNodeStatus) -> Result<(), Error> {
+    async fn apply(&self, status: &LoadBalancerNodeStatus) -> Result<(), RequestError> {
         let node = &self.server.node;
         let body = json!({
             "apiVersion": API_VERSION,

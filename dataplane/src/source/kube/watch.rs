@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use kube::Api;
 use kube::api::{DynamicObject, ListParams, WatchEvent, WatchParams};
+use sluice_kube::back_off::jittered;
+use sluice_kube::error::RequestError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::debug;
@@ -116,7 +118,7 @@ impl Watcher {
     }
 
     /// All pages of a list, what the server says of this node after that, and the version to watch from.
-    async fn pages(&self) -> Result<(Vec<Item>, Option<Own>, String), super::Error> {
+    async fn pages(&self) -> Result<(Vec<Item>, Option<Own>, String), RequestError> {
         let mut parameters = ListParams::default().limit(PAGE);
         parameters.label_selector = self.kind.labels().map(str::to_owned);
         let mut items = Vec::new();
@@ -137,7 +139,7 @@ impl Watcher {
     }
 
     async fn watch(&mut self, mut version: String) -> End {
-        let seconds = super::jittered(Duration::from_secs(WATCH_SECONDS.into()));
+        let seconds = jittered(Duration::from_secs(WATCH_SECONDS.into()));
         let parameters = WatchParams {
             label_selector: self.kind.labels().map(str::to_owned),
             timeout: u32::try_from(seconds.as_secs()).ok(),
@@ -197,11 +199,11 @@ impl Watcher {
                 // The server has ended it.
                 Ok(None) if start.elapsed() > BACK_OFF.1 => return self.resume(version),
                 Ok(None) => {
-                    self.fail("watch", &super::Error::Short).await;
+                    self.fail("watch", &RequestError::Short).await;
                     return self.resume(version);
                 }
                 Err(_) => {
-                    self.fail("watch", &super::Error::Silent).await;
+                    self.fail("watch", &RequestError::Silent).await;
                     return self.resume(version);
                 }
             };
@@ -237,7 +239,7 @@ impl Watcher {
     }
 
     /// Counts a failure, says so if it lasts, and waits before the next attempt.
-    async fn fail(&mut self, verb: &str, error: &super::Error) {
+    async fn fail(&mut self, verb: &str, error: &RequestError) {
         let name = self.kind.name();
         self.server.source.failed(name);
         self.server
@@ -249,7 +251,7 @@ impl Watcher {
             .min(longest);
         self.failures += 1;
         tokio::select! {
-            () = tokio::time::sleep(super::jittered(pause / 2)) => {}
+            () = tokio::time::sleep(jittered(pause / 2)) => {}
             () = self.news.closed() => {}
         }
     }

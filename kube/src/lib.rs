@@ -1,0 +1,18 @@
+//! Access to the Kubernetes API server, for operator, agent and CLI alike.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`connect`] | finds the API server |
+//! | [`error`] | time limits of requests, and the words for what went wrong |
+//! | [`identity`] | tells whether the server still holds the state that was read from it |
+//! | [`lease`] | the Leases by which nodes say that they live |
+#![forbid(unsafe_code)]
+
+pub mod back_off;
+pub mod connect;
+pub mod error;
+pub mod identity;
+pub mod lease;
+mod object;
+
+pub use object::{Item, Stamp};

@@ -1,0 +1,47 @@
+//! Objects as lists, watches and the answers to writes give them.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use sluice_api::ObjectKey;
+
+/// An object as it came.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Item<T> {
+    /// Its namespace and name.
+    pub key: ObjectKey,
+    /// Which object of this name it is, and which version of it.
+    pub stamp: Stamp,
+    /// What it says, or why it cannot be read.
+    pub content: Result<T, String>,
+}
+
+impl<T> Item<T> {
+    /// What `keep` makes of an object.
+    pub fn of<K: Resource>(object: K, keep: impl FnOnce(K) -> Result<T, String>) -> Self {
+        Self {
+            key: ObjectKey::of(&object),
+            stamp: Stamp::of(object.meta()),
+            content: keep(object),
+        }
+    }
+}
+
+/// Which object it is, and which version of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stamp {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`, a whole number (Kubernetes API concepts, "resource versions"); 0 where it is none.
+    pub version: u64,
+}
+
+impl Stamp {
+    /// Reads it.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        let version = meta.resource_version.as_deref().unwrap_or_default();
+        Self {
+            uid: meta.uid.clone().unwrap_or_default(),
+            version: version.parse().unwrap_or_default(),
+        }
+    }
+}
