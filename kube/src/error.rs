@@ -68,9 +68,8 @@ pub fn text(error: &(dyn Error + 'static)) -> String {
 
 /// What the API server says, in its own words.
 fn answer(error: &(dyn Error + 'static)) -> Option<String> {
-    let status = match error.downcast_ref::<kube::Error>() {
-        Some(kube::Error::Api(status)) => status,
-        _ => return None,
+    let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() else {
+        return None;
     };
     Some(format!("{} ({})", status.message.trim(), status.code))
 }

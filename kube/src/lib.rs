@@ -4,6 +4,9 @@
 //! |---|---|
 //! | [`connect`] | finds the API server |
 //! | [`error`] | time limits of requests, and the words for what went wrong |
+//! | [`watched`] | the kinds that a program watches, one line each |
+//! | [`watch`] | reads a kind and its changes |
+//! | [`store`] | keeps what is known of a kind |
 //! | [`identity`] | tells whether the server still holds the state that was read from it |
 //! | [`lease`] | the Leases by which nodes say that they live |
 #![forbid(unsafe_code)]
@@ -14,5 +17,8 @@ pub mod error;
 pub mod identity;
 pub mod lease;
 mod object;
+pub mod store;
+pub mod watch;
+pub mod watched;
 
-pub use object::{Item, Stamp};
+pub use object::{Event, Item, Stamp};

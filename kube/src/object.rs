@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use sluice_api::ObjectKey;
 
+use crate::error::RequestError;
+
 /// An object as it came.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Item<T> {
@@ -44,4 +46,26 @@ impl Stamp {
             version: version.parse().unwrap_or_default(),
         }
     }
+}
+
+/// What a watch tells of a kind.
+#[derive(Debug)]
+pub enum Event<T, A> {
+    /// A list begins. What is written from now on may be newer than it.
+    Begin,
+    /// All there is, and the answer to the question that was asked after it.
+    List(Vec<Item<T>>, A),
+    /// The watch runs: what changes from now on will be told.
+    Works,
+    /// An object is new or has changed.
+    Apply(Item<T>),
+    /// An object is gone.
+    Delete(ObjectKey, Stamp),
+    /// It does not work; it is tried again after a pause.
+    Failed {
+        /// What: `list` or `watch`.
+        verb: &'static str,
+        /// Why not.
+        error: RequestError,
+    },
 }

@@ -1,15 +1,10 @@
 //! `--watch`: the policy and its virtual server are watched, and what changes is told.
 
 use std::io::Write as _;
-use std::pin::Pin;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use futures::stream::{self, Stream, StreamExt as _};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, watch_object};
-use sluice_api::{ObjectKey, RolloutPolicy, VirtualServer};
+use sluice_api::{ObjectKey, RolloutPolicy};
+use sluice_kube::error::RequestError;
 use sluice_rollout::CommandVerb;
 
 use crate::args::Output;
@@ -19,41 +14,11 @@ use crate::view::RolloutView;
 use crate::watch::{End, diff, end};
 use crate::{EXIT_DONE, EXIT_INTERRUPTED, EXIT_NOT_COMPLETED, fetch};
 
+use super::followed::{Followed, Lost, Seen};
 use super::now;
 
-/// Errors in a row of both watches together, with the pauses of [`Retry`] between them: about a minute.
-const MAX_ERRORS: u32 = 30;
-
-/// Pauses between attempts: somebody is looking, so they stay short.
-#[derive(Default)]
-struct Retry {
-    attempts: u32,
-}
-
-impl Iterator for Retry {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        const MAX_MS: u64 = 5_000;
-        let ms = 500 << self.attempts.min(8);
-        self.attempts += 1;
-        Some(Duration::from_millis(MAX_MS.min(ms)))
-    }
-}
-
-impl Backoff for Retry {
-    fn reset(&mut self) {
-        self.attempts = 0;
-    }
-}
-
-/// An object as it is now; `None`: it is gone, also where that happened while the watch was cut.
-enum Change {
-    Policy(Option<RolloutPolicy>),
-    VirtualServer(Option<VirtualServer>),
-}
-
-type Changes = Pin<Box<dyn Stream<Item = watcher::Result<Change>> + Send>>;
+/// Failures in a row of both watches together, with the pauses between them: about a minute.
+const MAX_FAILURES: u32 = 40;
 
 /// Tells changes until the run is over. `verb` is the command that was just given: after `abort` the way back is what is
 /// asked for.
@@ -82,9 +47,9 @@ async fn tell(
     let key = ObjectKey::of(&policy);
     let mut target = target(&policy);
     let mut virtual_server = fetch::virtual_server(cluster, &target).await?;
-    let mut changes = changes(cluster, &key.name, &target);
+    let mut watched = Followed::watch(cluster, &key.name, &target);
     let mut shown: Option<RolloutView> = None;
-    let mut errors = 0;
+    let mut failures = 0;
     loop {
         let view = now(&policy, virtual_server.as_ref());
         let lines = diff(shown.as_ref(), &view);
@@ -95,25 +60,28 @@ async fn tell(
             return Ok(exit_code(end, verb));
         }
         shown = Some(view);
-        match changes.next().await.context("the watch has ended")? {
-            Ok(change) => {
-                errors = 0;
-                match change {
-                    Change::Policy(Some(new)) => policy = new,
-                    Change::Policy(None) => bail!("RolloutPolicy {key} is gone"),
-                    Change::VirtualServer(new) => virtual_server = new,
-                }
-            }
+        match watched.next().await.context("the watch has ended")? {
+            Ok(()) => failures = 0,
             Err(error) => {
-                errors += 1;
-                lost(error, errors)?;
+                failures += 1;
+                lost(error, failures)?;
             }
+        }
+        match watched.policy() {
+            Seen::There(new) => policy = new.clone(),
+            Seen::Gone => bail!("RolloutPolicy {key} is gone"),
+            Seen::NotYet => {}
+        }
+        match watched.virtual_server() {
+            Seen::There(new) => virtual_server = Some(new.clone()),
+            Seen::Gone => virtual_server = None,
+            Seen::NotYet => {}
         }
         let new_target = self::target(&policy);
         if new_target != target {
             target = new_target;
             virtual_server = fetch::virtual_server(cluster, &target).await?;
-            changes = self::changes(cluster, &key.name, &target);
+            watched = Followed::watch(cluster, &key.name, &target);
         }
     }
 }
@@ -127,37 +95,27 @@ fn target(policy: &RolloutPolicy) -> String {
     .clone()
 }
 
-fn changes(cluster: &Cluster, policy: &str, virtual_server: &str) -> Changes {
-    let policies = watch_object(cluster.policies(), policy)
-        .backoff(Retry::default())
-        .map(|policy| policy.map(Change::Policy));
-    let servers = watch_object(cluster.virtual_servers(), virtual_server)
-        .backoff(Retry::default())
-        .map(|server| server.map(Change::VirtualServer));
-    Box::pin(stream::select(policies, servers))
-}
-
 /// A lost connection is taken up again; what the user may not do will not get better.
-fn lost(error: watcher::Error, errors: u32) -> anyhow::Result<()> {
+fn lost(lost: Lost, failures: u32) -> anyhow::Result<()> {
+    let error = match lost {
+        Lost::Unreadable(text) => bail!("{text}; is this program older than the operator?"),
+        Lost::Request(error) => error,
+    };
     let access = Access::sluice("watch", "rolloutpolicies and virtualservers");
-    let refused = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-            if status.code == 403 || status.code == 401 || status.code == 404 =>
-        {
-            Problem::of(access, kube::Error::Api(status))
-        }
-        error if errors >= MAX_ERRORS => {
-            return Err(error).context("the API server does not answer any more");
-        }
-        error => {
-            if errors == 1 {
+    match (error, failures) {
+        (RequestError::Api(error), _) if is_final(&error) => Err(Problem::of(access, error).into()),
+        (error, MAX_FAILURES..) => Err(error).context("the API server does not answer any more"),
+        (error, failures) => {
+            if failures == 1 {
                 eprintln!("note: the watch is cut ({error}); trying again");
             }
-            return Ok(());
+            Ok(())
         }
-    };
-    Err(refused.into())
+    }
+}
+
+fn is_final(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404))
 }
 
 fn show(output: Output, lines: &[String], view: &RolloutView) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! `kubectl sluice rollout`.
 
 mod follow;
+mod followed;
 mod order;
 
 use sluice_api::jiff::Timestamp;

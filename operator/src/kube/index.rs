@@ -9,14 +9,16 @@ use sluice_api::{
     RealServerPoolStatus, RolloutPolicy, VirtualServer, pool_label,
 };
 use sluice_kube::Item;
+use sluice_kube::error::RequestError;
 use sluice_kube::lease::LeaseFacts;
+use sluice_kube::store::{Change, Missed, Store};
+use sluice_kube::watched;
 use sluice_planner::Slice;
 use tracing::{info, warn};
 
 use super::facts::{PodFacts, SliceFacts};
 use super::memory::Memory;
-use super::store::{Change, Delta, Store, Unreadable};
-use super::watch::{Message, Watched};
+use super::watch::KINDS;
 use crate::core::{Cluster, Liveness, Node, Outcome, World};
 use crate::managed::Managed;
 
@@ -29,7 +31,7 @@ pub(super) struct Index {
     pub(super) nodes: Store<LoadBalancerNode>,
     pub(super) leases: Store<LeaseFacts>,
     pub(super) pods: Store<PodFacts>,
-    services: Store<BTreeSet<IpAddr>>,
+    pub(super) services: Store<BTreeSet<IpAddr>>,
     pub(super) slices: Store<SliceFacts>,
     /// Where the nodes' Leases are.
     pub(super) namespace: String,
@@ -41,7 +43,8 @@ pub(super) struct Index {
     pub(super) looked_ms: u64,
     /// [`Self::heard_ms`] before the last look.
     pub(super) heard_before_ms: u64,
-    pub(super) lost: BTreeMap<Watched, String>,
+    /// The kinds whose watch is lost, and why.
+    pub(super) lost: BTreeMap<&'static str, String>,
     orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
     /// The pools of pods, as the core last decided; `None` before it did.
     pub(super) selecting: Option<BTreeMap<ObjectKey, DecidedEndpoints>>,
@@ -53,7 +56,7 @@ pub(super) struct Index {
     pub(super) dirty: bool,
     /// Pools whose slices may have to change.
     pub(super) dirty_pools: BTreeSet<ObjectKey>,
-    unreadable: Vec<(Watched, Unreadable)>,
+    missed: Vec<(&'static str, Missed)>,
 }
 
 impl Index {
@@ -66,119 +69,20 @@ impl Index {
         }
     }
 
-    /// Takes what a watch tells.
-    pub(super) fn apply(&mut self, message: Message) {
-        let kind = match message {
-            Message::VirtualServer(delta) => {
-                self.virtual_server(delta);
-                self.news(Watched::VirtualServer, |index| {
-                    index.virtual_servers.take_unreadable()
-                })
-            }
-            Message::RealServerPool(delta) => {
-                self.pool(delta);
-                self.news(Watched::RealServerPool, |index| {
-                    index.pools.take_unreadable()
-                })
-            }
-            Message::RolloutPolicy(delta) => {
-                self.policy(delta);
-                self.news(Watched::RolloutPolicy, |index| {
-                    index.policies.take_unreadable()
-                })
-            }
-            Message::LoadBalancerNode(delta) => {
-                let changes = self.nodes.apply(delta);
-                self.dirty |= !changes.is_empty();
-                self.news(Watched::LoadBalancerNode, |index| {
-                    index.nodes.take_unreadable()
-                })
-            }
-            Message::Lease(delta) => {
-                self.leases.apply(delta);
-                self.news(Watched::Lease, |index| index.leases.take_unreadable())
-            }
-            Message::Pod(delta) => {
-                let changes = self.pods.apply(delta);
-                self.pods_changed(&changes);
-                self.news(Watched::Pod, |index| index.pods.take_unreadable())
-            }
-            Message::Service(delta) => {
-                self.services_changed(delta);
-                Watched::Service
-            }
-            Message::EndpointSlice(delta) => {
-                let changes = self.slices.apply(delta);
-                self.slices_changed(&changes);
-                self.news(Watched::EndpointSlice, |index| {
-                    index.slices.take_unreadable()
-                })
-            }
-            Message::Lost(kind, error) => return self.lose(kind, error),
-        };
-        if self.lost.remove(&kind).is_some() {
-            info!(kind = kind.name(), "is watched again");
-        }
-    }
-
-    pub(super) fn virtual_server(&mut self, delta: Delta<VirtualServer>) {
-        let changes = self.virtual_servers.apply(delta);
-        self.own_changed(&changes);
-    }
-
-    pub(super) fn pool(&mut self, delta: Delta<RealServerPool>) {
-        let changes = self.pools.apply(delta);
-        self.pools_changed(changes);
-    }
-
-    pub(super) fn policy(&mut self, delta: Delta<RolloutPolicy>) {
-        let changes = self.policies.apply(delta);
-        self.dirty |= !changes.is_empty();
-    }
-
-    fn lose(&mut self, kind: Watched, error: String) {
-        let known = self.lost.get(&kind);
-        if known != Some(&error) {
-            warn!(kind = kind.name(), error, "the watch is lost; tries again");
-        }
-        self.lost.insert(kind, error);
-    }
-
     /// The kinds whose first list is waited for, with what keeps it. Nothing is decided before.
-    pub(super) fn awaited(&self) -> Vec<(Watched, Option<&str>)> {
-        let complete = |kind: &Watched| match kind {
-            Watched::VirtualServer => self.virtual_servers.is_complete(),
-            Watched::RealServerPool => self.pools.is_complete(),
-            Watched::RolloutPolicy => self.policies.is_complete(),
-            Watched::LoadBalancerNode => self.nodes.is_complete(),
-            Watched::Lease => self.leases.is_complete(),
-            Watched::Pod => self.pods.is_complete(),
-            Watched::Service => self.services.is_complete(),
-            Watched::EndpointSlice => self.slices.is_complete(),
-        };
-        let awaited = Watched::ALL.into_iter().filter(|kind| !complete(kind));
-        awaited
-            .map(|kind| (kind, self.lost.get(&kind).map(String::as_str)))
-            .collect()
-    }
-
-    /// How many objects of a kind there are.
-    pub(super) fn count(&self, kind: Watched) -> usize {
-        match kind {
-            Watched::VirtualServer => self.virtual_servers.objects.len(),
-            Watched::RealServerPool => self.pools.objects.len(),
-            Watched::RolloutPolicy => self.policies.objects.len(),
-            Watched::LoadBalancerNode => self.nodes.objects.len(),
-            Watched::Lease => self.leases.objects.len(),
-            Watched::Pod => self.pods.objects.len(),
-            Watched::Service => self.services.objects.len(),
-            Watched::EndpointSlice => self.slices.objects.len(),
+    pub(super) fn awaited(&mut self) -> Vec<(&'static str, Option<String>)> {
+        let mut awaited = Vec::new();
+        for kind in KINDS {
+            if !kind.is_complete(self) {
+                awaited.push((kind.name, self.lost.get(kind.name).cloned()));
+            }
         }
+        awaited
     }
 
-    /// The objects that turned out to be unreadable since the last call.
-    pub(super) fn take_unreadable(&mut self) -> Vec<(Watched, Unreadable)> {
-        std::mem::take(&mut self.unreadable)
+    /// The objects that turned out not to be taken in since the last call.
+    pub(super) fn take_missed(&mut self) -> Vec<(&'static str, Missed)> {
+        std::mem::take(&mut self.missed)
     }
 
     /// No revision up to this one is given again.
@@ -256,17 +160,8 @@ impl Index {
         self.slices_changed(&changes);
     }
 
-    fn news(&mut self, kind: Watched, take: impl FnOnce(&mut Self) -> Vec<Unreadable>) -> Watched {
-        for unreadable in take(self) {
-            let Unreadable { key, error, .. } = &unreadable;
-            warn!(kind = kind.name(), object = %key, error, "cannot be read; its last good state stays");
-            self.unreadable.push((kind, unreadable));
-        }
-        kind
-    }
-
     /// A decision that is gone leaves its revision behind: it is never given again.
-    fn own_changed<K: Managed>(&mut self, changes: &[Change<K>]) {
+    pub(super) fn own_changed<K: Managed>(&mut self, changes: &[Change<K>]) {
         self.dirty |= !changes.is_empty();
         for change in changes {
             let status = change.before.as_ref().and_then(Managed::status);
@@ -274,7 +169,7 @@ impl Index {
         }
     }
 
-    fn pools_changed(&mut self, changes: Vec<Change<RealServerPool>>) {
+    pub(super) fn pools_changed(&mut self, changes: Vec<Change<RealServerPool>>) {
         self.own_changed(&changes);
         for change in changes {
             let Change { key, before, .. } = change;
@@ -289,7 +184,7 @@ impl Index {
         }
     }
 
-    fn pods_changed(&mut self, changes: &[Change<PodFacts>]) {
+    pub(super) fn pods_changed(&mut self, changes: &[Change<PodFacts>]) {
         let namespaces: BTreeSet<&str> = changes
             .iter()
             .map(|change| change.key.namespace.as_str())
@@ -318,8 +213,8 @@ impl Index {
             || self.policies.objects.iter().any(lacks_target)
     }
 
-    fn services_changed(&mut self, delta: Delta<BTreeSet<IpAddr>>) {
-        for Change { key, .. } in self.services.apply(delta) {
+    pub(super) fn services_changed(&mut self, changes: Vec<Change<BTreeSet<IpAddr>>>) {
+        for Change { key, .. } in changes {
             match self.services.objects.get(&key) {
                 Some(addresses) => self.cluster.services.insert(key, addresses.clone()),
                 None => self.cluster.services.remove(&key),
@@ -328,7 +223,7 @@ impl Index {
         }
     }
 
-    fn slices_changed(&mut self, changes: &[Change<SliceFacts>]) {
+    pub(super) fn slices_changed(&mut self, changes: &[Change<SliceFacts>]) {
         for Change { key, before, .. } in changes {
             let now = self.slices.objects.get(key);
             let facts: Vec<&SliceFacts> = before.iter().chain(now).collect();
@@ -365,6 +260,34 @@ impl Index {
             };
             self.dirty_pools.extend(concerned);
         }
+    }
+}
+
+impl watched::Index for Index {
+    type Answer = ();
+
+    /// What is of another state of the API server does not come so far.
+    fn believes(&mut self, (): ()) -> bool {
+        true
+    }
+
+    fn works(&mut self, kind: &'static str) {
+        if self.lost.remove(kind).is_some() {
+            info!(kind, "is watched again");
+        }
+    }
+
+    fn failed(&mut self, kind: &'static str, verb: &'static str, error: RequestError) {
+        let error = format!("cannot {verb} {kind}: {error}");
+        if self.lost.get(kind) != Some(&error) {
+            warn!(kind, error, "the watch is lost; tries again");
+        }
+        self.lost.insert(kind, error);
+    }
+
+    fn missed(&mut self, kind: &'static str, object: Missed) {
+        warn!(kind, object = %object.key, "{}", object.why);
+        self.missed.push((kind, object));
     }
 }
 

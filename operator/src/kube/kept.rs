@@ -6,12 +6,14 @@ use kube::Resource;
 use kube::core::NamespaceResourceScope;
 use serde::de::DeserializeOwned;
 use sluice_api::{ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
+use sluice_kube::store::Store;
+use sluice_kube::watched::{Watched, take};
+use sluice_kube::{Event, Stamp};
 
 use super::events::{self, About, News};
 use super::index::Index;
-use super::store::{Delta, Store};
+use super::watch::{Policies, Pools, VirtualServers};
 use crate::managed::Managed;
-use sluice_kube::Stamp;
 
 /// A kind whose status is written here.
 pub(super) trait Kept:
@@ -21,11 +23,20 @@ pub(super) trait Kept:
     + Debug
     + PartialEq
     + DeserializeOwned
+    + Send
+    + 'static
 {
+    /// The same kind, as it is watched.
+    type Watched: Watched<Index = Index, Kept = Self>;
+
     /// Where its objects are known.
-    fn store(index: &mut Index) -> &mut Store<Self>;
+    fn store(index: &mut Index) -> &mut Store<Self> {
+        Self::Watched::store(index)
+    }
     /// Takes in that an object is gone.
-    fn gone(index: &mut Index, key: &ObjectKey, stamp: &Stamp);
+    fn gone(index: &mut Index, key: &ObjectKey, stamp: &Stamp) {
+        take::<Self::Watched>(index, Event::Delete(key.clone(), stamp.clone()));
+    }
     /// Remembers what was written.
     fn wrote(index: &mut Index, key: &ObjectKey);
     /// The Events of a change.
@@ -37,12 +48,8 @@ pub(super) trait Kept:
 }
 
 impl Kept for VirtualServer {
-    fn store(index: &mut Index) -> &mut Store<Self> {
-        &mut index.virtual_servers
-    }
-    fn gone(index: &mut Index, key: &ObjectKey, stamp: &Stamp) {
-        index.virtual_server(Delta::Delete(key.clone(), stamp.clone()));
-    }
+    type Watched = VirtualServers;
+
     fn wrote(index: &mut Index, key: &ObjectKey) {
         if let Some(object) = index.virtual_servers.objects.get(key) {
             index.wrote_servers.wrote(key, object);
@@ -51,12 +58,8 @@ impl Kept for VirtualServer {
 }
 
 impl Kept for RealServerPool {
-    fn store(index: &mut Index) -> &mut Store<Self> {
-        &mut index.pools
-    }
-    fn gone(index: &mut Index, key: &ObjectKey, stamp: &Stamp) {
-        index.pool(Delta::Delete(key.clone(), stamp.clone()));
-    }
+    type Watched = Pools;
+
     fn wrote(index: &mut Index, key: &ObjectKey) {
         if let Some(object) = index.pools.objects.get(key) {
             index.wrote_pools.wrote(key, object);
@@ -65,12 +68,8 @@ impl Kept for RealServerPool {
 }
 
 impl Kept for RolloutPolicy {
-    fn store(index: &mut Index) -> &mut Store<Self> {
-        &mut index.policies
-    }
-    fn gone(index: &mut Index, key: &ObjectKey, stamp: &Stamp) {
-        index.policy(Delta::Delete(key.clone(), stamp.clone()));
-    }
+    type Watched = Policies;
+
     fn wrote(_: &mut Index, _: &ObjectKey) {}
     fn news(about: &About, before: Option<&Self::Status>, after: &Self::Status) -> Vec<News> {
         let mut news = events::history(about, before, after);

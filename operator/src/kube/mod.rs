@@ -25,7 +25,6 @@ mod order;
 mod patience;
 mod round;
 mod slices;
-mod store;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use sluice_api::{ConditionType, LoadBalancerNode, ObjectKey, Time, find_condition, node_lease};
 use sluice_kube::Item;
 use sluice_kube::lease::LeaseFacts;
+use sluice_kube::watched::Watched as _;
 use tracing::{debug, info, warn};
 
 use super::index::Index;
-use super::store::Delta;
-use super::watch::Watched;
+use super::watch::Leases;
 use crate::core::Node;
 
 /// A question about silent nodes that found no answer is asked again after this time.
@@ -28,7 +28,7 @@ impl Index {
     /// hangs tells nothing either.
     pub(super) fn is_in_doubt(&mut self, now_ms: u64) -> bool {
         self.heard_before_ms = self.heard_ms;
-        if !self.lost.contains_key(&Watched::Lease) {
+        if !self.lost.contains_key(Leases::NAME) {
             self.heard_ms += now_ms.saturating_sub(self.looked_ms);
         }
         self.looked_ms = now_ms;
@@ -52,7 +52,7 @@ impl Index {
         match answer {
             Ok(leases) => {
                 for lease in leases {
-                    self.leases.apply(Delta::Apply(lease));
+                    self.leases.apply(lease);
                 }
             }
             Err(error) => {

@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use sluice_api::Time;
 use sluice_api::jiff::Timestamp;
-use tokio::sync::mpsc::{Receiver, channel};
+use sluice_kube::identity::{Guard, World};
+use sluice_kube::store::{Missed, Why};
+use sluice_kube::watch::Server;
+use sluice_kube::watched::{Message, Topic};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant as Moment, sleep_until, timeout_at};
 use tracing::{debug, info};
 
@@ -15,8 +19,7 @@ use super::endpoints::Endpoints;
 use super::events::{About, Events, News};
 use super::index::Index;
 use super::round::{End, Round, Waiting, forget_gone};
-use super::store::Delta;
-use super::watch::{self, Message, Watched};
+use super::watch::KINDS;
 use super::writer::Writer;
 use crate::core::reconcile;
 use crate::metrics::{KindLabel, Metrics};
@@ -48,10 +51,13 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let (sender, queue) = channel(QUEUE);
-    watch::start(&client, namespace, &sender);
+    let world = World::default();
+    let guard = Arc::new(Guard::new(client.clone(), world.clone()));
+    watch(&client, namespace, &world, &guard, &sender);
     drop(sender);
     let operator = Operator {
         index: Index::new(namespace),
+        world,
         namespace: namespace.to_owned(),
         writer: Writer::new(client.clone(), Arc::clone(&metrics)),
         events: Events::start(client, &metrics),
@@ -66,12 +72,15 @@ pub async fn run(
     };
     tokio::select! {
         result = operator.turn(queue) => result,
+        () = guard.run() => Ok(()),
         () = stop => Ok(()),
     }
 }
 
 struct Operator {
     index: Index,
+    /// Which state of the API server is believed.
+    world: World,
     /// Of the nodes' Leases.
     namespace: String,
     writer: Writer,
@@ -90,7 +99,7 @@ struct Operator {
 }
 
 impl Operator {
-    async fn turn(mut self, mut queue: Receiver<Message>) -> Result<(), Error> {
+    async fn turn(mut self, mut queue: Receiver<Message<Index>>) -> Result<(), Error> {
         let mut next = Moment::now() + TICK;
         loop {
             tokio::select! {
@@ -126,7 +135,7 @@ impl Operator {
         (now < until).then_some(until)
     }
 
-    async fn gather(&mut self, queue: &mut Receiver<Message>) -> Result<(), Error> {
+    async fn gather(&mut self, queue: &mut Receiver<Message<Index>>) -> Result<(), Error> {
         let end = Moment::now() + GATHER;
         loop {
             let until = end.min(Moment::now() + QUIET);
@@ -140,37 +149,23 @@ impl Operator {
         }
     }
 
-    fn take(&mut self, message: Message) {
-        let count = |family: &prometheus_client::metrics::family::Family<KindLabel, _>,
-                     kind: Watched| {
-            let label = KindLabel { kind: kind.name() };
-            let counter: &prometheus_client::metrics::counter::Counter =
-                &family.get_or_create(&label);
-            counter.inc();
-        };
-        if let Message::Lost(kind, _) = &message {
-            count(&self.metrics.watch_errors, *kind);
-        } else if let Some(kind) = listed(&message) {
-            count(&self.metrics.lists, kind);
+    fn take(&mut self, message: Message<Index>) {
+        if message.world != self.world.current() {
+            return;
         }
-        self.index.apply(message);
-        for (kind, unreadable) in self.index.take_unreadable() {
-            count(&self.metrics.unreadable, kind);
-            self.events.tell(News {
-                about: About {
-                    kind: kind.name(),
-                    key: unreadable.key,
-                    uid: unreadable.uid,
-                },
-                warning: true,
-                reason: "Unreadable".to_owned(),
-                action: "Read",
-                note: format!(
-                    "the operator cannot read this object, and what it last could read stays: {}; is the operator older \
-                     than the CRDs?",
-                    unreadable.error
-                ),
-            });
+        match message.topic {
+            Topic::Failed => self
+                .metrics
+                .watch_errors
+                .get_or_create(&label(message.kind))
+                .inc(),
+            Topic::Listed => self.metrics.lists.get_or_create(&label(message.kind)).inc(),
+            Topic::Begun | Topic::Works | Topic::Changed => 0,
+        };
+        message.take(&mut self.index);
+        for (kind, missed) in self.index.take_missed() {
+            self.metrics.unreadable.get_or_create(&label(kind)).inc();
+            self.events.tell(news(kind, missed));
         }
     }
 
@@ -183,8 +178,8 @@ impl Operator {
             .awaited()
             .into_iter()
             .map(|(kind, error)| match error {
-                Some(error) => format!("cannot list {}: {error}", kind.name()),
-                None => format!("lists {}", kind.name()),
+                Some(error) => error,
+                None => format!("lists {kind}"),
             })
             .collect();
         self.complete = awaited.is_empty();
@@ -277,11 +272,13 @@ impl Operator {
         end
     }
 
-    fn tell_numbers(&self) {
-        for kind in Watched::ALL {
-            let label = KindLabel { kind: kind.name() };
-            let count = i64::try_from(self.index.count(kind)).unwrap_or(i64::MAX);
-            self.metrics.objects.get_or_create(&label).set(count);
+    fn tell_numbers(&mut self) {
+        for kind in KINDS {
+            let count = i64::try_from(kind.count(&mut self.index)).unwrap_or(i64::MAX);
+            self.metrics
+                .objects
+                .get_or_create(&label(kind.name))
+                .set(count);
         }
         let waiting = self.waiting.len() + self.endpoints.waits();
         self.metrics
@@ -297,19 +294,59 @@ impl Operator {
     }
 }
 
-fn listed(message: &Message) -> Option<Watched> {
-    let kind = match message {
-        Message::VirtualServer(Delta::InitDone) => Watched::VirtualServer,
-        Message::RealServerPool(Delta::InitDone) => Watched::RealServerPool,
-        Message::RolloutPolicy(Delta::InitDone) => Watched::RolloutPolicy,
-        Message::LoadBalancerNode(Delta::InitDone) => Watched::LoadBalancerNode,
-        Message::Lease(Delta::InitDone) => Watched::Lease,
-        Message::Pod(Delta::InitDone) => Watched::Pod,
-        Message::Service(Delta::InitDone) => Watched::Service,
-        Message::EndpointSlice(Delta::InitDone) => Watched::EndpointSlice,
-        _ => return None,
+fn news(kind: &'static str, missed: Missed) -> News {
+    let (reason, note) = match missed.why {
+        Why::Unreadable(error) => (
+            "Unreadable",
+            format!(
+                "the operator cannot read this object, and what it last could read stays: {error}; is the operator older \
+                 than the CRDs?"
+            ),
+        ),
+        why @ Why::NoRoom(_) => ("LimitExceeded", format!("the object {why}")),
     };
-    Some(kind)
+    News {
+        about: About {
+            kind,
+            key: missed.key,
+            uid: missed.uid,
+        },
+        warning: true,
+        reason: reason.to_owned(),
+        action: "Read",
+        note,
+    }
+}
+
+const fn label(kind: &'static str) -> KindLabel {
+    KindLabel { kind }
+}
+
+/// Starts all watches. They end when the receiver is gone.
+fn watch(
+    client: &Client,
+    namespace: &str,
+    world: &World,
+    guard: &Arc<Guard>,
+    queue: &Sender<Message<Index>>,
+) {
+    let guard = Arc::clone(guard);
+    let server = Server {
+        client: client.clone(),
+        namespace: namespace.to_owned(),
+        name: None,
+        world: world.clone(),
+        ask: Arc::new(move || {
+            let guard = Arc::clone(&guard);
+            Box::pin(async move {
+                guard.check().await;
+                Ok(())
+            })
+        }),
+    };
+    for kind in KINDS {
+        tokio::spawn(kind.watch(server.clone(), queue.clone()));
+    }
 }
 
 /// Status keeps whole seconds.

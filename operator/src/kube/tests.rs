@@ -1,17 +1,15 @@
-//! The store and the index, without an API server.
-
-use std::collections::BTreeMap;
-
+//! The index, without an API server.
 use serde_json::{Value, json};
 use sluice_api::{LoadBalancerNode, ObjectKey, RealServerPool, Time, VirtualServer};
+use sluice_kube::error::RequestError;
 use sluice_kube::lease::LeaseFacts;
-use sluice_kube::{Item, Stamp};
+use sluice_kube::watched::{Watched, take};
+use sluice_kube::{Event, Item, Stamp};
 
 use super::endpoints::of_pool;
 use super::facts::{PodFacts, SliceFacts};
 use super::index::Index;
-use super::store::{Change, Delta, Store};
-use super::watch::{Message, Watched};
+use super::watch::{Leases, Nodes, Pods, Policies, Pools, Services, Slices, VirtualServers};
 use crate::core::{Node, reconcile};
 
 fn key(name: &str) -> ObjectKey {
@@ -31,152 +29,6 @@ fn item<T>(name: &str, uid: &str, version: u64, content: Result<T, &str>) -> Ite
 
 fn stamp(uid: &str, version: u64) -> Stamp {
     item::<()>("", uid, version, Ok(())).stamp
-}
-
-fn listed(items: &[(&str, u64, i32)]) -> Store<i32> {
-    let mut store = Store::default();
-    store.apply(Delta::Init);
-    for (name, version, value) in items {
-        store.apply(Delta::InitApply(item(name, "u", *version, Ok(*value))));
-    }
-    store.apply(Delta::InitDone);
-    store
-}
-
-fn values(store: &Store<i32>) -> BTreeMap<&str, i32> {
-    store
-        .objects
-        .iter()
-        .map(|(key, value)| (key.name.as_str(), *value))
-        .collect()
-}
-
-#[test]
-fn a_partial_list_changes_nothing() {
-    let mut store = listed(&[("a", 1, 1), ("b", 2, 2)]);
-    assert!(store.apply(Delta::Init).is_empty());
-    assert!(
-        store
-            .apply(Delta::InitApply(item("a", "u", 9, Ok(9))))
-            .is_empty()
-    );
-    assert_eq!(values(&store), [("a", 1), ("b", 2)].into());
-    store.apply(Delta::Init);
-    store.apply(Delta::InitApply(item("c", "u", 10, Ok(3))));
-    assert_eq!(values(&store), [("a", 1), ("b", 2)].into());
-    let changes = store.apply(Delta::InitDone);
-    assert_eq!(values(&store), [("c", 3)].into());
-    assert_eq!(changes.len(), 3);
-}
-
-#[test]
-fn nothing_is_complete_before_the_first_list() {
-    let mut store = Store::default();
-    store.apply(Delta::Init);
-    store.apply(Delta::InitApply(item("a", "u", 1, Ok(1))));
-    assert!(!store.is_complete() && store.objects.is_empty());
-    store.apply(Delta::InitDone);
-    assert!(store.is_complete());
-}
-
-#[test]
-fn what_is_older_is_ignored_and_versions_are_numbers() {
-    let mut store = listed(&[("a", 9, 1)]);
-    let change = store.written(item("a", "u", 10, Ok(2)));
-    let expected = Change {
-        key: key("a"),
-        before: Some(1),
-        replaced: false,
-    };
-    assert_eq!(change, Some(expected));
-    assert!(
-        store
-            .apply(Delta::Apply(item("a", "u", 9, Ok(1))))
-            .is_empty()
-    );
-    assert!(
-        store
-            .apply(Delta::Apply(item("a", "u", 10, Ok(1))))
-            .is_empty()
-    );
-    assert_eq!(values(&store), [("a", 2)].into());
-    store.apply(Delta::Apply(item("a", "u", 100, Ok(3))));
-    assert!(
-        store
-            .apply(Delta::Delete(key("a"), stamp("u", 99)))
-            .is_empty()
-    );
-    assert_eq!(values(&store), [("a", 3)].into());
-    assert_eq!(
-        store.apply(Delta::Delete(key("a"), stamp("u", 101))).len(),
-        1
-    );
-    assert!(
-        store.written(item("a", "u", 102, Ok(4))).is_none(),
-        "is gone"
-    );
-}
-
-#[test]
-fn a_list_does_not_undo_what_was_written_meanwhile() {
-    let mut store = listed(&[("a", 5, 1)]);
-    store.apply(Delta::Init);
-    store.apply(Delta::InitApply(item("a", "u", 5, Ok(1))));
-    store.written(item("a", "u", 6, Ok(2)));
-    store.made(item("b", "u", 7, Ok(3)));
-    store.apply(Delta::InitDone);
-    assert_eq!(values(&store), [("a", 2), ("b", 3)].into());
-}
-
-#[test]
-fn what_was_made_is_ahead_until_the_watch_tells_of_it() {
-    let mut store = listed(&[("c-1", 5, 1)]);
-    assert!(!store.is_ahead("shop", "a-"));
-    store.made(item("a-1", "u", 8, Ok(2)));
-    store.made(item("b-1", "u", 9, Ok(3)));
-    store.made(item("c-1", "u", 10, Ok(3)));
-    assert!(store.is_ahead("shop", "a-") && store.is_ahead("shop", "b-"));
-    assert!(!store.is_ahead("shop", "c-") && !store.is_ahead("other", "a-"));
-    store.apply(Delta::Apply(item("a-1", "u", 7, Ok(1))));
-    assert!(store.is_ahead("shop", "a-"), "that was an older one");
-    store.apply(Delta::Apply(item("a-1", "u", 8, Ok(2))));
-    assert!(!store.is_ahead("shop", "a-"));
-    store.apply(Delta::Delete(key("b-1"), stamp("u", 11)));
-    assert!(!store.is_ahead("shop", "b-"));
-    store.apply(Delta::Apply(item("d-1", "u", 12, Ok(2))));
-    store.made(item("d-1", "u", 12, Ok(2)));
-    assert!(!store.is_ahead("shop", "d-"), "the watch was faster");
-}
-
-/// A cluster restored from a backup counts from an earlier number.
-#[test]
-fn a_new_list_is_taken_even_if_it_is_older() {
-    let mut store = listed(&[("a", 500, 1)]);
-    store.apply(Delta::Init);
-    store.apply(Delta::InitApply(item("a", "u", 30, Ok(7))));
-    store.apply(Delta::InitDone);
-    assert_eq!(values(&store), [("a", 7)].into());
-    store.apply(Delta::Apply(item("a", "u", 31, Ok(8))));
-    assert_eq!(values(&store), [("a", 8)].into());
-}
-
-#[test]
-fn what_cannot_be_read_keeps_its_last_good_state_and_is_told_once() {
-    let mut store = listed(&[("a", 1, 1)]);
-    store.apply(Delta::Apply(item("a", "u", 2, Err("bad"))));
-    store.apply(Delta::Apply(item("a", "u", 3, Err("bad"))));
-    store.apply(Delta::Apply(item("b", "u", 4, Err("bad"))));
-    assert_eq!(values(&store), [("a", 1)].into());
-    assert_eq!(store.take_unreadable().len(), 2);
-    store.apply(Delta::Init);
-    store.apply(Delta::InitApply(item("a", "u", 5, Err("bad"))));
-    store.apply(Delta::InitDone);
-    assert_eq!(values(&store), [("a", 1)].into());
-    assert!(store.take_unreadable().is_empty());
-    store.apply(Delta::Apply(item("a", "u", 6, Ok(2))));
-    assert_eq!(values(&store), [("a", 2)].into());
-    store.apply(Delta::Apply(item("a", "u", 7, Err("bad"))));
-    assert_eq!(store.take_unreadable().len(), 1, "broken anew");
 }
 
 fn object<T: serde::de::DeserializeOwned>(kind: &str, name: &str, spec: &Value) -> T {
@@ -206,32 +58,32 @@ fn fixed() -> Value {
     json!({"static": [{"name": "a", "address": "10.0.0.1"}]})
 }
 
+fn list<W: Watched<Index = Index>>(index: &mut Index, items: Vec<Item<W::Kept>>) {
+    take::<W>(index, Event::Begin);
+    take::<W>(index, Event::List(items, ()));
+}
+
+fn apply<W: Watched<Index = Index>>(index: &mut Index, item: Item<W::Kept>) {
+    take::<W>(index, Event::Apply(item));
+}
+
+fn delete<W: Watched<Index = Index>>(index: &mut Index, key: ObjectKey, stamp: Stamp) {
+    take::<W>(index, Event::Delete(key, stamp));
+}
+
 /// An index that has read everything, with these two objects.
 fn index(virtual_server: VirtualServer, pool: RealServerPool) -> Index {
     let mut index = Index::new("sluice-system");
-    index.apply(Message::VirtualServer(Delta::Init));
-    index.apply(Message::VirtualServer(Delta::InitApply(item(
-        "web",
-        "u",
-        1,
-        Ok(virtual_server),
-    ))));
-    index.apply(Message::VirtualServer(Delta::InitDone));
-    index.apply(Message::RealServerPool(Delta::Init));
-    index.apply(Message::RealServerPool(Delta::InitApply(item(
-        "v1",
-        "u",
-        1,
-        Ok(pool),
-    ))));
-    index.apply(Message::RealServerPool(Delta::InitDone));
-    index.apply(Message::RolloutPolicy(Delta::InitDone));
-    index.apply(Message::LoadBalancerNode(Delta::InitDone));
-    index.apply(Message::Lease(Delta::InitDone));
-    index.apply(Message::Pod(Delta::InitDone));
-    index.apply(Message::Service(Delta::InitDone));
-    assert_eq!(index.awaited(), [(Watched::EndpointSlice, None)]);
-    index.apply(Message::EndpointSlice(Delta::InitDone));
+    let web = item("web", "u", 1, Ok(virtual_server));
+    list::<VirtualServers>(&mut index, vec![web]);
+    list::<Pools>(&mut index, vec![item("v1", "u", 1, Ok(pool))]);
+    list::<Policies>(&mut index, Vec::new());
+    list::<Nodes>(&mut index, Vec::new());
+    list::<Leases>(&mut index, Vec::new());
+    list::<Pods>(&mut index, Vec::new());
+    list::<Services>(&mut index, Vec::new());
+    assert_eq!(index.awaited(), [(Slices::NAME, None)]);
+    list::<Slices>(&mut index, Vec::new());
     assert!(index.awaited().is_empty());
     index
 }
@@ -274,18 +126,10 @@ fn a_pool_that_is_gone_does_not_take_the_virtual_server_along() {
     let mut index = index(virtual_server("v1"), pool(&fixed()));
     decide(&mut index, 10);
     let before = decision(&index).cloned().expect("is decided");
-    index.apply(Message::RealServerPool(Delta::Delete(
-        key("v1"),
-        stamp("u", 11),
-    )));
+    delete::<Pools>(&mut index, key("v1"), stamp("u", 11));
     decide(&mut index, 12);
     assert_eq!(decision(&index), Some(&before));
-    index.apply(Message::RealServerPool(Delta::Apply(item(
-        "v1",
-        "u2",
-        13,
-        Ok(pool(&fixed())),
-    ))));
+    apply::<Pools>(&mut index, item("v1", "u2", 13, Ok(pool(&fixed()))));
     index.dirty = true;
     let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
     let outcome = index.with_world(|world| reconcile(world, &now));
@@ -308,8 +152,8 @@ fn a_foreign_edit_is_no_decision() {
     let again = |index: &mut Index, version, edit: &dyn Fn(&mut VirtualServer)| {
         let mut object = index.virtual_servers.objects[&key("web")].clone();
         edit(&mut object);
-        let delta = Delta::Apply(item("web", "u", version, Ok(object.clone())));
-        index.apply(Message::VirtualServer(delta));
+        let changed = item("web", "u", version, Ok(object.clone()));
+        apply::<VirtualServers>(index, changed);
         let outcome = index.with_world(|world| reconcile(world, &now));
         assert_eq!(
             index.virtual_servers.objects[&key("web")],
@@ -345,15 +189,11 @@ fn a_revision_is_never_given_again() {
     let mut index = index(virtual_server("v1"), pool(&fixed()));
     decide(&mut index, 10);
     let highest = index.highest_revision();
-    index.apply(Message::VirtualServer(Delta::Delete(
-        key("web"),
-        stamp("u", 11),
-    )));
+    delete::<VirtualServers>(&mut index, key("web"), stamp("u", 11));
     index.raise_floor(highest + 5);
     let mut anew = virtual_server("v1");
     anew.metadata.uid = Some("u2".to_owned());
-    let delta = Delta::Apply(item("web", "u2", 12, Ok(anew)));
-    index.apply(Message::VirtualServer(delta));
+    apply::<VirtualServers>(&mut index, item("web", "u2", 12, Ok(anew)));
     decide(&mut index, 13);
     assert_eq!(decision(&index).map(|d| d.revision), Some(highest + 6));
 }
@@ -368,22 +208,12 @@ fn pods_and_slices_wake_the_pools_that_they_concern() {
         key: ObjectKey::new("other", "p"),
         ..item("p", "u", 20, Ok(PodFacts::default()))
     };
-    index.apply(Message::Pod(Delta::Apply(elsewhere)));
+    apply::<Pods>(&mut index, elsewhere);
     assert!(index.dirty_pools.is_empty());
-    index.apply(Message::Pod(Delta::Apply(item(
-        "p",
-        "u",
-        21,
-        Ok(PodFacts::default()),
-    ))));
+    apply::<Pods>(&mut index, item("p", "u", 21, Ok(PodFacts::default())));
     assert!(index.dirty_pools.contains(&key("v1")));
     index.dirty_pools.clear();
-    index.apply(Message::Pod(Delta::Apply(item(
-        "p",
-        "u",
-        22,
-        Ok(PodFacts::default()),
-    ))));
+    apply::<Pods>(&mut index, item("p", "u", 22, Ok(PodFacts::default())));
     assert!(
         index.dirty_pools.is_empty(),
         "nothing that counts has changed"
@@ -397,18 +227,10 @@ fn pods_and_slices_wake_the_pools_that_they_concern() {
     });
     let slice = SliceFacts::of(serde_json::from_value(slice).expect("a slice"));
     index.dirty = false;
-    index.apply(Message::EndpointSlice(Delta::Apply(item(
-        "x",
-        "u",
-        23,
-        Ok(slice),
-    ))));
+    apply::<Slices>(&mut index, item("x", "u", 23, Ok(slice)));
     assert!(index.dirty && index.dirty_pools.contains(&key("v1")));
     index.dirty_pools.clear();
-    index.apply(Message::EndpointSlice(Delta::Delete(
-        key("x"),
-        stamp("u", 24),
-    )));
+    delete::<Slices>(&mut index, key("x"), stamp("u", 24));
     assert!(index.dirty_pools.contains(&key("v1")));
 }
 
@@ -422,7 +244,7 @@ fn a_node_is_not_silent_while_leases_cannot_be_heard() {
         key: ObjectKey::new("", "n1"),
         ..item("n1", "u", 30, Ok(node))
     };
-    index.apply(Message::LoadBalancerNode(Delta::Apply(node)));
+    apply::<Nodes>(&mut index, node);
     let live = |index: &mut Index| {
         let mut live = false;
         index.with_world(|world| {
@@ -440,9 +262,11 @@ fn a_node_is_not_silent_while_leases_cannot_be_heard() {
         live(index)
     };
     assert!(look(&mut index, 1_000, None));
-    index.apply(Message::Lost(Watched::Lease, "gone".to_owned()));
+    let error = RequestError::Silent;
+    let verb = "watch";
+    take::<Leases>(&mut index, Event::Failed { verb, error });
     assert!(look(&mut index, 100_000, None));
-    index.apply(Message::Lease(Delta::Init));
+    take::<Leases>(&mut index, Event::Works);
     assert!(look(&mut index, 101_000, None));
     assert!(
         look(&mut index, 142_000, Some(Err("hangs".to_owned()))),
@@ -486,7 +310,7 @@ fn a_detached_node_is_neither_waited_for_nor_missed() {
     let tell = |index: &mut Index, version, node: &LoadBalancerNode| {
         let mut told = item("n1", "u", version, Ok(node.clone()));
         told.key = ObjectKey::new("", "n1");
-        index.apply(Message::LoadBalancerNode(Delta::Apply(told)));
+        apply::<Nodes>(index, told);
         index.look_at_nodes();
         index.known_nodes.contains_key("n1")
     };
@@ -516,11 +340,11 @@ fn slices_stay_until_no_node_forwards_by_them() {
     });
     let slice = SliceFacts::of(serde_json::from_value(slice).expect("a slice"));
     let slice = item("x", "u", 11, Ok(slice));
-    index.apply(Message::EndpointSlice(Delta::Apply(slice)));
+    apply::<Slices>(&mut index, slice);
     let mut object = index.pools.objects[&key("v1")].clone();
     object.spec = pool(&fixed()).spec;
     let object = item("v1", "u", 12, Ok(object));
-    index.apply(Message::RealServerPool(Delta::Apply(object)));
+    apply::<Pools>(&mut index, object);
     let deleted = |index: &Index| of_pool(index, &key("v1")).map(|plan| plan.delete);
     let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
     let outcome = index.with_world(|world| reconcile(world, &now));
@@ -556,7 +380,7 @@ fn a_refused_pool_goes_on_with_the_pods_that_it_had() {
             ready: true,
             ..PodFacts::default()
         };
-        index.apply(Message::Pod(Delta::Apply(item(name, "u", 20, Ok(pod)))));
+        apply::<Pods>(index, item(name, "u", 20, Ok(pod)));
     };
     let addresses = |index: &Index| -> Vec<String> {
         let plan = of_pool(index, &key("v1")).expect("a plan");
@@ -571,7 +395,7 @@ fn a_refused_pool_goes_on_with_the_pods_that_it_had() {
         let mut object = index.pools.objects[&key("v1")].clone();
         object.spec = pool(spec).spec;
         let object = item("v1", "u", version, Ok(object));
-        index.apply(Message::RealServerPool(Delta::Apply(object)));
+        apply::<Pools>(index, object);
         decide(index, version + 1);
         index.dirty_pools.clear();
     };

@@ -5,14 +5,14 @@ use std::mem::{Discriminant, discriminant};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
+use sluice_kube::watched::{Message, Topic};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use super::index::{Index, Listed};
-use super::object::Kind;
-use super::watch::{Change, Message};
+use super::index::Index;
+use super::kinds::KINDS;
 use super::{Kube, node};
 use crate::core::Input;
 use crate::source::Event;
@@ -31,15 +31,9 @@ pub(super) async fn run(server: Kube, in_force: bool, inbox: SyncSender<Input>) 
     let (news_sender, mut news) = mpsc::channel(QUEUE);
     let (missing_sender, missing) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    for kind in Kind::ALL {
-        server.source.expect(kind.name());
-        let world = server.world.subscribe();
-        tasks.spawn(super::watch::run(
-            server.clone(),
-            kind,
-            news_sender.clone(),
-            world,
-        ));
+    for kind in KINDS {
+        server.source.expect(kind.name);
+        tasks.spawn(kind.watch(server.watched(), news_sender.clone()));
     }
     tasks.spawn(node::create_when_missing(server.clone(), missing));
     drop(news_sender);
@@ -67,8 +61,8 @@ pub(super) async fn run(server: Kube, in_force: bool, inbox: SyncSender<Input>) 
         }
         driver.outbox.flush(&inbox);
     }
-    for kind in Kind::ALL {
-        driver.server.works(kind.name());
+    for kind in KINDS {
+        driver.server.works(kind.name);
     }
     // Dropping the tasks ends watches and creation.
 }
@@ -82,7 +76,7 @@ struct Driver {
 
 impl Driver {
     /// Takes what comes in quick succession.
-    async fn gather(&mut self, news: &mut mpsc::Receiver<Message>) {
+    async fn gather(&mut self, news: &mut mpsc::Receiver<Message<Index>>) {
         let end = Instant::now() + BURST;
         for _ in 0..BURST_MESSAGES {
             match timeout_at(end, news.recv()).await {
@@ -92,31 +86,32 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn take(&mut self, message: Message<Index>) {
         let Message {
-            world,
-            kind,
-            change,
+            kind, topic, world, ..
         } = message;
-        if world != *self.server.world.borrow() {
+        if world != self.server.world.current() {
             return;
         }
-        let complaints = match change {
-            Change::Apply(item) => self.index.apply(kind, item),
-            Change::Delete(item) => {
-                self.index.delete(kind, &item);
-                Vec::new()
-            }
-            Change::List(items, own) => {
-                let (listed, complaints) = self.index.list(kind, items, own.as_ref());
-                if listed == Listed::OtherWorld {
-                    self.server.world.send_modify(|world| *world += 1);
-                }
-                complaints
-            }
-        };
-        for complaint in complaints {
+        let source = &self.server.source;
+        match topic {
+            Topic::Begun => {}
+            Topic::Listed => source.relisted(kind),
+            Topic::Works => self.server.works(kind),
+            Topic::Changed => source.events(kind, 1),
+            Topic::Failed => source.failed(kind),
+        }
+        message.take(&mut self.index);
+        let findings = self.index.take_findings();
+        if findings.other_world {
+            self.server.world.raise();
+        }
+        for complaint in findings.complaints {
             warn!("{complaint}");
+        }
+        for (kind, verb, error) in findings.failures {
+            let failed = format!("cannot {verb} {kind} objects");
+            self.server.complaints.fail(kind, &failed, &error);
         }
     }
 

@@ -13,9 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{Decision, ObjectKey, PoolDecision, Validate};
+use sluice_kube::error::RequestError;
+use sluice_kube::store::{Change, Missed, Store};
+use sluice_kube::watched::{self, Watched};
 use sluice_planner::{ObjectKind, Problem, Reason, Slice, SliceOwner, Slices, Snapshot};
 
-use super::object::{Content, Item, Kind, Node};
+use super::kinds::{KINDS, Node, Pools, VirtualServers};
 use crate::source::{Decisions, Event, NodeSpec};
 
 /// Objects of a kind that are kept.
@@ -30,60 +33,46 @@ pub(super) struct Own {
     pub(super) acknowledged: bool,
 }
 
-/// What came of a list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Listed {
-    /// It was taken in.
-    Taken,
-    /// It is of another world than what is known: everything is to be listed anew.
-    OtherWorld,
-}
-
-#[derive(Debug, Default)]
-struct Objects {
-    complete: bool,
-    entries: BTreeMap<ObjectKey, Entry>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    uid: String,
-    version: String,
-    content: Content,
-}
-
-/// Why what an object says is not taken over.
-#[derive(Debug)]
-enum Miss {
-    /// It cannot be read, and why.
-    Unreadable(String),
-    /// There are too many of its kind.
-    NoRoom,
-}
-
 /// All that is known.
 #[derive(Debug)]
 pub(super) struct Index {
     node: String,
-    objects: BTreeMap<Kind, Objects>,
+    pub(super) virtual_servers: Store<Option<Decision>>,
+    pub(super) pools: Store<Option<PoolDecision>>,
+    pub(super) nodes: Store<Node>,
+    pub(super) pool_slices: Store<Option<Slice>>,
+    pub(super) service_slices: Store<Option<Slice>>,
+    /// Whether every kind has been listed in the world that is read.
+    complete: bool,
     /// Whether a configuration is in force that must not get lost.
     served: bool,
     /// The uid of this node's object in the world that is believed.
     trusted: Option<String>,
     doubted: bool,
+    /// What the server said of this node with the list that is being taken in.
+    own: Option<Own>,
     revision: u64,
     pool_revision: u64,
-    /// Objects whose newest content is not taken over.
-    missed: BTreeMap<(Kind, ObjectKey), Miss>,
-    /// Kinds of which there are too many.
-    full: BTreeSet<Kind>,
-    decisions_changed: bool,
     told: Told,
+    findings: Findings,
+}
+
+/// What is to be told of reading, but not to the core.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// A list was of another world than what is known: everything is to be listed anew.
+    pub(super) other_world: bool,
+    /// Objects that are not taken over, and why.
+    pub(super) complaints: Vec<String>,
+    /// What failed: the kind, the verb, and why.
+    pub(super) failures: Vec<(&'static str, &'static str, RequestError)>,
 }
 
 #[derive(Debug, Default)]
 struct Told {
     decisions: Option<Decisions>,
+    /// Whether they may be others by now.
+    decisions_changed: bool,
     node: Option<NodeSpec>,
     refused: Option<String>,
     peers: Option<BTreeMap<String, BTreeSet<IpAddr>>>,
@@ -96,109 +85,87 @@ impl Index {
     pub(super) fn new(node: &str, served: bool) -> Self {
         Self {
             node: node.to_owned(),
-            objects: Kind::ALL
-                .into_iter()
-                .map(|kind| (kind, Objects::default()))
-                .collect(),
+            virtual_servers: Store::limited(MAX_OBJECTS),
+            pools: Store::limited(MAX_OBJECTS),
+            nodes: Store::limited(MAX_OBJECTS),
+            pool_slices: Store::limited(MAX_OBJECTS),
+            service_slices: Store::limited(MAX_OBJECTS),
+            complete: false,
             served,
             trusted: None,
             doubted: false,
+            own: None,
             revision: 0,
             pool_revision: 0,
-            missed: BTreeMap::new(),
-            full: BTreeSet::new(),
-            decisions_changed: false,
             told: Told::default(),
+            findings: Findings::default(),
         }
     }
 
-    /// Takes in a complete list of a kind. Returns a complaint for each object that has become unreadable.
-    pub(super) fn list(
-        &mut self,
-        kind: Kind,
-        items: Vec<Item>,
-        own: Option<&Own>,
-    ) -> (Listed, Vec<String>) {
-        let was_doubted = self.doubted;
-        self.judge(own);
-        if self.doubted != was_doubted {
-            for objects in self.objects.values_mut() {
-                objects.complete = false;
-            }
-            return (Listed::OtherWorld, Vec::new());
-        }
-        let mut before = std::mem::take(&mut self.entries(kind).entries);
-        let unreadable: BTreeSet<&ObjectKey> = items
+    /// Takes in changed decisions on virtual servers.
+    pub(super) fn virtual_servers_changed(&mut self, changes: &[Change<Option<Decision>>]) {
+        let now = changes
             .iter()
-            .filter(|item| item.content.is_err())
-            .map(|item| &item.key)
+            .filter_map(|c| self.virtual_servers.objects.get(&c.key)?.as_ref());
+        let newest = now.map(|decision| decision.revision).max();
+        self.revision = self.revision.max(newest.unwrap_or_default());
+        self.told.decisions_changed = true;
+        self.settle();
+    }
+
+    /// Takes in changed decisions on pools.
+    pub(super) fn pools_changed(&mut self, changes: &[Change<Option<PoolDecision>>]) {
+        let now = changes
+            .iter()
+            .filter_map(|c| self.pools.objects.get(&c.key)?.as_ref());
+        let newest = now.map(|decision| decision.revision).max();
+        self.pool_revision = self.pool_revision.max(newest.unwrap_or_default());
+        self.told.decisions_changed = true;
+        self.settle();
+    }
+
+    /// Takes in changed slices. Most slices of a cluster concern no pool, and change nothing that the core is told.
+    pub(super) fn slices_changed<W>(&mut self, changes: &[Change<Option<Slice>>])
+    where
+        W: Watched<Index = Self, Kept = Option<Slice>>,
+    {
+        let owners: BTreeSet<SliceOwner> = self
+            .decided_pools()
+            .filter_map(|(key, decision)| {
+                let endpoints = decision.endpoints.as_ref()?;
+                Some(SliceOwner::of_decision(&key.namespace, endpoints))
+            })
             .collect();
-        self.missed
-            .retain(|(of, key), _| *of != kind || unreadable.contains(key));
-        self.full.remove(&kind);
-        let mut complaints = Vec::new();
-        for item in items {
-            let old = before.remove(&item.key);
-            self.put(kind, item, old, &mut complaints);
-        }
-        self.entries(kind).complete = true;
-        self.changed(kind);
-        self.settle(own);
-        (Listed::Taken, complaints)
-    }
-
-    /// Takes in an object that was added or changed. Returns a complaint if it has become unreadable.
-    pub(super) fn apply(&mut self, kind: Kind, item: Item) -> Vec<String> {
-        let mut complaints = Vec::new();
-        let entries = &mut self.entries(kind).entries;
-        let old = entries.get(&item.key);
-        if old.is_some_and(|old| old.uid == item.uid && is_older(&item.version, &old.version)) {
-            return complaints;
-        }
-        let relevant = self.is_relevant(kind, Some(&item), &item.key);
-        let old = self.entries(kind).entries.remove(&item.key);
-        self.put(kind, item, old, &mut complaints);
-        if relevant {
-            self.changed(kind);
-        }
-        self.settle(None);
-        complaints
-    }
-
-    /// Takes in that an object is gone.
-    pub(super) fn delete(&mut self, kind: Kind, item: &Item) {
-        let entries = &self.entries(kind).entries;
-        if entries
-            .get(&item.key)
-            .is_some_and(|old| old.uid != item.uid)
-        {
-            return;
-        }
-        let relevant = self.is_relevant(kind, None, &item.key);
-        self.entries(kind).entries.remove(&item.key);
-        self.missed.remove(&(kind, item.key.clone()));
-        if relevant {
-            self.changed(kind);
-        }
+        let now = &W::store(self).objects;
+        let concerns_a_pool = changes.iter().any(|Change { key, before, .. }| {
+            let now = now.get(key).and_then(Option::as_ref);
+            let before = before.as_ref().and_then(Option::as_ref);
+            let mut slices = now.into_iter().chain(before);
+            slices.any(|slice| owners.contains(&slice.owner))
+        });
+        self.told.decisions_changed |= concerns_a_pool;
+        self.settle();
     }
 
     /// Whether this node's object is known not to be there.
     pub(super) fn own_is_missing(&self) -> bool {
-        self.objects
-            .get(&Kind::Nodes)
-            .is_some_and(|nodes| nodes.complete && !nodes.entries.contains_key(&self.own_key()))
+        self.nodes.is_complete() && self.own().is_none()
     }
 
     /// The uid of this node's object.
     pub(super) fn own_uid(&self) -> Option<&str> {
-        let nodes = self.objects.get(&Kind::Nodes)?;
-        let entry = nodes.entries.get(&self.own_key())?;
-        Some(&entry.uid)
+        let stamp = self.nodes.stamp(&self.own_key())?;
+        Some(&stamp.uid)
     }
 
     /// Whether it is not known yet what to make of the server.
     pub(super) fn is_in_doubt(&self) -> bool {
-        self.doubted && !self.is_complete()
+        self.doubted && !self.complete
+    }
+
+    /// What was found since the last call.
+    pub(super) fn take_findings(&mut self) -> Findings {
+        std::mem::take(&mut self.findings)
     }
 
     /// Events that tell the core what it does not know yet.
@@ -216,7 +183,7 @@ impl Index {
             self.told.held.clone_from(&held);
             events.push(Event::Held(held));
         }
-        if self.doubted || !self.is_complete() {
+        if self.doubted || !self.complete {
             return events;
         }
         events.extend(self.node_news());
@@ -229,7 +196,7 @@ impl Index {
 
     /// Why decisions are withheld; `None` while they are not, or are being read.
     fn held(&self) -> Option<String> {
-        if !self.is_complete() {
+        if !self.complete {
             return None;
         }
         let doubt = self.doubted.then(|| {
@@ -241,9 +208,8 @@ impl Index {
         });
         let unknown = self.unknown().map(|(kind, key)| {
             format!(
-                "{} {key} cannot be read, and the maps that were taken over may serve it: going on by what was decided before \
-                 until it can be read or is gone; run an agent as new as the operator",
-                kind.name()
+                "{kind} {key} cannot be read, and the maps that were taken over may serve it: going on by what was decided before \
+                 until it can be read or is gone; run an agent as new as the operator"
             )
         });
         let reasons: Vec<String> = doubt.into_iter().chain(unknown).collect();
@@ -251,23 +217,17 @@ impl Index {
     }
 
     /// An object of which nobody knows any more what the maps hold: it cannot be read, and never could by this process.
-    fn unknown(&self) -> Option<&(Kind, ObjectKey)> {
+    fn unknown(&self) -> Option<(&'static str, &ObjectKey)> {
         if !self.served || self.told.decisions.is_some() {
             return None;
         }
-        let unreadable = self.missed.iter().filter(|((kind, key), miss)| {
-            let known = self.objects.get(kind);
-            matches!(kind, Kind::VirtualServers | Kind::Pools)
-                && matches!(miss, Miss::Unreadable(_))
-                && known.is_none_or(|objects| !objects.entries.contains_key(key))
-        });
-        unreadable.map(|(place, _)| place).next()
+        let server = never_read(&self.virtual_servers).map(|key| (VirtualServers::NAME, key));
+        server.or_else(|| never_read(&self.pools).map(|key| (Pools::NAME, key)))
     }
 
     fn detach_requested(&self) -> Option<i64> {
         let node = self.own()?;
-        let complete = self.objects.get(&Kind::Nodes).is_some_and(|o| o.complete);
-        (complete && node.detach).then_some(node.generation)
+        (self.nodes.is_complete() && node.detach).then_some(node.generation)
     }
 
     /// Whether the server that this was listed from may be believed to the last object.
@@ -282,112 +242,22 @@ impl Index {
         }
     }
 
-    /// Believes a doubtful world once everything was listed and something is decided there.
-    fn settle(&mut self, own: Option<&Own>) {
-        if self.doubted && self.is_complete() && self.has_decisions() {
+    /// Draws the conclusions from a change. Believes a doubtful world once everything was listed and something is decided there.
+    pub(super) fn settle(&mut self) {
+        self.complete = KINDS.iter().all(|kind| kind.is_complete(self));
+        let own = self.own.take();
+        if self.doubted && self.complete && self.has_decisions() {
             self.doubted = false;
-            self.trusted = own.map(|own| own.uid.clone());
+            self.trusted = own.map(|own| own.uid);
             // Another world has a counter of its own.
-            self.revision = 0;
-            self.pool_revision = 0;
-            for kind in [Kind::VirtualServers, Kind::Pools] {
-                let contents: Vec<Content> = self.contents(kind).cloned().collect();
-                for content in &contents {
-                    self.raise_revision(content);
-                }
-            }
+            let servers = self.virtual_servers.objects.values().flatten();
+            self.revision = servers.map(|d| d.revision).max().unwrap_or_default();
+            let pools = self.pools.objects.values().flatten();
+            self.pool_revision = pools.map(|d| d.revision).max().unwrap_or_default();
         }
         if !self.doubted && self.trusted.is_none() {
             self.trusted = self.own_uid().map(str::to_owned);
         }
-    }
-
-    fn put(&mut self, kind: Kind, item: Item, old: Option<Entry>, complaints: &mut Vec<String>) {
-        let content = match item.content {
-            Ok(content) => {
-                self.missed.remove(&(kind, item.key.clone()));
-                content
-            }
-            Err(error) => {
-                if self.miss(kind, &item.key, Miss::Unreadable(error.clone())) {
-                    complaints.push(format!(
-                        "{} {} cannot be read, what was known of it stays: {error}",
-                        kind.name(),
-                        item.key
-                    ));
-                }
-                match old {
-                    Some(old) => old.content,
-                    None => return,
-                }
-            }
-        };
-        self.raise_revision(&content);
-        if self.entries(kind).entries.len() >= MAX_OBJECTS {
-            self.miss(kind, &item.key, Miss::NoRoom);
-            if self.full.insert(kind) {
-                complaints.push(format!(
-                    "{} {} is left out, and perhaps others: there are more than {MAX_OBJECTS}",
-                    kind.name(),
-                    item.key
-                ));
-            }
-            return;
-        }
-        let entry = Entry {
-            uid: item.uid,
-            version: item.version,
-            content,
-        };
-        self.entries(kind).entries.insert(item.key, entry);
-    }
-
-    /// Notes that an object is missed; `false` if it was before.
-    fn miss(&mut self, kind: Kind, key: &ObjectKey, why: Miss) -> bool {
-        let place = (kind, key.clone());
-        // A status names fewer.
-        let has_room = self.missed.len() < MAX_OBJECTS || self.missed.contains_key(&place);
-        has_room && self.missed.insert(place, why).is_none()
-    }
-
-    fn raise_revision(&mut self, content: &Content) {
-        match content {
-            Content::VirtualServer(Some(decision)) => {
-                self.revision = self.revision.max(decision.revision);
-            }
-            Content::Pool(Some(decision)) => {
-                self.pool_revision = self.pool_revision.max(decision.revision);
-            }
-            _ => {}
-        }
-    }
-
-    fn changed(&mut self, kind: Kind) {
-        self.decisions_changed |= kind != Kind::Nodes;
-    }
-
-    /// Whether a change of this object can change what the core is told. Most slices of a cluster concern no pool.
-    fn is_relevant(&self, kind: Kind, new: Option<&Item>, key: &ObjectKey) -> bool {
-        if !matches!(kind, Kind::PoolSlices | Kind::ServiceSlices) {
-            return true;
-        }
-        let old = self.objects.get(&kind).and_then(|o| o.entries.get(key));
-        let old = old.map(|entry| &entry.content);
-        let new = new.and_then(|item| item.content.as_ref().ok());
-        if old == new {
-            return false;
-        }
-        let owners = [old, new].into_iter().flatten().filter_map(|c| match c {
-            Content::Slice(Some(slice)) => Some(&slice.owner),
-            _ => None,
-        });
-        let owners: Vec<&SliceOwner> = owners.collect();
-        self.pools().any(|(key, decision)| {
-            decision.endpoints.as_ref().is_some_and(|endpoints| {
-                let owner = SliceOwner::of_decision(&key.namespace, endpoints);
-                owners.contains(&&owner)
-            })
-        })
     }
 
     fn node_news(&mut self) -> Option<Event> {
@@ -416,15 +286,12 @@ impl Index {
     }
 
     fn peer_news(&mut self) -> Option<Event> {
-        let nodes = self.objects.get(&Kind::Nodes)?;
-        let peers = nodes
-            .entries
+        let peers = self
+            .nodes
+            .objects
             .iter()
             .filter(|(key, _)| key.name != self.node)
-            .filter_map(|(key, entry)| match &entry.content {
-                Content::Node(node) => Some((key.name.clone(), node.peer.clone()?)),
-                _ => None,
-            });
+            .filter_map(|(key, node)| Some((key.name.clone(), node.peer.clone()?)));
         let peers: BTreeMap<String, BTreeSet<IpAddr>> = peers.collect();
         if self.told.peers.as_ref() == Some(&peers) {
             return None;
@@ -434,10 +301,10 @@ impl Index {
     }
 
     fn decision_news(&mut self) -> Option<Event> {
-        if !self.decisions_changed && self.told.decisions.is_some() {
+        if !self.told.decisions_changed && self.told.decisions.is_some() {
             return None;
         }
-        self.decisions_changed = false;
+        self.told.decisions_changed = false;
         let decisions = self.decisions();
         if self.told.decisions.as_ref() == Some(&decisions) {
             return None;
@@ -449,24 +316,18 @@ impl Index {
 
     fn decisions(&self) -> Decisions {
         let virtual_servers: BTreeMap<ObjectKey, Decision> = self
-            .entries_of(Kind::VirtualServers)
-            .filter_map(|(key, content)| match content {
-                Content::VirtualServer(Some(decision)) => Some((key.clone(), decision.clone())),
-                _ => None,
-            })
+            .virtual_servers
+            .objects
+            .iter()
+            .filter_map(|(key, decision)| Some((key.clone(), decision.clone()?)))
             .collect();
         let pools: BTreeMap<ObjectKey, PoolDecision> = self
-            .pools()
+            .decided_pools()
             .map(|(key, decision)| (key.clone(), decision.clone()))
             .collect();
-        let kinds = [Kind::PoolSlices, Kind::ServiceSlices];
-        let contents = kinds.into_iter().flat_map(|kind| self.contents(kind));
-        let slices: Vec<&Slice> = contents
-            .filter_map(|content| match content {
-                Content::Slice(Some(slice)) => Some(slice),
-                _ => None,
-            })
-            .collect();
+        let of_pools = self.pool_slices.objects.values();
+        let slices = of_pools.chain(self.service_slices.objects.values());
+        let slices: Vec<&Slice> = slices.flatten().collect();
         Decisions {
             snapshot: Snapshot::new(&virtual_servers, &pools, &Slices::new(slices)),
             revision: self.revision,
@@ -477,44 +338,13 @@ impl Index {
 
     /// What is missed of the decisions.
     fn problems(&self) -> Vec<Problem> {
-        let problem = |((kind, key), miss): (&(Kind, ObjectKey), &Miss)| {
-            let kind = match kind {
-                Kind::VirtualServers => ObjectKind::VirtualServer,
-                Kind::Pools => ObjectKind::RealServerPool,
-                _ => return None,
-            };
-            let (reason, message) = match miss {
-                Miss::Unreadable(error) => (
-                    Reason::Unreadable,
-                    format!(
-                        "this node's agent cannot read it, what was known of it stays: run an agent as new as the operator: {error}"
-                    ),
-                ),
-                Miss::NoRoom => (
-                    Reason::LimitExceeded,
-                    format!(
-                        "this node's agent leaves it out, it keeps {MAX_OBJECTS} of a kind: remove others"
-                    ),
-                ),
-            };
-            Some(Problem {
-                kind,
-                object: key.into(),
-                reason,
-                message,
-                exception: true,
-            })
-        };
-        self.missed.iter().filter_map(problem).collect()
+        let servers = problems(ObjectKind::VirtualServer, &self.virtual_servers);
+        let pools = problems(ObjectKind::RealServerPool, &self.pools);
+        servers.into_iter().chain(pools).collect()
     }
 
     fn has_decisions(&self) -> bool {
-        self.contents(Kind::VirtualServers)
-            .any(|content| matches!(content, Content::VirtualServer(Some(_))))
-    }
-
-    fn is_complete(&self) -> bool {
-        self.objects.values().all(|objects| objects.complete)
+        self.virtual_servers.objects.values().any(Option::is_some)
     }
 
     fn own_key(&self) -> ObjectKey {
@@ -522,42 +352,74 @@ impl Index {
     }
 
     fn own(&self) -> Option<&Node> {
-        let nodes = self.objects.get(&Kind::Nodes)?;
-        match &nodes.entries.get(&self.own_key())?.content {
-            Content::Node(node) => Some(node),
-            _ => None,
-        }
+        self.nodes.objects.get(&self.own_key())
     }
 
-    fn pools(&self) -> impl Iterator<Item = (&ObjectKey, &PoolDecision)> {
-        self.entries_of(Kind::Pools)
-            .filter_map(|(key, content)| match content {
-                Content::Pool(Some(decision)) => Some((key, decision)),
-                _ => None,
-            })
-    }
-
-    fn contents(&self, kind: Kind) -> impl Iterator<Item = &Content> {
-        self.entries_of(kind).map(|(_, content)| content)
-    }
-
-    fn entries_of(&self, kind: Kind) -> impl Iterator<Item = (&ObjectKey, &Content)> {
-        let objects = self.objects.get(&kind).into_iter();
-        objects.flat_map(|objects| objects.entries.iter().map(|(key, e)| (key, &e.content)))
-    }
-
-    fn entries(&mut self, kind: Kind) -> &mut Objects {
-        self.objects.entry(kind).or_default()
+    fn decided_pools(&self) -> impl Iterator<Item = (&ObjectKey, &PoolDecision)> {
+        let pools = self.pools.objects.iter();
+        pools.filter_map(|(key, decision)| Some((key, decision.as_ref()?)))
     }
 }
 
-/// Whether a resource version is older than another. Kubernetes promises that they are whole numbers (1.35); where they are
-/// not, what comes later is taken for newer.
-fn is_older(version: &str, than: &str) -> bool {
-    match (version.parse::<u128>(), than.parse::<u128>()) {
-        (Ok(version), Ok(than)) => version < than,
-        _ => false,
+impl watched::Index for Index {
+    type Answer = Option<Own>;
+
+    fn believes(&mut self, own: Option<Own>) -> bool {
+        let was_doubted = self.doubted;
+        self.judge(own.as_ref());
+        if self.doubted == was_doubted {
+            self.own = own;
+            return true;
+        }
+        for kind in KINDS {
+            kind.expect_list(self);
+        }
+        self.complete = false;
+        self.findings.other_world = true;
+        false
     }
+
+    /// The driver, which sees all messages, tells of it.
+    fn works(&mut self, _: &'static str) {}
+
+    fn failed(&mut self, kind: &'static str, verb: &'static str, error: RequestError) {
+        self.findings.failures.push((kind, verb, error));
+    }
+
+    fn missed(&mut self, kind: &'static str, object: Missed) {
+        let complaint = format!("{kind} {} {}", object.key, object.why);
+        self.findings.complaints.push(complaint);
+    }
+}
+
+/// An object of a store that cannot be read, and of which nothing was known before.
+fn never_read<T: PartialEq>(store: &Store<T>) -> Option<&ObjectKey> {
+    let mut unreadable = store.unreadable().map(|(key, _)| key);
+    unreadable.find(|key| !store.objects.contains_key(*key))
+}
+
+/// What is missed of a kind.
+fn problems<T: PartialEq>(kind: ObjectKind, store: &Store<T>) -> Vec<Problem> {
+    let problem = |key: &ObjectKey, reason, message| Problem {
+        kind,
+        object: key.into(),
+        reason,
+        message,
+        exception: true,
+    };
+    let unreadable = store.unreadable().map(|(key, error)| {
+        let message = format!(
+            "this node's agent cannot read it, what was known of it stays: run an agent as new as the operator: {error}"
+        );
+        problem(key, Reason::Unreadable, message)
+    });
+    let left_out = store.left_out().map(|key| {
+        let message = format!(
+            "this node's agent leaves it out, it keeps {MAX_OBJECTS} of a kind: remove others"
+        );
+        problem(key, Reason::LimitExceeded, message)
+    });
+    unreadable.chain(left_out).collect()
 }
 
 #[cfg(test)]

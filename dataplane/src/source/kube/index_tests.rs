@@ -1,14 +1,52 @@
+use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use sluice_api::DETACH_ANNOTATION;
+use sluice_kube::watched::take;
+use sluice_kube::{Event as Watch, Item};
 use sluice_planner::ObjectName;
 
-use super::super::object::read;
+use super::super::kinds::{Nodes, PoolSlices, ServiceSlices};
 use super::*;
 
 const NODE: &str = "d1";
 
-fn item(kind: Kind, value: Value) -> Item {
-    read(kind, serde_json::from_value(value).unwrap())
+fn item<W: Watched<Object = DynamicObject>>(value: Value) -> Item<W::Kept> {
+    Item::of(serde_json::from_value(value).unwrap(), W::keep)
+}
+
+/// Whether the list was of another world, and the complaints.
+fn list<W: Watched<Index = Index>>(
+    index: &mut Index,
+    items: Vec<Item<W::Kept>>,
+    own: Option<&Own>,
+) -> (bool, Vec<String>) {
+    take::<W>(index, Watch::List(items, own.cloned()));
+    let findings = index.take_findings();
+    (findings.other_world, findings.complaints)
+}
+
+fn apply<W: Watched<Index = Index>>(index: &mut Index, item: Item<W::Kept>) -> Vec<String> {
+    take::<W>(index, Watch::Apply(item));
+    index.take_findings().complaints
+}
+
+fn delete<W: Watched<Index = Index>>(index: &mut Index, item: &Item<W::Kept>) {
+    take::<W>(index, Watch::Delete(item.key.clone(), item.stamp.clone()));
+}
+
+type TakeList = dyn FnOnce(&mut Index, Option<&Own>) -> (bool, Vec<String>);
+
+/// A list of some kind.
+struct Listing {
+    kind: &'static str,
+    take: Box<TakeList>,
+}
+
+fn listing<W: Watched<Index = Index>>(items: Vec<Item<W::Kept>>) -> Listing {
+    Listing {
+        kind: W::NAME,
+        take: Box::new(|index, own| list::<W>(index, items, own)),
+    }
 }
 
 fn named(name: &str, version: u32) -> Value {
@@ -17,7 +55,7 @@ fn named(name: &str, version: u32) -> Value {
     }})
 }
 
-fn web(version: u32, revision: u64) -> Item {
+fn web(version: u32, revision: u64) -> Item<Option<Decision>> {
     let mut value = named("web", version);
     value["status"] = json!({"decision": {
         "revision": revision, "generation": 1, "addresses": ["203.0.113.1"],
@@ -25,38 +63,35 @@ fn web(version: u32, revision: u64) -> Item {
         "mode": "NAT", "poolSelection": "Flow",
         "pools": [{"name": "v1", "weight": 1, "specWeight": 1}],
     }});
-    item(Kind::VirtualServers, value)
+    item::<VirtualServers>(value)
 }
 
-fn pool(version: u32, revision: u64) -> Item {
+fn pool(version: u32, revision: u64) -> Item<Option<PoolDecision>> {
     let mut value = named("v1", version);
     value["status"] = json!({"decision": {
         "revision": revision, "generation": 1,
         "endpoints": {"source": "Pods", "name": "v1", "targetPorts": [{"name": "http", "port": 8080}]},
     }});
-    item(Kind::Pools, value)
+    item::<Pools>(value)
 }
 
-fn slice(pool: &str, version: u32, address: &str) -> Item {
+fn slice(pool: &str, version: u32, address: &str) -> Item<Option<Slice>> {
     let mut value = named(&format!("{pool}-slice"), version);
     value["metadata"]["labels"] = json!({"sluice.dev/pool": pool});
     value["addressType"] = json!("IPv4");
     value["endpoints"] = json!([{"addresses": [address]}]);
-    item(Kind::PoolSlices, value)
+    item::<PoolSlices>(value)
 }
 
-fn node(name: &str, uid: &str, version: u32, annotations: &Value) -> Item {
-    item(
-        Kind::Nodes,
-        json!({
-            "metadata": {
-                "name": name, "uid": uid, "resourceVersion": version.to_string(), "generation": 2,
-                "annotations": annotations,
-            },
-            "spec": {"interfaces": ["eth0"], "role": "Director"},
-            "status": {"addresses": ["10.0.0.2"]},
-        }),
-    )
+fn node(name: &str, uid: &str, version: u32, annotations: &Value) -> Item<Node> {
+    item::<Nodes>(json!({
+        "metadata": {
+            "name": name, "uid": uid, "resourceVersion": version.to_string(), "generation": 2,
+            "annotations": annotations,
+        },
+        "spec": {"interfaces": ["eth0"], "role": "Director"},
+        "status": {"addresses": ["10.0.0.2"]},
+    }))
 }
 
 fn own(uid: &str, acknowledged: bool) -> Own {
@@ -67,36 +102,31 @@ fn own(uid: &str, acknowledged: bool) -> Own {
 }
 
 /// The lists of a cluster that serves one virtual server, with this node's object under a uid.
-fn cluster(uid: &str) -> Vec<(Kind, Vec<Item>)> {
+fn cluster(uid: &str) -> Vec<Listing> {
     vec![
-        (Kind::ServiceSlices, Vec::new()),
-        (Kind::Pools, vec![pool(4, 6)]),
-        (Kind::PoolSlices, vec![slice("v1", 3, "10.0.0.7")]),
-        (Kind::Nodes, vec![node(NODE, uid, 2, &json!({}))]),
-        (Kind::VirtualServers, vec![web(5, 7)]),
+        listing::<ServiceSlices>(Vec::new()),
+        listing::<Pools>(vec![pool(4, 6)]),
+        listing::<PoolSlices>(vec![slice("v1", 3, "10.0.0.7")]),
+        listing::<Nodes>(vec![node(NODE, uid, 2, &json!({}))]),
+        listing::<VirtualServers>(vec![web(5, 7)]),
     ]
 }
 
 /// The lists of a server that was wiped, in which this node's object was made anew.
-fn wiped(uid: &str) -> Vec<(Kind, Vec<Item>)> {
-    Kind::ALL
-        .into_iter()
-        .map(|kind| match kind {
-            Kind::Nodes => (kind, vec![node(NODE, uid, 2, &json!({}))]),
-            _ => (kind, Vec::new()),
-        })
-        .collect()
+fn wiped(uid: &str) -> Vec<Listing> {
+    vec![
+        listing::<VirtualServers>(Vec::new()),
+        listing::<Pools>(Vec::new()),
+        listing::<Nodes>(vec![node(NODE, uid, 2, &json!({}))]),
+        listing::<PoolSlices>(Vec::new()),
+        listing::<ServiceSlices>(Vec::new()),
+    ]
 }
 
-fn list_all(index: &mut Index, lists: Vec<(Kind, Vec<Item>)>, own: Option<&Own>) -> Vec<Event> {
+fn list_all(index: &mut Index, lists: Vec<Listing>, own: Option<&Own>) -> Vec<Event> {
     let mut events = Vec::new();
-    for (kind, items) in lists {
-        let (listed, complaints) = index.list(kind, items, own);
-        assert_eq!(
-            (listed, complaints),
-            (Listed::Taken, Vec::new()),
-            "{kind:?}"
-        );
+    for Listing { kind, take } in lists {
+        assert_eq!(take(index, own), (false, Vec::new()), "{kind}");
         events.extend(index.news());
     }
     events
@@ -144,9 +174,9 @@ fn nothing_is_told_until_every_list_is_complete() {
 #[test]
 fn revisions_are_the_highest_seen_of_their_kind() {
     let mut index = serving();
-    index.apply(Kind::VirtualServers, web(8, 12));
+    apply::<VirtualServers>(&mut index, web(8, 12));
     let gone = web(8, 12);
-    index.delete(Kind::VirtualServers, &gone);
+    delete::<VirtualServers>(&mut index, &gone);
     let events = index.news();
     let told = decisions(&events).unwrap();
     assert!(told.snapshot.virtual_servers.is_empty());
@@ -156,26 +186,23 @@ fn revisions_are_the_highest_seen_of_their_kind() {
 #[test]
 fn older_versions_of_an_object_are_no_news() {
     let mut index = serving();
-    index.apply(Kind::VirtualServers, web(10, 9));
+    apply::<VirtualServers>(&mut index, web(10, 9));
     assert_eq!(decisions(&index.news()).map(|d| d.revision), Some(9));
-    index.apply(Kind::VirtualServers, web(9, 8));
+    apply::<VirtualServers>(&mut index, web(9, 8));
     assert_eq!(index.news(), []);
-    assert!(is_older("9", "10"));
-    assert!(!is_older("10", "9"));
-    assert!(!is_older("a", "b"), "no numbers: the later one is newer");
     // One of the same name that was made anew is another object.
-    let mut anew = web(3, 10);
-    anew.uid = "other".to_owned();
-    index.apply(Kind::VirtualServers, anew);
+    let mut anew = web(11, 10);
+    anew.stamp.uid = "other".to_owned();
+    apply::<VirtualServers>(&mut index, anew);
     assert_eq!(decisions(&index.news()).map(|d| d.revision), Some(10));
 }
 
 #[test]
 fn slices_of_other_services_make_no_work() {
     let mut index = serving();
-    index.apply(Kind::PoolSlices, slice("other", 9, "10.0.0.9"));
-    assert!(!index.decisions_changed);
-    index.apply(Kind::PoolSlices, slice("v1", 9, "10.0.0.8"));
+    apply::<PoolSlices>(&mut index, slice("other", 9, "10.0.0.9"));
+    assert!(!index.told.decisions_changed);
+    apply::<PoolSlices>(&mut index, slice("v1", 9, "10.0.0.8"));
     let events = index.news();
     let told = decisions(&events).unwrap();
     let servers = &told.snapshot.pools[&ObjectName::new("shop", "v1")].servers;
@@ -183,10 +210,10 @@ fn slices_of_other_services_make_no_work() {
 }
 
 /// An object with a decision that nobody can read.
-fn broken(kind: Kind, name: &str, version: u32) -> Item {
+fn broken<W: Watched<Object = DynamicObject>>(name: &str, version: u32) -> Item<W::Kept> {
     let mut value = named(name, version);
     value["status"] = json!({"decision": {"revision": "nonsense"}});
-    item(kind, value)
+    item::<W>(value)
 }
 
 /// What the core was told to be missed.
@@ -199,13 +226,13 @@ fn missed(events: &[Event]) -> Vec<String> {
 
 #[test]
 fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
-    let broken = |version| broken(Kind::VirtualServers, "web", version);
+    let broken = |version| broken::<VirtualServers>("web", version);
     let mut index = serving();
-    let complaints = index.apply(Kind::VirtualServers, broken(8));
+    let complaints = apply::<VirtualServers>(&mut index, broken(8));
     assert_eq!(complaints.len(), 1);
     assert!(complaints[0].contains("shop/web"), "{}", complaints[0]);
     assert_eq!(
-        index.apply(Kind::VirtualServers, broken(9)),
+        apply::<VirtualServers>(&mut index, broken(9)),
         [""; 0],
         "once"
     );
@@ -217,7 +244,7 @@ fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
     let mut other = web(11, 11);
     other.key.name = "other".to_owned();
     let own = own("a", true);
-    let (_, complaints) = index.list(Kind::VirtualServers, vec![broken(10), other], Some(&own));
+    let (_, complaints) = list::<VirtualServers>(&mut index, vec![broken(10), other], Some(&own));
     assert_eq!(complaints, [""; 0]);
     let events = index.news();
     let told = decisions(&events).unwrap();
@@ -226,10 +253,10 @@ fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
         (11, 2)
     );
     assert_eq!(missed(&events), ["VirtualServer shop/web Unreadable"]);
-    index.apply(Kind::VirtualServers, web(12, 12));
+    apply::<VirtualServers>(&mut index, web(12, 12));
     assert_eq!(missed(&index.news()), [""; 0]);
     assert_eq!(
-        index.apply(Kind::VirtualServers, broken(13)).len(),
+        apply::<VirtualServers>(&mut index, broken(13)).len(),
         1,
         "it was readable"
     );
@@ -238,8 +265,8 @@ fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
 #[test]
 fn what_never_could_be_read_is_named_and_not_acknowledged() {
     let mut index = serving();
-    index.apply(Kind::VirtualServers, broken(Kind::VirtualServers, "a", 8));
-    index.apply(Kind::Pools, broken(Kind::Pools, "b", 9));
+    apply::<VirtualServers>(&mut index, broken::<VirtualServers>("a", 8));
+    apply::<Pools>(&mut index, broken::<Pools>("b", 9));
     let events = index.news();
     let expected = [
         "VirtualServer shop/a Unreadable",
@@ -251,43 +278,42 @@ fn what_never_could_be_read_is_named_and_not_acknowledged() {
         None,
         "this process knows what is in the maps"
     );
-    index.delete(Kind::Pools, &broken(Kind::Pools, "b", 10));
+    delete::<Pools>(&mut index, &broken::<Pools>("b", 10));
     assert_eq!(missed(&index.news()), expected[..1]);
 }
 
 #[test]
 fn adopted_maps_stay_while_an_object_cannot_be_read() {
-    for (kind, name) in [(Kind::VirtualServers, "web"), (Kind::Pools, "v1")] {
-        let lists = || {
-            cluster("a").into_iter().map(|(of, items)| {
-                let items = if of == kind {
-                    vec![broken(kind, name, 5)]
-                } else {
-                    items
-                };
-                (of, items)
-            })
-        };
+    let broken_server = || listing::<VirtualServers>(vec![broken::<VirtualServers>("web", 5)]);
+    let broken_pool = || listing::<Pools>(vec![broken::<Pools>("v1", 5)]);
+    for kind in [VirtualServers::NAME, Pools::NAME] {
         let own = own("a", true);
         // Where the maps are empty nothing gets lost.
         for (served, ending) in [(false, 0), (true, 1), (true, 2)] {
             let mut index = Index::new(NODE, served);
             let mut events = Vec::new();
-            for (of, items) in lists() {
-                index.list(of, items, Some(&own));
+            for list in cluster("a") {
+                let list = match list.kind {
+                    name if name != kind => list,
+                    VirtualServers::NAME => broken_server(),
+                    _ => broken_pool(),
+                };
+                (list.take)(&mut index, Some(&own));
                 events.extend(index.news());
             }
             let node_is_told = events.iter().any(|event| matches!(event, Event::Node(_)));
             assert!(node_is_told, "its programs are attached");
             assert_eq!(decisions(&events).is_none(), served);
             assert_eq!(held(&events), served.then_some(true));
-            if ending == 0 {
-                continue;
-            }
+            let index = &mut index;
             match (ending, kind) {
-                (1, _) => index.delete(kind, &broken(kind, name, 6)),
-                (_, Kind::Pools) => drop(index.apply(kind, pool(7, 7))),
-                _ => drop(index.apply(kind, web(7, 7))),
+                (0, _) => continue,
+                (1, VirtualServers::NAME) => {
+                    delete::<VirtualServers>(index, &broken::<VirtualServers>("web", 6));
+                }
+                (1, _) => delete::<Pools>(index, &broken::<Pools>("v1", 6)),
+                (_, VirtualServers::NAME) => drop(apply::<VirtualServers>(index, web(7, 7))),
+                _ => drop(apply::<Pools>(index, pool(7, 7))),
             }
             let events = index.news();
             assert_eq!(held(&events), Some(false));
@@ -300,29 +326,30 @@ fn adopted_maps_stay_while_an_object_cannot_be_read() {
 #[test]
 fn what_there_is_no_room_for_is_named() {
     let mut index = Index::new(NODE, false);
-    let mut lists = cluster("a");
-    for (kind, items) in &mut lists {
-        if *kind == Kind::Pools {
-            let others = (0..MAX_OBJECTS).map(|i| {
-                let mut other = pool(4, 6);
-                other.key.name = format!("a{i}");
-                other
-            });
-            items.splice(0..0, others);
+    let mut pools: Vec<_> = (0..MAX_OBJECTS)
+        .map(|i| {
+            let mut other = pool(4, 6);
+            other.key.name = format!("a{i}");
+            other
+        })
+        .collect();
+    pools.push(pool(4, 6));
+    let mut events = Vec::new();
+    for list in cluster("a") {
+        if list.kind != Pools::NAME {
+            (list.take)(&mut index, Some(&own("a", false)));
         }
     }
-    let mut events = Vec::new();
-    for (kind, items) in lists {
-        index.list(kind, items, Some(&own("a", false)));
-        events.extend(index.news());
-    }
+    let (_, complaints) = list::<Pools>(&mut index, pools, Some(&own("a", false)));
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    events.extend(index.news());
     assert_eq!(missed(&events), ["RealServerPool shop/v1 LimitExceeded"]);
 }
 
 #[test]
 fn an_empty_list_is_believed_where_this_node_is_known() {
     let mut index = serving();
-    index.list(Kind::VirtualServers, Vec::new(), Some(&own("a", true)));
+    list::<VirtualServers>(&mut index, Vec::new(), Some(&own("a", true)));
     let events = index.news();
     assert!(
         decisions(&events)
@@ -339,21 +366,18 @@ fn a_wiped_server_changes_nothing_until_something_is_decided() {
     for new in [None, Some(own("b", false))] {
         let mut index = serving();
         // Whichever list comes first: pools without servers are no better.
-        let (listed, _) = index.list(Kind::Pools, Vec::new(), new.as_ref());
-        assert_eq!(listed, Listed::OtherWorld);
+        let (is_another, _) = list::<Pools>(&mut index, Vec::new(), new.as_ref());
+        assert!(is_another);
         assert_eq!(index.news(), []);
         let events = list_all(&mut index, wiped("b"), new.as_ref());
         assert_eq!(held(&events), Some(true));
         assert_eq!(events.len(), 1, "{events:?}");
         // Another agent or a user works there; nothing is decided yet.
-        index.apply(
-            Kind::VirtualServers,
-            item(Kind::VirtualServers, named("web", 1)),
-        );
-        index.apply(Kind::Pools, pool(2, 2));
+        apply::<VirtualServers>(&mut index, item::<VirtualServers>(named("web", 1)));
+        apply::<Pools>(&mut index, pool(2, 2));
         assert_eq!(index.news(), []);
 
-        index.apply(Kind::VirtualServers, web(3, 3));
+        apply::<VirtualServers>(&mut index, web(3, 3));
         let events = index.news();
         assert_eq!(held(&events), Some(false));
         let told = decisions(&events).unwrap();
@@ -363,7 +387,7 @@ fn a_wiped_server_changes_nothing_until_something_is_decided() {
             "another counter"
         );
         // From now on that is the world.
-        index.list(Kind::VirtualServers, Vec::new(), Some(&own("b", true)));
+        list::<VirtualServers>(&mut index, Vec::new(), Some(&own("b", true)));
         assert_eq!(held(&index.news()), None);
     }
 }
@@ -371,11 +395,11 @@ fn a_wiped_server_changes_nothing_until_something_is_decided() {
 #[test]
 fn a_server_that_comes_back_is_believed_again() {
     let mut index = serving();
-    index.list(Kind::VirtualServers, Vec::new(), None);
+    list::<VirtualServers>(&mut index, Vec::new(), None);
     assert_eq!(held(&list_all(&mut index, wiped("b"), None)), Some(true));
     let own = own("a", true);
-    let (listed, _) = index.list(Kind::Nodes, Vec::new(), Some(&own));
-    assert_eq!(listed, Listed::OtherWorld);
+    let (is_another, _) = list::<Nodes>(&mut index, Vec::new(), Some(&own));
+    assert!(is_another);
     assert_eq!(held(&index.news()), Some(false), "it is being read");
     let events = list_all(&mut index, cluster("a"), Some(&own));
     assert_eq!(events, []);
@@ -385,15 +409,15 @@ fn a_server_that_comes_back_is_believed_again() {
 #[test]
 fn an_object_of_this_node_that_was_made_anew_is_no_harm() {
     let mut index = serving();
-    index.delete(Kind::Nodes, &node(NODE, "a", 9, &json!({})));
+    delete::<Nodes>(&mut index, &node(NODE, "a", 9, &json!({})));
     assert!(index.own_is_missing());
     assert_eq!(index.news(), [], "its spec stays in force");
-    index.apply(Kind::Nodes, node(NODE, "b", 10, &json!({})));
+    apply::<Nodes>(&mut index, node(NODE, "b", 10, &json!({})));
     assert!(!index.own_is_missing());
     index.news();
     let new = own("b", true);
-    let (listed, _) = index.list(Kind::VirtualServers, vec![web(11, 8)], Some(&new));
-    assert_eq!(listed, Listed::OtherWorld);
+    let (is_another, _) = list::<VirtualServers>(&mut index, vec![web(11, 8)], Some(&new));
+    assert!(is_another);
     let events = list_all(&mut index, cluster("b"), Some(&new));
     assert_eq!(held(&events), None, "{events:?}");
     assert!(!index.doubted);
@@ -407,10 +431,8 @@ fn adopted_maps_are_not_emptied_by_a_server_that_does_not_know_the_node() {
         (Some(own("a", true)), true),
     ] {
         let mut index = Index::new(NODE, true);
-        let first = index
-            .list(Kind::VirtualServers, Vec::new(), before.as_ref())
-            .0;
-        assert_eq!(first == Listed::Taken, believed, "{before:?}");
+        let first = list::<VirtualServers>(&mut index, Vec::new(), before.as_ref()).0;
+        assert_eq!(!first, believed, "{before:?}");
         let events = list_all(&mut index, wiped("x"), before.as_ref());
         assert_eq!(decisions(&events).is_some(), believed, "{before:?}");
         assert_eq!(held(&events), (!believed).then_some(true), "{before:?}");
@@ -429,8 +451,8 @@ fn where_nothing_is_served_nothing_is_held() {
 #[test]
 fn the_annotation_is_told_once_and_nothing_after_it() {
     let mut index = serving();
-    index.apply(
-        Kind::Nodes,
+    apply::<Nodes>(
+        &mut index,
         node("d2", "z", 20, &json!({DETACH_ANNOTATION: ""})),
     );
     assert!(
@@ -439,13 +461,13 @@ fn the_annotation_is_told_once_and_nothing_after_it() {
             .iter()
             .all(|event| matches!(event, Event::Peers(_)))
     );
-    index.apply(
-        Kind::Nodes,
+    apply::<Nodes>(
+        &mut index,
         node(NODE, "a", 21, &json!({DETACH_ANNOTATION: "now"})),
     );
     assert_eq!(index.news(), [Event::Detach { generation: 2 }]);
-    index.apply(Kind::Nodes, node(NODE, "a", 22, &json!({})));
-    index.apply(Kind::VirtualServers, web(23, 23));
+    apply::<Nodes>(&mut index, node(NODE, "a", 22, &json!({})));
+    apply::<VirtualServers>(&mut index, web(23, 23));
     assert_eq!(index.news(), []);
 }
 
@@ -453,19 +475,19 @@ fn the_annotation_is_told_once_and_nothing_after_it() {
 fn the_annotation_counts_before_anything_else_is_known() {
     let mut index = Index::new(NODE, true);
     let annotated = node(NODE, "a", 1, &json!({DETACH_ANNOTATION: ""}));
-    index.list(Kind::Nodes, vec![annotated], Some(&own("a", true)));
+    list::<Nodes>(&mut index, vec![annotated], Some(&own("a", true)));
     assert_eq!(index.news(), [Event::Detach { generation: 2 }]);
 }
 
 #[test]
 fn peers_are_the_other_directors() {
     let mut index = serving();
-    index.apply(Kind::Nodes, node("d2", "z", 20, &json!({})));
+    apply::<Nodes>(&mut index, node("d2", "z", 20, &json!({})));
     let [Event::Peers(peers)] = &index.news()[..] else {
         unreachable!()
     };
     assert_eq!(peers.keys().collect::<Vec<_>>(), ["d2"]);
-    index.delete(Kind::Nodes, &node("d2", "z", 21, &json!({})));
+    delete::<Nodes>(&mut index, &node("d2", "z", 21, &json!({})));
     assert_eq!(index.news(), [Event::Peers(BTreeMap::new())]);
 }
 
@@ -473,15 +495,14 @@ fn peers_are_the_other_directors() {
 fn a_spec_that_breaks_a_rule_leaves_the_one_before() {
     let mut index = serving();
     let mut broken = node(NODE, "a", 20, &json!({}));
-    if let Ok(Content::Node(node)) = &mut broken.content {
-        node.spec.as_mut().unwrap().interfaces = Vec::new();
-    }
-    index.apply(Kind::Nodes, broken);
+    let spec = &mut broken.content.as_mut().unwrap().spec;
+    spec.as_mut().unwrap().interfaces = Vec::new();
+    apply::<Nodes>(&mut index, broken);
     let [Event::NodeRefused(message)] = &index.news()[..] else {
         unreachable!()
     };
     assert!(message.contains("spec.interfaces"), "{message}");
     assert_eq!(index.news(), []);
-    index.apply(Kind::Nodes, node(NODE, "a", 21, &json!({})));
+    apply::<Nodes>(&mut index, node(NODE, "a", 21, &json!({})));
     assert!(matches!(&index.news()[..], [Event::Node(_)]));
 }

@@ -56,7 +56,7 @@ pub(super) async fn run(server: Kube, state: Arc<State>) {
                 server.works(NAME);
                 if last.as_ref().is_some_and(|last| last.is_another(&position)) {
                     info!("the API server has lost this node's Lease: reading everything anew");
-                    server.world.send_modify(|world| *world += 1);
+                    server.world.raise();
                 }
                 last = Some(position);
             }

@@ -1,7 +1,7 @@
 //! The Kubernetes API server as a source, and as the place of this node's object, its status and its Lease.
 //!
 //! ```text
-//! watch (one task a kind) ─► driver ─► Index ─► source::Event ─► core
+//! watches (one a kind) ─────► driver ─► Index ─► source::Event ─► core
 //!                              │ this node's object is missing
 //!                              └─► creator                       core ─► Mailbox ─► status writer
 //! lease: renews while the core's loop goes round and status is of now; its answers tell when the server is another one
@@ -12,10 +12,9 @@
 mod complaints;
 mod driver;
 mod index;
+mod kinds;
 mod lease;
 mod node;
-mod object;
-mod watch;
 
 use std::fmt;
 use std::future::Future;
@@ -30,6 +29,9 @@ use serde::Deserialize;
 use sluice_api::{LoadBalancerNode, LoadBalancerNodeStatus, NodeRole, XdpMode};
 use sluice_kube::connect::{Choice, ConnectError, Connection};
 use sluice_kube::error::RequestError;
+use sluice_kube::identity::World;
+use sluice_kube::watch::Server;
+use sluice_kube::watched::Watched as _;
 use tokio::sync::watch as channel;
 
 use super::SourceState;
@@ -38,7 +40,7 @@ use crate::state::State;
 
 use complaints::Complaints;
 use index::Own;
-use object::{Content, Kind};
+use kinds::Node;
 
 pub use node::StatusWriter;
 
@@ -85,7 +87,7 @@ pub struct Kube {
     complaints: Complaints,
     source: Arc<SourceState>,
     /// Raised when the server turns out to be another one.
-    world: Arc<channel::Sender<u64>>,
+    world: World,
     own_uid: Arc<channel::Sender<Option<String>>>,
     /// Whether the node's status may be believed: it is of this process, or of one that left its maps behind.
     current: Arc<channel::Sender<bool>>,
@@ -140,7 +142,7 @@ impl Kube {
             new_node,
             complaints: Complaints::default(),
             source: Arc::default(),
-            world: Arc::new(channel::Sender::new(0)),
+            world: World::default(),
             own_uid: Arc::new(channel::Sender::new(None)),
             current: Arc::new(channel::Sender::new(false)),
             left: Arc::new(channel::Sender::new(false)),
@@ -149,7 +151,7 @@ impl Kube {
 
     /// What the API server knows of this node; `None` if it has no such object.
     pub async fn before(&self) -> Result<Option<Before>, Error> {
-        self.own().await
+        Ok(self.own().await?)
     }
 
     /// How this source fares.
@@ -185,9 +187,24 @@ impl Kube {
         self.complaints.succeed(what);
     }
 
+    /// The server as watches use it: each list comes with what the server says of this node's object.
+    fn watched(&self) -> Server<Option<Own>> {
+        let server = self.clone();
+        Server {
+            client: self.client.clone(),
+            namespace: self.namespace.clone(),
+            name: None,
+            world: self.world.clone(),
+            ask: Arc::new(move || {
+                let server = server.clone();
+                Box::pin(async move { Ok(server.own().await?.map(|before| before.own)) })
+            }),
+        }
+    }
+
     /// This node's object, by a list: the agent needs no right to get.
-    async fn own(&self) -> Result<Option<Before>, Error> {
-        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &Kind::Nodes.resource());
+    async fn own(&self) -> Result<Option<Before>, RequestError> {
+        let api = kinds::Nodes::api(&self.client, &self.namespace);
         let parameters = ListParams::default().fields(&format!("metadata.name={}", self.node));
         let found = within(api.list(&parameters)).await?;
         Ok(found.items.into_iter().next().map(before))
@@ -199,17 +216,13 @@ impl Kube {
 }
 
 fn before(object: DynamicObject) -> Before {
+    let node = Node::of(&object);
     let status = object.data.get("status").cloned().unwrap_or_default();
     let status = LoadBalancerNodeStatus::deserialize(status).unwrap_or_default();
-    let item = object::read(Kind::Nodes, object);
-    let detach = match item.content {
-        Ok(Content::Node(node)) if node.detach => Some(node.generation),
-        _ => None,
-    };
     Before {
-        detach,
+        detach: node.detach.then_some(node.generation),
         own: Own {
-            uid: item.uid,
+            uid: object.metadata.uid.unwrap_or_default(),
             acknowledged: status.acknowledged_revision > 0,
         },
         status,

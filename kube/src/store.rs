@@ -7,58 +7,63 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use sluice_api::ObjectKey;
-use sluice_kube::{Item, Stamp};
+
+use crate::object::{Item, Stamp};
 
 /// What was made is waited for in the watch for so long.
 const ECHO: Duration = Duration::from_secs(2);
 
-/// What a watch tells.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) enum Delta<T> {
-    /// A list begins.
-    Init,
-    /// An object of the list.
-    InitApply(Item<T>),
-    /// The list is complete.
-    InitDone,
-    /// A new or changed object.
-    Apply(Item<T>),
-    /// An object is gone.
-    Delete(ObjectKey, Stamp),
-}
+/// Objects that a store keeps, unless it is told otherwise.
+pub const MAX_OBJECTS: usize = 1_000_000;
 
 /// A change of what is known.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Change<T> {
-    pub(super) key: ObjectKey,
+pub struct Change<T> {
+    /// The object's namespace and name.
+    pub key: ObjectKey,
     /// What was known before.
-    pub(super) before: Option<T>,
+    pub before: Option<T>,
     /// Whether the object before was another one of this name.
-    pub(super) replaced: bool,
+    pub replaced: bool,
 }
 
-/// An object that cannot be read; its last good state stands in for it.
+/// An object that is not taken in as it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Unreadable {
-    pub(super) key: ObjectKey,
-    pub(super) uid: String,
-    pub(super) error: String,
+pub struct Missed {
+    /// The object's namespace and name.
+    pub key: ObjectKey,
+    /// Its uid.
+    pub uid: String,
+    /// Why not.
+    pub why: Why,
+}
+
+/// Why an object is not taken in.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// It cannot be read.
+    #[error("cannot be read, what was known of it stays: {0}")]
+    Unreadable(String),
+    /// The store is full, and perhaps leaves others out too, of which it does not tell.
+    #[error("is left out, and perhaps others: there are more than {0}")]
+    NoRoom(usize),
 }
 
 /// The objects of one kind.
 #[derive(Clone, Debug)]
-pub(super) struct Store<T> {
+pub struct Store<T> {
     /// What each object says.
-    pub(super) objects: BTreeMap<ObjectKey, T>,
+    pub objects: BTreeMap<ObjectKey, T>,
     stamps: BTreeMap<ObjectKey, Stamp>,
-    listing: Option<Vec<Item<T>>>,
     /// What was written by ourselves since the list began: it may be newer than the list.
     written: BTreeSet<ObjectKey>,
     /// What was made by ourselves, and when, that the watch has not told of yet.
     made: BTreeMap<ObjectKey, Instant>,
     complete: bool,
+    max_objects: usize,
+    left_out: BTreeSet<ObjectKey>,
     unreadable: BTreeMap<ObjectKey, String>,
-    news: Vec<Unreadable>,
+    news: Vec<Missed>,
 }
 
 impl<T> Default for Store<T> {
@@ -66,10 +71,11 @@ impl<T> Default for Store<T> {
         Self {
             objects: BTreeMap::new(),
             stamps: BTreeMap::new(),
-            listing: None,
             written: BTreeSet::new(),
             made: BTreeMap::new(),
             complete: false,
+            max_objects: MAX_OBJECTS,
+            left_out: BTreeSet::new(),
             unreadable: BTreeMap::new(),
             news: Vec::new(),
         }
@@ -77,45 +83,42 @@ impl<T> Default for Store<T> {
 }
 
 impl<T: PartialEq> Store<T> {
-    /// Takes what a watch tells and says what changed by it.
-    pub(super) fn apply(&mut self, delta: Delta<T>) -> Vec<Change<T>> {
-        match delta {
-            Delta::Init => {
-                self.listing = Some(Vec::new());
-                self.written.clear();
-                Vec::new()
-            }
-            Delta::InitApply(item) => {
-                self.listing.get_or_insert_default().push(item);
-                Vec::new()
-            }
-            Delta::InitDone => {
-                let list = self.listing.take().unwrap_or_default();
-                self.complete = true;
-                self.swap(list)
-            }
-            Delta::Apply(item) => {
-                let known = self.stamps.get(&item.key).map(|known| known.version);
-                if known.is_none_or(|known| item.stamp.version >= known) {
-                    self.made.remove(&item.key);
-                }
-                if known.is_some_and(|known| item.stamp.version <= known) {
-                    return Vec::new();
-                }
-                self.put(item).into_iter().collect()
-            }
-            Delta::Delete(key, stamp) => {
-                let known = self.stamps.get(&key);
-                if known.is_some_and(|known| stamp.version < known.version) {
-                    return Vec::new();
-                }
-                self.remove(&key).into_iter().collect()
-            }
+    /// A store that keeps so many objects.
+    pub fn limited(max_objects: usize) -> Self {
+        Self {
+            max_objects,
+            ..Self::default()
         }
     }
 
+    /// A list begins.
+    pub fn begin(&mut self) {
+        self.written.clear();
+    }
+
+    /// Takes an object that a watch tells of, and says what changed by it.
+    pub fn apply(&mut self, item: Item<T>) -> Option<Change<T>> {
+        let known = self.stamps.get(&item.key).map(|known| known.version);
+        if known.is_none_or(|known| item.stamp.version >= known) {
+            self.made.remove(&item.key);
+        }
+        if known.is_some_and(|known| item.stamp.version <= known) {
+            return None;
+        }
+        self.put(item)
+    }
+
+    /// Takes that an object is gone.
+    pub fn delete(&mut self, key: &ObjectKey, stamp: &Stamp) -> Option<Change<T>> {
+        let known = self.stamps.get(key);
+        if known.is_some_and(|known| stamp.version < known.version) {
+            return None;
+        }
+        self.remove(key)
+    }
+
     /// Takes the answer to a write of ours, unless the object is gone or another one meanwhile.
-    pub(super) fn written(&mut self, item: Item<T>) -> Option<Change<T>> {
+    pub fn written(&mut self, item: Item<T>) -> Option<Change<T>> {
         let known = self.stamps.get(&item.key)?;
         if known.uid != item.stamp.uid || item.stamp.version <= known.version {
             return None;
@@ -125,7 +128,7 @@ impl<T: PartialEq> Store<T> {
     }
 
     /// Takes the answer to a write that may have made the object.
-    pub(super) fn made(&mut self, item: Item<T>) -> Option<Change<T>> {
+    pub fn made(&mut self, item: Item<T>) -> Option<Change<T>> {
         if self.stamps.contains_key(&item.key) {
             return self.written(item);
         }
@@ -136,7 +139,7 @@ impl<T: PartialEq> Store<T> {
 
     /// Whether something of this namespace whose name begins like this was made by ourselves just now, and the watch has not
     /// told of it: others, who watch the same, need not know of it either.
-    pub(super) fn is_ahead(&self, namespace: &str, prefix: &str) -> bool {
+    pub fn is_ahead(&self, namespace: &str, prefix: &str) -> bool {
         self.made
             .range(ObjectKey::new(namespace, prefix)..)
             .take_while(|(key, _)| key.namespace == namespace && key.name.starts_with(prefix))
@@ -144,10 +147,11 @@ impl<T: PartialEq> Store<T> {
     }
 
     /// Forgets an object.
-    pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<Change<T>> {
+    pub fn remove(&mut self, key: &ObjectKey) -> Option<Change<T>> {
         self.stamps.remove(key);
         self.made.remove(key);
         self.unreadable.remove(key);
+        self.left_out.remove(key);
         let before = self.objects.remove(key)?;
         Some(Change {
             key: key.clone(),
@@ -157,21 +161,40 @@ impl<T: PartialEq> Store<T> {
     }
 
     /// Whether a list was complete once.
-    pub(super) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.complete
     }
 
+    /// What is known stays, but it takes a new list to be complete.
+    pub fn expect_list(&mut self) {
+        self.complete = false;
+    }
+
+    /// The objects that cannot be read, and why.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&ObjectKey, &str)> {
+        self.unreadable
+            .iter()
+            .map(|(key, error)| (key, error.as_str()))
+    }
+
+    /// The objects for which there is no room.
+    pub fn left_out(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.left_out.iter()
+    }
+
     /// Which version of an object is known.
-    pub(super) fn stamp(&self, key: &ObjectKey) -> Option<&Stamp> {
+    pub fn stamp(&self, key: &ObjectKey) -> Option<&Stamp> {
         self.stamps.get(key)
     }
 
-    /// The objects that turned out to be unreadable since the last call.
-    pub(super) fn take_unreadable(&mut self) -> Vec<Unreadable> {
+    /// The objects that turned out not to be taken in since the last call.
+    pub fn take_missed(&mut self) -> Vec<Missed> {
         std::mem::take(&mut self.news)
     }
 
-    fn swap(&mut self, list: Vec<Item<T>>) -> Vec<Change<T>> {
+    /// Takes a complete list, and says what changed by it.
+    pub fn list(&mut self, list: Vec<Item<T>>) -> Vec<Change<T>> {
+        self.complete = true;
         let listed: BTreeSet<ObjectKey> = list.iter().map(|item| item.key.clone()).collect();
         let gone: Vec<ObjectKey> = self
             .stamps
@@ -206,7 +229,8 @@ impl<T: PartialEq> Store<T> {
             Err(error) => {
                 if self.unreadable.get(&key) != Some(&error) {
                     self.unreadable.insert(key.clone(), error.clone());
-                    self.news.push(Unreadable { key, uid, error });
+                    let why = Why::Unreadable(error);
+                    self.news.push(Missed { key, uid, why });
                 }
                 return None;
             }
@@ -215,6 +239,11 @@ impl<T: PartialEq> Store<T> {
         if self.objects.get(&key) == Some(&value) {
             return None;
         }
+        if self.objects.len() >= self.max_objects && !self.objects.contains_key(&key) {
+            self.leave_out(key, uid);
+            return None;
+        }
+        self.left_out.remove(&key);
         let before = self.objects.insert(key.clone(), value);
         Some(Change {
             key,
@@ -222,4 +251,22 @@ impl<T: PartialEq> Store<T> {
             replaced: last.is_some_and(|last| last.uid != uid),
         })
     }
+
+    /// Of many that find no room the first is told.
+    fn leave_out(&mut self, key: ObjectKey, uid: String) {
+        if self.left_out.is_empty() {
+            self.news.push(Missed {
+                key: key.clone(),
+                uid,
+                why: Why::NoRoom(self.max_objects),
+            });
+        }
+        if self.left_out.len() < self.max_objects {
+            self.left_out.insert(key);
+        }
+    }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,0 +1,163 @@
+//! The policy and its virtual server, as the API server has them now.
+
+use std::sync::Arc;
+
+use futures::future::ready;
+use kube::core::DeserializeGuard;
+use kube::{Api, Client};
+use sluice_api::{RolloutPolicy, VirtualServer};
+use sluice_kube::error::RequestError;
+use sluice_kube::identity::World;
+use sluice_kube::store::{Change, Missed, Store};
+use sluice_kube::watch::Server;
+use sluice_kube::watched::{self, Kind, Message, Topic, Watched};
+use tokio::sync::mpsc::{Receiver, channel};
+
+use crate::connect::Cluster;
+
+/// Room in the queue of what the watches tell.
+const QUEUE: usize = 16;
+
+/// Two objects that are watched for as long as this lives.
+pub(super) struct Followed {
+    known: Known,
+    queue: Receiver<Message<Known>>,
+}
+
+/// Why nothing is heard of them.
+pub(super) enum Lost {
+    /// The API server does not tell; it is asked again.
+    Request(RequestError),
+    /// An object that this program cannot read.
+    Unreadable(String),
+}
+
+/// What is known of an object.
+pub(super) enum Seen<'a, T> {
+    /// Nothing yet.
+    NotYet,
+    /// There is none, or none any more, also where that happened while the watch was cut.
+    Gone,
+    /// It is so.
+    There(&'a T),
+}
+
+impl Followed {
+    /// Watches the policy and the virtual server of these names.
+    pub(super) fn watch(cluster: &Cluster, policy: &str, virtual_server: &str) -> Self {
+        let (sender, queue) = channel(QUEUE);
+        for (kind, name) in [
+            (Kind::of::<Policies>(), policy),
+            (Kind::of::<VirtualServers>(), virtual_server),
+        ] {
+            let server = Server {
+                client: cluster.client.clone(),
+                namespace: cluster.namespace.clone(),
+                name: Some(name.to_owned()),
+                world: World::default(),
+                ask: Arc::new(|| Box::pin(ready(Ok(())))),
+            };
+            tokio::spawn(kind.watch(server, sender.clone()));
+        }
+        Self {
+            known: Known::default(),
+            queue,
+        }
+    }
+
+    /// Waits for news.
+    pub(super) async fn next(&mut self) -> Option<Result<(), Lost>> {
+        loop {
+            let message = self.queue.recv().await?;
+            let topic = message.topic;
+            message.take(&mut self.known);
+            if let Some(lost) = self.known.lost.take() {
+                return Some(Err(lost));
+            }
+            if matches!(topic, Topic::Listed | Topic::Changed) {
+                return Some(Ok(()));
+            }
+        }
+    }
+
+    /// The policy.
+    pub(super) fn policy(&self) -> Seen<'_, RolloutPolicy> {
+        only(&self.known.policies)
+    }
+
+    /// The virtual server.
+    pub(super) fn virtual_server(&self) -> Seen<'_, VirtualServer> {
+        only(&self.known.virtual_servers)
+    }
+}
+
+fn only<T: PartialEq>(store: &Store<T>) -> Seen<'_, T> {
+    match store.objects.values().next() {
+        Some(object) => Seen::There(object),
+        None if store.is_complete() => Seen::Gone,
+        None => Seen::NotYet,
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    policies: Store<RolloutPolicy>,
+    virtual_servers: Store<VirtualServer>,
+    lost: Option<Lost>,
+}
+
+impl watched::Index for Known {
+    type Answer = ();
+
+    fn believes(&mut self, (): ()) -> bool {
+        true
+    }
+    fn works(&mut self, _: &'static str) {}
+    fn failed(&mut self, _: &'static str, _: &'static str, error: RequestError) {
+        self.lost = Some(Lost::Request(error));
+    }
+    fn missed(&mut self, kind: &'static str, object: Missed) {
+        let text = format!("{kind} {} {}", object.key, object.why);
+        self.lost = Some(Lost::Unreadable(text));
+    }
+}
+
+struct Policies;
+
+impl Watched for Policies {
+    type Index = Known;
+    type Object = DeserializeGuard<RolloutPolicy>;
+    type Kept = RolloutPolicy;
+    const NAME: &'static str = "RolloutPolicy";
+
+    fn api(client: &Client, namespace: &str) -> Api<Self::Object> {
+        Api::namespaced(client.clone(), namespace)
+    }
+    fn keep(object: Self::Object) -> Result<RolloutPolicy, String> {
+        object.0.map_err(|invalid| invalid.error)
+    }
+    fn store(known: &mut Known) -> &mut Store<RolloutPolicy> {
+        &mut known.policies
+    }
+    fn changed(_: &mut Known, _: Vec<Change<RolloutPolicy>>) {}
+}
+
+struct VirtualServers;
+
+impl Watched for VirtualServers {
+    type Index = Known;
+    type Object = DeserializeGuard<VirtualServer>;
+    type Kept = VirtualServer;
+    const NAME: &'static str = "VirtualServer";
+
+    fn api(client: &Client, namespace: &str) -> Api<Self::Object> {
+        Api::namespaced(client.clone(), namespace)
+    }
+    fn keep(object: Self::Object) -> Result<VirtualServer, String> {
+        object.0.map_err(|invalid| invalid.error)
+    }
+    fn store(known: &mut Known) -> &mut Store<VirtualServer> {
+        &mut known.virtual_servers
+    }
+    fn changed(_: &mut Known, _: Vec<Change<VirtualServer>>) {}
+}

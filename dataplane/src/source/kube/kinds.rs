@@ -1,0 +1,274 @@
+//! What is watched. Each kind is one implementation of [`Watched`] and one line of [`KINDS`].
+//!
+//! Of an object no more is decoded than matters here, so that one with a spec of a later version is read all the same.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ApiResource, DynamicObject};
+use kube::{Api, Client, Resource};
+use serde::Deserialize;
+use serde_json::Value;
+use sluice_api::{
+    DETACH_ANNOTATION, Decision, LoadBalancerNode, LoadBalancerNodeSpec, NodeRole, POOL_LABEL,
+    PoolDecision, RealServerPool, SERVICE_LABEL, VirtualServer,
+};
+use sluice_kube::store::{Change, Store};
+use sluice_kube::watched::{Kind, Watched};
+use sluice_planner::Slice;
+
+use super::index::{Index, MAX_OBJECTS};
+
+/// The kinds that are watched.
+pub(super) const KINDS: &[Kind<Index>] = &[
+    Kind::of::<VirtualServers>(),
+    Kind::of::<Pools>(),
+    Kind::of::<Nodes>(),
+    Kind::of::<PoolSlices>(),
+    Kind::of::<ServiceSlices>(),
+];
+
+fn all<K: Resource<DynamicType = ()>>(client: &Client) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &ApiResource::erase::<K>(&()))
+}
+
+/// VirtualServers: their decisions.
+pub(super) struct VirtualServers;
+
+impl Watched for VirtualServers {
+    type Index = Index;
+    type Object = DynamicObject;
+    type Kept = Option<Decision>;
+    const NAME: &'static str = "VirtualServer";
+    const MAX_OBJECTS: usize = MAX_OBJECTS;
+
+    fn api(client: &Client, _: &str) -> Api<DynamicObject> {
+        all::<VirtualServer>(client)
+    }
+    fn keep(object: DynamicObject) -> Result<Self::Kept, String> {
+        decision(&object.data)
+    }
+    fn store(index: &mut Index) -> &mut Store<Self::Kept> {
+        &mut index.virtual_servers
+    }
+    fn changed(index: &mut Index, changes: Vec<Change<Self::Kept>>) {
+        index.virtual_servers_changed(&changes);
+    }
+}
+
+/// RealServerPools: their decisions.
+pub(super) struct Pools;
+
+impl Watched for Pools {
+    type Index = Index;
+    type Object = DynamicObject;
+    type Kept = Option<PoolDecision>;
+    const NAME: &'static str = "RealServerPool";
+    const MAX_OBJECTS: usize = MAX_OBJECTS;
+
+    fn api(client: &Client, _: &str) -> Api<DynamicObject> {
+        all::<RealServerPool>(client)
+    }
+    fn keep(object: DynamicObject) -> Result<Self::Kept, String> {
+        decision(&object.data)
+    }
+    fn store(index: &mut Index) -> &mut Store<Self::Kept> {
+        &mut index.pools
+    }
+    fn changed(index: &mut Index, changes: Vec<Change<Self::Kept>>) {
+        index.pools_changed(&changes);
+    }
+}
+
+/// LoadBalancerNodes: this node's own, and the addresses of the other directors.
+pub(super) struct Nodes;
+
+impl Watched for Nodes {
+    type Index = Index;
+    type Object = DynamicObject;
+    type Kept = Node;
+    const NAME: &'static str = "LoadBalancerNode";
+    const MAX_OBJECTS: usize = MAX_OBJECTS;
+
+    fn api(client: &Client, _: &str) -> Api<DynamicObject> {
+        all::<LoadBalancerNode>(client)
+    }
+    fn keep(object: DynamicObject) -> Result<Node, String> {
+        Ok(Node::of(&object))
+    }
+    fn store(index: &mut Index) -> &mut Store<Node> {
+        &mut index.nodes
+    }
+    fn changed(index: &mut Index, _: Vec<Change<Node>>) {
+        index.settle();
+    }
+}
+
+/// EndpointSlices that the operator writes for pools. What concerns no pool is kept as `None`.
+pub(super) struct PoolSlices;
+
+impl Watched for PoolSlices {
+    type Index = Index;
+    type Object = DynamicObject;
+    type Kept = Option<Slice>;
+    const NAME: &'static str = "PoolEndpointSlice";
+    const LABELS: Option<&'static str> = Some(POOL_LABEL);
+    const MAX_OBJECTS: usize = MAX_OBJECTS;
+
+    fn api(client: &Client, _: &str) -> Api<DynamicObject> {
+        all::<EndpointSlice>(client)
+    }
+    fn keep(object: DynamicObject) -> Result<Self::Kept, String> {
+        slice(object)
+    }
+    fn store(index: &mut Index) -> &mut Store<Self::Kept> {
+        &mut index.pool_slices
+    }
+    fn changed(index: &mut Index, changes: Vec<Change<Self::Kept>>) {
+        index.slices_changed::<Self>(&changes);
+    }
+}
+
+/// EndpointSlices of Services. What concerns no pool is kept as `None`.
+pub(super) struct ServiceSlices;
+
+impl Watched for ServiceSlices {
+    type Index = Index;
+    type Object = DynamicObject;
+    type Kept = Option<Slice>;
+    const NAME: &'static str = "ServiceEndpointSlice";
+    const LABELS: Option<&'static str> = Some(SERVICE_LABEL);
+    const MAX_OBJECTS: usize = MAX_OBJECTS;
+
+    fn api(client: &Client, _: &str) -> Api<DynamicObject> {
+        all::<EndpointSlice>(client)
+    }
+    fn keep(object: DynamicObject) -> Result<Self::Kept, String> {
+        slice(object)
+    }
+    fn store(index: &mut Index) -> &mut Store<Self::Kept> {
+        &mut index.service_slices
+    }
+    fn changed(index: &mut Index, changes: Vec<Change<Self::Kept>>) {
+        index.slices_changed::<Self>(&changes);
+    }
+}
+
+fn slice(object: DynamicObject) -> Result<Option<Slice>, String> {
+    object
+        .try_parse::<EndpointSlice>()
+        .map(|slice| Slice::read(&slice))
+        .map_err(|error| error.to_string())
+}
+
+/// `status.decision`; the rest of an object is not looked at.
+fn decision<T: for<'de> Deserialize<'de>>(data: &Value) -> Result<Option<T>, String> {
+    match data.pointer("/status/decision") {
+        None | Some(Value::Null) => Ok(None),
+        Some(decision) => T::deserialize(decision)
+            .map(Some)
+            .map_err(|error| format!("status.decision: {error}")),
+    }
+}
+
+/// A LoadBalancerNode.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Node {
+    pub(super) generation: i64,
+    pub(super) spec: Result<LoadBalancerNodeSpec, String>,
+    pub(super) detach: bool,
+    /// Its own addresses, if it is a director.
+    pub(super) peer: Option<BTreeSet<IpAddr>>,
+}
+
+impl Node {
+    /// Takes what matters from an object.
+    pub(super) fn of(object: &DynamicObject) -> Self {
+        let spec = object.data.get("spec").unwrap_or(&Value::Null);
+        let spec =
+            LoadBalancerNodeSpec::deserialize(spec).map_err(|error| format!("spec: {error}"));
+        let addresses = object.data.pointer("/status/addresses");
+        let addresses = addresses.and_then(Value::as_array).into_iter().flatten();
+        let addresses: BTreeSet<IpAddr> = addresses
+            .filter_map(|address| sluice_api::parse_ip(address.as_str()?))
+            .collect();
+        let is_director = spec
+            .as_ref()
+            .is_ok_and(|spec| spec.role == NodeRole::Director);
+        let annotations = object.metadata.annotations.as_ref();
+        Self {
+            generation: object.metadata.generation.unwrap_or_default(),
+            detach: annotations.is_some_and(|all| all.contains_key(DETACH_ANNOTATION)),
+            peer: is_director.then_some(addresses),
+            spec,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> DynamicObject {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn kept<W: Watched<Object = DynamicObject>>(value: Value) -> Result<W::Kept, String> {
+        W::keep(object(value))
+    }
+
+    #[test]
+    fn a_decision_is_read_without_the_rest() {
+        let decision = kept::<VirtualServers>(json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "VirtualServer",
+            "metadata": {"namespace": "shop", "name": "web", "uid": "u", "resourceVersion": "7"},
+            "spec": {"what": "a later version has"},
+            "status": {"conditions": 3, "decision": {
+                "revision": 5, "generation": 1, "addresses": ["203.0.113.1"],
+                "ports": [{"name": "http", "protocol": "TCP", "port": 80}],
+                "mode": "NAT", "poolSelection": "Flow", "pools": [], "later": true,
+            }},
+        }));
+        assert_eq!(decision.unwrap().unwrap().revision, 5);
+    }
+
+    #[test]
+    fn a_decision_that_cannot_be_read_names_the_field() {
+        let message = kept::<Pools>(json!({
+            "metadata": {"namespace": "shop", "name": "web", "uid": "u", "resourceVersion": "7"},
+            "status": {"decision": {"revision": "five"}},
+        }))
+        .unwrap_err();
+        assert!(message.starts_with("status.decision: "), "{message}");
+    }
+
+    #[test]
+    fn objects_without_a_decision_are_read_too() {
+        let plain = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {}});
+        assert_eq!(kept::<VirtualServers>(plain.clone()), Ok(None));
+        assert_eq!(kept::<Pools>(plain), Ok(None));
+    }
+
+    #[test]
+    fn a_node_says_spec_peer_and_whether_to_leave() {
+        let node = kept::<Nodes>(json!({
+            "metadata": {"name": "d1", "generation": 4, "annotations": {DETACH_ANNOTATION: ""}},
+            "spec": {"interfaces": ["eth0"]},
+            "status": {"addresses": ["10.0.0.1", "no address"]},
+        }))
+        .unwrap();
+        assert_eq!(node.generation, 4);
+        assert!(node.detach);
+        assert_eq!(node.peer, Some(["10.0.0.1".parse().unwrap()].into()));
+        assert!(node.spec.is_ok());
+
+        let value = json!({"metadata": {"name": "d1"}, "spec": {"role": "Teapot"}});
+        let node = kept::<Nodes>(value).unwrap();
+        assert!(!node.detach);
+        assert_eq!(node.peer, None);
+        assert!(node.spec.unwrap_err().starts_with("spec: "));
+    }
+}
