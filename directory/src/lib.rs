@@ -25,7 +25,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use decisions::{DecisionReader, Decisions};
-pub use manifests::{ManifestReader, ManifestState, Source};
+pub use manifests::{InForce, ManifestReader, ManifestState, Source};
 use sluice_api::{Kind, ObjectKey};
 pub use status::{FileReport, StatusFile, StatusMeta};
 

@@ -1,6 +1,7 @@
 //! Reading manifests while users write them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use sluice_api::FieldError;
@@ -52,6 +53,15 @@ pub enum Source {
     Nothing,
 }
 
+/// The objects in force of all manifests.
+#[derive(Debug, Default)]
+pub struct InForce<'a> {
+    /// Each once: of an object that is given twice, that of the first manifest by name, and the first there, counts.
+    pub objects: Vec<&'a Object>,
+    /// By manifest, what it gives that is given already, and what to do.
+    pub duplicates: BTreeMap<&'a str, Vec<String>>,
+}
+
 impl ManifestReader {
     /// Reads nothing yet.
     pub fn new(directory: Directory) -> Self {
@@ -100,6 +110,31 @@ impl ManifestReader {
     /// Whether every file that is there has been read: what is missing before is not to be taken for removed.
     pub fn is_complete(&self) -> bool {
         self.polled && self.files.values().all(|follow| follow.state.is_some())
+    }
+
+    /// The objects in force of all manifests.
+    pub fn in_force(&self) -> InForce<'_> {
+        let mut in_force = InForce::default();
+        let mut owners = BTreeMap::new();
+        for (name, manifest) in self.manifests() {
+            for object in &manifest.objects {
+                match owners.entry((object.kind(), object.key())) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(name);
+                        in_force.objects.push(object);
+                    }
+                    Entry::Occupied(entry) => {
+                        let (kind, key) = entry.key();
+                        let owner = entry.get();
+                        let error = format!(
+                            "{kind} {key} is already given in {owner}: remove it from one of the two"
+                        );
+                        in_force.duplicates.entry(name).or_default().push(error);
+                    }
+                }
+            }
+        }
+        in_force
     }
 
     /// The manifests by name.

@@ -6,6 +6,7 @@ use sluice_api::{
 };
 
 use super::*;
+use crate::manifest::Object;
 
 struct Temporary(PathBuf);
 
@@ -117,6 +118,25 @@ fn a_broken_manifest_is_replaced_by_its_last_good_copy() {
     reader.poll().expect("poll");
     reader.poll().expect("poll");
     assert_eq!(names(&reader), ["default/web", "default/b"]);
+}
+
+#[test]
+fn of_an_object_that_is_given_twice_the_first_counts() {
+    let temporary = Temporary::new("twice");
+    temporary.write("a.yaml", POOL);
+    temporary.write("b.yaml", &POOL.replace("10.0.0.1", "10.0.0.2"));
+    let mut reader = ManifestReader::new(temporary.directory());
+    reader.poll().expect("poll");
+    reader.poll().expect("poll");
+    let in_force = reader.in_force();
+    let [Object::RealServerPool(pool)] = in_force.objects[..] else {
+        panic!("{in_force:?}");
+    };
+    assert_eq!(pool.spec.servers.static_servers[0].address, "10.0.0.1");
+    let duplicates: Vec<_> = in_force.duplicates.into_iter().collect();
+    let why =
+        "RealServerPool default/web is already given in a.yaml: remove it from one of the two";
+    assert_eq!(duplicates, [("b.yaml", vec![why.to_owned()])]);
 }
 
 #[test]

@@ -199,15 +199,14 @@ impl Reader {
                 return None;
             }
         }
-        let mut nodes = BTreeMap::new();
-        for (_, manifest) in self.manifests.manifests() {
-            for object in &manifest.objects {
-                if let Object::LoadBalancerNode(node) = object {
-                    let name = node.metadata.name.clone().unwrap_or_default();
-                    nodes.entry(name).or_insert_with(|| node.spec.clone());
-                }
+        let in_force = self.manifests.in_force().objects.into_iter();
+        let nodes = in_force.filter_map(|object| match object {
+            Object::LoadBalancerNode(node) => {
+                Some((node.metadata.name.clone()?, node.spec.clone()))
             }
-        }
+            _ => None,
+        });
+        let mut nodes: BTreeMap<String, LoadBalancerNodeSpec> = nodes.collect();
         self.directors = nodes
             .iter()
             .filter(|(name, spec)| spec.role == NodeRole::Director && **name != self.node)

@@ -1,9 +1,8 @@
 //! Manifests: objects in force, last-good copies and reports on broken files.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
-use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
+use sluice_api::{ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
 use sluice_directory::manifest::Object;
 use sluice_directory::{
     Directory, DirectoryError, FileReport, ManifestReader, Source, write_atomically,
@@ -48,33 +47,21 @@ impl Manifests {
     /// The objects in force. Writes last-good copies of what parsed and reports on what is broken.
     pub(super) fn inputs(&mut self) -> Result<Inputs, DirectoryError> {
         let mut inputs = Inputs::default();
-        let mut owners: BTreeMap<(Kind, ObjectKey), &str> = BTreeMap::new();
+        let in_force = self.reader.in_force();
+        for object in in_force.objects {
+            inputs.add(object.clone());
+        }
         let mut reports = BTreeMap::new();
         for (name, state) in self.reader.manifests() {
             let mut errors: Vec<String> = state.errors.iter().map(ToString::to_string).collect();
-            let mut serving = match state.source {
+            let duplicates = in_force.duplicates.get(name);
+            let serving = match state.source {
+                Source::File if duplicates.is_some() => "the other objects of this file",
                 Source::File => "this file",
                 Source::LastGood => "the last version of this file that was not broken",
                 Source::Nothing => "nothing of this file",
             };
-            for object in &state.objects {
-                match owners.entry((object.kind(), object.key())) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(name);
-                        inputs.add(object.clone());
-                    }
-                    Entry::Occupied(entry) => {
-                        let (kind, key) = entry.key();
-                        let owner = entry.get();
-                        errors.push(format!(
-                            "{kind} {key} is already given in {owner}: remove it from one of the two"
-                        ));
-                        if state.source == Source::File {
-                            serving = "the other objects of this file";
-                        }
-                    }
-                }
-            }
+            errors.extend(duplicates.into_iter().flatten().cloned());
             if let Some(text) = &state.text {
                 self.keep_copy(name, text)?;
             }
