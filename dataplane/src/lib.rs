@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`source`] | reads decisions, and what this node is to be |
 //! | [`netlink`] | follows links, routes and neighbours |
-//! | [`core`] | plans, applies, attaches, reports |
+//! | [`core`] | decides what to write, attach and report, without I/O |
+//! | [`shell`] | runs the core and carries out what it wants done |
 //! | [`maps`] | calls bpf(2) |
 //! | [`sweeper`] | forgets and counts flows |
 //! | [`report`] | has this node's status written |
@@ -16,6 +17,7 @@ pub mod core;
 pub mod maps;
 pub mod netlink;
 pub mod report;
+pub mod shell;
 pub mod source;
 pub mod state;
 pub mod sweeper;

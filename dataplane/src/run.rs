@@ -8,10 +8,11 @@ use std::{fs, io, panic, process, thread};
 use anyhow::{Context, Result, bail};
 use prometheus_client::registry::Registry;
 use sluice_agent::admin::Listeners;
-use sluice_agent::core::{Core, Detached, Input};
-use sluice_agent::maps::{Attacher, PinLock, open};
+use sluice_agent::core::{Core, Input};
+use sluice_agent::maps::{Attacher, PinLock, kernel_release, open};
 use sluice_agent::netlink::{Monitor, Requests};
 use sluice_agent::report::Mailbox;
+use sluice_agent::shell::{Shell, Tools};
 use sluice_agent::state::State;
 use sluice_agent::sweeper;
 use tokio::signal::unix::{SignalKind, signal};
@@ -103,19 +104,18 @@ fn start(
         before.acknowledged_revision = 0;
         before.acknowledged_pool_revision = 0;
     }
-    let core = Core::new(
-        Arc::clone(&state),
+    let core = Core::new(&options.node, kernel_release(), maps.limits(), before);
+    let tools = Tools {
         maps,
-        requests,
         attacher,
-        mailbox.clone(),
-        before,
-    );
+        requests,
+    };
+    let shell = Shell::new(Arc::clone(&state), mailbox.clone(), Some(tools));
     source.write_status(mailbox);
     monitor.run(forward_netlink(inbox_sender.clone()));
     source.run(&state, opened.adopted, served, inbox_sender);
     sweeper::run(Arc::clone(&state));
-    let ended = in_thread(move || core.run(&inbox))?;
+    let ended = in_thread(move || shell.run(core, &inbox))?;
     Ok((state, ended))
 }
 
@@ -139,17 +139,13 @@ fn stay_detached(
     }
     let state = Arc::new(State::new(options.node.clone(), None, source.state()));
     let mailbox = Mailbox::default();
-    let core = Detached::new(
-        Arc::clone(&state),
-        mailbox.clone(),
-        source.status(),
-        generation,
-    );
+    let core = Core::detached(source.status(), generation);
+    let shell = Shell::new(Arc::clone(&state), mailbox.clone(), None);
     source.write_status(mailbox);
     source.run_detached(&state);
     let ended = in_thread(move || {
         let (sender, inbox) = sync_channel(1);
-        core.run(&inbox);
+        shell.run(core, &inbox);
         drop(sender);
     })?;
     Ok((state, ended))

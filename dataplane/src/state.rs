@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use sluice_api::{AttachMode, CapacityEntry, NodeException};
-use sluice_planner::{Image, Protocol};
+use sluice_api::{AttachMode, NodeException};
+use sluice_planner::{Image, Limits, Protocol};
 
 use crate::maps::{FlowCensus, FullNatCensus, Maps};
 use crate::source::SourceState;
@@ -29,11 +29,11 @@ pub struct Published {
     /// Every decision on a pool up to this one is live, the exceptions aside.
     pub acknowledged_pool_revision: u64,
     /// What is not live.
-    pub exceptions: Vec<NodeException>,
+    pub exceptions: Arc<Vec<NodeException>>,
     /// How XDP is attached, by interface.
     pub interfaces: Vec<(String, AttachMode)>,
     /// Limits and their use.
-    pub capacity: Vec<CapacityEntry>,
+    pub capacity: Vec<Capacity>,
     /// Neighbours that are followed.
     pub neighbours: usize,
     /// Those of them that are not resolved.
@@ -63,49 +63,51 @@ pub struct ServerLabels {
     pub server_port: u16,
 }
 
-/// How many entries of the planner's maps are in use. Of a map in two families, of the fuller one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Usages {
-    /// `VIPS*`.
-    pub vips: usize,
-    /// `BACKENDS*`.
-    pub backends: usize,
-    /// `LOCALS*`.
-    pub locals: usize,
-    /// `PEERS`.
-    pub peers: usize,
-    /// `HEADS`.
-    pub heads: usize,
-    /// `RINGS`.
-    pub rings: usize,
-    /// `RING_SLOTS`.
-    pub ring_slots: usize,
-    /// `SERVERS`.
-    pub servers: usize,
-    /// `RECORDS`.
-    pub records: usize,
+/// A limit of the planner's maps and its use. Of a map in two families, of the fuller one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capacity {
+    /// CamelCase name of the map.
+    pub name: &'static str,
+    /// The most entries that there can be.
+    pub limit: u64,
+    /// Entries in use.
+    pub used: u64,
 }
 
-impl Usages {
+impl Capacity {
     /// Counts an image.
-    pub fn of(image: &Image) -> Self {
-        Self {
-            vips: fuller(image.vips.keys().map(|endpoint| endpoint.address)),
-            backends: fuller(image.backends.keys().map(|endpoint| endpoint.address)),
-            locals: fuller(image.locals.keys().map(|local| local.address)),
-            peers: image.peers.len(),
-            heads: image.heads.len(),
-            rings: image.rings.len(),
-            ring_slots: image.rings.values().map(|ring| ring.slots.len()).sum(),
-            servers: image.servers.values().filter(|word| word.present()).count(),
-            records: image.records.len(),
-        }
+    pub fn of(image: &Image, limits: &Limits) -> Vec<Self> {
+        let entry = |name, limit, used: usize| Self {
+            name,
+            limit: u64::from(limit),
+            used: used as u64,
+        };
+        let backends = fuller(image.backends.keys().map(|endpoint| endpoint.address));
+        let locals = fuller(image.locals.keys().map(|local| local.address));
+        let ring_slots = image.rings.values().map(|ring| ring.slots.len()).sum();
+        let servers = image.servers.values().filter(|word| word.present());
+        let vips = fuller(image.vips.keys().map(|endpoint| endpoint.address));
+        vec![
+            entry("Backends", limits.backends, backends),
+            entry("Heads", limits.heads, image.heads.len()),
+            entry("Locals", limits.locals, locals),
+            entry("Peers", limits.peers, image.peers.len()),
+            entry("Records", limits.records, image.records.len()),
+            entry("RingSlots", limits.ring_slots, ring_slots),
+            entry("Rings", limits.rings, image.rings.len()),
+            entry("Servers", limits.servers, servers.count()),
+            entry("Vips", limits.vips, vips),
+        ]
     }
 }
 
 fn fuller(addresses: impl Iterator<Item = IpAddr>) -> usize {
-    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.partition(IpAddr::is_ipv4);
-    v4.len().max(v6.len())
+    let mut counts = [0; 2];
+    for address in addresses {
+        counts[usize::from(address.is_ipv6())] += 1;
+    }
+    let [v4, v6] = counts;
+    v4.max(v6)
 }
 
 /// What the sweeper counted last.
@@ -132,6 +134,16 @@ pub struct Counts {
     pub flows_expired: AtomicU64,
     /// FullNAT claims freed after they expired.
     pub claims_expired: AtomicU64,
+}
+
+impl Counts {
+    /// Counts a step of applying a plan that failed.
+    pub fn failed<T, E>(&self, step: Result<T, E>) -> Result<T, E> {
+        if step.is_err() {
+            self.apply_failures.fetch_add(1, Ordering::Relaxed);
+        }
+        step
+    }
 }
 
 /// Shared by the threads of the agent.

@@ -1,6 +1,5 @@
 //! Sweeps flow tables and FullNAT's claims every few seconds, in a thread of its own.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -38,8 +37,8 @@ pub fn run(state: Arc<State>) {
 }
 
 fn sweep(state: &State, maps: &Maps) -> Result<(), Error> {
-    let servers: BTreeMap<_, _> = state.published().actual.servers.clone();
-    let flows = maps.sweep_flows(&servers)?;
+    let actual = state.published().actual;
+    let flows = maps.sweep_flows(&actual.servers)?;
     let claims = maps.sweep_claims()?;
     let counts = &state.counts;
     counts

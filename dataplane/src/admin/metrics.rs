@@ -216,10 +216,7 @@ impl Metrics {
             .iter()
             .map(|entry| {
                 let (used, limit) = (entry.used, entry.limit);
-                (
-                    vec![("map", snake_case(&entry.name))],
-                    Usage { used, limit },
-                )
+                (vec![("map", snake_case(entry.name))], Usage { used, limit })
             })
             .collect();
         let all = || tables.iter().chain(&maps);

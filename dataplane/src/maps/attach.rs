@@ -94,15 +94,15 @@ pub enum XdpChoice {
     Only(Mode),
 }
 
-/// How a program is attached.
+/// How programs are attached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attached {
-    /// XDP only.
+    /// Where XDP runs; `None` without XDP, or while the kernel does not say it of a link that was taken over.
     pub mode: Option<Mode>,
-    /// Why it is attached in this way, where another way was preferred.
+    /// Why XDP runs there, where another place was preferred.
     pub reason: Option<String>,
-    /// tc by a link rather than a filter.
-    pub by_link: bool,
+    /// Whether tc programs are attached by links rather than filters.
+    pub tc_by_link: bool,
 }
 
 /// How a clsact filter is found.
@@ -123,8 +123,6 @@ pub struct Attacher {
     pins: PinLock,
     /// Whether tc programs are attached by links; unknown until the first one was.
     tcx: Option<bool>,
-    /// The interface index of what this process attached or took over.
-    done: BTreeMap<(Hook, String), u32>,
     /// How XDP is attached by this process, by interface index: the kernel announces no change that a link makes.
     modes: BTreeMap<u32, Mode>,
 }
@@ -136,19 +134,8 @@ impl Attacher {
             programs,
             pins,
             tcx: if use_tcx { None } else { Some(false) },
-            done: BTreeMap::new(),
             modes: BTreeMap::new(),
         }
-    }
-
-    /// Whether tc programs are attached by links; `None` before the first one was.
-    pub fn uses_tcx(&self) -> Option<bool> {
-        self.tcx
-    }
-
-    /// Whether this process has attached `hook` to the interface with this index.
-    pub fn is_attached(&self, hook: Hook, interface: &str, ifindex: u32) -> bool {
-        self.done.get(&(hook, interface.to_owned())) == Some(&ifindex)
     }
 
     /// Whether what this process attached to `hook` is there still, and not taken off by somebody else. `has_filter` asks
@@ -182,20 +169,47 @@ impl Attacher {
         self.pins.attached()
     }
 
-    /// Has everything of an interface attached again, because it is gone or in another way.
-    pub fn forget(&mut self, interface: &str) {
-        self.done.retain(|(_, name), _| name != interface);
-    }
-
-    /// Attaches XDP to an interface, or replaces the program of its pinned link. `found` is how a program was attached
-    /// there before this process attached one.
-    pub fn attach_xdp(
+    /// Attaches every program to an uplink. `found` is where XDP ran there before this process attached it.
+    pub fn attach_uplink(
         &mut self,
         interface: &str,
         ifindex: u32,
         choice: XdpChoice,
         found: Option<Mode>,
     ) -> Result<Attached, Error> {
+        // Replies find their way back before the first packet goes out.
+        self.attach_tc(Hook::Egress, interface, ifindex)?;
+        self.attach_tc(Hook::Ingress, interface, ifindex)?;
+        let (mode, reason) = self.attach_xdp(interface, ifindex, choice, found)?;
+        if let Some(mode) = mode {
+            self.modes.insert(ifindex, mode);
+        }
+        Ok(self.attached_so(mode, reason))
+    }
+
+    /// Attaches what takes the replies of servers behind an interface.
+    pub fn attach_bridge(&mut self, interface: &str, ifindex: u32) -> Result<Attached, Error> {
+        self.attach_tc(Hook::Ingress, interface, ifindex)?;
+        Ok(self.attached_so(None, None))
+    }
+
+    fn attached_so(&self, mode: Option<Mode>, reason: Option<String>) -> Attached {
+        Attached {
+            mode,
+            reason,
+            tc_by_link: self.tcx == Some(true),
+        }
+    }
+
+    /// Attaches XDP to an interface, or replaces the program of its pinned link. `found` is how a program was attached
+    /// there before this process attached one.
+    fn attach_xdp(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        choice: XdpChoice,
+        found: Option<Mode>,
+    ) -> Result<(Option<Mode>, Option<String>), Error> {
         let now = self.modes.get(&ifindex).copied().or(found);
         let adopt = match (choice, now) {
             (XdpChoice::Only(wanted), Some(mode)) => wanted == mode,
@@ -204,7 +218,7 @@ impl Attacher {
         if adopt && self.replace_program(Hook::Xdp, interface, ifindex)? {
             let reason = (choice == XdpChoice::Auto && now == Some(Mode::Generic))
                 .then(|| "attached in the stack by an earlier agent".to_owned());
-            return Ok(self.finish(Hook::Xdp, interface, ifindex, now, reason));
+            return Ok((now, reason));
         }
         remove_link(&self.pins.link(Hook::Xdp, interface))?;
         let failed = system_error(format!("attach XDP to {interface}"));
@@ -232,26 +246,21 @@ impl Attacher {
                 }
             }
         };
-        Ok(self.finish(Hook::Xdp, interface, ifindex, Some(mode), reason))
+        Ok((Some(mode), reason))
     }
 
     /// Attaches a tc program to an interface, or replaces the one there.
-    pub fn attach_tc(
-        &mut self,
-        hook: Hook,
-        interface: &str,
-        ifindex: u32,
-    ) -> Result<Attached, Error> {
+    fn attach_tc(&mut self, hook: Hook, interface: &str, ifindex: u32) -> Result<(), Error> {
         if self.tcx != Some(false) {
             if self.replace_program(hook, interface, ifindex)? {
                 self.tcx = Some(true);
-                return Ok(self.finish(hook, interface, ifindex, None, None));
+                return Ok(());
             }
             match self.create(hook, interface, ifindex, 0) {
                 Ok(()) => {
                     self.tcx = Some(true);
                     self.drop_filter(hook, interface)?;
-                    return Ok(self.finish(hook, interface, ifindex, None, None));
+                    return Ok(());
                 }
                 // Kernels before 6.6 do not know the attach type.
                 Err(error)
@@ -271,13 +280,11 @@ impl Attacher {
             }
         }
         self.set_filter(hook, interface)?;
-        remove_link(&self.pins.link(hook, interface))?;
-        Ok(self.finish(hook, interface, ifindex, None, None))
+        remove_link(&self.pins.link(hook, interface))
     }
 
     /// Takes a program off an interface.
     pub fn detach(&mut self, hook: Hook, interface: &str) -> Result<(), Error> {
-        self.done.remove(&(hook, interface.to_owned()));
         self.drop_filter(hook, interface)?;
         remove_link(&self.pins.link(hook, interface))
     }
@@ -287,27 +294,7 @@ impl Attacher {
         &mut self,
         remove_idle_qdisc: impl FnMut(&str) -> io::Result<bool>,
     ) -> Result<Vec<String>, Error> {
-        self.done.clear();
         self.pins.remove_all(remove_idle_qdisc)
-    }
-
-    fn finish(
-        &mut self,
-        hook: Hook,
-        interface: &str,
-        ifindex: u32,
-        mode: Option<Mode>,
-        reason: Option<String>,
-    ) -> Attached {
-        self.done.insert((hook, interface.to_owned()), ifindex);
-        if let Some(mode) = mode {
-            self.modes.insert(ifindex, mode);
-        }
-        Attached {
-            mode,
-            reason,
-            by_link: hook == Hook::Xdp || self.tcx == Some(true),
-        }
     }
 
     /// Puts the program on the pinned link; `false` if there is no link that is alive on this interface.

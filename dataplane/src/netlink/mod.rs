@@ -1,7 +1,7 @@
 //! What the kernel knows of the network around this node, over rtnetlink.
 //!
-//! [`Monitor`] tells of changes as they happen, [`Requests`] asks, [`Table`] keeps the answers, and [`Resolver`] says
-//! from them how each server is reached. Messages that were lost are made up for by asking for everything again.
+//! [`Monitor`] tells of changes as they happen, [`Requests`] asks, and [`Table`] keeps the answers. Messages that were lost
+//! are made up for by asking for everything again.
 //!
 //! XDP sends frames without the stack's help, so nothing would keep the neighbours that it needs fresh. They are
 //! registered as managed ones (Linux 5.16), which the kernel resolves and probes by itself; older kernels are asked to
@@ -9,15 +9,13 @@
 
 mod monitor;
 mod requests;
-mod resolver;
 mod table;
 
 use std::io;
 
 pub use monitor::Monitor;
 pub use requests::{Requests, Route};
-pub use resolver::{Resolver, Surroundings};
-pub use table::{Change, Link, Neighbour, NeighbourState, Table};
+pub use table::{Change, Link, Neighbour, NeighbourState, Prefix, Table};
 
 /// What went wrong with rtnetlink.
 #[derive(thiserror::Error, Debug)]

@@ -90,6 +90,7 @@ impl Requests {
                 table.apply(&message);
             }
         }
+        table.begin();
         Ok(table)
     }
 
@@ -441,7 +442,6 @@ fn read_route(message: &RouteMessage) -> Route {
     }
 }
 
-/// The gateways of a route, which may have several.
 /// Interfaces of a default route that may send packets out; none of any other route.
 fn default_interfaces_of(route: &RouteMessage) -> Vec<u32> {
     if route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast {
@@ -458,6 +458,7 @@ fn default_interfaces_of(route: &RouteMessage) -> Vec<u32> {
     interfaces.collect()
 }
 
+/// The gateways of a route, which may have several.
 fn gateways_of(route: &RouteMessage) -> Vec<(u32, IpAddr)> {
     if let Route::Out {
         ifindex,

@@ -1,7 +1,7 @@
 //! Links, addresses and neighbours as last heard of.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
@@ -11,6 +11,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
     NeighbourState as Nud,
 };
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_planner::Mac;
 
@@ -65,20 +66,72 @@ pub struct Neighbour {
 /// What a message changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// An interface.
-    Link,
-    /// An own address.
+    /// An interface. Of routes, those through it may have gone with it.
+    Link(u32),
+    /// An interface that was up before is up again: routes through it that were passed over are taken again, and the kernel
+    /// tells of none.
+    LinkBack,
+    /// A link-local address of an interface.
+    LinkAddress(u32),
+    /// An own address. It may be the source of any route.
     Address,
     /// A neighbour.
     Neighbour,
-    /// A route or routing rule.
-    Route,
+    /// A route to the addresses within a prefix.
+    Route(Prefix),
+    /// A routing rule, or a route that cannot be read.
+    Routes,
+}
+
+/// The addresses that begin with the same bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Prefix {
+    address: IpAddr,
+    length: u8,
+}
+
+impl Prefix {
+    /// The addresses that share `length` bits with `address`.
+    pub const fn new(address: IpAddr, length: u8) -> Self {
+        Self { address, length }
+    }
+
+    /// The lowest address.
+    pub fn first(&self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !self.rest4()).into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !self.rest6()).into(),
+        }
+    }
+
+    /// The highest address.
+    pub fn last(&self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() | self.rest4()).into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() | self.rest6()).into(),
+        }
+    }
+
+    /// Whether it has every address of its family.
+    pub const fn is_all(&self) -> bool {
+        self.length == 0
+    }
+
+    fn rest4(self) -> u32 {
+        u32::MAX.checked_shr(self.length.into()).unwrap_or(0)
+    }
+
+    fn rest6(self) -> u128 {
+        u128::MAX.checked_shr(self.length.into()).unwrap_or(0)
+    }
 }
 
 /// Links, addresses and neighbours.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Table {
     links: BTreeMap<u32, Link>,
+    /// Interfaces that have been up, as far as is known.
+    once_up: BTreeSet<u32>,
     addresses: BTreeSet<(u32, IpAddr)>,
     neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
 }
@@ -93,12 +146,19 @@ impl Table {
             RouteNetlinkMessage::DelAddress(message) => self.address(message, false),
             RouteNetlinkMessage::NewNeighbour(message) => self.neighbour(message, true),
             RouteNetlinkMessage::DelNeighbour(message) => self.neighbour(message, false),
-            RouteNetlinkMessage::NewRoute(_)
-            | RouteNetlinkMessage::DelRoute(_)
-            | RouteNetlinkMessage::NewRule(_)
-            | RouteNetlinkMessage::DelRule(_) => Some(Change::Route),
+            RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
+                Some(prefix(message).map_or(Change::Routes, Change::Route))
+            }
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => {
+                Some(Change::Routes)
+            }
             _ => None,
         }
+    }
+
+    /// Notes that nothing is known of the time before: any of the interfaces may have been up.
+    pub(super) fn begin(&mut self) {
+        self.once_up = self.links.keys().copied().collect();
     }
 
     /// The interface with this index.
@@ -143,7 +203,9 @@ impl Table {
         if !present {
             self.addresses.retain(|&(index, _)| index != ifindex);
             self.neighbours.retain(|&(index, _), _| index != ifindex);
-            return self.links.remove(&ifindex).map(|_| Change::Link);
+            self.once_up.remove(&ifindex);
+            let gone = self.links.remove(&ifindex);
+            return gone.map(|_| Change::Link(ifindex));
         }
         let mut link = Link {
             name: String::new(),
@@ -169,8 +231,18 @@ impl Table {
                 _ => {}
             }
         }
+        let up = link.up;
         let before = self.links.insert(ifindex, link);
-        (before.as_ref() != self.links.get(&ifindex)).then_some(Change::Link)
+        if before.as_ref() == self.links.get(&ifindex) {
+            return None;
+        }
+        let was_up = before.is_some_and(|link| link.up);
+        // Routes through an interface are made while it is up, and the kernel tells of each.
+        let first_time = up && self.once_up.insert(ifindex);
+        if up && !was_up && !first_time {
+            return Some(Change::LinkBack);
+        }
+        Some(Change::Link(ifindex))
     }
 
     fn address(&mut self, message: &AddressMessage, present: bool) -> Option<Change> {
@@ -191,13 +263,22 @@ impl Table {
                     _ => None,
                 })
         })?;
-        let key = (message.header.index, address);
+        let ifindex = message.header.index;
         let changed = if present {
-            self.addresses.insert(key)
+            self.addresses.insert((ifindex, address))
         } else {
-            self.addresses.remove(&key)
+            self.addresses.remove(&(ifindex, address))
         };
-        changed.then_some(Change::Address)
+        let link_local = match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let change = if link_local {
+            Change::LinkAddress(ifindex)
+        } else {
+            Change::Address
+        };
+        changed.then_some(change)
     }
 
     fn neighbour(&mut self, message: &NeighbourMessage, present: bool) -> Option<Change> {
@@ -223,6 +304,23 @@ impl Table {
         }
         let entry = neighbour(message);
         (self.neighbours.insert(key, entry) != Some(entry)).then_some(Change::Neighbour)
+    }
+}
+
+/// The addresses that a route is for.
+fn prefix(message: &RouteMessage) -> Option<Prefix> {
+    let length = message.header.destination_prefix_length;
+    let mut attributes = message.attributes.iter();
+    let given = attributes.find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some((*address).into()),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some((*address).into()),
+        _ => None,
+    });
+    match (given, message.header.address_family) {
+        (Some(address), _) => Some(Prefix::new(address, length)),
+        (None, AddressFamily::Inet) => Some(Prefix::new(Ipv4Addr::UNSPECIFIED.into(), 0)),
+        (None, AddressFamily::Inet6) => Some(Prefix::new(Ipv6Addr::UNSPECIFIED.into(), 0)),
+        (None, _) => None,
     }
 }
 
@@ -305,7 +403,7 @@ mod tests {
     fn a_port_that_leaves_its_bridge_is_not_gone() {
         let mut table = Table::default();
         let new = RouteNetlinkMessage::NewLink(link(2, "eth0", AddressFamily::Unspec));
-        assert_eq!(table.apply(&new), Some(Change::Link));
+        assert_eq!(table.apply(&new), Some(Change::Link(2)));
         assert_eq!(table.apply(&new), None);
         let left = RouteNetlinkMessage::DelLink(link(2, "eth0", AddressFamily::Bridge));
         assert_eq!(table.apply(&left), None);
@@ -323,7 +421,7 @@ mod tests {
         table.apply(&neighbour(Nud::Reachable));
         assert!(table.neighbour_at(2, SERVER.into()).is_some());
         let gone = RouteNetlinkMessage::DelLink(link(2, "eth0", AddressFamily::Unspec));
-        assert_eq!(table.apply(&gone), Some(Change::Link));
+        assert_eq!(table.apply(&gone), Some(Change::Link(2)));
         assert!(table.neighbour_at(2, SERVER.into()).is_none());
     }
 
@@ -341,6 +439,45 @@ mod tests {
             table.apply(&neighbour(nud));
             let entry = table.neighbour_at(2, SERVER.into()).unwrap();
             assert_eq!(entry.state, state, "{nud}");
+        }
+    }
+
+    #[test]
+    fn an_interface_is_back_only_when_it_was_up_before() {
+        let state = |up: bool| {
+            let mut message = link(2, "eth0", AddressFamily::Unspec);
+            if up {
+                message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+            }
+            RouteNetlinkMessage::NewLink(message)
+        };
+        let mut table = Table::default();
+        let changes = [false, true, false, true].map(|up| table.apply(&state(up)));
+        let first = Some(Change::Link(2));
+        assert_eq!(changes, [first, first, first, Some(Change::LinkBack)]);
+        // Of an interface that is there already nobody knows what it has been.
+        let mut table = Table::default();
+        table.apply(&state(false));
+        table.begin();
+        assert_eq!(table.apply(&state(true)), Some(Change::LinkBack));
+    }
+
+    #[test]
+    fn a_prefix_reaches_from_its_first_to_its_last_address() {
+        for (address, length, first, last) in [
+            ("10.1.2.3", 8, "10.0.0.0", "10.255.255.255"),
+            ("10.1.2.3", 32, "10.1.2.3", "10.1.2.3"),
+            ("10.1.2.3", 0, "0.0.0.0", "255.255.255.255"),
+            ("fd00::7", 127, "fd00::6", "fd00::7"),
+            ("fd00::7", 128, "fd00::7", "fd00::7"),
+        ] {
+            let prefix = Prefix::new(address.parse().unwrap(), length);
+            let ends = (prefix.first().to_string(), prefix.last().to_string());
+            assert_eq!(
+                ends,
+                (first.to_owned(), last.to_owned()),
+                "{address}/{length}"
+            );
         }
     }
 }

@@ -1,63 +1,60 @@
-//! What is left of the loop once the node is detached: it says so, and does nothing else until the process ends.
+//! What is left of the core once the node is detached: it says so, and does nothing else until the process ends.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Instant;
 
-use sluice_api::jiff::Timestamp;
 use sluice_api::{AttachMode, ConditionType, LoadBalancerNodeStatus, Reason, Time, set_condition};
 
-use super::{HEARTBEAT, Input, TURN};
-use crate::report::Mailbox;
-use crate::state::{Published, State};
+use super::HEARTBEAT;
+use crate::core::io::{Effect, Now};
+use crate::state::Published;
 
 const MESSAGE: &str = "every program, map and pin is off this node; an agent that starts without the annotation \
                        sluice.dev/detach on its LoadBalancerNode attaches again";
 
-/// The loop of a detached node.
+/// The core of a detached node.
 #[derive(Debug)]
-pub struct Detached {
-    state: Arc<State>,
-    mailbox: Mailbox,
-    status: LoadBalancerNodeStatus,
+pub(in crate::core) struct Detached {
+    before: LoadBalancerNodeStatus,
+    generation: i64,
+    /// What was written, and when.
+    written: Option<(LoadBalancerNodeStatus, Instant)>,
 }
 
 impl Detached {
     /// Everything is off the node. `before` is its status until then, and `generation` that of the spec by which it was
     /// detached.
-    pub fn new(
-        state: Arc<State>,
-        mailbox: Mailbox,
-        before: LoadBalancerNodeStatus,
-        generation: i64,
-    ) -> Self {
-        let status = detached(before, generation, &Time(Timestamp::now()));
+    pub(in crate::core) fn new(before: LoadBalancerNodeStatus, generation: i64) -> Self {
         Self {
-            state,
-            mailbox,
-            status,
+            before,
+            generation,
+            written: None,
         }
     }
 
-    /// Goes round until all senders of `inbox` are gone.
-    pub fn run(mut self, inbox: &Receiver<Input>) {
-        self.state.publish(Published {
-            not_ready: vec![format!("detached: {MESSAGE}")],
-            ..Published::default()
-        });
-        let mut reported: Option<Instant> = None;
-        loop {
-            self.state.turn();
-            let now = Instant::now();
-            if reported.is_none_or(|at| now >= at + HEARTBEAT) {
-                reported = Some(now);
-                self.status.heartbeat_time = Some(Time(Timestamp::now()));
-                self.mailbox.put(self.status.clone());
-            }
-            if let Err(RecvTimeoutError::Disconnected) = inbox.recv_timeout(TURN) {
-                return;
-            }
+    /// Shows once that the node is detached, and has it written with every heartbeat.
+    pub(in crate::core) fn turn(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.deadline().is_some_and(|at| now.instant < at) {
+            return;
         }
+        let mut status = if let Some((status, _)) = self.written.take() {
+            status
+        } else {
+            let published = Published {
+                not_ready: vec![format!("detached: {MESSAGE}")],
+                ..Published::default()
+            };
+            effects.push(Effect::Publish(Box::new(published)));
+            detached(self.before.clone(), self.generation, &Time(now.time))
+        };
+        status.heartbeat_time = Some(Time(now.time));
+        self.written = Some((status.clone(), now.instant));
+        effects.push(Effect::WriteStatus(Box::new(status)));
+    }
+
+    /// When the heart must beat; `None`: at once.
+    pub(in crate::core) fn deadline(&self) -> Option<Instant> {
+        let written = self.written.as_ref();
+        written.map(|(_, at)| *at + HEARTBEAT)
     }
 }
 
@@ -89,6 +86,7 @@ fn detached(before: LoadBalancerNodeStatus, generation: i64, now: &Time) -> Load
 
 #[cfg(test)]
 mod tests {
+    use sluice_api::jiff::Timestamp;
     use sluice_api::{InterfaceStatus, find_condition};
 
     use super::*;

@@ -7,43 +7,27 @@ use std::time::Instant;
 use sluice_api::{LoadBalancerNodeSpec, NodeRole};
 use sluice_planner::{NodeView, Role};
 
-use crate::netlink::{Resolver, Surroundings};
-use crate::source::Decisions;
-
-/// Addresses to which the way must be known: servers, and other directors for their Ethernet addresses.
-pub(super) fn addresses_to_reach(
-    decisions: Option<&Decisions>,
-    peers: &BTreeMap<String, BTreeSet<IpAddr>>,
-) -> BTreeSet<IpAddr> {
-    let pools = decisions
-        .iter()
-        .flat_map(|decisions| decisions.snapshot.pools.values());
-    let servers = pools.flat_map(|pool| pool.servers.iter().map(|server| server.address));
-    let peers = peers.values().flatten().copied();
-    servers.chain(peers).collect()
-}
+use crate::core::network::Network;
 
 /// The node as it is now.
 pub(super) fn node_view(
     name: &str,
     spec: &LoadBalancerNodeSpec,
-    around: Surroundings<'_>,
-    resolver: &Resolver,
+    network: &Network,
     peers: &BTreeMap<String, BTreeSet<IpAddr>>,
     now: Instant,
 ) -> NodeView {
-    let mut addresses = around.table.addresses();
-    addresses.extend(resolver.own());
+    let addresses = network.own_addresses();
     let peers = peers
         .values()
         .flatten()
         .filter(|address| !addresses.contains(address))
-        .filter_map(|&address| resolver.mac_on_link(around, address));
+        .filter_map(|&address| network.mac_on_link(address));
     NodeView {
         name: name.to_owned(),
         role: role(spec),
         peers: peers.collect(),
-        next_hops: resolver.next_hops(around, now),
+        next_hops: network.next_hops(now),
         addresses,
     }
 }

@@ -3,17 +3,17 @@
 //! A next hop is *pending* for its first second, then *overdue* until it is resolved. A neighbour that was resolved and
 //! stops answering is *unreachable* at once, and asked for again every second.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use sluice_planner::{Hop, Mac, NextHop, Via};
 
-use super::requests::Route;
-use super::table::{NeighbourState, Table};
+use crate::netlink::{NeighbourState, Prefix, Route, Table};
 
 /// How long a next hop may take before a server enters its ring without.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PENDING_LIMIT: Duration = Duration::from_secs(1);
 /// Time between two requests to resolve a neighbour that is not known.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two uses of a neighbour that the kernel does not keep fresh by itself.
@@ -21,11 +21,11 @@ const KEEP_FRESH: Duration = Duration::from_secs(10);
 
 /// The node as the resolver sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Surroundings<'a> {
+pub(super) struct Surroundings<'a> {
     /// Links and neighbours.
-    pub table: &'a Table,
+    pub(super) table: &'a Table,
     /// Indices of the interfaces with an XDP program.
-    pub uplinks: &'a BTreeSet<u32>,
+    pub(super) uplinks: &'a BTreeSet<u32>,
 }
 
 /// A neighbour: an interface and an address beyond it.
@@ -33,8 +33,11 @@ type Key = (u32, IpAddr);
 
 /// Follows routes and neighbours of the addresses that matter.
 #[derive(Debug, Default)]
-pub struct Resolver {
-    routes: BTreeMap<IpAddr, Route>,
+pub(super) struct Resolver {
+    /// The followed addresses; `None` until the route is known.
+    routes: BTreeMap<IpAddr, Option<Route>>,
+    /// Followed addresses whose route is to be looked up.
+    doubted: BTreeSet<IpAddr>,
     tracked: BTreeMap<Key, Tracked>,
 }
 
@@ -57,39 +60,69 @@ enum Way {
 }
 
 impl Resolver {
-    /// Sets the addresses to follow. `look_up` finds routes: of new addresses, or of all if they `changed`; an error leaves
-    /// the route that was known.
-    pub fn follow<E>(
-        &mut self,
-        addresses: &BTreeSet<IpAddr>,
-        changed: bool,
-        mut look_up: impl FnMut(IpAddr) -> Result<Route, E>,
-    ) -> Result<(), E> {
+    /// Sets the addresses to follow. Those that are new are doubted.
+    pub(super) fn follow(&mut self, addresses: &BTreeSet<IpAddr>) {
         self.routes.retain(|address, _| addresses.contains(address));
-        let mut result = Ok(());
+        self.doubted.retain(|address| addresses.contains(address));
         for &address in addresses {
-            if changed || !self.routes.contains_key(&address) {
-                match look_up(address) {
-                    Ok(route) => {
-                        self.routes.insert(address, route);
-                    }
-                    Err(error) => result = Err(error),
-                }
+            if let Entry::Vacant(place) = self.routes.entry(address) {
+                place.insert(None);
+                self.doubted.insert(address);
             }
         }
-        result
+    }
+
+    /// Every route may be another one.
+    pub(super) fn doubt_all(&mut self) {
+        self.doubted.extend(self.routes.keys());
+    }
+
+    /// The routes to addresses within a prefix may be others.
+    pub(super) fn doubt_within(&mut self, prefix: Prefix) {
+        let covered = self.routes.range(prefix.first()..=prefix.last());
+        self.doubted.extend(covered.map(|(address, _)| address));
+    }
+
+    /// The routes through an interface may be others.
+    pub(super) fn doubt_through(&mut self, interface: u32) {
+        let leads_there = |route: &Option<Route>| match route {
+            Some(Route::Out { ifindex, .. }) => *ifindex == interface,
+            _ => false,
+        };
+        let routes = self.routes.iter();
+        let through = routes.filter(|(_, route)| leads_there(route));
+        self.doubted.extend(through.map(|(address, _)| address));
+    }
+
+    /// Addresses whose route is to be looked up. They are doubted no more.
+    pub(super) fn take_doubted(&mut self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.doubted).into_iter().collect()
+    }
+
+    /// The route to an address is this one.
+    pub(super) fn found(&mut self, address: IpAddr, route: Route) {
+        if let Some(known) = self.routes.get_mut(&address) {
+            *known = Some(route);
+        }
+    }
+
+    /// The route to an address could not be looked up. The one that was known stays.
+    pub(super) fn not_found(&mut self, address: IpAddr) {
+        if self.routes.contains_key(&address) {
+            self.doubted.insert(address);
+        }
     }
 
     /// Brings the neighbours up to date; `others` are needed beside those of the addresses. Returns those that are not needed
     /// any more.
-    pub fn track(
+    pub(super) fn track(
         &mut self,
         around: Surroundings<'_>,
         others: &BTreeSet<Key>,
         now: Instant,
     ) -> Vec<Key> {
         let mut needed = others.clone();
-        for (&address, route) in &self.routes {
+        for (address, route) in self.known_routes() {
             if let Way::Neighbour { key, .. } = way(around, address, route) {
                 needed.insert(key);
             }
@@ -113,7 +146,7 @@ impl Resolver {
     }
 
     /// Neighbours that the kernel is to be asked for now. They count as asked.
-    pub fn due(&mut self, table: &Table, now: Instant) -> Vec<Key> {
+    pub(super) fn due(&mut self, table: &Table, now: Instant) -> Vec<Key> {
         let mut due = Vec::new();
         for (key, tracked) in &mut self.tracked {
             let is_due = pause(table, *key)
@@ -127,11 +160,11 @@ impl Resolver {
     }
 
     /// When something changes by itself: a pending next hop gets overdue, or a neighbour is due.
-    pub fn deadline(&self, table: &Table, now: Instant) -> Option<Instant> {
+    pub(super) fn deadline(&self, table: &Table, now: Instant) -> Option<Instant> {
         let times = self.tracked.iter().flat_map(|(key, tracked)| {
             let overdue = tracked
                 .unresolved_since
-                .map(|since| since + PATIENCE)
+                .map(|since| since + PENDING_LIMIT)
                 .filter(|&at| at > now);
             let ask = pause(table, *key)
                 .map(|pause| tracked.last_asked.map_or(now, |asked| asked + pause));
@@ -141,8 +174,12 @@ impl Resolver {
     }
 
     /// What is known of the way to each address. Own addresses are left out.
-    pub fn next_hops(&self, around: Surroundings<'_>, now: Instant) -> BTreeMap<IpAddr, NextHop> {
-        let hop = |(&address, route): (&IpAddr, &Route)| {
+    pub(super) fn next_hops(
+        &self,
+        around: Surroundings<'_>,
+        now: Instant,
+    ) -> BTreeMap<IpAddr, NextHop> {
+        let hop = |(address, route): (IpAddr, &Route)| {
             let next_hop = match way(around, address, route) {
                 Way::Own => return None,
                 Way::Stack(hop) => NextHop::Resolved(hop),
@@ -151,35 +188,39 @@ impl Resolver {
             };
             Some((address, next_hop))
         };
-        self.routes.iter().filter_map(hop).collect()
+        self.known_routes().filter_map(hop).collect()
     }
 
     /// Followed addresses that are this node's own by its routes.
-    pub fn own(&self) -> impl Iterator<Item = IpAddr> {
+    pub(super) fn own(&self) -> impl Iterator<Item = IpAddr> {
         let own = self
-            .routes
-            .iter()
+            .known_routes()
             .filter(|(_, route)| **route == Route::Local);
-        own.map(|(&address, _)| address)
+        own.map(|(address, _)| address)
+    }
+
+    fn known_routes(&self) -> impl Iterator<Item = (IpAddr, &Route)> {
+        let routes = self.routes.iter();
+        routes.filter_map(|(&address, route)| Some((address, route.as_ref()?)))
     }
 
     /// The Ethernet address of a followed address that is on the link of an uplink.
-    pub fn mac_on_link(&self, around: Surroundings<'_>, address: IpAddr) -> Option<Mac> {
-        match way(around, address, self.routes.get(&address)?) {
+    pub(super) fn mac_on_link(&self, around: Surroundings<'_>, address: IpAddr) -> Option<Mac> {
+        match way(around, address, self.routes.get(&address)?.as_ref()?) {
             Way::Neighbour { key, hop } if hop.via == Via::Link => valid_mac(around.table, key),
             _ => None,
         }
     }
 
     /// Those of `neighbours` that are not followed.
-    pub fn not_tracked(&self, neighbours: impl Iterator<Item = Key>) -> Vec<Key> {
+    pub(super) fn not_tracked(&self, neighbours: impl Iterator<Item = Key>) -> Vec<Key> {
         neighbours
             .filter(|key| !self.tracked.contains_key(key))
             .collect()
     }
 
     /// Whether the kernel keeps followed neighbours fresh by itself.
-    pub fn sees_managed(&self, table: &Table) -> bool {
+    pub(super) fn sees_managed(&self, table: &Table) -> bool {
         let mut keys = self.tracked.keys();
         keys.any(|&(ifindex, address)| {
             table
@@ -189,7 +230,7 @@ impl Resolver {
     }
 
     /// Neighbours that are followed, and how many of them are not resolved.
-    pub fn counts(&self) -> (usize, usize) {
+    pub(super) fn counts(&self) -> (usize, usize) {
         let unresolved = self
             .tracked
             .values()
@@ -208,7 +249,7 @@ impl Resolver {
             .tracked
             .get(&key)
             .and_then(|tracked| tracked.unresolved_since);
-        let waiting = since.is_none_or(|since| now < since + PATIENCE);
+        let waiting = since.is_none_or(|since| now < since + PENDING_LIMIT);
         match state(table, key) {
             NeighbourState::Failed => NextHop::Unreachable,
             _ if waiting => NextHop::Pending,
@@ -284,7 +325,6 @@ fn way(around: Surroundings<'_>, address: IpAddr, route: &Route) -> Way {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
     use std::net::Ipv4Addr;
 
     use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -342,9 +382,9 @@ mod tests {
 
     fn resolver(address: Ipv4Addr, route: Route) -> Resolver {
         let mut resolver = Resolver::default();
-        let addresses = BTreeSet::from([address.into()]);
-        let result: Result<(), Infallible> = resolver.follow(&addresses, false, |_| Ok(route));
-        assert!(result.is_ok());
+        resolver.follow(&BTreeSet::from([address.into()]));
+        assert_eq!(resolver.take_doubted(), [IpAddr::from(address)]);
+        resolver.found(address.into(), route);
         resolver
     }
 
@@ -366,8 +406,11 @@ mod tests {
         assert_eq!(look(&mut resolver, &table, start, SERVER), NextHop::Pending);
         assert_eq!(resolver.deadline(&table, start), Some(start));
         assert_eq!(resolver.due(&table, start).len(), 1);
-        assert_eq!(resolver.deadline(&table, start), Some(start + PATIENCE));
-        let later = start + PATIENCE;
+        assert_eq!(
+            resolver.deadline(&table, start),
+            Some(start + PENDING_LIMIT)
+        );
+        let later = start + PENDING_LIMIT;
         assert_eq!(look(&mut resolver, &table, later, SERVER), NextHop::Overdue);
         hear(&mut table, SERVER, Nud::Reachable);
         let NextHop::Resolved(hop) = look(&mut resolver, &table, later, SERVER) else {
@@ -436,12 +479,48 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_look_up_keeps_the_route() {
+    fn a_failed_look_up_keeps_the_route_and_is_repeated() {
+        let table = table();
+        let mut resolver = resolver(SERVER, route(BRIDGE, None));
+        resolver.doubt_all();
+        assert_eq!(resolver.take_doubted().len(), 1);
+        resolver.not_found(SERVER.into());
+        let hop = look(&mut resolver, &table, Instant::now(), SERVER);
+        assert!(matches!(hop, NextHop::Resolved(_)));
+        assert_eq!(resolver.take_doubted().len(), 1);
+    }
+
+    #[test]
+    fn what_is_followed_no_more_is_forgotten() {
         let mut resolver = resolver(SERVER, route(UPLINK, None));
-        let addresses = BTreeSet::from([SERVER.into()]);
-        assert!(resolver.follow(&addresses, true, |_| Err("no")).is_err());
-        assert_eq!(resolver.routes.len(), 1);
-        let none: Result<(), &str> = resolver.follow(&BTreeSet::new(), true, |_| Err("no"));
-        assert!(none.is_ok() && resolver.routes.is_empty());
+        resolver.doubt_all();
+        resolver.follow(&BTreeSet::new());
+        assert!(resolver.take_doubted().is_empty());
+        resolver.not_found(SERVER.into());
+        resolver.found(SERVER.into(), Route::None);
+        assert!(resolver.take_doubted().is_empty() && resolver.routes.is_empty());
+    }
+
+    #[test]
+    fn only_routes_that_a_change_can_concern_are_doubted() {
+        let mut resolver = Resolver::default();
+        let v6: IpAddr = "fd00::7".parse().unwrap();
+        resolver.follow(&BTreeSet::from([SERVER.into(), FAR.into(), v6]));
+        resolver.take_doubted();
+        resolver.found(SERVER.into(), route(UPLINK, None));
+        resolver.found(FAR.into(), route(BRIDGE, Some(GATEWAY)));
+        resolver.found(v6, Route::None);
+        let mut doubted = |address: &str, length| {
+            let prefix = Prefix::new(address.parse().unwrap(), length);
+            resolver.doubt_within(prefix);
+            resolver.take_doubted()
+        };
+        assert_eq!(doubted("10.0.0.0", 24), [IpAddr::from(SERVER)]);
+        assert!(doubted("10.0.0.6", 32).is_empty());
+        assert!(doubted("192.168.0.0", 16).is_empty());
+        assert_eq!(doubted("0.0.0.0", 0), [IpAddr::from(SERVER), FAR.into()]);
+        assert_eq!(doubted("::", 0), [v6]);
+        resolver.doubt_through(BRIDGE);
+        assert_eq!(resolver.take_doubted(), [IpAddr::from(FAR)]);
     }
 }

@@ -1,0 +1,143 @@
+//! What goes into the core and what comes out of it.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use sluice_api::LoadBalancerNodeStatus;
+use sluice_api::jiff::Timestamp;
+use sluice_planner::{Image, MapOp};
+
+use crate::maps::{self, Attached, Hook, Mode, XdpChoice};
+use crate::netlink::{self, Route, Table};
+use crate::source::Event;
+use crate::state::Published;
+
+/// The present, by both clocks of this host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Now {
+    /// By the monotonic clock: decides.
+    pub instant: Instant,
+    /// By the wall clock: stands in status, for people.
+    pub time: Timestamp,
+}
+
+/// What the core is told: news, and the outcomes of effects.
+#[derive(Debug)]
+pub enum Input {
+    /// News of a source.
+    Source(Event),
+    /// Whether the source knows the newest of everything.
+    SourceSynced(bool),
+    /// News of the kernel's network.
+    Netlink(Box<RouteNetlinkMessage>),
+    /// News of the kernel's network was lost.
+    NetlinkLost,
+    /// News ends for now, or a deadline has passed: whatever is due is to be done.
+    Turn,
+    /// Of [`Effect::ReadTable`].
+    TableRead(Result<Table, netlink::Error>),
+    /// Of [`Effect::ReadGateways`].
+    GatewaysRead(Result<Vec<(u32, IpAddr)>, netlink::Error>),
+    /// Of [`Effect::FindRoutes`].
+    RoutesFound(Vec<(IpAddr, Result<Route, netlink::Error>)>),
+    /// Of [`Effect::ReadImage`].
+    ImageRead(Result<Image, maps::Error>),
+    /// Of [`Effect::Apply`].
+    Applied(Result<(), maps::Error>),
+    /// Of [`Effect::LookForPrograms`]: those that are gone from interfaces that are there.
+    ProgramsGone(Vec<Place>),
+    /// Of [`Effect::Attach`].
+    Attached {
+        /// What was to be attached.
+        attachment: Attachment,
+        /// What came of it.
+        outcome: Result<Attached, maps::Error>,
+    },
+    /// Of [`Effect::ListAttached`].
+    AttachedListed(Result<Vec<(Hook, String)>, maps::Error>),
+    /// Of [`Effect::Detach`].
+    Detached(Result<(), maps::Error>),
+    /// Of [`Effect::LeaveNode`]: what was removed, in words.
+    NodeLeft(Result<Vec<String>, LeaveError>),
+}
+
+/// What the core wants done. Effects are carried out in order, and each that has an outcome is followed by it.
+#[derive(Debug)]
+pub enum Effect {
+    /// Read all links, addresses and neighbours.
+    ReadTable,
+    /// Read the gateways of the default routes.
+    ReadGateways,
+    /// Look up the routes to these addresses.
+    FindRoutes(Vec<IpAddr>),
+    /// Have the kernel resolve a neighbour now and keep it fresh. Has no outcome.
+    KeepNeighbour(u32, IpAddr),
+    /// Let a neighbour go that an agent registered. Has no outcome.
+    ReleaseNeighbour(u32, IpAddr),
+    /// Read the maps back, once no packet holds what they held before.
+    ReadImage,
+    /// Write the maps.
+    Apply(Vec<MapOp>),
+    /// Look whether what was attached still is.
+    LookForPrograms(Vec<Place>),
+    /// Attach programs to an interface.
+    Attach(Attachment),
+    /// List what is attached, by this process or an earlier one.
+    ListAttached,
+    /// Take programs off interfaces.
+    Detach(Vec<(Hook, String)>),
+    /// Take programs, maps, pins and registered neighbours off the node.
+    LeaveNode,
+    /// Show what is. Has no outcome.
+    Publish(Box<Published>),
+    /// Write this node's status. Has no outcome.
+    WriteStatus(Box<LoadBalancerNodeStatus>),
+}
+
+/// Where a program is attached.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Place {
+    /// The hook.
+    pub hook: Hook,
+    /// Name of the interface.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+}
+
+/// Programs that an interface shall have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attachment {
+    /// Name of the interface.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Which programs.
+    pub programs: Wanted,
+}
+
+/// Which programs an interface shall have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// All of them.
+    Uplink {
+        /// Where XDP shall run.
+        choice: XdpChoice,
+        /// Where it ran before this process attached it.
+        found: Option<Mode>,
+    },
+    /// Those that take replies of servers behind it.
+    Bridge,
+}
+
+/// Why a node could not be left clean.
+#[derive(thiserror::Error, Debug)]
+pub enum LeaveError {
+    /// Programs, maps or pins are there still.
+    #[error(transparent)]
+    Maps(#[from] maps::Error),
+    /// Neighbours are registered still.
+    #[error("cannot release neighbours: {0}")]
+    Neighbours(#[from] netlink::Error),
+}

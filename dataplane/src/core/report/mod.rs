@@ -1,0 +1,278 @@
+//! The room of the report: status, heartbeat, and what the admin endpoint shows. It tells what is, never what was intended.
+
+mod detached;
+mod exceptions;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sluice_api::jiff::Timestamp;
+use sluice_api::{
+    AttachMode, Capabilities, CapacityEntry, ConditionType, LoadBalancerNodeStatus, MAX_EXCEPTIONS,
+    MAX_NODE_ADDRESSES, NodeException, Reason, Time, set_condition,
+};
+
+use super::intent::Intent;
+use super::io::{Effect, Now};
+use super::network::Network;
+use super::program::{Program, Revisions};
+use crate::state::{Capacity, Published};
+
+pub(super) use detached::Detached;
+use exceptions::exceptions;
+
+/// Time between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long what changes together is gathered for one write.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// The rooms that are reported on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rooms<'a> {
+    pub(super) intent: &'a Intent,
+    pub(super) network: &'a Network,
+    pub(super) program: &'a Program,
+    /// Why the node could not be left clean.
+    pub(super) not_left: Option<&'a str>,
+}
+
+/// The room of the report.
+#[derive(Debug)]
+pub(super) struct Report {
+    node: String,
+    kernel_release: String,
+    /// As last written, by this process or an earlier one.
+    status: LoadBalancerNodeStatus,
+    last_write: Option<Instant>,
+    /// Since when there is another status than the one last written.
+    changed_since: Option<Instant>,
+    exceptions: Arc<Vec<NodeException>>,
+    /// The summary that the exceptions were made of.
+    summary: u64,
+}
+
+impl Report {
+    pub(super) fn new(
+        node: &str,
+        kernel_release: String,
+        mut before: LoadBalancerNodeStatus,
+    ) -> Self {
+        let detached = ConditionType::Detached.name();
+        before.conditions.retain(|c| c.type_ != detached);
+        Self {
+            node: node.to_owned(),
+            kernel_release,
+            status: before,
+            last_write: None,
+            changed_since: None,
+            exceptions: Arc::default(),
+            summary: 0,
+        }
+    }
+
+    /// Shows what is, and has it written when it has changed or the heart must beat.
+    pub(super) fn turn(&mut self, rooms: Rooms<'_>, now: Now, effects: &mut Vec<Effect>) {
+        let (summary, number) = rooms.program.tables.summary();
+        if self.summary != number {
+            self.summary = number;
+            self.exceptions = Arc::new(exceptions(&summary.not_live));
+        }
+        let not_ready = self.not_ready(rooms);
+        let published = self.published(rooms, not_ready.clone());
+        effects.push(Effect::Publish(Box::new(published)));
+        if let Some(status) = self.due_status(rooms, &not_ready, now) {
+            effects.push(Effect::WriteStatus(Box::new(status)));
+        }
+    }
+
+    /// When something is to be written without any news.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let beat = self.last_write.map(|at| at + HEARTBEAT);
+        let change = self.changed_since.map(|at| at + GATHER);
+        beat.into_iter().chain(change).min()
+    }
+
+    /// The status as last written.
+    pub(super) fn last_status(&self) -> &LoadBalancerNodeStatus {
+        &self.status
+    }
+
+    fn due_status(
+        &mut self,
+        rooms: Rooms<'_>,
+        not_ready: &[String],
+        now: Now,
+    ) -> Option<LoadBalancerNodeStatus> {
+        let status = self.status(rooms, not_ready, now.time)?;
+        if status == self.status {
+            self.changed_since = None;
+        } else {
+            self.changed_since.get_or_insert(now.instant);
+        }
+        let beat = self.last_write.map(|at| at + HEARTBEAT);
+        let change = self.changed_since.map(|at| at + GATHER);
+        if beat.is_some_and(|at| now.instant < at) && change.is_none_or(|at| now.instant < at) {
+            return None;
+        }
+        self.last_write = Some(now.instant);
+        self.changed_since = None;
+        self.status = LoadBalancerNodeStatus {
+            heartbeat_time: Some(Time(now.time)),
+            ..status
+        };
+        Some(self.status.clone())
+    }
+
+    /// The status of now, but for the heartbeat; `None` while nothing is known of this node.
+    fn status(
+        &self,
+        rooms: Rooms<'_>,
+        not_ready: &[String],
+        time: Timestamp,
+    ) -> Option<LoadBalancerNodeStatus> {
+        let node = rooms.intent.node.as_ref()?;
+        let acknowledged = self.acknowledged(rooms);
+        let (summary, _) = rooms.program.tables.summary();
+        let exceptions = &self.exceptions;
+        let mut status = LoadBalancerNodeStatus {
+            observed_generation: node.generation,
+            conditions: self.status.conditions.clone(),
+            addresses: own_addresses(rooms.network),
+            acknowledged_revision: acknowledged.virtual_servers,
+            acknowledged_pool_revision: acknowledged.pools,
+            exception_count: u32::try_from(exceptions.len()).unwrap_or(u32::MAX),
+            exceptions: exceptions.iter().take(MAX_EXCEPTIONS).cloned().collect(),
+            heartbeat_time: self.status.heartbeat_time.clone(),
+            interfaces: rooms.program.attachments.uplinks().cloned().collect(),
+            capabilities: Some(self.capabilities(rooms)),
+            capacity: summary.capacity.iter().map(entry).collect(),
+        };
+        let (reason, message) = if not_ready.is_empty() {
+            (Reason::AsExpected, summary.notes.join("; "))
+        } else {
+            (Reason::NotInForce, not_ready.join("; "))
+        };
+        set_condition(
+            &mut status.conditions,
+            ConditionType::Ready,
+            not_ready.is_empty(),
+            reason,
+            &message,
+            node.generation,
+            &Time(time),
+        );
+        Some(status)
+    }
+
+    fn published(&self, rooms: Rooms<'_>, not_ready: Vec<String>) -> Published {
+        let (neighbours, neighbours_unresolved) = rooms.network.neighbours();
+        let (summary, _) = rooms.program.tables.summary();
+        let acknowledged = self.acknowledged(rooms);
+        let uplinks = rooms.program.attachments.uplinks();
+        Published {
+            intended: rooms.program.tables.intended(),
+            actual: rooms.program.tables.actual(),
+            servers: Arc::clone(&summary.servers),
+            acknowledged_revision: acknowledged.virtual_servers,
+            acknowledged_pool_revision: acknowledged.pools,
+            exceptions: Arc::clone(&self.exceptions),
+            interfaces: uplinks
+                .map(|uplink| (uplink.name.clone(), uplink.attach_mode))
+                .collect(),
+            capacity: summary.capacity.clone(),
+            neighbours,
+            neighbours_unresolved,
+            not_ready,
+        }
+    }
+
+    fn acknowledged(&self, rooms: Rooms<'_>) -> Revisions {
+        if rooms.intent.held.is_some() {
+            // What is in force are decisions of another world, with numbers of their own, or some that were never read.
+            return Revisions::default();
+        }
+        // What was live before stays in the maps while the newest decisions cannot be applied.
+        let before = Revisions {
+            virtual_servers: self.status.acknowledged_revision,
+            pools: self.status.acknowledged_pool_revision,
+        };
+        rooms.program.tables.revisions().unwrap_or(before)
+    }
+
+    fn capabilities(&self, rooms: Rooms<'_>) -> Capabilities {
+        let mut features = Vec::new();
+        match rooms.program.attachments.uses_tcx() {
+            Some(true) => features.push("Tcx".to_owned()),
+            Some(false) => features.push("Clsact".to_owned()),
+            None => {}
+        }
+        if rooms.network.sees_managed() {
+            features.push("ManagedNeighbours".to_owned());
+        }
+        Capabilities {
+            kernel_release: self.kernel_release.clone(),
+            features,
+        }
+    }
+
+    /// Why the node does not do what it should; empty if it does.
+    fn not_ready(&self, rooms: Rooms<'_>) -> Vec<String> {
+        let intent = rooms.intent;
+        let failures = [rooms.program.tables.failure(), rooms.not_left];
+        let failures = failures.into_iter().flatten().map(str::to_owned);
+        let mut reasons: Vec<String> = intent.held.iter().cloned().collect();
+        if intent.node.is_none() {
+            reasons.extend(failures);
+            if intent.held.is_none() {
+                reasons.push(self.unknown(intent));
+            }
+            return reasons;
+        }
+        let attachments = &rooms.program.attachments;
+        if attachments.uplinks().next().is_none() {
+            reasons.push("no program is attached yet".to_owned());
+        }
+        for uplink in attachments.uplinks() {
+            if uplink.attach_mode == AttachMode::None {
+                let reason = uplink.reason.as_deref().unwrap_or("not attached");
+                reasons.push(format!("{}: {reason}", uplink.name));
+            }
+        }
+        reasons.extend(attachments.bridge_problems().map(str::to_owned));
+        reasons.extend(failures);
+        reasons.extend(intent.refused.clone());
+        reasons
+    }
+
+    /// Why nothing is known of this node.
+    fn unknown(&self, intent: &Intent) -> String {
+        let node = &self.node;
+        if intent.synced {
+            return format!("there is no LoadBalancerNode {node}: create it");
+        }
+        format!(
+            "what the LoadBalancerNode {node} asks for is not known yet: the source could not be read completely, see the \
+             log"
+        )
+    }
+}
+
+fn own_addresses(network: &Network) -> Vec<IpAddr> {
+    let addresses = network.table().addresses().into_iter();
+    addresses
+        .filter(|address| match address {
+            IpAddr::V4(address) => !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        })
+        .take(MAX_NODE_ADDRESSES)
+        .collect()
+}
+
+fn entry(capacity: &Capacity) -> CapacityEntry {
+    CapacityEntry {
+        name: capacity.name.to_owned(),
+        limit: capacity.limit,
+        used: capacity.used,
+    }
+}

@@ -1,0 +1,352 @@
+//! The core against a world of values: every effect is noted and answered at once, in words.
+
+mod network;
+mod program;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState as Nud,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use sluice_api::jiff::Timestamp;
+use sluice_api::{LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, XdpMode};
+use sluice_planner::{
+    ForwardingMode, Image, Limits, ObjectName, Pool, PoolSelection, PoolShare, Port, Protocol,
+    Server, Snapshot, VirtualServer,
+};
+
+use super::{Core, Effect, Input, LeaveError, Now, Place, Wanted};
+use crate::maps::{self, Attached, Hook, Mode};
+use crate::netlink::{self, Route, Table};
+use crate::source::{Decisions, Event, NodeSpec};
+use crate::state::Published;
+
+const UPLINK: &str = "eth0";
+const UPLINK_INDEX: u32 = 2;
+const BRIDGE: &str = "br0";
+const BRIDGE_INDEX: u32 = 3;
+/// Beyond the uplink.
+const SERVER: &str = "10.0.0.2";
+/// Behind the bridge.
+const POD: &str = "10.244.0.2";
+
+const LIMITS: Limits = Limits {
+    vips: 64,
+    backends: 64,
+    locals: 64,
+    peers: 64,
+    heads: 64,
+    rings: 64,
+    ring_slots: 65_536,
+    servers: 64,
+    records: 64,
+};
+
+/// All that is around a core.
+struct World {
+    core: Core,
+    now: Now,
+    /// What was done, in words, but for what is shown.
+    done: Vec<String>,
+    table: Table,
+    routes: BTreeMap<IpAddr, Route>,
+    /// Effects that fail, by their first word.
+    failing: BTreeSet<&'static str>,
+    attached: BTreeSet<(Hook, String)>,
+    published: Published,
+    status: Option<LoadBalancerNodeStatus>,
+}
+
+impl World {
+    /// A node with an uplink and a bridge.
+    fn new(before: LoadBalancerNodeStatus) -> Self {
+        Self::with(Core::new("d1", "6.1".to_owned(), LIMITS, before))
+    }
+
+    fn with(core: Core) -> Self {
+        let mut table = Table::default();
+        for (ifindex, name) in [(UPLINK_INDEX, UPLINK), (BRIDGE_INDEX, BRIDGE)] {
+            table.apply(&link(ifindex, name, true));
+        }
+        table.apply(&neighbour(SERVER, Nud::Reachable));
+        let routes = [(SERVER, UPLINK_INDEX), (POD, BRIDGE_INDEX)];
+        Self {
+            core,
+            now: Now {
+                instant: Instant::now(),
+                time: Timestamp::UNIX_EPOCH,
+            },
+            done: Vec::new(),
+            table,
+            routes: routes.map(|(to, through)| (ip(to), out(through))).into(),
+            failing: BTreeSet::new(),
+            attached: BTreeSet::new(),
+            published: Published::default(),
+            status: None,
+        }
+    }
+
+    /// A world whose core has brought about what was decided for `servers`, by revision 7, and has reported it.
+    fn settled(servers: &[&str]) -> Self {
+        let mut world = Self::new(LoadBalancerNodeStatus::default());
+        world.tell(Input::SourceSynced(true));
+        world.tell(Input::Source(node(1, XdpMode::Auto)));
+        world.tell(Input::Source(decisions(7, servers)));
+        world.turn();
+        world.after(Duration::from_millis(200));
+        world
+    }
+
+    /// Gives the core an input and answers what it wants done.
+    fn tell(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            for effect in self.core.on(input, self.now) {
+                if !matches!(effect, Effect::Publish(_)) {
+                    self.done.push(name(&effect));
+                }
+                inputs.extend(self.answer(effect));
+            }
+        }
+    }
+
+    /// What the core does in one turn.
+    fn turn(&mut self) -> Vec<String> {
+        self.done.clear();
+        self.tell(Input::Turn);
+        std::mem::take(&mut self.done)
+    }
+
+    /// What the core does in one turn at a later time.
+    fn after(&mut self, time: Duration) -> Vec<String> {
+        self.now.instant += time;
+        self.now.time += time;
+        self.turn()
+    }
+
+    /// What the core does when it hears of a change of the network.
+    fn hear(&mut self, message: RouteNetlinkMessage) -> Vec<String> {
+        self.table.apply(&message);
+        self.tell(Input::Netlink(Box::new(message)));
+        self.turn()
+    }
+
+    /// Time until the next turn is due.
+    fn pause(&self) -> Option<Duration> {
+        let deadline = self.core.next_deadline(self.now.instant);
+        deadline.map(|at| at.saturating_duration_since(self.now.instant))
+    }
+
+    fn not_ready(&self) -> String {
+        self.published.not_ready.join("; ")
+    }
+
+    fn answer(&mut self, effect: Effect) -> Option<Input> {
+        let failing = |what: &str| self.failing.contains(what);
+        Some(match effect {
+            Effect::ReadTable if failing("ReadTable") => Input::TableRead(Err(netlink_error())),
+            Effect::ReadTable => Input::TableRead(Ok(self.table.clone())),
+            Effect::ReadGateways => {
+                Input::GatewaysRead(Ok(vec![(BRIDGE_INDEX, ip("10.244.0.254"))]))
+            }
+            Effect::FindRoutes(addresses) => {
+                let find = |to: IpAddr| {
+                    if failing("FindRoutes") {
+                        return (to, Err(netlink_error()));
+                    }
+                    (to, Ok(self.routes.get(&to).copied().unwrap_or(Route::None)))
+                };
+                Input::RoutesFound(addresses.into_iter().map(find).collect())
+            }
+            Effect::ReadImage if failing("ReadImage") => Input::ImageRead(Err(map_error())),
+            Effect::ReadImage => Input::ImageRead(Ok(Image::default())),
+            Effect::Apply(_) if failing("Apply") => Input::Applied(Err(map_error())),
+            Effect::Apply(_) => Input::Applied(Ok(())),
+            Effect::LookForPrograms(places) => {
+                let gone = |place: &Place| {
+                    let program = (place.hook, place.interface.clone());
+                    !self.attached.contains(&program)
+                };
+                Input::ProgramsGone(places.into_iter().filter(gone).collect())
+            }
+            Effect::Attach(attachment) => {
+                let (hooks, mode) = match attachment.programs {
+                    Wanted::Uplink { .. } => (&Hook::ALL[..], Some(Mode::Native)),
+                    Wanted::Bridge => (&[Hook::Ingress][..], None),
+                };
+                let outcome = if failing("Attach") {
+                    Err(map_error())
+                } else {
+                    let programs = hooks.iter().map(|h| (*h, attachment.interface.clone()));
+                    self.attached.extend(programs);
+                    Ok(Attached {
+                        mode,
+                        reason: None,
+                        tc_by_link: true,
+                    })
+                };
+                Input::Attached {
+                    attachment,
+                    outcome,
+                }
+            }
+            Effect::ListAttached => {
+                Input::AttachedListed(Ok(self.attached.iter().cloned().collect()))
+            }
+            Effect::Detach(programs) => {
+                self.attached.retain(|program| !programs.contains(program));
+                Input::Detached(Ok(()))
+            }
+            Effect::LeaveNode if failing("LeaveNode") => {
+                Input::NodeLeft(Err(LeaveError::Maps(map_error())))
+            }
+            Effect::LeaveNode => Input::NodeLeft(Ok(vec!["xdp of eth0".to_owned()])),
+            Effect::Publish(published) => {
+                self.published = *published;
+                return None;
+            }
+            Effect::WriteStatus(status) => {
+                self.status = Some(*status);
+                return None;
+            }
+            Effect::KeepNeighbour(..) | Effect::ReleaseNeighbour(..) => return None,
+        })
+    }
+}
+
+/// An effect in words.
+fn name(effect: &Effect) -> String {
+    match effect {
+        Effect::ReadTable => "ReadTable".to_owned(),
+        Effect::ReadGateways => "ReadGateways".to_owned(),
+        Effect::FindRoutes(to) => {
+            let to: Vec<String> = to.iter().map(ToString::to_string).collect();
+            format!("FindRoutes {}", to.join(","))
+        }
+        Effect::KeepNeighbour(_, address) => format!("KeepNeighbour {address}"),
+        Effect::ReleaseNeighbour(_, address) => format!("ReleaseNeighbour {address}"),
+        Effect::ReadImage => "ReadImage".to_owned(),
+        Effect::Apply(operations) if operations.is_empty() => "Apply nothing".to_owned(),
+        Effect::Apply(_) => "Apply".to_owned(),
+        Effect::LookForPrograms(places) => format!("LookForPrograms {}", places.len()),
+        Effect::Attach(attachment) => format!("Attach {}", attachment.interface),
+        Effect::ListAttached => "ListAttached".to_owned(),
+        Effect::Detach(programs) => {
+            let name =
+                |(hook, interface): &(Hook, String)| format!("{} of {interface}", hook.name());
+            let programs: Vec<String> = programs.iter().map(name).collect();
+            format!("Detach {}", programs.join(","))
+        }
+        Effect::LeaveNode => "LeaveNode".to_owned(),
+        Effect::Publish(_) => "Publish".to_owned(),
+        Effect::WriteStatus(_) => "WriteStatus".to_owned(),
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn out(ifindex: u32) -> Route {
+    Route::Out {
+        ifindex,
+        gateway: None,
+        source: Some(ip("10.0.0.1")),
+        mtu: None,
+    }
+}
+
+fn link(ifindex: u32, name: &str, up: bool) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    if up {
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+    }
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
+        LinkAttribute::Mtu(1500),
+    ];
+    RouteNetlinkMessage::NewLink(message)
+}
+
+fn neighbour(address: &str, state: Nud) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = UPLINK_INDEX;
+    message.header.state = state;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address.parse().unwrap())),
+        NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 7]),
+    ];
+    RouteNetlinkMessage::NewNeighbour(message)
+}
+
+fn netlink_error() -> netlink::Error {
+    netlink::Error::Socket {
+        action: "look",
+        source: io::Error::other("no"),
+    }
+}
+
+fn map_error() -> maps::Error {
+    maps::Error::System {
+        action: "do it".to_owned(),
+        source: io::Error::other("no"),
+    }
+}
+
+/// This node is a director over the uplink.
+fn node(generation: i64, xdp_mode: XdpMode) -> Event {
+    Event::Node(NodeSpec {
+        spec: LoadBalancerNodeSpec {
+            role: NodeRole::Director,
+            interfaces: vec![UPLINK.to_owned()],
+            xdp_mode,
+        },
+        generation,
+    })
+}
+
+/// One virtual server over one pool of these servers.
+fn decisions(revision: u64, servers: &[&str]) -> Event {
+    let virtual_server = VirtualServer {
+        addresses: vec![ip("203.0.113.1")],
+        ports: vec![Port {
+            name: "http".to_owned(),
+            protocol: Protocol::Tcp,
+            port: 80,
+        }],
+        mode: ForwardingMode::Nat,
+        pool_selection: PoolSelection::Flow,
+        pools: vec![PoolShare {
+            name: "v1".to_owned(),
+            weight: 1,
+        }],
+    };
+    let server = |address: &&str| Server {
+        name: (*address).to_owned(),
+        address: ip(address),
+        weight: 1,
+        target_ports: Vec::new(),
+        default_port: None,
+    };
+    let pool = Pool {
+        servers: servers.iter().map(server).collect(),
+    };
+    Event::Decisions(Decisions {
+        snapshot: Snapshot {
+            virtual_servers: [(ObjectName::new("shop", "web"), virtual_server)].into(),
+            pools: [(ObjectName::new("shop", "v1"), pool)].into(),
+        },
+        revision,
+        pool_revision: revision,
+        missed: Vec::new(),
+    })
+}

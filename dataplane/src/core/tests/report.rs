@@ -1,0 +1,121 @@
+//! Status: what is told, when it is written, and how a node is left.
+
+use std::time::Duration;
+
+use sluice_api::{ConditionType, LoadBalancerNodeStatus, XdpMode, find_condition};
+
+use super::{Core, Input, POD, SERVER, World, decisions, node};
+use crate::source::Event;
+
+const BEAT: Duration = Duration::from_secs(5);
+const GATHER: Duration = Duration::from_millis(200);
+
+fn status(world: &World) -> &LoadBalancerNodeStatus {
+    world.status.as_ref().unwrap()
+}
+
+#[test]
+fn several_decisions_in_a_row_are_acknowledged_by_one_write() {
+    let mut world = World::settled(&[SERVER]);
+    for revision in 8..12 {
+        world.tell(Input::Source(decisions(revision, &[SERVER])));
+        assert!(world.after(GATHER / 8).is_empty());
+    }
+    assert!(world.pause().is_some_and(|pause| pause < GATHER));
+    assert_eq!(world.after(GATHER), ["WriteStatus"]);
+    assert_eq!(status(&world).acknowledged_revision, 11);
+}
+
+#[test]
+fn what_changes_back_is_not_written() {
+    let mut world = World::settled(&[SERVER]);
+    world.tell(Input::Source(Event::Held(Some("another world".to_owned()))));
+    world.turn();
+    assert!(world.not_ready().contains("another world"));
+    assert_eq!(world.published.acknowledged_revision, 0);
+    world.tell(Input::Source(Event::Held(None)));
+    assert!(world.after(GATHER).is_empty());
+}
+
+#[test]
+fn the_heart_beats_though_nothing_changes() {
+    let mut world = World::settled(&[SERVER]);
+    let first = status(&world).heartbeat_time.clone();
+    assert!(world.pause().is_some_and(|pause| pause <= BEAT));
+    let done = world.after(BEAT);
+    assert!(done.contains(&"WriteStatus".to_owned()), "{done:?}");
+    assert_ne!(status(&world).heartbeat_time, first);
+}
+
+#[test]
+fn what_an_earlier_agent_acknowledged_stays_until_more_is_known() {
+    let mut world = World::new(LoadBalancerNodeStatus {
+        acknowledged_revision: 5,
+        acknowledged_pool_revision: 4,
+        ..LoadBalancerNodeStatus::default()
+    });
+    world.tell(Input::Source(node(1, XdpMode::Auto)));
+    world.turn();
+    assert_eq!(status(&world).acknowledged_revision, 5);
+    assert_eq!(status(&world).acknowledged_pool_revision, 4);
+}
+
+#[test]
+fn a_spec_that_is_refused_is_named_until_another_is_in_force() {
+    let mut world = World::settled(&[SERVER]);
+    let refused = Event::NodeRefused("spec.interfaces: too long".to_owned());
+    world.tell(Input::Source(refused));
+    world.turn();
+    assert_eq!(world.not_ready(), "spec.interfaces: too long");
+    world.tell(Input::Source(node(2, XdpMode::Auto)));
+    world.turn();
+    assert_eq!(world.not_ready(), "");
+}
+
+#[test]
+fn a_missing_node_is_told_from_one_that_is_not_read_yet() {
+    let mut world = World::new(LoadBalancerNodeStatus::default());
+    world.turn();
+    assert!(world.not_ready().contains("not known yet"));
+    world.tell(Input::SourceSynced(true));
+    world.turn();
+    assert!(world.not_ready().contains("create it"));
+    assert_eq!(world.status, None);
+}
+
+#[test]
+fn a_node_that_cannot_be_left_is_left_later_and_says_so() {
+    let mut world = World::settled(&[SERVER, POD]);
+    world.failing.insert("LeaveNode");
+    world.tell(Input::Source(Event::Detach { generation: 3 }));
+    assert_eq!(world.turn(), ["LeaveNode"]);
+    assert_eq!(world.not_ready(), "cannot detach: cannot do it: no");
+    assert!(world.turn().is_empty());
+    assert_eq!(world.pause(), Some(Duration::from_millis(100)));
+    world.failing.clear();
+    let done = world.after(Duration::from_millis(100));
+    assert_eq!(done, ["LeaveNode", "WriteStatus"]);
+    let left = status(&world);
+    let condition = find_condition(&left.conditions, ConditionType::Detached).unwrap();
+    assert_eq!(
+        (condition.status.as_str(), left.observed_generation),
+        ("True", 3)
+    );
+
+    world.tell(Input::Source(decisions(9, &[SERVER])));
+    world.tell(Input::NetlinkLost);
+    assert!(world.turn().is_empty(), "it does nothing more");
+    assert_eq!(world.pause(), Some(BEAT));
+    assert_eq!(world.after(BEAT), ["WriteStatus"]);
+    assert_eq!(status(&world).acknowledged_revision, 0);
+}
+
+#[test]
+fn a_core_that_begins_detached_only_says_so() {
+    let core = Core::detached(LoadBalancerNodeStatus::default(), 3);
+    let mut world = World::with(core);
+    assert_eq!(world.pause(), Some(Duration::ZERO));
+    assert_eq!(world.turn(), ["WriteStatus"]);
+    assert!(world.not_ready().starts_with("detached: "));
+    assert!(world.turn().is_empty());
+}
