@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
@@ -24,6 +24,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// Time between two questions of a [`Guard`].
 const PERIOD: Duration = Duration::from_secs(5);
+
+/// Refusals are told after this time. A server that starts refuses for a moment what it grants.
+const REFUSED: Duration = Duration::from_mins(1);
 
 /// What an API server said of itself at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,7 +96,8 @@ pub struct Guard {
 #[derive(Debug, Default)]
 struct Last {
     position: Option<Position>,
-    refused: bool,
+    /// Since when nothing but refusals have come, and whether that was told.
+    refused: Option<(Instant, bool)>,
 }
 
 impl fmt::Debug for Guard {
@@ -129,12 +133,15 @@ impl Guard {
                 }
                 *last = Last {
                     position: Some(now),
-                    refused: false,
+                    refused: None,
                 };
             }
-            Err(error) if error.status().is_some() && !last.refused => {
-                last.refused = true;
-                warn!("cannot tell whether the API server was wiped or restored: {error}");
+            Err(error) if error.status().is_some() => {
+                let (since, told) = last.refused.get_or_insert((Instant::now(), false));
+                if !*told && since.elapsed() >= REFUSED {
+                    *told = true;
+                    warn!("cannot tell whether the API server was wiped or restored: {error}");
+                }
             }
             Err(error) => debug!("cannot ask which state the API server holds: {error}"),
         }
