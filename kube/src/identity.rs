@@ -123,14 +123,15 @@ impl Guard {
     pub async fn check(&self) {
         let mut last = self.last.lock().await;
         match Position::of_cluster(&self.client).await {
-            Ok(now) => {
-                let is_another = |last: &Position| last.is_another(&now);
-                if last.position.as_ref().is_some_and(is_another) {
+            Ok(mut now) => {
+                let known = last.position.take();
+                if known.as_ref().is_some_and(|last| last.is_another(&now)) {
                     info!(
                         "the API server holds another state than before: reading everything anew"
                     );
                     self.world.raise();
                 }
+                now.uid = now.uid.or(known.and_then(|last| last.uid));
                 *last = Last {
                     position: Some(now),
                     refused: None,
@@ -158,7 +159,10 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::scripted::{Answer, client, list, refusal};
 
     #[test]
     fn another_state_is_known_by_uid_or_version() {
@@ -169,5 +173,33 @@ mod tests {
         assert!(at("a", "5").is_another(&at("a", "4")), "restored");
         assert!(!at("a", "5").is_another(&at("a", "x")));
         assert!(!at("a", "5").is_another(&Position::new(None, Some("6"))));
+    }
+
+    fn kube_system(uid: &str, version: u32) -> Answer {
+        let metadata = json!({"name": "kube-system", "uid": uid});
+        list(version, &[json!({"metadata": metadata})], false)
+    }
+
+    #[tokio::test]
+    async fn a_guard_raises_the_world_when_the_state_is_another() {
+        let (client, requests) = client(&[
+            kube_system("a", 5),
+            kube_system("a", 9),
+            refusal(403),
+            list(10, &[], false),
+            kube_system("b", 11),
+            kube_system("b", 4),
+        ]);
+        let world = World::default();
+        let guard = Guard::new(client, world.clone());
+        let mut worlds = Vec::new();
+        for _ in 0..6 {
+            guard.check().await;
+            worlds.push(world.current());
+        }
+        // Wiped, then restored; a refusal says nothing, nor does a server that has not made the namespace yet.
+        assert_eq!(worlds, [0, 0, 0, 0, 1, 2]);
+        let request = requests.lock().expect("no panic")[0].clone();
+        assert!(request.contains("metadata.name%3Dkube-system"), "{request}");
     }
 }

@@ -17,6 +17,8 @@ pub mod error;
 pub mod identity;
 pub mod lease;
 mod object;
+#[cfg(test)]
+mod scripted;
 pub mod store;
 pub mod watch;
 pub mod watched;

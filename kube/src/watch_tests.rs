@@ -1,15 +1,8 @@
-//! A scripted API server: it answers one request after the other, and is silent when the script is over.
-
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::sync::Mutex;
-
-use http::{Request, Response};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::scripted::{self, Answer, Requests, list, refusal, watch_of};
 use crate::store::{Change, Missed, Store};
 use crate::watched::{Kind, Topic};
 
@@ -60,56 +53,19 @@ fn map(name: &str, version: u32) -> Value {
     })
 }
 
-/// A list of this version with these objects.
-fn list(version: u32, items: &[Value], more: bool) -> (u16, String) {
-    let token = if more { "more" } else { "" };
-    let metadata = json!({"resourceVersion": version.to_string(), "continue": token});
-    let list =
-        json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": metadata, "items": items});
-    (200, list.to_string())
-}
-
-/// A watch that tells of one change and ends.
-fn watch_of(change: &str, object: &Value) -> (u16, String) {
-    let line = json!({"type": change, "object": object});
-    (200, format!("{line}\n"))
-}
-
-fn refusal(code: u16) -> (u16, String) {
-    let status = json!({
-        "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": "x", "message": "no",
-    });
-    (code, status.to_string())
-}
-
 struct Scripted {
     known: Known,
     queue: mpsc::Receiver<Message<Known>>,
     world: World,
-    requests: Arc<Mutex<Vec<String>>>,
+    requests: Requests,
 }
 
 impl Scripted {
-    fn new(answers: &[(u16, String)]) -> Self {
-        let answers = Arc::new(Mutex::new(VecDeque::from(answers.to_vec())));
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let noted = Arc::clone(&requests);
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let answer = answers.lock().expect("no panic").pop_front();
-            let mut noted = noted.lock().expect("no panic");
-            noted.push(request.uri().to_string());
-            async move {
-                let Some((code, body)) = answer else {
-                    return std::future::pending().await;
-                };
-                let response = Response::builder().status(code);
-                let body = Body::from(body.into_bytes());
-                Ok::<_, Infallible>(response.body(body).expect("a response"))
-            }
-        });
+    fn new(answers: &[Answer]) -> Self {
+        let (client, requests) = scripted::client(answers);
         let world = World::default();
         let server = Server {
-            client: Client::new(service, "default"),
+            client,
             namespace: "shop".to_owned(),
             name: None,
             world: world.clone(),
