@@ -142,7 +142,7 @@ async fn slices(
     let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for pool in pools {
         let decision = pool.status.as_ref().and_then(|s| s.decision.as_ref());
-        if let Some(endpoints) = decision.and_then(|decision| decision.endpoints.as_ref()) {
+        if let Some(endpoints) = decision.and_then(|decision| decision.content.endpoints.as_ref()) {
             let label = match endpoints.source {
                 EndpointSource::Pods => POOL_LABEL,
                 EndpointSource::Service => SERVICE_LABEL,

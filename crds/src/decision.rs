@@ -1,5 +1,6 @@
 //! Decisions: what the operator resolved of a spec. Agents need nothing else.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
@@ -10,7 +11,10 @@ use crate::limits::{
     MAX_STATIC_SERVERS,
 };
 use crate::real_server_pool::{PodSelector, TargetPort};
-use crate::virtual_server::{ForwardingMode, PoolSelection, Protocol};
+use crate::validate::parse_ip;
+use crate::virtual_server::{
+    ForwardingMode, PoolSelection, Protocol, ServicePort, VirtualServerSpec, WeightedPool,
+};
 
 /// What a virtual server is served by.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -20,6 +24,15 @@ pub struct Decision {
     pub revision: u64,
     /// The generation of the spec that this was resolved from.
     pub generation: i64,
+    /// What was decided.
+    #[serde(flatten)]
+    pub content: DecidedVirtualServer,
+}
+
+/// A virtual server's spec with its texts parsed, and the weights in force. Two decisions of equal content serve alike.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct DecidedVirtualServer {
     /// The VIPs: at most one per family.
     #[schemars(with = "Vec<String>", length(max = MAX_ADDRESSES), inner(length(max = MAX_ADDRESS_LENGTH)))]
     pub addresses: Vec<IpAddr>,
@@ -35,23 +48,50 @@ pub struct Decision {
     pub pools: Vec<DecidedPool>,
 }
 
-impl Decision {
-    /// Whether both serve alike: revision and generation aside.
-    pub fn same_service(&self, other: &Self) -> bool {
-        self.addresses == other.addresses
-            && self.ports == other.ports
-            && self.mode == other.mode
-            && self.pool_selection == other.pool_selection
-            && self.pools == other.pools
+impl DecidedVirtualServer {
+    /// What a spec asks for, with its own weights. Texts that are no address are left out: validate first.
+    pub fn of_spec(spec: &VirtualServerSpec) -> Self {
+        let addresses = spec.addresses.iter();
+        let port = |port: &ServicePort| DecidedPort {
+            name: port.name.clone(),
+            protocol: port.protocol,
+            port: port.port,
+        };
+        let pool = |pool: &WeightedPool| DecidedPool {
+            name: pool.name.clone(),
+            weight: pool.weight,
+            spec_weight: pool.weight,
+        };
+        Self {
+            addresses: addresses.filter_map(|a| parse_ip(&a.ip)).collect(),
+            ports: spec.ports.iter().map(port).collect(),
+            mode: spec.forwarding.mode,
+            pool_selection: spec.pool_selection,
+            pools: spec.pools.iter().map(pool).collect(),
+        }
     }
 
-    /// Every address with every port.
-    pub fn endpoints(&self) -> impl Iterator<Item = (IpAddr, Protocol, u16)> + '_ {
-        self.addresses.iter().flat_map(|&address| {
-            self.ports
-                .iter()
-                .map(move |port| (address, port.protocol, port.port))
-        })
+    /// Every address with every protocol and port.
+    pub fn vip_ports(&self) -> impl Iterator<Item = VipPort> + '_ {
+        let of_address = |&address| self.ports.iter().map(move |port| port.at(address));
+        self.addresses.iter().flat_map(of_address)
+    }
+}
+
+/// What a packet from a client is looked up by. Orders by address, port and protocol.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VipPort {
+    /// The VIP.
+    pub address: IpAddr,
+    /// Port number.
+    pub port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for VipPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.address, self.protocol, self.port)
     }
 }
 
@@ -66,6 +106,17 @@ pub struct DecidedPort {
     pub protocol: Protocol,
     /// Port number.
     pub port: u16,
+}
+
+impl DecidedPort {
+    /// This port of a VIP.
+    pub const fn at(&self, address: IpAddr) -> VipPort {
+        VipPort {
+            address,
+            port: self.port,
+            protocol: self.protocol,
+        }
+    }
 }
 
 /// A pool's weight in force.
@@ -89,6 +140,15 @@ pub struct PoolDecision {
     pub revision: u64,
     /// The generation of the spec that this was resolved from.
     pub generation: i64,
+    /// What was decided.
+    #[serde(flatten)]
+    pub content: DecidedRealServerPool,
+}
+
+/// A pool's servers, or where they come from. Two decisions of equal content have the same servers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct DecidedRealServerPool {
     /// Static servers in the order of the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_STATIC_SERVERS))]
@@ -98,12 +158,7 @@ pub struct PoolDecision {
     pub endpoints: Option<DecidedEndpoints>,
 }
 
-impl PoolDecision {
-    /// Whether both have the same servers: revision and generation aside.
-    pub fn same_servers(&self, other: &Self) -> bool {
-        self.servers == other.servers && self.endpoints == other.endpoints
-    }
-
+impl DecidedRealServerPool {
     /// The pods that are the servers, if pods are.
     pub fn selector(&self) -> Option<&PodSelector> {
         self.endpoints.as_ref()?.selector.as_ref()

@@ -34,8 +34,8 @@ pub use condition::{
     Condition, ConditionType, RECONCILING, Reason, STALLED, Time, find_condition, set_condition,
 };
 pub use decision::{
-    DecidedEndpoints, DecidedPool, DecidedPort, DecidedServer, DecidedTargetPort, Decision,
-    EndpointSource, PoolDecision,
+    DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
+    DecidedTargetPort, DecidedVirtualServer, Decision, EndpointSource, PoolDecision, VipPort,
 };
 pub use k8s_openapi::jiff;
 pub use limits::*;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use sluice_api::{AttachMode, NodeException};
-use sluice_planner::{Image, Limits, Protocol};
+use sluice_api::{AttachMode, NodeException, Protocol};
+use sluice_planner::{Image, Limits};
 
 use crate::maps::{FlowCensus, FullNatCensus, Maps};
 use crate::source::SourceState;

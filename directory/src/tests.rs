@@ -1,8 +1,8 @@
 use std::fs;
 
 use sluice_api::{
-    DecidedPool, DecidedPort, Decision, ForwardingMode, LoadBalancerNodeStatus, PoolSelection,
-    Protocol, VirtualServerStatus,
+    DecidedPool, DecidedPort, DecidedVirtualServer, Decision, ForwardingMode,
+    LoadBalancerNodeStatus, PoolSelection, Protocol, VirtualServerStatus,
 };
 
 use super::*;
@@ -52,19 +52,21 @@ fn status(revision: u64, name: &str) -> VirtualServerStatus {
         decision: Some(Decision {
             revision,
             generation: 1,
-            addresses: vec!["2001:db8::1".parse().expect("address")],
-            ports: vec![DecidedPort {
-                name: name.to_owned(),
-                protocol: Protocol::Tcp,
-                port: 80,
-            }],
-            mode: ForwardingMode::FullNat,
-            pool_selection: PoolSelection::Flow,
-            pools: vec![DecidedPool {
-                name: "1e3".to_owned(),
-                weight: 1,
-                spec_weight: 1,
-            }],
+            content: DecidedVirtualServer {
+                addresses: vec!["2001:db8::1".parse().expect("address")],
+                ports: vec![DecidedPort {
+                    name: name.to_owned(),
+                    protocol: Protocol::Tcp,
+                    port: 80,
+                }],
+                mode: ForwardingMode::FullNat,
+                pool_selection: PoolSelection::Flow,
+                pools: vec![DecidedPool {
+                    name: "1e3".to_owned(),
+                    weight: 1,
+                    spec_weight: 1,
+                }],
+            },
         }),
         ..VirtualServerStatus::default()
     }

@@ -2,57 +2,55 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::{Endpoint, ForwardingMode, Hop, Mac, ObjectName, PoolSelection, Problem};
+use sluice_api::{DecidedPool, DecidedVirtualServer, ForwardingMode, ObjectKey, VipPort};
+
+use crate::{Hop, Mac, Problem};
 
 /// What a node shall serve.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeConfig {
     /// Name of the node's LoadBalancerNode.
     pub node: String,
-    /// By the endpoint that clients connect to.
-    pub services: BTreeMap<Endpoint, Service>,
+    /// By what packets are looked up by.
+    pub vip_ports: BTreeMap<VipPort, VipPortConfig>,
     /// MAC addresses of the other directors.
     pub peers: BTreeSet<Mac>,
     /// What cannot be served, or not as described.
     pub problems: Vec<Problem>,
 }
 
-/// One endpoint of a virtual server.
+/// One VIP port of a virtual server.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Service {
+pub struct VipPortConfig {
     /// The virtual server.
-    pub virtual_server: ObjectName,
-    /// How packets reach the servers.
-    pub mode: ForwardingMode,
-    /// What is hashed to choose the pool.
-    pub pool_selection: PoolSelection,
+    pub virtual_server: ObjectKey,
+    /// What was decided of it: mode, pools and their shares among others.
+    pub decided: Arc<DecidedVirtualServer>,
     /// Seed of the pool and ring hashes: from the virtual server's name, so that by client address a client gets the same
     /// pool on all its ports.
     pub seed: u32,
     /// Whether this node balances it. If not, it only serves what directors send to servers of its own.
     pub director: bool,
-    /// The pools in the decision's order, at most [`sluice_abi::MAX_POOLS`].
+    /// The decided pools, in their order, at most [`sluice_abi::MAX_POOLS`].
     pub pools: Vec<PoolConfig>,
 }
 
-/// A pool of a service.
+/// A pool of a VIP port as it is on this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolConfig {
-    /// The pool's name, in the virtual server's namespace.
-    pub name: String,
-    /// Hash of the name, unique within the service.
+    /// Hash of the name, unique within the VIP port.
     pub tag: u32,
-    /// The share. A pool without a server that takes flows keeps it: its packets are dropped by name
-    /// ([`sluice_abi::DropReason::NoServer`]) rather than shifted to another version of the service.
-    pub weight: u32,
     /// Whether the pool is known to this node.
     pub known: bool,
-    /// The servers that can be served, in the order of address and port.
+    /// The servers that can be served, in the order of address and port. A pool without a server that takes flows keeps its
+    /// share: its packets are dropped by name ([`sluice_abi::DropReason::NoServer`]) rather than shifted to another version
+    /// of the service.
     pub servers: Vec<ServerConfig>,
 }
 
-/// A server of a pool of a service.
+/// A server of a pool of a VIP port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerConfig {
     /// Its address, of the VIP's family.
@@ -81,9 +79,19 @@ pub enum Reach {
     Pending,
 }
 
-impl Service {
+impl VipPortConfig {
+    /// Each pool as decided and as it is on this node.
+    pub fn pools(&self) -> impl Iterator<Item = (&DecidedPool, &PoolConfig)> {
+        self.decided.pools.iter().zip(&self.pools)
+    }
+
+    /// The pools' shares, in their order.
+    pub(crate) fn weights(&self) -> Vec<u32> {
+        self.decided.pools.iter().map(|pool| pool.weight).collect()
+    }
+
     /// Whether a frame to a server names only the server's address: the port is chosen on the server's own node.
     pub(crate) fn by_address(&self) -> bool {
-        matches!(self.mode, ForwardingMode::Dr | ForwardingMode::Tun)
+        matches!(self.decided.mode, ForwardingMode::Dr | ForwardingMode::Tun)
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use sluice_abi::{ForwardingMode, POOL_BY_CLIENT_ADDRESS, Path, SERVER_IPV6, ServerRecord};
 
-use crate::{Image, Mac, Ring, ids};
+use crate::{Image, Mac, Ring, head, ids};
 
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,8 +20,8 @@ impl fmt::Display for Image {
                 "vip {endpoint}: service {service}, head {head}, rs head {rs_head}"
             )?;
         }
-        for (slot, head) in &self.heads {
-            let by = if head.flags & POOL_BY_CLIENT_ADDRESS != 0 {
+        for (slot, entry) in &self.heads {
+            let by = if entry.flags & POOL_BY_CLIENT_ADDRESS != 0 {
                 "client address"
             } else {
                 "flow"
@@ -29,9 +29,9 @@ impl fmt::Display for Image {
             writeln!(
                 f,
                 "head {slot}: service {}, seed {:08x}, by {by}",
-                head.service, head.seed
+                entry.service, entry.seed
             )?;
-            for pool in ids::pools(head) {
+            for pool in head::pools(entry) {
                 let (tag, threshold, ring) = (pool.tag, pool.threshold, pool.ring);
                 writeln!(f, "  pool {tag:08x}: below {threshold}, ring {ring}")?;
             }

@@ -7,13 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sluice_api::{
-    DecidedEndpoints, EndpointSource, POOL_LABEL, PortRef, SERVICE_LABEL, TargetPort as ApiPort,
+    DecidedEndpoints, DecidedRealServerPool, EndpointSource, POOL_LABEL, PortRef, SERVICE_LABEL,
+    TargetPort,
 };
 
-use crate::{Pool, Server, TargetPort};
+use crate::{Server, ServerPorts};
 
 /// Weight of an endpoint that takes new flows.
 const WEIGHT: u32 = 1;
@@ -117,17 +119,25 @@ impl<'a> Slices<'a> {
         Self(by_owner)
     }
 
+    /// The servers of a pool: static ones, or the endpoints that there are now.
+    pub fn servers(&self, namespace: &str, decided: &DecidedRealServerPool) -> Vec<Server> {
+        match &decided.endpoints {
+            Some(endpoints) => self.endpoints(namespace, endpoints),
+            None => decided.servers.iter().map(Server::from).collect(),
+        }
+    }
+
     /// The servers that a decision on endpoints means now. An endpoint that stands in two slices, as it may for a moment
     /// while slices are rearranged, is one server, and ready if it is in one of them.
-    pub fn pool(&self, namespace: &str, decided: &DecidedEndpoints) -> Pool {
+    fn endpoints(&self, namespace: &str, decided: &DecidedEndpoints) -> Vec<Server> {
         let owner = SliceOwner::of_decision(namespace, decided);
-        let mut found: BTreeMap<(IpAddr, Vec<TargetPort>, Option<u16>), Standing> = BTreeMap::new();
+        let mut found: BTreeMap<(IpAddr, Arc<ServerPorts>), Standing> = BTreeMap::new();
         for slice in self.0.get(&owner).into_iter().flatten() {
-            let (ports, default_port) = target_ports(decided, &slice.ports);
+            let ports = Arc::new(server_ports(decided, &slice.ports));
             for endpoint in &slice.endpoints {
                 let standing = Standing::of(endpoint);
                 found
-                    .entry((endpoint.address, ports.clone(), default_port))
+                    .entry((endpoint.address, Arc::clone(&ports)))
                     .and_modify(|known| known.merge(&standing))
                     .or_insert(standing);
             }
@@ -136,28 +146,20 @@ impl<'a> Slices<'a> {
         let none_ready = families.map(|v4| {
             found
                 .iter()
-                .filter(|((address, ..), _)| address.is_ipv4() == v4)
+                .filter(|((address, _), _)| address.is_ipv4() == v4)
                 .all(|(_, standing)| !standing.ready)
         });
-        let server = |((address, target_ports, default_port), standing): (_, Standing)| {
-            let address: IpAddr = address;
+        let server = |((address, ports), standing): ((IpAddr, _), Standing)| {
             let last_resort = none_ready[usize::from(address.is_ipv6())] && standing.last_resort;
-            let weight = if standing.ready || last_resort {
-                WEIGHT
-            } else {
-                0
-            };
+            let takes_flows = standing.ready || last_resort;
             Server {
                 name: standing.name,
                 address,
-                weight,
-                target_ports,
-                default_port,
+                weight: if takes_flows { WEIGHT } else { 0 },
+                ports,
             }
         };
-        Pool {
-            servers: found.into_iter().map(server).collect(),
-        }
+        found.into_iter().map(server).collect()
     }
 }
 
@@ -185,31 +187,31 @@ impl Standing {
     }
 }
 
-/// Target ports by the name of the virtual server's port, and the port of all other names; `None`: the virtual server's.
-fn target_ports(
-    decided: &DecidedEndpoints,
-    ports: &[(String, u16)],
-) -> (Vec<TargetPort>, Option<u16>) {
+/// The ports of the endpoints of a slice with these ports.
+fn server_ports(decided: &DecidedEndpoints, ports: &[(String, u16)]) -> ServerPorts {
     let find = |name: &str| ports.iter().find(|(n, _)| n == name).map(|(_, port)| *port);
-    let given = |target: &ApiPort| TargetPort {
-        name: target.name.clone(),
-        port: match &target.port {
+    let given = |target: &TargetPort| {
+        let number = match &target.port {
             PortRef::Number(number) => Some(*number),
             PortRef::Name(name) => find(name),
-        },
+        };
+        (target.name.clone(), number)
     };
-    let mut targets: Vec<TargetPort> = decided.target_ports.iter().map(given).collect();
+    let mut by_name: Vec<_> = decided.target_ports.iter().map(given).collect();
     if decided.source == EndpointSource::Pods {
-        return (targets, None);
+        return ServerPorts {
+            by_name,
+            default: None,
+        };
     }
     for (name, port) in ports {
-        if !name.is_empty() && targets.iter().all(|target| target.name != *name) {
-            targets.push(TargetPort {
-                name: name.clone(),
-                port: Some(*port),
-            });
+        if !name.is_empty() && by_name.iter().all(|(other, _)| other != name) {
+            by_name.push((name.clone(), Some(*port)));
         }
     }
-    targets.sort();
-    (targets, find(""))
+    by_name.sort();
+    ServerPorts {
+        by_name,
+        default: find(""),
+    }
 }

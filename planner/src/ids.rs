@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_abi::{ForwardingMode, SERVER_IPV6, ServerRecord, ServerWord};
+use sluice_abi::{SERVER_IPV6, ServerRecord, ServerWord};
+use sluice_api::ForwardingMode;
 
-use crate::{Endpoint, Image, Limits};
+use crate::record::mode_number;
+use crate::{Endpoint, Image, Limits, head};
 
 /// What makes a server of a service the same server: a server with another key gets another id, and thus flows of its own.
 ///
@@ -60,7 +62,7 @@ impl Known {
                 (Side::Director, word.head()),
                 (Side::RealServer, word.rs_head()),
             ] {
-                for pool in actual.heads.get(&slot).into_iter().flat_map(pools) {
+                for pool in actual.heads.get(&slot).into_iter().flat_map(head::pools) {
                     if actual.rings.contains_key(&pool.ring) {
                         rings
                             .entry((word.service(), side, pool.tag))
@@ -81,11 +83,6 @@ impl Known {
             backends,
         }
     }
-}
-
-/// The pools in use of a head.
-pub(crate) fn pools(head: &sluice_abi::Head) -> impl Iterator<Item = &sluice_abi::HeadPool> {
-    head.pools.iter().take(usize::from(head.pool_count))
 }
 
 /// The server's address in a record.
@@ -109,7 +106,7 @@ fn key_of(record: &ServerRecord) -> ServerKey {
         address: address_of(record),
         port: u16::from_be_bytes(record.port),
         backend: record.backend,
-        full_nat: record.mode == ForwardingMode::FullNat as u8,
+        full_nat: record.mode == mode_number(ForwardingMode::FullNat),
     }
 }
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use sluice_abi::{
     EndpointKey, Head, LocalKey, MacKey, RingWord, ServerRecord, ServerWord, VipWord,
 };
+use sluice_api::{Protocol, VipPort};
 
-use crate::{Mac, Protocol};
+use crate::Mac;
 
 /// The part of the maps that the planner decides: everything but flows, counters and `CONFIG`.
 ///
@@ -76,13 +77,22 @@ pub enum ByFamily<V4, V6> {
 }
 
 impl Endpoint {
-    /// An endpoint of a virtual server or a server.
+    /// A port of a VIP or of a server.
     pub const fn new(address: IpAddr, protocol: Protocol, port: u16) -> Self {
         Self {
             address,
             port,
-            protocol: protocol as u8,
+            protocol: protocol.number(),
         }
+    }
+
+    /// As a VIP port; `None` for an address marker.
+    pub fn vip_port(&self) -> Option<VipPort> {
+        Some(VipPort {
+            address: self.address,
+            port: self.port,
+            protocol: Protocol::from_number(self.protocol)?,
+        })
     }
 
     /// The entry that marks an address as a VIP whatever the port, so that packets to its other ports and fragments are
@@ -118,6 +128,12 @@ impl Endpoint {
                 pad: 0,
             }),
         }
+    }
+}
+
+impl From<VipPort> for Endpoint {
+    fn from(vip_port: VipPort) -> Self {
+        Self::new(vip_port.address, vip_port.protocol, vip_port.port)
     }
 }
 

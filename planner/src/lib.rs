@@ -8,14 +8,13 @@
 #![forbid(unsafe_code)]
 
 mod config;
-mod convert;
 mod diff;
 mod dump;
 mod endpoints;
 mod hash;
+mod head;
 mod ids;
 mod image;
-mod input;
 mod live;
 mod members;
 mod op;
@@ -24,21 +23,21 @@ mod problem;
 mod record;
 mod resolve;
 pub mod ring;
+mod server;
 mod share;
+mod snapshot;
 mod view;
 
-pub use config::{NodeConfig, PoolConfig, Reach, ServerConfig, Service};
+pub use config::{NodeConfig, PoolConfig, Reach, ServerConfig, VipPortConfig};
 pub use diff::diff;
 pub use endpoints::{Slice, SliceEndpoint, SliceOwner, Slices};
 pub use image::{ByFamily, Endpoint, Image, Local, Ring};
-pub use input::{
-    ForwardingMode, ObjectName, Pool, PoolSelection, PoolShare, Port, Protocol, Server, Snapshot,
-    TargetPort, VirtualServer,
-};
 pub use live::live;
 pub use members::RingCache;
 pub use op::{Limits, MapOp, Plan};
 pub use plan::{plan, plan_with};
 pub use problem::{ObjectKind, Problem, Reason};
 pub use resolve::node_config;
+pub use server::{Server, ServerPorts};
+pub use snapshot::Snapshot;
 pub use view::{Hop, Mac, NextHop, NodeView, Role, Via};

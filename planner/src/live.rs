@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Head, POOL_BY_CLIENT_ADDRESS, VipWord};
+use sluice_abi::{Head, HeadPool, VipWord};
+use sluice_api::{DecidedPool, ForwardingMode, ObjectKey, VipPort};
 
-use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, Service};
+use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, VipPortConfig};
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::ring::RingKey;
-use crate::{Endpoint, ForwardingMode, Image, Local, ObjectName, PoolSelection, ids, share};
+use crate::{Image, Local, head, ids, share};
 
 /// What is not live of what was decided: the exceptions that a node names beside the revision it acknowledges.
 ///
@@ -19,8 +20,8 @@ pub fn live(config: &NodeConfig, actual: &Image) -> Vec<Problem> {
         actual,
         exceptions: known.cloned().collect(),
     };
-    for (endpoint, service) in &config.services {
-        check.service(endpoint, service);
+    for (vip_port, config) in &config.vip_ports {
+        check.vip_port(vip_port, config);
     }
     check.exceptions.into_iter().collect()
 }
@@ -31,7 +32,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn except(&mut self, kind: ObjectKind, object: ObjectName, reason: Reason, message: String) {
+    fn except(&mut self, kind: ObjectKind, object: ObjectKey, reason: Reason, message: String) {
         self.exceptions.insert(Problem {
             kind,
             object,
@@ -41,43 +42,49 @@ impl Check<'_> {
         });
     }
 
-    fn not_in_place(&mut self, endpoint: &Endpoint, service: &Service, what: &str) {
+    fn not_in_place(&mut self, vip_port: &VipPort, config: &VipPortConfig, what: &str) {
         self.except(
             ObjectKind::VirtualServer,
-            service.virtual_server.clone(),
+            config.virtual_server.clone(),
             Reason::RingNotInPlace,
-            format!("{what} of {endpoint} are not in this node's maps: see the agent's log and limits if this lasts"),
+            format!("{what} of {vip_port} are not in this node's maps: see the agent's log and limits if this lasts"),
         );
     }
 
-    fn service(&mut self, endpoint: &Endpoint, service: &Service) {
-        let Some(&word) = self.actual.vips.get(endpoint) else {
-            self.not_in_place(endpoint, service, "the tables");
+    fn vip_port(&mut self, vip_port: &VipPort, config: &VipPortConfig) {
+        let Some(&word) = self.actual.vips.get(&(*vip_port).into()) else {
+            self.not_in_place(vip_port, config, "the tables");
             return;
         };
-        if service.director {
+        if config.director {
             match self.actual.heads.get(&word.head()) {
-                Some(head) if has_shares(head, service) => {
-                    for (pool, entry) in service.pools.iter().zip(ids::pools(head)) {
-                        if pool.weight > 0 && pool.known {
-                            self.pool(service, pool, entry.ring);
+                Some(head) if has_shares(head, config, word.service()) => {
+                    for ((decided, pool), entry) in config.pools().zip(head::pools(head)) {
+                        if decided.weight > 0 && pool.known {
+                            self.pool(config, decided, pool, entry.ring);
                         }
                     }
                 }
-                _ => self.not_in_place(endpoint, service, "the pools' shares"),
+                _ => self.not_in_place(vip_port, config, "the pools' shares"),
             }
         }
-        if service.by_address() && !self.serves_own(service, word) {
-            self.not_in_place(endpoint, service, "this node's servers");
+        if config.by_address() && !self.serves_own(config, word) {
+            self.not_in_place(vip_port, config, "this node's servers");
         }
     }
 
-    fn pool(&mut self, service: &Service, pool: &PoolConfig, ring: u32) {
+    fn pool(
+        &mut self,
+        config: &VipPortConfig,
+        decided: &DecidedPool,
+        pool: &PoolConfig,
+        ring: u32,
+    ) {
         let key = |server: &ServerConfig| RingKey {
             address: server.address,
-            port: if service.by_address() { 0 } else { server.port },
+            port: if config.by_address() { 0 } else { server.port },
         };
-        let in_place = self.ring_parts(service, ring);
+        let in_place = self.ring_parts(config, ring);
         let mut wanted: BTreeMap<RingKey, u64> = BTreeMap::new();
         let mut waiting = Vec::new();
         for server in pool.servers.iter().filter(|server| server.weight > 0) {
@@ -87,7 +94,7 @@ impl Check<'_> {
                 *wanted.entry(key(server)).or_default() += server.weight;
             }
         }
-        let object = ObjectName::new(&service.virtual_server.namespace, &pool.name);
+        let object = config.virtual_server.sibling(&decided.name);
         if !waiting.is_empty() {
             let message = format!(
                 "spec.servers: the next hop towards {} is being resolved: check the node's routes if this lasts",
@@ -103,7 +110,7 @@ impl Check<'_> {
         if !within_a_slot(&in_place, &wanted) {
             let message = format!(
                 "the ring for virtual server {} is not the decided one: see the agent's log and limits if this lasts",
-                service.virtual_server
+                config.virtual_server
             );
             self.except(
                 ObjectKind::RealServerPool,
@@ -115,7 +122,7 @@ impl Check<'_> {
     }
 
     /// How many slots of a ring each server has.
-    fn ring_parts(&self, service: &Service, ring: u32) -> BTreeMap<RingKey, u64> {
+    fn ring_parts(&self, config: &VipPortConfig, ring: u32) -> BTreeMap<RingKey, u64> {
         let Some(ring) = self.actual.rings.get(&ring) else {
             return BTreeMap::new();
         };
@@ -129,7 +136,7 @@ impl Check<'_> {
                 .get(&same[0])
                 .filter(|word| word.present());
             if let Some(record) = word.and_then(|word| self.actual.records.get(&word.slot())) {
-                let port = if service.by_address() {
+                let port = if config.by_address() {
                     0
                 } else {
                     u16::from_be_bytes(record.port)
@@ -142,10 +149,10 @@ impl Check<'_> {
     }
 
     /// Whether packets that directors send to servers of this node find them.
-    fn serves_own(&self, service: &Service, word: VipWord) -> bool {
-        let servers = || service.pools.iter().flat_map(|pool| &pool.servers);
+    fn serves_own(&self, config: &VipPortConfig, word: VipWord) -> bool {
+        let servers = || config.pools.iter().flat_map(|pool| &pool.servers);
         let mut own = servers().filter(|server| server.reach == Reach::Local);
-        if service.mode == ForwardingMode::Tun {
+        if config.decided.mode == ForwardingMode::Tun {
             return own.all(|server| {
                 let local = Local {
                     address: server.address,
@@ -155,9 +162,9 @@ impl Check<'_> {
             });
         }
         let head = self.actual.heads.get(&word.rs_head());
-        let rings = || head.into_iter().flat_map(ids::pools).map(|pool| pool.ring);
+        let rings = || head.into_iter().flat_map(head::pools).map(|pool| pool.ring);
         let reachable: BTreeSet<RingKey> = rings()
-            .flat_map(|ring| self.ring_parts(service, ring).into_keys())
+            .flat_map(|ring| self.ring_parts(config, ring).into_keys())
             .collect();
         own.filter(|server| server.weight > 0).all(|server| {
             reachable.contains(&RingKey {
@@ -168,18 +175,20 @@ impl Check<'_> {
     }
 }
 
-fn has_shares(head: &Head, service: &Service) -> bool {
-    let weights: Vec<u32> = service.pools.iter().map(|pool| pool.weight).collect();
-    let by_client = service.pool_selection == PoolSelection::ClientAddress;
-    let wanted = service
+/// Whether a head is the decided one, whatever its rings.
+fn has_shares(found: &Head, config: &VipPortConfig, index: u16) -> bool {
+    let pools = config
         .pools
         .iter()
-        .map(|pool| pool.tag)
-        .zip(share::thresholds(&weights));
-    let found = ids::pools(head).map(|pool| (pool.tag, pool.threshold));
-    head.seed == service.seed
-        && (head.flags & POOL_BY_CLIENT_ADDRESS != 0) == by_client
-        && found.eq(wanted)
+        .zip(share::thresholds(&config.weights()));
+    let rings = head::pools(found).map(|pool| pool.ring);
+    let rings = rings.chain(std::iter::repeat(0));
+    let wanted = pools.zip(rings).map(|((pool, threshold), ring)| HeadPool {
+        threshold,
+        ring,
+        tag: pool.tag,
+    });
+    head::head(config, index, wanted) == *found
 }
 
 /// Whether each server's part is its exact share to within one slot.

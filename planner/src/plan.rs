@@ -10,18 +10,16 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use sluice_abi::{
-    Head, HeadPool, MAX_POOLS, MapName, POOL_BY_CLIENT_ADDRESS, RingWord, ServerWord, VipWord,
-};
+use sluice_abi::{Head, HeadPool, MapName, RingWord, ServerWord, VipWord};
+use sluice_api::{DecidedPool, ForwardingMode, ObjectKey, VipPort};
 
-use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, Service};
-use crate::ids::{self, Free, Known, Room, Side};
+use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, VipPortConfig};
+use crate::head::{self, head};
+use crate::ids::{Free, Known, Room, Side};
 use crate::members::{Members, RingCache};
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::ring::{self, RingKey};
-use crate::{
-    Endpoint, ForwardingMode, Image, Limits, Local, ObjectName, Plan, PoolSelection, Ring, share,
-};
+use crate::{Endpoint, Image, Limits, Local, Plan, Ring, share};
 
 /// What the maps shall hold, given what they hold.
 ///
@@ -41,8 +39,8 @@ pub fn plan_with(
     cache.begin();
     let mut planner = Planner::new(config, actual, limits, cache);
     planner.peers();
-    for (endpoint, service) in &config.services {
-        planner.service(*endpoint, service);
+    for (&vip_port, config) in &config.vip_ports {
+        planner.vip_port(vip_port, config);
     }
     planner.keep_what_is_referred_to();
     planner.retire();
@@ -59,7 +57,7 @@ struct Planner<'a> {
     cache: &'a mut RingCache,
     known: Known,
     free: Free,
-    /// Addresses of which an endpoint is in the maps and stays.
+    /// Addresses of which a VIP port is in the maps and stays.
     kept_vips: BTreeSet<IpAddr>,
     vip_room: Room,
     backend_room: Room,
@@ -71,25 +69,25 @@ struct Planner<'a> {
     problems: BTreeSet<Problem>,
 }
 
-/// The endpoint being planned.
+/// The VIP port being planned.
 #[derive(Clone, Copy)]
 struct Scope<'a> {
-    endpoint: Endpoint,
-    service: &'a Service,
+    vip_port: VipPort,
+    config: &'a VipPortConfig,
     index: u16,
+}
+
+/// A pool whose servers have their places in the maps.
+struct PlacedPool<'a> {
+    decided: &'a DecidedPool,
+    config: &'a PoolConfig,
+    servers: Vec<Placed<'a>>,
 }
 
 /// A server that has its place in the maps.
 struct Placed<'a> {
     config: &'a ServerConfig,
     id: u32,
-}
-
-/// What a pool gets in a head.
-struct PoolRing<'a> {
-    pool: &'a PoolConfig,
-    /// Ring id; 0 = no ring.
-    ring: u32,
 }
 
 impl<'a> Planner<'a> {
@@ -100,10 +98,10 @@ impl<'a> Planner<'a> {
         cache: &'a mut RingCache,
     ) -> Self {
         // Entries of VIPS that go are removed before others are added; those of the other maps afterwards.
-        let kept = actual
-            .vips
-            .keys()
-            .filter(|endpoint| config.services.contains_key(endpoint));
+        let kept = actual.vips.keys().filter(|key| {
+            key.vip_port()
+                .is_some_and(|at| config.vip_ports.contains_key(&at))
+        });
         let kept: Vec<IpAddr> = kept.map(|endpoint| endpoint.address).collect();
         let kept_vips: BTreeSet<IpAddr> = kept.iter().copied().collect();
         let vip_room = Room::new(
@@ -128,10 +126,10 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn full(&mut self, service: &Service, map: MapName, limit: u32, consequence: &str) {
+    fn full(&mut self, config: &VipPortConfig, map: MapName, limit: u32, consequence: &str) {
         self.problems.insert(Problem {
             kind: ObjectKind::VirtualServer,
-            object: service.virtual_server.clone(),
+            object: config.virtual_server.clone(),
             reason: Reason::LimitExceeded,
             message: format!(
                 "{} is full ({limit} entries), so {consequence}: remove virtual servers or servers, or give the agent \
@@ -148,7 +146,7 @@ impl<'a> Planner<'a> {
         if self.config.peers.len() > limit {
             self.problems.insert(Problem {
                 kind: ObjectKind::LoadBalancerNode,
-                object: ObjectName::new("", &self.config.node),
+                object: ObjectKey::new("", &self.config.node),
                 reason: Reason::LimitExceeded,
                 message: format!(
                     "PEERS is full ({limit} entries), so packets from {} directors more are balanced again: give the \
@@ -160,119 +158,130 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn service(&mut self, endpoint: Endpoint, service: &'a Service) {
-        let before = self.actual.vips.get(&endpoint).copied();
+    fn vip_port(&mut self, vip_port: VipPort, config: &'a VipPortConfig) {
+        let before = self.actual.vips.get(&vip_port.into()).copied();
         let before = before.filter(|word| (1..1 << 15).contains(&word.service()));
         let before = before.filter(|word| !self.services_taken.contains(&word.service()));
         let on_this_node = |s: &ServerConfig| s.reach == Reach::Local;
-        let rs_side = service.mode == ForwardingMode::Dr
-            && service
+        let rs_side = config.decided.mode == ForwardingMode::Dr
+            && config
                 .pools
                 .iter()
                 .any(|pool| pool.servers.iter().any(on_this_node));
 
         let (index, mut spare_heads) = match before {
             Some(word) => (word.service(), Vec::new()),
-            None => match self.new_service(endpoint, service, rs_side) {
+            None => match self.new_vip_port(vip_port, config, rs_side) {
                 Some(new) => new,
                 None => return,
             },
         };
         self.services_taken.insert(index);
         let scope = Scope {
-            endpoint,
-            service,
+            vip_port,
+            config,
             index,
         };
-        let pools: Vec<(&PoolConfig, Vec<Placed<'_>>)> = service
-            .pools
-            .iter()
-            .map(|pool| (pool, self.place_pool(scope, pool)))
-            .collect();
+        let placed = config.pools().map(|(decided, pool)| PlacedPool {
+            decided,
+            config: pool,
+            servers: self.place_pool(scope, pool),
+        });
+        let pools: Vec<PlacedPool<'_>> = placed.collect();
 
         let mut word = before.unwrap_or_default();
         let (mut head, mut rs_head) = (0, 0);
-        if service.director {
-            let rings = pools.iter().map(|(pool, placed)| PoolRing {
-                pool,
-                ring: self.director_ring(scope, pool, placed),
-            });
-            let rings: Vec<PoolRing<'_>> = rings.collect();
-            let wanted = head_of(scope, &rings, &share::thresholds(&weights(service)));
+        if config.director {
+            let wanted = self.director_head(scope, &pools);
             head = self.head(scope, wanted, word.head(), &mut spare_heads);
         }
         if rs_side {
-            let rings = pools.iter().filter_map(|(pool, placed)| {
-                let ring = self.rs_ring(scope, pool, placed)?;
-                Some(PoolRing { pool, ring })
-            });
-            let rings: Vec<PoolRing<'_>> = rings.collect();
-            let here: Vec<bool> = service
-                .pools
-                .iter()
-                .map(|pool| rings.iter().any(|ring| ring.pool.tag == pool.tag))
-                .collect();
-            let wanted = head_of(
-                scope,
-                &rings,
-                &share::local_thresholds(&weights(service), &here),
-            );
+            let wanted = self.rs_head(scope, &pools);
             rs_head = self.head(scope, wanted, word.rs_head(), &mut spare_heads);
         }
         word = VipWord::new(index, head, rs_head);
-        if service.mode == ForwardingMode::Tun {
+        if config.decided.mode == ForwardingMode::Tun {
             self.locals(scope, &pools);
         }
-        self.desired.vips.insert(endpoint, word);
-        self.desired
-            .vips
-            .insert(Endpoint::marker(endpoint.address), VipWord(0));
+        let vips = &mut self.desired.vips;
+        vips.insert(vip_port.into(), word);
+        vips.insert(Endpoint::marker(vip_port.address), VipWord(0));
     }
 
-    /// A service index and head slots for an endpoint that is not in the maps: all of it or nothing.
-    fn new_service(
+    /// The head by which a director balances.
+    fn director_head(&mut self, scope: Scope<'_>, pools: &[PlacedPool<'_>]) -> Head {
+        let thresholds = share::thresholds(&scope.config.weights());
+        let entries = pools.iter().zip(thresholds);
+        let entries: Vec<HeadPool> = entries
+            .map(|(pool, threshold)| HeadPool {
+                threshold,
+                ring: self.director_ring(scope, pool),
+                tag: pool.config.tag,
+            })
+            .collect();
+        head(scope.config, scope.index, entries)
+    }
+
+    /// The head for packets that a director sent here: over the pools that have servers of this node.
+    fn rs_head(&mut self, scope: Scope<'_>, pools: &[PlacedPool<'_>]) -> Head {
+        let rings: Vec<Option<u32>> = pools.iter().map(|pool| self.rs_ring(scope, pool)).collect();
+        let here: Vec<bool> = rings.iter().map(Option::is_some).collect();
+        let thresholds = share::local_thresholds(&scope.config.weights(), &here);
+        let rings = pools.iter().zip(rings);
+        let rings = rings.filter_map(|(pool, ring)| Some((pool.config.tag, ring?)));
+        let entries = rings
+            .zip(thresholds)
+            .map(|((tag, ring), threshold)| HeadPool {
+                threshold,
+                ring,
+                tag,
+            });
+        head(scope.config, scope.index, entries)
+    }
+
+    /// A service index and head slots for a VIP port that is not in the maps: all of it or nothing.
+    fn new_vip_port(
         &mut self,
-        endpoint: Endpoint,
-        service: &Service,
+        vip_port: VipPort,
+        config: &VipPortConfig,
         rs_side: bool,
     ) -> Option<(u16, Vec<u32>)> {
-        // The first endpoint of an address brings the address marker.
-        let has_marker = self.kept_vips.contains(&endpoint.address)
-            || self
-                .desired
-                .vips
-                .contains_key(&Endpoint::marker(endpoint.address));
+        // The first VIP port of an address brings the address marker.
+        let address = vip_port.address;
+        let marker = Endpoint::marker(address);
+        let has_marker =
+            self.kept_vips.contains(&address) || self.desired.vips.contains_key(&marker);
         let entries = if has_marker { 1 } else { 2 };
-        let consequence = format!("{endpoint} is not served");
-        if !self.vip_room.take(endpoint.address, entries) {
-            let map = if endpoint.address.is_ipv4() {
+        let consequence = format!("{vip_port} is not served");
+        if !self.vip_room.take(address, entries) {
+            let map = if address.is_ipv4() {
                 MapName::Vips4
             } else {
                 MapName::Vips6
             };
-            self.full(service, map, self.limits.vips, &consequence);
+            self.full(config, map, self.limits.vips, &consequence);
             return None;
         }
-        let wanted = usize::from(service.director) + usize::from(rs_side);
+        let wanted = usize::from(config.director) + usize::from(rs_side);
         let heads: Vec<u32> = std::iter::from_fn(|| self.free.heads.take())
             .take(wanted)
             .collect();
         if heads.len() < wanted {
-            self.full(service, MapName::Heads, self.limits.heads, &consequence);
+            self.full(config, MapName::Heads, self.limits.heads, &consequence);
             return None;
         }
         let Some(index) = self.free.services.take() else {
-            self.full(service, MapName::Vips4, 1 << 15, &consequence);
+            self.full(config, MapName::Vips4, 1 << 15, &consequence);
             return None;
         };
         Some((u16::try_from(index).ok()?, heads))
     }
 
     /// The ring by which a director balances: over every server of the pool.
-    fn director_ring(&mut self, scope: Scope<'_>, pool: &PoolConfig, placed: &[Placed<'_>]) -> u32 {
+    fn director_ring(&mut self, scope: Scope<'_>, pool: &PlacedPool<'_>) -> u32 {
         let mut members = Members::default();
-        for Placed { config, id } in placed {
-            let port = if scope.service.by_address() {
+        for Placed { config, id } in &pool.servers {
+            let port = if scope.config.by_address() {
                 0
             } else {
                 config.port
@@ -293,14 +302,9 @@ impl<'a> Planner<'a> {
     ///
     /// The director has chosen this node, so some server has to take the packet: where all are drained the weights are
     /// taken as equal.
-    fn rs_ring(
-        &mut self,
-        scope: Scope<'_>,
-        pool: &PoolConfig,
-        placed: &[Placed<'_>],
-    ) -> Option<u32> {
+    fn rs_ring(&mut self, scope: Scope<'_>, pool: &PlacedPool<'_>) -> Option<u32> {
         let own = || {
-            placed
+            pool.servers
                 .iter()
                 .filter(|placed| placed.config.reach == Reach::Local)
         };
@@ -319,15 +323,21 @@ impl<'a> Planner<'a> {
         Some(self.ring(scope, Side::RealServer, pool, members))
     }
 
-    fn ring(&mut self, scope: Scope<'_>, side: Side, pool: &PoolConfig, members: Members) -> u32 {
-        let slots = self.cache.slots(pool.tag, members);
+    fn ring(
+        &mut self,
+        scope: Scope<'_>,
+        side: Side,
+        pool: &PlacedPool<'_>,
+        members: Members,
+    ) -> u32 {
+        let slots = self.cache.slots(pool.config.tag, members);
         if slots.is_empty() {
             return 0;
         }
         let known = self
             .known
             .rings
-            .get(&(scope.index, side, pool.tag))
+            .get(&(scope.index, side, pool.config.tag))
             .copied();
         let old = known.and_then(|id| self.actual.rings.get(&id));
         if let (Some(id), Some(old)) = (known, old)
@@ -337,9 +347,9 @@ impl<'a> Planner<'a> {
             return id;
         }
         let Some(id) = known.or_else(|| self.free.rings.take()) else {
-            let consequence = format!("pool {} takes no flows", pool.name);
+            let consequence = format!("pool {} takes no flows", pool.decided.name);
             self.full(
-                scope.service,
+                scope.config,
                 MapName::Rings,
                 self.limits.rings,
                 &consequence,
@@ -348,9 +358,9 @@ impl<'a> Planner<'a> {
         };
         let log2_slots = slots.len().ilog2();
         let Some(offset) = self.free.arena.take(1 << log2_slots) else {
-            let consequence = format!("the ring of pool {} stays as it was", pool.name);
+            let consequence = format!("the ring of pool {} stays as it was", pool.decided.name);
             self.full(
-                scope.service,
+                scope.config,
                 MapName::RingSlots,
                 self.limits.ring_slots,
                 &consequence,
@@ -382,10 +392,10 @@ impl<'a> Planner<'a> {
         }
         let consequence = format!(
             "the shares and pools of {} stay as they were",
-            scope.endpoint
+            scope.vip_port
         );
         self.full(
-            scope.service,
+            scope.config,
             MapName::Heads,
             self.limits.heads,
             &consequence,
@@ -395,8 +405,8 @@ impl<'a> Planner<'a> {
 
     /// The node's own servers by the outer destination of a tunnel. An address in two pools leads to the first one's
     /// server.
-    fn locals(&mut self, scope: Scope<'_>, pools: &[(&PoolConfig, Vec<Placed<'_>>)]) {
-        let placed = pools.iter().flat_map(|(_, placed)| placed);
+    fn locals(&mut self, scope: Scope<'_>, pools: &[PlacedPool<'_>]) {
+        let placed = pools.iter().flat_map(|pool| &pool.servers);
         for Placed { config, id } in placed.filter(|p| p.config.reach == Reach::Local) {
             let local = Local {
                 address: config.address,
@@ -416,7 +426,7 @@ impl<'a> Planner<'a> {
                 MapName::Locals6
             };
             let consequence = format!("tunnelled packets to {} are dropped", local.address);
-            self.full(scope.service, map, self.limits.locals, &consequence);
+            self.full(scope.config, map, self.limits.locals, &consequence);
         }
     }
 
@@ -433,7 +443,7 @@ impl<'a> Planner<'a> {
             }
         }
         let heads = desired.heads.values();
-        let named: BTreeSet<u32> = heads.flat_map(ids::pools).map(|pool| pool.ring).collect();
+        let named: BTreeSet<u32> = heads.flat_map(head::pools).map(|pool| pool.ring).collect();
         desired.rings.retain(|ring, _| named.contains(ring));
         for id in named {
             if let (Entry::Vacant(place), Some(ring)) =
@@ -476,30 +486,5 @@ impl<'a> Planner<'a> {
                 self.desired.servers.entry(id).or_insert(absent);
             }
         }
-    }
-}
-
-fn weights(service: &Service) -> Vec<u32> {
-    service.pools.iter().map(|pool| pool.weight).collect()
-}
-
-fn head_of(scope: Scope<'_>, rings: &[PoolRing<'_>], thresholds: &[u32]) -> Head {
-    let mut pools = [HeadPool::default(); MAX_POOLS];
-    for ((pool, entry), &threshold) in pools.iter_mut().zip(rings).zip(thresholds) {
-        *pool = HeadPool {
-            threshold,
-            ring: entry.ring,
-            tag: entry.pool.tag,
-        };
-    }
-    Head {
-        seed: scope.service.seed,
-        service: scope.index,
-        pool_count: u8::try_from(rings.len().min(MAX_POOLS)).unwrap_or(0),
-        flags: match scope.service.pool_selection {
-            PoolSelection::Flow => 0,
-            PoolSelection::ClientAddress => POOL_BY_CLIENT_ADDRESS,
-        },
-        pools,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ObjectName;
+use sluice_api::ObjectKey;
 
 /// Kinds of objects that a problem can concern.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -29,7 +29,7 @@ impl ObjectKind {
 /// Why something is not served, in a form that programs can match.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Reason {
-    /// A virtual server's endpoint belongs to another virtual server already.
+    /// A VIP port of a virtual server belongs to another virtual server already.
     EndpointConflict,
     /// A VIP is one of this node's own addresses.
     VipIsNodeAddress,
@@ -90,7 +90,7 @@ pub struct Problem {
     /// Kind of the object that the user would change.
     pub kind: ObjectKind,
     /// That object.
-    pub object: ObjectName,
+    pub object: ObjectKey,
     /// Why.
     pub reason: Reason,
     /// Names the field and the remedy.

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use sluice_abi::{Path, SERVER_IPV6, ServerRecord};
+use sluice_api::{ForwardingMode, VipPort};
 
 use crate::config::Reach;
 use crate::ids::ServerKey;
-use crate::{Endpoint, ForwardingMode, Hop, Via};
+use crate::{Hop, Via};
 
 /// Path and record of a server, given those in the maps.
 ///
@@ -14,14 +15,14 @@ use crate::{Endpoint, ForwardingMode, Hop, Via};
 /// one to send them again. One whose way is not known *yet* keeps path and record, so an agent that starts anew disturbs
 /// nothing.
 pub(crate) fn wanted_record(
-    endpoint: Endpoint,
+    vip_port: VipPort,
     mode: ForwardingMode,
     key: ServerKey,
     reach: Reach,
     old: Option<(Path, ServerRecord)>,
 ) -> (Path, ServerRecord) {
-    let base = base_record(endpoint, mode, key);
-    let vip = octets(endpoint.address);
+    let base = base_record(vip_port, mode, key);
+    let vip = octets(vip_port.address);
     match reach {
         Reach::Local => {
             let record = ServerRecord {
@@ -45,26 +46,36 @@ pub(crate) fn wanted_record(
     }
 }
 
-fn base_record(endpoint: Endpoint, mode: ForwardingMode, key: ServerKey) -> ServerRecord {
+fn base_record(vip_port: VipPort, mode: ForwardingMode, key: ServerKey) -> ServerRecord {
     ServerRecord {
         addr: octets(key.address),
         alt: if mode == ForwardingMode::Nat {
-            octets(endpoint.address)
+            octets(vip_port.address)
         } else {
             [0; 16]
         },
         port: key.port.to_be_bytes(),
-        vip_port: endpoint.port.to_be_bytes(),
+        vip_port: vip_port.port.to_be_bytes(),
         service: key.service,
         backend: key.backend,
         tag: key.tag,
-        mode: mode as u8,
+        mode: mode_number(mode),
         flags: if key.address.is_ipv6() {
             SERVER_IPV6
         } else {
             0
         },
         ..ServerRecord::default()
+    }
+}
+
+/// The mode as records have it.
+pub(crate) const fn mode_number(mode: ForwardingMode) -> u8 {
+    match mode {
+        ForwardingMode::Nat => sluice_abi::ForwardingMode::Nat as u8,
+        ForwardingMode::FullNat => sluice_abi::ForwardingMode::FullNat as u8,
+        ForwardingMode::Dr => sluice_abi::ForwardingMode::Dr as u8,
+        ForwardingMode::Tun => sluice_abi::ForwardingMode::Tun as u8,
     }
 }
 

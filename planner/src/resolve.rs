@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use sluice_abi::MAX_POOLS;
+use sluice_api::{DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, ObjectKey};
 
-use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, Service};
+use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, VipPortConfig};
 use crate::problem::{ObjectKind, Problem, Reason};
-use crate::{
-    Endpoint, ForwardingMode, NextHop, NodeView, ObjectName, Pool, PoolShare, Port, Server,
-    Snapshot, Via, VirtualServer, hash,
-};
+use crate::{NextHop, NodeView, Server, Snapshot, Via, hash};
 
 /// What this node shall serve.
 ///
@@ -42,34 +41,34 @@ struct Resolver<'a> {
     snapshot: &'a Snapshot,
     view: &'a NodeView,
     config: NodeConfig,
-    /// A set, because each endpoint of a virtual server meets the same ones.
+    /// A set, because each VIP port of a virtual server meets the same ones.
     problems: BTreeSet<Problem>,
 }
 
-/// The endpoint being resolved.
+/// The VIP port being resolved.
 #[derive(Clone, Copy)]
 struct Scope<'a> {
-    name: &'a ObjectName,
-    virtual_server: &'a VirtualServer,
+    name: &'a ObjectKey,
+    virtual_server: &'a Arc<DecidedVirtualServer>,
     vip: IpAddr,
-    port: &'a Port,
+    port: &'a DecidedPort,
 }
 
 impl Resolver<'_> {
     /// Notes what is not served as described, though the decision is in force.
-    fn report(&mut self, kind: ObjectKind, object: &ObjectName, reason: Reason, message: String) {
+    fn report(&mut self, kind: ObjectKind, object: &ObjectKey, reason: Reason, message: String) {
         self.insert(kind, object, reason, message, false);
     }
 
     /// Notes what keeps a decision from being in force.
-    fn except(&mut self, kind: ObjectKind, object: &ObjectName, reason: Reason, message: String) {
+    fn except(&mut self, kind: ObjectKind, object: &ObjectKey, reason: Reason, message: String) {
         self.insert(kind, object, reason, message, true);
     }
 
     fn insert(
         &mut self,
         kind: ObjectKind,
-        object: &ObjectName,
+        object: &ObjectKey,
         reason: Reason,
         message: String,
         exception: bool,
@@ -83,7 +82,7 @@ impl Resolver<'_> {
         });
     }
 
-    fn virtual_server(&mut self, name: &ObjectName, virtual_server: &VirtualServer) {
+    fn virtual_server(&mut self, name: &ObjectKey, virtual_server: &Arc<DecidedVirtualServer>) {
         if virtual_server.pools.len() > MAX_POOLS {
             let message = format!(
                 "spec.pools has {} entries, {MAX_POOLS} are possible: remove pools, or use several virtual servers",
@@ -120,7 +119,7 @@ impl Resolver<'_> {
                 continue;
             }
             for port in &virtual_server.ports {
-                self.endpoint(&Scope {
+                self.vip_port(&Scope {
                     name,
                     virtual_server,
                     vip,
@@ -130,11 +129,11 @@ impl Resolver<'_> {
         }
     }
 
-    fn endpoint(&mut self, scope: &Scope<'_>) {
-        let endpoint = Endpoint::new(scope.vip, scope.port.protocol, scope.port.port);
-        if let Some(other) = self.config.services.get(&endpoint) {
+    fn vip_port(&mut self, scope: &Scope<'_>) {
+        let vip_port = scope.port.at(scope.vip);
+        if let Some(other) = self.config.vip_ports.get(&vip_port) {
             let message = format!(
-                "{endpoint} is served for {} already: change spec.addresses or spec.ports of one of the two",
+                "{vip_port} is served for {} already: change spec.addresses or spec.ports of one of the two",
                 other.virtual_server
             );
             self.except(
@@ -160,23 +159,22 @@ impl Resolver<'_> {
         if scope.virtual_server.mode == ForwardingMode::Tun {
             self.pools_in_one_tunnel(scope, &pools);
         }
-        let service = Service {
+        let config = VipPortConfig {
             virtual_server: scope.name.clone(),
-            mode: scope.virtual_server.mode,
-            pool_selection: scope.virtual_server.pool_selection,
+            decided: Arc::clone(scope.virtual_server),
             seed: hash::of32(&[scope.name.namespace.as_bytes(), scope.name.name.as_bytes()]),
             director,
             pools,
         };
-        self.config.services.insert(endpoint, service);
+        self.config.vip_ports.insert(vip_port, config);
     }
 
-    fn pool(&mut self, scope: &Scope<'_>, share: &PoolShare, tag: u32) -> PoolConfig {
-        let pool_name = ObjectName::new(&scope.name.namespace, &share.name);
-        let pool = self.snapshot.pools.get(&pool_name);
+    fn pool(&mut self, scope: &Scope<'_>, share: &DecidedPool, tag: u32) -> PoolConfig {
+        let pool_name = scope.name.sibling(&share.name);
+        let known = self.snapshot.pools.get(&pool_name);
         let mut servers = Vec::new();
-        if let Some(pool) = pool {
-            servers = self.servers(scope, share, &pool_name, pool);
+        if let Some(known) = known {
+            servers = self.servers(scope, share, &pool_name, known);
             if self.view.role.director
                 && share.weight > 0
                 && servers.iter().all(|server| server.weight == 0)
@@ -209,10 +207,8 @@ impl Resolver<'_> {
             );
         }
         PoolConfig {
-            name: share.name.clone(),
             tag,
-            weight: share.weight,
-            known: pool.is_some(),
+            known: known.is_some(),
             servers,
         }
     }
@@ -220,16 +216,16 @@ impl Resolver<'_> {
     fn servers(
         &mut self,
         scope: &Scope<'_>,
-        share: &PoolShare,
-        pool_name: &ObjectName,
-        pool: &Pool,
+        share: &DecidedPool,
+        pool_name: &ObjectKey,
+        known: &[Server],
     ) -> Vec<ServerConfig> {
         let mut candidates: Vec<(&Server, u16)> = Vec::new();
-        for server in &pool.servers {
+        for server in known {
             if server.address.is_ipv4() != scope.vip.is_ipv4() {
                 continue;
             }
-            match target_port(server, scope.port) {
+            match server.ports.behind(scope.port) {
                 Some(port) => candidates.push((server, port)),
                 None => self.no_such_port(scope, pool_name, server),
             }
@@ -279,7 +275,7 @@ impl Resolver<'_> {
         servers
     }
 
-    fn no_such_port(&mut self, scope: &Scope<'_>, pool_name: &ObjectName, server: &Server) {
+    fn no_such_port(&mut self, scope: &Scope<'_>, pool_name: &ObjectKey, server: &Server) {
         let message = format!(
             "spec.targetPorts: {} ({}) has no port of the name given for {}, so it is left out: correct the name, or give a \
              number",
@@ -296,10 +292,10 @@ impl Resolver<'_> {
     /// A tunnel names the server's address, so pools cannot share an address on different ports.
     fn pools_in_one_tunnel(&mut self, scope: &Scope<'_>, pools: &[PoolConfig]) {
         let mut ports: BTreeMap<IpAddr, (u16, &str)> = BTreeMap::new();
-        for pool in pools {
+        for (share, pool) in scope.virtual_server.pools.iter().zip(pools) {
             for server in pool.servers.iter().filter(|s| s.reach == Reach::Local) {
                 let (address, port) = (server.address, server.port);
-                let (first, first_pool) = *ports.entry(address).or_insert((port, &pool.name));
+                let (first, first_pool) = *ports.entry(address).or_insert((port, &share.name));
                 if first == port {
                     continue;
                 }
@@ -308,7 +304,7 @@ impl Resolver<'_> {
                      only the address, so {first} gets what is meant for both: give one an own address, or use DR, NAT or \
                      FullNAT"
                 );
-                let pool_name = ObjectName::new(&scope.name.namespace, &pool.name);
+                let pool_name = scope.name.sibling(&share.name);
                 self.report(
                     ObjectKind::RealServerPool,
                     &pool_name,
@@ -319,7 +315,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn two_in_one_tunnel(&mut self, pool_name: &ObjectName, server: &Server) {
+    fn two_in_one_tunnel(&mut self, pool_name: &ObjectKey, server: &Server) {
         let message = format!(
             "spec.servers: {} has the address {} with another target port than a server before it, but TUN names only the \
              address: give it an own address, or use DR, NAT or FullNAT",
@@ -337,8 +333,8 @@ impl Resolver<'_> {
     fn server(
         &mut self,
         scope: &Scope<'_>,
-        share: &PoolShare,
-        pool_name: &ObjectName,
+        share: &DecidedPool,
+        pool_name: &ObjectKey,
         server: &Server,
         target_port: u16,
     ) -> Option<ServerConfig> {
@@ -384,7 +380,7 @@ impl Resolver<'_> {
     fn reach(
         &mut self,
         scope: &Scope<'_>,
-        pool_name: &ObjectName,
+        pool_name: &ObjectKey,
         server: &Server,
     ) -> Option<Reach> {
         let mode = scope.virtual_server.mode;
@@ -448,14 +444,5 @@ impl Resolver<'_> {
             message,
         );
         None
-    }
-}
-
-/// The server's entry for the port's name, else its default, else the port itself. `None`: the entry leads nowhere.
-fn target_port(server: &Server, port: &Port) -> Option<u16> {
-    let entry = server.target_ports.iter().find(|p| p.name == port.name);
-    match entry {
-        Some(entry) => entry.port,
-        None => Some(server.default_port.unwrap_or(port.port)),
     }
 }

@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
-use sluice_api::{DecidedEndpoints, EndpointSource, TargetPort as ApiPort};
-use sluice_planner::{Pool, Server, Slice, Slices};
+use sluice_api::{DecidedEndpoints, DecidedRealServerPool, EndpointSource, TargetPort};
+use sluice_planner::{Server, Slice, Slices};
 
 fn slice(labels: &Value, ports: &Value, endpoints: &Value) -> Option<Slice> {
     let object: EndpointSlice = serde_json::from_value(json!({
@@ -27,23 +27,26 @@ fn of_service(ports: &Value, endpoints: &Value) -> Slice {
     .expect("a Service's slice")
 }
 
-fn decided(source: EndpointSource, target_ports: Value) -> DecidedEndpoints {
-    let target_ports: Vec<ApiPort> = serde_json::from_value(target_ports).expect("target ports");
-    DecidedEndpoints {
-        source,
-        name: "web".to_owned(),
-        selector: None,
-        target_ports,
+fn decided(source: EndpointSource, target_ports: Value) -> DecidedRealServerPool {
+    let target_ports: Vec<TargetPort> = serde_json::from_value(target_ports).expect("target ports");
+    DecidedRealServerPool {
+        servers: Vec::new(),
+        endpoints: Some(DecidedEndpoints {
+            source,
+            name: "web".to_owned(),
+            selector: None,
+            target_ports,
+        }),
     }
 }
 
-fn pool(slices: &[Slice], decided: &DecidedEndpoints) -> Pool {
-    Slices::new(slices).pool("shop", decided)
+fn pool(slices: &[Slice], decided: &DecidedRealServerPool) -> Vec<Server> {
+    Slices::new(slices).servers("shop", decided)
 }
 
 /// Address and weight of each server.
-fn weights(pool: &Pool) -> Vec<(String, u32)> {
-    let servers = pool.servers.iter();
+fn weights(servers: &[Server]) -> Vec<(String, u32)> {
+    let servers = servers.iter();
     servers
         .map(|server| (server.address.to_string(), server.weight))
         .collect()
@@ -58,8 +61,11 @@ enum Port {
 }
 
 fn port(server: &Server, name: &str) -> Port {
-    let entry = server.target_ports.iter().find(|port| port.name == name);
-    match entry.map(|entry| entry.port) {
+    let mut by_name = server.ports.by_name.iter();
+    match by_name
+        .find(|(other, _)| other == name)
+        .map(|(_, port)| *port)
+    {
         Some(Some(number)) => Port::Number(number),
         Some(None) => Port::LeadsNowhere,
         None => Port::NoEntry,
@@ -144,7 +150,7 @@ fn ports_of_a_service_go_by_name() {
         {"name": "gone", "port": "nowhere"},
     ]);
     let pool = pool(&slices, &decided(EndpointSource::Service, targets));
-    let server = &pool.servers[0];
+    let server = &pool[0];
     assert_eq!(
         port(server, "http"),
         Port::Number(8080),
@@ -157,7 +163,7 @@ fn ports_of_a_service_go_by_name() {
         Port::LeadsNowhere,
         "a name that the Service lacks"
     );
-    assert_eq!(server.default_port, None);
+    assert_eq!(server.ports.default, None);
 }
 
 #[test]
@@ -167,7 +173,7 @@ fn the_only_port_of_a_service_serves_every_port() {
         &json!([{"addresses": ["10.0.0.1"]}]),
     )];
     let pool = pool(&slices, &decided(EndpointSource::Service, json!([])));
-    assert_eq!(pool.servers[0].default_port, Some(8080));
+    assert_eq!(pool[0].ports.default, Some(8080));
 }
 
 #[test]
@@ -181,7 +187,7 @@ fn pods_keep_the_port_unless_the_pool_names_another() {
     let slices = [slice.expect("a pool's slice")];
     let targets = json!([{"name": "http", "port": "web-port"}, {"name": "https", "port": 8443}]);
     let pool = pool(&slices, &decided(EndpointSource::Pods, targets));
-    let server = &pool.servers[0];
+    let server = &pool[0];
     assert_eq!(server.name, "web-1");
     assert_eq!(port(server, "http"), Port::Number(3000));
     assert_eq!(port(server, "https"), Port::Number(8443));
@@ -190,7 +196,7 @@ fn pods_keep_the_port_unless_the_pool_names_another() {
         Port::NoEntry,
         "the container's name is not the virtual server's"
     );
-    assert_eq!(server.default_port, None);
+    assert_eq!(server.ports.default, None);
 }
 
 #[test]
@@ -201,8 +207,8 @@ fn slices_of_others_and_nonsense_count_for_nothing() {
         &json!([{"addresses": ["name.example"]}, {"addresses": []}, {"addresses": ["10.0.0.1"]}]),
     )];
     let other = decided(EndpointSource::Pods, json!([]));
-    assert!(pool(&slices, &other).servers.is_empty());
+    assert!(pool(&slices, &other).is_empty());
     let pool = pool(&slices, &decided(EndpointSource::Service, json!([])));
     assert_eq!(weights(&pool).len(), 1);
-    assert!(pool.servers[0].target_ports.is_empty());
+    assert!(pool[0].ports.by_name.is_empty());
 }

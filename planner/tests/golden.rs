@@ -8,13 +8,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use common::{
-    DIRECTOR, REAL_SERVER, ROOMY, node, pool, server, snapshot, target, tcp, virtual_server,
-    with_hops,
+    DIRECTOR, REAL_SERVER, ROOMY, node, ports, server, snapshot, tcp, virtual_server, with_hops,
 };
-use sluice_planner::{
-    ForwardingMode, Image, Mac, NodeView, PoolSelection, Snapshot, Via, diff, live, node_config,
-    plan,
-};
+use sluice_api::{ForwardingMode, PoolSelection};
+use sluice_planner::{Image, Mac, NodeView, Snapshot, Via, diff, live, node_config, plan};
 
 /// Plans for an empty node; also checks that the plan is live and repeats itself.
 fn check(name: &str, snapshot: &Snapshot, view: &NodeView) {
@@ -42,7 +39,7 @@ fn check(name: &str, snapshot: &Snapshot, view: &NodeView) {
 fn two_servers() -> common::PoolEntry {
     (
         "web",
-        pool(vec![server("a", "10.0.0.1", 1), server("b", "10.0.0.2", 3)]),
+        vec![server("a", "10.0.0.1", 1), server("b", "10.0.0.2", 3)],
     )
 }
 
@@ -78,7 +75,7 @@ fn dr_with_a_server_of_the_directors_own() {
         &[("web", 90), ("next", 10)],
     );
     web.pool_selection = PoolSelection::ClientAddress;
-    let next = pool(vec![server("c", "10.0.0.1", 1)]);
+    let next = vec![server("c", "10.0.0.1", 1)];
     let mut view = with_hops(node(DIRECTOR, &["10.0.0.1"]), &LINK);
     view.peers.insert(Mac([2, 0, 0, 0, 0, 9]));
     let input = snapshot(vec![("web", web)], vec![two_servers(), ("next", next)]);
@@ -93,11 +90,8 @@ fn dr_at_a_servers_node() {
         &[("web", 90), ("next", 10)],
     );
     let mut own = server("c", "10.0.0.1", 0);
-    own.target_ports = vec![target("http", 8080)];
-    let input = snapshot(
-        vec![("web", web)],
-        vec![two_servers(), ("next", pool(vec![own]))],
-    );
+    own.ports = ports(&[("http", 8080)]);
+    let input = snapshot(vec![("web", web)], vec![two_servers(), ("next", vec![own])]);
     check("dr_server", &input, &node(REAL_SERVER, &["10.0.0.1"]));
 }
 
@@ -118,17 +112,17 @@ fn nat_with_target_ports_in_both_families() {
     let mut web = virtual_server(ForwardingMode::Nat, "192.0.2.1", &[("web", 1)]);
     web.addresses.push(common::ip("2001:db8::1"));
     web.ports.push(tcp("https", 443));
-    let ports = |http, https| vec![target("http", http), target("https", https)];
-    let mut web_pool = pool(vec![
+    let both = |http, https| ports(&[("http", http), ("https", https)]);
+    let mut web_pool = vec![
         server("a", "10.0.0.1", 1),
         server("b", "10.0.0.2", 1),
         server("c", "fd00::3", 0),
         server("d", "fd00::4", 2),
-    ]);
-    for server in &mut web_pool.servers {
-        server.target_ports = ports(8080, 8443);
+    ];
+    for server in &mut web_pool {
+        server.ports = both(8080, 8443);
     }
-    web_pool.servers[1].target_ports = ports(8080, 9443);
+    web_pool[1].ports = both(8080, 9443);
     let hops = [
         ("10.0.0.1", Via::Bridge),
         ("fd00::3", Via::Router),
@@ -181,7 +175,7 @@ fn what_is_refused_is_named() {
             two_servers(),
             (
                 "bridged",
-                pool(vec![server("x", "10.0.9.1", 1), server("y", "10.0.9.1", 1)]),
+                vec![server("x", "10.0.9.1", 1), server("y", "10.0.9.1", 1)],
             ),
         ],
     );
@@ -199,15 +193,11 @@ fn tun_servers_that_share_an_address() {
     );
     let on_port = |name, port| {
         let mut server = server(name, "10.0.0.1", 1);
-        server.target_ports = vec![target("http", port)];
+        server.ports = ports(&[("http", port)]);
         server
     };
-    let web_pool = pool(vec![
-        on_port("a", 8080),
-        on_port("b", 8081),
-        on_port("c", 8081),
-    ]);
-    let next = pool(vec![on_port("d", 8082)]);
+    let web_pool = vec![on_port("a", 8080), on_port("b", 8081), on_port("c", 8081)];
+    let next = vec![on_port("d", 8082)];
     let input = snapshot(vec![("web", web)], vec![("web", web_pool), ("next", next)]);
     check(
         "tun_shared_address",

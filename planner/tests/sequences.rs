@@ -8,19 +8,20 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use common::maps::Maps;
 use common::{
-    DIRECTOR, REAL_SERVER, ROOMY, hop, ip, name, node, pool, server, snapshot, target, tcp,
+    DIRECTOR, REAL_SERVER, ROOMY, hop, ip, name, node, ports, server, share, snapshot, tcp, udp,
     virtual_server, with_hops,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use sluice_abi::{Path, RingWord, ServerWord, VipWord};
+use sluice_api::{DecidedVirtualServer, ForwardingMode, Protocol};
 use sluice_planner::{
-    Endpoint, ForwardingMode, Image, Limits, Mac, MapOp, NextHop, NodeView, Pool, PoolShare, Port,
-    Protocol, Reason, Ring, RingCache, Snapshot, Via, VirtualServer, diff, live, node_config, plan,
-    plan_with,
+    Endpoint, Image, Limits, Mac, MapOp, NextHop, NodeView, Reason, Ring, RingCache, Server,
+    Snapshot, Via, diff, live, node_config, plan, plan_with,
 };
 
 const ADDRESSES: [&str; 7] = [
@@ -37,51 +38,37 @@ fn modes() -> impl Strategy<Value = ForwardingMode> {
     select(vec![Nat, FullNat, Dr, Tun])
 }
 
-fn virtual_servers() -> impl Strategy<Value = VirtualServer> {
-    let ports = vec![
-        tcp("http", 80),
-        tcp("https", 443),
-        Port {
-            name: "dns".into(),
-            protocol: Protocol::Udp,
-            port: 53,
-        },
-    ];
+fn virtual_servers() -> impl Strategy<Value = DecidedVirtualServer> {
+    let ports = vec![tcp("http", 80), tcp("https", 443), udp("dns", 53)];
     let shares = (
         subsequence(POOLS.to_vec(), 1..=3),
         prop::collection::vec(0_u32..4, 3),
     );
     let addresses = subsequence(VIPS.to_vec(), 1..=2);
     (addresses, subsequence(ports, 1..=2), modes(), shares).prop_map(
-        |(addresses, ports, mode, (pools, weights))| VirtualServer {
+        |(addresses, ports, mode, (pools, weights))| DecidedVirtualServer {
             addresses: addresses.into_iter().map(ip).collect(),
             ports,
             pools: pools
                 .into_iter()
                 .zip(weights)
-                .map(|(name, weight)| PoolShare {
-                    name: name.into(),
-                    weight,
-                })
+                .map(|(name, weight)| share(name, weight))
                 .collect(),
             ..virtual_server(mode, VIPS[0], &[])
         },
     )
 }
 
-fn pools() -> impl Strategy<Value = Pool> {
+fn pools() -> impl Strategy<Value = Vec<Server>> {
     let members = prop::collection::vec((select(ADDRESSES.to_vec()), 0_u32..4, 0_u16..2), 0..5);
     members.prop_map(|members| {
         let numbered = members.into_iter().enumerate();
-        pool(
-            numbered
-                .map(|(i, (address, weight, port))| {
-                    let mut server = server(&format!("s{i}"), address, weight);
-                    server.target_ports = vec![target("http", 8080 + port)];
-                    server
-                })
-                .collect(),
-        )
+        numbered
+            .map(|(i, (address, weight, port))| Server {
+                ports: ports(&[("http", 8080 + port)]),
+                ..server(&format!("s{i}"), address, weight)
+            })
+            .collect()
     })
 }
 
@@ -274,7 +261,7 @@ proptest! {
         prop_assert!(planned.desired == actual, "a plan of its own result changes it");
         prop_assert_eq!(planned.problems, vec![]);
 
-        let served: BTreeSet<Endpoint> = config.services.keys().copied().collect();
+        let served: BTreeSet<Endpoint> = config.vip_ports.keys().copied().map(Endpoint::from).collect();
         let found: BTreeSet<Endpoint> = actual.vips.keys().filter(|e| !e.is_marker()).copied().collect();
         prop_assert_eq!(&found, &served);
         let addresses: BTreeSet<IpAddr> = served.iter().map(|e| e.address).collect();
@@ -331,13 +318,18 @@ proptest! {
     fn the_order_of_lists_changes_nothing((snapshot, view) in moments()) {
         let mut reversed = snapshot.clone();
         for virtual_server in reversed.virtual_servers.values_mut() {
+            let virtual_server = Arc::make_mut(virtual_server);
             virtual_server.addresses.reverse();
             virtual_server.ports.reverse();
         }
-        for pool in reversed.pools.values_mut() {
-            pool.servers.reverse();
+        for servers in reversed.pools.values_mut() {
+            servers.reverse();
         }
-        prop_assert_eq!(node_config(&snapshot, &view), node_config(&reversed, &view));
+        let [listed, reversed] = [snapshot, reversed].map(|snapshot| node_config(&snapshot, &view));
+        prop_assert_eq!(&listed.problems, &reversed.problems);
+        let [listed, reversed] =
+            [listed, reversed].map(|config| plan(&config, &Image::default(), &ROOMY));
+        prop_assert!(listed == reversed, "the maps differ");
     }
 }
 
@@ -347,8 +339,10 @@ type Owners = BTreeMap<Endpoint, Vec<(u32, Vec<([u8; 16], [u8; 2])>)>>;
 fn owners(image: &Image) -> Owners {
     let owner = |id: &u32| {
         let record = image.records[&image.servers[id].slot()];
-        let by_address =
-            [ForwardingMode::Dr as u8, ForwardingMode::Tun as u8].contains(&record.mode);
+        let by_address = matches!(
+            sluice_abi::ForwardingMode::from_u8(record.mode),
+            Some(sluice_abi::ForwardingMode::Dr | sluice_abi::ForwardingMode::Tun)
+        );
         (record.addr, if by_address { [0; 2] } else { record.port })
     };
     let pools = |slot| image.heads[&slot].pools;
@@ -384,8 +378,8 @@ fn web(servers: &[(&str, u32)], weights: &[(&str, u32)]) -> Moment {
     let input = snapshot(
         vec![("web", web)],
         vec![
-            ("blue", pool(members.collect())),
-            ("green", pool(vec![server("g", "10.0.0.4", 1)])),
+            ("blue", members.collect()),
+            ("green", vec![server("g", "10.0.0.4", 1)]),
         ],
     );
     let hops: Vec<(&str, Via)> = ADDRESSES

@@ -2,17 +2,20 @@
 
 use sluice_api::{DecidedPool, WEIGHT_SCALE};
 
-/// Splits the weights of `stable` and `candidate` so that the candidate gets `percent` of their sum; the others keep theirs.
+/// Splits the specs' weights of `stable` and `candidate` so that the candidate gets `percent` of their sum; the others keep theirs.
 /// The result is exact: where a percentage is no whole number, all weights are scaled by [`WEIGHT_SCALE`].
 ///
 /// `None` if either pool is not among `base` or the two have no weight.
 pub fn split(
-    base: &[(String, u32)],
+    base: &[DecidedPool],
     stable: &str,
     candidate: &str,
     percent: u8,
 ) -> Option<Vec<DecidedPool>> {
-    let weight = |name: &str| base.iter().find(|(n, _)| n == name).map(|(_, w)| *w);
+    let weight = |name: &str| {
+        let pool = base.iter().find(|pool| pool.name == name);
+        pool.map(|pool| pool.spec_weight)
+    };
     let share = weight(stable)? + weight(candidate)?;
     if share == 0 {
         return None;
@@ -24,16 +27,15 @@ pub fn split(
         WEIGHT_SCALE
     };
     let taken = share * scale / 100 * percent + share * scale % 100 * percent / 100;
-    let pools = base.iter().map(|(name, spec_weight)| DecidedPool {
-        name: name.clone(),
-        weight: if name == candidate {
+    let pools = base.iter().map(|pool| DecidedPool {
+        weight: if pool.name == candidate {
             taken
-        } else if name == stable {
+        } else if pool.name == stable {
             share * scale - taken
         } else {
-            spec_weight * scale
+            pool.spec_weight * scale
         },
-        spec_weight: *spec_weight,
+        ..pool.clone()
     });
     Some(pools.collect())
 }

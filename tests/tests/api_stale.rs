@@ -238,7 +238,7 @@ fn await_weights(stage: &Operated, numbers: RangeInclusive<u8>, weights: [u32; 2
             let decision = status.and_then(|status| status.decision.as_ref());
             let acknowledged = status.and_then(|status| status.acknowledged.as_ref());
             let wanted = decision.is_some_and(|decision| {
-                let found = decision.pools.iter().map(|pool| pool.spec_weight);
+                let found = decision.content.pools.iter().map(|pool| pool.spec_weight);
                 found.eq(weights)
             });
             let mine = numbers

@@ -226,10 +226,7 @@ fn is_refused(lab: &mut Lab, case: &Case) -> Result<()> {
 /// What the virtual server is served by, revision and generation aside.
 fn decision(lab: &Lab) -> Option<String> {
     let decision = lab.sluice.virtual_server(VICTIM)?.decision?;
-    Some(format!(
-        "{:?} {:?} {:?} {:?}",
-        decision.addresses, decision.ports, decision.mode, decision.pools
-    ))
+    Some(format!("{:?}", decision.content))
 }
 
 fn conditions(lab: &Lab, (kind, name): (Kind, &str)) -> Vec<Condition> {

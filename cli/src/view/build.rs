@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sluice_api::{
-    Condition, ConditionType, DecidedPool, DecidedPort, ExceptionKind, LoadBalancerNode, ObjectKey,
-    RealServerPool, RolloutPolicy, Time, VirtualServer, find_condition,
+    Condition, ConditionType, DecidedPool, DecidedPort, DecidedVirtualServer, ExceptionKind,
+    LoadBalancerNode, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer,
+    find_condition,
 };
 use sluice_planner::Slice;
 
@@ -76,24 +77,19 @@ impl Context<'_> {
         let key = ObjectKey::of(object);
         let status = object.status.clone().unwrap_or_default();
         let decision = status.decision.as_ref();
-        let ports = decided_ports(object);
+        // What is served, or else what is asked for.
+        let shown = decision.map_or_else(
+            || DecidedVirtualServer::of_spec(&object.spec),
+            |decision| decision.content.clone(),
+        );
         let generation = object.metadata.generation;
         let acknowledged = status.acknowledged.as_ref();
         VirtualServerView {
             generation: generation.unwrap_or_default(),
-            addresses: decision.map_or_else(
-                || object.spec.addresses.iter().map(|a| a.ip.clone()).collect(),
-                |decision| decision.addresses.iter().map(ToString::to_string).collect(),
-            ),
-            ports: ports.iter().map(port).collect(),
-            mode: decision
-                .map_or(object.spec.forwarding.mode, |decision| decision.mode)
-                .name()
-                .to_owned(),
-            pool_selection: format!(
-                "{:?}",
-                decision.map_or(object.spec.pool_selection, |d| d.pool_selection)
-            ),
+            addresses: shown.addresses.iter().map(ToString::to_string).collect(),
+            ports: shown.ports.iter().map(port).collect(),
+            mode: shown.mode.name().to_owned(),
+            pool_selection: format!("{:?}", shown.pool_selection),
             state: StateView::new(&status.conditions, generation, status.observed_generation),
             warnings: warnings(&status.conditions),
             decision: decision.map(|decision| DecisionView {
@@ -105,7 +101,7 @@ impl Context<'_> {
                 nodes: acknowledged.nodes,
                 live_nodes: acknowledged.live_nodes,
             }),
-            pools: self.pools(object, &ports),
+            pools: self.pools(object, &shown.ports),
             exceptions: self.exceptions(object),
             rollout: driver(&self.objects.policies, &key)
                 .map(|policy| rollout(policy, Some(object), self.now)),
@@ -116,7 +112,9 @@ impl Context<'_> {
 
     fn pools(&self, object: &VirtualServer, ports: &[DecidedPort]) -> Vec<PoolView> {
         let status = object.status.as_ref();
-        let decided = status.and_then(|s| s.decision.as_ref()).map(|d| &d.pools);
+        let decided = status
+            .and_then(|s| s.decision.as_ref())
+            .map(|d| &d.content.pools);
         let acknowledged = status
             .and_then(|s| s.acknowledged.as_ref())
             .map(|a| &a.pools);
@@ -165,7 +163,7 @@ impl Context<'_> {
         let decision = object.status.as_ref().and_then(|s| s.decision.as_ref());
         let pools: BTreeSet<&str> = decision
             .into_iter()
-            .flat_map(|decision| decision.pools.iter().map(|pool| pool.name.as_str()))
+            .flat_map(|decision| decision.content.pools.iter().map(|pool| pool.name.as_str()))
             .collect();
         let mut found = Vec::new();
         for node in self.objects.nodes.iter().flatten() {
@@ -192,29 +190,10 @@ impl Context<'_> {
     }
 }
 
-fn decided_ports(object: &VirtualServer) -> Vec<DecidedPort> {
-    let decision = object.status.as_ref().and_then(|s| s.decision.as_ref());
-    let of_spec = || {
-        let ports = object.spec.ports.iter();
-        ports
-            .map(|port| DecidedPort {
-                name: port.name.clone(),
-                protocol: port.protocol,
-                port: port.port,
-            })
-            .collect()
-    };
-    decision.map_or_else(of_spec, |decision| decision.ports.clone())
-}
-
 fn port(port: &DecidedPort) -> PortView {
     PortView {
         name: port.name.clone(),
-        protocol: match port.protocol {
-            sluice_api::Protocol::Tcp => "TCP",
-            sluice_api::Protocol::Udp => "UDP",
-        }
-        .to_owned(),
+        protocol: port.protocol.name().to_owned(),
         port: port.port,
     }
 }

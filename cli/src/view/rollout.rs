@@ -211,7 +211,7 @@ fn live(served: &VirtualServerStatus, status: &RolloutPolicyStatus) -> Option<Li
     let (decision, acknowledged) = (served.decision.as_ref()?, served.acknowledged.as_ref()?);
     let (run, step) = (status.run.as_ref()?, status.step.as_ref()?);
     let weight = |name: &str| {
-        let pool = decision.pools.iter().find(|pool| pool.name == name);
+        let pool = decision.content.pools.iter().find(|pool| pool.name == name);
         pool.map_or(0, |pool| u64::from(pool.weight))
     };
     let (stable, candidate) = (

@@ -3,10 +3,8 @@
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sluice_api::{
-    DecidedEndpoints, DecidedPort, LabelOperator, PodSelector, PoolDecision, RealServerPool,
-};
-use sluice_planner::{Slice, SliceEndpoint, SliceOwner, Slices};
+use sluice_api::{DecidedPort, LabelOperator, PodSelector, PoolDecision, RealServerPool};
+use sluice_planner::{Server, Slice, SliceEndpoint, SliceOwner, Slices};
 
 use super::PortView;
 
@@ -104,8 +102,9 @@ pub(super) fn servers(
     let Some(decision) = decision else {
         return Some(Vec::new());
     };
-    let Some(endpoints) = &decision.endpoints else {
-        let servers = decision.servers.iter().map(|server| ServerView {
+    let content = &decision.content;
+    let Some(endpoints) = &content.endpoints else {
+        let servers = content.servers.iter().map(|server| ServerView {
             name: server.name.clone(),
             address: server.address,
             ports: ports
@@ -120,49 +119,39 @@ pub(super) fn servers(
         });
         return Some(servers.collect());
     };
-    Some(of_slices(namespace, endpoints, ports, slices?))
-}
-
-/// The planner says which servers there are and what they take; their conditions say why.
-fn of_slices(
-    namespace: &str,
-    decided: &DecidedEndpoints,
-    ports: &[DecidedPort],
-    slices: &[Slice],
-) -> Vec<ServerView> {
-    let owner = SliceOwner::of_decision(namespace, decided);
+    let slices = slices?;
+    let owner = SliceOwner::of_decision(namespace, endpoints);
     let endpoints: Vec<&SliceEndpoint> = slices
         .iter()
         .filter(|slice| slice.owner == owner)
         .flat_map(|slice| &slice.endpoints)
         .collect();
-    let pool = Slices::new(slices).pool(namespace, decided);
-    let mut servers: Vec<ServerView> = pool
-        .servers
-        .iter()
-        .map(|server| {
-            let number = |port: &DecidedPort| {
-                let target = server.target_ports.iter().find(|t| t.name == port.name);
-                match target {
-                    Some(target) => target.port,
-                    None => Some(server.default_port.unwrap_or(port.port)),
-                }
-            };
-            ServerView {
-                name: server.name.clone(),
-                address: server.address,
-                ports: ports
-                    .iter()
-                    .filter_map(|port| {
-                        Some(TargetPortView {
-                            name: port.name.clone(),
-                            port: number(port)?,
-                        })
+    let servers = Slices::new(slices).servers(namespace, content);
+    Some(of_slices(servers, &endpoints, ports))
+}
+
+/// The planner says which servers there are and what they take; their conditions say why.
+fn of_slices(
+    servers: Vec<Server>,
+    endpoints: &[&SliceEndpoint],
+    ports: &[DecidedPort],
+) -> Vec<ServerView> {
+    let mut servers: Vec<ServerView> = servers
+        .into_iter()
+        .map(|server| ServerView {
+            ports: ports
+                .iter()
+                .filter_map(|port| {
+                    Some(TargetPortView {
+                        name: port.name.clone(),
+                        port: server.ports.behind(port)?,
                     })
-                    .collect(),
-                weight: server.weight,
-                state: state(&endpoints, server.address),
-            }
+                })
+                .collect(),
+            name: server.name,
+            address: server.address,
+            weight: server.weight,
+            state: state(endpoints, server.address),
         })
         .collect();
     servers.sort();

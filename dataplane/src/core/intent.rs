@@ -62,7 +62,7 @@ impl Intent {
     pub(super) fn addresses_to_reach(&self) -> BTreeSet<IpAddr> {
         let decisions = self.decisions.iter();
         let pools = decisions.flat_map(|decisions| decisions.snapshot.pools.values());
-        let servers = pools.flat_map(|pool| pool.servers.iter().map(|server| server.address));
+        let servers = pools.flat_map(|servers| servers.iter().map(|server| server.address));
         let peers = self.peers.values().flatten().copied();
         servers.chain(peers).collect()
     }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sluice_api::{
-    AttachMode, DecidedPool, DecidedPort, DecidedServer, Decision, ForwardingMode, Kind,
-    LoadBalancerNodeStatus, ObjectKey, PoolDecision, PoolSelection, Protocol, RealServerPoolStatus,
-    Time, VirtualServerStatus,
+    AttachMode, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
+    DecidedVirtualServer, Decision, ForwardingMode, Kind, LoadBalancerNodeStatus, ObjectKey,
+    PoolDecision, PoolSelection, Protocol, RealServerPoolStatus, Time, VirtualServerStatus,
 };
 use sluice_directory::{Directory, StatusFile};
 use sluice_tests::net::{Namespace, Process, Run, Veth, object_path, until};
@@ -109,8 +109,10 @@ impl Node {
             decision: Some(PoolDecision {
                 revision: revision - 1,
                 generation: 1,
-                servers: servers.collect::<Result<_>>()?,
-                endpoints: None,
+                content: DecidedRealServerPool {
+                    servers: servers.collect::<Result<_>>()?,
+                    endpoints: None,
+                },
             }),
             ..RealServerPoolStatus::default()
         };
@@ -121,19 +123,21 @@ impl Node {
             decision: Some(Decision {
                 revision,
                 generation: 1,
-                addresses: vec!["203.0.113.1".parse()?],
-                ports: vec![DecidedPort {
-                    name: "http".to_owned(),
-                    protocol: Protocol::Tcp,
-                    port: 80,
-                }],
-                mode: ForwardingMode::FullNat,
-                pool_selection: PoolSelection::Flow,
-                pools: vec![DecidedPool {
-                    name: "pool".to_owned(),
-                    weight: 1,
-                    spec_weight: 1,
-                }],
+                content: DecidedVirtualServer {
+                    addresses: vec!["203.0.113.1".parse()?],
+                    ports: vec![DecidedPort {
+                        name: "http".to_owned(),
+                        protocol: Protocol::Tcp,
+                        port: 80,
+                    }],
+                    mode: ForwardingMode::FullNat,
+                    pool_selection: PoolSelection::Flow,
+                    pools: vec![DecidedPool {
+                        name: "pool".to_owned(),
+                        weight: 1,
+                        spec_weight: 1,
+                    }],
+                },
             }),
             ..VirtualServerStatus::default()
         };

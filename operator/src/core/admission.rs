@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    DEFAULT_SERVER_WEIGHT, DecidedEndpoints, DecidedPort, DecidedServer, DecidedTargetPort,
-    EndpointSource, FieldError, ForwardingMode, ObjectKey, PoolDecision, PoolSelection, PortRef,
-    RealServerPoolSpec, Reason, TargetPort, Validate, VirtualServerSpec, parse_ip, pool_label,
+    DEFAULT_SERVER_WEIGHT, DecidedEndpoints, DecidedRealServerPool, DecidedServer,
+    DecidedTargetPort, DecidedVirtualServer, EndpointSource, FieldError, ForwardingMode, ObjectKey,
+    PortRef, RealServerPoolSpec, Reason, TargetPort, Validate, VirtualServerSpec, parse_ip,
+    pool_label,
 };
 use sluice_planner::Slices;
 
@@ -29,80 +30,9 @@ impl Refusal {
     }
 }
 
-/// A virtual server's spec with its texts parsed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Service {
-    pub(super) addresses: Vec<IpAddr>,
-    pub(super) ports: Vec<DecidedPort>,
-    pub(super) mode: ForwardingMode,
-    pub(super) pool_selection: PoolSelection,
-    /// Name and weight of the spec.
-    pub(super) pools: Vec<(String, u32)>,
-}
-
-impl Service {
-    pub(super) fn of_spec(spec: &VirtualServerSpec) -> Self {
-        Self {
-            addresses: spec
-                .addresses
-                .iter()
-                .filter_map(|address| parse_ip(&address.ip))
-                .collect(),
-            ports: spec
-                .ports
-                .iter()
-                .map(|port| DecidedPort {
-                    name: port.name.clone(),
-                    protocol: port.protocol,
-                    port: port.port,
-                })
-                .collect(),
-            mode: spec.forwarding.mode,
-            pool_selection: spec.pool_selection,
-            pools: spec
-                .pools
-                .iter()
-                .map(|pool| (pool.name.clone(), pool.weight))
-                .collect(),
-        }
-    }
-
-    pub(super) fn of_decision(decision: &sluice_api::Decision) -> Self {
-        Self {
-            addresses: decision.addresses.clone(),
-            ports: decision.ports.clone(),
-            mode: decision.mode,
-            pool_selection: decision.pool_selection,
-            pools: decision
-                .pools
-                .iter()
-                .map(|pool| (pool.name.clone(), pool.spec_weight))
-                .collect(),
-        }
-    }
-}
-
-/// What a pool consists of.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct PoolContent {
-    /// Static servers.
-    pub(super) servers: Vec<DecidedServer>,
-    /// Where the servers come from if they are not static.
-    pub(super) endpoints: Option<DecidedEndpoints>,
-}
-
-impl PoolContent {
-    pub(super) fn of_decision(decision: &PoolDecision) -> Self {
-        Self {
-            servers: decision.servers.clone(),
-            endpoints: decision.endpoints.clone(),
-        }
-    }
-}
-
 /// The content that each pool would have, and the endpoints that there are.
 pub(super) struct PoolView<'a> {
-    pub(super) contents: &'a BTreeMap<ObjectKey, PoolContent>,
+    pub(super) contents: &'a BTreeMap<ObjectKey, DecidedRealServerPool>,
     pub(super) slices: &'a Slices<'a>,
 }
 
@@ -112,7 +42,7 @@ pub(super) fn admit(
     spec: &VirtualServerSpec,
     pools: &PoolView<'_>,
     world: &World,
-) -> Result<Service, Vec<Refusal>> {
+) -> Result<DecidedVirtualServer, Vec<Refusal>> {
     let mut refusals: Vec<Refusal> = spec
         .validate()
         .into_iter()
@@ -124,8 +54,8 @@ pub(super) fn admit(
     if !refusals.is_empty() {
         return Err(refusals);
     }
-    let service = Service::of_spec(spec);
-    for (i, &address) in service.addresses.iter().enumerate() {
+    let wanted = DecidedVirtualServer::of_spec(spec);
+    for (i, &address) in wanted.addresses.iter().enumerate() {
         let path = format!("spec.addresses[{i}].ip");
         if let Some(what) = not_usable(address) {
             let message = format!(
@@ -144,12 +74,12 @@ pub(super) fn admit(
             refusals.push(Refusal::new(Reason::VipIsNodeAddress, path, message));
         }
     }
-    for (i, (name, _)) in service.pools.iter().enumerate() {
+    for (i, pool) in wanted.pools.iter().enumerate() {
         let path = format!("spec.pools[{i}].name");
-        let pool = key.sibling(name);
+        let pool = key.sibling(&pool.name);
         match pools.contents.get(&pool) {
             Some(content) => refusals.extend(
-                fit(&service, &pool, content, pools.slices, world)
+                fit(&wanted, &pool, content, pools.slices, world)
                     .into_iter()
                     .map(|(reason, message)| Refusal::new(reason, path.clone(), message)),
             ),
@@ -167,23 +97,23 @@ pub(super) fn admit(
         }
     }
     if refusals.is_empty() {
-        refusals.extend(unchecked(key, &service, world));
+        refusals.extend(unchecked(key, &wanted, world));
     }
     if refusals.is_empty() {
-        Ok(service)
+        Ok(wanted)
     } else {
         Err(refusals)
     }
 }
 
 /// New VIPs wait for nodes that are about to report their addresses; those in force stay.
-fn unchecked(key: &ObjectKey, service: &Service, world: &World) -> Option<Refusal> {
+fn unchecked(key: &ObjectKey, wanted: &DecidedVirtualServer, world: &World) -> Option<Refusal> {
     let starting = nodes::starting(world);
     let known = |vip: &IpAddr| {
         let decision = world.decision(key);
-        decision.is_some_and(|decision| decision.addresses.contains(vip))
+        decision.is_some_and(|decision| decision.content.addresses.contains(vip))
     };
-    if starting.is_empty() || service.addresses.iter().all(known) {
+    if starting.is_empty() || wanted.addresses.iter().all(known) {
         return None;
     }
     let message = format!(
@@ -196,19 +126,19 @@ fn unchecked(key: &ObjectKey, service: &Service, world: &World) -> Option<Refusa
 
 /// What keeps a pool's servers from serving a virtual server.
 pub(super) fn fit(
-    service: &Service,
+    wanted: &DecidedVirtualServer,
     pool: &ObjectKey,
-    content: &PoolContent,
+    content: &DecidedRealServerPool,
     slices: &Slices<'_>,
     world: &World,
 ) -> Vec<(Reason, String)> {
     let mut problems = Vec::new();
-    if let Some(endpoints) = &content.endpoints {
-        problems.extend(out_of_reach(service, pool, endpoints, slices, world));
+    if content.endpoints.is_some() {
+        problems.extend(out_of_reach(wanted, pool, content, slices, world));
         return problems;
     }
     let servers = &content.servers;
-    for vip in &service.addresses {
+    for vip in &wanted.addresses {
         let family = if vip.is_ipv6() { "IPv6" } else { "IPv4" };
         if servers.iter().all(|s| s.address.is_ipv6() != vip.is_ipv6()) {
             let message = format!(
@@ -226,8 +156,8 @@ pub(super) fn fit(
             problems.push((Reason::ServerIsVip, message));
         }
     }
-    if matches!(service.mode, ForwardingMode::Dr | ForwardingMode::Tun) {
-        problems.extend(untranslated_port(service, pool, servers, world));
+    if matches!(wanted.mode, ForwardingMode::Dr | ForwardingMode::Tun) {
+        problems.extend(untranslated_port(wanted, pool, servers, world));
     }
     problems
 }
@@ -235,16 +165,16 @@ pub(super) fn fit(
 /// DR and TUN reach an endpoint where an agent has its address as the node's own: a pod in the host's network. Endpoints
 /// come and go, so what else is wrong with them is for the nodes to tell.
 fn out_of_reach(
-    service: &Service,
+    wanted: &DecidedVirtualServer,
     pool: &ObjectKey,
-    endpoints: &DecidedEndpoints,
+    content: &DecidedRealServerPool,
     slices: &Slices<'_>,
     world: &World,
 ) -> Option<(Reason, String)> {
-    if !matches!(service.mode, ForwardingMode::Dr | ForwardingMode::Tun) {
+    if !matches!(wanted.mode, ForwardingMode::Dr | ForwardingMode::Tun) {
         return None;
     }
-    let servers = slices.pool(&pool.namespace, endpoints).servers;
+    let servers = slices.servers(&pool.namespace, content);
     let server = servers
         .iter()
         .find(|server| world.node_with(server.address).is_none())?;
@@ -253,14 +183,14 @@ fn out_of_reach(
          a node that runs an agent (hostNetwork): set spec.forwarding.mode to FullNAT",
         server.name,
         server.address,
-        service.mode.name()
+        wanted.mode.name()
     );
     Some((Reason::ServerNotReachableInMode, message))
 }
 
 /// DR and TUN leave the port as it is; the RS side translates it, where an agent runs.
 fn untranslated_port(
-    service: &Service,
+    wanted: &DecidedVirtualServer,
     pool: &ObjectKey,
     servers: &[DecidedServer],
     world: &World,
@@ -269,10 +199,10 @@ fn untranslated_port(
         .iter()
         .filter(|server| {
             let same_family = |vip: &IpAddr| vip.is_ipv6() == server.address.is_ipv6();
-            service.addresses.iter().any(same_family)
+            wanted.addresses.iter().any(same_family)
         })
         .filter(|server| world.node_with(server.address).is_none())
-        .flat_map(|server| service.ports.iter().map(move |port| (server, port)))
+        .flat_map(|server| wanted.ports.iter().map(move |port| (server, port)))
         .find(|(server, port)| server.target_port(port) != port.port)
         .map(|(server, port)| {
             let (name, address) = (&server.name, server.address);
@@ -283,7 +213,7 @@ fn untranslated_port(
                 server.target_port(port),
                 port.port,
                 port.name,
-                service.mode.name(),
+                wanted.mode.name(),
             );
             (Reason::TargetPortMismatch, message)
         })
@@ -294,7 +224,7 @@ pub(super) fn accept(
     key: &ObjectKey,
     spec: &RealServerPoolSpec,
     world: &World,
-) -> Result<PoolContent, Vec<Refusal>> {
+) -> Result<DecidedRealServerPool, Vec<Refusal>> {
     let refusals: Vec<Refusal> = spec
         .validate()
         .into_iter()
@@ -307,7 +237,7 @@ pub(super) fn accept(
         return Err(refusals);
     }
     let endpoints = |source, name| {
-        Ok(PoolContent {
+        Ok(DecidedRealServerPool {
             servers: Vec::new(),
             endpoints: Some(DecidedEndpoints {
                 source,
@@ -348,7 +278,7 @@ fn cluster<'a>(world: &'a World, path: &str) -> Result<&'a Cluster, Vec<Refusal>
     })
 }
 
-fn accept_static(spec: &RealServerPoolSpec) -> Result<PoolContent, Vec<Refusal>> {
+fn accept_static(spec: &RealServerPoolSpec) -> Result<DecidedRealServerPool, Vec<Refusal>> {
     let mut refusals = Vec::new();
     let mut servers = Vec::new();
     let mut addresses = BTreeSet::new();
@@ -380,7 +310,7 @@ fn accept_static(spec: &RealServerPoolSpec) -> Result<PoolContent, Vec<Refusal>>
         }
     }
     if refusals.is_empty() {
-        Ok(PoolContent {
+        Ok(DecidedRealServerPool {
             servers,
             endpoints: None,
         })

@@ -1,18 +1,15 @@
-//! Who has an endpoint that several virtual servers claim.
+//! Who has a VIP port that several virtual servers claim.
 //!
-//! A virtual server claims the endpoints of its newest spec, if that is admitted otherwise, and those of its decision.
+//! A virtual server claims the VIP ports of its newest spec, if that is admitted otherwise, and those of its decision.
 //! The older creation timestamp wins; where they are equal, being whole seconds, or there is none (files), the one that
-//! already has the endpoint in its decision; then namespace and name.
+//! already has the VIP port in its decision; then namespace and name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use sluice_api::{ObjectKey, Protocol, Reason, Time};
+use sluice_api::{DecidedVirtualServer, ObjectKey, Reason, Time, VipPort};
 
-use super::admission::{Refusal, Service};
+use super::admission::Refusal;
 use super::world::World;
-
-type Endpoint = (IpAddr, Protocol, u16);
 
 /// Smaller wins.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -22,22 +19,22 @@ struct Rank<'a> {
     key: &'a ObjectKey,
 }
 
-/// Refuses specs whose endpoints another virtual server has. Returns the virtual servers whose last decision lost an
-/// endpoint to another one and cannot stay.
+/// Refuses specs whose VIP ports another virtual server has. Returns the virtual servers whose last decision lost a VIP
+/// port to another one and cannot stay.
 pub(super) fn resolve(
     world: &World,
-    services: &mut BTreeMap<ObjectKey, Result<Service, Vec<Refusal>>>,
+    admitted: &mut BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>>,
 ) -> BTreeSet<ObjectKey> {
-    let winners = winners(world, services);
-    let lost = |key: &ObjectKey, endpoint: &Endpoint| {
-        winners.get(endpoint).filter(|winner| **winner != *key)
+    let winners = winners(world, admitted);
+    let lost = |key: &ObjectKey, vip_port: &VipPort| {
+        winners.get(vip_port).filter(|winner| **winner != *key)
     };
-    for (key, result) in services.iter_mut() {
-        let Ok(service) = result else { continue };
+    for (key, result) in admitted.iter_mut() {
+        let Ok(wanted) = result else { continue };
         let mut refusals = Vec::new();
-        for (i, &address) in service.addresses.iter().enumerate() {
-            for (j, port) in service.ports.iter().enumerate() {
-                if let Some(winner) = lost(key, &(address, port.protocol, port.port)) {
+        for (i, &address) in wanted.addresses.iter().enumerate() {
+            for (j, port) in wanted.ports.iter().enumerate() {
+                if let Some(winner) = lost(key, &port.at(address)) {
                     let message = format!(
                         "{address} port {} is held by VirtualServer {winner}: choose another address or port, or remove it \
                          there",
@@ -57,11 +54,11 @@ pub(super) fn resolve(
         .keys()
         .filter(|key| {
             world.decision(key).is_some_and(|decision| {
-                decision.endpoints().any(|endpoint| {
-                    // The winner may itself have been refused since; then nobody else serves the endpoint.
-                    lost(key, &endpoint).is_some_and(|winner| {
-                        services.get(winner).is_some_and(Result::is_ok)
-                            || holds(world, winner, &endpoint)
+                decision.content.vip_ports().any(|vip_port| {
+                    // The winner may itself have been refused since; then nobody else serves the VIP port.
+                    lost(key, &vip_port).is_some_and(|winner| {
+                        admitted.get(winner).is_some_and(Result::is_ok)
+                            || holds(world, winner, &vip_port)
                     })
                 })
             })
@@ -72,44 +69,39 @@ pub(super) fn resolve(
 
 fn winners(
     world: &World,
-    services: &BTreeMap<ObjectKey, Result<Service, Vec<Refusal>>>,
-) -> BTreeMap<Endpoint, ObjectKey> {
-    let mut ranks: BTreeMap<Endpoint, Rank<'_>> = BTreeMap::new();
+    admitted: &BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>>,
+) -> BTreeMap<VipPort, ObjectKey> {
+    let mut ranks: BTreeMap<VipPort, Rank<'_>> = BTreeMap::new();
     for (key, object) in &world.virtual_servers {
-        let mut claimed: BTreeSet<Endpoint> = world
-            .decision(key)
-            .into_iter()
-            .flat_map(sluice_api::Decision::endpoints)
-            .collect();
-        let decided = claimed.clone();
-        if let Some(Ok(service)) = services.get(key) {
-            for &address in &service.addresses {
-                claimed.extend(service.ports.iter().map(|p| (address, p.protocol, p.port)));
-            }
+        let decision = world.decision(key).into_iter();
+        let decided: BTreeSet<VipPort> = decision.flat_map(|d| d.content.vip_ports()).collect();
+        let mut claimed = decided.clone();
+        if let Some(Ok(wanted)) = admitted.get(key) {
+            claimed.extend(wanted.vip_ports());
         }
-        for endpoint in claimed {
+        for vip_port in claimed {
             let created = object.metadata.creation_timestamp.as_ref();
             let rank = Rank {
                 created,
-                undecided: !decided.contains(&endpoint),
+                undecided: !decided.contains(&vip_port),
                 key,
             };
-            match ranks.get(&endpoint) {
+            match ranks.get(&vip_port) {
                 Some(best) if *best <= rank => {}
                 _ => {
-                    ranks.insert(endpoint, rank);
+                    ranks.insert(vip_port, rank);
                 }
             }
         }
     }
     ranks
         .into_iter()
-        .map(|(endpoint, rank)| (endpoint, rank.key.clone()))
+        .map(|(vip_port, rank)| (vip_port, rank.key.clone()))
         .collect()
 }
 
-fn holds(world: &World, key: &ObjectKey, endpoint: &Endpoint) -> bool {
+fn holds(world: &World, key: &ObjectKey, vip_port: &VipPort) -> bool {
     world
         .decision(key)
-        .is_some_and(|decision| decision.endpoints().any(|other| other == *endpoint))
+        .is_some_and(|decision| decision.content.vip_ports().any(|other| other == *vip_port))
 }

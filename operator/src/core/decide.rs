@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{DecidedPool, Decision, ObjectKey, PoolDecision};
+use sluice_api::{
+    DecidedPool, DecidedRealServerPool, DecidedVirtualServer, Decision, ObjectKey, PoolDecision,
+};
 
-use super::admission::{PoolContent, Refusal, Service};
+use super::admission::Refusal;
 use super::pools::Checked;
 use super::world::World;
 
@@ -15,20 +17,20 @@ pub(super) struct Decided {
 }
 
 /// What each virtual server is served by: its newest spec if admitted, else its last decision unless that was `withdrawn`.
-pub(super) fn services(
+pub(super) fn served(
     world: &World,
-    admitted: &BTreeMap<ObjectKey, Result<Service, Vec<Refusal>>>,
+    admitted: &BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>>,
     withdrawn: &BTreeSet<ObjectKey>,
-) -> BTreeMap<ObjectKey, Service> {
+) -> BTreeMap<ObjectKey, DecidedVirtualServer> {
     admitted
         .iter()
         .filter_map(|(key, result)| {
-            let service = match result {
-                Ok(service) => service.clone(),
+            let content = match result {
+                Ok(wanted) => wanted.clone(),
                 Err(_) if withdrawn.contains(key) => return None,
-                Err(_) => Service::of_decision(world.decision(key)?),
+                Err(_) => world.decision(key)?.content.clone(),
             };
-            Some((key.clone(), service))
+            Some((key.clone(), content))
         })
         .collect()
 }
@@ -37,7 +39,7 @@ pub(super) fn services(
 pub(super) fn decide(
     world: &World,
     checked: &Checked,
-    services: &BTreeMap<ObjectKey, Service>,
+    served: BTreeMap<ObjectKey, DecidedVirtualServer>,
     mut weights: BTreeMap<ObjectKey, Vec<DecidedPool>>,
 ) -> Decided {
     let mut revision = world.highest_revision();
@@ -59,75 +61,67 @@ pub(super) fn decide(
         );
         decided.pools.insert(key.clone(), decision);
     }
-    for (key, service) in services {
-        let last = world.decision(key);
-        let generation = match &checked.services[key] {
-            Ok(_) => world.virtual_servers[key].metadata.generation,
+    for (key, mut content) in served {
+        let last = world.decision(&key);
+        let generation = match &checked.admitted[&key] {
+            Ok(_) => world.virtual_servers[&key].metadata.generation,
             Err(_) => last.map(|last| last.generation),
         };
-        let mut new = Decision {
-            revision: 0,
+        content.pools = weights
+            .remove(&key)
+            .unwrap_or_else(|| weights_without_rollout(content.pools, last));
+        let decision = Decision {
+            revision: match last {
+                Some(last) if last.content == content => last.revision,
+                _ => next(&mut revision),
+            },
             generation: generation.unwrap_or_default(),
-            addresses: service.addresses.clone(),
-            ports: service.ports.clone(),
-            mode: service.mode,
-            pool_selection: service.pool_selection,
-            pools: weights
-                .remove(key)
-                .unwrap_or_else(|| weights_without_rollout(service, last)),
+            content,
         };
-        new.revision = match last {
-            Some(last) if last.same_service(&new) => last.revision,
-            _ => {
-                revision += 1;
-                revision
-            }
-        };
-        decided.virtual_servers.insert(key.clone(), new);
+        decided.virtual_servers.insert(key, decision);
     }
     decided
 }
 
+fn next(revision: &mut u64) -> u64 {
+    *revision += 1;
+    *revision
+}
+
 fn pool(
     last: Option<&PoolDecision>,
-    content: &PoolContent,
+    content: &DecidedRealServerPool,
     generation: i64,
     revision: &mut u64,
 ) -> PoolDecision {
-    let mut new = PoolDecision {
-        revision: 0,
+    PoolDecision {
+        revision: match last {
+            Some(last) if last.content == *content => last.revision,
+            _ => next(revision),
+        },
         generation,
-        servers: content.servers.clone(),
-        endpoints: content.endpoints.clone(),
-    };
-    new.revision = match last {
-        Some(last) if last.same_servers(&new) => last.revision,
-        _ => {
-            *revision += 1;
-            *revision
-        }
-    };
-    new
+        content: content.clone(),
+    }
 }
 
 /// The spec's weights; but what was decided stays as long as the spec's weights do: a policy that is removed leaves
 /// the weights where it brought them.
-fn weights_without_rollout(service: &Service, last: Option<&Decision>) -> Vec<DecidedPool> {
-    if let Some(last) = last {
-        let decided_from = last.pools.iter().map(|pool| (&pool.name, pool.spec_weight));
-        if decided_from.eq(service.pools.iter().map(|(name, weight)| (name, *weight))) {
-            return last.pools.clone();
-        }
+fn weights_without_rollout(
+    mut pools: Vec<DecidedPool>,
+    last: Option<&Decision>,
+) -> Vec<DecidedPool> {
+    let same_spec =
+        |(a, b): (&DecidedPool, &DecidedPool)| a.name == b.name && a.spec_weight == b.spec_weight;
+    if let Some(last) = last.map(|last| &last.content.pools)
+        && last.len() == pools.len()
+        && last.iter().zip(&pools).all(same_spec)
+    {
+        return last.clone();
     }
-    service
-        .pools
-        .iter()
-        .map(|(name, weight)| DecidedPool {
-            name: name.clone(),
-            weight: *weight,
-            spec_weight: *weight,
-        })
-        .collect()
+    for pool in &mut pools {
+        pool.weight = pool.spec_weight;
+    }
+    pools
 }
 
 /// Decisions of pools whose objects are gone, as far as `decided` refers to them.
@@ -138,7 +132,13 @@ pub(super) fn orphans<'a>(
     let used: BTreeSet<ObjectKey> = decided
         .virtual_servers
         .iter()
-        .flat_map(|(key, decision)| decision.pools.iter().map(|pool| key.sibling(&pool.name)))
+        .flat_map(|(key, decision)| {
+            decision
+                .content
+                .pools
+                .iter()
+                .map(|pool| key.sibling(&pool.name))
+        })
         .filter(|pool| !world.pools.contains_key(pool))
         .collect();
     used.into_iter().filter_map(|key| {

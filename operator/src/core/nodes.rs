@@ -113,7 +113,7 @@ impl Acknowledgement {
 
 /// What live nodes say of a virtual server's decision; pools with a weight belong to it.
 pub(super) fn of_decision(world: &World, key: &ObjectKey, decision: &Decision) -> Acknowledgement {
-    let pools = decision.pools.iter().filter(|pool| pool.weight > 0);
+    let pools = decision.content.pools.iter().filter(|pool| pool.weight > 0);
     let pool_revision = pools
         .filter_map(|pool| Some(world.pool_decision(&key.sibling(&pool.name))?.revision))
         .max();
@@ -126,6 +126,7 @@ pub(super) fn of_decision(world: &World, key: &ObjectKey, decision: &Decision) -
             && match exception.kind {
                 ExceptionKind::VirtualServer => exception.name == key.name,
                 ExceptionKind::RealServerPool => decision
+                    .content
                     .pools
                     .iter()
                     .any(|pool| pool.weight > 0 && pool.name == exception.name),

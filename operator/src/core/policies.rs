@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use sluice_api::{
-    DecidedPool, FieldError, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason, RolloutPolicy,
-    RolloutPolicyStatus, Time, Validate,
+    DecidedPool, DecidedVirtualServer, FieldError, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason,
+    RolloutPolicy, RolloutPolicyStatus, Time, Validate,
 };
 use sluice_rollout::{self as rollout, Observation};
 
-use super::admission::{Refusal, Service};
+use super::admission::Refusal;
 use super::nodes;
 use super::world::World;
 
@@ -27,10 +27,10 @@ pub(super) struct Rollouts {
     pub(super) weights: BTreeMap<ObjectKey, Vec<DecidedPool>>,
 }
 
-/// `services` holds what each virtual server is served by from now on; those without any are absent.
+/// `served` holds what each virtual server is served by from now on; those without any are absent.
 pub(super) fn drive(
     world: &World,
-    services: &BTreeMap<ObjectKey, Service>,
+    served: &BTreeMap<ObjectKey, DecidedVirtualServer>,
     now: &Time,
 ) -> Rollouts {
     let drivers = drivers(world);
@@ -40,7 +40,7 @@ pub(super) fn drive(
     };
     for (key, policy) in &world.policies {
         let target = key.sibling(&policy.spec.virtual_server_name);
-        let service = services.get(&target);
+        let service = served.get(&target);
         let refusals = refusals(world, key, policy, service, &drivers);
         let mut status = policy.status.clone().unwrap_or_default();
         if let (Some(service), true) = (service, refusals.is_empty()) {
@@ -53,7 +53,7 @@ pub(super) fn drive(
         }
         // A policy that is refused now still holds what its run has reached.
         if let Some(target) = driven_target(key, &status, &drivers)
-            && let Some(service) = services.get(&target)
+            && let Some(service) = served.get(&target)
             && let Some(weights) = weights(service, &status)
         {
             rollouts.weights.insert(target, weights);
@@ -66,7 +66,10 @@ pub(super) fn drive(
 }
 
 /// The weights that a run asks for.
-fn weights(service: &Service, status: &RolloutPolicyStatus) -> Option<Vec<DecidedPool>> {
+fn weights(
+    service: &DecidedVirtualServer,
+    status: &RolloutPolicyStatus,
+) -> Option<Vec<DecidedPool>> {
     let (run, step) = (status.run.as_ref()?, status.step.as_ref()?);
     rollout::split(
         &service.pools,
@@ -80,11 +83,11 @@ fn weights(service: &Service, status: &RolloutPolicyStatus) -> Option<Vec<Decide
 fn is_live(
     world: &World,
     target: &ObjectKey,
-    service: &Service,
+    service: &DecidedVirtualServer,
     status: &RolloutPolicyStatus,
 ) -> bool {
     world.decision(target).is_some_and(|decision| {
-        weights(service, status).is_some_and(|wanted| wanted == decision.pools)
+        weights(service, status).is_some_and(|wanted| wanted == decision.content.pools)
             && nodes::of_decision(world, target, decision).is_complete()
     })
 }
@@ -127,7 +130,7 @@ fn refusals(
     world: &World,
     key: &ObjectKey,
     policy: &RolloutPolicy,
-    service: Option<&Service>,
+    service: Option<&DecidedVirtualServer>,
     drivers: &BTreeMap<ObjectKey, &ObjectKey>,
 ) -> Vec<Refusal> {
     let target = &key.sibling(&policy.spec.virtual_server_name);
@@ -167,7 +170,7 @@ fn refusals(
         ("spec.stablePoolName", &policy.spec.stable_pool_name),
         ("spec.candidatePoolName", &policy.spec.candidate_pool_name),
     ] {
-        if service.pools.iter().all(|(pool, _)| pool != name) {
+        if service.pools.iter().all(|pool| pool.name != *name) {
             let message = format!(
                 "{name} is no pool of VirtualServer {target}: add it to its spec.pools (the candidate with weight 0) or \
                  correct the name"

@@ -5,20 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::ObjectKey;
+use sluice_api::{DecidedRealServerPool, DecidedVirtualServer, ObjectKey};
 
-use super::admission::{self, PoolContent, PoolView, Refusal, Service};
+use super::admission::{self, PoolView, Refusal};
 use super::claims;
 use super::world::World;
 
 /// Pools and virtual servers, checked together.
 pub(super) struct Checked {
     /// What each pool that exists has from now on, in the order of keys; absent: nothing yet.
-    pub(super) contents: BTreeMap<ObjectKey, PoolContent>,
+    pub(super) contents: BTreeMap<ObjectKey, DecidedRealServerPool>,
     /// Why a pool's newest spec is not what it has.
     pub(super) refused_pools: BTreeMap<ObjectKey, Vec<Refusal>>,
     /// Each virtual server's newest spec.
-    pub(super) services: BTreeMap<ObjectKey, Result<Service, Vec<Refusal>>>,
+    pub(super) admitted: BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>>,
     /// Virtual servers whose last decision cannot stay.
     pub(super) withdrawn: BTreeSet<ObjectKey>,
 }
@@ -43,14 +43,14 @@ pub(super) fn check(world: &World) -> Checked {
             contents: &contents,
             slices: &slices,
         };
-        let mut services = admit_all(world, &view);
-        let withdrawn = claims::resolve(world, &mut services);
-        let misfits = misfits(world, &view, &services, &refused);
+        let mut admitted = admit_all(world, &view);
+        let withdrawn = claims::resolve(world, &mut admitted);
+        let misfits = misfits(world, &view, &admitted, &refused);
         if misfits.is_empty() {
             return Checked {
                 contents,
                 refused_pools: refused,
-                services,
+                admitted,
                 withdrawn,
             };
         }
@@ -64,11 +64,11 @@ fn refuse(
     world: &World,
     key: &ObjectKey,
     refusals: Vec<Refusal>,
-    contents: &mut BTreeMap<ObjectKey, PoolContent>,
+    contents: &mut BTreeMap<ObjectKey, DecidedRealServerPool>,
     refused: &mut BTreeMap<ObjectKey, Vec<Refusal>>,
 ) {
     match world.pool_decision(key) {
-        Some(last) => contents.insert(key.clone(), PoolContent::of_decision(last)),
+        Some(last) => contents.insert(key.clone(), last.content.clone()),
         None => contents.remove(key),
     };
     refused.insert(key.clone(), refusals);
@@ -77,7 +77,7 @@ fn refuse(
 fn admit_all(
     world: &World,
     view: &PoolView<'_>,
-) -> BTreeMap<ObjectKey, Result<Service, Vec<Refusal>>> {
+) -> BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>> {
     world
         .virtual_servers
         .iter()
@@ -92,27 +92,27 @@ fn admit_all(
 fn misfits(
     world: &World,
     view: &PoolView<'_>,
-    services: &BTreeMap<ObjectKey, Result<Service, Vec<Refusal>>>,
+    admitted: &BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>>,
     refused: &BTreeMap<ObjectKey, Vec<Refusal>>,
 ) -> BTreeMap<ObjectKey, Vec<Refusal>> {
     let mut found: BTreeMap<ObjectKey, Vec<Refusal>> = BTreeMap::new();
-    for (key, result) in services {
+    for (key, result) in admitted {
         let (Err(_), Some(decision)) = (result, world.decision(key)) else {
             continue;
         };
-        let service = Service::of_decision(decision);
-        for (name, _) in &service.pools {
-            let pool = key.sibling(name);
+        let served = &decision.content;
+        for pool in &served.pools {
+            let pool = key.sibling(&pool.name);
             let (Some(new), Some(last)) = (view.contents.get(&pool), world.pool_decision(&pool))
             else {
                 continue;
             };
-            let last = PoolContent::of_decision(last);
-            if refused.contains_key(&pool) || *new == last {
+            let last = &last.content;
+            if refused.contains_key(&pool) || new == last {
                 continue;
             }
-            let before = admission::fit(&service, &pool, &last, view.slices, world);
-            let problems = admission::fit(&service, &pool, new, view.slices, world);
+            let before = admission::fit(served, &pool, last, view.slices, world);
+            let problems = admission::fit(served, &pool, new, view.slices, world);
             let new_problems = problems
                 .into_iter()
                 .filter(|(reason, _)| before.iter().all(|(other, _)| other != reason))

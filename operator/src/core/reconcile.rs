@@ -11,15 +11,21 @@ use super::{policies, pools, status};
 /// The new status of every object. Called again with that status it gives the same, until something changes.
 pub fn reconcile(world: &World, now: &Time) -> Outcome {
     let checked = pools::check(world);
-    let services = decide::services(world, &checked.services, &checked.withdrawn);
-    let rollouts = policies::drive(world, &services, now);
-    let decided = decide::decide(world, &checked, &services, rollouts.weights);
+    let served = decide::served(world, &checked.admitted, &checked.withdrawn);
+    let rollouts = policies::drive(world, &served, now);
+    let decided = decide::decide(world, &checked, served, rollouts.weights);
 
     let mut outcome = Outcome::default();
     let used: BTreeSet<ObjectKey> = decided
         .virtual_servers
         .iter()
-        .flat_map(|(key, decision)| decision.pools.iter().map(|pool| key.sibling(&pool.name)))
+        .flat_map(|(key, decision)| {
+            decision
+                .content
+                .pools
+                .iter()
+                .map(|pool| key.sibling(&pool.name))
+        })
         .collect();
     for (key, _) in decide::orphans(world, &decided) {
         let status = status::orphan(world, &key, now);
@@ -35,7 +41,7 @@ pub fn reconcile(world: &World, now: &Time) -> Outcome {
         let status = status::pool(world, key, decision, refusals, &used, &slices, now);
         outcome.pools.insert(key.clone(), status);
     }
-    for (key, result) in &checked.services {
+    for (key, result) in &checked.admitted {
         let refusals = result.as_ref().err().map_or(&[][..], Vec::as_slice);
         let decision = decided.virtual_servers.get(key).cloned();
         let status = status::virtual_server(world, key, decision, refusals, now);

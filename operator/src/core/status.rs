@@ -144,12 +144,12 @@ fn advise(
     decision: Option<&Decision>,
 ) {
     let pool_of_pods = decision
-        .filter(|decision| decision.mode == ForwardingMode::Nat)
+        .filter(|decision| decision.content.mode == ForwardingMode::Nat)
         .and_then(|decision| {
-            let mut names = decision.pools.iter().map(|pool| &pool.name);
+            let mut names = decision.content.pools.iter().map(|pool| &pool.name);
             names.find(|name| {
                 let pool = world.pool_decision(&key.sibling(name));
-                pool.is_some_and(|pool| pool.endpoints.is_some())
+                pool.is_some_and(|pool| pool.content.endpoints.is_some())
             })
         });
     let kind = ConditionType::ForwardingAdvice;
@@ -170,7 +170,7 @@ fn acknowledged(
 ) -> Acknowledged {
     let last = last.unwrap_or_default();
     let (revision, pools) = if acknowledgement.is_complete() {
-        (decision.revision, decision.pools.clone())
+        (decision.revision, decision.content.pools.clone())
     } else {
         (last.revision, last.pools)
     };
@@ -285,12 +285,8 @@ pub(super) fn pool(
     });
     let servers = decision
         .as_ref()
-        .map(|decision| match &decision.endpoints {
-            Some(endpoints) => slices.pool(&key.namespace, endpoints),
-            None => decision.into(),
-        })
-        .unwrap_or_default()
-        .servers;
+        .map(|decision| slices.servers(&key.namespace, &decision.content))
+        .unwrap_or_default();
     RealServerPoolStatus {
         observed_generation: generation,
         conditions: conditions.list,

@@ -251,6 +251,7 @@ fn are_read(index: &Index, key: &ObjectKey) -> bool {
         return false;
     };
     let from_pods = decision
+        .content
         .endpoints
         .as_ref()
         .is_some_and(|endpoints| endpoints.source == EndpointSource::Pods);

@@ -133,9 +133,9 @@ impl Index {
     /// the pods that it had.
     pub(super) fn select(&mut self, outcome: &Outcome) {
         let decided = outcome.pools.iter().filter_map(|(key, status)| {
-            let decision = status.decision.as_ref()?;
-            decision.selector()?;
-            Some((key.clone(), decision.endpoints.clone()?))
+            let content = &status.decision.as_ref()?.content;
+            content.selector()?;
+            Some((key.clone(), content.endpoints.clone()?))
         });
         let now: BTreeMap<ObjectKey, DecidedEndpoints> = decided.collect();
         let before = self.selecting.take().unwrap_or_default();
@@ -232,7 +232,7 @@ impl Index {
             for (pool, object) in of_namespace(&self.pools.objects, &key.namespace) {
                 let status = object.status.as_ref();
                 let decision = status.and_then(|status| status.decision.as_ref());
-                let decided = decision.and_then(|decision| decision.endpoints.as_ref());
+                let decided = decision.and_then(|decision| decision.content.endpoints.as_ref());
                 let wanted = &object.spec.servers;
                 let reads = |slice: &Slice| {
                     let by_spec = match slice.owner.source {

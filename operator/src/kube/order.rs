@@ -49,7 +49,8 @@ pub(super) fn needed<'a>(
     key: &'a ObjectKey,
     status: &'a VirtualServerStatus,
 ) -> impl Iterator<Item = ObjectKey> + 'a {
-    let pools = status.decision.iter().flat_map(|decision| &decision.pools);
+    let decisions = status.decision.iter();
+    let pools = decisions.flat_map(|decision| &decision.content.pools);
     pools
         .filter(|pool| pool.weight > 0)
         .map(|pool| key.sibling(&pool.name))

@@ -220,7 +220,7 @@ impl Round<'_> {
     fn precedes_slices(&self, key: &ObjectKey, outcome: &Outcome) -> bool {
         let of_pods = |status: &RealServerPoolStatus| {
             let decision = status.decision.as_ref();
-            decision.is_some_and(|decision| decision.selector().is_some())
+            decision.is_some_and(|decision| decision.content.selector().is_some())
         };
         let last = self.index.pools.objects.get(key);
         let last = last.and_then(|pool| pool.status.as_ref());

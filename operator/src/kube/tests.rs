@@ -167,7 +167,7 @@ fn a_foreign_edit_is_no_decision() {
     let edited = again(&mut index, 21, &|object| {
         let status = object.status.get_or_insert_default();
         let mut decision = ours.clone();
-        decision.pools[0].weight = 77;
+        decision.content.pools[0].weight = 77;
         status.decision = Some(decision);
     });
     assert_eq!(edited.as_ref(), Some(&ours));

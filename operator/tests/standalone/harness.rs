@@ -217,7 +217,14 @@ impl Standalone {
 
     pub(crate) fn weights(&self, name: &str) -> Option<Vec<u32>> {
         let decision = self.virtual_server(name)?.status.decision?;
-        Some(decision.pools.iter().map(|pool| pool.weight).collect())
+        Some(
+            decision
+                .content
+                .pools
+                .iter()
+                .map(|pool| pool.weight)
+                .collect(),
+        )
     }
 
     /// Waits until the virtual server is in force on all nodes.

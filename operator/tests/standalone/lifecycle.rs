@@ -33,7 +33,7 @@ fn from_manifests_to_what_nodes_acknowledge() {
         ),
         (3, 1, 1)
     );
-    assert_eq!(acknowledged.pools, decision.pools);
+    assert_eq!(acknowledged.pools, decision.content.pools);
     s.write("web.yaml", &WEB.replace("weight: 0", "weight: 300"));
     s.wait("new weights", |s| {
         (s.weights("web")? == [100, 300]).then_some(())
@@ -217,7 +217,7 @@ fn a_torn_or_lost_status_file_is_written_anew_with_a_higher_revision() {
             None
         }
     });
-    assert!(after.same_service(&before) && after.revision > before.revision);
+    assert!(after.content == before.content && after.revision > before.revision);
 }
 
 /// Many virtual servers, the `round`-th edit of them.
@@ -266,7 +266,7 @@ fn sigkill_while_writing_leaves_whole_files_and_rising_revisions() {
         let done = decisions
             .virtual_servers
             .values()
-            .filter(|d| d.pools[0].weight == 112)
+            .filter(|d| d.content.pools[0].weight == 112)
             .count();
         (done == 40).then_some(())
     });

@@ -1,12 +1,13 @@
 //! Places of servers: ids, words, records, and the endpoints that replies come from.
 
 use sluice_abi::{MapName, ServerRecord, ServerWord};
+use sluice_api::ForwardingMode;
 
 use super::{Placed, Planner, Scope};
+use crate::Endpoint;
 use crate::config::{PoolConfig, Reach, ServerConfig};
 use crate::ids::ServerKey;
 use crate::record::wanted_record;
-use crate::{Endpoint, ForwardingMode};
 
 impl<'a> Planner<'a> {
     pub(super) fn place_pool(&mut self, scope: Scope<'_>, pool: &'a PoolConfig) -> Vec<Placed<'a>> {
@@ -19,7 +20,7 @@ impl<'a> Planner<'a> {
 
     /// Gives a server its id, word and record; `None` if it has to wait or does not fit.
     fn place(&mut self, scope: Scope<'_>, pool: &PoolConfig, server: &ServerConfig) -> Option<u32> {
-        let backend = match (scope.service.mode, server.reach) {
+        let backend = match (scope.config.decided.mode, server.reach) {
             (ForwardingMode::Nat, _) | (_, Reach::Local) => self.backend(scope, server)?,
             _ => 0,
         };
@@ -29,7 +30,7 @@ impl<'a> Planner<'a> {
             address: server.address,
             port: server.port,
             backend,
-            full_nat: scope.service.mode == ForwardingMode::FullNat,
+            full_nat: scope.config.decided.mode == ForwardingMode::FullNat,
         };
         let known = self.known.servers.get(&key).copied();
         let before = known.and_then(|id| {
@@ -40,8 +41,13 @@ impl<'a> Planner<'a> {
             return None;
         }
         let old = before.map(|(_, word, record)| (word.path(), record));
-        let (path, record) =
-            wanted_record(scope.endpoint, scope.service.mode, key, server.reach, old);
+        let (path, record) = wanted_record(
+            scope.vip_port,
+            scope.config.decided.mode,
+            key,
+            server.reach,
+            old,
+        );
         if let Some((id, word, old_record)) = before {
             let (slot, path, record) = if old_record == record {
                 (word.slot(), path, record)
@@ -62,7 +68,7 @@ impl<'a> Planner<'a> {
         let Some((id, epoch)) = self.free.servers.take() else {
             let consequence = format!("server {} takes no flows", server.address);
             self.full(
-                scope.service,
+                scope.config,
                 MapName::Servers,
                 self.limits.servers,
                 &consequence,
@@ -80,7 +86,7 @@ impl<'a> Planner<'a> {
     fn no_records(&mut self, scope: Scope<'_>, server: &ServerConfig) {
         let consequence = format!("server {} stays as it was", server.address);
         self.full(
-            scope.service,
+            scope.config,
             MapName::Records,
             self.limits.records,
             &consequence,
@@ -94,11 +100,8 @@ impl<'a> Planner<'a> {
 
     /// The index of a server's endpoint, by which replies from it are told.
     fn backend(&mut self, scope: Scope<'_>, server: &ServerConfig) -> Option<u16> {
-        let endpoint = Endpoint {
-            address: server.address,
-            port: server.port,
-            protocol: scope.endpoint.protocol,
-        };
+        let protocol = scope.vip_port.protocol;
+        let endpoint = Endpoint::new(server.address, protocol, server.port);
         if let Some(&index) = self.desired.backends.get(&endpoint) {
             return Some(index);
         }
@@ -120,7 +123,7 @@ impl<'a> Planner<'a> {
             };
             let limit = self.limits.backends.min(1 << 15);
             let consequence = format!("server {} takes no flows", server.address);
-            self.full(scope.service, map, limit, &consequence);
+            self.full(scope.config, map, limit, &consequence);
             return None;
         };
         self.desired.backends.insert(endpoint, index);

@@ -9,9 +9,14 @@ pub mod maps;
 
 use std::net::IpAddr;
 
+use std::sync::Arc;
+
+use sluice_api::{
+    DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, ObjectKey, PoolSelection,
+    Protocol,
+};
 use sluice_planner::{
-    ForwardingMode, Hop, Limits, Mac, NextHop, NodeView, ObjectName, Pool, PoolSelection,
-    PoolShare, Port, Protocol, Role, Server, Snapshot, TargetPort, Via, VirtualServer,
+    Hop, Limits, Mac, NextHop, NodeView, Role, Server, ServerPorts, Snapshot, Via,
 };
 
 pub const ROOMY: Limits = Limits {
@@ -30,22 +35,22 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-pub fn name(text: &str) -> ObjectName {
-    ObjectName::new("shop", text)
+pub fn name(text: &str) -> ObjectKey {
+    ObjectKey::new("shop", text)
 }
 
-pub fn tcp(name: &str, port: u16) -> Port {
-    Port {
+pub fn tcp(name: &str, port: u16) -> DecidedPort {
+    DecidedPort {
         name: name.into(),
         protocol: Protocol::Tcp,
         port,
     }
 }
 
-pub fn target(name: &str, port: u16) -> TargetPort {
-    TargetPort {
-        name: name.into(),
-        port: Some(port),
+pub fn udp(name: &str, port: u16) -> DecidedPort {
+    DecidedPort {
+        protocol: Protocol::Udp,
+        ..tcp(name, port)
     }
 }
 
@@ -54,39 +59,57 @@ pub fn server(name: &str, address: &str, weight: u32) -> Server {
         name: name.into(),
         address: ip(address),
         weight,
-        target_ports: Vec::new(),
-        default_port: None,
+        ports: Arc::default(),
     }
 }
 
-pub fn pool(servers: Vec<Server>) -> Pool {
-    Pool { servers }
+/// Ports of a server by the names of the virtual server's.
+pub fn ports(by_name: &[(&str, u16)]) -> Arc<ServerPorts> {
+    let by_name = by_name.iter();
+    Arc::new(ServerPorts {
+        by_name: by_name
+            .map(|&(name, port)| (name.into(), Some(port)))
+            .collect(),
+        default: None,
+    })
 }
 
 /// A virtual server on TCP port 80.
-pub fn virtual_server(mode: ForwardingMode, vip: &str, pools: &[(&str, u32)]) -> VirtualServer {
-    VirtualServer {
+pub fn virtual_server(
+    mode: ForwardingMode,
+    vip: &str,
+    pools: &[(&str, u32)],
+) -> DecidedVirtualServer {
+    DecidedVirtualServer {
         addresses: vec![ip(vip)],
         ports: vec![tcp("http", 80)],
         mode,
         pool_selection: PoolSelection::Flow,
         pools: pools
             .iter()
-            .map(|&(name, weight)| PoolShare {
-                name: name.into(),
-                weight,
-            })
+            .map(|&(name, weight)| share(name, weight))
             .collect(),
     }
 }
 
-pub type PoolEntry = (&'static str, Pool);
+pub fn share(pool: &str, weight: u32) -> DecidedPool {
+    DecidedPool {
+        name: pool.into(),
+        weight,
+        spec_weight: weight,
+    }
+}
 
-pub fn snapshot(virtual_servers: Vec<(&str, VirtualServer)>, pools: Vec<(&str, Pool)>) -> Snapshot {
+pub type PoolEntry = (&'static str, Vec<Server>);
+
+pub fn snapshot(
+    virtual_servers: Vec<(&str, DecidedVirtualServer)>,
+    pools: Vec<(&str, Vec<Server>)>,
+) -> Snapshot {
     Snapshot {
         virtual_servers: virtual_servers
             .into_iter()
-            .map(|(n, v)| (name(n), v))
+            .map(|(n, v)| (name(n), Arc::new(v)))
             .collect(),
         pools: pools.into_iter().map(|(n, p)| (name(n), p)).collect(),
     }

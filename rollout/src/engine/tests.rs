@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use sluice_api::jiff::Timestamp;
-use sluice_api::{CanaryStrategy, Gate, MAX_POOL_WEIGHT, RolloutStrategy};
+use sluice_api::{CanaryStrategy, DecidedPool, Gate, MAX_POOL_WEIGHT, RolloutStrategy};
 
 use super::*;
 use crate::split;
@@ -302,8 +302,12 @@ proptest! {
         weights in prop::collection::vec(0..=MAX_POOL_WEIGHT, 2..8),
         percent in 0_u8..=100,
     ) {
-        let base: Vec<(String, u32)> =
-            weights.iter().enumerate().map(|(i, w)| (format!("p{i}"), *w)).collect();
+        let pool = |(i, &weight): (usize, &u32)| DecidedPool {
+            name: format!("p{i}"),
+            weight,
+            spec_weight: weight,
+        };
+        let base: Vec<DecidedPool> = weights.iter().enumerate().map(pool).collect();
         let share = u64::from(weights[0] + weights[1]);
         let Some(pools) = split(&base, "p0", "p1", percent) else {
             prop_assert_eq!(share, 0);

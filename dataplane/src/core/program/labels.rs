@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use sluice_abi::{SERVER_IPV6, ServerRecord, TCP};
-use sluice_planner::{Endpoint, Image, NodeConfig, ObjectName, Protocol, Snapshot};
+use sluice_abi::{SERVER_IPV6, ServerRecord};
+use sluice_api::VipPort;
+use sluice_planner::{Image, NodeConfig, Snapshot};
 
 use crate::state::ServerLabels;
 
@@ -14,37 +15,28 @@ pub(super) fn of_servers(
     config: &NodeConfig,
     snapshot: &Snapshot,
 ) -> BTreeMap<u32, ServerLabels> {
-    let endpoints: BTreeMap<u16, &Endpoint> = image
+    let vip_ports: BTreeMap<u16, VipPort> = image
         .vips
         .iter()
-        .filter(|(endpoint, _)| !endpoint.is_marker())
-        .map(|(endpoint, word)| (word.service(), endpoint))
+        .filter_map(|(key, word)| Some((word.service(), key.vip_port()?)))
         .collect();
     let labels = |record: &ServerRecord| -> Option<ServerLabels> {
-        let endpoint = *endpoints.get(&record.service)?;
-        let service = config.services.get(endpoint)?;
-        let pool = service.pools.iter().find(|pool| pool.tag == record.tag)?;
+        let vip_port = *vip_ports.get(&record.service)?;
+        let config = config.vip_ports.get(&vip_port)?;
+        let (pool, _) = config.pools().find(|(_, pool)| pool.tag == record.tag)?;
         let address = address_of(record);
-        let key = ObjectName::new(&service.virtual_server.namespace, &pool.name);
-        let servers = snapshot
-            .pools
-            .get(&key)
-            .into_iter()
-            .flat_map(|p| &p.servers);
+        let key = config.virtual_server.sibling(&pool.name);
+        let servers = snapshot.pools.get(&key).into_iter().flatten();
         let mut names: Vec<&str> = servers
             .filter(|server| server.address == address)
             .map(|server| server.name.as_str())
             .collect();
         names.sort_unstable();
         Some(ServerLabels {
-            virtual_server: service.virtual_server.to_string(),
-            vip: endpoint.address,
-            protocol: if endpoint.protocol == TCP {
-                Protocol::Tcp
-            } else {
-                Protocol::Udp
-            },
-            port: endpoint.port,
+            virtual_server: config.virtual_server.to_string(),
+            vip: vip_port.address,
+            protocol: vip_port.protocol,
+            port: vip_port.port,
             pool: pool.name.clone(),
             server: names.join(","),
             address,
@@ -69,10 +61,13 @@ fn address_of(record: &ServerRecord) -> IpAddr {
 mod tests {
     use std::collections::BTreeSet;
 
-    use sluice_planner::{
-        ForwardingMode, Limits, NodeView, Pool, PoolSelection, PoolShare, Port, Role, Server,
-        VirtualServer, node_config, plan,
+    use std::sync::Arc;
+
+    use sluice_api::{
+        DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, ObjectKey, PoolSelection,
+        Protocol,
     };
+    use sluice_planner::{Limits, NodeView, Role, Server, ServerPorts, node_config, plan};
 
     use super::*;
 
@@ -90,33 +85,30 @@ mod tests {
 
     /// One virtual server over one pool with these servers at the node's own addresses.
     fn snapshot(servers: &[(&str, IpAddr)]) -> Snapshot {
-        let virtual_server = VirtualServer {
+        let virtual_server = DecidedVirtualServer {
             addresses: vec!["203.0.113.1".parse().unwrap()],
-            ports: vec![Port {
+            ports: vec![DecidedPort {
                 name: "http".to_owned(),
                 protocol: Protocol::Tcp,
                 port: 80,
             }],
             mode: ForwardingMode::Nat,
             pool_selection: PoolSelection::Flow,
-            pools: vec![PoolShare {
+            pools: vec![DecidedPool {
                 name: "v1".to_owned(),
                 weight: 1,
+                spec_weight: 1,
             }],
         };
         let servers = servers.iter().map(|(name, address)| Server {
             name: (*name).to_owned(),
             address: *address,
             weight: 1,
-            target_ports: Vec::new(),
-            default_port: None,
+            ports: Arc::new(ServerPorts::default()),
         });
-        let pool = Pool {
-            servers: servers.collect(),
-        };
         Snapshot {
-            virtual_servers: [(ObjectName::new("shop", "web"), virtual_server)].into(),
-            pools: [(ObjectName::new("shop", "v1"), pool)].into(),
+            virtual_servers: [(ObjectKey::new("shop", "web"), Arc::new(virtual_server))].into(),
+            pools: [(ObjectKey::new("shop", "v1"), servers.collect())].into(),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sluice_api::{ExceptionKind, MAX_MESSAGE_LENGTH, NodeException};
-use sluice_planner::{ObjectKind, ObjectName, Problem};
+use sluice_api::{ExceptionKind, MAX_MESSAGE_LENGTH, NodeException, ObjectKey};
+use sluice_planner::{ObjectKind, Problem};
 
 /// Characters that a message needs to say that there is more.
 const ROOM_FOR_MORE: usize = 24;
@@ -13,7 +13,7 @@ pub(super) fn exceptions<'a>(
     problems: impl IntoIterator<Item = &'a Problem>,
 ) -> Vec<NodeException> {
     let mut objects = Vec::new();
-    let mut by_object: BTreeMap<(ExceptionKind, &ObjectName), Vec<&Problem>> = BTreeMap::new();
+    let mut by_object: BTreeMap<(ExceptionKind, &ObjectKey), Vec<&Problem>> = BTreeMap::new();
     for problem in problems {
         let kind = match problem.kind {
             ObjectKind::VirtualServer => ExceptionKind::VirtualServer,
@@ -71,7 +71,7 @@ mod tests {
     fn problem(kind: ObjectKind, name: &str, reason: Reason, message: &str) -> Problem {
         Problem {
             kind,
-            object: ObjectName::new("shop", name),
+            object: ObjectKey::new("shop", name),
             reason,
             message: message.to_owned(),
             exception: true,

@@ -7,6 +7,7 @@ mod report;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -15,11 +16,11 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_api::jiff::Timestamp;
-use sluice_api::{LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, XdpMode};
-use sluice_planner::{
-    ForwardingMode, Image, Limits, ObjectName, Pool, PoolSelection, PoolShare, Port, Protocol,
-    Server, Snapshot, VirtualServer,
+use sluice_api::{
+    DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, LoadBalancerNodeSpec,
+    LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolSelection, Protocol, XdpMode,
 };
+use sluice_planner::{Image, Limits, Server, Snapshot};
 
 use super::{Core, Effect, Input, LeaveError, Now, Place, Wanted};
 use crate::maps::{self, Attached, Hook, Mode};
@@ -316,34 +317,32 @@ fn node(generation: i64, xdp_mode: XdpMode) -> Event {
 
 /// One virtual server over one pool of these servers.
 fn decisions(revision: u64, servers: &[&str]) -> Event {
-    let virtual_server = VirtualServer {
+    let virtual_server = DecidedVirtualServer {
         addresses: vec![ip("203.0.113.1")],
-        ports: vec![Port {
+        ports: vec![DecidedPort {
             name: "http".to_owned(),
             protocol: Protocol::Tcp,
             port: 80,
         }],
         mode: ForwardingMode::Nat,
         pool_selection: PoolSelection::Flow,
-        pools: vec![PoolShare {
+        pools: vec![DecidedPool {
             name: "v1".to_owned(),
             weight: 1,
+            spec_weight: 1,
         }],
     };
     let server = |address: &&str| Server {
         name: (*address).to_owned(),
         address: ip(address),
         weight: 1,
-        target_ports: Vec::new(),
-        default_port: None,
+        ports: Arc::default(),
     };
-    let pool = Pool {
-        servers: servers.iter().map(server).collect(),
-    };
+    let servers = servers.iter().map(server).collect();
     Event::Decisions(Decisions {
         snapshot: Snapshot {
-            virtual_servers: [(ObjectName::new("shop", "web"), virtual_server)].into(),
-            pools: [(ObjectName::new("shop", "v1"), pool)].into(),
+            virtual_servers: [(ObjectKey::new("shop", "web"), Arc::new(virtual_server))].into(),
+            pools: [(ObjectKey::new("shop", "v1"), servers)].into(),
         },
         revision,
         pool_revision: revision,

@@ -132,7 +132,7 @@ impl Index {
         let owners: BTreeSet<SliceOwner> = self
             .decided_pools()
             .filter_map(|(key, decision)| {
-                let endpoints = decision.endpoints.as_ref()?;
+                let endpoints = decision.content.endpoints.as_ref()?;
                 Some(SliceOwner::of_decision(&key.namespace, endpoints))
             })
             .collect();
@@ -402,7 +402,7 @@ fn never_read<T: PartialEq>(store: &Store<T>) -> Option<&ObjectKey> {
 fn problems<T: PartialEq>(kind: ObjectKind, store: &Store<T>) -> Vec<Problem> {
     let problem = |key: &ObjectKey, reason, message| Problem {
         kind,
-        object: key.into(),
+        object: key.clone(),
         reason,
         message,
         exception: true,

@@ -3,7 +3,6 @@ use serde_json::{Value, json};
 use sluice_api::DETACH_ANNOTATION;
 use sluice_kube::watched::take;
 use sluice_kube::{Event as Watch, Item};
-use sluice_planner::ObjectName;
 
 use super::super::kinds::{Nodes, PoolSlices, ServiceSlices};
 use super::*;
@@ -161,7 +160,7 @@ fn nothing_is_told_until_every_list_is_complete() {
     let events = list_all(&mut index, vec![last], Some(&own("a", false)));
     let told = decisions(&events).unwrap();
     assert_eq!((told.revision, told.pool_revision), (7, 6));
-    let servers = &told.snapshot.pools[&ObjectName::new("shop", "v1")].servers;
+    let servers = &told.snapshot.pools[&ObjectKey::new("shop", "v1")];
     assert_eq!(servers[0].address.to_string(), "10.0.0.7");
     let spec = events.iter().find_map(|event| match event {
         Event::Node(node) => Some((node.generation, node.spec.interfaces.clone())),
@@ -205,7 +204,7 @@ fn slices_of_other_services_make_no_work() {
     apply::<PoolSlices>(&mut index, slice("v1", 9, "10.0.0.8"));
     let events = index.news();
     let told = decisions(&events).unwrap();
-    let servers = &told.snapshot.pools[&ObjectName::new("shop", "v1")].servers;
+    let servers = &told.snapshot.pools[&ObjectKey::new("shop", "v1")];
     assert_eq!(servers[0].address.to_string(), "10.0.0.8");
 }
 

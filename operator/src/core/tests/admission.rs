@@ -196,7 +196,14 @@ fn a_virtual_server_and_its_pools_may_change_family_together() {
     sim.settle();
     assert_eq!(sim.ready("web").1, "Live");
     assert_eq!(sim.pool_ready("v1").1, "Live");
-    assert!(sim.world.decision(&key("web")).expect("decided").addresses[0].is_ipv6());
+    assert!(
+        sim.world
+            .decision(&key("web"))
+            .expect("decided")
+            .content
+            .addresses[0]
+            .is_ipv6()
+    );
 }
 
 #[test]

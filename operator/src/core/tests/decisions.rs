@@ -18,9 +18,17 @@ fn decides_waits_for_nodes_and_then_rests() {
         "pools come first"
     );
     let v1 = sim.world.pool_decision(&key("v1")).expect("decided");
-    let port = &sim.world.decision(&key("web")).expect("decided").ports[0];
+    let port = &sim
+        .world
+        .decision(&key("web"))
+        .expect("decided")
+        .content
+        .ports[0];
     assert_eq!(
-        (v1.servers[0].weight, v1.servers[0].target_port(port)),
+        (
+            v1.content.servers[0].weight,
+            v1.content.servers[0].target_port(port)
+        ),
         (1, 8080)
     );
     sim.acknowledge();

@@ -205,7 +205,12 @@ impl Sim {
 
     fn weights(&self, name: &str) -> Vec<u32> {
         let decision = self.world.decision(&key(name)).expect("decision");
-        decision.pools.iter().map(|pool| pool.weight).collect()
+        decision
+            .content
+            .pools
+            .iter()
+            .map(|pool| pool.weight)
+            .collect()
     }
 
     fn revision(&self, name: &str) -> u64 {

@@ -131,7 +131,7 @@ fn decisions(sim: &Sim) -> BTreeMap<ObjectKey, Decision> {
 fn servers(sim: &Sim, pool: &ObjectKey) -> Vec<DecidedServer> {
     sim.world
         .pool_decision(pool)
-        .map(|decision| decision.servers.clone())
+        .map(|decision| decision.content.servers.clone())
         .unwrap_or_default()
 }
 
@@ -151,24 +151,24 @@ proptest! {
             sim.tick();
             let after = decisions(&sim);
 
-            let mut endpoints = BTreeSet::new();
+            let mut vip_ports = BTreeSet::new();
             let mut revisions = BTreeSet::new();
             for (key, decision) in &after {
-                for endpoint in decision.endpoints() {
-                    prop_assert!(endpoints.insert(endpoint), "{endpoint:?} is served twice");
+                for vip_port in decision.content.vip_ports() {
+                    prop_assert!(vip_ports.insert(vip_port), "{vip_port} is served twice");
                 }
                 prop_assert!(revisions.insert(decision.revision), "revision given twice");
-                prop_assert!(decision.pools.iter().any(|pool| pool.weight > 0));
-                for pool in &decision.pools {
+                prop_assert!(decision.content.pools.iter().any(|pool| pool.weight > 0));
+                for pool in &decision.content.pools {
                     let servers = servers(&sim, &key.sibling(&pool.name));
-                    for vip in &decision.addresses {
+                    for vip in &decision.content.addresses {
                         let reachable = servers.iter().any(|server| server.address.is_ipv6() == vip.is_ipv6());
                         prop_assert!(reachable, "{} has nobody for {vip} after {action:?}", pool.name);
                         prop_assert!(servers.iter().all(|server| server.address != *vip));
                     }
                 }
                 match before.get(key) {
-                    Some(old) if old.same_service(decision) => prop_assert_eq!(old.revision, decision.revision),
+                    Some(old) if old.content == decision.content => prop_assert_eq!(old.revision, decision.revision),
                     _ => prop_assert!(decision.revision > highest, "a changed decision has a new revision"),
                 }
             }

@@ -1,0 +1,38 @@
+//! Heads: what a packet reads of a VIP port.
+
+use sluice_abi::{Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS};
+use sluice_api::{DecidedVirtualServer, PoolSelection};
+
+use crate::VipPortConfig;
+
+/// The head of the VIP port with this index in the maps.
+pub(crate) fn head(
+    config: &VipPortConfig,
+    index: u16,
+    pools: impl IntoIterator<Item = HeadPool>,
+) -> Head {
+    let mut head = Head {
+        seed: config.seed,
+        service: index,
+        flags: flags(&config.decided),
+        ..Head::default()
+    };
+    for (place, pool) in head.pools.iter_mut().zip(pools) {
+        *place = pool;
+        head.pool_count += 1;
+    }
+    head
+}
+
+fn flags(decided: &DecidedVirtualServer) -> u8 {
+    match decided.pool_selection {
+        PoolSelection::Flow => 0,
+        PoolSelection::ClientAddress => POOL_BY_CLIENT_ADDRESS,
+    }
+}
+
+/// The pools in use of a head.
+pub(crate) fn pools(head: &Head) -> impl Iterator<Item = &HeadPool> {
+    let in_use = usize::from(head.pool_count).min(MAX_POOLS);
+    head.pools.iter().take(in_use)
+}

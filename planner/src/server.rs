@@ -1,0 +1,57 @@
+//! Real servers, static ones and endpoints alike.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sluice_api::{DecidedPort, DecidedServer};
+
+/// A real server of a pool.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Server {
+    /// Name, for messages.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its weight among the servers of the pool; 0 = drained.
+    pub weight: u32,
+    /// Its ports.
+    pub ports: Arc<ServerPorts>,
+}
+
+/// Which port of a server is behind which port of a virtual server. The endpoints of a slice share one.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct ServerPorts {
+    /// Port numbers by the name of the virtual server's port; `None`: the server has no port of the name that the pool asks
+    /// for.
+    pub by_name: Vec<(String, Option<u16>)>,
+    /// The port behind ports whose name is not there; `None`: the virtual server's own.
+    pub default: Option<u16>,
+}
+
+impl ServerPorts {
+    /// The port behind a port of a virtual server; `None`: what the pool asks for leads nowhere.
+    pub fn behind(&self, port: &DecidedPort) -> Option<u16> {
+        match self.by_name.iter().find(|(name, _)| *name == port.name) {
+            Some((_, number)) => *number,
+            None => Some(self.default.unwrap_or(port.port)),
+        }
+    }
+}
+
+impl From<&DecidedServer> for Server {
+    fn from(decided: &DecidedServer) -> Self {
+        let ports = decided.target_ports.iter();
+        let ports = ServerPorts {
+            by_name: ports
+                .map(|target| (target.name.clone(), Some(target.port)))
+                .collect(),
+            default: None,
+        };
+        Self {
+            name: decided.name.clone(),
+            address: decided.address,
+            weight: decided.weight,
+            ports: Arc::new(ports),
+        }
+    }
+}
