@@ -50,6 +50,16 @@ pub async fn connect(flags: &args::Connection) -> anyhow::Result<Cluster> {
 }
 
 impl Cluster {
+    /// Of a client, without a limit for requests.
+    #[cfg(test)]
+    pub(crate) fn new(client: Client, namespace: &str) -> Self {
+        Self {
+            client,
+            namespace: namespace.to_owned(),
+            request_timeout: Duration::ZERO,
+        }
+    }
+
     /// Virtual servers of the namespace.
     pub fn virtual_servers(&self) -> Api<VirtualServer> {
         Api::namespaced(self.client.clone(), &self.namespace)

@@ -161,3 +161,82 @@ impl Watched for VirtualServers {
     }
     fn changed(_: &mut Known, _: Vec<Change<VirtualServer>>) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use http::{Request, Response, Uri};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn policy(version: u32) -> Value {
+        json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "RolloutPolicy",
+            "metadata": {"namespace": "shop", "name": "web", "uid": "u", "resourceVersion": version.to_string()},
+            "spec": {"virtualServerName": "vip", "stablePoolName": "v1", "candidatePoolName": "v2",
+                     "strategy": {"canary": {"steps": [{"weight": 10}]}}},
+        })
+    }
+
+    fn list(items: &[Value]) -> String {
+        let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "5"}, "items": items});
+        list.to_string()
+    }
+
+    /// A policy that changes once and goes, and no virtual server. `None`: silence.
+    fn answer(uri: &Uri) -> Option<String> {
+        let query = uri.query().unwrap_or_default();
+        let is_watch = query.contains("watch=true");
+        let event = |kind: &str, version| {
+            let line = json!({"type": kind, "object": policy(version)});
+            Some(format!("{line}\n"))
+        };
+        match uri.path().rsplit('/').next() {
+            Some("rolloutpolicies") if !is_watch => Some(list(&[policy(4)])),
+            Some("rolloutpolicies") if query.contains("resourceVersion=5") => event("MODIFIED", 7),
+            Some("rolloutpolicies") if query.contains("resourceVersion=7") => event("DELETED", 8),
+            Some("virtualservers") if !is_watch => Some(list(&[])),
+            _ => None,
+        }
+    }
+
+    fn cluster(answer: fn(&Uri) -> Option<String>) -> Cluster {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let body = answer(request.uri());
+            async move {
+                match body {
+                    Some(body) => Ok::<_, Infallible>(Response::new(Body::from(body.into_bytes()))),
+                    None => std::future::pending().await,
+                }
+            }
+        });
+        Cluster::new(Client::new(service, "shop"), "shop")
+    }
+
+    async fn version(followed: &mut Followed) -> Option<String> {
+        let news = timeout(Duration::from_secs(10), followed.next()).await;
+        let _ = news.expect("news").expect("it goes on");
+        match followed.policy() {
+            Seen::There(policy) => policy.metadata.resource_version.clone(),
+            Seen::Gone => Some("gone".to_owned()),
+            Seen::NotYet => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn changes_are_told_until_the_policy_is_gone() {
+        let mut followed = Followed::watch(&cluster(answer), "web", "vip");
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|last| last != "gone") {
+            seen.extend(version(&mut followed).await);
+            seen.dedup();
+        }
+        assert_eq!(seen, ["4", "7", "gone"]);
+        assert!(matches!(followed.virtual_server(), Seen::Gone));
+    }
+}
