@@ -9,7 +9,8 @@ use serde_json::json;
 use sluice_api::{
     ConditionType, DETACH_ANNOTATION, LoadBalancerNode, OPERATOR_MANAGER, find_condition,
 };
-use tokio::time::{Instant, sleep, timeout};
+use sluice_kube::error::{RequestError, within};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 /// Nodes are looked at this often.
@@ -25,7 +26,7 @@ pub enum Error {
     Silent,
     /// The API server refused.
     #[error("the API server refuses: may this account list, patch and delete loadbalancernodes?")]
-    Refused(#[source] kube::Error),
+    Refused(#[source] RequestError),
 }
 
 /// Annotates every node, waits until each has answered, is gone, or the time is over, and deletes them all. Returns the
@@ -74,7 +75,7 @@ async fn look(
                 ..PatchParams::default()
             };
             match answer(api.patch(&name, &parameters, &Patch::Merge(&patch))).await {
-                Err(Error::Refused(kube::Error::Api(status))) if status.code == 404 => continue,
+                Err(Error::Refused(error)) if error.code() == Some(404) => continue,
                 result => result.map(drop)?,
             }
         }
@@ -102,7 +103,7 @@ async fn remove(api: &Api<LoadBalancerNode>) -> Result<(), Error> {
     for node in answer(api.list(&ListParams::default())).await? {
         let name = node.name_any();
         match answer(api.delete(&name, &DeleteParams::default())).await {
-            Err(Error::Refused(kube::Error::Api(status))) if status.code == 404 => {}
+            Err(Error::Refused(error)) if error.code() == Some(404) => {}
             result => result.map(drop)?,
         }
         info!(node = name, "its LoadBalancerNode is deleted");
@@ -111,8 +112,10 @@ async fn remove(api: &Api<LoadBalancerNode>) -> Result<(), Error> {
 }
 
 async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    match timeout(PATIENCE, request).await {
-        Ok(answer) => answer.map_err(Error::Refused),
-        Err(_) => Err(Error::Silent),
-    }
+    within(PATIENCE, request)
+        .await
+        .map_err(|error| match error {
+            RequestError::Slow(_) => Error::Silent,
+            other => Error::Refused(other),
+        })
 }

@@ -9,8 +9,8 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use sluice_api::{
     API_VERSION, HistoryEntry, OPERATOR_MANAGER, ObjectKey, RolloutEvent, RolloutPolicyStatus,
 };
+use sluice_kube::error::within;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::managed::{Managed, Standing};
@@ -89,19 +89,16 @@ async fn write(client: Client, mut news: Receiver<News>, metrics: Arc<Metrics>) 
             action: news.action.to_owned(),
             secondary: None,
         };
-        let failure = match timeout(PATIENCE, recorder.publish(&event, &about)).await {
-            Ok(Ok(())) => {
-                told = false;
-                continue;
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(elapsed) => elapsed.to_string(),
+        let request = recorder.publish(&event, &about);
+        let Err(failure) = within(PATIENCE, request).await else {
+            told = false;
+            continue;
         };
         // Once until one is written again: what they tell stands in conditions, too.
         if told {
-            debug!(object = %news.about.key, failure, "an event could not be written");
+            debug!(object = %news.about.key, %failure, "an event could not be written");
         } else {
-            warn!(object = %news.about.key, failure, "an event could not be written");
+            warn!(object = %news.about.key, %failure, "an event could not be written");
             told = true;
         }
         metrics.events_dropped.inc();
