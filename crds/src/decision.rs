@@ -22,6 +22,10 @@ use crate::virtual_server::{
 pub struct Decision {
     /// From one counter for the whole cluster, raised with every changed decision.
     pub revision: u64,
+    /// Every decision of a virtual server up to this revision was written before this one. A node that has read this one
+    /// may acknowledge as much. Less than `revision` if others were being written at the same time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub complete_revision: u64,
     /// The generation of the spec that this was resolved from.
     pub generation: i64,
     /// What was decided.
@@ -46,6 +50,11 @@ pub struct DecidedVirtualServer {
     /// The pools in the order of the spec.
     #[schemars(length(max = MAX_POOLS))]
     pub pools: Vec<DecidedPool>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(revision: &u64) -> bool {
+    *revision == 0
 }
 
 impl DecidedVirtualServer {
@@ -138,6 +147,9 @@ pub struct DecidedPool {
 pub struct PoolDecision {
     /// From the same counter as [`Decision::revision`].
     pub revision: u64,
+    /// As [`Decision::complete_revision`], of the decisions of pools.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub complete_revision: u64,
     /// The generation of the spec that this was resolved from.
     pub generation: i64,
     /// What was decided.

@@ -93,7 +93,7 @@ impl fmt::Display for Kind {
 }
 
 /// Namespace and name. The namespace of a cluster-scoped object is empty. Orders by namespace, then name.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ObjectKey {
     /// `metadata.namespace`.
     pub namespace: String,

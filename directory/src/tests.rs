@@ -51,6 +51,7 @@ fn status(revision: u64, name: &str) -> VirtualServerStatus {
     VirtualServerStatus {
         decision: Some(Decision {
             revision,
+            complete_revision: revision,
             generation: 1,
             content: DecidedVirtualServer {
                 addresses: vec!["2001:db8::1".parse().expect("address")],

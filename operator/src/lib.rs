@@ -9,4 +9,5 @@ pub mod core;
 pub mod kube;
 mod managed;
 pub mod metrics;
+mod order;
 pub mod standalone;

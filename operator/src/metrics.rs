@@ -34,7 +34,7 @@ pub struct Metrics {
     pub reconciles: Counter,
     /// How long a round of the core takes, writes aside.
     pub reconcile_seconds: Histogram,
-    /// How long the writes of a round take.
+    /// How long a write takes.
     pub write_seconds: Histogram,
     /// Writes by kind and result.
     pub writes: Family<WriteLabels, Counter>,
@@ -130,7 +130,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "write_duration",
-            "Time of the writes of a round",
+            "Time of a write",
             Unit::Seconds,
             self.write_seconds.clone(),
         );

@@ -108,6 +108,7 @@ impl Node {
         let pool = RealServerPoolStatus {
             decision: Some(PoolDecision {
                 revision: revision - 1,
+                complete_revision: revision - 1,
                 generation: 1,
                 content: DecidedRealServerPool {
                     servers: servers.collect::<Result<_>>()?,
@@ -122,6 +123,7 @@ impl Node {
         let web = VirtualServerStatus {
             decision: Some(Decision {
                 revision,
+                complete_revision: revision,
                 generation: 1,
                 content: DecidedVirtualServer {
                     addresses: vec!["203.0.113.1".parse()?],

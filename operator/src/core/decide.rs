@@ -35,14 +35,15 @@ pub(super) fn served(
         .collect()
 }
 
-/// Raises the revision for every decision that changes: pools first, since virtual servers refer to them.
+/// Gives every decision that changes a revision higher than all before: pools first, since virtual servers refer to them.
+/// Whoever writes them may give higher ones, in the order of writing (see [`crate::order`]).
 pub(super) fn decide(
     world: &World,
     checked: &Checked,
     served: BTreeMap<ObjectKey, DecidedVirtualServer>,
     mut weights: BTreeMap<ObjectKey, Vec<DecidedPool>>,
 ) -> Decided {
-    let mut revision = world.highest_revision();
+    let mut highest = world.highest_revision();
     let mut decided = Decided {
         pools: BTreeMap::new(),
         virtual_servers: BTreeMap::new(),
@@ -57,7 +58,7 @@ pub(super) fn decide(
             world.pool_decision(key),
             content,
             generation.unwrap_or_default(),
-            &mut revision,
+            &mut highest,
         );
         decided.pools.insert(key.clone(), decision);
     }
@@ -70,11 +71,13 @@ pub(super) fn decide(
         content.pools = weights
             .remove(&key)
             .unwrap_or_else(|| weights_without_rollout(content.pools, last));
+        let (revision, complete_revision) = match last {
+            Some(last) if last.content == content => (last.revision, last.complete_revision),
+            _ => (next(&mut highest), 0),
+        };
         let decision = Decision {
-            revision: match last {
-                Some(last) if last.content == content => last.revision,
-                _ => next(&mut revision),
-            },
+            revision,
+            complete_revision,
             generation: generation.unwrap_or_default(),
             content,
         };
@@ -92,13 +95,15 @@ fn pool(
     last: Option<&PoolDecision>,
     content: &DecidedRealServerPool,
     generation: i64,
-    revision: &mut u64,
+    highest: &mut u64,
 ) -> PoolDecision {
+    let (revision, complete_revision) = match last {
+        Some(last) if last.content == *content => (last.revision, last.complete_revision),
+        _ => (next(highest), 0),
+    };
     PoolDecision {
-        revision: match last {
-            Some(last) if last.content == *content => last.revision,
-            _ => next(revision),
-        },
+        revision,
+        complete_revision,
         generation,
         content: content.clone(),
     }

@@ -89,8 +89,8 @@ impl Liveness {
 pub(super) struct Acknowledgement {
     /// Live nodes.
     pub(super) live: Vec<String>,
-    /// Live nodes that have not acknowledged the revision, and the one they did.
-    pub(super) awaited: Vec<(String, u64)>,
+    /// Live nodes that have not acknowledged the revision.
+    pub(super) awaited: Vec<String>,
     /// What live nodes cannot do as decided, with the node's name.
     pub(super) exceptions: Vec<(String, String)>,
 }
@@ -104,7 +104,7 @@ impl Acknowledgement {
     /// Live nodes on which the decision is in force.
     pub(super) fn nodes(&self) -> usize {
         let in_force = |node: &&String| {
-            self.awaited.iter().all(|(other, _)| other != *node)
+            self.awaited.iter().all(|other| other != *node)
                 && self.exceptions.iter().all(|(other, _)| other != *node)
         };
         self.live.iter().filter(in_force).count()
@@ -164,12 +164,10 @@ fn of_revision(
     let mut result = Acknowledgement::default();
     for (name, node) in live(world) {
         result.live.push(name.clone());
-        let acknowledged = node.status.acknowledged_revision;
-        let of_pools = node.status.acknowledged_pool_revision;
-        if acknowledged < wanted.revision {
-            result.awaited.push((name.clone(), acknowledged));
-        } else if of_pools < wanted.pool_revision {
-            result.awaited.push((name.clone(), of_pools));
+        if node.status.acknowledged_revision < wanted.revision
+            || node.status.acknowledged_pool_revision < wanted.pool_revision
+        {
+            result.awaited.push(name.clone());
         }
         let exceptions = &node.status.exceptions;
         let concerning = exceptions.iter().filter(|e| concerns(e)).map(told);

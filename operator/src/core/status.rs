@@ -94,7 +94,7 @@ pub(super) fn virtual_server(
                 decision.as_ref().map(|d| (d.generation, d.revision)),
             ),
         ),
-        (Some(decision), []) => in_force(&acknowledgement, decision.revision),
+        (Some(_), []) => in_force(&acknowledgement),
         (None, []) => State::Reconciling(Reason::AwaitingNodes, String::new()),
     });
     let silent = nodes::silent(world);
@@ -208,18 +208,18 @@ fn refused(refusals: &[Refusal], decision: Option<(i64, u64)>) -> String {
     format!("{}; {instead}", errors.join("; "))
 }
 
-fn in_force(acknowledgement: &Acknowledgement, revision: u64) -> State {
-    let live = acknowledgement.live.len();
-    if live == 0 {
-        let message = format!("revision {revision} waits for a node: start an agent");
+/// Names no revision: a decision gets its own when it is written.
+fn in_force(acknowledgement: &Acknowledgement) -> State {
+    if acknowledgement.live.is_empty() {
+        let message = "decided; waits for a node: start an agent".to_owned();
         State::Reconciling(Reason::NoLiveNode, message)
     } else if !acknowledgement.awaited.is_empty() {
-        let message = format!("revision {revision} waits for {}", awaited(acknowledgement));
+        let message = format!("decided; waits for {}", awaited(acknowledgement));
         State::Reconciling(Reason::AwaitingNodes, message)
     } else if !acknowledgement.exceptions.is_empty() {
         State::Reconciling(Reason::NodeException, exceptions(acknowledgement))
     } else {
-        let message = format!("revision {revision} is in force on {live} nodes");
+        let message = "in force on every live node".to_owned();
         State::Ready(Reason::Live, message)
     }
 }
@@ -231,7 +231,7 @@ fn awaited(acknowledgement: &Acknowledgement) -> String {
         .awaited
         .iter()
         .take(NAMED)
-        .map(|(node, revision)| format!("{node} (at {revision})"))
+        .cloned()
         .collect();
     let further = acknowledgement.awaited.len() - nodes.len();
     if further > 0 {
@@ -277,10 +277,7 @@ pub(super) fn pool(
             Reason::Unused,
             "accepted; no virtual server in force uses it".to_owned(),
         ),
-        (Some(decision), []) => in_force(
-            &nodes::of_pool(world, key, decision.revision),
-            decision.revision,
-        ),
+        (Some(decision), []) => in_force(&nodes::of_pool(world, key, decision.revision)),
         (None, []) => State::Reconciling(Reason::AwaitingNodes, String::new()),
     });
     let servers = decision

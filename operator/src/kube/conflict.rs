@@ -3,6 +3,8 @@
 use kube::core::Status;
 use sluice_kube::error::text;
 
+use crate::order::Failure;
+
 /// A write that was not taken.
 #[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
 pub(super) enum WriteError {
@@ -42,9 +44,15 @@ impl WriteError {
         }
     }
 
-    /// Whether the same write may be taken soon, though nothing changed here.
-    pub(super) const fn may_pass(&self) -> bool {
-        matches!(self, Self::Failed(_) | Self::Unavailable(_))
+    /// What it means for what is written when.
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Stale => Failure::Stale,
+            Self::Gone => Failure::Gone,
+            Self::FieldManager(why) | Self::Refused(why) => Failure::Refused(why.clone()),
+            Self::Failed(why) => Failure::Failed(why.clone()),
+            Self::Unavailable(why) => Failure::Unavailable(why.clone()),
+        }
     }
 
     /// Reads the answer to a write.

@@ -12,10 +12,10 @@ use super::conflict::WriteError;
 use super::events::{About, Events, News};
 use super::facts::SliceFacts;
 use super::index::{Index, of_namespace};
-use super::patience::Patience;
 use super::slices::{MAX_POOL_PODS, Plan, Wanted, name_prefix, plan};
 use super::writer::Writer;
 use crate::core::Node;
+use crate::order::Waits;
 use sluice_kube::{Item, Stamp};
 
 /// Writes at once.
@@ -24,7 +24,7 @@ const AT_ONCE: usize = 8;
 /// What is remembered of the pools' slices.
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
-    waiting: Patience<ObjectKey>,
+    waiting: Waits<ObjectKey>,
     /// Pools with more pods than there may be.
     crowded: BTreeSet<ObjectKey>,
 }
@@ -62,7 +62,7 @@ impl Endpoints {
             std::mem::take(&mut index.dirty_pools).into_iter().collect();
         pools.sort_by_key(|key| self.waiting.comes_last(key));
         for key in pools {
-            if !self.waiting.allows(&key, 0, now_ms) {
+            if self.waiting.due_ms(&key, 0) > now_ms {
                 index.dirty_pools.insert(key);
                 continue;
             }
@@ -72,7 +72,7 @@ impl Endpoints {
             };
             self.crowd(index, events, &key, plan.left_out);
             if plan.gaining.is_empty() && plan.changed.is_empty() && plan.delete.is_empty() {
-                self.waiting.succeeded(&key);
+                self.waiting.end(&key);
             }
             let apply = |slice| (key.clone(), Job::Apply(Box::new(slice)));
             first.extend(plan.gaining.into_iter().map(apply));
@@ -101,7 +101,7 @@ impl Endpoints {
         error: &WriteError,
         now_ms: u64,
     ) {
-        let news = self.waiting.failed(pool, 0, error, now_ms);
+        let news = self.waiting.failed(pool, 0, &error.failure(), now_ms);
         if !news || matches!(error, WriteError::Stale | WriteError::Gone) {
             return;
         }

@@ -1,13 +1,14 @@
 //! The core over the Kubernetes API.
 //!
 //! ```text
-//! watches ──► one queue ──► Index ──► World ──► core::reconcile ──► Outcome ──► Round ──► status (server-side apply)
+//! watches ──► one queue ──► Index ──► World ──► core::reconcile ──► Outcome ──► order ──► status (server-side apply)
 //!                             │  ▲                                                │
 //!                             │  └──────────── answers to our own writes ─────────┘
 //!                             └──► slices::plan ──► EndpointSlices of pools that select pods
 //! ```
 //!
-//! One loop gathers what the watches tell, decides, and writes; nothing is asked of the API server between two decisions.
+//! One loop gathers what the watches tell, decides, and starts the writes that [`order`](crate::order) says; answers come in
+//! beside the news. Nothing is asked of the API server between two decisions.
 //! Every write carries the version that it was computed from: if the object has changed, the answer is a conflict, and the
 //! watch tells what to decide from.
 
@@ -16,19 +17,18 @@ pub mod detach;
 mod endpoints;
 mod events;
 mod facts;
+mod flight;
 mod index;
 mod kept;
 mod memory;
 mod nodes;
 mod operator;
-mod order;
-mod patience;
-mod round;
 mod slices;
 #[cfg(test)]
 mod tests;
 mod watch;
 mod writer;
+mod written;
 
 use kube::Client;
 use sluice_kube::connect::{Choice, ConnectError, Connection};
@@ -48,8 +48,8 @@ pub enum Error {
     /// There is no connection to the API server.
     #[error(transparent)]
     Connect(ConnectError),
-    /// A watch task ended, which it never should.
-    #[error("the watches have ended")]
+    /// A watch or a write ended as it never should.
+    #[error("the watches or the writes have ended")]
     Ended,
 }
 

@@ -1,28 +1,30 @@
 //! The loop.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::Client;
-use sluice_api::Time;
 use sluice_api::jiff::Timestamp;
+use sluice_api::{Kind, Time};
 use sluice_kube::identity::{Guard, World};
 use sluice_kube::store::{Missed, Why};
 use sluice_kube::watch::Server;
 use sluice_kube::watched::{Message, Topic};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::time::{Instant as Moment, sleep_until, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant as Moment, sleep_until};
 use tracing::{debug, info};
 
 use super::Error;
 use super::endpoints::Endpoints;
 use super::events::{About, Events, News};
+use super::flight::{Ground, Landing, fly};
 use super::index::Index;
-use super::round::{End, Round, Waiting, forget_gone};
 use super::watch::KINDS;
 use super::writer::Writer;
 use crate::core::reconcile;
 use crate::metrics::{KindLabel, Metrics};
+use crate::order::{Next, Schedule};
 
 /// Room in the queue of what the watches tell; a watch waits when it is full.
 const QUEUE: usize = 1024;
@@ -32,16 +34,13 @@ const QUIET: Duration = Duration::from_millis(20);
 const GATHER: Duration = Duration::from_millis(200);
 /// Timers of rollouts and the silence of nodes are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
-/// Conditions alone are written no more often than this: nodes acknowledge one by one.
-const CALM: Duration = Duration::from_millis(500);
-/// Decisions go before conditions for so long.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// New objects that name others which nobody has heard of yet are waited with for so long: kinds are watched apart, so a pool
 /// may be heard of after the virtual server that was applied together with it.
 const REFERENTS: Duration = Duration::from_secs(1);
-/// Pause after the API server did not take a write; it doubles up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The core rests this many times as long as it took, so that writes get their turn.
+const REST: u32 = 3;
+/// Writes under way at one time.
+const AT_ONCE: usize = 8;
 
 /// Runs the operator until `stop` is ready. `namespace` has the Leases of the nodes' agents.
 pub async fn run(
@@ -55,6 +54,7 @@ pub async fn run(
     let guard = Arc::new(Guard::new(client.clone(), world.clone()));
     watch(&client, namespace, &world, &guard, &sender);
     drop(sender);
+    let now = Moment::now();
     let operator = Operator {
         index: Index::new(namespace),
         world,
@@ -62,11 +62,13 @@ pub async fn run(
         writer: Writer::new(client.clone(), Arc::clone(&metrics)),
         events: Events::start(client, &metrics),
         endpoints: Endpoints::default(),
-        waiting: Waiting::default(),
+        schedule: Schedule::new(AT_ONCE),
+        flights: JoinSet::new(),
         metrics,
-        start: Instant::now(),
-        calm: None,
-        pause: None,
+        start: now,
+        heard: None,
+        look_at: now,
+        rest_until: now,
         complete: false,
         lacking: None,
     };
@@ -86,13 +88,17 @@ struct Operator {
     writer: Writer,
     events: Events,
     endpoints: Endpoints,
-    waiting: Waiting,
+    schedule: Schedule,
+    /// The writes under way.
+    flights: JoinSet<Landing>,
     metrics: Arc<Metrics>,
-    start: Instant,
-    /// When conditions were last written.
-    calm: Option<Moment>,
-    /// How long nothing is written, and until when.
-    pause: Option<(Duration, Moment)>,
+    start: Moment,
+    /// When the first and the last news came that nobody has looked at.
+    heard: Option<(Moment, Moment)>,
+    /// When to look at the latest.
+    look_at: Moment,
+    /// Until when the core rests.
+    rest_until: Moment,
     complete: bool,
     /// Since when there have been new objects that name unknown ones.
     lacking: Option<Moment>,
@@ -105,7 +111,18 @@ impl Operator {
             tokio::select! {
                 message = queue.recv() => {
                     self.take(message.ok_or(Error::Ended)?);
-                    self.gather(&mut queue).await?;
+                    while let Ok(message) = queue.try_recv() {
+                        self.take(message);
+                    }
+                    let now = Moment::now();
+                    let first = self.heard.map_or(now, |(first, _)| first);
+                    self.heard = Some((first, now));
+                }
+                Some(landing) = self.flights.join_next() => {
+                    self.land(landing.map_err(|_| Error::Ended)?);
+                    while let Some(landing) = self.flights.try_join_next() {
+                        self.land(landing.map_err(|_| Error::Ended)?);
+                    }
                 }
                 () = sleep_until(next) => {}
             }
@@ -114,17 +131,27 @@ impl Operator {
             if !self.is_complete() {
                 continue;
             }
-            if let Some(until) = self.waits_for_referents() {
-                next = next.min(until);
-                continue;
+            let due = self.due();
+            if Moment::now() >= due {
+                self.look().await;
+                self.tell_numbers();
             }
-            let more = self.round().await;
-            self.tell_numbers();
-            next = next.min(more);
+            next = next.min(self.due()).min(self.start_writes());
         }
     }
 
-    /// Until when, if so.
+    /// When it is time to look at what was heard, and to decide.
+    fn due(&self) -> Moment {
+        let quiet = self
+            .heard
+            .map(|(first, last)| (first + GATHER).min(last + QUIET));
+        let is_free = self.index.dirty && self.lacking.is_none();
+        let landed = is_free.then_some(self.rest_until);
+        let due = quiet.or(landed).unwrap_or(self.look_at);
+        due.max(self.rest_until).min(self.look_at)
+    }
+
+    /// Until when new objects that name unknown ones are waited with, if so.
     fn waits_for_referents(&mut self) -> Option<Moment> {
         if !self.index.lacks_referents() {
             self.lacking = None;
@@ -133,20 +160,6 @@ impl Operator {
         let now = Moment::now();
         let until = *self.lacking.get_or_insert(now) + REFERENTS;
         (now < until).then_some(until)
-    }
-
-    async fn gather(&mut self, queue: &mut Receiver<Message<Index>>) -> Result<(), Error> {
-        let end = Moment::now() + GATHER;
-        loop {
-            let until = end.min(Moment::now() + QUIET);
-            match timeout_at(until, queue.recv()).await {
-                Ok(message) => self.take(message.ok_or(Error::Ended)?),
-                Err(_) => return Ok(()),
-            }
-            if Moment::now() >= end {
-                return Ok(());
-            }
-        }
     }
 
     fn take(&mut self, message: Message<Index>) {
@@ -190,13 +203,13 @@ impl Operator {
         self.complete
     }
 
-    /// Looks at the nodes, writes slices, decides, writes. Returns when to do so again at the latest.
-    async fn round(&mut self) -> Moment {
-        let now = Moment::now();
-        if let Some((_, until)) = self.pause
-            && now < until
-        {
-            return until;
+    /// Looks at the nodes, writes slices, decides.
+    async fn look(&mut self) {
+        self.heard = None;
+        self.look_at = Moment::now() + TICK;
+        if let Some(until) = self.waits_for_referents() {
+            self.look_at = self.look_at.min(until);
+            return;
         }
         let now_ms = self.elapsed_ms();
         if self.index.is_in_doubt(now_ms) {
@@ -207,69 +220,66 @@ impl Operator {
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)
             .await;
-        let timers = !self.index.policies.objects.is_empty() || self.waiting.len() > 0;
-        if !self.index.dirty && !timers {
-            return now + TICK;
+        // The timers of rollouts.
+        if self.index.dirty || !self.index.policies.objects.is_empty() {
+            self.decide().await;
         }
-        let since = |wait: Duration| self.calm.is_none_or(|last| now >= last + wait);
-        let (calm, patience_over) = (since(CALM), since(PATIENCE));
-        let end = self.decide(calm, patience_over).await;
-        if calm && (!end.decisions_left || patience_over) {
-            self.calm = Some(now);
-        }
-        // Slices may have been written meanwhile, which count for the next round.
-        let more = end.more || self.index.dirty;
-        let unavailable = end.unavailable || end.still_unavailable;
-        self.index.dirty = more || end.calm_left || unavailable;
-        if unavailable {
-            // One object that is never taken makes no pause longer.
-            let factor = if end.unavailable { 2 } else { 1 };
-            let last = self.pause.map(|(pause, _)| pause * factor);
-            let pause = last.unwrap_or(FIRST_PAUSE).min(LONGEST_PAUSE);
-            let until = Moment::now() + pause;
-            self.pause = Some((pause, until));
-            return until;
-        }
-        self.pause = None;
-        if more {
-            return Moment::now();
-        }
-        if end.calm_left {
-            return self.calm.map_or(now, |last| last + CALM);
-        }
-        Moment::now() + TICK
     }
 
-    async fn decide(&mut self, calm: bool, patience_over: bool) -> End {
+    async fn decide(&mut self) {
         self.index.dirty = false;
-        let began = Instant::now();
+        self.index.raise_floor(self.schedule.given());
+        let began = Moment::now();
         let time = now();
-        let outcome = self.index.with_world(|world| reconcile(world, &time));
-        self.metrics.reconciles.inc();
+        let mut highest = 0;
+        let outcome = self.index.with_world(|world| {
+            highest = world.highest_revision();
+            reconcile(world, &time)
+        });
+        self.schedule.raise(highest);
         let took = began.elapsed();
+        self.metrics.reconciles.inc();
         self.metrics.reconcile_seconds.observe(took.as_secs_f64());
-        forget_gone(&mut self.waiting, &self.index);
-        let began = Instant::now();
-        let now_ms = self.elapsed_ms();
         // Slices before the decisions by which nodes read them.
         self.index.select(&outcome);
+        let now_ms = self.elapsed_ms();
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)
             .await;
-        let round = Round {
+        let index = &self.index;
+        self.schedule
+            .reopen([Kind::VirtualServer, Kind::RealServerPool]);
+        self.schedule.retain(|object| index.stamp(object).is_some());
+        self.schedule.decide(index, outcome);
+        self.rest_until = Moment::now() + took * REST;
+        debug!(?took, pending = self.schedule.pending_count(), "decided");
+    }
+
+    /// Starts what may be written now. Returns when to look for more at the latest.
+    fn start_writes(&mut self) -> Moment {
+        loop {
+            let now_ms = self.elapsed_ms();
+            match self.schedule.next(&self.index, now_ms) {
+                Next::Write(write) => {
+                    let stamp = self.index.stamp(&write.object).cloned();
+                    let stamp = stamp.unwrap_or_default();
+                    self.flights.spawn(fly(self.writer.clone(), *write, stamp));
+                }
+                Next::At(ms) => return self.start + Duration::from_millis(ms),
+                Next::Idle => return Moment::now() + TICK,
+            }
+        }
+    }
+
+    fn land(&mut self, landing: Landing) {
+        let now_ms = self.elapsed_ms();
+        let mut ground = Ground {
             index: &mut self.index,
-            writer: &self.writer,
-            waiting: &mut self.waiting,
+            schedule: &mut self.schedule,
             events: &self.events,
             now_ms,
-            last: false,
-            tried: false,
         };
-        let end = round.write(outcome, calm, patience_over).await;
-        let wrote = began.elapsed();
-        self.metrics.write_seconds.observe(wrote.as_secs_f64());
-        debug!(?took, ?wrote, ?end, "a round");
-        end
+        ground.land(landing);
     }
 
     fn tell_numbers(&mut self) {
@@ -280,7 +290,7 @@ impl Operator {
                 .get_or_create(&label(kind.name))
                 .set(count);
         }
-        let waiting = self.waiting.len() + self.endpoints.waits();
+        let waiting = self.schedule.waiting() + self.endpoints.waits();
         self.metrics
             .waiting
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -106,6 +106,7 @@ impl Writer {
         kind: &'static str,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, WriteError> {
+        let began = Instant::now();
         let result = match timeout(DEADLINE, request).await {
             Ok(answer) => answer.map_err(|error| WriteError::of(&error)),
             Err(_) => Err(WriteError::Unavailable(format!(
@@ -113,6 +114,8 @@ impl Writer {
                 DEADLINE.as_secs()
             ))),
         };
+        let took = began.elapsed().as_secs_f64();
+        self.metrics.write_seconds.observe(took);
         let name = result.as_ref().map_or_else(WriteError::name, |_| "ok");
         let labels = WriteLabels { kind, result: name };
         self.metrics.writes.get_or_create(&labels).inc();

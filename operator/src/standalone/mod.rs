@@ -3,28 +3,25 @@
 //! One call of [`Standalone::tick`] looks at the files and writes what changed. What is in memory is what is on disk: after
 //! a failed write the next tick decides anew. A restart at any point goes on from the files.
 
+mod files;
 mod manifests;
 mod nodes;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{
-    Kind, ObjectKey, RealServerPool, RealServerPoolStatus, RolloutPolicy, Time, VirtualServer,
-    VirtualServerStatus,
-};
+use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer};
 use sluice_directory::{Directory, DirectoryError, Lock};
 
 use crate::core::{Outcome, World, reconcile};
+use crate::order::{Failure, Next, Schedule, Write};
+use files::Files;
 use manifests::Manifests;
 use nodes::Nodes;
 use store::Store;
 
 /// Timers of rollouts, the only ones of the core, are looked at this often when nothing else happens.
 const IDLE_MS: u64 = 1000;
-
-/// Conditions alone are written no more often than this: nodes acknowledge one by one.
-const CALM_MS: u64 = 500;
 
 /// The operator of one directory.
 #[derive(Debug)]
@@ -41,8 +38,7 @@ pub struct Standalone {
     /// When the core last ran, and whether its answer may not be final yet.
     last_ms: u64,
     busy: bool,
-    /// When conditions were last written.
-    calm_ms: Option<u64>,
+    schedule: Schedule,
     _lock: Lock,
 }
 
@@ -60,7 +56,8 @@ impl Standalone {
             stale: true,
             last_ms: 0,
             busy: true,
-            calm_ms: None,
+            // Who reads the files claims all revisions up to the highest.
+            schedule: Schedule::new(1),
             directory,
             _lock: lock,
         })
@@ -101,13 +98,14 @@ impl Standalone {
             policies: std::mem::take(&mut self.policies.objects),
             nodes: std::mem::take(&mut self.nodes.known),
             orphans: BTreeMap::new(),
-            revision_floor: self.revision_floor,
+            revision_floor: self.revision_floor.max(self.schedule.given()),
             cluster: None,
         };
         let world = World {
             orphans: self.pools.statuses_without(&world.pools),
             ..world
         };
+        self.schedule.raise(world.highest_revision());
         let outcome = reconcile(&world, now);
         self.virtual_servers.objects = world.virtual_servers;
         self.pools.objects = world.pools;
@@ -116,83 +114,43 @@ impl Standalone {
         outcome
     }
 
-    /// Writes what changed: rollouts before the weights they ask for, decisions in the order of their revisions. Returns
-    /// whether anything changed or is left to be written.
+    /// Writes what changed, in order. Returns whether anything changed or is left to be written.
     fn write(&mut self, outcome: Outcome, monotonic_ms: u64) -> Result<bool, DirectoryError> {
-        let Outcome {
-            mut virtual_servers,
-            mut pools,
-            policies,
-        } = outcome;
-        let order = self.changed_decisions(&pools, &virtual_servers);
-        let gone = self.virtual_servers.highest_gone(&virtual_servers);
-        let gone = gone.max(self.pools.highest_gone(&pools));
         let directory = &self.directory;
+        let gone = self.virtual_servers.highest_gone(&outcome.virtual_servers);
+        let gone = gone.max(self.pools.highest_gone(&outcome.pools));
         if gone > self.revision_floor {
             directory.write_revision_floor(gone)?;
             self.revision_floor = gone;
         }
-        let mut changed = self.virtual_servers.keep(directory, &virtual_servers)?;
-        changed |= self.policies.keep(directory, &policies)?;
-        for (key, status) in policies {
-            changed |= self.policies.write(directory, &key, status)?;
+        let mut changed = self
+            .virtual_servers
+            .keep(directory, |key| outcome.virtual_servers.contains_key(key))?;
+        changed |= self
+            .policies
+            .keep(directory, |key| outcome.policies.contains_key(key))?;
+        let pools: BTreeSet<ObjectKey> = outcome.pools.keys().cloned().collect();
+        let mut files = Files {
+            virtual_servers: &mut self.virtual_servers,
+            pools: &mut self.pools,
+            policies: &mut self.policies,
+        };
+        self.schedule
+            .reopen([Kind::VirtualServer, Kind::RealServerPool]);
+        self.schedule.retain(|object| files.has(object));
+        self.schedule.decide(&files, outcome);
+        while let Next::Write(write) = self.schedule.next(&files, monotonic_ms) {
+            let Write { object, status } = *write;
+            let result = files.write(directory, &object.1, status);
+            let failure = result.as_ref().err();
+            let failure = failure.map(|error| Failure::Failed(error.to_string()));
+            let answer = failure.as_ref().map_or(Ok(()), Err);
+            self.schedule.answered(&object, answer, monotonic_ms);
+            result?;
+            changed = true;
         }
-        for (_, kind, key) in order {
-            if kind == Kind::RealServerPool {
-                if let Some(status) = pools.get(&key).cloned() {
-                    changed |= self.pools.write(directory, &key, status)?;
-                }
-            } else if let Some(status) = virtual_servers.get(&key).cloned() {
-                changed |= self.virtual_servers.write(directory, &key, status)?;
-            }
-        }
-        changed |= self.pools.keep(directory, &pools)?;
-        let calm = self.calm_ms.map(|last| monotonic_ms.saturating_sub(last));
-        if calm.is_some_and(|ms| ms < CALM_MS) {
-            return Ok(true);
-        }
-        self.calm_ms = Some(monotonic_ms);
-        while let Some((key, status)) = pools.pop_first() {
-            changed |= self.pools.write(directory, &key, status)?;
-        }
-        while let Some((key, status)) = virtual_servers.pop_first() {
-            changed |= self.virtual_servers.write(directory, &key, status)?;
-        }
-        Ok(changed)
-    }
-
-    /// What is written at once: changed decisions, and acknowledged ones, which the next decision would hide.
-    fn changed_decisions(
-        &self,
-        pools: &BTreeMap<ObjectKey, RealServerPoolStatus>,
-        virtual_servers: &BTreeMap<ObjectKey, VirtualServerStatus>,
-    ) -> Vec<(u64, Kind, ObjectKey)> {
-        let mut changed = Vec::new();
-        for (key, status) in pools {
-            let last = self.pools.status(key).and_then(|s| s.decision.as_ref());
-            if let Some(decision) = status.decision.as_ref().filter(|new| last != Some(*new)) {
-                changed.push((decision.revision, Kind::RealServerPool, key.clone()));
-            }
-        }
-        for (key, status) in virtual_servers {
-            let Some(decision) = &status.decision else {
-                continue;
-            };
-            let last = self.virtual_servers.status(key);
-            let same = last.is_some_and(|last| {
-                let revision = |status: &VirtualServerStatus| {
-                    status
-                        .acknowledged
-                        .as_ref()
-                        .map_or(0, |acknowledged| acknowledged.revision)
-                };
-                last.decision.as_ref() == Some(decision) && revision(last) == revision(status)
-            });
-            if !same {
-                changed.push((decision.revision, Kind::VirtualServer, key.clone()));
-            }
-        }
-        changed.sort();
-        changed
+        // Decisions that no longer name them are written.
+        changed |= self.pools.keep(directory, |key| pools.contains(key))?;
+        Ok(changed || self.schedule.pending_count() > 0)
     }
 }

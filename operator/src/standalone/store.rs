@@ -64,6 +64,11 @@ impl<K: Managed> Store<K> {
         self.files.get(key).map(|file| &file.status)
     }
 
+    /// All statuses on disk.
+    pub(super) fn statuses(&self) -> impl Iterator<Item = (&ObjectKey, &K::Status)> {
+        self.files.iter().map(|(key, file)| (key, &file.status))
+    }
+
     /// The statuses of objects that are gone.
     pub(super) fn statuses_without(
         &self,
@@ -76,7 +81,7 @@ impl<K: Managed> Store<K> {
             .collect()
     }
 
-    /// The highest revision among the files that [`Self::keep`] would remove; 0 if there is none.
+    /// The highest revision among the files of all objects but these; 0 if there is none.
     pub(super) fn highest_gone<T>(&self, keep: &BTreeMap<ObjectKey, T>) -> u64 {
         let gone = self.files.iter().filter(|(key, _)| !keep.contains_key(key));
         gone.map(|(_, file)| K::revision(&file.status))
@@ -84,16 +89,16 @@ impl<K: Managed> Store<K> {
             .unwrap_or_default()
     }
 
-    /// Removes the files of all objects but these. Returns whether there were any.
-    pub(super) fn keep<T>(
+    /// Removes the files of all objects for which `keep` is false. Returns whether there were any.
+    pub(super) fn keep(
         &mut self,
         directory: &Directory,
-        keep: &BTreeMap<ObjectKey, T>,
+        keep: impl Fn(&ObjectKey) -> bool,
     ) -> Result<bool, DirectoryError> {
         let gone: Vec<ObjectKey> = self
             .files
             .keys()
-            .filter(|key| !keep.contains_key(key))
+            .filter(|key| !keep(key))
             .cloned()
             .collect();
         for key in &gone {
@@ -104,19 +109,16 @@ impl<K: Managed> Store<K> {
         Ok(!gone.is_empty())
     }
 
-    /// Writes a status if it is another one. Returns whether it is.
+    /// Writes a status.
     pub(super) fn write(
         &mut self,
         directory: &Directory,
         key: &ObjectKey,
         status: K::Status,
-    ) -> Result<bool, DirectoryError> {
+    ) -> Result<(), DirectoryError> {
         let Some(file) = self.files.get_mut(key) else {
-            return Ok(false);
+            return Ok(());
         };
-        if file.status == status {
-            return Ok(false);
-        }
         let before = std::mem::replace(&mut file.status, status);
         if let Err(error) = directory.write_status(K::KIND, file) {
             file.status = before;
@@ -126,6 +128,6 @@ impl<K: Managed> Store<K> {
         if let Some(object) = self.objects.get_mut(key) {
             *object.parts().2 = Some(file.status.clone());
         }
-        Ok(true)
+        Ok(())
     }
 }

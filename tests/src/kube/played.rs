@@ -178,9 +178,9 @@ async fn read(client: &Client) -> kube::Result<Revisions> {
         .list(&all)
         .await?;
     let servers = servers.items.into_iter();
-    let servers = servers.filter_map(|server| Some(server.status?.decision?.revision));
+    let servers = servers.filter_map(|server| Some(server.status?.decision?.complete_revision));
     let pools = pools.items.into_iter();
-    let pools = pools.filter_map(|pool| Some(pool.status?.decision?.revision));
+    let pools = pools.filter_map(|pool| Some(pool.status?.decision?.complete_revision));
     Ok(Revisions {
         virtual_servers: servers.max().unwrap_or_default(),
         pools: pools.max().unwrap_or_default(),

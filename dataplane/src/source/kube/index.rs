@@ -107,7 +107,7 @@ impl Index {
         let now = changes
             .iter()
             .filter_map(|c| self.virtual_servers.objects.get(&c.key)?.as_ref());
-        let newest = now.map(|decision| decision.revision).max();
+        let newest = now.map(|decision| decision.complete_revision).max();
         self.revision = self.revision.max(newest.unwrap_or_default());
         self.told.decisions_changed = true;
         self.settle();
@@ -118,7 +118,7 @@ impl Index {
         let now = changes
             .iter()
             .filter_map(|c| self.pools.objects.get(&c.key)?.as_ref());
-        let newest = now.map(|decision| decision.revision).max();
+        let newest = now.map(|decision| decision.complete_revision).max();
         self.pool_revision = self.pool_revision.max(newest.unwrap_or_default());
         self.told.decisions_changed = true;
         self.settle();
@@ -251,9 +251,12 @@ impl Index {
             self.trusted = own.map(|own| own.uid);
             // Another world has a counter of its own.
             let servers = self.virtual_servers.objects.values().flatten();
-            self.revision = servers.map(|d| d.revision).max().unwrap_or_default();
+            self.revision = servers
+                .map(|d| d.complete_revision)
+                .max()
+                .unwrap_or_default();
             let pools = self.pools.objects.values().flatten();
-            self.pool_revision = pools.map(|d| d.revision).max().unwrap_or_default();
+            self.pool_revision = pools.map(|d| d.complete_revision).max().unwrap_or_default();
         }
         if !self.doubted && self.trusted.is_none() {
             self.trusted = self.own_uid().map(str::to_owned);

@@ -57,7 +57,7 @@ fn named(name: &str, version: u32) -> Value {
 fn web(version: u32, revision: u64) -> Item<Option<Decision>> {
     let mut value = named("web", version);
     value["status"] = json!({"decision": {
-        "revision": revision, "generation": 1, "addresses": ["203.0.113.1"],
+        "revision": revision, "completeRevision": revision, "generation": 1, "addresses": ["203.0.113.1"],
         "ports": [{"name": "http", "protocol": "TCP", "port": 80}],
         "mode": "NAT", "poolSelection": "Flow",
         "pools": [{"name": "v1", "weight": 1, "specWeight": 1}],
@@ -68,7 +68,7 @@ fn web(version: u32, revision: u64) -> Item<Option<Decision>> {
 fn pool(version: u32, revision: u64) -> Item<Option<PoolDecision>> {
     let mut value = named("v1", version);
     value["status"] = json!({"decision": {
-        "revision": revision, "generation": 1,
+        "revision": revision, "completeRevision": revision, "generation": 1,
         "endpoints": {"source": "Pods", "name": "v1", "targetPorts": [{"name": "http", "port": 8080}]},
     }});
     item::<Pools>(value)
@@ -180,6 +180,21 @@ fn revisions_are_the_highest_seen_of_their_kind() {
     let told = decisions(&events).unwrap();
     assert!(told.snapshot.virtual_servers.is_empty());
     assert_eq!((told.revision, told.pool_revision), (12, 6));
+}
+
+/// Others may still be on their way to the API server.
+#[test]
+fn no_more_is_claimed_than_what_is_complete() {
+    let mut index = serving();
+    let mut later = web(8, 12);
+    let Ok(Some(decision)) = &mut later.content else {
+        panic!("no decision");
+    };
+    decision.complete_revision = 9;
+    apply::<VirtualServers>(&mut index, later);
+    assert_eq!(decisions(&index.news()).map(|d| d.revision), Some(9));
+    apply::<VirtualServers>(&mut index, web(9, 12));
+    assert_eq!(decisions(&index.news()).map(|d| d.revision), Some(12));
 }
 
 #[test]

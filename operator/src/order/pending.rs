@@ -1,0 +1,118 @@
+//! What is pending, and what is under way.
+
+use sluice_api::{Kind, ObjectKey};
+
+use super::{Object, Status};
+
+/// Pause after nothing was taken; it doubles up to the longest.
+const FIRST_PAUSE_MS: u64 = 250;
+const LONGEST_PAUSE_MS: u64 = 10_000;
+
+/// Earlier ones first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Class {
+    /// What nodes forward by, and the rollouts that ask for it.
+    Decision,
+    /// What only tells how things stand, and has been waited with for long enough.
+    News,
+    /// The same, not yet.
+    Quiet,
+}
+
+/// What depends on nothing else first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Rank {
+    Policy,
+    Pool,
+    VirtualServer,
+}
+
+impl Rank {
+    pub(super) const fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::RolloutPolicy | Kind::LoadBalancerNode => Self::Policy,
+            Kind::RealServerPool => Self::Pool,
+            Kind::VirtualServer => Self::VirtualServer,
+        }
+    }
+
+    pub(super) const fn kind(self) -> Kind {
+        match self {
+            Self::Policy => Kind::RolloutPolicy,
+            Self::Pool => Kind::RealServerPool,
+            Self::VirtualServer => Kind::VirtualServer,
+        }
+    }
+}
+
+pub(super) type Place = (Class, Rank, ObjectKey);
+
+pub(super) fn object(place: &Place) -> Object {
+    (place.1.kind(), place.2.clone())
+}
+
+/// A status that is not written yet.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Pending {
+    pub(super) status: Status,
+    /// Whether its decision is to get a revision.
+    pub(super) is_new: bool,
+    /// The version of the object that it was decided from. Once another is known, it has to be decided anew.
+    pub(super) version: u64,
+}
+
+/// A write that is under way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    /// The revision that it gives, if it does.
+    pub(super) revision: Option<u64>,
+    pub(super) version: u64,
+    pub(super) sent_ms: u64,
+    pub(super) turn: Turn,
+    /// What it was sent for.
+    pub(super) pending: Option<Pending>,
+}
+
+impl Flight {
+    /// Whether nodes will be told another number.
+    pub(super) fn gives_numbers(&self) -> bool {
+        self.revision.is_some() || self.pending.is_none()
+    }
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Turn {
+    /// All but those of the last turn.
+    First,
+    /// What was failed at the last time.
+    Last,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pause {
+    pub(super) began_ms: u64,
+    pub(super) length_ms: u64,
+}
+
+impl Pause {
+    /// The pause after one more write that was not taken.
+    pub(super) fn after(last: Option<Self>, flight: &Flight, now_ms: u64) -> Self {
+        let length_ms = match last {
+            // Sent before the pause began, so it tells nothing new.
+            Some(pause) if flight.sent_ms < pause.began_ms => return pause,
+            // One object that is never taken makes no pause longer.
+            Some(pause) if flight.turn == Turn::Last => pause.length_ms,
+            Some(pause) => (pause.length_ms * 2).min(LONGEST_PAUSE_MS),
+            None => FIRST_PAUSE_MS,
+        };
+        Self {
+            began_ms: now_ms,
+            length_ms,
+        }
+    }
+
+    pub(super) fn end_ms(self) -> u64 {
+        self.began_ms + self.length_ms
+    }
+}
