@@ -30,9 +30,10 @@ mod watch;
 mod writer;
 mod written;
 
+use std::path::Path;
+
 use kube::Client;
 use sluice_kube::connect::{Choice, ConnectError, Connection};
-use std::path::Path;
 
 pub use operator::run;
 
