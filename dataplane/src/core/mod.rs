@@ -17,6 +17,7 @@
 //! later, while the rest goes on. [`Core::next_deadline`] says when a turn is due without any news.
 
 mod back_off;
+mod decided;
 mod intent;
 mod io;
 mod network;
@@ -111,7 +112,7 @@ impl Core {
     /// When the next turn is due without any news; `None`: not before there is news.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         match &self.0 {
-            Phase::Working(working) => working.next_deadline(now),
+            Phase::Working(working) => working.next_deadline(),
             Phase::Detached(detached) => Some(detached.deadline().unwrap_or(now)),
         }
     }
@@ -132,6 +133,7 @@ impl Working {
         match input {
             Input::Source(event) => {
                 intent.take(event);
+                network.follow(intent.take_addresses(), intent.take_peers());
                 return None;
             }
             Input::SourceSynced(synced) => {
@@ -204,9 +206,9 @@ impl Working {
         self.report.turn(rooms, now, effects);
     }
 
-    fn next_deadline(&self, now: Instant) -> Option<Instant> {
+    fn next_deadline(&self) -> Option<Instant> {
         let times = [
-            self.network.deadline(now),
+            self.network.deadline(),
             self.program.deadline(),
             self.leaving.retry.until(),
             self.report.deadline(),

@@ -75,8 +75,8 @@ pub enum Change {
     LinkAddress(u32),
     /// An own address. It may be the source of any route.
     Address,
-    /// A neighbour.
-    Neighbour,
+    /// A neighbour beyond an interface.
+    Neighbour(u32, IpAddr),
     /// A route to the addresses within a prefix.
     Route(Prefix),
     /// A routing rule, or a route that cannot be read.
@@ -300,10 +300,12 @@ impl Table {
             })?;
         let key = (message.header.ifindex, address);
         if !present {
-            return self.neighbours.remove(&key).map(|_| Change::Neighbour);
+            let gone = self.neighbours.remove(&key);
+            return gone.map(|_| Change::Neighbour(key.0, key.1));
         }
         let entry = neighbour(message);
-        (self.neighbours.insert(key, entry) != Some(entry)).then_some(Change::Neighbour)
+        let before = self.neighbours.insert(key, entry);
+        (before != Some(entry)).then_some(Change::Neighbour(key.0, key.1))
     }
 }
 

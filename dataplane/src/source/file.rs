@@ -10,16 +10,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sluice_api::{
-    Kind, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, ObjectKey, Validate,
+    Decision, Kind, LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole,
+    ObjectKey, PoolDecision, Validate,
 };
 use sluice_directory::manifest::Object;
 use sluice_directory::{
     DecisionReader, Directory, DirectoryError, Lock, ManifestReader, StatusFile,
 };
-use sluice_planner::{Slices, Snapshot};
 use tracing::{info, warn};
 
-use super::{Decisions, Event, NodeSpec, SourceState};
+use super::{Changes, Event, Mark, SourceState};
 
 /// Time between two looks at the directory.
 const POLL: Duration = Duration::from_millis(100);
@@ -113,6 +113,8 @@ struct Reader {
     state: Arc<SourceState>,
     decisions: DecisionReader,
     manifests: ManifestReader,
+    told_virtual_servers: BTreeMap<ObjectKey, Arc<Decision>>,
+    told_pools: BTreeMap<ObjectKey, Arc<PoolDecision>>,
     directors: BTreeSet<String>,
     peers_polled: Option<Instant>,
     told_node: Option<LoadBalancerNodeSpec>,
@@ -134,6 +136,8 @@ impl Reader {
             node,
             file,
             state,
+            told_virtual_servers: BTreeMap::new(),
+            told_pools: BTreeMap::new(),
             directors: BTreeSet::new(),
             peers_polled: None,
             told_node: None,
@@ -163,16 +167,16 @@ impl Reader {
                 self.state.synced(DECISIONS);
                 let found = found?;
                 self.state.events(DECISIONS, 1);
-                Some(Event::Decisions(Decisions {
-                    snapshot: Snapshot::new(
-                        &found.virtual_servers,
-                        &found.pools,
-                        &Slices::default(),
-                    ),
-                    revision: found.revision,
-                    pool_revision: found.revision,
-                    // One that cannot be read withholds all.
-                    missed: Vec::new(),
+                Some(Event::Decided(Changes {
+                    virtual_servers: changes(&mut self.told_virtual_servers, found.virtual_servers),
+                    pools: changes(&mut self.told_pools, found.pools),
+                    slices: BTreeMap::new(),
+                    mark: Mark {
+                        revision: found.revision,
+                        pool_revision: found.revision,
+                        // One that cannot be read withholds all.
+                        missed: Vec::new(),
+                    },
                 }))
             }
             Err(error) => {
@@ -234,8 +238,9 @@ impl Reader {
             return None;
         }
         self.told_node = Some(spec.clone());
-        let generation = self.file.count(&spec);
-        Some(Event::Node(NodeSpec { spec, generation }))
+        let mut node = Box::new(LoadBalancerNode::new(&self.node, spec));
+        node.metadata.generation = Some(self.file.count(&node.spec));
+        Some(Event::Node(node))
     }
 
     fn report_missing(&mut self) {
@@ -296,6 +301,29 @@ impl Reader {
             warn!("cannot read {what}, going on with what is known: {error}");
         }
     }
+}
+
+/// How `found` differs from what was `told`, which is then the same.
+fn changes<T: PartialEq>(
+    told: &mut BTreeMap<ObjectKey, Arc<T>>,
+    found: BTreeMap<ObjectKey, T>,
+) -> BTreeMap<ObjectKey, Option<Arc<T>>> {
+    let mut changes = BTreeMap::new();
+    told.retain(|key, _| {
+        let keep = found.contains_key(key);
+        if !keep {
+            changes.insert(key.clone(), None);
+        }
+        keep
+    });
+    for (key, content) in found {
+        if told.get(&key).is_none_or(|told| **told != content) {
+            let content = Arc::new(content);
+            told.insert(key.clone(), Arc::clone(&content));
+            changes.insert(key, Some(content));
+        }
+    }
+    changes
 }
 
 #[cfg(test)]
@@ -375,7 +403,7 @@ mod tests {
         let events = settle(&mut reader);
         assert_eq!(interfaces(&events), ["eth1"]);
         let generation = events.iter().find_map(|event| match event {
-            Event::Node(node) => Some(node.generation),
+            Event::Node(node) => node.metadata.generation,
             _ => None,
         });
         assert_eq!(generation, Some(2));
@@ -448,7 +476,7 @@ mod tests {
             events
                 .iter()
                 .filter_map(|event| match event {
-                    Event::Decisions(decisions) => Some(decisions.revision),
+                    Event::Decided(changes) => Some(changes.mark.revision),
                     _ => None,
                 })
                 .collect()

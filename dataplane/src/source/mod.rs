@@ -6,19 +6,20 @@ mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use sluice_api::LoadBalancerNodeSpec;
-use sluice_planner::{Problem, Snapshot};
+use sluice_api::{Decision, EndpointSource, LoadBalancerNode, ObjectKey, PoolDecision};
+use sluice_planner::{Problem, Slice};
 
 pub use state::{KindState, SourceState};
 
-/// News for the core. Each event says all there is of its kind, so the last one of a kind counts.
+/// News for the core. But for [`Event::Decided`] each event says all there is of its kind, so the last one of a kind counts.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// The decisions in force.
-    Decisions(Decisions),
-    /// What this node is to be.
-    Node(NodeSpec),
+    /// What was decided.
+    Decided(Changes),
+    /// This node's object: what it is to be, and the generation of that.
+    Node(Box<LoadBalancerNode>),
     /// The newest spec of this node breaks a rule, so the one before stays in force. The message names the field and the
     /// remedy.
     NodeRefused(String),
@@ -33,12 +34,26 @@ pub enum Event {
     },
 }
 
-/// The decisions in force.
+/// An EndpointSlice, by whose it is.
+pub type SliceKey = (EndpointSource, ObjectKey);
+
+/// What has changed since the event before; the first event says all. Objects that are gone are `None`.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Changes {
+    /// Decisions on virtual servers.
+    pub virtual_servers: BTreeMap<ObjectKey, Option<Arc<Decision>>>,
+    /// Decisions on pools.
+    pub pools: BTreeMap<ObjectKey, Option<Arc<PoolDecision>>>,
+    /// EndpointSlices.
+    pub slices: BTreeMap<SliceKey, Option<Arc<Slice>>>,
+    /// How far the source has read.
+    pub mark: Mark,
+}
+
+/// How far a source has read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Decisions {
-    /// As the planner takes them.
-    pub snapshot: Snapshot,
-    /// Once these are live, every decision on a virtual server up to this revision is, those that were missed aside.
+pub struct Mark {
+    /// Once what was told is live, every decision on a virtual server up to this revision is, those that were missed aside.
     pub revision: u64,
     /// The same for decisions on pools.
     pub pool_revision: u64,
@@ -46,11 +61,17 @@ pub struct Decisions {
     pub missed: Vec<Problem>,
 }
 
-/// What a node is to be.
-#[derive(Clone, PartialEq, Debug)]
-pub struct NodeSpec {
-    /// As the user wrote it.
-    pub spec: LoadBalancerNodeSpec,
-    /// The generation of it.
-    pub generation: i64,
+impl Changes {
+    /// Whether no object has changed.
+    pub fn is_empty(&self) -> bool {
+        self.virtual_servers.is_empty() && self.pools.is_empty() && self.slices.is_empty()
+    }
+
+    /// Adds what has changed after these.
+    pub fn extend(&mut self, later: Self) {
+        self.virtual_servers.extend(later.virtual_servers);
+        self.pools.extend(later.pools);
+        self.slices.extend(later.slices);
+        self.mark = later.mark;
+    }
 }

@@ -4,6 +4,7 @@
 //! kernel alone knows its rules. A question that it does not answer is asked again later, and until then the last answer
 //! stays.
 
+mod neighbours;
 mod resolver;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,11 +16,13 @@ use sluice_planner::{Mac, NextHop};
 use tracing::warn;
 
 use super::back_off::BackOff;
+use super::decided::Addresses;
 use super::intent::Intent;
 use super::io::Effect;
 use crate::netlink::{Change, Error, Route, Table};
 
-use resolver::{Resolver, Surroundings};
+use neighbours::{Key, Neighbours};
+use resolver::{Need, Resolver, Surroundings};
 
 /// Time between two looks at the default routes while routes change.
 const GATEWAYS: Duration = Duration::from_secs(10);
@@ -36,17 +39,22 @@ struct Stale {
 pub(super) struct Network {
     table: Table,
     resolver: Resolver,
+    neighbours: Neighbours,
+    /// Neighbours that the kernel has told of since they were looked at.
+    heard: BTreeSet<Key>,
     /// Indices of the interfaces that carry XDP.
     uplinks: BTreeSet<u32>,
-    gateways: BTreeSet<(u32, IpAddr)>,
+    peers: BTreeSet<IpAddr>,
+    gateways: BTreeSet<Key>,
+    gateways_changed: bool,
     gateways_read: Option<Instant>,
     stale: Stale,
     /// Whether an answer is awaited.
     waiting: bool,
     retry: BackOff,
-    /// The state of the intent from which the followed addresses were taken.
-    followed: Option<(u64, u64)>,
     released_stale: bool,
+    /// Counts changes of what [`Self::next_hops`] and [`Self::own_addresses`] say.
+    version: u64,
 }
 
 impl Network {
@@ -54,8 +62,12 @@ impl Network {
         Self {
             table: Table::default(),
             resolver: Resolver::default(),
+            neighbours: Neighbours::default(),
+            heard: BTreeSet::new(),
             uplinks: BTreeSet::new(),
+            peers: BTreeSet::new(),
             gateways: BTreeSet::new(),
+            gateways_changed: false,
             gateways_read: None,
             stale: Stale {
                 table: true,
@@ -63,8 +75,8 @@ impl Network {
             },
             waiting: false,
             retry: BackOff::default(),
-            followed: None,
             released_stale: false,
+            version: 0,
         }
     }
 
@@ -73,28 +85,60 @@ impl Network {
         match self.table.apply(message) {
             Some(Change::Link(ifindex)) => {
                 self.resolver.doubt_through(ifindex);
+                self.heard.extend(self.neighbours.beyond(ifindex));
+                self.version += 1;
                 // IPv4 routes go with their interface without a word; the kernel tells of each that comes.
                 let mut gateways = self.gateways.iter();
                 self.stale.gateways |= gateways.any(|&(leads_there, _)| leads_there == ifindex);
                 return true;
             }
             Some(Change::LinkBack) => {
-                self.resolver.doubt_all();
-                self.stale.gateways = true;
+                self.doubt_all();
                 return true;
             }
-            Some(Change::LinkAddress(ifindex)) => self.resolver.doubt_through(ifindex),
-            Some(Change::Address | Change::Routes) => {
-                self.resolver.doubt_all();
-                self.stale.gateways = true;
+            Some(Change::LinkAddress(ifindex)) => {
+                self.resolver.doubt_through(ifindex);
+                self.version += 1;
             }
+            Some(Change::Address | Change::Routes) => self.doubt_all(),
             Some(Change::Route(prefix)) => {
                 self.resolver.doubt_within(prefix);
                 self.stale.gateways |= prefix.is_all();
             }
-            Some(Change::Neighbour) | None => {}
+            Some(Change::Neighbour(ifindex, address)) => {
+                self.heard.insert((ifindex, address));
+            }
+            None => {}
         }
         false
+    }
+
+    /// All routes may be others, and what is the node's own too.
+    fn doubt_all(&mut self) {
+        self.resolver.doubt_all();
+        self.stale.gateways = true;
+        self.version += 1;
+    }
+
+    /// Follows the addresses of servers, and the other directors' if these have changed.
+    pub(super) fn follow(&mut self, servers: Addresses, peers: Option<BTreeSet<IpAddr>>) {
+        for address in servers.added {
+            self.resolver.follow(address, Need::Server);
+        }
+        for address in servers.removed {
+            self.resolver.leave(address, Need::Server);
+        }
+        let Some(peers) = peers else {
+            return;
+        };
+        for &address in &peers {
+            self.resolver.follow(address, Need::Peer);
+        }
+        for &address in self.peers.difference(&peers) {
+            self.resolver.leave(address, Need::Peer);
+        }
+        self.peers = peers;
+        self.version += 1;
     }
 
     /// News was lost.
@@ -108,11 +152,9 @@ impl Network {
         match read {
             Ok(table) => {
                 self.table = table;
-                self.stale = Stale {
-                    table: false,
-                    gateways: true,
-                };
-                self.resolver.doubt_all();
+                self.stale.table = false;
+                self.doubt_all();
+                self.heard.extend(self.neighbours.all());
             }
             Err(error) => self.fail(&error, now),
         }
@@ -123,6 +165,7 @@ impl Network {
         match read {
             Ok(gateways) => {
                 self.gateways = gateways.into_iter().collect();
+                self.gateways_changed = true;
                 self.gateways_read = Some(now);
                 self.stale.gateways = false;
             }
@@ -164,7 +207,7 @@ impl Network {
 
     /// Asks for the next thing that is not known, or, when all is, has neighbours kept.
     pub(super) fn turn(&mut self, intent: &Intent, now: Instant, effects: &mut Vec<Effect>) {
-        self.uplinks = self.find_uplinks(intent);
+        self.find_uplinks(intent);
         if self.waiting || !self.retry.is_over(now) {
             return;
         }
@@ -174,11 +217,6 @@ impl Network {
         let rested = self.gateways_read.is_none_or(|at| now >= at + GATEWAYS);
         if self.stale.gateways && (rested || self.gateways.is_empty()) {
             return self.ask(Effect::ReadGateways, effects);
-        }
-        let version = (intent.version, intent.peers_version);
-        if self.followed != Some(version) {
-            self.followed = Some(version);
-            self.resolver.follow(&intent.addresses_to_reach());
         }
         let doubted = self.resolver.take_doubted();
         if !doubted.is_empty() {
@@ -199,29 +237,37 @@ impl Network {
     }
 
     /// When something changes by itself.
-    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         if let Some(until) = self.retry.until() {
             return Some(until);
         }
         let gateways = self.gateways_read.filter(|_| self.stale.gateways);
         let gateways = gateways.map(|read| read + GATEWAYS);
-        let neighbours = self.resolver.deadline(&self.table, now);
+        let neighbours = self.neighbours.deadline();
         gateways.into_iter().chain(neighbours).min()
     }
 
+    /// Works out what follows from the newest answers, and has neighbours kept and released.
     fn track(&mut self, intent: &Intent, now: Instant, effects: &mut Vec<Effect>) {
-        let gateways = self.gateways.iter();
-        let gateways = gateways.filter(|(ifindex, _)| self.uplinks.contains(ifindex));
-        let gateways: BTreeSet<(u32, IpAddr)> = gateways.copied().collect();
-        let around = Surroundings {
-            table: &self.table,
-            uplinks: &self.uplinks,
-        };
-        let mut released = self.resolver.track(around, &gateways, now);
-        if !self.released_stale && intent.node.is_some() && intent.decisions.is_some() {
+        let mut released = Vec::new();
+        if std::mem::take(&mut self.gateways_changed) {
+            let gateways = self.gateways.iter().copied();
+            let gateways = gateways.filter(|(ifindex, _)| self.uplinks.contains(ifindex));
+            let (gateways, table) = (gateways.collect(), &self.table);
+            released.extend(self.neighbours.set_gateways(&gateways, table, now));
+        }
+        for key in std::mem::take(&mut self.heard) {
+            let users = self.neighbours.heard(key, &self.table, now);
+            self.resolver.touch(users);
+        }
+        released.extend(self.work_out(now));
+        let due = self.neighbours.take_due(&self.table, now);
+        self.resolver.touch(due.overdue);
+        released.extend(self.work_out(now));
+        if !self.released_stale && intent.node.is_some() && intent.decided.is_some() {
             // What an earlier agent registered and this one does not need.
             self.released_stale = true;
-            released.extend(self.resolver.not_tracked(self.table.registered()));
+            released.extend(self.neighbours.not_followed(self.table.registered()));
         }
         for (ifindex, address) in released {
             let entry = self.table.neighbour_at(ifindex, address);
@@ -229,17 +275,34 @@ impl Network {
                 effects.push(Effect::ReleaseNeighbour(ifindex, address));
             }
         }
-        for (ifindex, address) in self.resolver.due(&self.table, now) {
+        for (ifindex, address) in due.asked {
             effects.push(Effect::KeepNeighbour(ifindex, address));
         }
     }
 
-    fn find_uplinks(&self, intent: &Intent) -> BTreeSet<u32> {
+    /// Works out the next hops that something has changed about. Returns the neighbours that nothing needs any more.
+    fn work_out(&mut self, now: Instant) -> Vec<Key> {
+        let around = Surroundings {
+            table: &self.table,
+            uplinks: &self.uplinks,
+        };
+        let outcome = self.resolver.work_out(around, &mut self.neighbours, now);
+        self.version += u64::from(outcome.changed);
+        outcome.released
+    }
+
+    fn find_uplinks(&mut self, intent: &Intent) {
         let links = intent.interfaces();
-        links
+        let uplinks: BTreeSet<u32> = links
             .filter_map(|name| self.table.link_by_name(name))
             .map(|(ifindex, _)| ifindex)
-            .collect()
+            .collect();
+        if self.uplinks != uplinks {
+            self.uplinks = uplinks;
+            self.gateways_changed = true;
+            self.resolver.touch_all();
+            self.version += 1;
+        }
     }
 
     /// Links, addresses and neighbours as last heard of.
@@ -255,8 +318,18 @@ impl Network {
     }
 
     /// What is known of the way to each address.
-    pub(super) fn next_hops(&self, now: Instant) -> BTreeMap<IpAddr, NextHop> {
-        self.resolver.next_hops(self.around(), now)
+    pub(super) fn next_hops(&self) -> &BTreeMap<IpAddr, NextHop> {
+        self.resolver.next_hops()
+    }
+
+    /// Changes whenever what is said of the way to an address, or of own addresses, may be another.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The other directors' own addresses.
+    pub(super) fn peers(&self) -> &BTreeSet<IpAddr> {
+        &self.peers
     }
 
     /// The Ethernet address of a followed address that is on the link of an uplink.
@@ -266,12 +339,12 @@ impl Network {
 
     /// Whether the kernel keeps followed neighbours fresh by itself.
     pub(super) fn sees_managed(&self) -> bool {
-        self.resolver.sees_managed(&self.table)
+        self.neighbours.sees_managed()
     }
 
     /// Neighbours that are followed, and how many of them are not resolved.
     pub(super) fn neighbours(&self) -> (usize, usize) {
-        self.resolver.counts()
+        self.neighbours.counts()
     }
 
     fn around(&self) -> Surroundings<'_> {

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sluice_planner::{
-    Image, Limits, NodeConfig, NodeView, ObjectKind, Plan, Problem, RingCache, diff, live,
-    node_config, plan_with,
+    Image, Limits, NodeConfig, ObjectKind, Plan, Problem, RingCache, Role, diff, live, node_config,
+    plan_with,
 };
 use tracing::{error, warn};
 
@@ -75,9 +75,8 @@ pub(in crate::core) struct Summary {
 pub(in crate::core) struct Tables {
     node: String,
     limits: Limits,
-    /// The decisions that the configuration is made of, by their number.
-    version: u64,
-    view: NodeView,
+    /// What the configuration is made of: the numbers of decisions and network, and the node's role.
+    source: Option<(u64, u64, Role)>,
     config: Arc<NodeConfig>,
     /// The revisions that the configuration is made of.
     revisions: Revisions,
@@ -104,8 +103,7 @@ impl Tables {
         Self {
             node: node.to_owned(),
             limits,
-            version: 0,
-            view: NodeView::default(),
+            source: None,
             config: Arc::default(),
             revisions: Revisions::default(),
             in_force: None,
@@ -131,23 +129,22 @@ impl Tables {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        let (Some(decisions), Some(node)) = (&intent.decisions, &intent.node) else {
+        let (Some(decided), Some(node)) = (&intent.decided, &intent.node) else {
             return;
         };
         if self.awaited.is_some() || !self.retry.is_over(now) {
             return;
         }
-        let view = view::node_view(&self.node, &node.spec, network, &intent.peers, now);
-        let unchanged = self.version == intent.version && self.view == view;
-        if self.in_force.is_some() && unchanged {
+        let source = (intent.version, network.version(), view::role(&node.spec));
+        if self.in_force.is_some() && self.source == Some(source) {
             return;
         }
-        self.config = Arc::new(node_config(&decisions.snapshot, &view));
-        self.version = intent.version;
-        self.view = view;
+        let view = view::node_view(&self.node, &node.spec, network);
+        self.source = Some(source);
+        self.config = Arc::new(node_config(decided.snapshot(), &view));
         self.revisions = Revisions {
-            virtual_servers: decisions.revision,
-            pools: decisions.pool_revision,
+            virtual_servers: decided.mark().revision,
+            pools: decided.mark().pool_revision,
         };
         match &mut self.in_force {
             Some(in_force) if in_force.config == self.config => {
@@ -246,16 +243,16 @@ impl Tables {
 
     fn summarize(&mut self, intent: &Intent) {
         let actual = self.actual.clone().unwrap_or_default();
-        let decisions = intent.decisions.as_ref();
+        let decided = intent.decided.as_ref();
         // What was missed and limits say more than what follows from them, so they come first.
-        let missed = decisions.iter().flat_map(|decisions| &decisions.missed);
+        let missed = decided.iter().flat_map(|decided| &decided.mark().missed);
         let limits = self.limit_problems.iter().filter(|p| p.exception);
         let not_live = live(&self.config, &actual);
         let problems = self.config.problems.iter().chain(&self.limit_problems);
         let is_note =
             |problem: &&Problem| !problem.exception || problem.kind == ObjectKind::LoadBalancerNode;
         let labels =
-            decisions.map(|known| labels::of_servers(&actual, &self.config, &known.snapshot));
+            decided.map(|known| labels::of_servers(&actual, &self.config, known.snapshot()));
         self.summary = Summary {
             not_live: missed.chain(limits).cloned().chain(not_live).collect(),
             servers: Arc::new(labels.unwrap_or_default()),

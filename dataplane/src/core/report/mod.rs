@@ -132,11 +132,12 @@ impl Report {
         time: Timestamp,
     ) -> Option<LoadBalancerNodeStatus> {
         let node = rooms.intent.node.as_ref()?;
+        let generation = node.metadata.generation.unwrap_or_default();
         let acknowledged = self.acknowledged(rooms);
         let (summary, _) = rooms.program.tables.summary();
         let exceptions = &self.exceptions;
         let mut status = LoadBalancerNodeStatus {
-            observed_generation: node.generation,
+            observed_generation: generation,
             conditions: self.status.conditions.clone(),
             addresses: own_addresses(rooms.network),
             acknowledged_revision: acknowledged.virtual_servers,
@@ -159,7 +160,7 @@ impl Report {
             not_ready.is_empty(),
             reason,
             &message,
-            node.generation,
+            generation,
             &Time(time),
         );
         Some(status)

@@ -17,15 +17,16 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
-    DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, LoadBalancerNodeSpec,
-    LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolSelection, Protocol, XdpMode,
+    DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer, DecidedVirtualServer, Decision,
+    ForwardingMode, LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole,
+    ObjectKey, PoolDecision, PoolSelection, Protocol, XdpMode,
 };
-use sluice_planner::{Image, Limits, Server, Snapshot};
+use sluice_planner::{Image, Limits};
 
 use super::{Core, Effect, Input, LeaveError, Now, Place, Wanted};
 use crate::maps::{self, Attached, Hook, Mode};
 use crate::netlink::{self, Route, Table};
-use crate::source::{Decisions, Event, NodeSpec};
+use crate::source::{Changes, Event, Mark};
 use crate::state::Published;
 
 const UPLINK: &str = "eth0";
@@ -305,14 +306,14 @@ fn map_error() -> maps::Error {
 
 /// This node is a director over the uplink.
 fn node(generation: i64, xdp_mode: XdpMode) -> Event {
-    Event::Node(NodeSpec {
-        spec: LoadBalancerNodeSpec {
-            role: NodeRole::Director,
-            interfaces: vec![UPLINK.to_owned()],
-            xdp_mode,
-        },
-        generation,
-    })
+    let spec = LoadBalancerNodeSpec {
+        role: NodeRole::Director,
+        interfaces: vec![UPLINK.to_owned()],
+        xdp_mode,
+    };
+    let mut node = LoadBalancerNode::new("d1", spec);
+    node.metadata.generation = Some(generation);
+    Event::Node(Box::new(node))
 }
 
 /// One virtual server over one pool of these servers.
@@ -332,20 +333,39 @@ fn decisions(revision: u64, servers: &[&str]) -> Event {
             spec_weight: 1,
         }],
     };
-    let server = |address: &&str| Server {
+    let server = |address: &&str| DecidedServer {
         name: (*address).to_owned(),
         address: ip(address),
         weight: 1,
-        ports: Arc::default(),
+        target_ports: Vec::new(),
     };
-    let servers = servers.iter().map(server).collect();
-    Event::Decisions(Decisions {
-        snapshot: Snapshot {
-            virtual_servers: [(ObjectKey::new("shop", "web"), Arc::new(virtual_server))].into(),
-            pools: [(ObjectKey::new("shop", "v1"), servers)].into(),
-        },
+    let virtual_server = Decision {
         revision,
-        pool_revision: revision,
-        missed: Vec::new(),
+        complete_revision: revision,
+        generation: 1,
+        content: virtual_server,
+    };
+    let pool = PoolDecision {
+        revision,
+        complete_revision: revision,
+        generation: 1,
+        content: DecidedRealServerPool {
+            servers: servers.iter().map(server).collect(),
+            endpoints: None,
+        },
+    };
+    Event::Decided(Changes {
+        virtual_servers: [(
+            ObjectKey::new("shop", "web"),
+            Some(Arc::new(virtual_server)),
+        )]
+        .into(),
+        pools: [(ObjectKey::new("shop", "v1"), Some(Arc::new(pool)))].into(),
+        slices: BTreeMap::new(),
+        mark: Mark {
+            revision,
+            pool_revision: revision,
+            missed: Vec::new(),
+        },
     })
 }

@@ -136,7 +136,7 @@ impl Driver {
     }
 }
 
-/// Events that the core had no room for yet: the newest of each kind.
+/// Events that the core had no room for yet: the newest of each kind, and all that was decided.
 #[derive(Default)]
 struct Outbox {
     events: BTreeMap<usize, (Discriminant<Event>, Event)>,
@@ -145,10 +145,16 @@ struct Outbox {
 }
 
 impl Outbox {
-    fn put(&mut self, event: Event) {
+    fn put(&mut self, mut event: Event) {
         self.leaves |= matches!(event, Event::Detach { .. });
         let kind = discriminant(&event);
-        self.events.retain(|_, (of, _)| *of != kind);
+        for (_, waiting) in self.events.extract_if(.., |_, (of, _)| *of == kind) {
+            if let ((_, Event::Decided(waiting)), Event::Decided(changes)) = (waiting, &mut event) {
+                let mut all = waiting;
+                all.extend(std::mem::take(changes));
+                *changes = all;
+            }
+        }
         self.events.insert(self.next, (kind, event));
         self.next += 1;
     }
@@ -182,7 +188,10 @@ impl Outbox {
 mod tests {
     use std::sync::mpsc::sync_channel;
 
+    use sluice_api::ObjectKey;
+
     use super::*;
+    use crate::source::Changes;
 
     fn held(text: &str) -> Event {
         Event::Held(Some(text.to_owned()))
@@ -204,6 +213,27 @@ mod tests {
         }
         assert_eq!(seen, [Event::Peers(BTreeMap::new()), held("b")]);
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn what_was_decided_is_gathered_while_it_waits() {
+        let changes = |name: &str, revision| {
+            let mut changes = Changes::default();
+            let key = ObjectKey::new("shop", name);
+            changes.virtual_servers.insert(key, None);
+            changes.mark.revision = revision;
+            Event::Decided(changes)
+        };
+        let (sender, receiver) = sync_channel(1);
+        let mut outbox = Outbox::default();
+        outbox.put(changes("a", 1));
+        outbox.put(changes("b", 2));
+        outbox.flush(&sender);
+        let Ok(Input::Source(Event::Decided(told))) = receiver.try_recv() else {
+            unreachable!("it was told")
+        };
+        assert_eq!((told.virtual_servers.len(), told.mark.revision), (2, 2));
+        assert!(receiver.try_recv().is_err());
     }
 
     #[test]

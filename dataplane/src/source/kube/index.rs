@@ -11,15 +11,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use sluice_api::{Decision, ObjectKey, PoolDecision, Validate};
+use sluice_api::{Decision, EndpointSource, LoadBalancerNode, ObjectKey, PoolDecision, Validate};
 use sluice_kube::error::RequestError;
 use sluice_kube::store::{Change, Missed, Store};
 use sluice_kube::watched::{self, Watched};
-use sluice_planner::{ObjectKind, Problem, Reason, Slice, SliceOwner, Slices, Snapshot};
+use sluice_planner::{ObjectKind, Problem, Reason, Slice};
 
 use super::kinds::{KINDS, Node, Pools, VirtualServers};
-use crate::source::{Decisions, Event, NodeSpec};
+use crate::source::{Changes, Event, Mark, SliceKey};
 
 /// Objects of a kind that are kept.
 pub(super) const MAX_OBJECTS: usize = 100_000;
@@ -37,11 +38,11 @@ pub(super) struct Own {
 #[derive(Debug)]
 pub(super) struct Index {
     node: String,
-    pub(super) virtual_servers: Store<Option<Decision>>,
-    pub(super) pools: Store<Option<PoolDecision>>,
+    pub(super) virtual_servers: Store<Option<Arc<Decision>>>,
+    pub(super) pools: Store<Option<Arc<PoolDecision>>>,
     pub(super) nodes: Store<Node>,
-    pub(super) pool_slices: Store<Option<Slice>>,
-    pub(super) service_slices: Store<Option<Slice>>,
+    pub(super) pool_slices: Store<Option<Arc<Slice>>>,
+    pub(super) service_slices: Store<Option<Arc<Slice>>>,
     /// Whether every kind has been listed in the world that is read.
     complete: bool,
     /// Whether a configuration is in force that must not get lost.
@@ -53,8 +54,17 @@ pub(super) struct Index {
     own: Option<Own>,
     revision: u64,
     pool_revision: u64,
+    pending: Pending,
     told: Told,
     findings: Findings,
+}
+
+/// What the core knows of objects that have changed since it was told.
+#[derive(Debug, Default)]
+struct Pending {
+    virtual_servers: BTreeMap<ObjectKey, Option<Arc<Decision>>>,
+    pools: BTreeMap<ObjectKey, Option<Arc<PoolDecision>>>,
+    slices: BTreeMap<SliceKey, Option<Arc<Slice>>>,
 }
 
 /// What is to be told of reading, but not to the core.
@@ -70,10 +80,9 @@ pub(super) struct Findings {
 
 #[derive(Debug, Default)]
 struct Told {
-    decisions: Option<Decisions>,
-    /// Whether they may be others by now.
-    decisions_changed: bool,
-    node: Option<NodeSpec>,
+    /// Up to where decisions were told, once some were.
+    mark: Option<Mark>,
+    node: Option<Box<LoadBalancerNode>>,
     refused: Option<String>,
     peers: Option<BTreeMap<String, BTreeSet<IpAddr>>>,
     held: Option<String>,
@@ -97,53 +106,46 @@ impl Index {
             own: None,
             revision: 0,
             pool_revision: 0,
+            pending: Pending::default(),
             told: Told::default(),
             findings: Findings::default(),
         }
     }
 
     /// Takes in changed decisions on virtual servers.
-    pub(super) fn virtual_servers_changed(&mut self, changes: &[Change<Option<Decision>>]) {
-        let now = changes
-            .iter()
-            .filter_map(|c| self.virtual_servers.objects.get(&c.key)?.as_ref());
-        let newest = now.map(|decision| decision.complete_revision).max();
-        self.revision = self.revision.max(newest.unwrap_or_default());
-        self.told.decisions_changed = true;
+    pub(super) fn virtual_servers_changed(&mut self, changes: Vec<Change<Option<Arc<Decision>>>>) {
+        for Change { key, before, .. } in changes {
+            if let Some(Some(decision)) = self.virtual_servers.objects.get(&key) {
+                self.revision = self.revision.max(decision.complete_revision);
+            }
+            let pending = &mut self.pending.virtual_servers;
+            pending.entry(key).or_insert(before.flatten());
+        }
         self.settle();
     }
 
     /// Takes in changed decisions on pools.
-    pub(super) fn pools_changed(&mut self, changes: &[Change<Option<PoolDecision>>]) {
-        let now = changes
-            .iter()
-            .filter_map(|c| self.pools.objects.get(&c.key)?.as_ref());
-        let newest = now.map(|decision| decision.complete_revision).max();
-        self.pool_revision = self.pool_revision.max(newest.unwrap_or_default());
-        self.told.decisions_changed = true;
+    pub(super) fn pools_changed(&mut self, changes: Vec<Change<Option<Arc<PoolDecision>>>>) {
+        for Change { key, before, .. } in changes {
+            if let Some(Some(decision)) = self.pools.objects.get(&key) {
+                self.pool_revision = self.pool_revision.max(decision.complete_revision);
+            }
+            let pending = &mut self.pending.pools;
+            pending.entry(key).or_insert(before.flatten());
+        }
         self.settle();
     }
 
-    /// Takes in changed slices. Most slices of a cluster concern no pool, and change nothing that the core is told.
-    pub(super) fn slices_changed<W>(&mut self, changes: &[Change<Option<Slice>>])
-    where
-        W: Watched<Index = Self, Kept = Option<Slice>>,
-    {
-        let owners: BTreeSet<SliceOwner> = self
-            .decided_pools()
-            .filter_map(|(key, decision)| {
-                let endpoints = decision.content.endpoints.as_ref()?;
-                Some(SliceOwner::of_decision(&key.namespace, endpoints))
-            })
-            .collect();
-        let now = &W::store(self).objects;
-        let concerns_a_pool = changes.iter().any(|Change { key, before, .. }| {
-            let now = now.get(key).and_then(Option::as_ref);
-            let before = before.as_ref().and_then(Option::as_ref);
-            let mut slices = now.into_iter().chain(before);
-            slices.any(|slice| owners.contains(&slice.owner))
-        });
-        self.told.decisions_changed |= concerns_a_pool;
+    /// Takes in changed slices.
+    pub(super) fn slices_changed(
+        &mut self,
+        source: EndpointSource,
+        changes: Vec<Change<Option<Arc<Slice>>>>,
+    ) {
+        for Change { key, before, .. } in changes {
+            let pending = &mut self.pending.slices;
+            pending.entry((source, key)).or_insert(before.flatten());
+        }
         self.settle();
     }
 
@@ -218,7 +220,7 @@ impl Index {
 
     /// An object of which nobody knows any more what the maps hold: it cannot be read, and never could by this process.
     fn unknown(&self) -> Option<(&'static str, &ObjectKey)> {
-        if !self.served || self.told.decisions.is_some() {
+        if !self.served || self.told.mark.is_some() {
             return None;
         }
         let server = never_read(&self.virtual_servers).map(|key| (VirtualServers::NAME, key));
@@ -280,12 +282,13 @@ impl Index {
         };
         // What was refused is taken back by telling the spec again.
         let was_refused = self.told.refused.take().is_some();
-        let news = NodeSpec { spec, generation };
-        if self.told.node.as_ref() == Some(&news) && !was_refused {
+        let mut node = Box::new(LoadBalancerNode::new(&self.node, spec));
+        node.metadata.generation = Some(generation);
+        if self.told.node.as_ref() == Some(&node) && !was_refused {
             return None;
         }
-        self.told.node = Some(news.clone());
-        Some(Event::Node(news))
+        self.told.node = Some(node.clone());
+        Some(Event::Node(node))
     }
 
     fn peer_news(&mut self) -> Option<Event> {
@@ -304,39 +307,36 @@ impl Index {
     }
 
     fn decision_news(&mut self) -> Option<Event> {
-        if !self.told.decisions_changed && self.told.decisions.is_some() {
+        let Pending {
+            virtual_servers,
+            pools,
+            slices,
+        } = std::mem::take(&mut self.pending);
+        let slice = |(source, key): &SliceKey| {
+            let store = match source {
+                EndpointSource::Pods => &self.pool_slices,
+                EndpointSource::Service => &self.service_slices,
+            };
+            store.objects.get(key).cloned().flatten()
+        };
+        let changes = Changes {
+            virtual_servers: changed(virtual_servers, |key| {
+                self.virtual_servers.objects.get(key).cloned().flatten()
+            }),
+            pools: changed(pools, |key| self.pools.objects.get(key).cloned().flatten()),
+            slices: changed(slices, slice),
+            mark: Mark {
+                revision: self.revision,
+                pool_revision: self.pool_revision,
+                missed: self.problems(),
+            },
+        };
+        if changes.is_empty() && self.told.mark.as_ref() == Some(&changes.mark) {
             return None;
         }
-        self.told.decisions_changed = false;
-        let decisions = self.decisions();
-        if self.told.decisions.as_ref() == Some(&decisions) {
-            return None;
-        }
-        self.served = !decisions.snapshot.virtual_servers.is_empty();
-        self.told.decisions = Some(decisions.clone());
-        Some(Event::Decisions(decisions))
-    }
-
-    fn decisions(&self) -> Decisions {
-        let virtual_servers: BTreeMap<ObjectKey, Decision> = self
-            .virtual_servers
-            .objects
-            .iter()
-            .filter_map(|(key, decision)| Some((key.clone(), decision.clone()?)))
-            .collect();
-        let pools: BTreeMap<ObjectKey, PoolDecision> = self
-            .decided_pools()
-            .map(|(key, decision)| (key.clone(), decision.clone()))
-            .collect();
-        let of_pools = self.pool_slices.objects.values();
-        let slices = of_pools.chain(self.service_slices.objects.values());
-        let slices: Vec<&Slice> = slices.flatten().collect();
-        Decisions {
-            snapshot: Snapshot::new(&virtual_servers, &pools, &Slices::new(slices)),
-            revision: self.revision,
-            pool_revision: self.pool_revision,
-            missed: self.problems(),
-        }
+        self.served = self.has_decisions();
+        self.told.mark = Some(changes.mark.clone());
+        Some(Event::Decided(changes))
     }
 
     /// What is missed of the decisions.
@@ -356,11 +356,6 @@ impl Index {
 
     fn own(&self) -> Option<&Node> {
         self.nodes.objects.get(&self.own_key())
-    }
-
-    fn decided_pools(&self) -> impl Iterator<Item = (&ObjectKey, &PoolDecision)> {
-        let pools = self.pools.objects.iter();
-        pools.filter_map(|(key, decision)| Some((key, decision.as_ref()?)))
     }
 }
 
@@ -393,6 +388,18 @@ impl watched::Index for Index {
         let complaint = format!("{kind} {} {}", object.key, object.why);
         self.findings.complaints.push(complaint);
     }
+}
+
+/// What objects are now, of those that are not as they were.
+fn changed<K: Ord, T: PartialEq>(
+    before: BTreeMap<K, Option<Arc<T>>>,
+    now: impl Fn(&K) -> Option<Arc<T>>,
+) -> BTreeMap<K, Option<Arc<T>>> {
+    let changed = before.into_iter().filter_map(|(key, before)| {
+        let now = now(&key);
+        (now != before).then_some((key, now))
+    });
+    changed.collect()
 }
 
 /// An object of a store that cannot be read, and of which nothing was known before.

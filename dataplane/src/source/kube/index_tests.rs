@@ -54,7 +54,7 @@ fn named(name: &str, version: u32) -> Value {
     }})
 }
 
-fn web(version: u32, revision: u64) -> Item<Option<Decision>> {
+fn web(version: u32, revision: u64) -> Item<Option<Arc<Decision>>> {
     let mut value = named("web", version);
     value["status"] = json!({"decision": {
         "revision": revision, "completeRevision": revision, "generation": 1, "addresses": ["203.0.113.1"],
@@ -65,7 +65,7 @@ fn web(version: u32, revision: u64) -> Item<Option<Decision>> {
     item::<VirtualServers>(value)
 }
 
-fn pool(version: u32, revision: u64) -> Item<Option<PoolDecision>> {
+fn pool(version: u32, revision: u64) -> Item<Option<Arc<PoolDecision>>> {
     let mut value = named("v1", version);
     value["status"] = json!({"decision": {
         "revision": revision, "completeRevision": revision, "generation": 1,
@@ -74,7 +74,7 @@ fn pool(version: u32, revision: u64) -> Item<Option<PoolDecision>> {
     item::<Pools>(value)
 }
 
-fn slice(pool: &str, version: u32, address: &str) -> Item<Option<Slice>> {
+fn slice(pool: &str, version: u32, address: &str) -> Item<Option<Arc<Slice>>> {
     let mut value = named(&format!("{pool}-slice"), version);
     value["metadata"]["labels"] = json!({"sluice.dev/pool": pool});
     value["addressType"] = json!("IPv4");
@@ -137,11 +137,38 @@ fn serving() -> Index {
     index
 }
 
-fn decisions(events: &[Event]) -> Option<&Decisions> {
+fn decisions(events: &[Event]) -> Option<&Changes> {
     events.iter().find_map(|event| match event {
-        Event::Decisions(decisions) => Some(decisions),
+        Event::Decided(changes) => Some(changes),
         _ => None,
     })
+}
+
+/// The revisions up to which the core was told.
+fn mark(events: &[Event]) -> Option<(u64, u64)> {
+    decisions(events).map(|told| (told.mark.revision, told.mark.pool_revision))
+}
+
+/// What the core was told of virtual servers: their names, and `-` before those that are gone.
+fn virtual_servers(events: &[Event]) -> Vec<String> {
+    let told = decisions(events).into_iter();
+    let told = told.flat_map(|told| &told.virtual_servers);
+    told.map(|(key, decision)| match decision {
+        Some(_) => key.name.clone(),
+        None => format!("-{}", key.name),
+    })
+    .collect()
+}
+
+/// The addresses in the slices that the core was told of.
+fn addresses(events: &[Event]) -> Vec<String> {
+    let slices = decisions(events)
+        .into_iter()
+        .flat_map(|told| told.slices.values());
+    let endpoints = slices.flatten().flat_map(|slice| &slice.endpoints);
+    endpoints
+        .map(|endpoint| endpoint.address.to_string())
+        .collect()
 }
 
 fn held(events: &[Event]) -> Option<bool> {
@@ -158,15 +185,14 @@ fn nothing_is_told_until_every_list_is_complete() {
     let last = lists.pop().unwrap();
     assert_eq!(list_all(&mut index, lists, Some(&own("a", false))), []);
     let events = list_all(&mut index, vec![last], Some(&own("a", false)));
-    let told = decisions(&events).unwrap();
-    assert_eq!((told.revision, told.pool_revision), (7, 6));
-    let servers = &told.snapshot.pools[&ObjectKey::new("shop", "v1")];
-    assert_eq!(servers[0].address.to_string(), "10.0.0.7");
+    assert_eq!(mark(&events), Some((7, 6)));
+    assert_eq!(virtual_servers(&events), ["web"]);
+    assert_eq!(addresses(&events), ["10.0.0.7"]);
     let spec = events.iter().find_map(|event| match event {
-        Event::Node(node) => Some((node.generation, node.spec.interfaces.clone())),
+        Event::Node(node) => Some((node.metadata.generation, node.spec.interfaces.clone())),
         _ => None,
     });
-    assert_eq!(spec, Some((2, vec!["eth0".to_owned()])));
+    assert_eq!(spec, Some((Some(2), vec!["eth0".to_owned()])));
     assert_eq!(index.news(), [], "all is told once");
 }
 
@@ -177,9 +203,8 @@ fn revisions_are_the_highest_seen_of_their_kind() {
     let gone = web(8, 12);
     delete::<VirtualServers>(&mut index, &gone);
     let events = index.news();
-    let told = decisions(&events).unwrap();
-    assert!(told.snapshot.virtual_servers.is_empty());
-    assert_eq!((told.revision, told.pool_revision), (12, 6));
+    assert_eq!(virtual_servers(&events), ["-web"]);
+    assert_eq!(mark(&events), Some((12, 6)));
 }
 
 /// Others may still be on their way to the API server.
@@ -190,37 +215,46 @@ fn no_more_is_claimed_than_what_is_complete() {
     let Ok(Some(decision)) = &mut later.content else {
         panic!("no decision");
     };
-    decision.complete_revision = 9;
+    Arc::make_mut(decision).complete_revision = 9;
     apply::<VirtualServers>(&mut index, later);
-    assert_eq!(decisions(&index.news()).map(|d| d.revision), Some(9));
+    assert_eq!(decisions(&index.news()).map(|d| d.mark.revision), Some(9));
     apply::<VirtualServers>(&mut index, web(9, 12));
-    assert_eq!(decisions(&index.news()).map(|d| d.revision), Some(12));
+    assert_eq!(decisions(&index.news()).map(|d| d.mark.revision), Some(12));
 }
 
 #[test]
 fn older_versions_of_an_object_are_no_news() {
     let mut index = serving();
     apply::<VirtualServers>(&mut index, web(10, 9));
-    assert_eq!(decisions(&index.news()).map(|d| d.revision), Some(9));
+    assert_eq!(mark(&index.news()), Some((9, 6)));
     apply::<VirtualServers>(&mut index, web(9, 8));
     assert_eq!(index.news(), []);
     // One of the same name that was made anew is another object.
     let mut anew = web(11, 10);
     anew.stamp.uid = "other".to_owned();
     apply::<VirtualServers>(&mut index, anew);
-    assert_eq!(decisions(&index.news()).map(|d| d.revision), Some(10));
+    assert_eq!(mark(&index.news()), Some((10, 6)));
 }
 
 #[test]
-fn slices_of_other_services_make_no_work() {
+fn only_what_has_changed_is_told() {
     let mut index = serving();
-    apply::<PoolSlices>(&mut index, slice("other", 9, "10.0.0.9"));
-    assert!(!index.told.decisions_changed);
     apply::<PoolSlices>(&mut index, slice("v1", 9, "10.0.0.8"));
     let events = index.news();
-    let told = decisions(&events).unwrap();
-    let servers = &told.snapshot.pools[&ObjectKey::new("shop", "v1")];
-    assert_eq!(servers[0].address.to_string(), "10.0.0.8");
+    assert_eq!(addresses(&events), ["10.0.0.8"]);
+    assert_eq!(virtual_servers(&events), [""; 0]);
+    // The same once more, and what has changed back meanwhile.
+    apply::<PoolSlices>(&mut index, slice("v1", 10, "10.0.0.8"));
+    apply::<VirtualServers>(&mut index, item::<VirtualServers>(named("web", 10)));
+    apply::<VirtualServers>(&mut index, web(11, 7));
+    assert_eq!(index.news(), []);
+    let mut other = web(12, 12);
+    other.key.name = "other".to_owned();
+    let own = own("a", true);
+    list::<VirtualServers>(&mut index, vec![web(11, 7), other], Some(&own));
+    assert_eq!(virtual_servers(&index.news()), ["other"]);
+    list::<VirtualServers>(&mut index, Vec::new(), Some(&own));
+    assert_eq!(virtual_servers(&index.news()), ["-other", "-web"]);
 }
 
 /// An object with a decision that nobody can read.
@@ -232,7 +266,9 @@ fn broken<W: Watched<Object = DynamicObject>>(name: &str, version: u32) -> Item<
 
 /// What the core was told to be missed.
 fn missed(events: &[Event]) -> Vec<String> {
-    let problems = decisions(events).into_iter().flat_map(|told| &told.missed);
+    let problems = decisions(events)
+        .into_iter()
+        .flat_map(|told| &told.mark.missed);
     problems
         .map(|p| format!("{} {} {}", p.kind.as_str(), p.object, p.reason.as_str()))
         .collect()
@@ -252,8 +288,7 @@ fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
     );
     let events = index.news();
     assert_eq!(missed(&events), ["VirtualServer shop/web Unreadable"]);
-    let told = decisions(&events).unwrap();
-    assert_eq!((told.revision, told.snapshot.virtual_servers.len()), (7, 1));
+    assert_eq!(virtual_servers(&events), [""; 0], "it stays");
 
     let mut other = web(11, 11);
     other.key.name = "other".to_owned();
@@ -261,11 +296,7 @@ fn an_object_that_cannot_be_read_stays_as_it_was_and_hides_no_other() {
     let (_, complaints) = list::<VirtualServers>(&mut index, vec![broken(10), other], Some(&own));
     assert_eq!(complaints, [""; 0]);
     let events = index.news();
-    let told = decisions(&events).unwrap();
-    assert_eq!(
-        (told.revision, told.snapshot.virtual_servers.len()),
-        (11, 2)
-    );
+    assert_eq!(virtual_servers(&events), ["other"]);
     assert_eq!(missed(&events), ["VirtualServer shop/web Unreadable"]);
     apply::<VirtualServers>(&mut index, web(12, 12));
     assert_eq!(missed(&index.news()), [""; 0]);
@@ -365,13 +396,7 @@ fn an_empty_list_is_believed_where_this_node_is_known() {
     let mut index = serving();
     list::<VirtualServers>(&mut index, Vec::new(), Some(&own("a", true)));
     let events = index.news();
-    assert!(
-        decisions(&events)
-            .unwrap()
-            .snapshot
-            .virtual_servers
-            .is_empty()
-    );
+    assert_eq!(virtual_servers(&events), ["-web"]);
     assert_eq!(held(&events), None);
 }
 
@@ -394,12 +419,7 @@ fn a_wiped_server_changes_nothing_until_something_is_decided() {
         apply::<VirtualServers>(&mut index, web(3, 3));
         let events = index.news();
         assert_eq!(held(&events), Some(false));
-        let told = decisions(&events).unwrap();
-        assert_eq!(
-            (told.revision, told.pool_revision),
-            (3, 2),
-            "another counter"
-        );
+        assert_eq!(mark(&events), Some((3, 2)), "another counter");
         // From now on that is the world.
         list::<VirtualServers>(&mut index, Vec::new(), Some(&own("b", true)));
         assert_eq!(held(&index.news()), None);

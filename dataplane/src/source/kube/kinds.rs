@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject};
@@ -11,8 +12,8 @@ use kube::{Api, Client, Resource};
 use serde::Deserialize;
 use serde_json::Value;
 use sluice_api::{
-    DETACH_ANNOTATION, Decision, LoadBalancerNode, LoadBalancerNodeSpec, NodeRole, POOL_LABEL,
-    PoolDecision, RealServerPool, SERVICE_LABEL, VirtualServer,
+    DETACH_ANNOTATION, Decision, EndpointSource, LoadBalancerNode, LoadBalancerNodeSpec, NodeRole,
+    POOL_LABEL, PoolDecision, RealServerPool, SERVICE_LABEL, VirtualServer,
 };
 use sluice_kube::store::{Change, Store};
 use sluice_kube::watched::{Kind, Watched};
@@ -39,7 +40,7 @@ pub(super) struct VirtualServers;
 impl Watched for VirtualServers {
     type Index = Index;
     type Object = DynamicObject;
-    type Kept = Option<Decision>;
+    type Kept = Option<Arc<Decision>>;
     const NAME: &'static str = "VirtualServer";
     const MAX_OBJECTS: usize = MAX_OBJECTS;
 
@@ -53,7 +54,7 @@ impl Watched for VirtualServers {
         &mut index.virtual_servers
     }
     fn changed(index: &mut Index, changes: Vec<Change<Self::Kept>>) {
-        index.virtual_servers_changed(&changes);
+        index.virtual_servers_changed(changes);
     }
 }
 
@@ -63,7 +64,7 @@ pub(super) struct Pools;
 impl Watched for Pools {
     type Index = Index;
     type Object = DynamicObject;
-    type Kept = Option<PoolDecision>;
+    type Kept = Option<Arc<PoolDecision>>;
     const NAME: &'static str = "RealServerPool";
     const MAX_OBJECTS: usize = MAX_OBJECTS;
 
@@ -77,7 +78,7 @@ impl Watched for Pools {
         &mut index.pools
     }
     fn changed(index: &mut Index, changes: Vec<Change<Self::Kept>>) {
-        index.pools_changed(&changes);
+        index.pools_changed(changes);
     }
 }
 
@@ -111,7 +112,7 @@ pub(super) struct PoolSlices;
 impl Watched for PoolSlices {
     type Index = Index;
     type Object = DynamicObject;
-    type Kept = Option<Slice>;
+    type Kept = Option<Arc<Slice>>;
     const NAME: &'static str = "PoolEndpointSlice";
     const LABELS: Option<&'static str> = Some(POOL_LABEL);
     const MAX_OBJECTS: usize = MAX_OBJECTS;
@@ -126,7 +127,7 @@ impl Watched for PoolSlices {
         &mut index.pool_slices
     }
     fn changed(index: &mut Index, changes: Vec<Change<Self::Kept>>) {
-        index.slices_changed::<Self>(&changes);
+        index.slices_changed(EndpointSource::Pods, changes);
     }
 }
 
@@ -136,7 +137,7 @@ pub(super) struct ServiceSlices;
 impl Watched for ServiceSlices {
     type Index = Index;
     type Object = DynamicObject;
-    type Kept = Option<Slice>;
+    type Kept = Option<Arc<Slice>>;
     const NAME: &'static str = "ServiceEndpointSlice";
     const LABELS: Option<&'static str> = Some(SERVICE_LABEL);
     const MAX_OBJECTS: usize = MAX_OBJECTS;
@@ -151,23 +152,23 @@ impl Watched for ServiceSlices {
         &mut index.service_slices
     }
     fn changed(index: &mut Index, changes: Vec<Change<Self::Kept>>) {
-        index.slices_changed::<Self>(&changes);
+        index.slices_changed(EndpointSource::Service, changes);
     }
 }
 
-fn slice(object: DynamicObject) -> Result<Option<Slice>, String> {
+fn slice(object: DynamicObject) -> Result<Option<Arc<Slice>>, String> {
     object
         .try_parse::<EndpointSlice>()
-        .map(|slice| Slice::read(&slice))
+        .map(|slice| Slice::read(&slice).map(Arc::new))
         .map_err(|error| error.to_string())
 }
 
 /// `status.decision`; the rest of an object is not looked at.
-fn decision<T: for<'de> Deserialize<'de>>(data: &Value) -> Result<Option<T>, String> {
+fn decision<T: for<'de> Deserialize<'de>>(data: &Value) -> Result<Option<Arc<T>>, String> {
     match data.pointer("/status/decision") {
         None | Some(Value::Null) => Ok(None),
         Some(decision) => T::deserialize(decision)
-            .map(Some)
+            .map(|decision| Some(Arc::new(decision)))
             .map_err(|error| format!("status.decision: {error}")),
     }
 }

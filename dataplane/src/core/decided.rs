@@ -1,0 +1,279 @@
+//! What is decided: the planner's input, kept up by changes. The cost of a change is that of the pools that it concerns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sluice_api::{ObjectKey, PoolDecision};
+use sluice_planner::{Server, Slice, SliceOwner, Slices, Snapshot};
+
+use crate::source::{Changes, Mark, SliceKey};
+
+/// What is decided.
+#[derive(Debug, Default)]
+pub(super) struct Decided {
+    snapshot: Snapshot,
+    mark: Mark,
+    pools: BTreeMap<ObjectKey, Arc<PoolDecision>>,
+    slices: BTreeMap<SliceKey, Arc<Slice>>,
+    slices_of: BTreeMap<SliceOwner, BTreeSet<SliceKey>>,
+    /// The pools whose servers are in the slices of an owner.
+    pools_of: BTreeMap<SliceOwner, BTreeSet<ObjectKey>>,
+    /// How many servers have an address.
+    addresses: BTreeMap<IpAddr, usize>,
+}
+
+/// Addresses of servers that came and went.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Addresses {
+    pub(super) added: BTreeSet<IpAddr>,
+    pub(super) removed: BTreeSet<IpAddr>,
+}
+
+impl Decided {
+    /// Takes in changes. `addresses` gets what follows for the addresses of servers. Returns whether anything is decided
+    /// otherwise than before.
+    pub(super) fn apply(&mut self, changes: Changes, addresses: &mut Addresses) -> bool {
+        let mut differs = self.mark != changes.mark;
+        self.mark = changes.mark;
+        for (key, decision) in changes.virtual_servers {
+            differs = true;
+            let virtual_servers = &mut self.snapshot.virtual_servers;
+            match decision {
+                Some(decision) => {
+                    virtual_servers.insert(key, Arc::new(decision.content.clone()));
+                }
+                None => {
+                    virtual_servers.remove(&key);
+                }
+            }
+        }
+        let mut pools = BTreeSet::new();
+        for (key, decision) in changes.pools {
+            self.set_pool(&key, decision);
+            pools.insert(key);
+        }
+        for (key, slice) in changes.slices {
+            self.set_slice(key, slice, &mut pools);
+        }
+        for key in pools {
+            differs |= self.set_servers(&key, addresses);
+        }
+        differs
+    }
+
+    fn set_pool(&mut self, key: &ObjectKey, decision: Option<Arc<PoolDecision>>) {
+        let owner = |decision: &PoolDecision| {
+            let endpoints = decision.content.endpoints.as_ref()?;
+            Some(SliceOwner::of_decision(&key.namespace, endpoints))
+        };
+        let after = decision.as_deref().and_then(owner);
+        let before = match decision {
+            Some(decision) => self.pools.insert(key.clone(), decision),
+            None => self.pools.remove(key),
+        };
+        let before = before.as_deref().and_then(owner);
+        if before == after {
+            return;
+        }
+        if let Some(owner) = before {
+            take_from(&mut self.pools_of, &owner, key);
+        }
+        if let Some(owner) = after {
+            self.pools_of.entry(owner).or_default().insert(key.clone());
+        }
+    }
+
+    /// `pools` gets the pools whose servers may be others now.
+    fn set_slice(
+        &mut self,
+        key: SliceKey,
+        slice: Option<Arc<Slice>>,
+        pools: &mut BTreeSet<ObjectKey>,
+    ) {
+        let owner = slice.as_ref().map(|slice| slice.owner.clone());
+        let before = match slice {
+            Some(slice) => self.slices.insert(key.clone(), slice),
+            None => self.slices.remove(&key),
+        };
+        if let Some(before) = before {
+            take_from(&mut self.slices_of, &before.owner, &key);
+            pools.extend(
+                self.pools_of
+                    .get(&before.owner)
+                    .into_iter()
+                    .flatten()
+                    .cloned(),
+            );
+        }
+        if let Some(owner) = owner {
+            pools.extend(self.pools_of.get(&owner).into_iter().flatten().cloned());
+            self.slices_of.entry(owner).or_default().insert(key);
+        }
+    }
+
+    /// Works out a pool's servers. Returns whether they are others.
+    fn set_servers(&mut self, key: &ObjectKey, addresses: &mut Addresses) -> bool {
+        let after = self.pools.get(key).map(|pool| self.servers(key, pool));
+        for server in after.iter().flatten() {
+            let uses = self.addresses.entry(server.address).or_default();
+            *uses += 1;
+            if *uses == 1 && !addresses.removed.remove(&server.address) {
+                addresses.added.insert(server.address);
+            }
+        }
+        let pools = &mut self.snapshot.pools;
+        let before = pools.remove(key);
+        for server in before.iter().flatten() {
+            let uses = self.addresses.entry(server.address).or_default();
+            *uses = uses.saturating_sub(1);
+            if *uses == 0 {
+                self.addresses.remove(&server.address);
+                if !addresses.added.remove(&server.address) {
+                    addresses.removed.insert(server.address);
+                }
+            }
+        }
+        let changed = before != after;
+        if let Some(servers) = after {
+            pools.insert(key.clone(), servers);
+        }
+        changed
+    }
+
+    fn servers(&self, key: &ObjectKey, decision: &PoolDecision) -> Vec<Server> {
+        let endpoints = decision.content.endpoints.as_ref();
+        let owner = endpoints.map(|decided| SliceOwner::of_decision(&key.namespace, decided));
+        let keys = owner.and_then(|owner| self.slices_of.get(&owner));
+        let slices = keys.into_iter().flatten();
+        let slices = slices.filter_map(|key| self.slices.get(key).map(Arc::as_ref));
+        Slices::new(slices).servers(&key.namespace, &decision.content)
+    }
+
+    /// The planner's input.
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// How far it goes.
+    pub(super) fn mark(&self) -> &Mark {
+        &self.mark
+    }
+}
+
+fn take_from<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(value);
+        if set.is_empty() {
+            sets.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use sluice_api::EndpointSource;
+    use sluice_planner::SliceEndpoint;
+
+    use super::*;
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new("shop", name)
+    }
+
+    /// A pool whose servers are the pods of a name.
+    fn pool(changes: &mut Changes, name: &str, pods: &str) {
+        let decision = json!({
+            "revision": 1, "generation": 1, "endpoints": {"source": "Pods", "name": pods},
+        });
+        let decision = serde_json::from_value(decision).unwrap();
+        changes.pools.insert(key(name), Some(Arc::new(decision)));
+    }
+
+    fn slice(changes: &mut Changes, name: &str, pods: &str, addresses: &[&str]) {
+        let endpoint = |address: &&str| SliceEndpoint {
+            name: (*address).to_owned(),
+            address: address.parse().unwrap(),
+            ready: true,
+            serving: true,
+            terminating: false,
+        };
+        let slice = Slice {
+            owner: SliceOwner {
+                namespace: "shop".to_owned(),
+                source: EndpointSource::Pods,
+                name: pods.to_owned(),
+            },
+            ports: Vec::new(),
+            endpoints: addresses.iter().map(endpoint).collect(),
+        };
+        let key = (EndpointSource::Pods, key(name));
+        changes.slices.insert(key, Some(Arc::new(slice)));
+    }
+
+    /// Applies changes. Returns whether something changed, and the addresses that came and went.
+    fn apply(
+        decided: &mut Decided,
+        change: impl FnOnce(&mut Changes),
+    ) -> (bool, Vec<String>, Vec<String>) {
+        let mut changes = Changes::default();
+        change(&mut changes);
+        let mut addresses = Addresses::default();
+        let differs = decided.apply(changes, &mut addresses);
+        let text = |set: BTreeSet<IpAddr>| set.iter().map(ToString::to_string).collect();
+        (differs, text(addresses.added), text(addresses.removed))
+    }
+
+    fn owned(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_slice_counts_for_the_pools_of_its_owner() {
+        let mut decided = Decided::default();
+        let first = apply(&mut decided, |changes| {
+            pool(changes, "v1", "a");
+            slice(changes, "s1", "a", &["10.0.0.1", "10.0.0.2"]);
+            slice(changes, "s2", "b", &["10.0.0.3"]);
+        });
+        assert_eq!(first, (true, owned(&["10.0.0.1", "10.0.0.2"]), Vec::new()));
+        let moved = apply(&mut decided, |changes| pool(changes, "v1", "b"));
+        assert_eq!(moved.1, ["10.0.0.3"], "the slice was known");
+        assert_eq!(moved.2, ["10.0.0.1", "10.0.0.2"]);
+        let nobodys = apply(&mut decided, |changes| {
+            slice(changes, "s1", "a", &["10.0.0.9"]);
+        });
+        assert_eq!(nobodys, (false, Vec::new(), Vec::new()));
+        let relabelled = apply(&mut decided, |changes| {
+            slice(changes, "s1", "b", &["10.0.0.9"]);
+        });
+        assert_eq!(relabelled, (true, owned(&["10.0.0.9"]), Vec::new()));
+        let gone = apply(&mut decided, |changes| {
+            let key = (EndpointSource::Pods, key("s1"));
+            changes.slices.insert(key, None);
+        });
+        assert_eq!(gone, (true, Vec::new(), owned(&["10.0.0.9"])));
+    }
+
+    #[test]
+    fn an_address_goes_with_its_last_server() {
+        let mut decided = Decided::default();
+        apply(&mut decided, |changes| {
+            pool(changes, "v1", "a");
+            pool(changes, "v2", "a");
+            slice(changes, "s1", "a", &["10.0.0.1"]);
+        });
+        let first = apply(&mut decided, |changes| {
+            changes.pools.insert(key("v1"), None);
+        });
+        assert_eq!(first, (true, Vec::new(), Vec::new()));
+        let last = apply(&mut decided, |changes| {
+            changes.pools.insert(key("v2"), None);
+        });
+        assert_eq!(last, (true, Vec::new(), owned(&["10.0.0.1"])));
+        assert!(decided.snapshot().pools.is_empty());
+        let nothing = apply(&mut decided, |_| {});
+        assert_eq!(nothing, (false, Vec::new(), Vec::new()));
+    }
+}
