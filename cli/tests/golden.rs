@@ -44,11 +44,7 @@ fn now() -> Time {
 }
 
 fn assert_golden(name: &str, text: &str) {
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(path(name), text).unwrap();
-    }
-    let expected = std::fs::read_to_string(path(name)).unwrap();
-    assert_eq!(text, expected, "{name}");
+    sluice_golden_file::assert_golden(&path(name), text);
 }
 
 fn assert_fits(text: &str) {

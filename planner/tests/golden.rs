@@ -1,6 +1,6 @@
 //! Small inputs and the dump of the maps that come of them.
 //!
-//! The dumps stand in `golden/`; `SLUICE_BLESS=1 cargo test -p sluice-planner --test golden` writes them anew.
+//! The dumps stand in `golden/`; `UPDATE_GOLDEN=1 cargo test -p sluice-planner --test golden` writes them anew.
 
 mod common;
 
@@ -29,11 +29,7 @@ fn check(name: &str, snapshot: &Snapshot, view: &NodeView) {
         writeln!(text, "not live {exception}").expect("a String takes all");
     }
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.txt"));
-    if std::env::var_os("SLUICE_BLESS").is_some() {
-        std::fs::write(&path, &text).expect("the dump can be written");
-    }
-    let wanted = std::fs::read_to_string(&path).expect("the dump exists");
-    assert_eq!(text, wanted, "{name}");
+    sluice_golden_file::assert_golden(&path, &text);
 }
 
 fn two_servers() -> common::PoolEntry {

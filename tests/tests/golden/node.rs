@@ -1,0 +1,168 @@
+//! A node's side: decisions in, the content of its maps and its report out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use sluice_api::{ExceptionKind, LoadBalancerNodeStatus, NodeException, NodeRole};
+use sluice_planner::{
+    Hop, Image, Limits, Mac, MapOp, NextHop, NodeView, ObjectKind, Problem, Role, Slices, Snapshot,
+    Via, diff, live, node_config, plan,
+};
+
+use crate::case::{AgentState, NodeNews, Way};
+use crate::cluster::Decided;
+
+/// Maps in which everything of a case has room.
+const LIMITS: Limits = Limits {
+    vips: 4096,
+    backends: 4096,
+    locals: 4096,
+    peers: 64,
+    heads: 4096,
+    rings: 4096,
+    ring_slots: 1 << 22,
+    servers: 65_536,
+    records: 65_536,
+};
+
+/// A node and its maps.
+#[derive(Default)]
+pub(crate) struct Node {
+    pub(crate) agent: AgentState,
+    addresses: BTreeSet<IpAddr>,
+    ways: BTreeMap<IpAddr, Way>,
+    /// What its maps hold.
+    pub(crate) image: Image,
+    /// The writes since they were last asked for.
+    writes: Vec<MapOp>,
+    notes: Vec<String>,
+    status: LoadBalancerNodeStatus,
+}
+
+impl Node {
+    pub(crate) fn hear(&mut self, news: &NodeNews) {
+        if let Some(addresses) = &news.addresses {
+            self.addresses = addresses.iter().copied().collect();
+            self.status.addresses.clone_from(addresses);
+        }
+        self.ways.extend(&news.ways);
+        self.agent = news.agent.unwrap_or(self.agent);
+    }
+
+    /// Brings the maps to what was decided, unless the agent does not work.
+    pub(crate) fn follow(
+        &mut self,
+        name: &str,
+        role: NodeRole,
+        peers: BTreeSet<Mac>,
+        decided: &Decided,
+    ) {
+        if self.agent != AgentState::Live {
+            return;
+        }
+        let slices = Slices::new(&decided.slices);
+        let snapshot = Snapshot::new(&decided.virtual_servers, &decided.pools, &slices);
+        let servers = snapshot.pools.values().flatten();
+        let hops = servers.map(|server| (server.address, self.hop(server.address)));
+        let view = NodeView {
+            name: name.to_owned(),
+            role: Role {
+                director: role == NodeRole::Director,
+                real_server: true,
+            },
+            addresses: self.addresses.clone(),
+            peers,
+            next_hops: hops.collect(),
+        };
+        let config = node_config(&snapshot, &view);
+        let planned = plan(&config, &self.image, &LIMITS);
+        self.writes.extend(diff(&self.image, &planned.desired));
+        self.image = planned.desired;
+
+        let exceptions = live(&config, &self.image);
+        let all = config.problems.iter().chain(&planned.problems);
+        let notes = all.filter(|problem| !exceptions.contains(problem));
+        self.notes = notes.map(ToString::to_string).collect();
+        let revisions = decided.virtual_servers.values().map(|d| d.revision);
+        let pool_revisions = decided.pools.values().map(|d| d.revision);
+        let exceptions: BTreeSet<NodeException> = exceptions.iter().filter_map(exception).collect();
+        self.status = LoadBalancerNodeStatus {
+            addresses: self.status.addresses.clone(),
+            acknowledged_revision: revisions.max().unwrap_or_default(),
+            acknowledged_pool_revision: pool_revisions.max().unwrap_or_default(),
+            exception_count: u32::try_from(exceptions.len()).expect("few"),
+            exceptions: exceptions.into_iter().collect(),
+            ..LoadBalancerNodeStatus::default()
+        };
+    }
+
+    /// MAC addresses by which other nodes know this one.
+    pub(crate) fn macs(&self) -> impl Iterator<Item = Mac> {
+        self.addresses.iter().map(|address| mac(*address))
+    }
+
+    /// What the node reports.
+    pub(crate) fn status(&self) -> LoadBalancerNodeStatus {
+        self.status.clone()
+    }
+
+    /// The writes since this was last called.
+    pub(crate) fn take_writes(&mut self) -> Vec<MapOp> {
+        std::mem::take(&mut self.writes)
+    }
+
+    /// What is not as described although every decision is in force.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn hop(&self, to: IpAddr) -> NextHop {
+        let via = match self.ways.get(&to) {
+            None | Some(Way::Link) => Via::Link,
+            Some(Way::Router) => Via::Router,
+            Some(Way::Bridge) => Via::Bridge,
+            Some(Way::Pending) => return NextHop::Pending,
+            Some(Way::Overdue) => return NextHop::Overdue,
+            Some(Way::Unreachable) => return NextHop::Unreachable,
+        };
+        let own = |address: &&IpAddr| address.is_ipv6() == to.is_ipv6();
+        let Some(source) = self.addresses.iter().find(own) else {
+            return NextHop::Unreachable;
+        };
+        NextHop::Resolved(Hop {
+            via,
+            ifindex: 2,
+            source_mac: mac(*source),
+            next_hop_mac: match via {
+                Via::Router => Mac([2, 0, 0, 0, 1, 0]),
+                Via::Link | Via::Bridge => mac(to),
+            },
+            mtu: 1500,
+            source: *source,
+        })
+    }
+}
+
+/// Made of the address's last octet.
+fn mac(address: IpAddr) -> Mac {
+    let last = match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    };
+    Mac([2, 0, 0, 0, 0, last])
+}
+
+fn exception(problem: &Problem) -> Option<NodeException> {
+    let kind = match problem.kind {
+        ObjectKind::VirtualServer => ExceptionKind::VirtualServer,
+        ObjectKind::RealServerPool => ExceptionKind::RealServerPool,
+        ObjectKind::LoadBalancerNode => return None,
+    };
+    Some(NodeException {
+        kind,
+        namespace: problem.object.namespace.clone(),
+        name: problem.object.name.clone(),
+        reason: problem.reason.as_str().to_owned(),
+        message: problem.message.clone(),
+    })
+}
