@@ -34,8 +34,8 @@ test: setup ## Run all tests (as root: they make network namespaces and load BPF
 e2e: setup ## Run the tests on a real Kubernetes of three nodes
 	cargo xtask test --package sluice-e2e
 
-test-unit: ## Run the tests that need neither root nor BPF
-	cargo test --workspace --lib --bins
+test-unit: ## Run the tests that need neither root nor BPF nor Kubernetes
+	cargo xtask test --unit
 
 test-kernels: setup-build ## Load the programs and run the packet tables on an older kernel under qemu
 	cargo xtask test --package sluice-tests --test kernels

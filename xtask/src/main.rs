@@ -9,6 +9,7 @@ mod command;
 mod generate;
 mod images;
 mod lint;
+mod suites;
 mod summary;
 mod test;
 
@@ -28,6 +29,9 @@ enum Verb {
     },
     /// Build the programs and the container images and run all tests; arguments go to cargo test.
     Test {
+        /// Build nothing before, and run the tests that need neither root nor the programs nor Kubernetes.
+        #[arg(long)]
+        unit: bool,
         /// Arguments for cargo test, such as `-p sluice-tests`; the whole workspace when there are none.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -50,7 +54,7 @@ fn main() -> ExitCode {
     let result = match Verb::parse() {
         Verb::BuildBpf => bpf::build(command::root()),
         Verb::BuildBase { commit } => base::build(&commit),
-        Verb::Test { arguments } => test::run(&arguments),
+        Verb::Test { unit, arguments } => test::run(test::Scope::of(unit), &arguments),
         Verb::Images(options) => images::run(&options),
         Verb::Lint => lint::run(),
         Verb::Fmt => lint::format(),

@@ -7,16 +7,39 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, images, summary::Summary};
+use crate::{command, images, suites, summary::Summary};
 
-/// Builds the programs and the images, runs the tests and prints the sum of their results as the last line.
-pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    // Integration tests run the agent and the operator; cargo test builds the binaries of the tests' own package only.
-    // Writing the images builds them first, and the BPF programs.
-    images::run(&images::Options::default())?;
+/// Which tests run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All, or those that the arguments for cargo choose.
+    All,
+    /// Those that need nothing but cargo.
+    Unit,
+}
+
+impl Scope {
+    /// From the command line's `--unit`.
+    pub(crate) fn of(unit: bool) -> Self {
+        if unit { Self::Unit } else { Self::All }
+    }
+}
+
+/// Runs the tests, after building what they need, and prints the sum of their results as the last line.
+pub(crate) fn run(scope: Scope, arguments: &[String]) -> Result<()> {
     let mut cargo = command::cargo(["test", "--no-fail-fast"]);
-    if arguments.is_empty() {
-        cargo.arg("--workspace");
+    match scope {
+        Scope::Unit => {
+            cargo.args(suites::unit()?);
+        }
+        Scope::All => {
+            // Integration tests run the agent and the operator; cargo test builds the binaries of the tests' own package
+            // only. Writing the images builds them first, and the BPF programs.
+            images::run(&images::Options::default())?;
+            if arguments.is_empty() {
+                cargo.arg("--workspace");
+            }
+        }
     }
     cargo
         .args(arguments)
