@@ -8,11 +8,16 @@
 //! ```
 //!
 //! Whatever is refused keeps its last decision; a condition says why.
+//!
+//! [`reconcile`] looks at a whole world. [`reconcile_parts`] gives the same for the objects that may have changed, of which
+//! [`Links`] tells what is linked to them.
 
 mod admission;
 mod claims;
 mod decide;
+mod links;
 mod nodes;
+mod parts;
 mod policies;
 mod pools;
 mod reconcile;
@@ -21,6 +26,8 @@ mod status;
 mod tests;
 mod world;
 
+pub use links::{Links, Object};
 pub use nodes::Liveness;
+pub use parts::{Dirty, reconcile_parts};
 pub use reconcile::reconcile;
 pub use world::{Cluster, Node, Outcome, World};

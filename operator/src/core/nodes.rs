@@ -1,6 +1,6 @@
 //! Which nodes count, and what they acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{Decision, ExceptionKind, NODE_SILENT_SECONDS, NodeException, ObjectKey, Time};
 
@@ -86,33 +86,35 @@ impl Liveness {
 
 /// What the live nodes say of one decision.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Acknowledgement {
-    /// Live nodes.
-    pub(super) live: Vec<String>,
+pub(super) struct Acknowledgement<'a> {
+    /// How many nodes are live.
+    pub(super) live: usize,
     /// Live nodes that have not acknowledged the revision.
-    pub(super) awaited: Vec<String>,
+    pub(super) awaited: Vec<&'a str>,
     /// What live nodes cannot do as decided, with the node's name.
-    pub(super) exceptions: Vec<(String, String)>,
+    pub(super) exceptions: Vec<(&'a str, String)>,
 }
 
-impl Acknowledgement {
+impl Acknowledgement<'_> {
     /// Whether the decision is in force on every live node, of which there is at least one.
     pub(super) fn is_complete(&self) -> bool {
-        !self.live.is_empty() && self.awaited.is_empty() && self.exceptions.is_empty()
+        self.live > 0 && self.awaited.is_empty() && self.exceptions.is_empty()
     }
 
     /// Live nodes on which the decision is in force.
     pub(super) fn nodes(&self) -> usize {
-        let in_force = |node: &&String| {
-            self.awaited.iter().all(|other| other != *node)
-                && self.exceptions.iter().all(|(other, _)| other != *node)
-        };
-        self.live.iter().filter(in_force).count()
+        let excepted: BTreeSet<&str> = self.exceptions.iter().map(|(node, _)| *node).collect();
+        let behind = self.awaited.iter().filter(|node| !excepted.contains(*node));
+        self.live - excepted.len() - behind.count()
     }
 }
 
 /// What live nodes say of a virtual server's decision; pools with a weight belong to it.
-pub(super) fn of_decision(world: &World, key: &ObjectKey, decision: &Decision) -> Acknowledgement {
+pub(super) fn of_decision<'a>(
+    world: &'a World,
+    key: &ObjectKey,
+    decision: &Decision,
+) -> Acknowledgement<'a> {
     let pools = decision.content.pools.iter().filter(|pool| pool.weight > 0);
     let pool_revision = pools
         .filter_map(|pool| Some(world.pool_decision(&key.sibling(&pool.name))?.revision))
@@ -135,7 +137,7 @@ pub(super) fn of_decision(world: &World, key: &ObjectKey, decision: &Decision) -
 }
 
 /// What live nodes say of a pool's decision.
-pub(super) fn of_pool(world: &World, key: &ObjectKey, revision: u64) -> Acknowledgement {
+pub(super) fn of_pool<'a>(world: &'a World, key: &ObjectKey, revision: u64) -> Acknowledgement<'a> {
     let wanted = Wanted {
         revision: 0,
         pool_revision: revision,
@@ -160,27 +162,27 @@ fn of_revision(
     world: &World,
     wanted: Wanted,
     concerns: impl Fn(&NodeException) -> bool,
-) -> Acknowledgement {
+) -> Acknowledgement<'_> {
     let mut result = Acknowledgement::default();
     for (name, node) in live(world) {
-        result.live.push(name.clone());
+        result.live += 1;
         if node.status.acknowledged_revision < wanted.revision
             || node.status.acknowledged_pool_revision < wanted.pool_revision
         {
-            result.awaited.push(name.clone());
+            result.awaited.push(name);
         }
         let exceptions = &node.status.exceptions;
         let concerning = exceptions.iter().filter(|e| concerns(e)).map(told);
         result
             .exceptions
-            .extend(concerning.map(|text| (name.clone(), text)));
+            .extend(concerning.map(|text| (name.as_str(), text)));
         let unlisted = (node.status.exception_count as usize).saturating_sub(exceptions.len());
         if unlisted > 0 {
             let text = format!(
                 "has exceptions for {unlisted} objects beyond those that its status has room for, perhaps for this one: \
                  correct what it lists"
             );
-            result.exceptions.push((name.clone(), text));
+            result.exceptions.push((name, text));
         }
     }
     result

@@ -166,7 +166,7 @@ fn advise(
 fn acknowledged(
     last: Option<Acknowledged>,
     decision: &Decision,
-    acknowledgement: &Acknowledgement,
+    acknowledgement: &Acknowledgement<'_>,
 ) -> Acknowledged {
     let last = last.unwrap_or_default();
     let (revision, pools) = if acknowledgement.is_complete() {
@@ -178,7 +178,7 @@ fn acknowledged(
         revision,
         pools,
         nodes: count(acknowledgement.nodes()),
-        live_nodes: count(acknowledgement.live.len()),
+        live_nodes: count(acknowledgement.live),
     }
 }
 
@@ -209,8 +209,8 @@ fn refused(refusals: &[Refusal], decision: Option<(i64, u64)>) -> String {
 }
 
 /// Names no revision: a decision gets its own when it is written.
-fn in_force(acknowledgement: &Acknowledgement) -> State {
-    if acknowledgement.live.is_empty() {
+fn in_force(acknowledgement: &Acknowledgement<'_>) -> State {
+    if acknowledgement.live == 0 {
         let message = "decided; waits for a node: start an agent".to_owned();
         State::Reconciling(Reason::NoLiveNode, message)
     } else if !acknowledgement.awaited.is_empty() {
@@ -225,13 +225,13 @@ fn in_force(acknowledgement: &Acknowledgement) -> State {
 }
 
 /// Names the first few.
-fn awaited(acknowledgement: &Acknowledgement) -> String {
+fn awaited(acknowledgement: &Acknowledgement<'_>) -> String {
     const NAMED: usize = 5;
     let mut nodes: Vec<String> = acknowledgement
         .awaited
         .iter()
         .take(NAMED)
-        .cloned()
+        .map(|node| (*node).to_owned())
         .collect();
     let further = acknowledgement.awaited.len() - nodes.len();
     if further > 0 {
@@ -240,7 +240,7 @@ fn awaited(acknowledgement: &Acknowledgement) -> String {
     nodes.join(", ")
 }
 
-fn exceptions(acknowledgement: &Acknowledgement) -> String {
+fn exceptions(acknowledgement: &Acknowledgement<'_>) -> String {
     let exceptions = acknowledgement.exceptions.iter();
     let texts: Vec<String> = exceptions
         .map(|(node, text)| format!("{node}: {text}"))
@@ -398,7 +398,7 @@ fn obstacle(world: &World, target: &ObjectKey) -> String {
         return format!("VirtualServer {target} has no decision");
     };
     let acknowledgement = nodes::of_decision(world, target, decision);
-    if acknowledgement.live.is_empty() {
+    if acknowledgement.live == 0 {
         "no agent reports: start one".to_owned()
     } else if acknowledgement.awaited.is_empty() {
         exceptions(&acknowledgement)

@@ -62,6 +62,17 @@ pub struct Outcome {
     pub policies: BTreeMap<ObjectKey, RolloutPolicyStatus>,
 }
 
+impl Outcome {
+    /// The highest revision of its decisions; 0 if there is none.
+    pub fn highest_revision(&self) -> u64 {
+        let servers = self.virtual_servers.values();
+        let servers = servers.filter_map(|status| Some(status.decision.as_ref()?.revision));
+        let pools = self.pools.values();
+        let pools = pools.filter_map(|status| Some(status.decision.as_ref()?.revision));
+        servers.chain(pools).max().unwrap_or_default()
+    }
+}
+
 impl World {
     /// The decision in force for a virtual server.
     pub fn decision(&self, key: &ObjectKey) -> Option<&Decision> {

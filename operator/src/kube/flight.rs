@@ -68,7 +68,6 @@ impl Ground<'_> {
             Answer::Pool(answer) => self.settle(&key, &stamp, *answer),
             Answer::Policy(answer) => self.settle(&key, &stamp, *answer),
         }
-        self.index.dirty = true;
     }
 
     fn settle<K: Kept>(
@@ -86,6 +85,7 @@ impl Ground<'_> {
         match answer {
             Ok(item) => {
                 self.taken(&about, item);
+                self.index.changed(object.clone());
                 self.schedule.answered(&object, Ok(()), self.now_ms);
             }
             Err(error) => {

@@ -5,21 +5,21 @@ use std::net::IpAddr;
 
 use kube::Resource;
 use sluice_api::{
-    DecidedEndpoints, EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool,
-    RealServerPoolStatus, RolloutPolicy, VirtualServer, pool_label,
+    DecidedEndpoints, Kind, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool,
+    RealServerPoolStatus, RolloutPhase, RolloutPolicy, Time, VirtualServer, pool_label,
 };
 use sluice_kube::Item;
 use sluice_kube::error::RequestError;
 use sluice_kube::lease::LeaseFacts;
 use sluice_kube::store::{Change, Missed, Store};
 use sluice_kube::watched;
-use sluice_planner::Slice;
 use tracing::{info, warn};
 
 use super::facts::{PodFacts, SliceFacts};
-use super::memory::Memory;
+use super::memory::{Decided, Memory};
+use super::slices::NAME_MARK;
 use super::watch::KINDS;
-use crate::core::{Cluster, Liveness, Node, Outcome, World};
+use crate::core::{Cluster, Dirty, Links, Liveness, Node, Object, Outcome, World, reconcile_parts};
 use crate::managed::Managed;
 
 /// What is known.
@@ -48,12 +48,15 @@ pub(super) struct Index {
     orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
     /// The pools of pods, as the core last decided; `None` before it did.
     pub(super) selecting: Option<BTreeMap<ObjectKey, DecidedEndpoints>>,
+    pub(super) links: Links,
     pub(super) wrote_servers: Memory<VirtualServer>,
     pub(super) wrote_pools: Memory<RealServerPool>,
     /// The highest revision that was tried to be given, or is gone.
     revision_floor: u64,
-    /// Whether the core may say something else now.
-    pub(super) dirty: bool,
+    /// For which objects the core may say something else now.
+    pub(super) dirty: Dirty,
+    /// Kinds of which decisions went away, or were changed by others.
+    reopened: BTreeSet<Kind>,
     /// Pools whose slices may have to change.
     pub(super) dirty_pools: BTreeSet<ObjectKey>,
     missed: Vec<(&'static str, Missed)>,
@@ -64,7 +67,7 @@ impl Index {
     pub(super) fn new(namespace: &str) -> Self {
         Self {
             namespace: namespace.to_owned(),
-            dirty: true,
+            dirty: Dirty::All,
             ..Self::default()
         }
     }
@@ -92,21 +95,47 @@ impl Index {
 
     /// The highest revision that is known.
     pub(super) fn highest_revision(&self) -> u64 {
-        let of_servers = self.virtual_servers.objects.values();
-        let of_servers = of_servers.filter_map(|o| o.status.as_ref().map(VirtualServer::revision));
-        let of_pools = self.pools.objects.values();
-        let of_pools = of_pools.filter_map(|o| o.status.as_ref().map(RealServerPool::revision));
-        let highest = of_servers.chain(of_pools).max();
-        highest.unwrap_or_default().max(self.revision_floor)
+        self.revision_floor
     }
 
-    /// Lends everything to `look` as the core sees it.
-    pub(super) fn with_world(&mut self, look: impl FnOnce(&World) -> Outcome) -> Outcome {
+    /// The kinds of which decisions went away, or were changed by others, since the last call.
+    pub(super) fn take_reopened(&mut self) -> BTreeSet<Kind> {
+        std::mem::take(&mut self.reopened)
+    }
+
+    /// Decides what is dirty, and all that is linked to it.
+    pub(super) fn decide(&mut self, now: &Time) -> Outcome {
+        let roots = match std::mem::take(&mut self.dirty) {
+            Dirty::Objects(objects) => objects,
+            Dirty::All => self.links.all(),
+        };
+        let parts = self.links.parts(&roots);
+        let outcome = self.decide_parts(&parts, now);
+        let pools = parts.into_iter().flatten();
+        let pools = pools.filter(|(kind, _)| *kind == Kind::RealServerPool);
+        let gone = pools.filter(|(_, key)| !outcome.pools.contains_key(key));
+        let gone: Vec<ObjectKey> = gone.map(|(_, key)| key).collect();
+        for key in &gone {
+            self.orphans.remove(key);
+            self.relink(&(Kind::RealServerPool, key.clone()));
+        }
+        self.select(&gone, &outcome);
+        outcome
+    }
+
+    /// Lends everything to the core, as it is to see it.
+    fn decide_parts(&mut self, parts: &[BTreeSet<Object>], now: &Time) -> Outcome {
+        let keys = |of: Kind| {
+            let objects = parts.iter().flatten().filter(move |(kind, _)| *kind == of);
+            objects.map(|(_, key)| key)
+        };
+        let servers = &mut self.virtual_servers.objects;
         let servers = self
             .wrote_servers
-            .restore(&mut self.virtual_servers.objects);
-        let pools = self.wrote_pools.restore(&mut self.pools.objects);
-        let world = World {
+            .restore(keys(Kind::VirtualServer), servers);
+        let pools = &mut self.pools.objects;
+        let pools = self.wrote_pools.restore(keys(Kind::RealServerPool), pools);
+        let mut world = World {
             virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
             pools: std::mem::take(&mut self.pools.objects),
             policies: std::mem::take(&mut self.policies.objects),
@@ -115,7 +144,7 @@ impl Index {
             revision_floor: self.revision_floor,
             cluster: Some(std::mem::take(&mut self.cluster)),
         };
-        let outcome = look(&world);
+        let outcome = reconcile_parts(&mut world, &self.links, parts, now);
         self.virtual_servers.objects = world.virtual_servers;
         self.pools.objects = world.pools;
         self.virtual_servers.objects.extend(servers);
@@ -123,29 +152,82 @@ impl Index {
         self.policies.objects = world.policies;
         self.known_nodes = world.nodes;
         self.orphans = world.orphans;
-        self.orphans
-            .retain(|key, _| outcome.pools.contains_key(key));
         self.cluster = world.cluster.unwrap_or_default();
         outcome
     }
 
     /// Takes which pods the pools have by what the core decided. A spec that it refused does not count: the pool goes on with
     /// the pods that it had.
-    pub(super) fn select(&mut self, outcome: &Outcome) {
-        let decided = outcome.pools.iter().filter_map(|(key, status)| {
-            let content = &status.decision.as_ref()?.content;
-            content.selector()?;
-            Some((key.clone(), content.endpoints.clone()?))
+    fn select(&mut self, gone: &[ObjectKey], outcome: &Outcome) {
+        let selecting = self.selecting.get_or_insert_default();
+        let gone = gone.iter().map(|key| (key, None));
+        let decided = outcome.pools.iter().map(|(key, status)| {
+            let decision = status.decision.as_ref();
+            let content = decision.map(|decision| &decision.content);
+            let of_pods = content.filter(|content| content.selector().is_some());
+            (key, of_pods.and_then(|content| content.endpoints.clone()))
         });
-        let now: BTreeMap<ObjectKey, DecidedEndpoints> = decided.collect();
-        let before = self.selecting.take().unwrap_or_default();
-        let changed = |(key, endpoints): &(&ObjectKey, &DecidedEndpoints)| {
-            before.get(*key) != Some(*endpoints)
+        for (key, endpoints) in gone.chain(decided) {
+            if selecting.get(key) == endpoints.as_ref() {
+                continue;
+            }
+            self.dirty_pools.insert(key.clone());
+            match endpoints {
+                Some(endpoints) => selecting.insert(key.clone(), endpoints),
+                None => selecting.remove(key),
+            };
+        }
+    }
+
+    /// The policies whose time may have come.
+    pub(super) fn look_at_timers(&mut self) {
+        let running = self.policies.objects.iter().filter(|(_, policy)| {
+            let phase = policy.status.as_ref().and_then(|status| status.phase);
+            phase != Some(RolloutPhase::Completed)
+        });
+        let running = running.map(|(key, _)| (Kind::RolloutPolicy, key.clone()));
+        self.dirty.extend(running);
+    }
+
+    /// Notes that an object changed.
+    pub(super) fn changed(&mut self, object: Object) {
+        self.relink(&object);
+        self.dirty.extend([object]);
+    }
+
+    /// Takes what an object is linked to. What it no longer is may have to be decided anew.
+    fn relink(&mut self, object: &Object) {
+        let (kind, key) = object;
+        let concerned = match kind {
+            Kind::VirtualServer => {
+                let object = self.virtual_servers.objects.get(key);
+                let there = object.and_then(Decided::current);
+                let ours = self.wrote_servers.decision(key);
+                let decisions: Vec<_> = there.into_iter().chain(ours).collect();
+                let highest = decisions.iter().map(|decision| decision.revision).max();
+                self.revision_floor = self.revision_floor.max(highest.unwrap_or_default());
+                self.links.virtual_server(key, object, &decisions)
+            }
+            Kind::RealServerPool => {
+                let object = self.pools.objects.get(key);
+                let there = object.and_then(Decided::current);
+                let ours = self.wrote_pools.decision(key);
+                let orphan = self
+                    .orphans
+                    .get(key)
+                    .and_then(|orphan| orphan.decision.as_ref());
+                let decisions: Vec<_> = there.into_iter().chain(ours).chain(orphan).collect();
+                let highest = decisions.iter().map(|decision| decision.revision).max();
+                self.revision_floor = self.revision_floor.max(highest.unwrap_or_default());
+                self.links.pool(key, object, &decisions)
+            }
+            Kind::RolloutPolicy => {
+                let object = self.policies.objects.get(key);
+                self.links.policy(key, object)
+            }
+            Kind::LoadBalancerNode => return,
         };
-        let changed = now.iter().filter(changed).map(|(key, _)| key);
-        let gone = before.keys().filter(|key| !now.contains_key(*key));
-        self.dirty_pools.extend(changed.chain(gone).cloned());
-        self.selecting = Some(now);
+        self.dirty.extend(concerned);
     }
 
     /// Takes a slice that we have just written.
@@ -161,105 +243,137 @@ impl Index {
     }
 
     /// A decision that is gone leaves its revision behind: it is never given again.
-    pub(super) fn own_changed<K: Managed>(&mut self, changes: &[Change<K>]) {
-        self.dirty |= !changes.is_empty();
+    fn revised<K: Managed>(&mut self, before: Option<&K>) {
+        let revision = before.and_then(Managed::status).map_or(0, K::revision);
+        self.raise_floor(revision);
+        if revision > 0 {
+            self.reopened.insert(K::KIND);
+        }
+    }
+
+    pub(super) fn virtual_servers_changed(&mut self, changes: Vec<Change<VirtualServer>>) {
         for change in changes {
-            let status = change.before.as_ref().and_then(Managed::status);
-            self.raise_floor(status.map_or(0, K::revision));
+            let Change { key, before, .. } = change;
+            self.revised::<VirtualServer>(before.as_ref());
+            let now = self.virtual_servers.objects.get(&key);
+            self.wrote_servers.check(&key, now);
+            self.changed((Kind::VirtualServer, key));
+        }
+    }
+
+    pub(super) fn policies_changed(&mut self, changes: Vec<Change<RolloutPolicy>>) {
+        for change in changes {
+            self.changed((Kind::RolloutPolicy, change.key));
         }
     }
 
     pub(super) fn pools_changed(&mut self, changes: Vec<Change<RealServerPool>>) {
-        self.own_changed(&changes);
         for change in changes {
             let Change { key, before, .. } = change;
-            if self.pools.objects.contains_key(&key) {
+            self.revised::<RealServerPool>(before.as_ref());
+            let now = self.pools.objects.get(&key);
+            self.wrote_pools.check(&key, now);
+            if now.is_some() {
                 self.orphans.remove(&key);
             } else if let Some(status) = before.and_then(|pool| pool.status)
                 && status.decision.is_some()
             {
                 self.orphans.insert(key.clone(), status);
             }
-            self.dirty_pools.insert(key);
+            self.dirty_pools.insert(key.clone());
+            self.changed((Kind::RealServerPool, key));
         }
     }
 
     pub(super) fn pods_changed(&mut self, changes: &[Change<PodFacts>]) {
-        let namespaces: BTreeSet<&str> = changes
-            .iter()
-            .map(|change| change.key.namespace.as_str())
-            .collect();
         let Some(selecting) = &self.selecting else {
             return;
         };
-        for namespace in namespaces {
-            let pools = of_namespace(selecting, namespace);
+        for Change { key, before, .. } in changes {
+            let now = self.pods.objects.get(key);
+            let pools = of_namespace(selecting, &key.namespace).filter(|(_, endpoints)| {
+                let selector = endpoints.selector.as_ref();
+                let mut pods = before.iter().chain(now);
+                selector.is_some_and(|selector| pods.any(|pod| selector.matches(&pod.labels)))
+            });
             self.dirty_pools.extend(pools.map(|(key, _)| key.clone()));
         }
     }
 
-    /// Whether an object that was never visited names one that nobody has heard of.
+    /// Whether a dirty object that was never visited names one that nobody has heard of.
     pub(super) fn lacks_referents(&self) -> bool {
-        let lacks_pool = |(key, object): (&ObjectKey, &VirtualServer)| {
-            let mut pools = object.spec.pools.iter();
-            object.status.is_none()
-                && pools.any(|pool| !self.pools.objects.contains_key(&key.sibling(&pool.name)))
+        let all;
+        let objects = match &self.dirty {
+            Dirty::Objects(objects) => objects,
+            Dirty::All => {
+                all = self.links.all();
+                &all
+            }
         };
-        let lacks_target = |(key, object): (&ObjectKey, &RolloutPolicy)| {
-            let target = key.sibling(&object.spec.virtual_server_name);
-            object.status.is_none() && !self.virtual_servers.objects.contains_key(&target)
-        };
-        self.virtual_servers.objects.iter().any(lacks_pool)
-            || self.policies.objects.iter().any(lacks_target)
+        objects.iter().any(|(kind, key)| match kind {
+            Kind::VirtualServer => {
+                let object = self.virtual_servers.objects.get(key);
+                let new = object.filter(|object| object.status.is_none());
+                let pools = new.into_iter().flat_map(|object| &object.spec.pools);
+                let mut pools = pools.map(|pool| key.sibling(&pool.name));
+                pools.any(|pool| !self.pools.objects.contains_key(&pool))
+            }
+            Kind::RolloutPolicy => {
+                let object = self.policies.objects.get(key);
+                let new = object.filter(|object| object.status.is_none());
+                let target = new.map(|object| key.sibling(&object.spec.virtual_server_name));
+                target.is_some_and(|target| !self.virtual_servers.objects.contains_key(&target))
+            }
+            Kind::RealServerPool | Kind::LoadBalancerNode => false,
+        })
     }
 
     pub(super) fn services_changed(&mut self, changes: Vec<Change<BTreeSet<IpAddr>>>) {
-        for Change { key, .. } in changes {
-            match self.services.objects.get(&key) {
+        for Change { key, before, .. } in changes {
+            let now = self.services.objects.get(&key);
+            let none = BTreeSet::new();
+            let concerned =
+                self.links
+                    .service(&key, before.as_ref().unwrap_or(&none), now.unwrap_or(&none));
+            self.dirty.extend(concerned);
+            match now {
                 Some(addresses) => self.cluster.services.insert(key, addresses.clone()),
                 None => self.cluster.services.remove(&key),
             };
-            self.dirty = true;
         }
     }
 
     pub(super) fn slices_changed(&mut self, changes: &[Change<SliceFacts>]) {
         for Change { key, before, .. } in changes {
             let now = self.slices.objects.get(key);
+            let slice = |facts: Option<&'_ SliceFacts>| facts.and_then(|facts| facts.slice.clone());
+            let (old, new) = (slice(before.as_ref()), slice(now));
+            let concerned = self.links.slice(key, old.as_ref(), new.as_ref());
+            self.dirty.extend(concerned);
             let facts: Vec<&SliceFacts> = before.iter().chain(now).collect();
-            let own = facts.iter().any(|facts| facts.own.is_some());
-            let mut concerned = BTreeSet::new();
-            for (pool, object) in of_namespace(&self.pools.objects, &key.namespace) {
-                let status = object.status.as_ref();
-                let decision = status.and_then(|status| status.decision.as_ref());
-                let decided = decision.and_then(|decision| decision.content.endpoints.as_ref());
-                let wanted = &object.spec.servers;
-                let reads = |slice: &Slice| {
-                    let by_spec = match slice.owner.source {
-                        EndpointSource::Pods => slice.owner.name == pool_label(&pool.name),
-                        EndpointSource::Service => {
-                            wanted.service_name.as_ref() == Some(&slice.owner.name)
-                        }
-                    };
-                    let owner = &slice.owner;
-                    let is_owner =
-                        |e: &DecidedEndpoints| (e.source, &e.name) == (owner.source, &owner.name);
-                    by_spec || decided.is_some_and(is_owner)
-                };
-                let slices = facts.iter().filter_map(|facts| facts.slice.as_ref());
-                if slices.into_iter().any(reads) {
-                    self.dirty = true;
-                }
-                if own && belongs(key, &facts, pool) {
-                    concerned.insert(pool.clone());
-                }
+            if facts.iter().any(|facts| facts.own.is_some()) {
+                let owners = old.iter().chain(&new).map(|slice| &slice.owner);
+                let labelled = owners.flat_map(|owner| self.links.pools_of(owner));
+                let labelled = labelled.filter(|pool| belongs(key, &facts, pool));
+                let named = self.named(key).filter(|pool| belongs(key, &facts, pool));
+                let pools: Vec<ObjectKey> = labelled.chain(named).cloned().collect();
+                self.dirty_pools.extend(pools);
             }
-            match now.and_then(|facts| facts.slice.clone()) {
+            match new {
                 Some(slice) => self.cluster.slices.insert(key.clone(), slice),
                 None => self.cluster.slices.remove(key),
             };
-            self.dirty_pools.extend(concerned);
         }
+    }
+
+    /// The pools that a slice may have its name from.
+    fn named<'a>(&'a self, slice: &'a ObjectKey) -> impl Iterator<Item = &'a ObjectKey> {
+        let part = slice.name.rsplit_once(NAME_MARK).map(|(part, _)| part);
+        part.into_iter().flat_map(move |part| {
+            let pools = of_namespace_from(&self.pools.objects, &slice.namespace, part);
+            let pools = pools.map(|(key, _)| key);
+            pools.take_while(move |key| key.name.starts_with(part))
+        })
     }
 }
 
@@ -304,14 +418,23 @@ fn belongs(key: &ObjectKey, facts: &[&SliceFacts], pool: &ObjectKey) -> bool {
         })
 }
 
+/// The objects of a namespace whose names are not before this one.
+fn of_namespace_from<'a, T>(
+    objects: &'a BTreeMap<ObjectKey, T>,
+    namespace: &'a str,
+    name: &str,
+) -> impl Iterator<Item = (&'a ObjectKey, &'a T)> {
+    objects
+        .range(ObjectKey::new(namespace, name)..)
+        .take_while(move |(key, _)| key.namespace == namespace)
+}
+
 /// The objects of a namespace.
 pub(super) fn of_namespace<'a, T>(
     objects: &'a BTreeMap<ObjectKey, T>,
     namespace: &'a str,
 ) -> impl Iterator<Item = (&'a ObjectKey, &'a T)> {
-    objects
-        .range(ObjectKey::new(namespace, "")..)
-        .take_while(move |(key, _)| key.namespace == namespace)
+    of_namespace_from(objects, namespace, "")
 }
 
 /// An object that the API server answered with.

@@ -82,25 +82,40 @@ impl<K: Decided + Clone> Memory<K> {
         }
     }
 
-    /// Puts our decisions in the place of foreign ones. A later revision is another operator's and stays.
-    pub(super) fn restore(&mut self, objects: &mut BTreeMap<ObjectKey, K>) -> Foreign<K> {
+    /// The decision that this process wrote for an object.
+    pub(super) fn decision(&self, key: &ObjectKey) -> Option<&K::Decision> {
+        self.0.get(key).map(|(_, decision)| decision)
+    }
+
+    /// Forgets what was written for an object that is gone, or is another one now, or was decided later by somebody else.
+    pub(super) fn check(&mut self, key: &ObjectKey, object: Option<&K>) {
+        let stays = |(uid, ours): &(String, K::Decision)| {
+            let object = object.filter(|object| object.uid() == uid);
+            object
+                .is_some_and(|object| object.current().map_or(0, K::revision) <= K::revision(ours))
+        };
+        if !self.0.get(key).is_some_and(stays) {
+            self.0.remove(key);
+        }
+    }
+
+    /// Puts our decisions for these objects in the place of foreign ones.
+    pub(super) fn restore<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a ObjectKey>,
+        objects: &mut BTreeMap<ObjectKey, K>,
+    ) -> Foreign<K> {
         let mut foreign = Vec::new();
-        self.0.retain(|key, (uid, ours)| {
-            let Some(object) = objects.get_mut(key).filter(|object| object.uid() == uid) else {
-                return false;
+        for key in keys {
+            let (Some((_, ours)), Some(object)) = (self.0.get(key), objects.get_mut(key)) else {
+                continue;
             };
-            let there = object.current();
-            if there == Some(ours) {
-                return true;
+            if object.current() != Some(ours) {
+                let mut changed = object.clone();
+                *changed.decision() = Some(ours.clone());
+                foreign.push((key.clone(), std::mem::replace(object, changed)));
             }
-            if there.map_or(0, K::revision) > K::revision(ours) {
-                return false;
-            }
-            let mut changed = object.clone();
-            *changed.decision() = Some(ours.clone());
-            foreign.push((key.clone(), std::mem::replace(object, changed)));
-            true
-        });
+        }
         foreign
     }
 }

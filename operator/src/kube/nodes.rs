@@ -1,6 +1,6 @@
 //! Which nodes count: by the renewal of their agents' Leases, as far as Leases can be heard of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{ConditionType, LoadBalancerNode, ObjectKey, Time, find_condition, node_lease};
 use sluice_kube::Item;
@@ -106,7 +106,20 @@ impl Index {
             nodes.insert(name.clone(), node);
         }
         self.liveness.retain(|name| nodes.contains_key(name));
-        self.dirty |= nodes != self.known_nodes;
+        let names: BTreeSet<&String> = nodes.keys().chain(self.known_nodes.keys()).collect();
+        for name in names {
+            let (before, now) = (self.known_nodes.get(name), nodes.get(name));
+            if before != now {
+                self.dirty.node_changed(&self.links, before, now);
+            }
+        }
+        let status = nodes.values().map(|node| &node.status);
+        let acknowledged = status.map(|status| {
+            let pools = status.acknowledged_pool_revision;
+            status.acknowledged_revision.max(pools)
+        });
+        let highest = acknowledged.max().unwrap_or_default();
+        self.raise_floor(highest);
         self.known_nodes = nodes;
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
+use sluice_api::Time;
 use sluice_api::jiff::Timestamp;
-use sluice_api::{Kind, Time};
 use sluice_kube::identity::{Guard, World};
 use sluice_kube::store::{Missed, Why};
 use sluice_kube::watch::Server;
@@ -22,7 +22,6 @@ use super::flight::{Ground, Landing, fly};
 use super::index::Index;
 use super::watch::KINDS;
 use super::writer::Writer;
-use crate::core::reconcile;
 use crate::metrics::{KindLabel, Metrics};
 use crate::order::{Next, Schedule};
 
@@ -68,6 +67,7 @@ pub async fn run(
         start: now,
         heard: None,
         look_at: now,
+        timers_at: now,
         rest_until: now,
         complete: false,
         lacking: None,
@@ -97,6 +97,8 @@ struct Operator {
     heard: Option<(Moment, Moment)>,
     /// When to look at the latest.
     look_at: Moment,
+    /// When the timers of rollouts are looked at again.
+    timers_at: Moment,
     /// Until when the core rests.
     rest_until: Moment,
     complete: bool,
@@ -145,7 +147,7 @@ impl Operator {
         let quiet = self
             .heard
             .map(|(first, last)| (first + GATHER).min(last + QUIET));
-        let is_free = self.index.dirty && self.lacking.is_none();
+        let is_free = !self.index.dirty.is_empty() && self.lacking.is_none();
         let landed = is_free.then_some(self.rest_until);
         let due = quiet.or(landed).unwrap_or(self.look_at);
         due.max(self.rest_until).min(self.look_at)
@@ -220,35 +222,30 @@ impl Operator {
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)
             .await;
-        // The timers of rollouts.
-        if self.index.dirty || !self.index.policies.objects.is_empty() {
+        if Moment::now() >= self.timers_at {
+            self.timers_at = Moment::now() + TICK;
+            self.index.look_at_timers();
+        }
+        if !self.index.dirty.is_empty() {
             self.decide().await;
         }
     }
 
     async fn decide(&mut self) {
-        self.index.dirty = false;
         self.index.raise_floor(self.schedule.given());
+        self.schedule.raise(self.index.highest_revision());
         let began = Moment::now();
-        let time = now();
-        let mut highest = 0;
-        let outcome = self.index.with_world(|world| {
-            highest = world.highest_revision();
-            reconcile(world, &time)
-        });
-        self.schedule.raise(highest);
+        let outcome = self.index.decide(&now());
         let took = began.elapsed();
         self.metrics.reconciles.inc();
         self.metrics.reconcile_seconds.observe(took.as_secs_f64());
         // Slices before the decisions by which nodes read them.
-        self.index.select(&outcome);
         let now_ms = self.elapsed_ms();
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)
             .await;
+        self.schedule.reopen(self.index.take_reopened());
         let index = &self.index;
-        self.schedule
-            .reopen([Kind::VirtualServer, Kind::RealServerPool]);
         self.schedule.retain(|object| index.stamp(object).is_some());
         self.schedule.decide(index, outcome);
         self.rest_until = Moment::now() + took * REST;

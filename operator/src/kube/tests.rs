@@ -1,6 +1,6 @@
 //! The index, without an API server.
 use serde_json::{Value, json};
-use sluice_api::{LoadBalancerNode, ObjectKey, RealServerPool, Time, VirtualServer};
+use sluice_api::{Kind, LoadBalancerNode, ObjectKey, RealServerPool, Time, VirtualServer};
 use sluice_kube::error::RequestError;
 use sluice_kube::lease::LeaseFacts;
 use sluice_kube::watched::{Watched, take};
@@ -10,7 +10,7 @@ use super::endpoints::of_pool;
 use super::facts::{PodFacts, SliceFacts};
 use super::index::Index;
 use super::watch::{Leases, Nodes, Pods, Policies, Pools, Services, Slices, VirtualServers};
-use crate::core::{Node, reconcile};
+use crate::core::{Dirty, Node};
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
@@ -91,8 +91,7 @@ fn index(virtual_server: VirtualServer, pool: RealServerPool) -> Index {
 /// Decides, and takes the statuses as if they had been written.
 fn decide(index: &mut Index, version: u64) {
     let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
-    let outcome = index.with_world(|world| reconcile(world, &now));
-    index.select(&outcome);
+    let outcome = index.decide(&now);
     for (key, status) in outcome.virtual_servers {
         let mut object = index.virtual_servers.objects[&key].clone();
         object.status = Some(status);
@@ -101,6 +100,7 @@ fn decide(index: &mut Index, version: u64) {
         index
             .virtual_servers
             .written(item(&key.name, &uid, version, Ok(object)));
+        index.changed((Kind::VirtualServer, key));
     }
     for (key, status) in outcome.pools {
         let Some(mut object) = index.pools.objects.get(&key).cloned() else {
@@ -110,6 +110,7 @@ fn decide(index: &mut Index, version: u64) {
         index
             .pools
             .written(item(&key.name, "u", version, Ok(object)));
+        index.changed((Kind::RealServerPool, key));
     }
 }
 
@@ -130,9 +131,8 @@ fn a_pool_that_is_gone_does_not_take_the_virtual_server_along() {
     decide(&mut index, 12);
     assert_eq!(decision(&index), Some(&before));
     apply::<Pools>(&mut index, item("v1", "u2", 13, Ok(pool(&fixed()))));
-    index.dirty = true;
     let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
-    let outcome = index.with_world(|world| reconcile(world, &now));
+    let outcome = index.decide(&now);
     let anew = outcome.pools[&key("v1")]
         .decision
         .clone()
@@ -154,7 +154,7 @@ fn a_foreign_edit_is_no_decision() {
         edit(&mut object);
         let changed = item("web", "u", version, Ok(object.clone()));
         apply::<VirtualServers>(index, changed);
-        let outcome = index.with_world(|world| reconcile(world, &now));
+        let outcome = index.decide(&now);
         assert_eq!(
             index.virtual_servers.objects[&key("web")],
             object,
@@ -204,20 +204,29 @@ fn pods_and_slices_wake_the_pools_that_they_concern() {
     let mut index = index(virtual_server("v1"), selecting);
     decide(&mut index, 10);
     index.dirty_pools.clear();
+    let pod = |app: &str| PodFacts {
+        labels: [("app".to_owned(), app.to_owned())].into(),
+        ..PodFacts::default()
+    };
     let elsewhere = Item {
         key: ObjectKey::new("other", "p"),
-        ..item("p", "u", 20, Ok(PodFacts::default()))
+        ..item("p", "u", 20, Ok(pod("web")))
     };
     apply::<Pods>(&mut index, elsewhere);
     assert!(index.dirty_pools.is_empty());
-    apply::<Pods>(&mut index, item("p", "u", 21, Ok(PodFacts::default())));
+    apply::<Pods>(&mut index, item("q", "u", 20, Ok(pod("other"))));
+    assert!(index.dirty_pools.is_empty(), "the pool does not select it");
+    apply::<Pods>(&mut index, item("p", "u", 21, Ok(pod("web"))));
     assert!(index.dirty_pools.contains(&key("v1")));
     index.dirty_pools.clear();
-    apply::<Pods>(&mut index, item("p", "u", 22, Ok(PodFacts::default())));
+    apply::<Pods>(&mut index, item("p", "u", 22, Ok(pod("web"))));
     assert!(
         index.dirty_pools.is_empty(),
         "nothing that counts has changed"
     );
+    apply::<Pods>(&mut index, item("p", "u", 23, Ok(pod("other"))));
+    assert!(index.dirty_pools.contains(&key("v1")), "it has lost a pod");
+    index.dirty_pools.clear();
 
     let slice = json!({
         "metadata": {"name": "x", "namespace": "shop", "labels": {
@@ -226,9 +235,9 @@ fn pods_and_slices_wake_the_pools_that_they_concern() {
         "addressType": "IPv4", "endpoints": [],
     });
     let slice = SliceFacts::of(serde_json::from_value(slice).expect("a slice"));
-    index.dirty = false;
+    index.dirty = Dirty::default();
     apply::<Slices>(&mut index, item("x", "u", 23, Ok(slice)));
-    assert!(index.dirty && index.dirty_pools.contains(&key("v1")));
+    assert!(!index.dirty.is_empty() && index.dirty_pools.contains(&key("v1")));
     index.dirty_pools.clear();
     delete::<Slices>(&mut index, key("x"), stamp("u", 24));
     assert!(index.dirty_pools.contains(&key("v1")));
@@ -245,21 +254,13 @@ fn a_node_is_not_silent_while_leases_cannot_be_heard() {
         ..item("n1", "u", 30, Ok(node))
     };
     apply::<Nodes>(&mut index, node);
-    let live = |index: &mut Index| {
-        let mut live = false;
-        index.with_world(|world| {
-            live = world.nodes["n1"].live;
-            crate::core::Outcome::default()
-        });
-        live
-    };
     let look = |index: &mut Index, now_ms, answer: Option<Result<Vec<_>, String>>| {
         assert_eq!(index.is_in_doubt(now_ms), answer.is_some());
         if let Some(answer) = answer {
             index.leases_read(answer);
         }
         index.look_at_nodes();
-        live(index)
+        index.known_nodes["n1"].live
     };
     assert!(look(&mut index, 1_000, None));
     let error = RequestError::Silent;
@@ -347,10 +348,10 @@ fn slices_stay_until_no_node_forwards_by_them() {
     apply::<Pools>(&mut index, object);
     let deleted = |index: &Index| of_pool(index, &key("v1")).map(|plan| plan.delete);
     let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
-    let outcome = index.with_world(|world| reconcile(world, &now));
-    index.select(&outcome);
+    index.decide(&now);
     assert_eq!(deleted(&index), None, "the decision in force names them");
 
+    index.dirty = Dirty::All;
     decide(&mut index, 13);
     let status = index.pools.objects[&key("v1")].status.clone();
     let revision = status.and_then(|status| status.decision).expect("decided");

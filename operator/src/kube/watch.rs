@@ -61,7 +61,7 @@ impl Watched for VirtualServers {
         &mut index.virtual_servers
     }
     fn changed(index: &mut Index, changes: Vec<Change<VirtualServer>>) {
-        index.own_changed(&changes);
+        index.virtual_servers_changed(changes);
     }
 }
 
@@ -107,7 +107,7 @@ impl Watched for Policies {
         &mut index.policies
     }
     fn changed(index: &mut Index, changes: Vec<Change<RolloutPolicy>>) {
-        index.dirty |= !changes.is_empty();
+        index.policies_changed(changes);
     }
 }
 
@@ -129,9 +129,8 @@ impl Watched for Nodes {
     fn store(index: &mut Index) -> &mut Store<LoadBalancerNode> {
         &mut index.nodes
     }
-    fn changed(index: &mut Index, changes: Vec<Change<LoadBalancerNode>>) {
-        index.dirty |= !changes.is_empty();
-    }
+    /// Nodes are looked at with their Leases.
+    fn changed(_: &mut Index, _: Vec<Change<LoadBalancerNode>>) {}
 }
 
 /// The Leases by which nodes say that they live. They are looked at when time has passed, not when one is renewed.

@@ -3,6 +3,7 @@
 mod admission;
 mod cluster;
 mod decisions;
+mod parts;
 mod properties;
 mod rollouts;
 

@@ -8,7 +8,7 @@ use sluice_api::{DecidedServer, Decision};
 use super::*;
 
 #[derive(Clone, Debug)]
-enum Action {
+pub(super) enum Action {
     Server {
         name: usize,
         ip: usize,
@@ -53,7 +53,7 @@ const SERVERS: [&str; 5] = [
 ];
 const MODES: [&str; 4] = ["NAT", "FullNAT", "DR", "TUN"];
 
-fn any_action() -> impl Strategy<Value = Action> {
+pub(super) fn any_action() -> impl Strategy<Value = Action> {
     prop_oneof![
         5 => (0..3_usize, 0..VIPS.len(), 80_u16..82, 0..MODES.len(), prop::array::uniform2(0_u32..3))
             .prop_map(|(name, ip, port, mode, weights)| Action::Server { name, ip, port, mode, weights }),
@@ -69,7 +69,7 @@ fn any_action() -> impl Strategy<Value = Action> {
     ]
 }
 
-fn act(sim: &mut Sim, action: &Action) {
+pub(super) fn act(sim: &mut Sim, action: &Action) {
     match action {
         Action::Server { name, ip, port, mode, weights } => sim.apply(&format!(
             "{{apiVersion: sluice.dev/v1alpha1, kind: VirtualServer, metadata: {{name: s{name}}}, spec: {{addresses: \
