@@ -23,7 +23,7 @@ use sluice_api::{
 };
 use sluice_planner::{Image, Limits};
 
-use super::{Core, Effect, Input, LeaveError, Now, Place, Wanted};
+use super::{Attachment, Core, Effect, Input, LeaveError, Now, Place, Wanted};
 use crate::maps::{self, Attached, Hook, Mode};
 use crate::netlink::{self, Route, Table};
 use crate::source::{Changes, Event, Mark};
@@ -149,6 +149,28 @@ impl World {
         self.published.not_ready.join("; ")
     }
 
+    fn attach(&mut self, attachment: Attachment) -> Input {
+        let (hooks, mode) = match attachment.programs {
+            Wanted::Uplink { .. } => (&Hook::ALL[..], Some(Mode::Native)),
+            Wanted::Bridge => (&[Hook::Ingress][..], None),
+        };
+        let outcome = if self.failing.contains("Attach") {
+            Err(map_error())
+        } else {
+            let programs = hooks.iter().map(|h| (*h, attachment.interface.clone()));
+            self.attached.extend(programs);
+            Ok(Attached {
+                mode,
+                reason: None,
+                tc_by_link: true,
+            })
+        };
+        Input::Attached {
+            attachment,
+            outcome,
+        }
+    }
+
     fn answer(&mut self, effect: Effect) -> Option<Input> {
         let failing = |what: &str| self.failing.contains(what);
         Some(match effect {
@@ -177,27 +199,7 @@ impl World {
                 };
                 Input::ProgramsGone(places.into_iter().filter(gone).collect())
             }
-            Effect::Attach(attachment) => {
-                let (hooks, mode) = match attachment.programs {
-                    Wanted::Uplink { .. } => (&Hook::ALL[..], Some(Mode::Native)),
-                    Wanted::Bridge => (&[Hook::Ingress][..], None),
-                };
-                let outcome = if failing("Attach") {
-                    Err(map_error())
-                } else {
-                    let programs = hooks.iter().map(|h| (*h, attachment.interface.clone()));
-                    self.attached.extend(programs);
-                    Ok(Attached {
-                        mode,
-                        reason: None,
-                        tc_by_link: true,
-                    })
-                };
-                Input::Attached {
-                    attachment,
-                    outcome,
-                }
-            }
+            Effect::Attach(attachment) => self.attach(attachment),
             Effect::ListAttached => {
                 Input::AttachedListed(Ok(self.attached.iter().cloned().collect()))
             }
