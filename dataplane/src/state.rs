@@ -84,7 +84,11 @@ impl Capacity {
         };
         let backends = fuller(image.backends.keys().map(|endpoint| endpoint.address));
         let locals = fuller(image.locals.keys().map(|local| local.address));
-        let ring_slots = image.rings.values().map(|ring| ring.slots.len()).sum();
+        let ring_slots = image
+            .rings
+            .values()
+            .map(|ring| ring.word.slots() as usize)
+            .sum();
         let servers = image.servers.values().filter(|word| word.present());
         let vips = fuller(image.vips.keys().map(|endpoint| endpoint.address));
         vec![

@@ -1,74 +1,60 @@
 //! What a node shall serve, in words of its own surroundings but without any node-local id.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_api::{DecidedPool, DecidedVirtualServer, ForwardingMode, ObjectKey, VipPort};
+use sluice_api::{DecidedPool, DecidedVirtualServer, ForwardingMode, ObjectKey};
 
-use crate::{Hop, Mac, Problem};
-
-/// What a node shall serve.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct NodeConfig {
-    /// Name of the node's LoadBalancerNode.
-    pub node: String,
-    /// By what packets are looked up by.
-    pub vip_ports: BTreeMap<VipPort, VipPortConfig>,
-    /// MAC addresses of the other directors.
-    pub peers: BTreeSet<Mac>,
-    /// What cannot be served, or not as described.
-    pub problems: Vec<Problem>,
-}
+use crate::Hop;
 
 /// One VIP port of a virtual server.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct VipPortConfig {
+pub(crate) struct VipPortConfig {
     /// The virtual server.
-    pub virtual_server: ObjectKey,
+    pub(crate) virtual_server: ObjectKey,
     /// What was decided of it: mode, pools and their shares among others.
-    pub decided: Arc<DecidedVirtualServer>,
+    pub(crate) decided: Arc<DecidedVirtualServer>,
     /// Seed of the pool and ring hashes: from the virtual server's name, so that by client address a client gets the same
     /// pool on all its ports.
-    pub seed: u32,
+    pub(crate) seed: u32,
     /// Whether this node balances it. If not, it only serves what directors send to servers of its own.
-    pub director: bool,
+    pub(crate) director: bool,
     /// The decided pools, in their order, at most [`sluice_abi::MAX_POOLS`].
-    pub pools: Vec<PoolConfig>,
+    pub(crate) pools: Vec<PoolConfig>,
 }
 
 /// A pool of a VIP port as it is on this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PoolConfig {
+pub(crate) struct PoolConfig {
     /// Hash of the name, unique within the VIP port.
-    pub tag: u32,
+    pub(crate) tag: u32,
     /// Whether the pool is known to this node.
-    pub known: bool,
+    pub(crate) known: bool,
     /// The servers that can be served, in the order of address and port. A pool without a server that takes flows keeps its
     /// share: its packets are dropped by name ([`sluice_abi::DropReason::NoServer`]) rather than shifted to another version
     /// of the service.
-    pub servers: Vec<ServerConfig>,
+    pub(crate) servers: Vec<ServerConfig>,
 }
 
 /// A server of a pool of a VIP port.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ServerConfig {
+pub(crate) struct ServerConfig {
     /// Its address, of the VIP's family.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// The port in its record: the server's own, or the virtual server's for DR and TUN to another node, where a frame
     /// names only the address.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Its weight in the ring; 0 = not in the ring.
-    pub weight: u64,
+    pub(crate) weight: u64,
     /// The effective weight is 0: a connection attempt on an old flow chooses anew.
-    pub draining: bool,
+    pub(crate) draining: bool,
     /// The way to it.
-    pub reach: Reach,
+    pub(crate) reach: Reach,
 }
 
 /// How packets get to a server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Reach {
+pub(crate) enum Reach {
     /// Its address is the node's own.
     Local,
     /// By this way.
@@ -81,7 +67,7 @@ pub enum Reach {
 
 impl VipPortConfig {
     /// Each pool as decided and as it is on this node.
-    pub fn pools(&self) -> impl Iterator<Item = (&DecidedPool, &PoolConfig)> {
+    pub(crate) fn pools(&self) -> impl Iterator<Item = (&DecidedPool, &PoolConfig)> {
         self.decided.pools.iter().zip(&self.pools)
     }
 

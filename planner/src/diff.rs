@@ -1,10 +1,11 @@
 //! The writes that lead from what the maps hold to what they shall hold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sluice_abi::{RingWord, ServerWord, VipWord};
 
-use crate::{Endpoint, Image, MapOp};
+use crate::{Endpoint, Image, MapOp, RingLayout};
 
 /// The operations that turn `actual` into `desired`, in an order of which every prefix is safe:
 ///
@@ -14,9 +15,13 @@ use crate::{Endpoint, Image, MapOp};
 /// 4. after a grace period nothing refers to the old rings and server ids any more, and they go;
 /// 5. after another one their slots are free for the next plan.
 ///
-/// `desired` is a [`crate::Plan`]'s, made from `actual`.
-pub fn diff(actual: &Image, desired: &Image) -> Vec<MapOp> {
-    let mut ops = writes(actual, desired);
+/// `layouts` has what rings that are not in place yet follow from.
+pub(crate) fn diff(
+    actual: &Image,
+    desired: &Image,
+    layouts: &BTreeMap<u32, Arc<RingLayout>>,
+) -> Vec<MapOp> {
+    let mut ops = writes(actual, desired, layouts);
     let before_flips = ops.len();
     removals_of_entries(actual, desired, &mut ops);
     flips(actual, desired, &mut ops);
@@ -31,7 +36,7 @@ pub fn diff(actual: &Image, desired: &Image) -> Vec<MapOp> {
     ops
 }
 
-fn writes(actual: &Image, desired: &Image) -> Vec<MapOp> {
+fn writes(actual: &Image, desired: &Image, layouts: &BTreeMap<u32, Arc<RingLayout>>) -> Vec<MapOp> {
     let mut ops = Vec::new();
     for (&slot, &record) in &desired.records {
         if actual.records.get(&slot) != Some(&record) {
@@ -39,10 +44,12 @@ fn writes(actual: &Image, desired: &Image) -> Vec<MapOp> {
         }
     }
     for (id, ring) in &desired.rings {
-        if actual.rings.get(id) != Some(ring) {
+        if actual.rings.get(id) != Some(ring)
+            && let Some(layout) = layouts.get(id)
+        {
             ops.push(MapOp::WriteRingSlots {
                 offset: ring.word.offset(),
-                slots: ring.slots.clone(),
+                layout: Arc::clone(layout),
             });
         }
     }

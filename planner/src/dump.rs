@@ -1,6 +1,5 @@
 //! An image as text: one line per entry, in a fixed order.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use sluice_abi::{ForwardingMode, POOL_BY_CLIENT_ADDRESS, Path, SERVER_IPV6, ServerRecord};
@@ -75,17 +74,13 @@ impl fmt::Display for Image {
 
 impl fmt::Display for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts: BTreeMap<u32, u32> = BTreeMap::new();
-        for &id in &*self.slots {
-            *parts.entry(id).or_default() += 1;
-        }
         write!(
             f,
             "offset {}, {} slots:",
             self.word.offset(),
             self.word.slots()
         )?;
-        for (i, (id, slots)) in parts.iter().enumerate() {
+        for (i, (id, slots)) in self.content.parts().iter().enumerate() {
             let separator = if i == 0 { "" } else { "," };
             write!(f, "{separator} server {id} × {slots}")?;
         }

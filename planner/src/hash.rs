@@ -18,6 +18,14 @@ pub(crate) fn of(parts: &[&[u8]]) -> u64 {
     mix(state)
 }
 
+/// Hash of a sequence of numbers.
+pub(crate) fn of_words(words: &[u32]) -> u64 {
+    let start = words.len() as u64;
+    words
+        .iter()
+        .fold(start, |state, &word| mix(state ^ mix(u64::from(word) + 1)))
+}
+
 /// The low half of [`of`].
 pub(crate) fn of32(parts: &[&[u8]]) -> u32 {
     low(of(parts))

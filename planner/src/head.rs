@@ -3,7 +3,7 @@
 use sluice_abi::{Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS};
 use sluice_api::{DecidedVirtualServer, PoolSelection};
 
-use crate::VipPortConfig;
+use crate::config::VipPortConfig;
 
 /// The head of the VIP port with this index in the maps.
 pub(crate) fn head(

@@ -10,7 +10,7 @@ use sluice_abi::{SERVER_IPV6, ServerRecord, ServerWord};
 use sluice_api::ForwardingMode;
 
 use crate::record::mode_number;
-use crate::{Endpoint, Image, Limits, head};
+use crate::{Image, Limits};
 
 /// What makes a server of a service the same server: a server with another key gets another id, and thus flows of its own.
 ///
@@ -37,53 +37,9 @@ pub(crate) enum Side {
 pub(crate) type RingOwner = (u16, Side, u32);
 
 /// First service index of backends.
-const FIRST_BACKEND: u32 = 1 << 15;
+pub(crate) const FIRST_BACKEND: u32 = 1 << 15;
 /// Service indices of backends end before this.
 const END_BACKEND: u32 = 1 << 16;
-
-/// What the maps hold, by identity.
-pub(crate) struct Known {
-    pub(crate) servers: BTreeMap<ServerKey, u32>,
-    pub(crate) rings: BTreeMap<RingOwner, u32>,
-    pub(crate) backends: BTreeMap<Endpoint, u16>,
-}
-
-impl Known {
-    pub(crate) fn new(actual: &Image) -> Self {
-        let mut servers = BTreeMap::new();
-        for (&id, word) in actual.servers.iter().filter(|(_, word)| word.present()) {
-            if let Some(record) = actual.records.get(&word.slot()) {
-                servers.entry(key_of(record)).or_insert(id);
-            }
-        }
-        let mut rings = BTreeMap::new();
-        for word in actual.vips.values() {
-            for (side, slot) in [
-                (Side::Director, word.head()),
-                (Side::RealServer, word.rs_head()),
-            ] {
-                for pool in actual.heads.get(&slot).into_iter().flat_map(head::pools) {
-                    if actual.rings.contains_key(&pool.ring) {
-                        rings
-                            .entry((word.service(), side, pool.tag))
-                            .or_insert(pool.ring);
-                    }
-                }
-            }
-        }
-        let mut taken = BTreeSet::new();
-        let backends = actual.backends.iter();
-        let backends = backends
-            .map(|(&endpoint, &index)| (endpoint, index))
-            .filter(|&(_, index)| u32::from(index) >= FIRST_BACKEND && taken.insert(index))
-            .collect();
-        Self {
-            servers,
-            rings,
-            backends,
-        }
-    }
-}
 
 /// The server's address in a record.
 pub(crate) fn address_of(record: &ServerRecord) -> IpAddr {
@@ -99,7 +55,7 @@ pub(crate) fn address_from(octets: [u8; 16], is_ipv6: bool) -> IpAddr {
     Ipv4Addr::new(a, b, c, d).into()
 }
 
-fn key_of(record: &ServerRecord) -> ServerKey {
+pub(crate) fn key_of(record: &ServerRecord) -> ServerKey {
     ServerKey {
         service: record.service,
         tag: record.tag,
@@ -111,52 +67,74 @@ fn key_of(record: &ServerRecord) -> ServerKey {
 }
 
 /// Free numbers of a range, lowest first.
+///
+/// What was taken is lent until [`Numbers::settle`] says which of it came to be used; what is given back is free at once.
+#[derive(Debug)]
 pub(crate) struct Numbers {
-    used: BTreeSet<u32>,
+    /// Free ones below `next`.
+    returned: BTreeSet<u32>,
     next: u32,
     end: u32,
+    lent: Vec<u32>,
 }
 
 impl Numbers {
-    fn new(start: u32, end: u32, used: impl IntoIterator<Item = u32>) -> Self {
+    /// The numbers from `start` to before `end` that are not in use.
+    pub(crate) fn new(start: u32, end: u32, used: impl IntoIterator<Item = u32>) -> Self {
+        let used: BTreeSet<u32> = used
+            .into_iter()
+            .filter(|n| (start..end).contains(n))
+            .collect();
+        let next = used.last().map_or(start, |last| last + 1);
         Self {
-            used: used.into_iter().collect(),
-            next: start,
+            returned: (start..next).filter(|n| !used.contains(n)).collect(),
+            next,
             end,
+            lent: Vec::new(),
         }
     }
 
     pub(crate) fn take(&mut self) -> Option<u32> {
-        while self.next < self.end {
+        let number = self.returned.pop_first().or_else(|| {
             let number = self.next;
-            self.next += 1;
-            if !self.used.contains(&number) {
-                return Some(number);
-            }
-        }
-        None
+            (number < self.end).then(|| {
+                self.next += 1;
+                number
+            })
+        })?;
+        self.lent.push(number);
+        Some(number)
+    }
+
+    pub(crate) fn give_back(&mut self, number: u32) {
+        self.returned.insert(number);
+    }
+
+    /// Gives back what was taken since the last time and is not used.
+    pub(crate) fn settle(&mut self, is_used: impl Fn(u32) -> bool) {
+        let lent = std::mem::take(&mut self.lent);
+        self.returned
+            .extend(lent.into_iter().filter(|&number| !is_used(number)));
     }
 }
 
 /// Free server ids with the epochs they begin: never used ones first, then those with the lowest epoch, so that an epoch
 /// comes back as late as possible.
+#[derive(Debug)]
 pub(crate) struct ServerIds {
     fresh: Numbers,
-    reusable: std::vec::IntoIter<(u8, u32)>,
+    reusable: BTreeSet<(u8, u32)>,
+    lent: Vec<(u8, u32)>,
 }
 
 impl ServerIds {
-    fn new(actual: &Image, end: u32) -> Self {
-        let mut reusable: Vec<(u8, u32)> = actual
-            .servers
-            .iter()
-            .filter(|&(&id, word)| !word.present() && (1..end).contains(&id))
-            .map(|(&id, word)| (word.epoch(), id))
-            .collect();
-        reusable.sort_unstable();
+    pub(crate) fn new(actual: &Image, end: u32) -> Self {
+        let absent = actual.servers.iter().filter(|(_, word)| !word.present());
+        let absent = absent.filter(|&(&id, _)| (1..end).contains(&id));
         Self {
             fresh: Numbers::new(1, end, actual.servers.keys().copied()),
-            reusable: reusable.into_iter(),
+            reusable: absent.map(|(&id, word)| (word.epoch(), id)).collect(),
+            lent: Vec::new(),
         }
     }
 
@@ -166,23 +144,43 @@ impl ServerIds {
         if let Some(id) = self.fresh.take() {
             return Some((id, 1));
         }
-        let (epoch, id) = self.reusable.next()?;
+        let (epoch, id) = self.reusable.pop_first()?;
+        self.lent.push((epoch, id));
         Some((id, epoch.wrapping_add(1)))
+    }
+
+    /// Takes back an id that was last used in this epoch.
+    pub(crate) fn give_back(&mut self, id: u32, epoch: u8) {
+        if ServerWord::absent(epoch) == ServerWord(0) {
+            self.fresh.give_back(id);
+        } else {
+            self.reusable.insert((epoch, id));
+        }
+    }
+
+    pub(crate) fn settle(&mut self, is_used: impl Fn(u32) -> bool) {
+        self.fresh.settle(&is_used);
+        let lent = std::mem::take(&mut self.lent);
+        self.reusable
+            .extend(lent.into_iter().filter(|&(_, id)| !is_used(id)));
     }
 }
 
 /// Free stretches of `RING_SLOTS`: the first that fits, at a multiple of its length, which is a power of two.
+#[derive(Debug)]
 pub(crate) struct Arena {
     /// Start → end of the stretches in use, merged where they touch.
     used: BTreeMap<u64, u64>,
     end: u64,
+    lent: Vec<(u32, u32)>,
 }
 
 impl Arena {
-    fn new(actual: &Image, end: u32) -> Self {
+    pub(crate) fn new(actual: &Image, end: u32) -> Self {
         let mut arena = Self {
             used: BTreeMap::new(),
             end: u64::from(end),
+            lent: Vec::new(),
         };
         for ring in actual.rings.values() {
             let start = u64::from(ring.word.offset());
@@ -218,11 +216,38 @@ impl Arena {
             return None;
         }
         self.occupy(start, start + length);
-        u32::try_from(start).ok()
+        let start = u32::try_from(start).ok()?;
+        self.lent.push((start, slots));
+        Some(start)
+    }
+
+    /// Takes back a stretch, all of which is in use.
+    pub(crate) fn give_back(&mut self, start: u32, slots: u32) {
+        let (start, end) = (u64::from(start), u64::from(start) + u64::from(slots));
+        let Some((&around, &around_end)) = self.used.range(..=start).next_back() else {
+            return;
+        };
+        self.used.remove(&around);
+        if around < start {
+            self.used.insert(around, start);
+        }
+        if end < around_end {
+            self.used.insert(end, around_end);
+        }
+    }
+
+    /// Gives back what was taken since the last time and is not used.
+    pub(crate) fn settle(&mut self, is_used: impl Fn(u32) -> bool) {
+        for (start, slots) in std::mem::take(&mut self.lent) {
+            if !is_used(start) {
+                self.give_back(start, slots);
+            }
+        }
     }
 }
 
-/// Everything a plan hands out.
+/// Everything that plans hand out.
+#[derive(Debug)]
 pub(crate) struct Free {
     pub(crate) services: Numbers,
     pub(crate) backends: Numbers,
@@ -234,74 +259,62 @@ pub(crate) struct Free {
 }
 
 impl Free {
+    /// What these maps leave free.
     pub(crate) fn new(actual: &Image, limits: &Limits) -> Self {
-        let records_in_use = || {
-            let present = |word: &&ServerWord| word.present();
-            actual
-                .servers
-                .values()
-                .filter(present)
-                .map(|word| word.slot())
-        };
-        // A service whose VIP entry was not written when a plan was cut short still owns servers.
-        let services = actual.vips.values().map(|word| word.service());
-        let services = services
-            .chain(actual.records.values().map(|record| record.service))
-            .chain(actual.locals.keys().map(|local| local.service));
-        let backends = actual.backends.values().copied();
-        let backends = backends.chain(actual.records.values().map(|record| record.backend));
-        let heads = actual
-            .vips
-            .values()
-            .flat_map(|word| [word.head(), word.rs_head()]);
+        let vips = || actual.vips.values();
+        let services = vips().map(|word| u32::from(word.service()));
+        let backends = actual.backends.values().copied().map(u32::from);
+        let heads = vips().flat_map(|word| [word.head(), word.rs_head()]);
         Self {
-            services: Numbers::new(1, FIRST_BACKEND, services.map(u32::from)),
-            backends: Numbers::new(FIRST_BACKEND, END_BACKEND, backends.map(u32::from)),
+            services: Numbers::new(1, FIRST_BACKEND, services),
+            backends: Numbers::new(FIRST_BACKEND, END_BACKEND, backends),
             heads: Numbers::new(1, limits.heads.min(1 << 24), heads),
             rings: Numbers::new(1, limits.rings, actual.rings.keys().copied()),
-            records: Numbers::new(1, limits.records.min(1 << 24), records_in_use()),
+            records: Numbers::new(
+                1,
+                limits.records.min(1 << 24),
+                actual.records.keys().copied(),
+            ),
             servers: ServerIds::new(actual, limits.servers.min(1 << 20)),
             arena: Arena::new(actual, limits.ring_slots),
         }
     }
 }
 
-/// How many entries of one family a keyed map may still get.
+/// How many entries of either family a keyed map may still get.
 pub(crate) struct Room {
-    left: [u64; 2],
+    left: [u32; 2],
 }
 
 impl Room {
-    /// Room beside `kept` of a map with `limit` entries a family.
-    pub(crate) fn new(limit: u32, kept: impl IntoIterator<Item = IpAddr>) -> Self {
-        let mut left = [u64::from(limit); 2];
-        for address in kept {
-            let family = &mut left[usize::from(address.is_ipv6())];
-            *family = family.saturating_sub(1);
-        }
+    /// So many of IPv4, and so many of IPv6.
+    pub(crate) fn new(left: [u32; 2]) -> Self {
         Self { left }
     }
 
+    /// Makes room for one entry more.
+    pub(crate) fn add(&mut self, address: IpAddr) {
+        self.left[usize::from(address.is_ipv6())] += 1;
+    }
+
     /// Takes `entries` if there is room for all of them.
-    pub(crate) fn take(&mut self, address: IpAddr, entries: u64) -> bool {
+    pub(crate) fn take(&mut self, address: IpAddr, entries: u32) -> bool {
         let family = &mut self.left[usize::from(address.is_ipv6())];
-        match family.checked_sub(entries) {
-            Some(left) => {
-                *family = left;
-                true
-            }
-            None => false,
-        }
+        let left = family.checked_sub(entries);
+        *family = left.unwrap_or(*family);
+        left.is_some()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
     use sluice_abi::RingWord;
 
     use super::*;
-    use crate::Ring;
+    use crate::{Ring, RingContent};
 
     fn image_with_rings(rings: &[(u32, u8)]) -> Image {
         let ring = |(id, &(offset, log2_slots)): (u32, &(u32, u8))| {
@@ -310,7 +323,7 @@ mod tests {
                 id,
                 Ring {
                     word,
-                    slots: [].into(),
+                    content: Arc::new(RingContent::of(&[])),
                 },
             )
         };
@@ -362,16 +375,5 @@ mod tests {
         let mut ids = ServerIds::new(&image, 6);
         let taken: Vec<_> = std::iter::from_fn(|| ids.take()).collect();
         assert_eq!(taken, [(5, 1), (4, 8), (1, 10), (3, 0)]);
-    }
-
-    #[test]
-    fn room_is_counted_by_family() {
-        let v4 = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
-        let mut room = Room::new(2, [v4]);
-        assert!(!room.take(v4, 2));
-        assert!(room.take(v4, 1));
-        assert!(!room.take(v4, 1));
-        assert!(room.take(v6, 2));
     }
 }

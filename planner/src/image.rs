@@ -10,7 +10,7 @@ use sluice_abi::{
 };
 use sluice_api::{Protocol, VipPort};
 
-use crate::Mac;
+use crate::{Mac, hash};
 
 /// The part of the maps that the planner decides: everything but flows, counters and `CONFIG`.
 ///
@@ -43,8 +43,35 @@ pub struct Image {
 pub struct Ring {
     /// Where it lies.
     pub word: RingWord,
-    /// The server ids of its slots, `word.slots()` of them.
-    pub slots: Arc<[u32]>,
+    /// What its slots hold.
+    pub content: Arc<RingContent>,
+}
+
+/// What is kept of a ring's slots: 16 KB and more a ring are too much to keep.
+///
+/// Rings are the same if their contents are equal: that two that differ have one digest of 64 bits does not happen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RingContent {
+    digest: u64,
+    parts: Box<[(u32, u32)]>,
+}
+
+impl RingContent {
+    /// The content of slots with these server ids.
+    pub fn of(slots: &[u32]) -> Self {
+        let mut sorted = slots.to_vec();
+        sorted.sort_unstable();
+        let part = |same: &[u32]| (same[0], u32::try_from(same.len()).unwrap_or(u32::MAX));
+        Self {
+            digest: hash::of_words(slots),
+            parts: sorted.chunk_by(|a, b| a == b).map(part).collect(),
+        }
+    }
+
+    /// Each server id in the ring and how many slots it has, in the order of ids.
+    pub fn parts(&self) -> &[(u32, u32)] {
+        &self.parts
+    }
 }
 
 /// Key of `VIPS*` and `BACKENDS*`.

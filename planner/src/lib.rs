@@ -2,11 +2,14 @@
 //!
 //! ```text
 //! Snapshot (what was decided) ─┐
-//! NodeView (what a node sees) ─┴► node_config() ─► NodeConfig ─┐
-//! Image (what the maps hold) ──────────────────────────────────┴► plan() ─► Plan ─► diff() ─► [MapOp]
+//! NodeView (what a node sees) ─┴► Planner: VIP ports concerned ─► what they shall be ─► their part of the maps ─► [MapOp]
+//! Image (what the maps hold) ────────────────────────────────────────────────────────────────────┘
 //! ```
+//!
+//! [`Planner`] says how an agent calls it.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod config;
 mod diff;
 mod dump;
@@ -19,6 +22,7 @@ mod live;
 mod members;
 mod op;
 mod plan;
+mod planner;
 mod problem;
 mod record;
 mod resolve;
@@ -26,18 +30,15 @@ pub mod ring;
 mod server;
 mod share;
 mod snapshot;
+mod tables;
 mod view;
 
-pub use config::{NodeConfig, PoolConfig, Reach, ServerConfig, VipPortConfig};
-pub use diff::diff;
 pub use endpoints::{Slice, SliceEndpoint, SliceOwner, Slices};
-pub use image::{ByFamily, Endpoint, Image, Local, Ring};
-pub use live::live;
-pub use members::RingCache;
-pub use op::{Limits, MapOp, Plan};
-pub use plan::{plan, plan_with};
+pub use image::{ByFamily, Endpoint, Image, Local, Ring, RingContent};
+pub use members::RingLayout;
+pub use op::{Limits, MapOp};
+pub use planner::{Planner, ServerInfo};
 pub use problem::{ObjectKind, Problem, Reason};
-pub use resolve::node_config;
 pub use server::{Server, ServerPorts};
 pub use snapshot::Snapshot;
 pub use view::{Hop, Mac, NextHop, NodeView, Role, Via};

@@ -5,25 +5,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_abi::{Head, HeadPool, VipWord};
 use sluice_api::{DecidedPool, ForwardingMode, ObjectKey, VipPort};
 
-use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, VipPortConfig};
+use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::ring::RingKey;
 use crate::{Image, Local, head, ids, share};
 
-/// What is not live of what was decided: the exceptions that a node names beside the revision it acknowledges.
-///
-/// Live means that every pool with a share is known and its ring in place: the head has the decided shares, and each
-/// server's part of the ring's slots is its weight. This looks at the maps' content and not at what a plan intended.
-pub fn live(config: &NodeConfig, actual: &Image) -> Vec<Problem> {
-    let known = config.problems.iter().filter(|problem| problem.exception);
+/// What is not live of a VIP port: what a packet meets is not what was decided and resolved.
+pub(crate) fn of_vip_port(
+    vip_port: &VipPort,
+    config: &VipPortConfig,
+    actual: &Image,
+) -> BTreeSet<Problem> {
     let mut check = Check {
         actual,
-        exceptions: known.cloned().collect(),
+        exceptions: BTreeSet::new(),
     };
-    for (vip_port, config) in &config.vip_ports {
-        check.vip_port(vip_port, config);
-    }
-    check.exceptions.into_iter().collect()
+    check.vip_port(vip_port, config);
+    check.exceptions
 }
 
 struct Check<'a> {
@@ -126,15 +124,9 @@ impl Check<'_> {
         let Some(ring) = self.actual.rings.get(&ring) else {
             return BTreeMap::new();
         };
-        let mut ids = ring.slots.to_vec();
-        ids.sort_unstable();
         let mut parts = BTreeMap::new();
-        for same in ids.chunk_by(|a, b| a == b) {
-            let word = self
-                .actual
-                .servers
-                .get(&same[0])
-                .filter(|word| word.present());
+        for (id, slots) in ring.content.parts() {
+            let word = self.actual.servers.get(id).filter(|word| word.present());
             if let Some(record) = word.and_then(|word| self.actual.records.get(&word.slot())) {
                 let port = if config.by_address() {
                     0
@@ -142,7 +134,7 @@ impl Check<'_> {
                     u16::from_be_bytes(record.port)
                 };
                 let address = ids::address_of(record);
-                *parts.entry(RingKey { address, port }).or_default() += same.len() as u64;
+                *parts.entry(RingKey { address, port }).or_default() += u64::from(*slots);
             }
         }
         parts

@@ -1,7 +1,6 @@
 //! The servers behind a ring's positions.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::ring::{self, RingKey};
 
@@ -23,16 +22,23 @@ impl Members {
         self.by_key.is_empty()
     }
 
-    /// The server ids of the ring's slots.
-    fn slots(&self, seed: u32) -> Arc<[u32]> {
-        let sum = |ids: &Vec<(u32, u64)>| ids.iter().map(|(_, weight)| weight).sum::<u64>();
-        let servers: BTreeMap<RingKey, u64> = self
-            .by_key
+    /// The weights by what the ring tells apart.
+    fn weights(&self) -> BTreeMap<RingKey, u64> {
+        let sum = |ids: &Vec<(u32, u64)>| ids.iter().map(|(_, weight)| weight).sum();
+        self.by_key
             .iter()
             .map(|(key, ids)| (*key, sum(ids)))
-            .collect();
-        let log2_slots = ring::log2_slots(servers.values().copied());
-        let layout = ring::fill(seed, &servers, log2_slots);
+            .collect()
+    }
+
+    /// The size of their ring, as log2 of its slots.
+    pub(crate) fn log2_slots(&self) -> u8 {
+        ring::log2_slots(self.weights().into_values())
+    }
+
+    /// The server ids of the slots of the ring with this seed.
+    fn slots(&self, seed: u32) -> Vec<u32> {
+        let layout = ring::fill(seed, &self.weights(), self.log2_slots());
         let groups: Vec<&[(u32, u64)]> = self.by_key.values().map(Vec::as_slice).collect();
         let mut slots_of_group = vec![0; groups.len()];
         for &group in &layout {
@@ -61,26 +67,20 @@ fn split(ids: &[(u32, u64)], slots: u32) -> impl Iterator<Item = u32> + use<> {
         .flat_map(|(id, part)| std::iter::repeat_n(id, part as usize))
 }
 
-/// The rings of the last plan. It saves computing those anew of which nothing has changed, and changes no result.
-#[derive(Clone, Debug, Default)]
-pub struct RingCache {
-    last: BTreeMap<(u32, Members), Arc<[u32]>>,
-    this: BTreeMap<(u32, Members), Arc<[u32]>>,
+/// What a ring is made of: its slots follow from it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct RingLayout {
+    seed: u32,
+    members: Members,
 }
 
-impl RingCache {
-    /// Begins a plan: what the last one did not use is forgotten.
-    pub(crate) fn begin(&mut self) {
-        self.last = std::mem::take(&mut self.this);
+impl RingLayout {
+    pub(crate) fn new(seed: u32, members: Members) -> Self {
+        Self { seed, members }
     }
 
-    pub(crate) fn slots(&mut self, seed: u32, members: Members) -> Arc<[u32]> {
-        let key = (seed, members);
-        if let Some(slots) = self.this.get(&key) {
-            return Arc::clone(slots);
-        }
-        let slots = self.last.remove(&key).unwrap_or_else(|| key.1.slots(seed));
-        self.this.insert(key, Arc::clone(&slots));
-        slots
+    /// Computes the server ids of the slots.
+    pub fn slots(&self) -> Vec<u32> {
+        self.members.slots(self.seed)
     }
 }

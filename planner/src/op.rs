@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sluice_abi::{Head, RingWord, ServerRecord, ServerWord, VipWord};
 
-use crate::{Endpoint, Image, Local, Mac, Problem};
+use crate::{Endpoint, Local, Mac, RingLayout};
 
 /// One map write.
 ///
@@ -24,8 +24,8 @@ pub enum MapOp {
     WriteRingSlots {
         /// Index of the first slot.
         offset: u32,
-        /// Server ids.
-        slots: Arc<[u32]>,
+        /// What the slots follow from.
+        layout: Arc<RingLayout>,
     },
     /// Writes a slot of `HEADS` that no VIP word names.
     WriteHead {
@@ -119,13 +119,4 @@ pub struct Limits {
     pub servers: u32,
     /// Slots of `RECORDS`; slot 0 is never used.
     pub records: u32,
-}
-
-/// What a node's maps shall hold.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Plan {
-    /// The maps' content once every operation is applied.
-    pub desired: Image,
-    /// What did not fit. The parts concerned stay as they were.
-    pub problems: Vec<Problem>,
 }

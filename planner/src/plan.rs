@@ -1,4 +1,4 @@
-//! From what a node shall serve to what its maps shall hold.
+//! From what VIP ports shall be to what their part of the maps shall hold.
 //!
 //! The plan keeps every number that the maps use for the same thing already ([`crate::ids`]), and where something does
 //! not fit it keeps the part concerned as it is: a pool whose new ring has no room goes on with the old ring, and the
@@ -8,65 +8,92 @@ mod place;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use sluice_abi::{Head, HeadPool, MapName, RingWord, ServerWord, VipWord};
-use sluice_api::{DecidedPool, ForwardingMode, ObjectKey, VipPort};
+use sluice_api::{DecidedPool, ForwardingMode, VipPort};
 
-use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, VipPortConfig};
+use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
 use crate::head::{self, head};
-use crate::ids::{Free, Known, Room, Side};
-use crate::members::{Members, RingCache};
+use crate::ids::{Room, Side};
+use crate::members::{Members, RingLayout};
 use crate::problem::{ObjectKind, Problem, Reason};
-use crate::ring::{self, RingKey};
-use crate::{Endpoint, Image, Limits, Local, Plan, Ring, share};
+use crate::ring::RingKey;
+use crate::tables::{Keyed, Tables};
+use crate::{Endpoint, Image, Limits, Local, Ring, RingContent, share};
 
-/// What the maps shall hold, given what they hold.
-///
-/// A plan from its own result is that result. What a plan could not do for lack of room may succeed in the next one, once
-/// the room that this one freed can be used.
-pub fn plan(config: &NodeConfig, actual: &Image, limits: &Limits) -> Plan {
-    plan_with(config, actual, limits, &mut RingCache::default())
+/// What became of a plan.
+pub(crate) struct Planned {
+    /// What the maps hold of the VIP ports, and what they shall hold.
+    pub(crate) part: Image,
+    pub(crate) desired: Image,
+    /// What the rings that shall be in place follow from, as far as that is known anew.
+    pub(crate) layouts: BTreeMap<u32, Arc<RingLayout>>,
+    /// What did not fit, by VIP port. The parts concerned stay as they were.
+    pub(crate) full: BTreeMap<VipPort, BTreeSet<Problem>>,
 }
 
-/// [`plan`], with the rings of the plan before at hand.
-pub fn plan_with(
-    config: &NodeConfig,
-    actual: &Image,
-    limits: &Limits,
-    cache: &mut RingCache,
-) -> Plan {
-    cache.begin();
-    let mut planner = Planner::new(config, actual, limits, cache);
-    planner.peers();
-    for (&vip_port, config) in &config.vip_ports {
-        planner.vip_port(vip_port, config);
+/// Plans the VIP ports together; `None`: it shall not be served. What they give up is free for the plan after this one.
+pub(crate) fn plan(
+    tables: &mut Tables,
+    wanted: &BTreeMap<VipPort, Option<VipPortConfig>>,
+) -> Planned {
+    let part = tables.part(wanted.keys().copied());
+    // Entries of VIPS that go are removed before others are added; those of the other maps afterwards.
+    let mut vip_room = tables.room(Keyed::Vips);
+    for (vip_port, config) in wanted {
+        if config.is_none() && part.vips.contains_key(&(*vip_port).into()) {
+            vip_room.add(vip_port.address);
+        }
+    }
+    let mut planner = Planner {
+        limits: tables.limits,
+        vip_room,
+        backend_room: tables.room(Keyed::Backends),
+        local_room: tables.room(Keyed::Locals),
+        tables,
+        part,
+        kept_rings: BTreeSet::new(),
+        layouts: BTreeMap::new(),
+        desired: Image::default(),
+        full: BTreeSet::new(),
+    };
+    let mut full = BTreeMap::new();
+    for (&vip_port, config) in wanted {
+        if let Some(config) = config {
+            planner.vip_port(vip_port, config);
+            let problems = std::mem::take(&mut planner.full);
+            if !problems.is_empty() {
+                full.insert(vip_port, problems);
+            }
+        }
     }
     planner.keep_what_is_referred_to();
     planner.retire();
-    Plan {
+    let (part, desired) = (&mut planner.part, &mut planner.desired);
+    planner.tables.share(part, desired);
+    Planned {
+        part: planner.part,
         desired: planner.desired,
-        problems: planner.problems.into_iter().collect(),
+        layouts: planner.layouts,
+        full,
     }
 }
 
 struct Planner<'a> {
-    config: &'a NodeConfig,
-    actual: &'a Image,
-    limits: &'a Limits,
-    cache: &'a mut RingCache,
-    known: Known,
-    free: Free,
-    /// Addresses of which a VIP port is in the maps and stays.
-    kept_vips: BTreeSet<IpAddr>,
+    tables: &'a mut Tables,
+    limits: Limits,
+    /// What the maps hold of the VIP ports.
+    part: Image,
     vip_room: Room,
     backend_room: Room,
     local_room: Room,
-    services_taken: BTreeSet<u16>,
     /// Rings that stay as they are whatever is wanted.
     kept_rings: BTreeSet<u32>,
+    layouts: BTreeMap<u32, Arc<RingLayout>>,
     desired: Image,
-    problems: BTreeSet<Problem>,
+    /// What did not fit of the VIP port being planned.
+    full: BTreeSet<Problem>,
 }
 
 /// The VIP port being planned.
@@ -91,43 +118,8 @@ struct Placed<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(
-        config: &'a NodeConfig,
-        actual: &'a Image,
-        limits: &'a Limits,
-        cache: &'a mut RingCache,
-    ) -> Self {
-        // Entries of VIPS that go are removed before others are added; those of the other maps afterwards.
-        let kept = actual.vips.keys().filter(|key| {
-            key.vip_port()
-                .is_some_and(|at| config.vip_ports.contains_key(&at))
-        });
-        let kept: Vec<IpAddr> = kept.map(|endpoint| endpoint.address).collect();
-        let kept_vips: BTreeSet<IpAddr> = kept.iter().copied().collect();
-        let vip_room = Room::new(
-            limits.vips,
-            kept.into_iter().chain(kept_vips.iter().copied()),
-        );
-        Self {
-            config,
-            actual,
-            limits,
-            cache,
-            known: Known::new(actual),
-            free: Free::new(actual, limits),
-            kept_vips,
-            vip_room,
-            backend_room: Room::new(limits.backends, actual.backends.keys().map(|e| e.address)),
-            local_room: Room::new(limits.locals, actual.locals.keys().map(|l| l.address)),
-            services_taken: BTreeSet::new(),
-            kept_rings: BTreeSet::new(),
-            desired: Image::default(),
-            problems: BTreeSet::new(),
-        }
-    }
-
     fn full(&mut self, config: &VipPortConfig, map: MapName, limit: u32, consequence: &str) {
-        self.problems.insert(Problem {
+        self.full.insert(Problem {
             kind: ObjectKind::VirtualServer,
             object: config.virtual_server.clone(),
             reason: Reason::LimitExceeded,
@@ -140,28 +132,8 @@ impl<'a> Planner<'a> {
         });
     }
 
-    fn peers(&mut self) {
-        let limit = self.limits.peers as usize;
-        self.desired.peers = self.config.peers.iter().copied().take(limit).collect();
-        if self.config.peers.len() > limit {
-            self.problems.insert(Problem {
-                kind: ObjectKind::LoadBalancerNode,
-                object: ObjectKey::new("", &self.config.node),
-                reason: Reason::LimitExceeded,
-                message: format!(
-                    "PEERS is full ({limit} entries), so packets from {} directors more are balanced again: give the \
-                     agent larger maps",
-                    self.config.peers.len() - limit
-                ),
-                exception: true,
-            });
-        }
-    }
-
     fn vip_port(&mut self, vip_port: VipPort, config: &'a VipPortConfig) {
-        let before = self.actual.vips.get(&vip_port.into()).copied();
-        let before = before.filter(|word| (1..1 << 15).contains(&word.service()));
-        let before = before.filter(|word| !self.services_taken.contains(&word.service()));
+        let before = self.part.vips.get(&vip_port.into()).copied();
         let on_this_node = |s: &ServerConfig| s.reach == Reach::Local;
         let rs_side = config.decided.mode == ForwardingMode::Dr
             && config
@@ -176,7 +148,6 @@ impl<'a> Planner<'a> {
                 None => return,
             },
         };
-        self.services_taken.insert(index);
         let scope = Scope {
             vip_port,
             config,
@@ -250,7 +221,7 @@ impl<'a> Planner<'a> {
         let address = vip_port.address;
         let marker = Endpoint::marker(address);
         let has_marker =
-            self.kept_vips.contains(&address) || self.desired.vips.contains_key(&marker);
+            self.tables.image.vips.contains_key(&marker) || self.desired.vips.contains_key(&marker);
         let entries = if has_marker { 1 } else { 2 };
         let consequence = format!("{vip_port} is not served");
         if !self.vip_room.take(address, entries) {
@@ -263,14 +234,14 @@ impl<'a> Planner<'a> {
             return None;
         }
         let wanted = usize::from(config.director) + usize::from(rs_side);
-        let heads: Vec<u32> = std::iter::from_fn(|| self.free.heads.take())
+        let heads: Vec<u32> = std::iter::from_fn(|| self.tables.free.heads.take())
             .take(wanted)
             .collect();
         if heads.len() < wanted {
             self.full(config, MapName::Heads, self.limits.heads, &consequence);
             return None;
         }
-        let Some(index) = self.free.services.take() else {
+        let Some(index) = self.tables.free.services.take() else {
             self.full(config, MapName::Vips4, 1 << 15, &consequence);
             return None;
         };
@@ -330,23 +301,33 @@ impl<'a> Planner<'a> {
         pool: &PlacedPool<'_>,
         members: Members,
     ) -> u32 {
-        let slots = self.cache.slots(pool.config.tag, members);
-        if slots.is_empty() {
+        if members.is_empty() {
             return 0;
         }
-        let known = self
-            .known
-            .rings
-            .get(&(scope.index, side, pool.config.tag))
-            .copied();
-        let old = known.and_then(|id| self.actual.rings.get(&id));
+        let log2_slots = members.log2_slots();
+        let layout = RingLayout::new(pool.config.tag, members);
+        let owner = (scope.index, side, pool.config.tag);
+        let known = self.tables.rings.get(&owner).copied();
+        let old = known.and_then(|id| self.part.rings.get(&id));
         if let (Some(id), Some(old)) = (known, old)
-            && old.slots == slots
+            && self
+                .tables
+                .layouts
+                .get(&id)
+                .is_some_and(|old| **old == layout)
         {
             self.desired.rings.insert(id, old.clone());
             return id;
         }
-        let Some(id) = known.or_else(|| self.free.rings.take()) else {
+        let content = RingContent::of(&layout.slots());
+        if let (Some(id), Some(old)) = (known, old)
+            && *old.content == content
+        {
+            self.desired.rings.insert(id, old.clone());
+            self.layouts.insert(id, Arc::new(layout));
+            return id;
+        }
+        let Some(id) = known.or_else(|| self.tables.free.rings.take()) else {
             let consequence = format!("pool {} takes no flows", pool.decided.name);
             self.full(
                 scope.config,
@@ -356,8 +337,7 @@ impl<'a> Planner<'a> {
             );
             return 0;
         };
-        let log2_slots = slots.len().ilog2();
-        let Some(offset) = self.free.arena.take(1 << log2_slots) else {
+        let Some(offset) = self.tables.free.arena.take(1 << log2_slots) else {
             let consequence = format!("the ring of pool {} stays as it was", pool.decided.name);
             self.full(
                 scope.config,
@@ -365,28 +345,27 @@ impl<'a> Planner<'a> {
                 self.limits.ring_slots,
                 &consequence,
             );
-            if let Some(old) = old {
+            if let Some(old) = self.part.rings.get(&id) {
                 self.desired.rings.insert(id, old.clone());
                 self.kept_rings.insert(id);
                 return id;
             }
             return 0;
         };
-        let word = RingWord::new(
-            offset,
-            u8::try_from(log2_slots).unwrap_or(ring::MAX_LOG2_SLOTS),
-        );
-        self.desired.rings.insert(id, Ring { word, slots });
+        let word = RingWord::new(offset, log2_slots);
+        let content = Arc::new(content);
+        self.desired.rings.insert(id, Ring { word, content });
+        self.layouts.insert(id, Arc::new(layout));
         id
     }
 
     /// The slot of a head: the old one if it holds the same, else a new one, else the old one as it is.
     fn head(&mut self, scope: Scope<'_>, wanted: Head, old: u32, spare: &mut Vec<u32>) -> u32 {
-        if old != 0 && self.actual.heads.get(&old) == Some(&wanted) {
+        if old != 0 && self.part.heads.get(&old) == Some(&wanted) {
             self.desired.heads.insert(old, wanted);
             return old;
         }
-        if let Some(slot) = spare.pop().or_else(|| self.free.heads.take()) {
+        if let Some(slot) = spare.pop().or_else(|| self.tables.free.heads.take()) {
             self.desired.heads.insert(slot, wanted);
             return slot;
         }
@@ -415,7 +394,7 @@ impl<'a> Planner<'a> {
             if self.desired.locals.contains_key(&local) {
                 continue;
             }
-            if self.actual.locals.contains_key(&local) || self.local_room.take(local.address, 1) {
+            if self.part.locals.contains_key(&local) || self.local_room.take(local.address, 1) {
                 self.desired.locals.insert(local, *id);
                 continue;
             }
@@ -432,7 +411,7 @@ impl<'a> Planner<'a> {
 
     /// Adds to the plan, as it is in the maps, what kept parts refer to; and leaves out rings that no head came to name.
     fn keep_what_is_referred_to(&mut self) {
-        let (actual, desired) = (self.actual, &mut self.desired);
+        let (actual, desired) = (&self.part, &mut self.desired);
         for slot in desired
             .vips
             .values()
@@ -457,9 +436,10 @@ impl<'a> Planner<'a> {
             .kept_rings
             .iter()
             .filter_map(|id| desired.rings.get(id));
-        let in_rings: BTreeSet<u32> = rings.flat_map(|ring| &*ring.slots).copied().collect();
-        let backends = &self.known.backends;
-        let backends: BTreeMap<u16, Endpoint> = backends.iter().map(|(&e, &i)| (i, e)).collect();
+        let in_rings = rings.flat_map(|ring| ring.content.parts());
+        let in_rings: BTreeSet<u32> = in_rings.map(|&(id, _)| id).collect();
+        let backends = actual.backends.iter();
+        let backends: BTreeMap<u16, Endpoint> = backends.map(|(&e, &i)| (i, e)).collect();
         for id in in_rings {
             if desired.servers.contains_key(&id) {
                 continue;
@@ -478,9 +458,9 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Leaves the epochs of server ids that are not in use.
+    /// Leaves the epochs of server ids that are not in use any more.
     fn retire(&mut self) {
-        for (&id, word) in &self.actual.servers {
+        for (&id, word) in &self.part.servers {
             let absent = ServerWord::absent(word.epoch());
             if absent != ServerWord(0) {
                 self.desired.servers.entry(id).or_insert(absent);

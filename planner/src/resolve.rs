@@ -5,43 +5,111 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sluice_abi::MAX_POOLS;
-use sluice_api::{DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, ObjectKey};
+use sluice_api::{
+    DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, ObjectKey, VipPort,
+};
 
-use crate::config::{NodeConfig, PoolConfig, Reach, ServerConfig, VipPortConfig};
+use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::{NextHop, NodeView, Server, Snapshot, Via, hash};
 
-/// What this node shall serve.
+/// Which VIP ports a virtual server claims on a node.
+pub(crate) struct Claims {
+    pub(crate) vip_ports: Vec<VipPort>,
+    /// Why it claims no more, and what is wrong whatever the port.
+    pub(crate) problems: BTreeSet<Problem>,
+}
+
+/// The claims of a virtual server.
+pub(crate) fn claims(view: &NodeView, key: &ObjectKey, decided: &DecidedVirtualServer) -> Claims {
+    let mut claims = Claims {
+        vip_ports: Vec::new(),
+        problems: BTreeSet::new(),
+    };
+    if !view.role.director && !view.role.real_server {
+        return claims;
+    }
+    let mut report = |reason, message, exception| {
+        claims.problems.insert(Problem {
+            kind: ObjectKind::VirtualServer,
+            object: key.clone(),
+            reason,
+            message,
+            exception,
+        });
+    };
+    let count = decided.pools.len();
+    if count > MAX_POOLS {
+        let message = format!(
+            "spec.pools has {count} entries, {MAX_POOLS} are possible: remove pools, or use several virtual servers"
+        );
+        report(Reason::TooManyPools, message, true);
+        return claims;
+    }
+    if decided.pools.iter().all(|pool| pool.weight == 0) {
+        let message = "the weights of spec.pools sum up to 0, so no new flow is served: give a pool a weight above 0";
+        report(Reason::NoShare, message.to_owned(), false);
+    }
+    let is_own = |vip: &&IpAddr| view.addresses.contains(vip);
+    for vip in decided.addresses.iter().filter(is_own) {
+        let message = format!(
+            "spec.addresses names {vip}, which is an address of this node: use an address that no node has"
+        );
+        report(Reason::VipIsNodeAddress, message, true);
+    }
+    claims.vip_ports = decided
+        .vip_ports()
+        .filter(|vip_port| !view.addresses.contains(&vip_port.address))
+        .collect();
+    claims
+}
+
+/// What a VIP port of a virtual server shall be on this node, and what cannot be served of it, or not as described.
 ///
 /// A director serves every virtual server; a node that only has real servers serves those DR and TUN virtual servers of
-/// which a server is at one of its own addresses. What cannot be served is left out and named in
-/// [`NodeConfig::problems`]; the rest is served.
-pub fn node_config(snapshot: &Snapshot, view: &NodeView) -> NodeConfig {
+/// which a server is at one of its own addresses.
+pub(crate) fn vip_port(
+    snapshot: &Snapshot,
+    view: &NodeView,
+    name: &ObjectKey,
+    at: VipPort,
+) -> (Option<VipPortConfig>, BTreeSet<Problem>) {
     let mut resolver = Resolver {
         snapshot,
         view,
-        config: NodeConfig {
-            node: view.name.clone(),
-            peers: view.peers.clone(),
-            ..NodeConfig::default()
-        },
         problems: BTreeSet::new(),
     };
-    if view.role.director || view.role.real_server {
-        for (name, virtual_server) in &snapshot.virtual_servers {
-            resolver.virtual_server(name, virtual_server);
+    let virtual_server = snapshot.virtual_servers.get(name);
+    let scope = virtual_server.and_then(|virtual_server| {
+        let mut ports = virtual_server.ports.iter();
+        let port = ports.find(|port| port.at(at.address) == at)?;
+        Some(Scope {
+            name,
+            virtual_server,
+            vip: at.address,
+            port,
+        })
+    });
+    let config = scope.and_then(|scope| resolver.vip_port(&scope));
+    (config, resolver.problems)
+}
+
+/// The tags of pools: hashes of their names, unique among them.
+pub(crate) fn tags(pools: &[DecidedPool]) -> Vec<u32> {
+    let mut tags: Vec<u32> = Vec::new();
+    for pool in pools {
+        let mut tag = hash::of32(&[pool.name.as_bytes()]);
+        while tags.contains(&tag) {
+            tag = tag.wrapping_add(1);
         }
+        tags.push(tag);
     }
-    let mut config = resolver.config;
-    config.problems = resolver.problems.into_iter().collect();
-    config
+    tags
 }
 
 struct Resolver<'a> {
     snapshot: &'a Snapshot,
     view: &'a NodeView,
-    config: NodeConfig,
-    /// A set, because each VIP port of a virtual server meets the same ones.
     problems: BTreeSet<Problem>,
 }
 
@@ -82,91 +150,27 @@ impl Resolver<'_> {
         });
     }
 
-    fn virtual_server(&mut self, name: &ObjectKey, virtual_server: &Arc<DecidedVirtualServer>) {
-        if virtual_server.pools.len() > MAX_POOLS {
-            let message = format!(
-                "spec.pools has {} entries, {MAX_POOLS} are possible: remove pools, or use several virtual servers",
-                virtual_server.pools.len()
-            );
-            self.except(
-                ObjectKind::VirtualServer,
-                name,
-                Reason::TooManyPools,
-                message,
-            );
-            return;
-        }
-        if virtual_server.pools.iter().all(|pool| pool.weight == 0) {
-            let message = "the weights of spec.pools sum up to 0, so no new flow is served: give a pool a weight above 0";
-            self.report(
-                ObjectKind::VirtualServer,
-                name,
-                Reason::NoShare,
-                message.into(),
-            );
-        }
-        for &vip in &virtual_server.addresses {
-            if self.view.addresses.contains(&vip) {
-                let message = format!(
-                    "spec.addresses names {vip}, which is an address of this node: use an address that no node has"
-                );
-                self.except(
-                    ObjectKind::VirtualServer,
-                    name,
-                    Reason::VipIsNodeAddress,
-                    message,
-                );
-                continue;
-            }
-            for port in &virtual_server.ports {
-                self.vip_port(&Scope {
-                    name,
-                    virtual_server,
-                    vip,
-                    port,
-                });
-            }
-        }
-    }
-
-    fn vip_port(&mut self, scope: &Scope<'_>) {
-        let vip_port = scope.port.at(scope.vip);
-        if let Some(other) = self.config.vip_ports.get(&vip_port) {
-            let message = format!(
-                "{vip_port} is served for {} already: change spec.addresses or spec.ports of one of the two",
-                other.virtual_server
-            );
-            self.except(
-                ObjectKind::VirtualServer,
-                scope.name,
-                Reason::EndpointConflict,
-                message,
-            );
-            return;
-        }
-        let mut pools: Vec<PoolConfig> = Vec::new();
-        for share in &scope.virtual_server.pools {
-            let mut tag = hash::of32(&[share.name.as_bytes()]);
-            while pools.iter().any(|pool| pool.tag == tag) {
-                tag = tag.wrapping_add(1);
-            }
-            pools.push(self.pool(scope, share, tag));
-        }
+    fn vip_port(&mut self, scope: &Scope<'_>) -> Option<VipPortConfig> {
+        let decided = &scope.virtual_server.pools;
+        let tagged = decided.iter().zip(tags(decided));
+        let pools: Vec<PoolConfig> = tagged
+            .map(|(share, tag)| self.pool(scope, share, tag))
+            .collect();
         let director = self.view.role.director;
         if !director && pools.iter().all(|pool| pool.servers.is_empty()) {
-            return;
+            return None;
         }
         if scope.virtual_server.mode == ForwardingMode::Tun {
             self.pools_in_one_tunnel(scope, &pools);
         }
-        let config = VipPortConfig {
-            virtual_server: scope.name.clone(),
+        let name = scope.name;
+        Some(VipPortConfig {
+            virtual_server: name.clone(),
             decided: Arc::clone(scope.virtual_server),
-            seed: hash::of32(&[scope.name.namespace.as_bytes(), scope.name.name.as_bytes()]),
+            seed: hash::of32(&[name.namespace.as_bytes(), name.name.as_bytes()]),
             director,
             pools,
-        };
-        self.config.vip_ports.insert(vip_port, config);
+        })
     }
 
     fn pool(&mut self, scope: &Scope<'_>, share: &DecidedPool, tag: u32) -> PoolConfig {

@@ -11,21 +11,21 @@ use common::{
     DIRECTOR, REAL_SERVER, ROOMY, node, ports, server, snapshot, tcp, virtual_server, with_hops,
 };
 use sluice_api::{ForwardingMode, PoolSelection};
-use sluice_planner::{Image, Mac, NodeView, Snapshot, Via, diff, live, node_config, plan};
+use sluice_planner::{Image, Mac, NodeView, Snapshot, Via};
 
 /// Plans for an empty node; also checks that the plan is live and repeats itself.
 fn check(name: &str, snapshot: &Snapshot, view: &NodeView) {
-    let config = node_config(snapshot, view);
-    let planned = plan(&config, &Image::default(), &ROOMY);
-    let again = plan(&config, &planned.desired, &ROOMY);
-    assert_eq!(again.desired, planned.desired, "a plan of its own result");
-    assert_eq!(diff(&planned.desired, &again.desired), []);
+    let mut planner = common::planner(snapshot, view, &Image::default(), &ROOMY);
+    planner.plan();
+    assert_eq!(planner.plan(), [], "a plan after it");
+    let mut again = common::planner(snapshot, view, planner.image(), &ROOMY);
+    assert_eq!(again.plan(), [], "a plan of its own result");
 
-    let mut text = planned.desired.to_string();
-    for problem in config.problems.iter().chain(&planned.problems) {
+    let mut text = planner.image().to_string();
+    for problem in planner.problems().iter().chain(&planner.full()) {
         writeln!(text, "problem {problem}").expect("a String takes all");
     }
-    for exception in live(&config, &planned.desired) {
+    for exception in planner.exceptions() {
         writeln!(text, "not live {exception}").expect("a String takes all");
     }
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.txt"));

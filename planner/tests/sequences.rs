@@ -12,16 +12,16 @@ use std::sync::Arc;
 
 use common::maps::Maps;
 use common::{
-    DIRECTOR, REAL_SERVER, ROOMY, hop, ip, name, node, ports, server, share, snapshot, tcp, udp,
-    virtual_server, with_hops,
+    DIRECTOR, REAL_SERVER, ROOMY, hop, ip, name, node, planner, ports, server, share, snapshot,
+    tcp, udp, virtual_server, with_hops,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use sluice_abi::{Path, RingWord, ServerWord, VipWord};
+use sluice_abi::{Path, RingWord, ServerRecord, ServerWord, VipWord};
 use sluice_api::{DecidedVirtualServer, ForwardingMode, Protocol};
 use sluice_planner::{
-    Endpoint, Image, Limits, Mac, MapOp, NextHop, NodeView, Reason, Ring, RingCache, Server,
-    Snapshot, Via, diff, live, node_config, plan, plan_with,
+    Endpoint, Image, Limits, Mac, MapOp, NextHop, NodeView, Planner, Problem, Reason, Ring,
+    RingContent, Server, Snapshot, Via,
 };
 
 const ADDRESSES: [&str; 7] = [
@@ -154,8 +154,9 @@ impl Damage {
             }
             Self::Ring(ring, offset, log2_slots) => {
                 let word = RingWord::new(offset, log2_slots);
-                let slots = vec![1; word.slots() as usize].into();
-                image.rings.insert(ring, Ring { word, slots });
+                let content = RingContent::of(&vec![1; word.slots() as usize]);
+                let content = Arc::new(content);
+                image.rings.insert(ring, Ring { word, content });
             }
             Self::NoRecord(slot) => {
                 image.records.remove(&slot);
@@ -208,70 +209,84 @@ fn apply(maps: &mut Maps, ops: &[MapOp]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// One run: the plan of each moment, whole or cut short, and at last the last one's until nothing is left to do.
-fn run(run: &[(Moment, usize)], limits: &Limits) -> Result<Maps, TestCaseError> {
-    let mut maps = Maps::new(*limits);
-    let mut cache = RingCache::default();
-    for ((snapshot, view), cut) in run {
-        let config = node_config(snapshot, view);
-        let actual = maps.image();
-        let planned = plan_with(&config, &actual, limits, &mut cache);
-        prop_assert!(
-            planned == plan(&config, &actual, limits),
-            "the cache changes the plan"
-        );
-        let ops = diff(&actual, &planned.desired);
-        if *cut < ops.len() {
-            apply(&mut maps, &ops[..*cut])?;
-            apply(&mut maps, &[MapOp::Grace])?;
-            continue;
+/// Has a planner go on until nothing is left to do.
+fn settle(planner: &mut Planner, maps: &mut Maps) -> Result<(), TestCaseError> {
+    for _ in 0..10 {
+        let ops = planner.plan();
+        if ops.is_empty() {
+            return Ok(());
         }
-        apply(&mut maps, &ops)?;
+        apply(maps, &ops)?;
         prop_assert!(
-            maps.image() == planned.desired,
+            maps.image() == *planner.image(),
             "the maps are not as planned"
         );
-        prop_assert_eq!(diff(&planned.desired, &planned.desired), vec![]);
-    }
-    let Some(((snapshot, view), _)) = run.last() else {
-        return Ok(maps);
-    };
-    let config = node_config(snapshot, view);
-    for _ in 0..10 {
-        let actual = maps.image();
-        let ops = diff(&actual, &plan(&config, &actual, limits).desired);
-        if ops.is_empty() {
-            return Ok(maps);
-        }
-        apply(&mut maps, &ops)?;
     }
     Err(TestCaseError::fail("ten plans do not arrive"))
 }
 
+/// One run: the plan of each moment, whole or cut short, and at last the last one's until nothing is left to do.
+fn run(run: &[(Moment, usize)], limits: &Limits) -> Result<(Maps, Planner), TestCaseError> {
+    let mut maps = Maps::new(*limits);
+    let mut planner = Planner::new(*limits, &Image::default());
+    for ((snapshot, view), cut) in run {
+        planner.set_snapshot(snapshot);
+        planner.set_view(view.clone());
+        let ops = planner.plan();
+        if *cut < ops.len() {
+            apply(&mut maps, &ops[..*cut])?;
+            apply(&mut maps, &[MapOp::Grace])?;
+            planner.adopt(&maps.image());
+            continue;
+        }
+        apply(&mut maps, &ops)?;
+        prop_assert!(
+            maps.image() == *planner.image(),
+            "the maps are not as planned"
+        );
+    }
+    settle(&mut planner, &mut maps)?;
+    Ok((maps, planner))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_prefix_is_safe_and_every_plan_arrives(moments in runs()) {
-        let maps = run(&moments, &ROOMY)?;
+        let (maps, incremental) = run(&moments, &ROOMY)?;
         let Some(((snapshot, view), _)) = moments.last() else { return Ok(()); };
-        let config = node_config(snapshot, view);
         let actual = maps.image();
-        let planned = plan(&config, &actual, &ROOMY);
-        prop_assert!(planned.desired == actual, "a plan of its own result changes it");
-        prop_assert_eq!(planned.problems, vec![]);
+        let mut anew = planner(snapshot, view, &actual, &ROOMY);
+        prop_assert_eq!(anew.plan(), vec![], "a plan of its own result changes it");
+        prop_assert_eq!(anew.full(), BTreeSet::new());
+        prop_assert_eq!(anew.problems(), incremental.problems());
+        prop_assert_eq!(anew.exceptions(), incremental.exceptions());
 
-        let served: BTreeSet<Endpoint> = config.vip_ports.keys().copied().map(Endpoint::from).collect();
+        let served: BTreeSet<Endpoint> = anew.served().map(|(vip_port, _)| vip_port.into()).collect();
         let found: BTreeSet<Endpoint> = actual.vips.keys().filter(|e| !e.is_marker()).copied().collect();
         prop_assert_eq!(&found, &served);
         let addresses: BTreeSet<IpAddr> = served.iter().map(|e| e.address).collect();
         let markers: BTreeSet<IpAddr> =
             actual.vips.keys().filter(|e| e.is_marker()).map(|e| e.address).collect();
         prop_assert_eq!(markers, addresses);
-        for problem in live(&config, &actual) {
-            let expected = config.problems.contains(&problem) || problem.reason == Reason::NextHopPending;
+        for problem in anew.exceptions() {
+            let expected = anew.problems().contains(&problem) || problem.reason == Reason::NextHopPending;
             prop_assert!(expected, "{problem}");
         }
+    }
+
+    /// What packets meet after many changes is what they meet where nothing was before.
+    #[test]
+    fn changes_one_by_one_are_all_at_once(moments in runs()) {
+        let settled = |(snapshot, view): &Moment| {
+            let known = |address: &IpAddr| view.next_hops.get(address) != Some(&NextHop::Pending);
+            ADDRESSES.into_iter().map(ip).all(|address| known(&address)) && !snapshot.pools.is_empty()
+        };
+        let Some((last, _)) = moments.last().filter(|(last, _)| settled(last)) else { return Ok(()); };
+        let (one_by_one, _) = run(&moments, &ROOMY)?;
+        let (at_once, _) = run(&[(last.clone(), usize::MAX)], &ROOMY)?;
+        prop_assert!(met(&one_by_one) == met(&at_once), "packets meet something else");
     }
 
     #[test]
@@ -290,7 +305,7 @@ proptest! {
         for (own, mut past) in own.into_iter().zip(pasts) {
             let view = with_hops(node(DIRECTOR, &own), &ADDRESSES.map(|address| (address, Via::Link)));
             past.push(((snapshot.clone(), view), usize::MAX));
-            found.push(owners(&run(&past, &ROOMY)?.image()));
+            found.push(owners(&run(&past, &ROOMY)?.0, VipWord::head));
         }
         prop_assert!(found[0] == found[1], "two directors disagree");
     }
@@ -298,19 +313,17 @@ proptest! {
     /// Maps with words that no plan would write: the planner stays calm, and its plan leads to nothing that is missing.
     #[test]
     fn damaged_maps_are_repaired(past in runs(), damage in damages(), (snapshot, view) in moments()) {
-        let mut actual = run(&past, &ROOMY)?.image();
+        let mut actual = run(&past, &ROOMY)?.0.image();
         for damage in damage {
             damage.apply(&mut actual);
         }
-        let config = node_config(&snapshot, &view);
         for limits in [ROOMY, Limits { ring_slots: 8192, records: 8, ..ROOMY }] {
-            diff(&actual, &plan(&config, &actual, &limits).desired);
+            let mut planner = planner(&snapshot, &view, &actual, &limits);
+            while !planner.plan().is_empty() {}
+            let mut maps = Maps::new(ROOMY);
+            maps.load(planner.image());
+            prop_assert!(maps.check().is_ok(), "{:?}", maps.check());
         }
-        let desired = plan(&config, &actual, &ROOMY).desired;
-        let mut maps = Maps::new(ROOMY);
-        maps.load(&desired);
-        prop_assert!(maps.check().is_ok(), "{:?}", maps.check());
-        prop_assert!(plan(&config, &desired, &ROOMY).desired == desired, "a plan of its own result changes it");
     }
 
     /// The order in which users list things is no input.
@@ -325,18 +338,21 @@ proptest! {
         for servers in reversed.pools.values_mut() {
             servers.reverse();
         }
-        let [listed, reversed] = [snapshot, reversed].map(|snapshot| node_config(&snapshot, &view));
-        prop_assert_eq!(&listed.problems, &reversed.problems);
-        let [listed, reversed] =
-            [listed, reversed].map(|config| plan(&config, &Image::default(), &ROOMY));
-        prop_assert!(listed == reversed, "the maps differ");
+        let [listed, reversed] = [snapshot, reversed].map(|snapshot| {
+            let mut planner = planner(&snapshot, &view, &Image::default(), &ROOMY);
+            planner.plan();
+            planner
+        });
+        prop_assert_eq!(listed.problems(), reversed.problems());
+        prop_assert!(listed.image() == reversed.image(), "the maps differ");
     }
 }
 
-/// What packets see of the directors' heads: thresholds, and each slot's server as it is known everywhere.
+/// What packets see of heads, the directors' or the others: thresholds, and each slot's server as it is known everywhere.
 type Owners = BTreeMap<Endpoint, Vec<(u32, Vec<([u8; 16], [u8; 2])>)>>;
 
-fn owners(image: &Image) -> Owners {
+fn owners(maps: &Maps, slot: fn(VipWord) -> u32) -> Owners {
+    let image = maps.image();
     let owner = |id: &u32| {
         let record = image.records[&image.servers[id].slot()];
         let by_address = matches!(
@@ -345,15 +361,20 @@ fn owners(image: &Image) -> Owners {
         );
         (record.addr, if by_address { [0; 2] } else { record.port })
     };
-    let pools = |slot| image.heads[&slot].pools;
-    let ring = |ring| {
+    let pools = |slot| {
         image
-            .rings
-            .get(&ring)
-            .map_or(vec![], |ring| ring.slots.iter().map(owner).collect())
+            .heads
+            .get(&slot)
+            .into_iter()
+            .flat_map(|head| head.pools)
+    };
+    let ring = |ring| {
+        let ring = image.rings.get(&ring);
+        let slots = ring.and_then(|ring| maps.slots(ring.word));
+        slots.map_or(vec![], |slots| slots.iter().map(owner).collect())
     };
     let service = |(endpoint, word): (&Endpoint, &VipWord)| {
-        let pools = pools(word.head()).into_iter();
+        let pools = pools(slot(*word));
         (
             *endpoint,
             pools
@@ -367,6 +388,56 @@ fn owners(image: &Image) -> Owners {
         .filter(|(endpoint, _)| !endpoint.is_marker())
         .map(service)
         .collect()
+}
+
+/// All that packets meet: beside [`owners`], each server's way and state, and which server a tunnel leads to.
+type Met = ([Owners; 2], BTreeMap<Endpoint, BTreeSet<String>>);
+
+fn met(maps: &Maps) -> Met {
+    let image = maps.image();
+    let mut servers: BTreeMap<Endpoint, BTreeSet<String>> = BTreeMap::new();
+    for (vip_port, word) in image
+        .vips
+        .iter()
+        .filter(|(endpoint, _)| !endpoint.is_marker())
+    {
+        let present = image.servers.iter().filter(|(_, word)| word.present());
+        let of_port = present.filter_map(|(id, server)| {
+            let record = image.records[&server.slot()];
+            let locals = image
+                .locals
+                .iter()
+                .filter(|(_, local)| *local == id)
+                .count();
+            let mut record = ServerRecord {
+                service: 0,
+                backend: u16::from(record.backend != 0),
+                ..record
+            };
+            if server.path() == Path::Unresolved {
+                // It may keep the way by which it was reached before.
+                record = ServerRecord {
+                    alt: [0; 16],
+                    next_hop_mac: [0; 6],
+                    source_mac: [0; 6],
+                    ifindex: 0,
+                    mtu: 0,
+                    ..record
+                };
+            }
+            let at = image.records[&server.slot()].service == word.service();
+            at.then(|| {
+                format!(
+                    "{:?} {} {locals} {record:?}",
+                    server.path(),
+                    server.draining()
+                )
+            })
+        });
+        servers.insert(*vip_port, of_port.collect());
+    }
+    let heads = [VipWord::head, VipWord::rs_head].map(|slot| owners(maps, slot));
+    (heads, servers)
 }
 
 /// A director's plan for `servers` of one pool.
@@ -391,11 +462,11 @@ fn web(servers: &[(&str, u32)], weights: &[(&str, u32)]) -> Moment {
 
 /// The operations from one moment to another, with the maps at the first.
 fn step(from: &Moment, to: &Moment) -> (Maps, Vec<MapOp>) {
-    let maps = run(&[(from.clone(), usize::MAX)], &ROOMY).expect("the first moment is safe");
-    let actual = maps.image();
-    let config = node_config(&to.0, &to.1);
-    let ops = diff(&actual, &plan(&config, &actual, &ROOMY).desired);
-    (maps, ops)
+    let first = [(from.clone(), usize::MAX)];
+    let (maps, mut planner) = run(&first, &ROOMY).expect("the first moment is safe");
+    planner.set_snapshot(&to.0);
+    planner.set_view(to.1.clone());
+    (maps, planner.plan())
 }
 
 fn is_write(op: &MapOp) -> bool {
@@ -472,7 +543,7 @@ fn a_reused_id_has_a_new_epoch() {
     let moments: Vec<_> = [&both, &green, &both]
         .map(|m| (m.clone(), usize::MAX))
         .into();
-    let image = run(&moments, &limits).expect("safe").image();
+    let image = run(&moments, &limits).expect("safe").0.image();
     let epochs: Vec<u8> = image.servers.values().map(|word| word.epoch()).collect();
     assert_eq!(epochs, [2, 1]);
 }
@@ -495,14 +566,13 @@ fn a_lost_next_hop_flips_one_word() {
         .next_hops
         .insert(ip("10.0.0.1"), NextHop::Unreachable);
     let one_word = |ops: &[MapOp]| matches!(ops, [MapOp::SetServer { .. }, MapOp::Grace]);
-    let (_, ops) = step(&before, &lost);
-    assert!(one_word(&ops), "{ops:?}");
-    let (mut maps, ops) = step(&before, &lost);
-    apply(&mut maps, &ops).expect("safe");
-    let actual = maps.image();
-    let config = node_config(&before.0, &before.1);
-    let ops = diff(&actual, &plan(&config, &actual, &ROOMY).desired);
-    assert!(one_word(&ops), "{ops:?}");
+    let (_, mut planner) = run(&[(before.clone(), usize::MAX)], &ROOMY).expect("safe");
+    for view in [lost.1, before.1] {
+        planner.set_view(view);
+        let ops = planner.plan();
+        assert!(one_word(&ops), "{ops:?}");
+        assert_eq!(planner.plan(), []);
+    }
 }
 
 /// Without room for a new ring the old one goes on, with the servers it names.
@@ -514,22 +584,21 @@ fn a_ring_without_room_stays() {
     };
     let from = web(&[("10.0.0.1", 1), ("10.0.0.2", 1)], &[("blue", 1)]);
     let to = web(&[("10.0.0.2", 1), ("10.0.0.3", 1)], &[("blue", 1)]);
-    let maps = run(&[(from, usize::MAX)], &limits).expect("safe");
-    let (before, config) = (maps.image(), node_config(&to.0, &to.1));
-    let planned = plan(&config, &before, &limits);
-    assert_eq!(planned.desired.rings, before.rings);
-    let reasons: Vec<_> = planned
-        .problems
-        .iter()
-        .map(|p| (p.reason, &p.object))
-        .collect();
+    let (_, mut planner) = run(&[(from, usize::MAX)], &limits).expect("safe");
+    let before = planner.image().rings.clone();
+    planner.set_snapshot(&to.0);
+    planner.set_view(to.1);
+    planner.plan();
+    assert_eq!(planner.image().rings, before);
+    let full: Vec<Problem> = planner.full().into_iter().collect();
+    let reasons: Vec<_> = full.iter().map(|p| (p.reason, &p.object)).collect();
     assert_eq!(reasons, [(Reason::LimitExceeded, &name("web"))]);
     assert!(
-        planned.problems[0]
+        full[0]
             .message
             .starts_with("RING_SLOTS is full (4196 entries)")
     );
-    let not_live = live(&config, &planned.desired);
+    let not_live = planner.exceptions();
     assert!(
         not_live.iter().any(|p| p.reason == Reason::RingNotInPlace),
         "{not_live:?}"

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use sluice_abi::{MapName, RingWord};
-use sluice_planner::{ByFamily, Endpoint, Image, Local, Mac, MapOp, Ring};
+use sluice_planner::{ByFamily, Endpoint, Image, Local, Mac, MapOp, Ring, RingContent};
 
 use super::{Error, Maps, map_error};
 
@@ -93,8 +94,9 @@ impl Maps {
             if word.present() && self.holds(word) {
                 let values = self.ring_slots.half_words(word.offset(), slots(word));
                 let values = values.map_err(map_error(MapName::RingSlots, "read it"))?;
-                let slots = values.map(|value| value.load(Ordering::Relaxed)).collect();
-                rings.insert(ring, Ring { word, slots });
+                let slots: Vec<u32> = values.map(|value| value.load(Ordering::Relaxed)).collect();
+                let content = Arc::new(RingContent::of(&slots));
+                rings.insert(ring, Ring { word, content });
             }
         }
         Ok(rings)
@@ -114,7 +116,7 @@ impl Maps {
                 .records
                 .set(*slot, record)
                 .map_err(map_error(MapName::Records, "write it")),
-            MapOp::WriteRingSlots { offset, slots } => self.write_ring(*offset, slots),
+            MapOp::WriteRingSlots { offset, layout } => self.write_ring(*offset, &layout.slots()),
             MapOp::WriteHead { slot, head } => self
                 .heads
                 .set(*slot, head)

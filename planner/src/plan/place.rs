@@ -32,10 +32,10 @@ impl<'a> Planner<'a> {
             backend,
             full_nat: scope.config.decided.mode == ForwardingMode::FullNat,
         };
-        let known = self.known.servers.get(&key).copied();
+        let known = self.tables.servers.get(&key).copied();
         let before = known.and_then(|id| {
-            let word = self.actual.servers.get(&id)?;
-            Some((id, *word, *self.actual.records.get(&word.slot())?))
+            let word = self.part.servers.get(&id)?;
+            Some((id, *word, *self.part.records.get(&word.slot())?))
         });
         if before.is_none() && server.reach == Reach::Pending {
             return None;
@@ -51,7 +51,7 @@ impl<'a> Planner<'a> {
         if let Some((id, word, old_record)) = before {
             let (slot, path, record) = if old_record == record {
                 (word.slot(), path, record)
-            } else if let Some(slot) = self.free.records.take() {
+            } else if let Some(slot) = self.tables.free.records.take() {
                 (slot, path, record)
             } else {
                 self.no_records(scope, server);
@@ -61,11 +61,11 @@ impl<'a> Planner<'a> {
             self.put_server(id, word, record);
             return Some(id);
         }
-        let Some(slot) = self.free.records.take() else {
+        let Some(slot) = self.tables.free.records.take() else {
             self.no_records(scope, server);
             return None;
         };
-        let Some((id, epoch)) = self.free.servers.take() else {
+        let Some((id, epoch)) = self.tables.free.servers.take() else {
             let consequence = format!("server {} takes no flows", server.address);
             self.full(
                 scope.config,
@@ -105,9 +105,10 @@ impl<'a> Planner<'a> {
         if let Some(&index) = self.desired.backends.get(&endpoint) {
             return Some(index);
         }
-        let index = match self.known.backends.get(&endpoint) {
+        let index = match self.tables.image.backends.get(&endpoint) {
             Some(&index) => Some(index),
             None if self.backend_room.take(endpoint.address, 1) => self
+                .tables
                 .free
                 .backends
                 .take()

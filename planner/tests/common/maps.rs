@@ -4,9 +4,10 @@
 //! still *hold*: everything that was reachable at some moment since the last grace period. An operation may not touch it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sluice_abi::{ForwardingMode, Head, RingWord, SHARE_WHOLE, ServerRecord, ServerWord, VipWord};
-use sluice_planner::{Endpoint, Image, Limits, Local, Mac, MapOp, Ring};
+use sluice_planner::{Endpoint, Image, Limits, Local, Mac, MapOp, Ring, RingContent};
 
 type Check = Result<(), String>;
 
@@ -72,7 +73,7 @@ impl Maps {
         }
     }
 
-    /// Fills empty maps.
+    /// Fills empty maps. The slots of a ring come in the order of their servers, since an image does not keep theirs.
     pub fn load(&mut self, image: &Image) {
         self.vips = image.vips.clone();
         self.backends = image.backends.clone();
@@ -81,8 +82,12 @@ impl Maps {
         self.servers = image.servers.clone();
         self.records = image.records.clone();
         for (id, ring) in &image.rings {
+            let parts = ring.content.parts().iter();
+            let slots = parts.flat_map(|&(id, slots)| std::iter::repeat_n(id, slots as usize));
             let start = ring.word.offset() as usize;
-            self.ring_slots[start..start + ring.slots.len()].copy_from_slice(&ring.slots);
+            for (place, id) in self.ring_slots[start..].iter_mut().zip(slots) {
+                *place = id;
+            }
             self.rings.insert(*id, ring.word);
         }
     }
@@ -153,7 +158,8 @@ impl Maps {
                 ensure!((1..self.limits.heads).contains(slot), "no head {slot}");
                 self.heads.insert(*slot, *head);
             }
-            MapOp::WriteRingSlots { offset, slots } => {
+            MapOp::WriteRingSlots { offset, layout } => {
+                let slots = layout.slots();
                 let end = *offset as usize + slots.len();
                 ensure!(end <= self.ring_slots.len(), "ring slots end before {end}");
                 for &(start, length) in &self.held.extents {
@@ -163,7 +169,7 @@ impl Maps {
                         "ring slots {offset}..{end} overwrite {start} + {length}"
                     );
                 }
-                self.ring_slots[*offset as usize..end].copy_from_slice(slots);
+                self.ring_slots[*offset as usize..end].copy_from_slice(&slots);
             }
             _ => return Err("not a write".into()),
         }
@@ -316,7 +322,8 @@ impl Maps {
             .ok_or_else(|| format!("server {id} without a record"))
     }
 
-    fn slots(&self, word: RingWord) -> Option<&[u32]> {
+    /// The slots of a ring.
+    pub fn slots(&self, word: RingWord) -> Option<&[u32]> {
         let start = word.offset() as usize;
         self.ring_slots.get(start..start + word.slots() as usize)
     }
@@ -348,8 +355,8 @@ impl Maps {
             .values()
             .flat_map(|word| [word.head(), word.rs_head()]);
         let ring = |(&id, &word)| {
-            let slots = self.slots(word)?.into();
-            Some((id, Ring { word, slots }))
+            let content = Arc::new(RingContent::of(self.slots(word)?));
+            Some((id, Ring { word, content }))
         };
         let present = self.servers.values().filter(|word| word.present());
         let record = |word: &ServerWord| Some((word.slot(), *self.records.get(&word.slot())?));

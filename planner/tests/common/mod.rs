@@ -16,7 +16,7 @@ use sluice_api::{
     Protocol,
 };
 use sluice_planner::{
-    Hop, Limits, Mac, NextHop, NodeView, Role, Server, ServerPorts, Snapshot, Via,
+    Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts, Snapshot, Via,
 };
 
 pub const ROOMY: Limits = Limits {
@@ -113,6 +113,14 @@ pub fn snapshot(
             .collect(),
         pools: pools.into_iter().map(|(n, p)| (name(n), p)).collect(),
     }
+}
+
+/// A planner that knows all this.
+pub fn planner(snapshot: &Snapshot, view: &NodeView, image: &Image, limits: &Limits) -> Planner {
+    let mut planner = Planner::new(*limits, image);
+    planner.set_view(view.clone());
+    planner.set_snapshot(snapshot);
+    planner
 }
 
 pub const DIRECTOR: Role = Role {

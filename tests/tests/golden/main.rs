@@ -93,10 +93,14 @@ impl Case {
             self.report();
             let changed = self.cluster.round(&now);
             let before: Vec<_> = self.nodes.values().map(Node::status).collect();
-            let maps: Vec<_> = self.nodes.values().map(|node| node.image.clone()).collect();
+            let maps: Vec<_> = self
+                .nodes
+                .values()
+                .map(|node| node.image().clone())
+                .collect();
             self.follow();
             let same = self.nodes.values().map(Node::status).eq(before)
-                && self.nodes.values().map(|node| &node.image).eq(&maps);
+                && self.nodes.values().map(node::Node::image).eq(&maps);
             if !changed && same {
                 return;
             }
@@ -139,7 +143,7 @@ impl Case {
             if !notes.is_empty() {
                 sections.push((format!("{name} | notes"), notes));
             }
-            let maps = maps::sections(&node.image).into_iter();
+            let maps = maps::sections(node).into_iter();
             sections.extend(maps.map(|(heading, text)| (format!("{name} | {heading}"), text)));
         }
         sections

@@ -10,11 +10,13 @@ use sluice_abi::{
 };
 use sluice_planner::{Endpoint, Image, Mac, MapOp, Ring};
 
+use crate::node::Node;
 use crate::text::address;
 
 /// Sections of the dump: headings and their lines.
-pub(crate) fn sections(image: &Image) -> Vec<(String, String)> {
-    let dump = Dump::new(image);
+pub(crate) fn sections(node: &Node) -> Vec<(String, String)> {
+    let dump = Dump::new(node);
+    let image = dump.image;
     let mut sections = Vec::new();
     for (vip_port, word) in &image.vips {
         if vip_port.is_marker() {
@@ -76,15 +78,18 @@ fn kind(write: &MapOp) -> &'static str {
 }
 
 struct Dump<'a> {
+    node: &'a Node,
     image: &'a Image,
     /// VIP ports by the index that records and entries name them by.
     vip_ports: BTreeMap<u16, &'a Endpoint>,
 }
 
 impl<'a> Dump<'a> {
-    fn new(image: &'a Image) -> Self {
+    fn new(node: &'a Node) -> Self {
+        let image = node.image();
         let vip_ports = image.vips.iter().filter(|(key, _)| !key.is_marker());
         Self {
+            node,
             image,
             vip_ports: vip_ports.map(|(key, word)| (word.service(), key)).collect(),
         }
@@ -127,22 +132,20 @@ impl<'a> Dump<'a> {
     }
 
     fn ring(&self, text: &mut String, below: &str, ring: &Ring) {
-        let mut parts: BTreeMap<u32, u32> = BTreeMap::new();
         let mut layout = 0x811c_9dc5_u32;
-        for &id in &*ring.slots {
-            *parts.entry(id).or_default() += 1;
+        for &id in self.node.slots(ring) {
             for byte in self.target(id) {
                 layout = (layout ^ u32::from(byte)).wrapping_mul(0x0100_0193);
             }
         }
-        let slots = ring.slots.len();
+        let slots = ring.word.slots();
         line(
             text,
             format!("{below}: ring of {slots} in layout {layout:08x}"),
         );
+        let parts = ring.content.parts().iter();
         let mut servers: Vec<String> = parts
-            .into_iter()
-            .map(|(id, slots)| format!("    {slots} × {}", self.server(id)))
+            .map(|(id, slots)| format!("    {slots} × {}", self.server(*id)))
             .collect();
         servers.sort();
         text.push_str(&lines(servers));
@@ -169,7 +172,8 @@ impl<'a> Dump<'a> {
 
     fn out_of_rings(&self) -> String {
         let rings = self.image.rings.values();
-        let in_rings: BTreeSet<u32> = rings.flat_map(|ring| ring.slots.iter().copied()).collect();
+        let parts = rings.flat_map(|ring| ring.content.parts());
+        let in_rings: BTreeSet<u32> = parts.map(|&(id, _)| id).collect();
         let present = self.image.servers.iter().filter(|(_, word)| word.present());
         let out = present.filter(|(id, _)| !in_rings.contains(id));
         let mut servers: Vec<String> = out

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use sluice_api::{ExceptionKind, LoadBalancerNodeStatus, NodeException, NodeRole};
 use sluice_planner::{
-    Hop, Image, Limits, Mac, MapOp, NextHop, NodeView, ObjectKind, Problem, Role, Slices, Snapshot,
-    Via, diff, live, node_config, plan,
+    Hop, Image, Limits, Mac, MapOp, NextHop, NodeView, ObjectKind, Planner, Problem, Ring, Role,
+    Slices, Snapshot, Via,
 };
 
 use crate::case::{AgentState, NodeNews, Way};
@@ -26,20 +26,45 @@ const LIMITS: Limits = Limits {
 };
 
 /// A node and its maps.
-#[derive(Default)]
 pub(crate) struct Node {
     pub(crate) agent: AgentState,
     addresses: BTreeSet<IpAddr>,
     ways: BTreeMap<IpAddr, Way>,
-    /// What its maps hold.
-    pub(crate) image: Image,
+    planner: Planner,
+    /// The slots of rings, by where they begin.
+    ring_slots: BTreeMap<u32, Vec<u32>>,
     /// The writes since they were last asked for.
     writes: Vec<MapOp>,
     notes: Vec<String>,
     status: LoadBalancerNodeStatus,
 }
 
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            agent: AgentState::default(),
+            addresses: BTreeSet::new(),
+            ways: BTreeMap::new(),
+            planner: Planner::new(LIMITS, &Image::default()),
+            ring_slots: BTreeMap::new(),
+            writes: Vec::new(),
+            notes: Vec::new(),
+            status: LoadBalancerNodeStatus::default(),
+        }
+    }
+}
+
 impl Node {
+    /// What its maps hold.
+    pub(crate) fn image(&self) -> &Image {
+        self.planner.image()
+    }
+
+    /// The server ids in the slots of a ring.
+    pub(crate) fn slots(&self, ring: &Ring) -> &[u32] {
+        &self.ring_slots[&ring.word.offset()]
+    }
+
     pub(crate) fn hear(&mut self, news: &NodeNews) {
         if let Some(addresses) = &news.addresses {
             self.addresses = addresses.iter().copied().collect();
@@ -74,14 +99,20 @@ impl Node {
             peers,
             next_hops: hops.collect(),
         };
-        let config = node_config(&snapshot, &view);
-        let planned = plan(&config, &self.image, &LIMITS);
-        self.writes.extend(diff(&self.image, &planned.desired));
-        self.image = planned.desired;
+        self.planner.set_view(view);
+        self.planner.set_snapshot(&snapshot);
+        let writes = self.planner.plan();
+        assert_eq!(self.planner.plan(), [], "everything has room");
+        for write in &writes {
+            if let MapOp::WriteRingSlots { offset, layout } = write {
+                self.ring_slots.insert(*offset, layout.slots());
+            }
+        }
+        self.writes.extend(writes);
 
-        let exceptions = live(&config, &self.image);
-        let all = config.problems.iter().chain(&planned.problems);
-        let notes = all.filter(|problem| !exceptions.contains(problem));
+        let exceptions = self.planner.exceptions();
+        let problems = self.planner.problems();
+        let notes = problems.difference(&exceptions);
         self.notes = notes.map(ToString::to_string).collect();
         let revisions = decided.virtual_servers.values().map(|d| d.revision);
         let pool_revisions = decided.pools.values().map(|d| d.revision);

@@ -1,73 +1,43 @@
 //! What the servers in the maps are called.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
 
-use sluice_abi::{SERVER_IPV6, ServerRecord};
-use sluice_api::VipPort;
-use sluice_planner::{Image, NodeConfig, Snapshot};
+use sluice_planner::{Planner, ServerInfo};
 
 use crate::state::ServerLabels;
 
-/// Labels by server id. Servers that are no part of the configuration any more are left out.
-pub(super) fn of_servers(
-    image: &Image,
-    config: &NodeConfig,
-    snapshot: &Snapshot,
-) -> BTreeMap<u32, ServerLabels> {
-    let vip_ports: BTreeMap<u16, VipPort> = image
-        .vips
-        .iter()
-        .filter_map(|(key, word)| Some((word.service(), key.vip_port()?)))
-        .collect();
-    let labels = |record: &ServerRecord| -> Option<ServerLabels> {
-        let vip_port = *vip_ports.get(&record.service)?;
-        let config = config.vip_ports.get(&vip_port)?;
-        let (pool, _) = config.pools().find(|(_, pool)| pool.tag == record.tag)?;
-        let address = address_of(record);
-        let key = config.virtual_server.sibling(&pool.name);
-        let servers = snapshot.pools.get(&key).into_iter().flatten();
-        let mut names: Vec<&str> = servers
-            .filter(|server| server.address == address)
-            .map(|server| server.name.as_str())
-            .collect();
+/// Labels by server id. Servers that are no part of what is decided any more are left out.
+pub(super) fn of_servers(planner: &Planner) -> BTreeMap<u32, ServerLabels> {
+    let labels = |server: ServerInfo<'_>| {
+        let pool = server.virtual_server.sibling(server.pool);
+        let mut names: Vec<&str> = planner.names(&pool, server.address).collect();
         names.sort_unstable();
-        Some(ServerLabels {
-            virtual_server: config.virtual_server.to_string(),
-            vip: vip_port.address,
-            protocol: vip_port.protocol,
-            port: vip_port.port,
-            pool: pool.name.clone(),
+        let labels = ServerLabels {
+            virtual_server: server.virtual_server.to_string(),
+            vip: server.vip_port.address,
+            protocol: server.vip_port.protocol,
+            port: server.vip_port.port,
+            pool: server.pool.to_owned(),
             server: names.join(","),
-            address,
-            server_port: u16::from_be_bytes(record.port),
-        })
+            address: server.address,
+            server_port: server.port,
+        };
+        (server.id, labels)
     };
-    let present = image.servers.iter().filter(|(_, word)| word.present());
-    present
-        .filter_map(|(&id, word)| Some((id, labels(image.records.get(&word.slot())?)?)))
-        .collect()
-}
-
-fn address_of(record: &ServerRecord) -> IpAddr {
-    if record.flags & SERVER_IPV6 != 0 {
-        return Ipv6Addr::from(record.addr).into();
-    }
-    let [a, b, c, d, ..] = record.addr;
-    IpAddr::from([a, b, c, d])
+    planner.servers().map(labels).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
+    use std::net::IpAddr;
     use std::sync::Arc;
 
     use sluice_api::{
         DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, ObjectKey, PoolSelection,
         Protocol,
     };
-    use sluice_planner::{Limits, NodeView, Role, Server, ServerPorts, node_config, plan};
+    use sluice_planner::{Image, Limits, NodeView, Role, Server, ServerPorts, Snapshot};
 
     use super::*;
 
@@ -124,11 +94,11 @@ mod tests {
             addresses: BTreeSet::from([address]),
             ..NodeView::default()
         };
-        let config = node_config(&snapshot, &view);
-        let image = plan(&config, &Image::default(), &LIMITS).desired;
-        let labels: Vec<ServerLabels> = of_servers(&image, &config, &snapshot)
-            .into_values()
-            .collect();
+        let mut planner = Planner::new(LIMITS, &Image::default());
+        planner.set_view(view);
+        planner.set_snapshot(&snapshot);
+        planner.plan();
+        let labels: Vec<ServerLabels> = of_servers(&planner).into_values().collect();
         let expected = ServerLabels {
             virtual_server: "shop/web".to_owned(),
             vip: "203.0.113.1".parse().unwrap(),
@@ -140,10 +110,8 @@ mod tests {
             server_port: 80,
         };
         assert_eq!(labels, [expected]);
-        let gone = of_servers(&image, &NodeConfig::default(), &snapshot);
-        assert!(
-            gone.is_empty(),
-            "what is no part of the configuration has no name"
-        );
+        planner.set_snapshot(&Snapshot::default());
+        planner.plan();
+        assert_eq!(of_servers(&planner), BTreeMap::new());
     }
 }

@@ -2,20 +2,16 @@
 //!
 //! ```text
 //!           new decisions or another view
-//! in force ───────────────────────────────► planned ── Apply ──► in force
-//!    ▲                                        ▲ │ ▲                  (once more, if something did not fit: the first
-//!    │                                        │ │ └ ImageRead        plan may have freed its room)
-//!    └──────── nothing to change ─────────────┘ └── failed ── later ── ReadImage
+//! in force ───────────────────────────────► plan ── Apply ──┬── done ──► plan (with the room that this one freed)
+//!    ▲                                      │ ▲             │
+//!    └────────── nothing left to do ────────┘ └─ ReadImage ─┴── failed, later
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use sluice_planner::{
-    Image, Limits, NodeConfig, ObjectKind, Plan, Problem, RingCache, Role, diff, live, node_config,
-    plan_with,
-};
+use sluice_planner::{Image, Limits, NodeView, ObjectKind, Planner, Problem, Role};
 use tracing::{error, warn};
 
 use super::{labels, view};
@@ -26,21 +22,11 @@ use crate::core::network::Network;
 use crate::maps;
 use crate::state::{Capacity, ServerLabels};
 
-/// Plans in a row: what there was no room for may fit once the first plan has freed its part.
-const PASSES: u8 = 2;
-
 /// Up to which revisions everything is live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(in crate::core) struct Revisions {
     pub(in crate::core) virtual_servers: u64,
     pub(in crate::core) pools: u64,
-}
-
-/// What was brought into the maps.
-#[derive(Debug)]
-struct InForce {
-    revisions: Revisions,
-    config: Arc<NodeConfig>,
 }
 
 /// What is awaited.
@@ -49,12 +35,7 @@ enum Awaited {
     /// What the maps hold.
     Image,
     /// The outcome of the operations of a plan.
-    Applied {
-        /// Counts the plans in a row.
-        pass: u8,
-        /// Whether there were operations.
-        changes: bool,
-    },
+    Applied,
 }
 
 /// What the tables tell of themselves.
@@ -75,17 +56,21 @@ pub(in crate::core) struct Summary {
 pub(in crate::core) struct Tables {
     node: String,
     limits: Limits,
-    /// What the configuration is made of: the numbers of decisions and network, and the node's role.
+    /// What is planned for: the numbers of decisions and network, and the node's role.
     source: Option<(u64, u64, Role)>,
-    config: Arc<NodeConfig>,
-    /// The revisions that the configuration is made of.
+    /// The node as it was seen last.
+    view: NodeView,
+    /// `None` until the maps were read for the first time.
+    planner: Option<Planner>,
+    /// Whether the maps must be read back before anything is written.
+    is_doubtful: bool,
+    /// The revisions that are planned for.
     revisions: Revisions,
-    in_force: Option<InForce>,
-    /// What the maps hold; `None` when it must be read back.
-    actual: Option<Arc<Image>>,
+    /// Up to which everything is in the maps.
+    in_force: Option<Revisions>,
+    /// What the maps hold; nothing while they must be read back.
+    actual: Arc<Image>,
     intended: Arc<Image>,
-    rings: RingCache,
-    limit_problems: Vec<Problem>,
     was_full: bool,
     /// Why the maps are not as they should be.
     failure: Option<String>,
@@ -104,13 +89,13 @@ impl Tables {
             node: node.to_owned(),
             limits,
             source: None,
-            config: Arc::default(),
+            view: NodeView::default(),
+            planner: None,
+            is_doubtful: true,
             revisions: Revisions::default(),
             in_force: None,
-            actual: None,
+            actual: Arc::default(),
             intended: Arc::default(),
-            rings: RingCache::default(),
-            limit_problems: Vec::new(),
             was_full: false,
             failure: None,
             awaited: None,
@@ -139,43 +124,43 @@ impl Tables {
         if self.in_force.is_some() && self.source == Some(source) {
             return;
         }
-        let view = view::node_view(&self.node, &node.spec, network);
         self.source = Some(source);
-        self.config = Arc::new(node_config(decided.snapshot(), &view));
+        self.view = view::node_view(&self.node, &node.spec, network);
         self.revisions = Revisions {
             virtual_servers: decided.mark().revision,
             pools: decided.mark().pool_revision,
         };
-        match &mut self.in_force {
-            Some(in_force) if in_force.config == self.config => {
-                in_force.revisions = self.revisions;
-                self.summarize(intent);
-            }
-            _ => self.begin(effects),
-        }
-    }
-
-    fn begin(&mut self, effects: &mut Vec<Effect>) {
-        self.was_full = !self.limit_problems.is_empty();
-        if self.actual.is_some() {
-            self.plan(1, effects);
-        } else {
+        if self.is_doubtful {
             self.awaited = Some(Awaited::Image);
             effects.push(Effect::ReadImage);
+            return;
+        }
+        self.tell(intent);
+        self.plan(intent, effects);
+    }
+
+    /// Tells the planner what is decided and seen.
+    fn tell(&mut self, intent: &Intent) {
+        if let (Some(planner), Some(decided)) = (&mut self.planner, &intent.decided) {
+            planner.set_view(self.view.clone());
+            planner.set_snapshot(decided.snapshot());
         }
     }
 
-    fn plan(&mut self, pass: u8, effects: &mut Vec<Effect>) {
-        let actual = self.actual.clone().unwrap_or_default();
-        let Plan { desired, problems } =
-            plan_with(&self.config, &actual, &self.limits, &mut self.rings);
-        let operations = diff(&actual, &desired);
-        self.intended = Arc::new(desired);
-        self.limit_problems = problems;
-        self.awaited = Some(Awaited::Applied {
-            pass,
-            changes: !operations.is_empty(),
-        });
+    /// Has the next operations written, or finds that nothing is left to do.
+    fn plan(&mut self, intent: &Intent, effects: &mut Vec<Effect>) {
+        let Some(planner) = &mut self.planner else {
+            return;
+        };
+        let operations = planner.plan();
+        if operations.is_empty() {
+            self.in_force = Some(self.revisions);
+            self.failure = None;
+            self.retry.succeed();
+            return self.summarize(intent);
+        }
+        self.intended = Arc::new(planner.image().clone());
+        self.awaited = Some(Awaited::Applied);
         effects.push(Effect::Apply(operations));
     }
 
@@ -190,8 +175,16 @@ impl Tables {
         self.awaited = None;
         match read {
             Ok(image) => {
-                self.actual = Some(Arc::new(image));
-                self.plan(1, effects);
+                match &mut self.planner {
+                    Some(planner) => planner.adopt(&image),
+                    None => self.planner = Some(Planner::new(self.limits, &image)),
+                }
+                self.is_doubtful = false;
+                self.intended = Arc::new(image);
+                self.actual = Arc::clone(&self.intended);
+                self.bridges = bridges(&self.actual);
+                self.tell(intent);
+                self.plan(intent, effects);
             }
             Err(error) => self.fail(&error, intent, now),
         }
@@ -205,28 +198,15 @@ impl Tables {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(Awaited::Applied { pass, changes }) = self.awaited.take() else {
+        if self.awaited.take() != Some(Awaited::Applied) {
             return;
-        };
+        }
         if let Err(error) = outcome {
             return self.fail(&error, intent, now);
         }
-        self.actual = Some(Arc::clone(&self.intended));
-        if changes && pass < PASSES && !self.limit_problems.is_empty() {
-            return self.plan(pass + 1, effects);
-        }
-        if let Some(first) = self.limit_problems.first().filter(|_| !self.was_full) {
-            let count = self.limit_problems.len();
-            warn!("not everything fits into the maps, see status: {first} (1 of {count})");
-        }
-        self.in_force = Some(InForce {
-            revisions: self.revisions,
-            config: Arc::clone(&self.config),
-        });
-        self.failure = None;
-        self.retry.succeed();
-        self.bridges = bridges(&self.intended);
-        self.summarize(intent);
+        self.actual = Arc::clone(&self.intended);
+        self.bridges = bridges(&self.actual);
+        self.plan(intent, effects);
     }
 
     fn fail(&mut self, error: &maps::Error, intent: &Intent, now: Instant) {
@@ -235,29 +215,41 @@ impl Tables {
             error!("cannot bring the maps to what was decided: {error}");
         }
         self.failure = Some(error.to_string());
-        self.actual = None;
+        self.is_doubtful = true;
+        self.actual = Arc::default();
         self.in_force = None;
         self.retry.fail(now);
         self.summarize(intent);
     }
 
     fn summarize(&mut self, intent: &Intent) {
-        let actual = self.actual.clone().unwrap_or_default();
-        let decided = intent.decided.as_ref();
+        let decided = intent.decided.iter();
         // What was missed and limits say more than what follows from them, so they come first.
-        let missed = decided.iter().flat_map(|decided| &decided.mark().missed);
-        let limits = self.limit_problems.iter().filter(|p| p.exception);
-        let not_live = live(&self.config, &actual);
-        let problems = self.config.problems.iter().chain(&self.limit_problems);
-        let is_note =
-            |problem: &&Problem| !problem.exception || problem.kind == ObjectKind::LoadBalancerNode;
-        let labels =
-            decided.map(|known| labels::of_servers(&actual, &self.config, known.snapshot()));
+        let mut not_live: Vec<Problem> = decided.flat_map(|d| &d.mark().missed).cloned().collect();
+        let mut notes = Vec::new();
+        let mut servers = BTreeMap::new();
+        if let Some(planner) = &self.planner {
+            let full = planner.full();
+            if let Some(first) = full.first().filter(|_| !self.was_full) {
+                let count = full.len();
+                warn!("not everything fits into the maps, see status: {first} (1 of {count})");
+            }
+            self.was_full = !full.is_empty();
+            let is_note = |problem: &&Problem| {
+                !problem.exception || problem.kind == ObjectKind::LoadBalancerNode
+            };
+            let problems = planner.problems();
+            let of_node = problems.iter().chain(&full).filter(is_note);
+            notes = of_node.map(ToString::to_string).collect();
+            not_live.extend(full.into_iter().filter(|problem| problem.exception));
+            not_live.extend(planner.exceptions());
+            servers = labels::of_servers(planner);
+        }
         self.summary = Summary {
-            not_live: missed.chain(limits).cloned().chain(not_live).collect(),
-            servers: Arc::new(labels.unwrap_or_default()),
-            capacity: Capacity::of(&actual, &self.limits),
-            notes: problems.filter(is_note).map(ToString::to_string).collect(),
+            not_live,
+            notes,
+            servers: Arc::new(servers),
+            capacity: Capacity::of(&self.actual, &self.limits),
         };
         self.changes += 1;
     }
@@ -279,7 +271,7 @@ impl Tables {
 
     /// Up to which revisions everything is live; `None` while nothing was brought into the maps.
     pub(in crate::core) fn revisions(&self) -> Option<Revisions> {
-        self.in_force.as_ref().map(|in_force| in_force.revisions)
+        self.in_force
     }
 
     /// Why the maps are not as they should be.
@@ -299,7 +291,7 @@ impl Tables {
 
     /// What they hold as far as it was written or read.
     pub(in crate::core) fn actual(&self) -> Arc<Image> {
-        self.actual.clone().unwrap_or_default()
+        Arc::clone(&self.actual)
     }
 }
 

@@ -1,0 +1,400 @@
+//! What the maps hold, by whom: the part of each VIP port can be taken out, planned anew and put back.
+//!
+//! A VIP port owns its word in `VIPS`, the heads that this names, the rings that these name, the servers with its index and
+//! their records and locals. It shares the address marker with the other ports of its address, and backends with whoever has
+//! a server at the same endpoint. [`crate::adopt`] leaves of maps only what is owned so, and
+//! everything here relies on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use sluice_abi::{ServerRecord, VipWord};
+use sluice_api::VipPort;
+
+use crate::ids::{self, Free, RingOwner, Room, ServerKey, Side};
+use crate::members::RingLayout;
+use crate::plan::Planned;
+use crate::{Endpoint, Image, Limits, Local, head};
+
+/// What the maps hold, and the numbers that are free.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    pub(crate) limits: Limits,
+    pub(crate) image: Image,
+    pub(crate) servers: BTreeMap<ServerKey, u32>,
+    pub(crate) rings: BTreeMap<RingOwner, u32>,
+    /// What rings in place follow from, as far as that is known: nothing is of maps that were read back.
+    pub(crate) layouts: BTreeMap<u32, Arc<RingLayout>>,
+    pub(crate) free: Free,
+    /// How many servers have a backend.
+    backend_users: BTreeMap<Endpoint, u32>,
+    /// How many VIP ports an address has.
+    ports_of_address: BTreeMap<IpAddr, u32>,
+    entries: Entries,
+}
+
+/// Entries of the maps of IPv4 and of IPv6.
+#[derive(Clone, Copy, Default, Debug)]
+struct Entries {
+    vips: [u32; 2],
+    backends: [u32; 2],
+    locals: [u32; 2],
+}
+
+/// The keyed maps, of which each has one for either family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Keyed {
+    Vips,
+    Backends,
+    Locals,
+}
+
+fn family(address: IpAddr) -> usize {
+    usize::from(address.is_ipv6())
+}
+
+impl Tables {
+    /// Takes over maps all of which is owned.
+    pub(crate) fn new(limits: Limits, owned: Image) -> Self {
+        let mut tables = Self {
+            limits,
+            free: Free::new(&owned, &limits),
+            image: Image::default(),
+            servers: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            layouts: BTreeMap::new(),
+            backend_users: BTreeMap::new(),
+            ports_of_address: BTreeMap::new(),
+            entries: Entries::default(),
+        };
+        tables.put(owned);
+        tables
+    }
+
+    /// How many entries a map has room for beside those that it holds.
+    pub(crate) fn room(&self, map: Keyed) -> Room {
+        let (limit, entries) = match map {
+            Keyed::Vips => (self.limits.vips, self.entries.vips),
+            Keyed::Backends => (self.limits.backends, self.entries.backends),
+            Keyed::Locals => (self.limits.locals, self.entries.locals),
+        };
+        Room::new(entries.map(|entries| limit.saturating_sub(entries)))
+    }
+
+    /// The servers of a VIP port, in the order of their keys.
+    pub(crate) fn servers_of(
+        &self,
+        vip_port: VipPort,
+    ) -> impl Iterator<Item = (u32, &ServerRecord)> {
+        let word = self.image.vips.get(&vip_port.into()).copied();
+        let servers = word
+            .into_iter()
+            .flat_map(|word| self.with_index(word.service()));
+        servers.filter_map(|(_, id)| {
+            let word = self.image.servers.get(&id)?;
+            Some((id, self.image.records.get(&word.slot())?))
+        })
+    }
+
+    fn with_index(&self, index: u16) -> impl Iterator<Item = (&ServerKey, u32)> {
+        let all = self.servers.range(first_server(index)..);
+        all.take_while(move |(key, _)| key.service == index)
+            .map(|(key, &id)| (key, id))
+    }
+
+    /// The part of the maps that VIP ports own or share.
+    pub(crate) fn part(&self, of: impl IntoIterator<Item = VipPort>) -> Image {
+        let mut part = Image::default();
+        for vip_port in of {
+            let Some(&word) = self.image.vips.get(&vip_port.into()) else {
+                continue;
+            };
+            part.vips.insert(vip_port.into(), word);
+            let marker = Endpoint::marker(vip_port.address);
+            copy(&self.image.vips, &mut part.vips, &marker);
+            copy(&self.image.heads, &mut part.heads, &word.head());
+            copy(&self.image.heads, &mut part.heads, &word.rs_head());
+            for (_, ring) in self
+                .rings
+                .range(first_ring(word.service())..)
+                .take_while(|(owner, _)| owner.0 == word.service())
+            {
+                copy(&self.image.rings, &mut part.rings, ring);
+            }
+            for (key, id) in self.with_index(word.service()) {
+                copy(&self.image.servers, &mut part.servers, &id);
+                if let Some(server) = self.image.servers.get(&id) {
+                    copy(&self.image.records, &mut part.records, &server.slot());
+                }
+                if key.backend != 0 {
+                    let backend = Endpoint::new(key.address, vip_port.protocol, key.port);
+                    copy(&self.image.backends, &mut part.backends, &backend);
+                }
+                let local = Local {
+                    address: key.address,
+                    service: key.service,
+                };
+                copy(&self.image.locals, &mut part.locals, &local);
+            }
+        }
+        part
+    }
+
+    /// How many ports an address has beside those in a part.
+    fn other_ports(&self, part: &Image, address: IpAddr) -> u32 {
+        let in_part = part
+            .vips
+            .keys()
+            .filter(|key| key.address == address && !key.is_marker());
+        let all = self.ports_of_address.get(&address).copied().unwrap_or(0);
+        all.saturating_sub(u32::try_from(in_part.count()).unwrap_or(u32::MAX))
+    }
+
+    /// Sees to it that a part and what it shall become agree in what others share with them.
+    pub(crate) fn share(&self, part: &mut Image, desired: &mut Image) {
+        let used = users_of_backends(desired);
+        desired.backends.retain(|_, index| used.contains_key(index));
+        for key in desired.vips.keys().filter(|key| key.is_marker()) {
+            copy(&self.image.vips, &mut part.vips, key);
+        }
+        for key in desired.backends.keys() {
+            copy(&self.image.backends, &mut part.backends, key);
+        }
+        for (key, word) in part.vips.iter().filter(|(key, _)| key.is_marker()) {
+            if self.other_ports(part, key.address) > 0 {
+                desired.vips.entry(*key).or_insert(*word);
+            }
+        }
+        let users = users_of_backends(part);
+        for (endpoint, index) in &part.backends {
+            let all = self.backend_users.get(endpoint).copied().unwrap_or(0);
+            if all > users.get(index).copied().unwrap_or(0) {
+                desired.backends.entry(*endpoint).or_insert(*index);
+            }
+        }
+    }
+
+    /// Puts what was planned in the place of what is there, and frees what only that had.
+    pub(crate) fn replace(&mut self, planned: Planned) {
+        let Planned {
+            part,
+            desired,
+            layouts,
+            ..
+        } = planned;
+        let free = &mut self.free;
+        for (slot, _) in part
+            .heads
+            .iter()
+            .filter(|(slot, _)| !desired.heads.contains_key(slot))
+        {
+            free.heads.give_back(*slot);
+        }
+        for (id, ring) in &part.rings {
+            let now = desired.rings.get(id);
+            if now.is_none() {
+                free.rings.give_back(*id);
+                self.layouts.remove(id);
+            }
+            if now.is_none_or(|now| now.word != ring.word) {
+                free.arena.give_back(ring.word.offset(), ring.word.slots());
+            }
+        }
+        for slot in part
+            .records
+            .keys()
+            .filter(|slot| !desired.records.contains_key(slot))
+        {
+            free.records.give_back(*slot);
+        }
+        for (id, word) in &part.servers {
+            if desired.servers.get(id).is_none_or(|now| !now.present()) {
+                free.servers.give_back(*id, word.epoch());
+            }
+        }
+        for (endpoint, index) in &part.backends {
+            if !desired.backends.contains_key(endpoint) {
+                free.backends.give_back(u32::from(*index));
+            }
+        }
+        for (key, word) in part.vips.iter().filter(|(key, _)| !key.is_marker()) {
+            if !desired.vips.contains_key(key) {
+                free.services.give_back(u32::from(word.service()));
+            }
+        }
+        self.settle(&desired);
+        self.take_out(&part);
+        self.put(desired);
+        self.layouts.extend(layouts);
+    }
+
+    /// Frees what was taken for `desired` and is not in it.
+    fn settle(&mut self, desired: &Image) {
+        let free = &mut self.free;
+        let vips = desired.vips.values();
+        let services: BTreeSet<u32> = vips.map(|word| u32::from(word.service())).collect();
+        let backends: BTreeSet<u32> = desired.backends.values().copied().map(u32::from).collect();
+        let offsets: BTreeSet<u32> = desired
+            .rings
+            .values()
+            .map(|ring| ring.word.offset())
+            .collect();
+        free.services.settle(|index| services.contains(&index));
+        free.backends.settle(|index| backends.contains(&index));
+        free.heads.settle(|slot| desired.heads.contains_key(&slot));
+        free.rings.settle(|ring| desired.rings.contains_key(&ring));
+        free.records
+            .settle(|slot| desired.records.contains_key(&slot));
+        free.servers
+            .settle(|id| desired.servers.get(&id).is_some_and(|word| word.present()));
+        free.arena.settle(|offset| offsets.contains(&offset));
+    }
+
+    fn take_out(&mut self, part: &Image) {
+        let image = &mut self.image;
+        for (key, word) in &part.vips {
+            image.vips.remove(key);
+            self.entries.vips[family(key.address)] -= 1;
+            if !key.is_marker() {
+                lower(&mut self.ports_of_address, key.address);
+            }
+            for head in [word.head(), word.rs_head()] {
+                image.heads.remove(&head);
+            }
+            let first = first_ring(word.service());
+            let owned = self.rings.range(first..).map(|(owner, _)| *owner);
+            let owned: Vec<RingOwner> = owned
+                .take_while(|owner| owner.0 == word.service())
+                .collect();
+            for owner in owned {
+                self.rings.remove(&owner);
+            }
+        }
+        for ring in part.rings.keys() {
+            image.rings.remove(ring);
+        }
+        let endpoints: BTreeMap<u16, Endpoint> = part
+            .backends
+            .iter()
+            .map(|(&e, &index)| (index, e))
+            .collect();
+        for (id, word) in &part.servers {
+            image.servers.remove(id);
+            if let Some(record) = image.records.remove(&word.slot()) {
+                self.servers.remove(&ids::key_of(&record));
+                if let Some(endpoint) = endpoints.get(&record.backend) {
+                    lower(&mut self.backend_users, *endpoint);
+                }
+            }
+        }
+        for endpoint in part.backends.keys() {
+            image.backends.remove(endpoint);
+            self.entries.backends[family(endpoint.address)] -= 1;
+        }
+        for mac in &part.peers {
+            image.peers.remove(mac);
+        }
+        for local in part.locals.keys() {
+            image.locals.remove(local);
+            self.entries.locals[family(local.address)] -= 1;
+        }
+    }
+
+    fn put(&mut self, part: Image) {
+        for key in part.vips.keys() {
+            self.entries.vips[family(key.address)] += 1;
+        }
+        for key in part.backends.keys() {
+            self.entries.backends[family(key.address)] += 1;
+        }
+        for key in part.locals.keys() {
+            self.entries.locals[family(key.address)] += 1;
+        }
+        for (vip_port, word) in part
+            .vips
+            .iter()
+            .filter_map(|(key, word)| Some((key.vip_port()?, word)))
+        {
+            *self.ports_of_address.entry(vip_port.address).or_default() += 1;
+            for (side, slot) in sides(*word) {
+                for pool in part.heads.get(&slot).into_iter().flat_map(head::pools) {
+                    if part.rings.contains_key(&pool.ring) {
+                        self.rings
+                            .insert((word.service(), side, pool.tag), pool.ring);
+                    }
+                }
+            }
+        }
+        let endpoints: BTreeMap<u16, Endpoint> = part
+            .backends
+            .iter()
+            .map(|(&e, &index)| (index, e))
+            .collect();
+        for (id, word) in part.servers.iter().filter(|(_, word)| word.present()) {
+            let Some(record) = part.records.get(&word.slot()) else {
+                continue;
+            };
+            self.servers.insert(ids::key_of(record), *id);
+            if let Some(endpoint) = endpoints.get(&record.backend) {
+                *self.backend_users.entry(*endpoint).or_default() += 1;
+            }
+        }
+        let image = &mut self.image;
+        image.vips.extend(part.vips);
+        image.backends.extend(part.backends);
+        image.locals.extend(part.locals);
+        image.peers.extend(part.peers);
+        image.heads.extend(part.heads);
+        image.rings.extend(part.rings);
+        image.servers.extend(part.servers);
+        image.records.extend(part.records);
+    }
+}
+
+fn sides(word: VipWord) -> [(Side, u32); 2] {
+    [
+        (Side::Director, word.head()),
+        (Side::RealServer, word.rs_head()),
+    ]
+}
+
+fn lower<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) {
+    if let std::collections::btree_map::Entry::Occupied(mut count) = counts.entry(key) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
+    }
+}
+
+fn users_of_backends(part: &Image) -> BTreeMap<u16, u32> {
+    let mut users = BTreeMap::new();
+    for word in part.servers.values().filter(|word| word.present()) {
+        if let Some(record) = part.records.get(&word.slot()) {
+            *users.entry(record.backend).or_default() += 1;
+        }
+    }
+    users
+}
+
+fn first_server(service: u16) -> ServerKey {
+    ServerKey {
+        service,
+        tag: 0,
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        port: 0,
+        backend: 0,
+        full_nat: false,
+    }
+}
+
+fn first_ring(service: u16) -> RingOwner {
+    (service, Side::Director, 0)
+}
+
+fn copy<K: Ord + Copy, V: Clone>(from: &BTreeMap<K, V>, to: &mut BTreeMap<K, V>, key: &K) {
+    if let Some(value) = from.get(key) {
+        to.insert(*key, value.clone());
+    }
+}
