@@ -1,0 +1,171 @@
+//! What plans cost with 10,000 virtual servers, 10,000 pools and 100,000 servers: `cargo run --release --example scale`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use sluice_api::{
+    DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, ObjectKey, PoolSelection,
+    Protocol,
+};
+use sluice_planner::{
+    Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, Snapshot, Via,
+};
+
+const VIRTUAL_SERVERS: u32 = 10_000;
+const SERVERS_OF_POOL: u32 = 10;
+const CHANGES: u32 = 200;
+
+const LIMITS: Limits = Limits {
+    vips: 65_536,
+    backends: 262_144,
+    locals: 4096,
+    peers: 1024,
+    heads: 65_536,
+    rings: 65_536,
+    ring_slots: 1 << 26,
+    servers: 1 << 19,
+    records: 1 << 19,
+};
+
+fn main() {
+    let mut snapshot = snapshot();
+    let view = view();
+    println!("inputs: {} MB", resident_mb());
+    let mut planner = Planner::new(LIMITS, &Image::default());
+    let (operations, ms) = timed(|| {
+        planner.set_view(view.clone());
+        planner.set_snapshot(&snapshot);
+        planner.plan().len()
+    });
+    println!(
+        "all from nothing: {operations} operations, {ms:.0} ms, {} MB",
+        resident_mb()
+    );
+    println!("full: {:?}", planner.full().len());
+    let image = planner.image().clone();
+    let (operations, ms) = timed(|| {
+        planner.adopt(&image);
+        planner.plan().len()
+    });
+    println!(
+        "all adopted: {operations} operations, {ms:.0} ms, {} MB",
+        resident_mb()
+    );
+
+    let (operations, ms) = timed(|| {
+        let mut operations = 0;
+        for change in 0..CHANGES {
+            let pool = key(&format!("pool-{}", change * 37 % VIRTUAL_SERVERS));
+            let mut servers = snapshot.pools[&pool].clone();
+            servers[3].weight = 0;
+            planner.set_servers(&pool, Some(&servers));
+            operations += planner.plan().len();
+        }
+        operations
+    });
+    let each = ms / f64::from(CHANGES);
+    println!(
+        "one server of a pool: {} operations, {each:.3} ms",
+        operations / CHANGES as usize
+    );
+
+    snapshot.pools.get_mut(&key("pool-1")).expect("it is there")[5].weight = 0;
+    let (operations, ms) = timed(|| {
+        planner.set_snapshot(&snapshot);
+        planner.set_view(view.clone());
+        planner.plan().len()
+    });
+    println!(
+        "the same, found in everything: {operations} operations, {ms:.1} ms, {} MB",
+        resident_mb()
+    );
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("scale", name)
+}
+
+fn address(server: u32) -> IpAddr {
+    Ipv4Addr::from(0x0a00_0000 + server).into()
+}
+
+fn snapshot() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for number in 0..VIRTUAL_SERVERS {
+        let name = format!("pool-{number}");
+        let decided = DecidedVirtualServer {
+            addresses: vec![Ipv4Addr::from(0xcb00_0000 + number).into()],
+            ports: vec![DecidedPort {
+                name: "http".into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+            }],
+            mode: ForwardingMode::FullNat,
+            pool_selection: PoolSelection::Flow,
+            pools: vec![DecidedPool {
+                name: name.clone(),
+                weight: 1,
+                spec_weight: 1,
+            }],
+        };
+        let servers = (0..SERVERS_OF_POOL).map(|i| Server {
+            name: format!("pod-{number}-{i}"),
+            address: address(number * SERVERS_OF_POOL + i),
+            weight: 1,
+            ports: Arc::default(),
+        });
+        snapshot.pools.insert(key(&name), servers.collect());
+        let name = key(&format!("web-{number}"));
+        snapshot.virtual_servers.insert(name, Arc::new(decided));
+    }
+    snapshot
+}
+
+fn view() -> NodeView {
+    let hop = |server| {
+        let hop = Hop {
+            via: Via::Router,
+            ifindex: 2,
+            source_mac: Mac([2, 0, 0, 0, 0, 1]),
+            next_hop_mac: Mac([2, 0, 0, 0, 0, 2]),
+            mtu: 1500,
+            source: Ipv4Addr::new(192, 0, 2, 1).into(),
+        };
+        (address(server), NextHop::Resolved(hop))
+    };
+    NodeView {
+        name: "node".into(),
+        role: Role {
+            director: true,
+            real_server: true,
+        },
+        addresses: BTreeSet::new(),
+        peers: BTreeSet::new(),
+        next_hops: (0..VIRTUAL_SERVERS * SERVERS_OF_POOL).map(hop).collect(),
+    }
+}
+
+/// The result, and milliseconds of processor time.
+fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+    let start = processor_ns();
+    let result = work();
+    (result, (processor_ns() - start) / 1e6)
+}
+
+fn processor_ns() -> f64 {
+    let text = fs::read_to_string("/proc/self/schedstat").expect("Linux tells it");
+    let first = text.split(' ').next().expect("three numbers");
+    first.parse().expect("a number")
+}
+
+fn resident_mb() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").expect("Linux tells it");
+    let pages: u64 = text
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .expect("a number");
+    pages * 4096 / 1_000_000
+}
