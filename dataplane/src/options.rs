@@ -104,13 +104,13 @@ pub(crate) struct RunOptions {
     #[arg(long, default_value_t = 65_536, value_parser = table_size())]
     fullnat_table_size: u32,
     /// Virtual servers' endpoints (address, protocol and port) and addresses that fit, per address family.
-    #[arg(long, default_value_t = 4096, value_parser = RangedU64ValueParser::<u32>::new().range(64..=32_768))]
+    #[arg(long, default_value_t = 16_384, value_parser = RangedU64ValueParser::<u32>::new().range(64..=32_768))]
     max_endpoints: u32,
     /// Real servers that fit: each counts once per endpoint and pool that it serves.
     #[arg(long, default_value_t = 65_536, value_parser = RangedU64ValueParser::<u32>::new().range(64..=1 << 20))]
     max_servers: u32,
-    /// Slots for the rings of all pools: 4,096 to 65,536 for each pool of an endpoint, by its number of servers.
-    #[arg(long, default_value_t = 4_194_304, value_parser = RangedU64ValueParser::<u32>::new().range(65_536..=1 << 28))]
+    /// Slots for the rings of all pools: 4,096 to 65,536 for each pool of an endpoint, by its number of servers. Four bytes each.
+    #[arg(long, default_value_t = 41_943_040, value_parser = RangedU64ValueParser::<u32>::new().range(65_536..=1 << 28))]
     ring_slots: u32,
     /// How tc programs are attached.
     #[arg(long, value_enum, default_value_t = Tc::Auto)]
@@ -183,7 +183,7 @@ impl RunOptions {
             fullnat_entries: self.fullnat_table_size,
             endpoints: self.max_endpoints,
             servers: self.max_servers,
-            ring_slots: self.ring_slots,
+            ring_slots: self.ring_slots.next_multiple_of(2),
         }
     }
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 use aya::maps::{Array, HashMap, Map, MapData};
 use nix::time::{ClockId, clock_gettime};
 use node::{LIMIT, Node, SERVER, UPLINK, attach_mode};
-use sluice_abi::{ConfigWord, FlowData, FlowState, TIME_SHIFT};
+use sluice_abi::{ConfigWord, FlowClock, FlowData, FlowState, Timeouts};
 use sluice_api::{AttachMode, ConditionType, find_condition};
 use sluice_tests::net::until;
 
@@ -348,11 +348,11 @@ fn what_somebody_detaches_is_attached_again() -> Result<()> {
     Ok(())
 }
 
-/// The monotonic clock in flow time units.
-fn flow_time() -> Result<u16> {
+/// The monotonic clock.
+fn flow_time() -> Result<FlowClock> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let nanoseconds = Duration::from(time).as_nanos();
-    Ok(u16::try_from((nanoseconds >> TIME_SHIFT) & 0xffff)?)
+    Ok(FlowClock::from_ns(u64::try_from(nanoseconds)?))
 }
 
 #[test]
@@ -361,7 +361,8 @@ fn what_expired_is_swept_away() -> Result<()> {
     node.start(&[])?;
     node.await_status("a status", |_| true)?;
     let now = flow_time()?;
-    let long_ago = now.wrapping_sub(FlowState::Syn.timeout_units() + 10);
+    let timeout = u32::from(Timeouts::HALF_OPEN.of(FlowState::Syn));
+    let long_ago = FlowClock(now.0.wrapping_sub(timeout + 10));
     let data = |time| FlowData::new(1, 0, FlowState::Syn, time, 5000).0;
 
     let flows = MapData::from_pin(node.pins.join("HALF4"))?;

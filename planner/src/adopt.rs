@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Head, HeadPool, ServerRecord, ServerWord, VipWord};
+use sluice_abi::{FIRST_BACKEND, Head, HeadPool, ServerRecord, ServerWord, VipWord};
 use sluice_api::VipPort;
 
-use crate::ids::{self, FIRST_BACKEND, ServerKey};
+use crate::ids::{self, ServerKey};
 use crate::{Endpoint, Image, head};
 
 /// The part of an image that VIP ports own, as each plan leaves it.
@@ -29,9 +29,9 @@ struct Adopter<'a> {
     /// Servers that are complete by themselves.
     servers: BTreeMap<u32, &'a ServerRecord>,
     /// Service indices of backends, each at one endpoint.
-    backends: BTreeMap<Endpoint, u16>,
+    backends: BTreeMap<Endpoint, u32>,
     /// VIP ports by index.
-    indices: BTreeMap<u16, VipPort>,
+    indices: BTreeMap<u32, VipPort>,
     /// Start and end of rings, in slots.
     extents: BTreeMap<u32, u32>,
     owned: Image,
@@ -53,7 +53,7 @@ impl<'a> Adopter<'a> {
             .iter()
             .map(|(&endpoint, &index)| (endpoint, index));
         let backends = backends
-            .filter(|&(_, index)| u32::from(index) >= FIRST_BACKEND && indices.insert(index))
+            .filter(|&(_, index)| index >= FIRST_BACKEND && indices.insert(index))
             .collect();
         Self {
             image,
@@ -70,7 +70,7 @@ impl<'a> Adopter<'a> {
 
     fn vip_port(&mut self, vip_port: VipPort, word: VipWord) {
         let index = word.service();
-        let is_index = u32::from(index) < FIRST_BACKEND && index != 0;
+        let is_index = index < FIRST_BACKEND && index != 0;
         if !is_index || self.indices.contains_key(&index) {
             return;
         }
@@ -119,7 +119,7 @@ impl<'a> Adopter<'a> {
     /// Start and end of a ring whose servers all are this VIP port's, if nobody else has it.
     fn ring(
         &self,
-        (vip_port, index): (VipPort, u16),
+        (vip_port, index): (VipPort, u32),
         pool: &HeadPool,
         taken: &BTreeMap<u32, (u32, u32)>,
     ) -> Option<(u32, u32)> {
@@ -137,7 +137,7 @@ impl<'a> Adopter<'a> {
         let is_its_own = |&(id, _): &(u32, u32)| {
             let record = self.servers.get(&id);
             record.is_some_and(|record| {
-                record.service == index
+                record.facts.service() == index
                     && record.tag == pool.tag
                     && self.has_backend(vip_port, record)
             })
@@ -148,21 +148,21 @@ impl<'a> Adopter<'a> {
 
     /// Whether replies from a server are told as its record has it.
     fn has_backend(&self, vip_port: VipPort, record: &ServerRecord) -> bool {
-        record.backend == 0
-            || self.backends.get(&backend_of(vip_port, record)) == Some(&record.backend)
+        record.facts.backend() == 0
+            || self.backends.get(&backend_of(vip_port, record)) == Some(&record.facts.backend())
     }
 
     /// Servers of the VIP ports that are owned, and what belongs to them; all other server ids leave their epochs.
     fn servers_and_locals(&mut self) {
         for (&id, &word) in &self.image.servers {
             let record = self.servers.get(&id).copied();
-            let owner =
-                record.and_then(|record| Some((self.indices.get(&record.service)?, record)));
+            let owner = record
+                .and_then(|record| Some((self.indices.get(&record.facts.service())?, record)));
             let owner = owner.filter(|(vip_port, record)| self.has_backend(**vip_port, record));
             if let Some((vip_port, record)) = owner {
-                if record.backend != 0 {
+                if record.facts.backend() != 0 {
                     let backend = backend_of(*vip_port, record);
-                    self.owned.backends.insert(backend, record.backend);
+                    self.owned.backends.insert(backend, record.facts.backend());
                 }
                 self.owned.servers.insert(id, word);
                 self.owned.records.insert(word.slot(), *record);
@@ -177,7 +177,7 @@ impl<'a> Adopter<'a> {
             let word = self.owned.servers.get(id).filter(|word| word.present());
             let record = word.and_then(|word| self.owned.records.get(&word.slot()));
             if record.is_some_and(|record| {
-                record.service == local.service && ids::address_of(record) == local.address
+                record.facts.service() == local.service && ids::address_of(record) == local.address
             }) {
                 self.owned.locals.insert(*local, *id);
             }

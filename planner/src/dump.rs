@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sluice_abi::{ForwardingMode, POOL_BY_CLIENT_ADDRESS, Path, SERVER_IPV6, ServerRecord};
+use sluice_abi::{ForwardingMode, POOL_BY_CLIENT_ADDRESS, Path, ServerRecord};
 
 use crate::{Image, Mac, Ring, head, ids};
 
@@ -94,17 +94,17 @@ fn write_record(f: &mut fmt::Formatter<'_>, record: &ServerRecord) -> fmt::Resul
         u16::from_be_bytes(record.port),
         u16::from_be_bytes(record.vip_port),
     );
-    let (service, tag) = (record.service, record.tag);
-    let mode = mode_name(record.mode);
+    let (service, tag) = (record.facts.service(), record.tag);
+    let mode = mode_name(record.facts.mode());
     write!(
         f,
         "{mode} {address} port {port} for port {vip_port}, service {service}, pool {tag:08x}"
     )?;
-    if record.backend != 0 {
-        write!(f, ", backend {}", record.backend)?;
+    if record.facts.backend() != 0 {
+        write!(f, ", backend {}", record.facts.backend())?;
     }
     if record.alt != [0; 16] {
-        let alt = ids::address_from(record.alt, record.flags & SERVER_IPV6 != 0);
+        let alt = ids::address_from(record.alt, record.facts.is_ipv6());
         write!(f, ", alt {alt}")?;
     }
     if record.ifindex != 0 {
@@ -118,7 +118,7 @@ fn write_record(f: &mut fmt::Formatter<'_>, record: &ServerRecord) -> fmt::Resul
             Mac(record.next_hop_mac)
         )?;
     }
-    writeln!(f, ", mtu {}", record.mtu)
+    writeln!(f, ", mtu {}", record.facts.mtu())
 }
 
 fn path_name(path: Path) -> &'static str {
@@ -130,8 +130,8 @@ fn path_name(path: Path) -> &'static str {
     }
 }
 
-fn mode_name(mode: u8) -> &'static str {
-    match ForwardingMode::from_u8(mode) {
+fn mode_name(mode: Option<ForwardingMode>) -> &'static str {
+    match mode {
         Some(ForwardingMode::Nat) => "NAT",
         Some(ForwardingMode::FullNat) => "FullNAT",
         Some(ForwardingMode::Dr) => "DR",

@@ -1,6 +1,6 @@
 //! Heads: what a packet reads of a VIP port.
 
-use sluice_abi::{Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS};
+use sluice_abi::{Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Scheduler};
 use sluice_api::{DecidedVirtualServer, PoolSelection};
 
 use crate::config::VipPortConfig;
@@ -8,13 +8,14 @@ use crate::config::VipPortConfig;
 /// The head of the VIP port with this index in the maps.
 pub(crate) fn head(
     config: &VipPortConfig,
-    index: u16,
+    index: u32,
     pools: impl IntoIterator<Item = HeadPool>,
 ) -> Head {
     let mut head = Head {
         seed: config.seed,
         service: index,
         flags: flags(&config.decided),
+        scheduler: Scheduler::Ring as u8,
         ..Head::default()
     };
     for (place, pool) in head.pools.iter_mut().zip(pools) {

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_abi::{SERVER_IPV6, ServerRecord, ServerWord};
+use sluice_abi::{FIRST_BACKEND, MOST_INDICES, ServerRecord, ServerWord, VipWord};
 use sluice_api::ForwardingMode;
 
-use crate::record::mode_number;
+use crate::record::abi_mode;
 use crate::{Image, Limits};
 
 /// What makes a server of a service the same server: a server with another key gets another id, and thus flows of its own.
@@ -18,11 +18,11 @@ use crate::{Image, Limits};
 /// lead to flows of a server that is still there. So is FullNAT: flows made in another mode have claimed no port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct ServerKey {
-    pub(crate) service: u16,
+    pub(crate) service: u32,
     pub(crate) tag: u32,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    pub(crate) backend: u16,
+    pub(crate) backend: u32,
     pub(crate) full_nat: bool,
 }
 
@@ -34,16 +34,11 @@ pub(crate) enum Side {
 }
 
 /// What makes a ring the same ring.
-pub(crate) type RingOwner = (u16, Side, u32);
-
-/// First service index of backends.
-pub(crate) const FIRST_BACKEND: u32 = 1 << 15;
-/// Service indices of backends end before this.
-const END_BACKEND: u32 = 1 << 16;
+pub(crate) type RingOwner = (u32, Side, u32);
 
 /// The server's address in a record.
 pub(crate) fn address_of(record: &ServerRecord) -> IpAddr {
-    address_from(record.addr, record.flags & SERVER_IPV6 != 0)
+    address_from(record.addr, record.facts.is_ipv6())
 }
 
 /// An address as records hold it: an IPv4 address fills the first four bytes.
@@ -57,12 +52,12 @@ pub(crate) fn address_from(octets: [u8; 16], is_ipv6: bool) -> IpAddr {
 
 pub(crate) fn key_of(record: &ServerRecord) -> ServerKey {
     ServerKey {
-        service: record.service,
+        service: record.facts.service(),
         tag: record.tag,
         address: address_of(record),
         port: u16::from_be_bytes(record.port),
-        backend: record.backend,
-        full_nat: record.mode == mode_number(ForwardingMode::FullNat),
+        backend: record.facts.backend(),
+        full_nat: record.facts.mode() == Some(abi_mode(ForwardingMode::FullNat)),
     }
 }
 
@@ -262,13 +257,13 @@ impl Free {
     /// What these maps leave free.
     pub(crate) fn new(actual: &Image, limits: &Limits) -> Self {
         let vips = || actual.vips.values();
-        let services = vips().map(|word| u32::from(word.service()));
-        let backends = actual.backends.values().copied().map(u32::from);
+        let services = vips().map(|word| word.service());
+        let backends = actual.backends.values().copied();
         let heads = vips().flat_map(|word| [word.head(), word.rs_head()]);
         Self {
             services: Numbers::new(1, FIRST_BACKEND, services),
-            backends: Numbers::new(FIRST_BACKEND, END_BACKEND, backends),
-            heads: Numbers::new(1, limits.heads.min(1 << 24), heads),
+            backends: Numbers::new(FIRST_BACKEND, MOST_INDICES, backends),
+            heads: Numbers::new(1, limits.heads.min(VipWord::MOST_HEADS), heads),
             rings: Numbers::new(1, limits.rings, actual.rings.keys().copied()),
             records: Numbers::new(
                 1,

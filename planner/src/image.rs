@@ -23,7 +23,7 @@ pub struct Image {
     /// `VIPS4` and `VIPS6`.
     pub vips: BTreeMap<Endpoint, VipWord>,
     /// `BACKENDS4` and `BACKENDS6`: service indices of servers' endpoints.
-    pub backends: BTreeMap<Endpoint, u16>,
+    pub backends: BTreeMap<Endpoint, u32>,
     /// `LOCALS4` and `LOCALS6`: server ids.
     pub locals: BTreeMap<Local, u32>,
     /// `PEERS`.
@@ -91,7 +91,7 @@ pub struct Local {
     /// The server's own address.
     pub address: IpAddr,
     /// Service index.
-    pub service: u16,
+    pub service: u32,
 }
 
 /// A map key of one address family or the other.
@@ -204,12 +204,10 @@ impl Local {
             IpAddr::V4(a) => ByFamily::V4(LocalKey {
                 addr: a.octets(),
                 service,
-                pad: [0; 2],
             }),
             IpAddr::V6(a) => ByFamily::V6(LocalKey {
                 addr: a.octets(),
                 service,
-                pad: [0; 2],
             }),
         }
     }

@@ -168,7 +168,7 @@ impl Check<'_> {
 }
 
 /// Whether a head is the decided one, whatever its rings.
-fn has_shares(found: &Head, config: &VipPortConfig, index: u16) -> bool {
+fn has_shares(found: &Head, config: &VipPortConfig, index: u32) -> bool {
     let pools = config
         .pools
         .iter()

@@ -65,7 +65,7 @@ pub enum MapOp {
         /// The key.
         endpoint: Endpoint,
         /// The service index.
-        service: u16,
+        service: u32,
     },
     /// Removes an entry of `BACKENDS*`.
     RemoveBackend {

@@ -10,7 +10,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sluice_abi::{Head, HeadPool, MapName, RingWord, ServerWord, VipWord};
+use sluice_abi::{FIRST_BACKEND, Head, HeadPool, MapName, RingWord, ServerWord, VipWord};
 use sluice_api::{DecidedPool, ForwardingMode, VipPort};
 
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
@@ -101,7 +101,7 @@ struct Planner<'a> {
 struct Scope<'a> {
     vip_port: VipPort,
     config: &'a VipPortConfig,
-    index: u16,
+    index: u32,
 }
 
 /// A pool whose servers have their places in the maps.
@@ -216,7 +216,7 @@ impl<'a> Planner<'a> {
         vip_port: VipPort,
         config: &VipPortConfig,
         rs_side: bool,
-    ) -> Option<(u16, Vec<u32>)> {
+    ) -> Option<(u32, Vec<u32>)> {
         // The first VIP port of an address brings the address marker.
         let address = vip_port.address;
         let marker = Endpoint::marker(address);
@@ -242,10 +242,10 @@ impl<'a> Planner<'a> {
             return None;
         }
         let Some(index) = self.tables.free.services.take() else {
-            self.full(config, MapName::Vips4, 1 << 15, &consequence);
+            self.full(config, MapName::Vips4, FIRST_BACKEND, &consequence);
             return None;
         };
-        Some((u16::try_from(index).ok()?, heads))
+        Some((index, heads))
     }
 
     /// The ring by which a director balances: over every server of the pool.
@@ -439,7 +439,7 @@ impl<'a> Planner<'a> {
         let in_rings = rings.flat_map(|ring| ring.content.parts());
         let in_rings: BTreeSet<u32> = in_rings.map(|&(id, _)| id).collect();
         let backends = actual.backends.iter();
-        let backends: BTreeMap<u16, Endpoint> = backends.map(|(&e, &i)| (i, e)).collect();
+        let backends: BTreeMap<u32, Endpoint> = backends.map(|(&e, &i)| (i, e)).collect();
         for id in in_rings {
             if desired.servers.contains_key(&id) {
                 continue;
@@ -452,8 +452,8 @@ impl<'a> Planner<'a> {
             };
             desired.servers.insert(id, *word);
             desired.records.insert(word.slot(), *record);
-            if let Some(endpoint) = backends.get(&record.backend) {
-                desired.backends.insert(*endpoint, record.backend);
+            if let Some(endpoint) = backends.get(&record.facts.backend()) {
+                desired.backends.insert(*endpoint, record.facts.backend());
             }
         }
     }

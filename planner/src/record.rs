@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sluice_abi::{Path, SERVER_IPV6, ServerRecord};
+use sluice_abi::{Path, ServerFacts, ServerRecord};
 use sluice_api::{ForwardingMode, VipPort};
 
 use crate::config::Reach;
@@ -27,7 +27,7 @@ pub(crate) fn wanted_record(
         Reach::Local => {
             let record = ServerRecord {
                 alt: vip,
-                mtu: u16::MAX,
+                facts: base.facts.with_mtu(u16::MAX),
                 ..base
             };
             (Path::Local, record)
@@ -56,26 +56,24 @@ fn base_record(vip_port: VipPort, mode: ForwardingMode, key: ServerKey) -> Serve
         },
         port: key.port.to_be_bytes(),
         vip_port: vip_port.port.to_be_bytes(),
-        service: key.service,
-        backend: key.backend,
         tag: key.tag,
-        mode: mode_number(mode),
-        flags: if key.address.is_ipv6() {
-            SERVER_IPV6
-        } else {
-            0
-        },
+        facts: ServerFacts::new(
+            key.service,
+            key.backend,
+            abi_mode(mode),
+            key.address.is_ipv6(),
+        ),
         ..ServerRecord::default()
     }
 }
 
 /// The mode as records have it.
-pub(crate) const fn mode_number(mode: ForwardingMode) -> u8 {
+pub(crate) const fn abi_mode(mode: ForwardingMode) -> sluice_abi::ForwardingMode {
     match mode {
-        ForwardingMode::Nat => sluice_abi::ForwardingMode::Nat as u8,
-        ForwardingMode::FullNat => sluice_abi::ForwardingMode::FullNat as u8,
-        ForwardingMode::Dr => sluice_abi::ForwardingMode::Dr as u8,
-        ForwardingMode::Tun => sluice_abi::ForwardingMode::Tun as u8,
+        ForwardingMode::Nat => sluice_abi::ForwardingMode::Nat,
+        ForwardingMode::FullNat => sluice_abi::ForwardingMode::FullNat,
+        ForwardingMode::Dr => sluice_abi::ForwardingMode::Dr,
+        ForwardingMode::Tun => sluice_abi::ForwardingMode::Tun,
     }
 }
 
@@ -89,7 +87,7 @@ fn without_hop(record: &ServerRecord, mode: ForwardingMode) -> ServerRecord {
         next_hop_mac: [0; 6],
         source_mac: [0; 6],
         ifindex: 0,
-        mtu: 0,
+        facts: record.facts.with_mtu(0),
         ..*record
     }
 }
@@ -97,7 +95,9 @@ fn without_hop(record: &ServerRecord, mode: ForwardingMode) -> ServerRecord {
 fn hop_record(base: ServerRecord, mode: ForwardingMode, hop: &Hop) -> (Path, ServerRecord) {
     let mut record = ServerRecord {
         ifindex: hop.ifindex,
-        mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX),
+        facts: base
+            .facts
+            .with_mtu(u16::try_from(hop.mtu).unwrap_or(u16::MAX)),
         ..base
     };
     if matches!(mode, ForwardingMode::FullNat | ForwardingMode::Tun) {

@@ -97,7 +97,7 @@ impl Tables {
         })
     }
 
-    fn with_index(&self, index: u16) -> impl Iterator<Item = (&ServerKey, u32)> {
+    fn with_index(&self, index: u32) -> impl Iterator<Item = (&ServerKey, u32)> {
         let all = self.servers.range(first_server(index)..);
         all.take_while(move |(key, _)| key.service == index)
             .map(|(key, &id)| (key, id))
@@ -215,12 +215,12 @@ impl Tables {
         }
         for (endpoint, index) in &part.backends {
             if !desired.backends.contains_key(endpoint) {
-                free.backends.give_back(u32::from(*index));
+                free.backends.give_back(*index);
             }
         }
         for (key, word) in part.vips.iter().filter(|(key, _)| !key.is_marker()) {
             if !desired.vips.contains_key(key) {
-                free.services.give_back(u32::from(word.service()));
+                free.services.give_back(word.service());
             }
         }
         self.settle(&desired);
@@ -233,8 +233,8 @@ impl Tables {
     fn settle(&mut self, desired: &Image) {
         let free = &mut self.free;
         let vips = desired.vips.values();
-        let services: BTreeSet<u32> = vips.map(|word| u32::from(word.service())).collect();
-        let backends: BTreeSet<u32> = desired.backends.values().copied().map(u32::from).collect();
+        let services: BTreeSet<u32> = vips.map(|word| word.service()).collect();
+        let backends: BTreeSet<u32> = desired.backends.values().copied().collect();
         let offsets: BTreeSet<u32> = desired
             .rings
             .values()
@@ -274,7 +274,7 @@ impl Tables {
         for ring in part.rings.keys() {
             image.rings.remove(ring);
         }
-        let endpoints: BTreeMap<u16, Endpoint> = part
+        let endpoints: BTreeMap<u32, Endpoint> = part
             .backends
             .iter()
             .map(|(&e, &index)| (index, e))
@@ -283,7 +283,7 @@ impl Tables {
             image.servers.remove(id);
             if let Some(record) = image.records.remove(&word.slot()) {
                 self.servers.remove(&ids::key_of(&record));
-                if let Some(endpoint) = endpoints.get(&record.backend) {
+                if let Some(endpoint) = endpoints.get(&record.facts.backend()) {
                     lower(&mut self.backend_users, *endpoint);
                 }
             }
@@ -326,7 +326,7 @@ impl Tables {
                 }
             }
         }
-        let endpoints: BTreeMap<u16, Endpoint> = part
+        let endpoints: BTreeMap<u32, Endpoint> = part
             .backends
             .iter()
             .map(|(&e, &index)| (index, e))
@@ -336,7 +336,7 @@ impl Tables {
                 continue;
             };
             self.servers.insert(ids::key_of(record), *id);
-            if let Some(endpoint) = endpoints.get(&record.backend) {
+            if let Some(endpoint) = endpoints.get(&record.facts.backend()) {
                 *self.backend_users.entry(*endpoint).or_default() += 1;
             }
         }
@@ -368,17 +368,17 @@ fn lower<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) {
     }
 }
 
-fn users_of_backends(part: &Image) -> BTreeMap<u16, u32> {
+fn users_of_backends(part: &Image) -> BTreeMap<u32, u32> {
     let mut users = BTreeMap::new();
     for word in part.servers.values().filter(|word| word.present()) {
         if let Some(record) = part.records.get(&word.slot()) {
-            *users.entry(record.backend).or_default() += 1;
+            *users.entry(record.facts.backend()).or_default() += 1;
         }
     }
     users
 }
 
-fn first_server(service: u16) -> ServerKey {
+fn first_server(service: u32) -> ServerKey {
     ServerKey {
         service,
         tag: 0,
@@ -389,7 +389,7 @@ fn first_server(service: u16) -> ServerKey {
     }
 }
 
-fn first_ring(service: u16) -> RingOwner {
+fn first_ring(service: u32) -> RingOwner {
     (service, Side::Director, 0)
 }
 

@@ -17,7 +17,7 @@ use common::{
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use sluice_abi::{Path, RingWord, ServerRecord, ServerWord, VipWord};
+use sluice_abi::{FIRST_BACKEND, Path, RingWord, ServerFacts, ServerRecord, ServerWord, VipWord};
 use sluice_api::{DecidedVirtualServer, ForwardingMode, Protocol};
 use sluice_planner::{
     Endpoint, Image, Limits, Mac, MapOp, NextHop, NodeView, Planner, Problem, Reason, Ring,
@@ -140,7 +140,7 @@ enum Damage {
     Ring(u32, u32, u8),
     NoRecord(u32),
     NoHead(u32),
-    Backend(u8, u16),
+    Backend(u8, u32),
 }
 
 impl Damage {
@@ -184,6 +184,7 @@ fn damages() -> impl Strategy<Value = Vec<Damage>> {
         (0_u32..8, any::<u8>())
             .prop_map(|(slot, epoch)| { ServerWord::new(slot, epoch, Path::Xdp, false).0 })
     ];
+    let backend = prop_oneof![FIRST_BACKEND - 2..FIRST_BACKEND + 4, any::<u32>()];
     let damage = prop_oneof![
         (endpoint, near_or_any).prop_map(|(endpoint, word)| Damage::Vip(endpoint, word)),
         (0_u32..12, server).prop_map(|(id, word)| Damage::Server(id, word)),
@@ -191,7 +192,7 @@ fn damages() -> impl Strategy<Value = Vec<Damage>> {
             .prop_map(|(r, offset, log2)| Damage::Ring(r, offset, log2)),
         (1_u32..8).prop_map(Damage::NoRecord),
         (1_u32..8).prop_map(Damage::NoHead),
-        (1_u8..5, 32_766_u16..32_772).prop_map(|(last, index)| Damage::Backend(last, index)),
+        (1_u8..5, backend).prop_map(|(last, index)| Damage::Backend(last, index)),
     ];
     prop::collection::vec(damage, 1..6)
 }
@@ -356,7 +357,7 @@ fn owners(maps: &Maps, slot: fn(VipWord) -> u32) -> Owners {
     let owner = |id: &u32| {
         let record = image.records[&image.servers[id].slot()];
         let by_address = matches!(
-            sluice_abi::ForwardingMode::from_u8(record.mode),
+            record.facts.mode(),
             Some(sluice_abi::ForwardingMode::Dr | sluice_abi::ForwardingMode::Tun)
         );
         (record.addr, if by_address { [0; 2] } else { record.port })
@@ -409,9 +410,14 @@ fn met(maps: &Maps) -> Met {
                 .iter()
                 .filter(|(_, local)| *local == id)
                 .count();
+            let facts = record.facts;
+            let at = facts.service() == word.service();
+            let mode = facts.mode().expect("a record has a mode");
+            // Indices are the node's own; whether there is one for replies is not.
+            let nameless =
+                ServerFacts::new(0, u32::from(facts.backend() != 0), mode, facts.is_ipv6());
             let mut record = ServerRecord {
-                service: 0,
-                backend: u16::from(record.backend != 0),
+                facts: nameless.with_mtu(facts.mtu()),
                 ..record
             };
             if server.path() == Path::Unresolved {
@@ -421,11 +427,10 @@ fn met(maps: &Maps) -> Met {
                     next_hop_mac: [0; 6],
                     source_mac: [0; 6],
                     ifindex: 0,
-                    mtu: 0,
+                    facts: nameless,
                     ..record
                 };
             }
-            let at = image.records[&server.slot()].service == word.service();
             at.then(|| {
                 format!(
                     "{:?} {} {locals} {record:?}",

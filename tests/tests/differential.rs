@@ -1,7 +1,7 @@
 //! The programs in the kernel against the decision on the host.
 
 use anyhow::Result;
-use sluice_abi::{ServerRecord, Stat, TIME_SHIFT};
+use sluice_abi::{HALF_OPEN_SHIFT, ServerRecord, Stat};
 use sluice_tests::packet::{
     differential::{Coverage, compare},
     host::Host,
@@ -107,7 +107,7 @@ impl Machine for Faulty {
 
     fn run(&mut self, input: &Input<'_>) -> Result<Output> {
         let skew = if self.fault == Fault::Clock {
-            2 << TIME_SHIFT
+            2 << HALF_OPEN_SHIFT
         } else {
             0
         };
@@ -147,7 +147,7 @@ impl Faulty {
     fn spoiled(&self, setup: &Setup) -> Setup {
         let mut setup = setup.clone();
         if self.fault == Fault::Port {
-            let rewritten = |record: &&mut ServerRecord| record.backend != 0;
+            let rewritten = |record: &&mut ServerRecord| record.facts.backend() != 0;
             for record in setup.records.values_mut().filter(rewritten).take(1) {
                 record.port[1] ^= 1;
             }

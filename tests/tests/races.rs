@@ -1,6 +1,6 @@
 //! CPUs that write one slot of a flow table at once must never mix the halves of their entries.
 //!
-//! Every flow here tells from each of its parts what the others must be: client addresses, ports and service indices carry
+//! Every flow here tells from each of its parts what the others must be: client addresses, ports and tags carry
 //! the service's number, and each service has one server. The tables are far too small, so that nearly every packet
 //! takes a slot away from another flow while the other thread does the same.
 
@@ -15,6 +15,7 @@ use sluice_tests::packet::{
     frame::{ACK, RST, SYN, tcp},
     host::HostTables,
     kernel::Kernel,
+    layout,
     machine::{Machine, Program, State},
     random::Rng,
     setup::{Server, Service, Setup},
@@ -113,14 +114,14 @@ impl Scene {
             .chain(v6.flat_map(|bucket| bucket.iter().step_by(4)));
         assert!(keys.clone().all(|key| *key != 1), "a slot is left claimed");
         assert!(keys.filter(|key| **key != 0).count() > 0);
-        for ((client, index), entry) in state.flows() {
+        for ((client, tag), entry) in state.flows() {
             let number = u8::try_from(client.port() / 1000).expect("a service's number");
             let (service, id) = &self.services[usize::from(number) - 1];
             let is_v4 = number % 2 == 0;
             assert_eq!(client, address(is_v4, number, number, client.port()));
             assert_eq!(
-                (index, entry.server),
-                (service.index, *id),
+                (tag, entry.server),
+                (layout::tag(service.far()), *id),
                 "{client}: {entry:?}"
             );
         }

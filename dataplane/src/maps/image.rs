@@ -60,20 +60,14 @@ impl Maps {
         Ok(v4.chain(v6).collect())
     }
 
-    fn backends(&self) -> Result<BTreeMap<Endpoint, u16>, Error> {
+    fn backends(&self) -> Result<BTreeMap<Endpoint, u32>, Error> {
         let v4 = self.backends4.entries();
         let v4 = v4.map_err(map_error(MapName::Backends4, "read it"))?;
         let v6 = self.backends6.entries();
         let v6 = v6.map_err(map_error(MapName::Backends6, "read it"))?;
         let v4 = v4.into_iter().map(|(key, index)| (key.into(), index));
         let v6 = v6.into_iter().map(|(key, index)| (key.into(), index));
-        Ok(v4
-            .chain(v6)
-            // Indices have 16 bits; an entry with another one is none of ours.
-            .filter_map(|(endpoint, index): (Endpoint, u32)| {
-                Some((endpoint, u16::try_from(index).ok()?))
-            })
-            .collect())
+        Ok(v4.chain(v6).collect())
     }
 
     fn locals(&self) -> Result<BTreeMap<Local, u32>, Error> {
@@ -92,9 +86,12 @@ impl Maps {
             let word = self.rings.get(ring);
             let word = word.map_err(map_error(MapName::Rings, "read it"))?;
             if word.present() && self.holds(word) {
-                let values = self.ring_slots.half_words(word.offset(), slots(word));
+                let values = self.ring_slots.halves(word.offset(), slots(word));
                 let values = values.map_err(map_error(MapName::RingSlots, "read it"))?;
-                let slots: Vec<u32> = values.map(|value| value.load(Ordering::Relaxed)).collect();
+                let slots: Vec<u32> = values
+                    .iter()
+                    .map(|value| value.load(Ordering::Relaxed))
+                    .collect();
                 let content = Arc::new(RingContent::of(&slots));
                 rings.insert(ring, Ring { word, content });
             }
@@ -106,7 +103,7 @@ impl Maps {
     fn holds(&self, word: RingWord) -> bool {
         word.log2_slots() < 32
             && u64::from(word.offset()) + u64::from(word.slots())
-                <= u64::from(self.ring_slots.max_entries())
+                <= 2 * u64::from(self.ring_slots.max_entries())
     }
 
     /// Carries out one operation of a diff.
@@ -134,17 +131,10 @@ impl Maps {
                 ByFamily::V4(key) => written(MapName::Vips4, self.vips4.remove(&key)),
                 ByFamily::V6(key) => written(MapName::Vips6, self.vips6.remove(&key)),
             },
-            MapOp::SetBackend { endpoint, service } => {
-                let index = u32::from(*service);
-                match endpoint.key() {
-                    ByFamily::V4(key) => {
-                        written(MapName::Backends4, self.backends4.set(&key, &index))
-                    }
-                    ByFamily::V6(key) => {
-                        written(MapName::Backends6, self.backends6.set(&key, &index))
-                    }
-                }
-            }
+            MapOp::SetBackend { endpoint, service } => match endpoint.key() {
+                ByFamily::V4(key) => written(MapName::Backends4, self.backends4.set(&key, service)),
+                ByFamily::V6(key) => written(MapName::Backends6, self.backends6.set(&key, service)),
+            },
             MapOp::RemoveBackend { endpoint } => match endpoint.key() {
                 ByFamily::V4(key) => written(MapName::Backends4, self.backends4.remove(&key)),
                 ByFamily::V6(key) => written(MapName::Backends6, self.backends6.remove(&key)),
@@ -178,9 +168,9 @@ impl Maps {
     }
 
     fn write_ring(&self, offset: u32, slots: &[u32]) -> Result<(), Error> {
-        let values = self.ring_slots.half_words(offset, slots.len());
+        let values = self.ring_slots.halves(offset, slots.len());
         let values = values.map_err(map_error(MapName::RingSlots, "write it"))?;
-        for (value, slot) in values.zip(slots) {
+        for (value, slot) in values.iter().zip(slots) {
             value.store(*slot, Ordering::Relaxed);
         }
         Ok(())

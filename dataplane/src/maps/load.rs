@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use sluice_abi::{ABI_VERSION, ConfigWord, MapName};
+use sluice_abi::{ABI_VERSION, ConfigWord, MapName, Timeouts};
 use tracing::info;
 
 use super::attach::Hook;
@@ -174,6 +174,8 @@ fn load(object: &[u8], pins: &PinLock, sizes: &Sizes) -> Result<Programs, Error>
 fn prepare(maps: &Maps, pins: &PinLock, sizes: &Sizes, adopted: bool) -> Result<(), Error> {
     let limit = u64::from(sizes.fullnat_entries / HALF_OPEN_SHARE);
     maps.set_config(ConfigWord::HalfOpenPortLimit, limit)?;
+    maps.set_config(ConfigWord::HalfOpenTimeouts, Timeouts::HALF_OPEN.0)?;
+    maps.set_config(ConfigWord::EstablishedTimeouts, Timeouts::ESTABLISHED.0)?;
     if adopted {
         info!(pins = %pins.directory().display(), "adopted the pinned maps");
         return Ok(());

@@ -140,7 +140,7 @@ pub struct Sizes {
     /// Words of `SERVERS`; there is room for two records for each, and for one in four in `BACKENDS*` and `LOCALS*`, which
     /// only some modes use.
     pub servers: u32,
-    /// Slots of `RING_SLOTS`.
+    /// Slots of `RING_SLOTS`, an even number.
     pub ring_slots: u32,
 }
 
@@ -155,10 +155,11 @@ impl Sizes {
             MapName::Heads => Some(self.endpoints * 4),
             MapName::Servers | MapName::Counters => Some(self.servers),
             MapName::Records => Some(self.servers * 2),
+            // All servers may be of one family and need an entry.
             MapName::Backends4 | MapName::Backends6 | MapName::Locals4 | MapName::Locals6 => {
-                Some((self.servers / 4).max(1))
+                Some(self.servers)
             }
-            MapName::RingSlots => Some(self.ring_slots),
+            MapName::RingSlots => Some(self.ring_slots / 2),
             MapName::Config | MapName::Peers | MapName::Drops | MapName::Stats => None,
         }
     }
@@ -181,7 +182,7 @@ pub struct Maps {
     peers: Hash<MacKey, u32>,
     heads: Shared<Head>,
     rings: Array<RingWord>,
-    ring_slots: Shared<u32>,
+    ring_slots: Shared<[u32; 2]>,
     servers: Array<ServerWord>,
     records: Shared<ServerRecord>,
     flows4: Shared<Bucket>,
@@ -226,7 +227,7 @@ impl Maps {
             peers: typed!(MapName::Peers, Hash::new),
             heads: shared!(MapName::Heads, size_of::<Head>()),
             rings: typed!(MapName::Rings, Array::new),
-            ring_slots: shared!(MapName::RingSlots, size_of::<u32>()),
+            ring_slots: shared!(MapName::RingSlots, size_of::<[u32; 2]>()),
             servers: typed!(MapName::Servers, Array::new),
             records: shared!(MapName::Records, size_of::<ServerRecord>()),
             flows4: shared!(MapName::Flows4, spec::BUCKET4_SIZE),
@@ -251,7 +252,7 @@ impl Maps {
             peers: self.peers.max_entries(),
             heads: self.heads.max_entries(),
             rings: self.rings.max_entries(),
-            ring_slots: self.ring_slots.max_entries(),
+            ring_slots: 2 * self.ring_slots.max_entries(),
             servers: smaller(self.servers.max_entries(), self.counters.max_entries()),
             records: self.records.max_entries(),
         }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
-    BUCKET_ENTRIES, ConfigWord, FlowData, FlowState, FullNatKey, FullNatValue, MapName, SLOT_BUSY,
-    SLOT_FREE, ServerWord, TIME_SHIFT, entry_words,
+    BUCKET_ENTRIES, ConfigWord, FlowClock, FlowData, FlowState, FullNatKey, FullNatValue, MapName,
+    SLOT_BUSY, SLOT_FREE, ServerWord, Timeouts, entry_words,
 };
 
 use super::sys::Plain;
@@ -49,26 +49,44 @@ pub struct FullNatCensus {
     pub expired: u64,
 }
 
-/// The monotonic clock in flow time units, which count modulo 2^16.
-fn now() -> Result<u16, Error> {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_err(|error| system_error("read the clock")(error.into()))?;
-    let nanoseconds =
-        time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned();
-    let [low, high, ..] = (nanoseconds >> TIME_SHIFT).to_le_bytes();
-    Ok(u16::from_le_bytes([low, high]))
+/// When an entry has expired, during one sweep: as programs see it.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    now: FlowClock,
+    half_open: Timeouts,
+    established: Timeouts,
 }
 
-/// The state of an entry; `None` if it has expired, or is none of this version's.
-fn live(data: FlowData, now: u16) -> Option<FlowState> {
-    data.state().filter(|state| data.is_live(*state, now))
+impl Rules {
+    /// The state of an entry; `None` if it has expired, or is none of this version's.
+    fn live(self, data: FlowData) -> Option<FlowState> {
+        let state = data.state()?;
+        let timeouts = if state.is_half_open() {
+            self.half_open
+        } else {
+            self.established
+        };
+        data.is_live(state, self.now, timeouts).then_some(state)
+    }
 }
 
 impl Maps {
+    fn rules(&self) -> Result<Rules, Error> {
+        let time = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_err(|error| system_error("read the clock")(error.into()))?;
+        let nanoseconds =
+            time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned();
+        Ok(Rules {
+            now: FlowClock::from_ns(nanoseconds),
+            half_open: Timeouts(self.config(ConfigWord::HalfOpenTimeouts)?),
+            established: Timeouts(self.config(ConfigWord::EstablishedTimeouts)?),
+        })
+    }
+
     /// Frees expired flows and counts the others. `servers` are the words of `SERVERS`.
     pub fn sweep_flows(&self, servers: &BTreeMap<u32, ServerWord>) -> Result<FlowCensus, Error> {
         let mut sweep = Sweep {
-            now: now()?,
+            rules: self.rules()?,
             servers,
             census: FlowCensus::default(),
         };
@@ -111,17 +129,17 @@ impl Maps {
 
     /// Frees expired claims, counts the others, and sets the number of half-open ones anew.
     pub fn sweep_claims(&self) -> Result<FullNatCensus, Error> {
-        let now = now()?;
+        let rules = self.rules()?;
         let mut census = FullNatCensus::default();
-        sweep_family(MapName::FullNat4, &self.fullnat4, now, &mut census)?;
-        sweep_family(MapName::FullNat6, &self.fullnat6, now, &mut census)?;
+        sweep_family(MapName::FullNat4, &self.fullnat4, rules, &mut census)?;
+        sweep_family(MapName::FullNat6, &self.fullnat6, rules, &mut census)?;
         self.set_config(ConfigWord::HalfOpenPorts, census.half_open)?;
         Ok(census)
     }
 }
 
 struct Sweep<'a> {
-    now: u16,
+    rules: Rules,
     servers: &'a BTreeMap<u32, ServerWord>,
     census: FlowCensus,
 }
@@ -149,7 +167,7 @@ impl Sweep<'_> {
             return false;
         }
         let data = FlowData(data_word.load(Ordering::Acquire));
-        let Some(state) = live(data, self.now) else {
+        let Some(state) = self.rules.live(data) else {
             self.census.expired += u64::from(self.free(key_word, key, data_word));
             return false;
         };
@@ -168,7 +186,7 @@ impl Sweep<'_> {
             return false;
         }
         let data = FlowData(data_word.load(Ordering::Acquire));
-        let expired = live(data, self.now).is_none();
+        let expired = self.rules.live(data).is_none();
         key_word.store(if expired { SLOT_FREE } else { key }, Ordering::Release);
         expired
     }
@@ -177,7 +195,7 @@ impl Sweep<'_> {
 fn sweep_family<const A: usize>(
     name: MapName,
     claims: &Hash<FullNatKey<A>, FullNatValue<A>>,
-    now: u16,
+    rules: Rules,
     census: &mut FullNatCensus,
 ) -> Result<(), Error>
 where
@@ -188,7 +206,7 @@ where
     let mut used = 0;
     claims
         .scan(|key, value| {
-            let Some(state) = live(value.data, now) else {
+            let Some(state) = rules.live(value.data) else {
                 dead.push(key);
                 return;
             };
@@ -199,7 +217,7 @@ where
     for key in dead {
         // A packet may have revived the flow since it was read.
         let again = claims.get(&key).map_err(map_error(name, "read it"))?;
-        if again.is_some_and(|value| live(value.data, now).is_none()) {
+        if again.is_some_and(|value| rules.live(value.data).is_none()) {
             claims.remove(&key).map_err(map_error(name, "write it"))?;
             census.expired += 1;
         }
@@ -213,12 +231,20 @@ where
 mod tests {
     use super::*;
 
-    fn sweep(now: u16, servers: &BTreeMap<u32, ServerWord>) -> Sweep<'_> {
+    fn sweep(now: u32, servers: &BTreeMap<u32, ServerWord>) -> Sweep<'_> {
         Sweep {
-            now,
+            rules: Rules {
+                now: FlowClock(now),
+                half_open: Timeouts::HALF_OPEN,
+                established: Timeouts::ESTABLISHED,
+            },
             servers,
             census: FlowCensus::default(),
         }
+    }
+
+    fn data(epoch: u8, state: FlowState, seen: u32) -> FlowData {
+        FlowData::new(3, epoch, state, FlowClock(seen), 0)
     }
 
     #[test]
@@ -228,7 +254,7 @@ mod tests {
         let mut sweep = sweep(100, &servers);
         let key = AtomicU64::new(1 << 48);
         for epoch in [7, 6] {
-            let data = FlowData::new(3, epoch, FlowState::Established, 90, 0);
+            let data = data(epoch, FlowState::Established, 90);
             assert!(sweep.entry(&key, &AtomicU64::new(data.0)));
         }
         assert_eq!(sweep.census.servers, BTreeMap::from([(3, 1)]));
@@ -236,16 +262,37 @@ mod tests {
         assert_eq!(sweep.census.states, BTreeMap::from([(established, 2)]));
     }
 
+    /// Times of half-open flows come again after 9.8 hours, those of established ones after 6.5 days.
     #[test]
-    fn expired_flows_are_freed_across_the_wrap_of_the_clock() {
+    fn expired_flows_are_freed_across_the_wrap_of_their_times() {
         let servers = BTreeMap::new();
-        let seen = u16::MAX - 3;
-        let timeout = FlowState::Closed.timeout_units();
-        let data = AtomicU64::new(FlowData::new(3, 0, FlowState::Closed, seen, 0).0);
-        let key = AtomicU64::new(1 << 48);
-        assert!(sweep(seen.wrapping_add(timeout), &servers).entry(&key, &data));
-        assert!(!sweep(seen.wrapping_add(timeout + 1), &servers).entry(&key, &data));
-        assert_eq!(key.load(Ordering::Relaxed), SLOT_FREE);
+        for (state, shift, timeouts) in [
+            (FlowState::Syn, 0, Timeouts::HALF_OPEN),
+            (FlowState::Closed, 4, Timeouts::ESTABLISHED),
+            (FlowState::Established, 4, Timeouts::ESTABLISHED),
+        ] {
+            let unit = 1 << shift;
+            let seen = (0x1_0000 - 1) * unit;
+            let timeout = u32::from(timeouts.of(state)) * unit;
+            let entry = AtomicU64::new(data(0, state, seen).0);
+            let key = AtomicU64::new(1 << 48);
+            let last = seen + timeout + unit - 1;
+            assert!(sweep(last, &servers).entry(&key, &entry), "{state:?}");
+            assert!(!sweep(last + 1, &servers).entry(&key, &entry), "{state:?}");
+            assert_eq!(key.load(Ordering::Relaxed), SLOT_FREE);
+        }
+    }
+
+    #[test]
+    fn an_established_flow_stays_expired_for_days_without_a_sweep() {
+        let servers = BTreeMap::new();
+        let entry = data(0, FlowState::Established, 1 << 20);
+        for hours in [2, 24, 100, 150] {
+            let now = (1 << 20) + hours * 3600 * 2 - hours * 500;
+            let key = AtomicU64::new(1 << 48);
+            let found = sweep(now, &servers).entry(&key, &AtomicU64::new(entry.0));
+            assert!(!found, "alive after {hours} hours");
+        }
     }
 
     #[test]
@@ -263,7 +310,8 @@ mod tests {
     #[test]
     fn an_entry_younger_than_now_lives() {
         let servers = BTreeMap::new();
-        let data = FlowData::new(3, 0, FlowState::Syn, 101, 0);
-        assert!(sweep(100, &servers).entry(&AtomicU64::new(9 << 48), &AtomicU64::new(data.0)));
+        let key = AtomicU64::new(9 << 48);
+        let entry = AtomicU64::new(data(0, FlowState::Syn, 101).0);
+        assert!(sweep(100, &servers).entry(&key, &entry));
     }
 }

@@ -247,20 +247,13 @@ impl<V: Plain> Shared<V> {
     }
 }
 
-impl Shared<u32> {
-    /// The values at `offset ..`, at most `count` of them.
-    pub(super) fn half_words(
-        &self,
-        offset: u32,
-        count: usize,
-    ) -> io::Result<impl Iterator<Item = &AtomicU32>> {
-        // The kernel rounds values of arrays up to 8 bytes.
-        let step = self.memory.stride() / size_of::<u32>();
-        let start = offset as usize * step;
-        let all = self.memory.half_words();
-        let values = all
-            .get(start..start + count * step)
-            .ok_or_else(|| Self::no_index(offset))?;
-        Ok(values.iter().step_by(step))
+impl Shared<[u32; 2]> {
+    /// The halves of the pairs, from half `offset` on, `count` of them.
+    pub(super) fn halves(&self, offset: u32, count: usize) -> io::Result<&[AtomicU32]> {
+        let start = offset as usize;
+        self.memory
+            .half_words()
+            .get(start..start + count)
+            .ok_or_else(|| Self::no_index(offset))
     }
 }

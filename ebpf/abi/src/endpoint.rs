@@ -26,9 +26,7 @@ pub struct LocalKey<const A: usize> {
     /// The server's own address, network byte order.
     pub addr: [u8; A],
     /// Service index, see [`VipWord::service`].
-    pub service: u16,
-    /// Zero.
-    pub pad: [u8; 2],
+    pub service: u32,
 }
 const _: () = assert!(size_of::<LocalKey<4>>() == 8 && size_of::<LocalKey<16>>() == 20);
 
@@ -43,10 +41,15 @@ pub struct MacKey {
 }
 const _: () = assert!(size_of::<MacKey>() == 8);
 
-/// Value of `VIPS*`: `service:16 | head slot:24 | RS-side head slot:24`, low bits first.
+/// First service index of backends; those below are virtual servers' endpoints.
+pub const FIRST_BACKEND: u32 = 1 << 19;
+/// Service indices are below this.
+pub const MOST_INDICES: u32 = 1 << 20;
+
+/// Value of `VIPS*`: `service:20 | head slot:22 | RS-side head slot:22`, low bits first.
 ///
-/// The *service index* is a node-local number of this endpoint and part of every flow key, so that a flow key fits one
-/// word. Indices 1 to 32,767 are virtual servers' endpoints, 32,768 to 65,535 are backends (see `BACKENDS*`); 0 is none.
+/// The *service index* is a node-local number of this endpoint and part of every flow key (see [`crate::FarEnd`]). Indices below
+/// [`FIRST_BACKEND`] are virtual servers' endpoints, others are backends (see `BACKENDS*`); 0 is none.
 /// Head slot 0 means none: an endpoint without a director head is not balanced here, one without an RS-side head has no
 /// server on this node.
 #[repr(transparent)]
@@ -54,24 +57,28 @@ const _: () = assert!(size_of::<MacKey>() == 8);
 pub struct VipWord(pub u64);
 
 impl VipWord {
-    /// `head` and `rs_head` are slots of `HEADS` below 2^24.
-    pub const fn new(service: u16, head: u32, rs_head: u32) -> Self {
+    /// Head slots are below this.
+    pub const MOST_HEADS: u32 = 1 << 22;
+
+    /// `head` and `rs_head` are slots of `HEADS` below [`Self::MOST_HEADS`].
+    pub const fn new(service: u32, head: u32, rs_head: u32) -> Self {
+        const HEAD: u64 = VipWord::MOST_HEADS as u64 - 1;
         Self(
-            service as u64
-                | ((head as u64 & 0xff_ffff) << 16)
-                | ((rs_head as u64 & 0xff_ffff) << 40),
+            (service as u64 & (MOST_INDICES as u64 - 1))
+                | ((head as u64 & HEAD) << 20)
+                | ((rs_head as u64 & HEAD) << 42),
         )
     }
-    /// The service index, 1 to 32,767.
-    pub const fn service(self) -> u16 {
-        self.0 as u16
+    /// The service index.
+    pub const fn service(self) -> u32 {
+        self.0 as u32 & (MOST_INDICES - 1)
     }
     /// Slot of the head by which a director balances; 0 = none.
     pub const fn head(self) -> u32 {
-        (self.0 >> 16) as u32 & 0xff_ffff
+        (self.0 >> 20) as u32 & (Self::MOST_HEADS - 1)
     }
     /// Slot of the head that names this node's own servers for packets another director sent here; 0 = none.
     pub const fn rs_head(self) -> u32 {
-        (self.0 >> 40) as u32 & 0xff_ffff
+        (self.0 >> 42) as u32
     }
 }

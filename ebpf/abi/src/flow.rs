@@ -5,12 +5,18 @@
 //!
 //! | family | words | key |
 //! |---|---|---|
-//! | IPv4 | 2 | `client address:32 \| client port:16 \| index:16` |
-//! | IPv6 | 4 | `check:32 \| client port:16 \| index:16`, then the client address as two words |
+//! | IPv4 | 2 | `client address:32 \| client port:16 \| tag:16` |
+//! | IPv6 | 4 | `check:32 \| client port:16 \| tag:16`, then the client address as two words |
 //!
-//! The *index* is the service index of the virtual server's endpoint or, for the way back, of the backend's endpoint, so
-//! it stands for address, port and protocol of the other side. `check` is a hash of the address. Key word 0 means a free
-//! slot ([`SLOT_FREE`]), 1 a slot being written ([`SLOT_BUSY`]); neither can be a key since indices are not 0 and sit in the high bits.
+//! The end of a flow that is not the client is a [`FarEnd`]: an index and a port. The index is the service index of the
+//! virtual server's endpoint or, for the way back, of the backend's endpoint, so it stands for address and protocol; the
+//! port tells apart the ports of a virtual server that has several. A key has room for a [`FarEnd::tag`] only. So who finds an
+//! entry compares the index with the one in the record of the entry's server, which a packet reads in any case: two flows
+//! of one client address and port whose tags are equal are taken for one only if their buckets are equal too, and then one
+//! of them replaces the other. `check` is a hash of the address and the far end.
+//!
+//! Key word 0 means a free slot ([`SLOT_FREE`]), 1 a slot being written ([`SLOT_BUSY`]); neither can be a key since a tag's
+//! highest bit is set.
 
 /// Entries of a bucket.
 pub const BUCKET_ENTRIES: usize = 4;
@@ -25,8 +31,10 @@ pub const fn entry_words<const A: usize>() -> usize {
     if A == 4 { 2 } else { 4 }
 }
 
-/// Flow times count units of 2^29 ns (0.537 s) of the monotonic clock, modulo 2^16: 9.8 hours.
-pub const TIME_SHIFT: u32 = 29;
+/// Flow times of half-open flows count units of 2^29 ns (0.537 s) of the monotonic clock, modulo 2^16: 9.8 hours.
+pub const HALF_OPEN_SHIFT: u32 = 29;
+/// Those of established flows count units of 2^33 ns (8.59 s), modulo 2^16: 6.5 days.
+pub const ESTABLISHED_SHIFT: u32 = 33;
 
 /// First port that FullNAT claims; the range ends below the NodePort range (30000–32767) and the ephemeral range
 /// (32768–60999).
@@ -34,7 +42,31 @@ pub const FULLNAT_PORT_MIN: u16 = 4096;
 /// Last port that FullNAT claims.
 pub const FULLNAT_PORT_MAX: u16 = 29_999;
 
-/// What is known of a flow. Stored in three bits.
+/// The end of a flow that is not the client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FarEnd {
+    /// Service index of the virtual server's or the backend's endpoint, 1 to [`MOST_INDICES`].
+    pub index: u32,
+    /// Its port, network byte order.
+    pub port: [u8; 2],
+}
+
+impl FarEnd {
+    /// Both in one number that looks random in its upper half.
+    #[inline(always)]
+    pub const fn mixed(self) -> u64 {
+        let port = u16::from_be_bytes(self.port) as u64;
+        (self.index as u64 | port << 20).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+    /// What a key holds of it: the highest bits of [`Self::mixed`], with the highest one set.
+    #[inline(always)]
+    pub const fn tag(self) -> u16 {
+        (self.mixed() >> 48) as u16 | 0x8000
+    }
+}
+
+/// What is known of a flow. Stored in four bits; those below 4 are half-open. Values that are not used are room for more,
+/// such as a client that stays with a member of a pool whatever the port: the server id is the member's then.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum FlowState {
@@ -43,13 +75,13 @@ pub enum FlowState {
     /// Half-open: a packet of a flow without an entry was seen, UDP or the middle of a TCP connection.
     Unconfirmed = 2,
     /// Established TCP.
-    Established = 3,
+    Established = 4,
     /// TCP after a FIN.
-    Closing = 4,
+    Closing = 5,
     /// TCP after a RST.
-    Closed = 5,
+    Closed = 6,
     /// Confirmed UDP.
-    Udp = 6,
+    Udp = 7,
 }
 
 impl FlowState {
@@ -58,43 +90,83 @@ impl FlowState {
         match value {
             1 => Some(Self::Syn),
             2 => Some(Self::Unconfirmed),
-            3 => Some(Self::Established),
-            4 => Some(Self::Closing),
-            5 => Some(Self::Closed),
-            6 => Some(Self::Udp),
+            4 => Some(Self::Established),
+            5 => Some(Self::Closing),
+            6 => Some(Self::Closed),
+            7 => Some(Self::Udp),
             _ => None,
         }
     }
 
     /// Whether flows in this state are in the half-open table.
-    pub const fn is_half_open(self) -> bool {
-        matches!(self, Self::Syn | Self::Unconfirmed)
-    }
-
-    /// Idle time, in time units, after which an entry in this state is no entry: 34 s half-open, 73 minutes established,
-    /// 69 s closing, 8.6 s closed, 275 s UDP. Powers of two, because programs compute them without a branch.
     #[inline(always)]
-    pub const fn timeout_units(self) -> u16 {
-        const EXPONENTS: u32 = (6 << 4) | (6 << 8) | (13 << 12) | (7 << 16) | (4 << 20) | (9 << 24);
-        1 << ((EXPONENTS >> (self as u32 * 4)) & 15)
+    pub const fn is_half_open(self) -> bool {
+        (self as u8) < 4
     }
 }
 
-/// Last word of a flow entry: `server id:20 | epoch:8 | state:3 | spare:1 | time:16 | port:16`, low bits first.
+/// The clock as flows' times have it: nanoseconds of the monotonic clock >> [`HALF_OPEN_SHIFT`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowClock(pub u32);
+
+impl FlowClock {
+    /// `ns` of the monotonic clock.
+    #[inline(always)]
+    pub const fn from_ns(ns: u64) -> Self {
+        Self((ns >> HALF_OPEN_SHIFT) as u32)
+    }
+    /// The time that an entry in this state is written with.
+    #[inline(always)]
+    pub const fn time(self, state: FlowState) -> u16 {
+        if state.is_half_open() {
+            self.0 as u16
+        } else {
+            (self.0 >> (ESTABLISHED_SHIFT - HALF_OPEN_SHIFT)) as u16
+        }
+    }
+}
+
+/// Idle times after which entries are no entries, of four states: word of `CONFIG`, 16 bits for each state, in the units of
+/// its times.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts(pub u64);
+
+impl Timeouts {
+    /// Of the half-open states: 34 s.
+    pub const HALF_OPEN: Self = Self(64 << 16 | 64 << 32);
+    /// Of the others: 73 minutes established, 69 s closing, 8.6 s closed, 275 s UDP.
+    pub const ESTABLISHED: Self = Self(512 | 8 << 16 | 1 << 32 | 32 << 48);
+
+    /// Of a state of this word.
+    #[inline(always)]
+    pub const fn of(self, state: FlowState) -> u16 {
+        (self.0 >> ((state as u32 & 3) * 16)) as u16
+    }
+}
+
+/// Last word of a flow entry: `server id:20 | epoch:8 | state:4 | time:16 | port:16`, low bits first.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FlowData(pub u64);
 
 impl FlowData {
-    /// `server` is a server id below 2^20; `time` in time units; `port` is the claimed source port (FullNAT), else 0.
-    pub const fn new(server: u32, epoch: u8, state: FlowState, time: u16, port: u16) -> Self {
+    /// `server` is a server id below 2^20; `port` is the claimed source port (FullNAT), else 0.
+    #[inline(always)]
+    pub const fn new(server: u32, epoch: u8, state: FlowState, now: FlowClock, port: u16) -> Self {
         Self(
             (server as u64 & 0xf_ffff)
                 | ((epoch as u64) << 20)
                 | ((state as u64) << 28)
-                | ((time as u64) << 32)
+                | ((now.time(state) as u64) << 32)
                 | ((port as u64) << 48),
         )
+    }
+    /// The same flow, in this state now.
+    #[must_use]
+    #[inline(always)]
+    pub const fn renewed(self, state: FlowState, now: FlowClock) -> Self {
+        const KEPT: u64 = 0xffff_0000_0fff_ffff;
+        Self((self.0 & KEPT) | ((state as u64) << 28) | ((now.time(state) as u64) << 32))
     }
     /// The server id.
     pub const fn server(self) -> u32 {
@@ -106,9 +178,14 @@ impl FlowData {
     }
     /// The state; `None` if no known state is stored.
     pub const fn state(self) -> Option<FlowState> {
-        FlowState::from_u8((self.0 >> 28) as u8 & 7)
+        FlowState::from_u8((self.0 >> 28) as u8 & 15)
     }
-    /// When the flow was last seen (established) or first seen (half-open).
+    /// Whether this state is stored.
+    #[inline(always)]
+    pub const fn is_in(self, state: FlowState) -> bool {
+        (self.0 >> 28) as u8 & 15 == state as u8
+    }
+    /// When the flow was last seen (established) or first seen (half-open), in the units of its state.
     pub const fn time(self) -> u16 {
         (self.0 >> 32) as u16
     }
@@ -116,15 +193,16 @@ impl FlowData {
     pub const fn port(self) -> u16 {
         (self.0 >> 48) as u16
     }
-    /// Time units from when the entry was written to `now`, and one more: the CPU that wrote it may have been a tick ahead.
+    /// Time units from when an entry in this state, its own, was written to `now`, and one more: the CPU that wrote it may
+    /// have been a tick ahead.
     #[inline(always)]
-    pub const fn age(self, now: u16) -> u16 {
-        now.wrapping_sub(self.time()).wrapping_add(1)
+    pub const fn age(self, state: FlowState, now: FlowClock) -> u16 {
+        now.time(state).wrapping_sub(self.time()).wrapping_add(1)
     }
     /// Whether an entry in this state, its own, has not expired.
     #[inline(always)]
-    pub const fn is_live(self, state: FlowState, now: u16) -> bool {
-        self.age(now) <= state.timeout_units() + 1
+    pub const fn is_live(self, state: FlowState, now: FlowClock, timeouts: Timeouts) -> bool {
+        self.age(state, now) as u32 <= timeouts.of(state) as u32 + 1
     }
 }
 

@@ -9,7 +9,25 @@ pub const SHARE_WHOLE: u32 = 1 << 31;
 /// Flag of [`Head::flags`]: the pool is chosen by the client's address alone, not by the flow.
 pub const POOL_BY_CLIENT_ADDRESS: u8 = 1;
 
-/// Slot of `HEADS`: replaced as a whole by writing another slot and flipping the [`crate::VipWord`].
+/// How a new flow gets its server. Stored as `u8`; packets drop a flow whose scheduler they do not know.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Scheduler {
+    /// By the ring of its pool.
+    Ring = 0,
+}
+
+impl Scheduler {
+    /// The scheduler stored as `value`.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            0 => Some(Self::Ring),
+            _ => None,
+        }
+    }
+}
+
+/// Slot of `HEADS`, two cache lines: replaced as a whole by writing another slot and flipping the [`crate::VipWord`].
 ///
 /// A 31-bit hash `h` of the flow or client chooses the first pool `k` with `h < pools[k].threshold`: thresholds are
 /// cumulative shares of [`SHARE_WHOLE`], and a pool without a share repeats its predecessor's.
@@ -19,15 +37,19 @@ pub struct Head {
     /// Seed of the pool and ring hashes, from names: equal on every director.
     pub seed: u32,
     /// Service index, as in the [`crate::VipWord`] that leads here.
-    pub service: u16,
+    pub service: u32,
     /// Number of `pools` in use, at most [`MAX_POOLS`].
     pub pool_count: u8,
     /// [`POOL_BY_CLIENT_ADDRESS`].
     pub flags: u8,
+    /// [`Scheduler`].
+    pub scheduler: u8,
+    /// Zero. Room for what else a new flow may need of a virtual server, such as its VIP group.
+    pub reserved: [u8; 21],
     /// Shares in the order of the virtual server's pools.
     pub pools: [HeadPool; MAX_POOLS],
 }
-const _: () = assert!(size_of::<Head>() == 104);
+const _: () = assert!(size_of::<Head>() == 128);
 
 /// One pool's share.
 #[repr(C)]
@@ -43,7 +65,8 @@ pub struct HeadPool {
 const _: () = assert!(size_of::<HeadPool>() == 12);
 
 /// Value of `RINGS`: `offset:32 | log2 of the slots:8 | present:1`, low bits first. The ring occupies
-/// `RING_SLOTS[offset .. offset + slots]`; slot `h & (slots - 1)` holds a server id, 0 = no server.
+/// `RING_SLOTS[offset .. offset + slots]`; slot `h & (slots - 1)` holds a server id, 0 = no server. A value of `RING_SLOTS` is a
+/// pair of slots, because the kernel rounds values of arrays up to 8 bytes.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct RingWord(pub u64);

@@ -29,18 +29,21 @@ mod names;
 mod reason;
 mod server;
 
-pub use endpoint::{EndpointKey, LocalKey, MacKey, VipWord};
+pub use endpoint::{EndpointKey, FIRST_BACKEND, LocalKey, MOST_INDICES, MacKey, VipWord};
 pub use flow::{
-    BUCKET_ENTRIES, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FlowData, FlowState, FullNatKey,
-    FullNatValue, SLOT_BUSY, SLOT_FREE, TIME_SHIFT, entry_words,
+    BUCKET_ENTRIES, ESTABLISHED_SHIFT, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd, FlowClock,
+    FlowData, FlowState, FullNatKey, FullNatValue, HALF_OPEN_SHIFT, SLOT_BUSY, SLOT_FREE, Timeouts,
+    entry_words,
 };
-pub use head::{Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SHARE_WHOLE};
+pub use head::{
+    Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SHARE_WHOLE, Scheduler,
+};
 pub use names::{CONFIG_WORDS, ConfigWord, MapName};
-pub use reason::{DropReason, Stat};
-pub use server::{ForwardingMode, Path, SERVER_IPV6, ServerCounters, ServerRecord, ServerWord};
+pub use reason::{DropReason, MOST_DROP_REASONS, MOST_STATS, Stat};
+pub use server::{ForwardingMode, Path, ServerCounters, ServerFacts, ServerRecord, ServerWord};
 
 /// Version of the layout of every map. The agent adopts pinned maps only if the version stored in them equals this.
-pub const ABI_VERSION: u64 = 2;
+pub const ABI_VERSION: u64 = 3;
 
 /// TCP's protocol number (RFC 9293).
 pub const TCP: u8 = 6;

@@ -23,7 +23,7 @@ pub enum MapName {
     Heads,
     /// Array of [`crate::RingWord`].
     Rings,
-    /// Array of `u32` server ids.
+    /// Array of `[u32; 2]`: the server ids of two neighbouring slots.
     RingSlots,
     /// Array of [`crate::ServerWord`].
     Servers,
@@ -123,7 +123,11 @@ pub enum ConfigWord {
     TestClock = 5,
     /// Random number, for tests (`TEST_HOOKS`).
     TestRandom = 6,
+    /// [`crate::Timeouts`] of the states 0 to 3.
+    HalfOpenTimeouts = 7,
+    /// [`crate::Timeouts`] of the states 4 to 7.
+    EstablishedTimeouts = 8,
 }
 
-/// Number of words in `CONFIG`.
-pub const CONFIG_WORDS: u32 = 7;
+/// Number of words in `CONFIG`. Those that no [`ConfigWord`] names are 0 and room for more.
+pub const CONFIG_WORDS: u32 = 32;

@@ -24,6 +24,24 @@ macro_rules! counters {
     };
 }
 
+/// Entries of `DROPS`: more than there are reasons, so that a new one changes no map.
+pub const MOST_DROP_REASONS: u32 = 64;
+/// Entries of `STATS`, alike.
+pub const MOST_STATS: u32 = 64;
+
+const _: () = {
+    let mut i = 0;
+    while i < DropReason::ALL.len() {
+        assert!((DropReason::ALL[i] as u32) < MOST_DROP_REASONS);
+        i += 1;
+    }
+    let mut i = 0;
+    while i < Stat::ALL.len() {
+        assert!((Stat::ALL[i] as u32) < MOST_STATS);
+        i += 1;
+    }
+};
+
 counters! {
     /// Why a packet was dropped; index into `DROPS`.
     DropReason {

@@ -43,9 +43,6 @@ pub enum Path {
     Unresolved = 3,
 }
 
-/// Flag of [`ServerRecord::flags`]: the server's address is IPv6.
-pub const SERVER_IPV6: u8 = 1;
-
 /// Value of `SERVERS` by server id: `record slot:24 | epoch:8 | path:2 | draining:1 | present:1`, low bits first. Id 0 is
 /// never used.
 #[repr(transparent)]
@@ -117,21 +114,58 @@ pub struct ServerRecord {
     pub port: [u8; 2],
     /// Port of the virtual server, network byte order.
     pub vip_port: [u8; 2],
-    /// Service index of the virtual server's endpoint.
-    pub service: u16,
-    /// Service index of the server's own endpoint in `BACKENDS*` where replies must be rewritten (NAT and
-    /// [`Path::Local`]); 0 = none.
-    pub backend: u16,
     /// Hash of the pool's name: tells the agent after a restart whose record this is. Packets do not read it.
     pub tag: u32,
-    /// [`ForwardingMode`].
-    pub mode: u8,
-    /// [`SERVER_IPV6`].
-    pub flags: u8,
-    /// Largest IP packet, in bytes, that the way to the next hop carries.
-    pub mtu: u16,
+    /// Everything else, in one word.
+    pub facts: ServerFacts,
 }
 const _: () = assert!(size_of::<ServerRecord>() == 64 && align_of::<ServerRecord>() == 64);
+
+/// What a [`ServerRecord`] says beside addresses: `service:20 | backend:20 | mode:4 | IPv6:1 | spare:3 | mtu:16`, low bits first.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ServerFacts(pub u64);
+
+impl ServerFacts {
+    const IPV6: u64 = 1 << 44;
+
+    /// See the methods of the same names.
+    pub const fn new(service: u32, backend: u32, mode: ForwardingMode, is_ipv6: bool) -> Self {
+        const INDEX: u64 = crate::MOST_INDICES as u64 - 1;
+        Self(
+            (service as u64 & INDEX)
+                | ((backend as u64 & INDEX) << 20)
+                | ((mode as u64) << 40)
+                | if is_ipv6 { Self::IPV6 } else { 0 },
+        )
+    }
+    /// The same with this [`Self::mtu`].
+    #[must_use]
+    pub const fn with_mtu(self, mtu: u16) -> Self {
+        Self((self.0 & 0xffff_ffff_ffff) | ((mtu as u64) << 48))
+    }
+    /// Service index of the virtual server's endpoint.
+    pub const fn service(self) -> u32 {
+        self.0 as u32 & (crate::MOST_INDICES - 1)
+    }
+    /// Service index of the server's own endpoint in `BACKENDS*` where replies must be rewritten (NAT and [`Path::Local`]);
+    /// 0 = none.
+    pub const fn backend(self) -> u32 {
+        (self.0 >> 20) as u32 & (crate::MOST_INDICES - 1)
+    }
+    /// How packets reach the server; `None` if no known mode is stored.
+    pub const fn mode(self) -> Option<ForwardingMode> {
+        ForwardingMode::from_u8((self.0 >> 40) as u8 & 15)
+    }
+    /// Whether the server's address is IPv6.
+    pub const fn is_ipv6(self) -> bool {
+        self.0 & Self::IPV6 != 0
+    }
+    /// Largest IP packet, in bytes, that the way to the next hop carries.
+    pub const fn mtu(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+}
 
 /// Value of `COUNTERS` by server id, per CPU.
 #[repr(C)]

@@ -5,7 +5,7 @@ use crate::flow::{self, Table};
 use crate::headers::{ETHERNET, Ip, Tuple};
 use crate::server::{server, server_of};
 use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, fullnat, schedule};
-use sluice_abi::{DropReason, FlowData, MacKey, Path, VipWord};
+use sluice_abi::{DropReason, FarEnd, FlowClock, FlowData, MacKey, Path, VipWord};
 
 /// Sends a packet to a VIP on its way.
 #[inline(always)]
@@ -21,7 +21,11 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         return Err(DropReason::Truncated);
     }
     let now = flow::now(tables);
-    let key = flow::key(tables, &tuple.source, tuple.source_port, vip.service());
+    let far = FarEnd {
+        index: vip.service(),
+        port: tuple.destination_port,
+    };
+    let key = flow::key(tables, &tuple.source, tuple.source_port, far);
     let current = flow::find_current(tables, &key, tuple, now)
         .and_then(|data| {
             Some(Chosen {
@@ -30,7 +34,9 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
                 new_flow: false,
             })
         })
-        .filter(|chosen| is_for(chosen.server.word.path(), hook));
+        .filter(|chosen| {
+            chosen.server.serves(vip.service()) && is_for(chosen.server.word.path(), hook)
+        });
     let chosen = if let Some(chosen) = current {
         chosen
     } else {
@@ -51,7 +57,7 @@ fn choose<'a, const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     hook: Hook,
     tuple: &Tuple<A>,
     vip: VipWord,
-    now: u16,
+    now: FlowClock,
 ) -> Result<Option<Chosen<'a>>, DropReason> {
     let mut choice = Choice {
         news: FlowData::default(),
@@ -98,9 +104,11 @@ fn follow<const A: usize, T: Tables + FamilyTables<A>>(
     tuple: &Tuple<A>,
     choice: &mut Choice,
 ) -> Result<(), DropReason> {
-    let key = flow::key(tables, &tuple.source, tuple.source_port, choice.service);
+    let far = choice.far(tuple);
+    let key = flow::key(tables, &tuple.source, tuple.source_port, far);
     if let Some(found) = flow::find(tables, &key, choice.now) {
-        if let Some(server) = server_of(tables, found.data) {
+        let server = server_of(tables, found.data).filter(|server| server.serves(choice.service));
+        if let Some(server) = server {
             if matches!(server.word.path(), Path::Unresolved) {
                 return Err(DropReason::NextHopUnresolved);
             }
@@ -118,13 +126,13 @@ fn follow<const A: usize, T: Tables + FamilyTables<A>>(
                     choice.now,
                 );
                 choice.news = news.unwrap_or_default();
-                choice.was_in = found.table;
+                choice.was_in = found.table();
                 choice.server = server.id;
                 choice.port = found.data.port();
                 return Ok(());
             }
         }
-        // What is over, or was a server's that is gone, would hide the new flow's entry, which begins in the half-open table.
+        // What is over, was a server's that is gone, or is another flow's whose key looks the same, would hide the new flow's entry, which begins in the half-open table.
         flow::remove::<A, T>(tables, &found, &key);
     }
     choice.new_flow = true;
@@ -139,15 +147,10 @@ fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
     choice: &Choice,
 ) {
     if let Some(server) = server_of(tables, choice.news)
-        && server.record.backend != 0
+        && server.backend().index != 0
         && !server.is_fullnat()
     {
-        let back = flow::key(
-            tables,
-            &tuple.source,
-            tuple.source_port,
-            server.record.backend,
-        );
+        let back = flow::key(tables, &tuple.source, tuple.source_port, server.backend());
         flow::accompany(tables, &back, choice.news, choice.now);
     }
 }
@@ -184,15 +187,11 @@ fn record<const A: usize, T: Tables + FamilyTables<A>>(
         choice.now,
         choice.port,
     );
-    let key = flow::key(tables, &tuple.source, tuple.source_port, choice.service);
+    let far = choice.far(tuple);
+    let key = flow::key(tables, &tuple.source, tuple.source_port, far);
     flow::begin(tables, &key, data, choice.now);
-    if server.record.backend != 0 {
-        let back = flow::key(
-            tables,
-            &tuple.source,
-            tuple.source_port,
-            server.record.backend,
-        );
+    if server.backend().index != 0 {
+        let back = flow::key(tables, &tuple.source, tuple.source_port, server.backend());
         flow::begin(tables, &back, data, choice.now);
     }
     Ok(())

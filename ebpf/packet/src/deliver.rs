@@ -4,7 +4,7 @@ use crate::choice::Chosen;
 use crate::headers::{Ip, Tuple};
 use crate::server::address;
 use crate::{FamilyTables, Hook, Outcome, Packet, Tables, rewrite};
-use sluice_abi::{DropReason, ForwardingMode, Path, SERVER_IPV6};
+use sluice_abi::{DropReason, ForwardingMode, Path};
 
 /// Rewrites or wraps the packet for the chosen server and says where it goes.
 #[inline(always)]
@@ -22,7 +22,7 @@ pub(crate) fn deliver<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         new_flow,
     } = chosen;
     let record = server.record;
-    if (record.flags & SERVER_IPV6 != 0) != (A == 16) {
+    if record.facts.is_ipv6() != (A == 16) {
         return Err(DropReason::BadTable);
     }
     let path = server.word.path();
@@ -34,13 +34,14 @@ pub(crate) fn deliver<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     if ip.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
-    let mode = ForwardingMode::from_u8(record.mode).ok_or(DropReason::BadTable)?;
+    let mode = record.facts.mode().ok_or(DropReason::BadTable)?;
     let overhead = if matches!(mode, ForwardingMode::Tun) {
         crate::headers::ip_header::<A>() as u32
     } else {
         0
     };
-    if matches!(hook, Hook::Xdp) && u32::from(ip.length) + overhead > u32::from(record.mtu) {
+    if matches!(hook, Hook::Xdp) && u32::from(ip.length) + overhead > u32::from(record.facts.mtu())
+    {
         return Err(DropReason::TooBig);
     }
     rewrite::decrement_ttl(packet, ip)?;

@@ -15,32 +15,32 @@ pub use key::Key;
 
 use crate::headers::{ACK, FIN, RST, SYN, Tuple};
 use crate::{FamilyTables, Tables};
-use entry::{IN_HALF_OPEN, locate};
-use sluice_abi::{ConfigWord, FlowData, FlowState, Stat, TIME_SHIFT, UDP};
+use entry::locate;
+use sluice_abi::{ConfigWord, FarEnd, FlowClock, FlowData, FlowState, Stat, UDP};
 
 /// Time units between a half-open flow's first packet and one that confirms it: 0.54 to 1.6 s.
 const CONFIRM_UNITS: u16 = 2;
 
-/// Age at which a packet renews an entry's time: 2.1 s. Where flows are many, most packets are the first of their flow in a
-/// time unit, and a write for each costs more than the look-up. Less than any timeout.
-const REFRESH_UNITS: u16 = 4;
-const _: () = assert!(REFRESH_UNITS < FlowState::Closed.timeout_units());
+/// Age up to which a packet leaves an entry's time as it is: each flow's first packet in a time unit of established flows
+/// (8.6 s) renews it. Where flows are many, a write for each packet costs more than the look-up. Timeouts are at least one
+/// unit, so an entry that is fresh has not expired.
+const REFRESH_UNITS: u16 = 1;
 
-/// The monotonic clock in flow time units.
+/// The monotonic clock.
 #[inline(always)]
-pub(crate) fn now<T: Tables>(tables: &T) -> u16 {
-    (tables.now_ns() >> TIME_SHIFT) as u16
+pub(crate) fn now<T: Tables>(tables: &T) -> FlowClock {
+    FlowClock::from_ns(tables.now_ns())
 }
 
-/// The key of a flow between a client and the endpoint with this index.
+/// The key of a flow between a client and a virtual server's or backend's endpoint.
 #[inline(always)]
 pub(crate) fn key<const A: usize, T: Tables>(
     tables: &T,
     client: &[u8; A],
     port: [u8; 2],
-    index: u16,
+    far: FarEnd,
 ) -> Key<A> {
-    Key::new(client, port, index, tables.config(ConfigWord::FlowSeed))
+    Key::new(client, port, far, tables.config(ConfigWord::FlowSeed))
 }
 
 /// The live entry of a flow: established, else half-open.
@@ -48,42 +48,39 @@ pub(crate) fn key<const A: usize, T: Tables>(
 pub(crate) fn find<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     key: &Key<A>,
-    now: u16,
+    now: FlowClock,
 ) -> Option<Found> {
-    let found = FamilyTables::<A>::find_flow(tables, key.words, now);
-    let data = FlowData(found & !IN_HALF_OPEN);
-    let table = if found & IN_HALF_OPEN == 0 {
-        Table::Established
-    } else {
-        Table::HalfOpen
-    };
+    let data = FamilyTables::<A>::find_flow(tables, key.words, now);
     Some(Found {
         data,
         state: data.state()?,
-        table,
     })
 }
 
-/// The data of a flow's established entry, if the client's packet leaves it as it is.
+/// The data of a flow's established entry, if it is one of the common kind that the client's packet leaves as it is: no flag
+/// opens or ends anything, and none did before.
 #[inline(always)]
 pub(crate) fn find_current<const A: usize, T: FamilyTables<A>>(
     tables: &T,
     key: &Key<A>,
     tuple: &Tuple<A>,
-    now: u16,
+    now: FlowClock,
 ) -> Option<FlowData> {
     let data = locate(tables, Table::Established, key)?;
-    let state = data.state()?;
-    let current = is_fresh(data, now)
-        && !tuple.opens()
-        && next_state(state, tuple.protocol, tuple.flags) == state;
+    let state = if tuple.protocol == UDP {
+        FlowState::Udp
+    } else {
+        FlowState::Established
+    };
+    let current =
+        data.is_in(state) && tuple.flags & (SYN | FIN | RST) == 0 && is_fresh(data, state, now);
     current.then_some(data)
 }
 
 /// Whether an entry's time may stay as it is; if so, the entry has not expired.
 #[inline(always)]
-fn is_fresh(data: FlowData, now: u16) -> bool {
-    data.age(now) <= REFRESH_UNITS
+fn is_fresh(data: FlowData, state: FlowState, now: FlowClock) -> bool {
+    data.age(state, now) <= REFRESH_UNITS
 }
 
 /// Whether a connection attempt on a flow in this state begins another one.
@@ -113,7 +110,7 @@ pub(crate) fn replace<const A: usize, T: Tables + FamilyTables<A>>(
     key: &Key<A>,
     data: FlowData,
 ) {
-    FamilyTables::<A>::change_flow(tables, key.words, found.marked(), data);
+    FamilyTables::<A>::change_flow(tables, key.words, found.data, data);
 }
 
 /// Removes an entry, unless it changed meanwhile.
@@ -123,26 +120,19 @@ pub(crate) fn remove<const A: usize, T: Tables + FamilyTables<A>>(
     found: &Found,
     key: &Key<A>,
 ) {
-    FamilyTables::<A>::change_flow(tables, key.words, found.marked(), FlowData::default());
+    FamilyTables::<A>::change_flow(tables, key.words, found.data, FlowData::default());
 }
 
-/// Puts a flow into a table, in the place of its old entry, a free slot, an expired flow or else the oldest one of its
-/// two buckets. `false`: another CPU was faster, and the flow has no entry.
+/// Puts a flow into the table of its state, in the place of its old entry, a free slot, an expired flow or else the oldest
+/// one of its two buckets. `false`: another CPU was faster, and the flow has no entry.
 #[inline(always)]
-pub(crate) fn insert<const A: usize, T: Tables + FamilyTables<A>>(
+fn insert<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
-    table: Table,
     key: &Key<A>,
     data: FlowData,
-    now: u16,
+    now: FlowClock,
 ) -> bool {
-    FamilyTables::<A>::insert_flow(
-        tables,
-        key.words,
-        data,
-        now,
-        matches!(table, Table::HalfOpen),
-    )
+    FamilyTables::<A>::insert_flow(tables, key.words, data, now)
 }
 
 /// Makes the half-open entry of a new flow.
@@ -151,9 +141,9 @@ pub(crate) fn begin<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     key: &Key<A>,
     data: FlowData,
-    now: u16,
+    now: FlowClock,
 ) {
-    let made = insert(tables, Table::HalfOpen, key, data, now);
+    let made = insert(tables, key, data, now);
     tables.stat(if made {
         Stat::HalfOpen
     } else {
@@ -170,18 +160,18 @@ pub(crate) fn follow<const A: usize, T: Tables + FamilyTables<A>>(
     found: &Found,
     protocol: u8,
     flags: u8,
-    now: u16,
+    now: FlowClock,
 ) -> Option<FlowData> {
-    if matches!(found.table, Table::HalfOpen) && !confirms(found, flags, now) {
+    if matches!(found.table(), Table::HalfOpen) && !confirms(found, flags, now) {
         return None;
     }
     let state = next_state(found.state, protocol, flags);
     let old = found.data;
-    let data = FlowData::new(old.server(), old.epoch(), state, now, old.port());
+    let data = old.renewed(state, now);
     if data == old {
         return None;
     }
-    match found.table {
+    match found.table() {
         Table::Established => replace(tables, found, key, data),
         Table::HalfOpen => promote(tables, key, found, data, now),
     }
@@ -197,17 +187,17 @@ pub(crate) fn follow_reply<const A: usize, T: Tables + FamilyTables<A>>(
     found: &Found,
     protocol: u8,
     flags: u8,
-    now: u16,
+    now: FlowClock,
 ) -> Option<FlowData> {
-    if matches!(found.table, Table::HalfOpen) {
+    if matches!(found.table(), Table::HalfOpen) {
         return None;
     }
     let old = found.data;
     let state = next_state(found.state, protocol, flags);
-    if state == found.state && is_fresh(old, now) {
+    if state == found.state && is_fresh(old, state, now) {
         return None;
     }
-    let data = FlowData::new(old.server(), old.epoch(), state, now, old.port());
+    let data = old.renewed(state, now);
     replace(tables, found, key, data);
     Some(data)
 }
@@ -218,16 +208,16 @@ pub(crate) fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     key: &Key<A>,
     data: FlowData,
-    now: u16,
+    now: FlowClock,
 ) {
     match find(tables, key, now) {
         Some(found) if found.data.server() != data.server() => {}
-        Some(found) => match found.table {
+        Some(found) => match found.table() {
             Table::Established => replace(tables, &found, key, data),
             Table::HalfOpen => promote(tables, key, &found, data, now),
         },
         None => {
-            insert(tables, Table::Established, key, data, now);
+            insert(tables, key, data, now);
         }
     }
 }
@@ -238,10 +228,10 @@ pub(crate) fn keep_alive<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     key: &Key<A>,
     data: FlowData,
-    now: u16,
+    now: FlowClock,
 ) {
     if let Some(found) = find(tables, key, now)
-        && matches!(found.table, Table::Established)
+        && matches!(found.table(), Table::Established)
         && found.data.server() == data.server()
     {
         replace(tables, &found, key, data);
@@ -253,7 +243,7 @@ pub(crate) fn keep_alive<const A: usize, T: Tables + FamilyTables<A>>(
 pub(crate) fn forget<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     key: &Key<A>,
-    now: u16,
+    now: FlowClock,
 ) {
     if let Some(found) = find(tables, key, now) {
         remove(tables, &found, key);
@@ -266,9 +256,9 @@ fn promote<const A: usize, T: Tables + FamilyTables<A>>(
     key: &Key<A>,
     found: &Found,
     data: FlowData,
-    now: u16,
+    now: FlowClock,
 ) {
-    if insert(tables, Table::Established, key, data, now) {
+    if insert(tables, key, data, now) {
         remove(tables, found, key);
         tables.stat(Stat::Promoted);
     }
@@ -277,10 +267,10 @@ fn promote<const A: usize, T: Tables + FamilyTables<A>>(
 /// Whether a client's packet shows that a half-open flow is no forgery or stray: an ACK after the SYN, or a further
 /// packet about a second after the first.
 #[inline(always)]
-fn confirms(found: &Found, flags: u8, now: u16) -> bool {
+fn confirms(found: &Found, flags: u8, now: FlowClock) -> bool {
     match found.state {
         FlowState::Syn => flags & (SYN | ACK | RST) == ACK,
-        _ => found.data.age(now) > CONFIRM_UNITS,
+        _ => found.data.age(found.state, now) > CONFIRM_UNITS,
     }
 }
 

@@ -6,8 +6,8 @@ use crate::headers::{Tuple, same_address};
 use crate::server::{address, server, server_of};
 use crate::{FamilyTables, Tables};
 use sluice_abi::{
-    ConfigWord, DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FlowData, FullNatKey, FullNatValue,
-    ServerRecord, Stat,
+    ConfigWord, DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd, FlowData, FullNatKey,
+    FullNatValue, ServerRecord, Stat,
 };
 
 /// Ports that a new flow tries: when half the ports towards a server are in use, one flow of 2^32 finds none.
@@ -90,7 +90,8 @@ pub(crate) fn touch_claim<const A: usize, T: Tables + FamilyTables<A>>(
         }
         return;
     }
-    let key = flow::key(tables, &tuple.source, tuple.source_port, choice.service);
+    let far = choice.far(tuple);
+    let key = flow::key(tables, &tuple.source, tuple.source_port, far);
     flow::forget(tables, &key, choice.now);
     choice.server = 0;
     choice.port = 0;
@@ -128,12 +129,15 @@ pub(crate) fn answered<const A: usize, T: Tables + FamilyTables<A>>(
     if !state.is_half_open() {
         let (old, now) = (claim.data, flow::now(tables));
         let next = flow::next_state(state, tuple.protocol, tuple.flags);
-        let data = FlowData::new(old.server(), old.epoch(), next, now, old.port());
+        let data = old.renewed(next, now);
         if data != old {
             tables.fullnat_touch(&key, data);
             if let Some(server) = server_of(tables, data) {
-                let service = server.record.service;
-                let forward = flow::key(tables, &claim.client, claim.client_port, service);
+                let far = FarEnd {
+                    index: server.record.facts.service(),
+                    port: claim.vip_port,
+                };
+                let forward = flow::key(tables, &claim.client, claim.client_port, far);
                 flow::keep_alive(tables, &forward, data, now);
             }
         }

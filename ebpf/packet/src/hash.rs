@@ -19,8 +19,12 @@ pub fn bucket<const A: usize>(words: &[u64; 3], seed: u64) -> u64 {
         h = (h ^ (h >> 32) ^ words[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         h = (h ^ (h >> 32) ^ words[2]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
-    // One product's low bits depend on the key's low bits alone: the service index is not among them.
-    h = (h ^ (h >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    // One product's low bits depend on the key's low bits alone: the tag is not among them.
+    h ^= h >> 32;
+    if A == 4 {
+        h ^= words[1];
+    }
+    h = h.wrapping_mul(0xd6e8_feb8_6659_fd93);
     h ^ (h >> 32)
 }
 

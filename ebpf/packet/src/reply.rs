@@ -3,7 +3,7 @@
 use crate::headers::{ETHERNET, Ip, Tuple, same_address};
 use crate::server::{address, server_of};
 use crate::{FamilyTables, Hook, Outcome, Packet, Route, Tables, flow, fullnat, marker, rewrite};
-use sluice_abi::{DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, Path, Stat};
+use sluice_abi::{DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd, Path, Stat};
 
 /// A reply that reaches the director from outside.
 #[inline(always)]
@@ -118,26 +118,29 @@ fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
         return;
     };
     let now = flow::now(tables);
-    let key = flow::key(tables, &tuple.destination, tuple.destination_port, backend);
+    let far = FarEnd {
+        index: backend,
+        port: tuple.source_port,
+    };
+    let key = flow::key(tables, &tuple.destination, tuple.destination_port, far);
     let Some(found) = flow::find(tables, &key, now) else {
         return;
     };
     let Some(server) = server_of(tables, found.data) else {
         return;
     };
-    if matches!(server.word.path(), Path::Local) != local {
+    let record = server.record;
+    if matches!(server.word.path(), Path::Local) != local || record.facts.backend() != backend {
         return;
     }
-    let record = server.record;
     if let Some(data) =
         flow::follow_reply::<A, T>(tables, &key, &found, tuple.protocol, tuple.flags, now)
     {
-        let forward = flow::key(
-            tables,
-            &tuple.destination,
-            tuple.destination_port,
-            record.service,
-        );
+        let far = FarEnd {
+            index: record.facts.service(),
+            port: record.vip_port,
+        };
+        let forward = flow::key(tables, &tuple.destination, tuple.destination_port, far);
         flow::keep_alive(tables, &forward, data, now);
     }
     way.vip = *address(&record.alt);

@@ -4,13 +4,14 @@ use crate::choice::{Choice, is_for};
 use crate::headers::Tuple;
 use crate::server::{Server, server, server_of};
 use crate::{FamilyTables, Tables, flow, hash};
-use sluice_abi::{DropReason, Head, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Path, RingWord};
+use sluice_abi::{
+    DropReason, FlowClock, Head, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Path, RingWord, Scheduler,
+};
 
 /// Servers that a new flow tries when its client's port is in use towards the first ones.
 const CANDIDATES: u32 = 4;
 
-/// Chooses a server for a new flow: the pool by its share, then a server from the pool's ring. `server` stays 0 if
-/// another hook delivers.
+/// Chooses a server for a new flow. `server` stays 0 if another hook delivers.
 #[inline(never)]
 pub(crate) fn schedule<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
@@ -18,6 +19,19 @@ pub(crate) fn schedule<const A: usize, T: Tables + FamilyTables<A>>(
     choice: &mut Choice,
 ) -> Result<(), DropReason> {
     let head = tables.head(choice.head).ok_or(DropReason::BadTable)?;
+    match Scheduler::from_u8(head.scheduler).ok_or(DropReason::BadTable)? {
+        Scheduler::Ring => by_ring(tables, head, tuple, choice),
+    }
+}
+
+/// The pool by its share, then a server from the pool's ring.
+#[inline(always)]
+fn by_ring<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    head: &Head,
+    tuple: &Tuple<A>,
+    choice: &mut Choice,
+) -> Result<(), DropReason> {
     let mut hash = hash::flow(&tuple.source, tuple.source_port, head.seed);
     let ring = pool_ring(tables, head, tuple, hash)?;
     let mut candidate = 0;
@@ -36,7 +50,7 @@ pub(crate) fn schedule<const A: usize, T: Tables + FamilyTables<A>>(
         if !is_for(server.word.path(), choice.hook) {
             return Ok(());
         }
-        if server.record.backend == 0 || way_back_is_free(tables, &server, tuple, choice.now) {
+        if server.backend().index == 0 || way_back_is_free(tables, &server, tuple, choice.now) {
             choice.server = id;
             return Ok(());
         }
@@ -78,14 +92,9 @@ fn way_back_is_free<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     server: &Server<'_>,
     tuple: &Tuple<A>,
-    now: u16,
+    now: FlowClock,
 ) -> bool {
-    let back = flow::key(
-        tables,
-        &tuple.source,
-        tuple.source_port,
-        server.record.backend,
-    );
+    let back = flow::key(tables, &tuple.source, tuple.source_port, server.backend());
     flow::find(tables, &back, now).is_none_or(|found| {
         found.data.server() == server.id || server_of(tables, found.data).is_none()
     })

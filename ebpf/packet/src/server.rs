@@ -1,7 +1,7 @@
 //! A server by its id: the word and the record.
 
 use crate::Tables;
-use sluice_abi::{FlowData, ForwardingMode, Path, ServerRecord, ServerWord};
+use sluice_abi::{FarEnd, FlowData, ForwardingMode, Path, ServerRecord, ServerWord};
 
 /// A server and what is known of it.
 pub(crate) struct Server<'a> {
@@ -13,8 +13,23 @@ pub(crate) struct Server<'a> {
 impl Server<'_> {
     #[inline(always)]
     pub(crate) fn is_fullnat(&self) -> bool {
-        self.record.mode == ForwardingMode::FullNat as u8
+        matches!(self.record.facts.mode(), Some(ForwardingMode::FullNat))
             && !matches!(self.word.path(), Path::Local)
+    }
+
+    /// The server's own endpoint, where replies come from; index 0: they are not rewritten.
+    #[inline(always)]
+    pub(crate) fn backend(&self) -> FarEnd {
+        FarEnd {
+            index: self.record.facts.backend(),
+            port: self.record.port,
+        }
+    }
+
+    /// Whether it serves the virtual server's endpoint with this service index.
+    #[inline(always)]
+    pub(crate) fn serves(&self, service: u32) -> bool {
+        self.record.facts.service() == service
     }
 }
 

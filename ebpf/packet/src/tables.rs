@@ -1,7 +1,7 @@
 //! What the decision needs of the world: a packet, the maps, the clock and chance.
 
 use sluice_abi::{
-    EndpointKey, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord,
+    EndpointKey, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord,
     ServerRecord, ServerWord, Stat, VipWord,
 };
 
@@ -59,7 +59,7 @@ pub trait FamilyTables<const A: usize> {
     /// `VIPS*`.
     fn vip(&self, key: &EndpointKey<A>) -> Option<VipWord>;
     /// `BACKENDS*`: the service index of a backend's endpoint.
-    fn backend(&self, key: &EndpointKey<A>) -> Option<u16>;
+    fn backend(&self, key: &EndpointKey<A>) -> Option<u32>;
     /// `LOCALS*`.
     fn local(&self, key: &LocalKey<A>) -> Option<u32>;
     /// A bucket of the established flow table; `hash` is masked by the table's size.
@@ -74,11 +74,11 @@ pub trait FamilyTables<const A: usize> {
     fn fullnat_touch(&self, key: &FullNatKey<A>, data: FlowData);
     /// The live entry of a flow: `find_words`. This and the two below are methods, so that programs can make them functions
     /// which the verifier checks once and not once for each way that leads there.
-    fn find_flow(&self, words: [u64; 3], now: u16) -> u64;
+    fn find_flow(&self, words: [u64; 3], now: FlowClock) -> FlowData;
     /// Changes or removes a flow's entry: `change_words`.
-    fn change_flow(&self, words: [u64; 3], found: u64, data: FlowData);
+    fn change_flow(&self, words: [u64; 3], found: FlowData, data: FlowData);
     /// Puts a flow into one of the flow tables: `insert_words`.
-    fn insert_flow(&self, words: [u64; 3], data: FlowData, now: u16, half_open: bool) -> bool;
+    fn insert_flow(&self, words: [u64; 3], data: FlowData, now: FlowClock) -> bool;
     /// The kernel's route from `source` to `destination`.
     fn route(&self, packet_ifindex: u32, source: &[u8; A], destination: &[u8; A]) -> Route;
 }

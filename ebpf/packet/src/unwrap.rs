@@ -38,7 +38,6 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     let local = LocalKey {
         addr: own,
         service: vip.service(),
-        pad: [0; 2],
     };
     let id = tables.local(&local).ok_or(DropReason::NotMyServer)?;
     if at + usize::from(ip.length) > packet.length() {
@@ -76,18 +75,14 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
     new_flow: &mut bool,
 ) -> Result<(), DropReason> {
     let server = server(tables, id).ok_or(DropReason::ServerGone)?;
-    if !matches!(server.word.path(), Path::Local) || server.record.backend == 0 {
+    if !matches!(server.word.path(), Path::Local) || server.backend().index == 0 {
         return Err(DropReason::BadTable);
     }
     let now = flow::now(tables);
-    let key = flow::key(
-        tables,
-        &tuple.source,
-        tuple.source_port,
-        server.record.backend,
-    );
+    let key = flow::key(tables, &tuple.source, tuple.source_port, server.backend());
     if let Some(found) = flow::find(tables, &key, now)
         && let Some(holder) = server_of(tables, found.data)
+        && holder.backend() == server.backend()
     {
         if holder.id != server.id {
             return Err(DropReason::PortInUse);

@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    CONFIG_WORDS, EndpointKey, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord,
-    ServerCounters, ServerRecord, ServerWord, VipWord,
+    CONFIG_WORDS, EndpointKey, FullNatKey, FullNatValue, Head, LocalKey, MOST_DROP_REASONS,
+    MOST_STATS, MacKey, RingWord, ServerCounters, ServerRecord, ServerWord, VipWord,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -47,7 +47,7 @@ pub static HEADS: Array<Head, 16384, MMAPABLE> = Array::new();
 #[btf_map]
 pub static RINGS: Array<RingWord, 8192> = Array::new();
 #[btf_map]
-pub static RING_SLOTS: Array<u32, 4_194_304, MMAPABLE> = Array::new();
+pub static RING_SLOTS: Array<[u32; 2], 2_097_152, MMAPABLE> = Array::new();
 #[btf_map]
 pub static SERVERS: Array<ServerWord, 65536> = Array::new();
 #[btf_map]
@@ -69,9 +69,9 @@ pub static FULLNAT6: HashMap<FullNatKey<16>, FullNatValue<16>, 65536> = HashMap:
 #[btf_map]
 pub static COUNTERS: PerCpuArray<ServerCounters, 65536> = PerCpuArray::new();
 #[btf_map]
-pub static DROPS: PerCpuArray<u64, 64> = PerCpuArray::new();
+pub static DROPS: PerCpuArray<u64, { MOST_DROP_REASONS as usize }> = PerCpuArray::new();
 #[btf_map]
-pub static STATS: PerCpuArray<u64, 64> = PerCpuArray::new();
+pub static STATS: PerCpuArray<u64, { MOST_STATS as usize }> = PerCpuArray::new();
 
 /// A route that tests put in the place of the kernel's answer.
 #[repr(C)]

@@ -10,8 +10,8 @@ use aya_ebpf::{
     helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use sluice_abi::{
-    ConfigWord, EndpointKey, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord,
-    ServerRecord, ServerWord, Stat, VipWord,
+    ConfigWord, EndpointKey, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey,
+    RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_packet::{Bucket, FamilyTables, Route, Tables, change_words, find_words, insert_words};
 
@@ -106,7 +106,8 @@ macro_rules! family {
         #[inline(never)]
         pub extern "C" fn $find(first: u64, second: u64, third: u64, now: u64) -> u64 {
             let maps = Maps::new(core::ptr::null_mut());
-            find_words::<$a, _>(&maps, [first, used(second), used(third)], now as u16)
+            let words = [first, used(second), used(third)];
+            find_words::<$a, _>(&maps, words, FlowClock(now as u32)).0
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -118,26 +119,17 @@ macro_rules! family {
             data: u64,
         ) -> u32 {
             let maps = Maps::new(core::ptr::null_mut());
-            change_words::<$a, _>(
-                &maps,
-                [first, used(second), used(third)],
-                found,
-                FlowData(data),
-            );
+            let words = [first, used(second), used(third)];
+            change_words::<$a, _>(&maps, words, FlowData(found), FlowData(data));
             0
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $insert(first: u64, second: u64, third: u64, data: u64, how: u64) -> u32 {
+        pub extern "C" fn $insert(first: u64, second: u64, third: u64, data: u64, now: u64) -> u32 {
             let maps = Maps::new(core::ptr::null_mut());
             let words = [first, used(second), used(third)];
-            u32::from(insert_words::<$a, _>(
-                &maps,
-                words,
-                FlowData(data),
-                how as u16,
-                how >> 16 != 0,
-            ))
+            let now = FlowClock(now as u32);
+            u32::from(insert_words::<$a, _>(&maps, words, FlowData(data), now))
         }
 
         impl FamilyTables<$a> for Maps {
@@ -149,9 +141,9 @@ macro_rules! family {
                 unsafe { maps::$vips.get(key) }.copied()
             }
             #[inline(always)]
-            fn backend(&self, key: &EndpointKey<$a>) -> Option<u16> {
+            fn backend(&self, key: &EndpointKey<$a>) -> Option<u32> {
                 // SAFETY: one word.
-                unsafe { maps::$backends.get(key) }.map(|index| *index as u16)
+                unsafe { maps::$backends.get(key) }.copied()
             }
             #[inline(always)]
             fn local(&self, key: &LocalKey<$a>) -> Option<u32> {
@@ -189,23 +181,16 @@ macro_rules! family {
                 }
             }
             #[inline(always)]
-            fn find_flow(&self, words: [u64; 3], now: u16) -> u64 {
-                $find(words[0], words[1], words[2], u64::from(now))
+            fn find_flow(&self, words: [u64; 3], now: FlowClock) -> FlowData {
+                FlowData($find(words[0], words[1], words[2], u64::from(now.0)))
             }
             #[inline(always)]
-            fn change_flow(&self, words: [u64; 3], found: u64, data: FlowData) {
-                $change(words[0], words[1], words[2], found, data.0);
+            fn change_flow(&self, words: [u64; 3], found: FlowData, data: FlowData) {
+                $change(words[0], words[1], words[2], found.0, data.0);
             }
             #[inline(always)]
-            fn insert_flow(
-                &self,
-                words: [u64; 3],
-                data: FlowData,
-                now: u16,
-                half_open: bool,
-            ) -> bool {
-                let how = u64::from(now) | u64::from(half_open) << 16;
-                $insert(words[0], words[1], words[2], data.0, how) != 0
+            fn insert_flow(&self, words: [u64; 3], data: FlowData, now: FlowClock) -> bool {
+                $insert(words[0], words[1], words[2], data.0, u64::from(now.0)) != 0
             }
             #[inline(always)]
             fn route(&self, ifindex: u32, source: &[u8; $a], destination: &[u8; $a]) -> Route {
@@ -264,7 +249,8 @@ impl Tables for Maps {
     }
     #[inline(always)]
     fn ring_slot(&self, index: u32) -> Option<u32> {
-        maps::RING_SLOTS.get(index).copied()
+        let pair = maps::RING_SLOTS.get(index >> 1)?;
+        Some(pair[(index & 1) as usize])
     }
     #[inline(always)]
     fn server(&self, id: u32) -> Option<ServerWord> {

@@ -1,6 +1,6 @@
 //! Places of servers: ids, words, records, and the endpoints that replies come from.
 
-use sluice_abi::{MapName, ServerRecord, ServerWord};
+use sluice_abi::{FIRST_BACKEND, MOST_INDICES, MapName, ServerRecord, ServerWord};
 use sluice_api::ForwardingMode;
 
 use super::{Placed, Planner, Scope};
@@ -99,7 +99,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The index of a server's endpoint, by which replies from it are told.
-    fn backend(&mut self, scope: Scope<'_>, server: &ServerConfig) -> Option<u16> {
+    fn backend(&mut self, scope: Scope<'_>, server: &ServerConfig) -> Option<u32> {
         let protocol = scope.vip_port.protocol;
         let endpoint = Endpoint::new(server.address, protocol, server.port);
         if let Some(&index) = self.desired.backends.get(&endpoint) {
@@ -107,12 +107,7 @@ impl<'a> Planner<'a> {
         }
         let index = match self.tables.image.backends.get(&endpoint) {
             Some(&index) => Some(index),
-            None if self.backend_room.take(endpoint.address, 1) => self
-                .tables
-                .free
-                .backends
-                .take()
-                .and_then(|index| u16::try_from(index).ok()),
+            None if self.backend_room.take(endpoint.address, 1) => self.tables.free.backends.take(),
             None => None,
         };
         let Some(index) = index else {
@@ -122,7 +117,7 @@ impl<'a> Planner<'a> {
             } else {
                 MapName::Backends6
             };
-            let limit = self.limits.backends.min(1 << 15);
+            let limit = self.limits.backends.min(MOST_INDICES - FIRST_BACKEND);
             let consequence = format!("server {} takes no flows", server.address);
             self.full(scope.config, map, limit, &consequence);
             return None;

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sluice_abi::{ForwardingMode, Head, RingWord, SHARE_WHOLE, ServerRecord, ServerWord, VipWord};
+use sluice_abi::{
+    FIRST_BACKEND, ForwardingMode, Head, RingWord, SHARE_WHOLE, ServerRecord, ServerWord, VipWord,
+};
 use sluice_planner::{Endpoint, Image, Limits, Local, Mac, MapOp, Ring, RingContent};
 
 type Check = Result<(), String>;
@@ -23,7 +25,7 @@ macro_rules! ensure {
 pub struct Maps {
     limits: Limits,
     vips: BTreeMap<Endpoint, VipWord>,
-    backends: BTreeMap<Endpoint, u16>,
+    backends: BTreeMap<Endpoint, u32>,
     locals: BTreeMap<Local, u32>,
     peers: BTreeSet<Mac>,
     heads: BTreeMap<u32, Head>,
@@ -239,7 +241,7 @@ impl Maps {
     pub fn check(&self) -> Check {
         for (endpoint, word) in self.vips.iter().filter(|(e, _)| !e.is_marker()) {
             ensure!(
-                (1..32_768).contains(&word.service()),
+                (1..FIRST_BACKEND).contains(&word.service()),
                 "{endpoint} without a service"
             );
             for slot in [word.head(), word.rs_head()]
@@ -260,17 +262,17 @@ impl Maps {
         for (local, id) in &self.locals {
             let record = self.record(*id)?;
             ensure!(
-                record.service == local.service,
+                record.facts.service() == local.service,
                 "{local:?}: server of another service"
             );
         }
-        let indices: BTreeSet<u16> = self.backends.values().copied().collect();
+        let indices: BTreeSet<u32> = self.backends.values().copied().collect();
         ensure!(
             indices.len() == self.backends.len(),
             "two backends of one index"
         );
         ensure!(
-            indices.iter().all(|&index| index >= 32_768),
+            indices.iter().all(|&index| index >= FIRST_BACKEND),
             "a backend's index is a service's"
         );
         let mut identities = BTreeSet::new();
@@ -280,8 +282,11 @@ impl Maps {
                 identities.insert(identity(record)),
                 "server {id} is there twice"
             );
-            if record.backend != 0 {
-                let found = self.backends.values().any(|&index| index == record.backend);
+            if record.facts.backend() != 0 {
+                let found = self
+                    .backends
+                    .values()
+                    .any(|&index| index == record.facts.backend());
                 ensure!(found, "server {id} of word {word:?} without its backend");
             }
         }
@@ -307,7 +312,7 @@ impl Maps {
             let ids: BTreeSet<u32> = slots.iter().copied().collect();
             for id in ids {
                 let record = self.record(id)?;
-                let its_own = record.service == head.service && record.tag == pool.tag;
+                let its_own = record.facts.service() == head.service && record.tag == pool.tag;
                 ensure!(its_own, "ring {}: server {id} of another pool", pool.ring);
             }
         }
@@ -375,7 +380,8 @@ impl Maps {
 
 /// What makes a server another one.
 fn identity(record: &ServerRecord) -> impl Ord + use<> {
-    let full_nat = record.mode == ForwardingMode::FullNat as u8;
-    let (service, tag, backend) = (record.service, record.tag, record.backend);
+    let full_nat = record.facts.mode() == Some(ForwardingMode::FullNat);
+    let (service, backend) = (record.facts.service(), record.facts.backend());
+    let tag = record.tag;
     (service, tag, record.addr, record.port, backend, full_nat)
 }

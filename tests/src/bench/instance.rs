@@ -12,17 +12,16 @@ use aya::{
     programs::{ProgramFd, Xdp},
 };
 use sluice_abi::{
-    ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, EndpointKey, ForwardingMode, Head,
-    HeadPool, MAX_POOLS, MapName, Path as ServerPath, RingWord, SERVER_IPV6, SHARE_WHOLE,
-    ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
+    ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, EndpointKey, FIRST_BACKEND, FarEnd,
+    ForwardingMode, Head, HeadPool, MAX_POOLS, MapName, Path as ServerPath, RingWord, SHARE_WHOLE,
+    Scheduler, ServerCounters, ServerFacts, ServerRecord, ServerWord, Stat, Timeouts, VipWord,
 };
 use std::{collections::BTreeMap, path::Path};
 
 /// Real servers of the virtual server. Enough that each has FullNAT ports for its part of a million flows.
 pub const SERVERS: u32 = 256;
 
-const SERVICE: u16 = 1;
-const FIRST_BACKEND: u16 = 0x8000;
+const SERVICE: u32 = 1;
 const HEAD: u32 = 1;
 const RING: u32 = 1;
 const RING_LOG2: u8 = 16;
@@ -181,11 +180,15 @@ impl Instance {
 
     fn count_keys<const N: usize>(&self, name: MapName, words: usize) -> Result<u64> {
         let table: Array<_, [u64; N]> = self.map(name)?;
-        let mut found = 0;
+        let far = FarEnd {
+            index: SERVICE,
+            port: VIP_PORT.to_be_bytes(),
+        };
+        let (mut found, tag) = (0, u64::from(far.tag()));
         for bucket in table.iter() {
             let bucket = bucket?;
             let keys = bucket.iter().step_by(words);
-            found += keys.filter(|key| **key >> 48 == u64::from(SERVICE)).count() as u64;
+            found += keys.filter(|key| **key >> 48 == tag).count() as u64;
         }
         Ok(found)
     }
@@ -246,7 +249,7 @@ impl Instance {
             let mut map = self.hash(backends)?;
             for id in 1..=SERVERS {
                 let key = endpoint(server(id), SERVER_PORT, protocol);
-                map.insert(key, u32::from(backend(id)), 0)?;
+                map.insert(key, backend(id), 0)?;
             }
         }
         Ok(())
@@ -258,6 +261,8 @@ impl Instance {
             (ConfigWord::AbiVersion, ABI_VERSION),
             (ConfigWord::FlowSeed, 0x5f3c_96e1_b7d2_084b),
             (ConfigWord::HalfOpenPortLimit, u64::from(u32::MAX)),
+            (ConfigWord::HalfOpenTimeouts, Timeouts::HALF_OPEN.0),
+            (ConfigWord::EstablishedTimeouts, Timeouts::ESTABLISHED.0),
         ];
         for (word, value) in words {
             config.set(word as u32, value, 0)?;
@@ -267,9 +272,10 @@ impl Instance {
             let word = ServerWord::new(id, EPOCH, ServerPath::Xdp, false);
             servers.set(id, Raw(word), 0)?;
         }
-        let mut slots = self.array::<u32>(MapName::RingSlots)?;
-        for slot in 0..1 << RING_LOG2 {
-            slots.set(slot, slot % SERVERS + 1, 0)?;
+        let mut pairs = self.array::<[u32; 2]>(MapName::RingSlots)?;
+        for pair in 0..1 << (RING_LOG2 - 1) {
+            let ids = [2 * pair, 2 * pair + 1].map(|slot| slot % SERVERS + 1);
+            pairs.set(pair, ids, 0)?;
         }
         let mut rings = self.array(MapName::Rings)?;
         rings.set(RING, Raw(RingWord::new(0, RING_LOG2)), 0)?;
@@ -283,6 +289,8 @@ impl Instance {
             service: SERVICE,
             pool_count: 1,
             flags: 0,
+            scheduler: Scheduler::Ring as u8,
+            reserved: [0; 21],
             pools: [pool; MAX_POOLS],
         };
         let mut heads = self.array(MapName::Heads)?;
@@ -364,9 +372,8 @@ fn server6(id: u32) -> [u8; 16] {
     address
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "ids are at most SERVERS")]
-fn backend(id: u32) -> u16 {
-    FIRST_BACKEND + id as u16
+fn backend(id: u32) -> u32 {
+    FIRST_BACKEND + id
 }
 
 fn record<const A: usize>(
@@ -396,19 +403,17 @@ fn record<const A: usize>(
         ifindex: IFINDEX,
         port: if translated { SERVER_PORT } else { VIP_PORT }.to_be_bytes(),
         vip_port: VIP_PORT.to_be_bytes(),
-        service: SERVICE,
-        backend: if service.mode == ForwardingMode::Nat {
-            backend(id)
-        } else {
-            0
-        },
         tag: 1,
-        mode: service.mode as u8,
-        flags: if service.family == Family::Ipv6 {
-            SERVER_IPV6
-        } else {
-            0
-        },
-        mtu: MTU,
+        facts: ServerFacts::new(
+            SERVICE,
+            if service.mode == ForwardingMode::Nat {
+                backend(id)
+            } else {
+                0
+            },
+            service.mode,
+            service.family == Family::Ipv6,
+        )
+        .with_mtu(MTU),
     }
 }

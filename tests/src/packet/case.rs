@@ -90,7 +90,7 @@ impl Case {
     /// The next packets run on a CPU whose clock has not ticked yet.
     #[must_use]
     pub fn one_tick_back(mut self) -> Self {
-        self.now_ns -= 1 << sluice_abi::TIME_SHIFT;
+        self.now_ns -= 1 << sluice_abi::HALF_OPEN_SHIFT;
         self
     }
 

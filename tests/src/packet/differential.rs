@@ -187,7 +187,7 @@ fn world(
             world.change(&mut rng);
             host.configure(&world.setup)?;
             kernel.configure(&world.setup)?;
-            traffic.look(&host.state()?);
+            traffic.look(&host.state()?, &world);
         }
         let mut shot = traffic.next(&mut rng, &world);
         shot.headroom |= !kernel.fills_headroom();

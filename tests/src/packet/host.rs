@@ -11,8 +11,8 @@ use std::{
 };
 
 use sluice_abi::{
-    CONFIG_WORDS, ConfigWord, DropReason, EndpointKey, FlowData, FullNatKey, FullNatValue, Head,
-    LocalKey, MacKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
+    CONFIG_WORDS, ConfigWord, DropReason, EndpointKey, FlowClock, FlowData, FullNatKey,
+    FullNatValue, Head, LocalKey, MacKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_packet::{Bucket, FamilyTables, Hook, Packet, Route, Tables, Verdict};
 
@@ -26,7 +26,7 @@ const HEADROOM: usize = 216;
 /// What is in them: nothing that a program may rely on.
 const GARBAGE: u8 = 0xa5;
 /// Numbers of drop reasons are below this.
-const REASONS: usize = 64;
+const REASONS: usize = sluice_abi::MOST_DROP_REASONS as usize;
 
 /// A frame in memory, handled as the kernel does at a hook.
 pub struct HostFrame {
@@ -368,9 +368,8 @@ macro_rules! family {
             fn vip(&self, key: &EndpointKey<$a>) -> Option<VipWord> {
                 self.$family.setup.vips.get(key).copied()
             }
-            fn backend(&self, key: &EndpointKey<$a>) -> Option<u16> {
-                let index = self.$family.setup.backends.get(key).copied()?;
-                u16::try_from(index).ok()
+            fn backend(&self, key: &EndpointKey<$a>) -> Option<u32> {
+                self.$family.setup.backends.get(key).copied()
             }
             fn local(&self, key: &LocalKey<$a>) -> Option<u32> {
                 self.$family.setup.locals.get(key).copied()
@@ -397,20 +396,14 @@ macro_rules! family {
                     value.data = data;
                 }
             }
-            fn find_flow(&self, words: [u64; 3], now: u16) -> u64 {
+            fn find_flow(&self, words: [u64; 3], now: FlowClock) -> FlowData {
                 sluice_packet::find_words::<$a, _>(self, words, now)
             }
-            fn change_flow(&self, words: [u64; 3], found: u64, data: FlowData) {
+            fn change_flow(&self, words: [u64; 3], found: FlowData, data: FlowData) {
                 sluice_packet::change_words::<$a, _>(self, words, found, data);
             }
-            fn insert_flow(
-                &self,
-                words: [u64; 3],
-                data: FlowData,
-                now: u16,
-                half_open: bool,
-            ) -> bool {
-                sluice_packet::insert_words::<$a, _>(self, words, data, now, half_open)
+            fn insert_flow(&self, words: [u64; 3], data: FlowData, now: FlowClock) -> bool {
+                sluice_packet::insert_words::<$a, _>(self, words, data, now)
             }
             fn route(&self, _: u32, _: &[u8; $a], destination: &[u8; $a]) -> Route {
                 let routes = &self.$family.setup.routes;

@@ -49,9 +49,9 @@ pub struct Kernel {
     v4: KernelFamily<4, 8, 16, 24, 64>,
     v6: KernelFamily<16, 20, 40, 48, 128>,
     peers: Hash<8, 4>,
-    heads: Array<MapData, [u8; 104]>,
+    heads: Array<MapData, [u8; 128]>,
     rings: Array<MapData, u64>,
-    ring_slots: Array<MapData, u32>,
+    ring_slots: Array<MapData, [u8; 8]>,
     servers: Array<MapData, u64>,
     records: Array<MapData, [u8; 64]>,
     counters: PerCpuArray<MapData, [u64; 5]>,
@@ -96,7 +96,7 @@ fn load_object() -> Result<Ebpf> {
         (&["HALF4", "HALF6"], sizes::HALF_OPEN),
         (&["HEADS"], sizes::HEADS),
         (&["RINGS"], sizes::RINGS),
-        (&["RING_SLOTS"], sizes::RING_SLOTS),
+        (&["RING_SLOTS"], sizes::RING_SLOTS / 2),
         (&["SERVERS", "COUNTERS"], sizes::SERVERS),
         (&["RECORDS"], sizes::RECORDS),
         (&["FULLNAT4", "FULLNAT6"], sizes::CLAIMS),
@@ -287,8 +287,8 @@ impl Machine for Kernel {
         write_hash(&mut self.routes, &routes(&old), &routes(setup))?;
         write_array(&mut self.heads, &old.heads, &setup.heads, layout::head)?;
         write_array(&mut self.rings, &old.rings, &setup.rings, |word| word.0)?;
-        let slots = (&old.ring_slots, &setup.ring_slots);
-        write_array(&mut self.ring_slots, slots.0, slots.1, |id| *id)?;
+        let slots = (ring_pairs(&old), ring_pairs(setup));
+        write_array(&mut self.ring_slots, &slots.0, &slots.1, layout::ring_pair)?;
         write_array(
             &mut self.records,
             &old.records,
@@ -378,6 +378,15 @@ impl Machine for Kernel {
 
 fn sum(values: &PerCpuValues<u64>) -> u64 {
     values.iter().sum()
+}
+
+/// `RING_SLOTS` two by two.
+fn ring_pairs(setup: &Setup) -> BTreeMap<u32, [u32; 2]> {
+    let mut pairs: BTreeMap<u32, [u32; 2]> = BTreeMap::new();
+    for (slot, id) in &setup.ring_slots {
+        pairs.entry(slot / 2).or_default()[*slot as usize % 2] = *id;
+    }
+    pairs
 }
 
 fn routes(setup: &Setup) -> Contents<16, 24> {

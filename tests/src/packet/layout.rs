@@ -1,7 +1,8 @@
 //! Map keys and values as bytes: the layout that `sluice_abi` documents, written down a second time.
 
 use sluice_abi::{
-    EndpointKey, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, ServerRecord,
+    EndpointKey, FarEnd, FlowData, ForwardingMode, FullNatKey, FullNatValue, Head, LocalKey,
+    MacKey, ServerRecord,
 };
 use sluice_packet::Route;
 
@@ -19,7 +20,7 @@ pub fn endpoint<const A: usize, const N: usize>(key: &EndpointKey<A>) -> [u8; N]
 
 /// Key of `LOCALS*`.
 pub fn local<const A: usize, const N: usize>(key: &LocalKey<A>) -> [u8; N] {
-    array(&[&key.addr[..], &key.service.to_le_bytes(), &[0, 0]].concat())
+    array(&[&key.addr[..], &key.service.to_le_bytes()].concat())
 }
 
 /// Key of `PEERS`.
@@ -28,10 +29,11 @@ pub fn mac(key: &MacKey) -> [u8; 8] {
 }
 
 /// Slot of `HEADS`.
-pub fn head(head: &Head) -> [u8; 104] {
+pub fn head(head: &Head) -> [u8; 128] {
     let mut bytes = head.seed.to_le_bytes().to_vec();
     bytes.extend(head.service.to_le_bytes());
-    bytes.extend([head.pool_count, head.flags]);
+    bytes.extend([head.pool_count, head.flags, head.scheduler]);
+    bytes.extend([0; 21]);
     for pool in head.pools {
         bytes.extend(pool.threshold.to_le_bytes());
         bytes.extend(pool.ring.to_le_bytes());
@@ -51,14 +53,44 @@ pub fn record(record: &ServerRecord) -> [u8; 64] {
             &record.ifindex.to_le_bytes(),
             &record.port,
             &record.vip_port,
-            &record.service.to_le_bytes(),
-            &record.backend.to_le_bytes(),
             &record.tag.to_le_bytes(),
-            &[record.mode, record.flags],
-            &record.mtu.to_le_bytes(),
+            &facts(record).to_le_bytes(),
         ]
         .concat(),
     )
+}
+
+/// The last word of a record.
+fn facts(record: &ServerRecord) -> u64 {
+    let facts = record.facts;
+    let mode = match facts.mode() {
+        Some(ForwardingMode::Nat) => 1,
+        Some(ForwardingMode::FullNat) => 2,
+        Some(ForwardingMode::Dr) => 3,
+        Some(ForwardingMode::Tun) => 4,
+        None => 9,
+    };
+    let indices = u64::from(facts.service()) + u64::from(facts.backend()) * (1 << 20);
+    indices
+        + mode * (1 << 40)
+        + u64::from(facts.is_ipv6()) * (1 << 44)
+        + u64::from(facts.mtu()) * (1 << 48)
+}
+
+/// What a flow key holds of the end that is not the client.
+pub fn tag(far: FarEnd) -> u16 {
+    let port = u128::from(u16::from_be_bytes(far.port));
+    let product = (u128::from(far.index) + port * (1 << 20)) * 0x9e37_79b9_7f4a_7c15;
+    let [.., low, high] = u64::try_from(product % (1 << 64))
+        .unwrap_or(0)
+        .to_le_bytes();
+    u16::from_le_bytes([low, high | 0x80])
+}
+
+/// Two slots of `RING_SLOTS`.
+pub fn ring_pair(pair: &[u32; 2]) -> [u8; 8] {
+    let [first, second] = pair.map(u32::to_le_bytes);
+    array(&[first, second].concat())
 }
 
 /// Key of `FULLNAT*`.

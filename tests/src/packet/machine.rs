@@ -5,10 +5,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use sluice_abi::{BUCKET_ENTRIES, DropReason, FlowData, FlowState, FullNatKey, FullNatValue, Stat};
+use sluice_abi::{
+    BUCKET_ENTRIES, DropReason, FarEnd, FlowData, FlowState, FullNatKey, FullNatValue, Stat,
+};
 use sluice_packet::Verdict;
 
-use super::setup::Setup;
+use super::{layout, setup::Setup};
 
 /// The programs of the object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -135,13 +137,13 @@ pub struct Entry {
     pub epoch: u8,
     /// What is known of the flow.
     pub state: FlowState,
-    /// In time units.
+    /// In time units of the state.
     pub time: u16,
     /// The claimed port.
     pub port: u16,
 }
 
-/// What identifies an entry: the client, and the index of the endpoint on the other side.
+/// What identifies an entry: the client, and the tag of the other end.
 pub type FlowId = (SocketAddr, u16);
 
 impl State {
@@ -159,10 +161,11 @@ impl State {
     }
 
     /// The entry of a flow: established if it has both.
-    pub fn flow(&self, client: SocketAddr, index: u16) -> Option<Entry> {
+    pub fn flow(&self, client: SocketAddr, far: FarEnd) -> Option<Entry> {
+        let wanted = (client, layout::tag(far));
         self.flows()
             .into_iter()
-            .filter(|(id, _)| *id == (client, index))
+            .filter(|(id, _)| *id == wanted)
             .map(|(_, entry)| entry)
             .min_by_key(|entry| entry.table)
     }
@@ -191,9 +194,9 @@ fn entries(table: Table, bucket: &[u64], words: usize) -> Vec<(FlowId, Entry)> {
             Ipv6Addr::from(octets).into()
         };
         let client = SocketAddr::new(ip, u16::from_le_bytes([key[4], key[5]]));
-        let index = u16::from_le_bytes([key[6], key[7]]);
+        let tag = u16::from_le_bytes([key[6], key[7]]);
         found.push((
-            (client, index),
+            (client, tag),
             Entry {
                 table,
                 server: data.server(),

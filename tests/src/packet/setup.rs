@@ -6,8 +6,9 @@ use std::{
 };
 
 use sluice_abi::{
-    ConfigWord, EndpointKey, FlowData, ForwardingMode, FullNatKey, FullNatValue, Head, HeadPool,
-    LocalKey, MacKey, Path, RingWord, SERVER_IPV6, SHARE_WHOLE, ServerRecord, ServerWord, VipWord,
+    ConfigWord, EndpointKey, FIRST_BACKEND, FarEnd, FlowData, ForwardingMode, FullNatKey,
+    FullNatValue, Head, HeadPool, LocalKey, MacKey, Path, RingWord, SHARE_WHOLE, ServerFacts,
+    ServerRecord, ServerWord, Timeouts, VipWord,
 };
 use sluice_packet::Route;
 
@@ -92,13 +93,23 @@ pub struct Setup {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Service {
     /// Its service index.
-    pub index: u16,
+    pub index: u32,
     /// Where clients connect.
     pub vip: SocketAddr,
     /// [`sluice_abi::TCP`] or [`sluice_abi::UDP`].
     pub protocol: u8,
     /// Slot of its head, and its ring's id.
     pub head: u32,
+}
+
+impl Service {
+    /// The end of its flows that is not the client.
+    pub fn far(&self) -> FarEnd {
+        FarEnd {
+            index: self.index,
+            port: self.vip.port().to_be_bytes(),
+        }
+    }
 }
 
 /// A real server to be put into a [`Setup`].
@@ -198,6 +209,8 @@ impl Setup {
         setup.config(ConfigWord::AbiVersion, sluice_abi::ABI_VERSION);
         setup.config(ConfigWord::FlowSeed, 0x5eed_5eed_5eed_5eed);
         setup.config(ConfigWord::HalfOpenPortLimit, 1000);
+        setup.config(ConfigWord::HalfOpenTimeouts, Timeouts::HALF_OPEN.0);
+        setup.config(ConfigWord::EstablishedTimeouts, Timeouts::ESTABLISHED.0);
         setup
     }
 
@@ -210,7 +223,7 @@ impl Setup {
     pub fn virtual_server(&mut self, vip: SocketAddr, protocol: u8) -> Service {
         let head = next_key(&self.heads);
         let service = Service {
-            index: u16::try_from(head).unwrap_or(u16::MAX),
+            index: head,
             vip,
             protocol,
             head,
@@ -273,16 +286,14 @@ impl Setup {
                 ifindex: server.ifindex,
                 port: port.to_be_bytes(),
                 vip_port: service.vip.port().to_be_bytes(),
-                service: service.index,
-                backend,
                 tag: 0,
-                mode: server.mode as u8,
-                flags: if server.address.is_ipv6() {
-                    SERVER_IPV6
-                } else {
-                    0
-                },
-                mtu: server.mtu,
+                facts: ServerFacts::new(
+                    service.index,
+                    backend,
+                    server.mode,
+                    server.address.is_ipv6(),
+                )
+                .with_mtu(server.mtu),
             },
         );
         self.servers
@@ -301,29 +312,35 @@ impl Setup {
     }
 
     /// Sets an entry of `LOCALS*`.
-    pub fn local(&mut self, address: IpAddr, service: u16, id: u32) {
-        let pad = [0; 2];
+    pub fn local(&mut self, address: IpAddr, service: u32, id: u32) {
         match address {
             IpAddr::V4(ip) => {
                 let addr = ip.octets();
-                self.v4.locals.insert(LocalKey { addr, service, pad }, id);
+                self.v4.locals.insert(LocalKey { addr, service }, id);
             }
             IpAddr::V6(ip) => {
                 let addr = ip.octets();
-                self.v6.locals.insert(LocalKey { addr, service, pad }, id);
+                self.v6.locals.insert(LocalKey { addr, service }, id);
             }
         }
     }
 
     /// The index of a backend's endpoint, a new one if it has none.
-    pub fn backend(&mut self, address: SocketAddr, protocol: u8) -> u16 {
-        let new =
-            32_768 + u32::try_from(self.v4.backends.len() + self.v6.backends.len()).unwrap_or(0);
-        let index = match endpoint(address, protocol) {
+    pub fn backend(&mut self, address: SocketAddr, protocol: u8) -> u32 {
+        let new = FIRST_BACKEND
+            + u32::try_from(self.v4.backends.len() + self.v6.backends.len()).unwrap_or(0);
+        match endpoint(address, protocol) {
             Endpoint::V4(key) => *self.v4.backends.entry(key).or_insert(new),
             Endpoint::V6(key) => *self.v6.backends.entry(key).or_insert(new),
-        };
-        u16::try_from(index).unwrap_or(u16::MAX)
+        }
+    }
+
+    /// The end of flows' ways back that a backend's endpoint is.
+    pub fn backend_end(&mut self, address: SocketAddr, protocol: u8) -> FarEnd {
+        FarEnd {
+            index: self.backend(address, protocol),
+            port: address.port().to_be_bytes(),
+        }
     }
 
     /// Makes ring `ring` consist of these server ids, whose number is a power of two of at most 16.

@@ -100,7 +100,7 @@ impl Case {
                 .collect();
             self.follow();
             let same = self.nodes.values().map(Node::status).eq(before)
-                && self.nodes.values().map(node::Node::image).eq(&maps);
+                && self.nodes.values().map(Node::image).eq(&maps);
             if !changed && same {
                 return;
             }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use sluice_abi::{
-    ForwardingMode, Head, POOL_BY_CLIENT_ADDRESS, Path, SERVER_IPV6, SHARE_WHOLE, ServerRecord,
-    ServerWord, VipWord,
+    ForwardingMode, Head, POOL_BY_CLIENT_ADDRESS, Path, SHARE_WHOLE, ServerRecord, ServerWord,
+    VipWord,
 };
 use sluice_planner::{Endpoint, Image, Mac, MapOp, Ring};
 
@@ -81,7 +81,7 @@ struct Dump<'a> {
     node: &'a Node,
     image: &'a Image,
     /// VIP ports by the index that records and entries name them by.
-    vip_ports: BTreeMap<u16, &'a Endpoint>,
+    vip_ports: BTreeMap<u32, &'a Endpoint>,
 }
 
 impl<'a> Dump<'a> {
@@ -95,7 +95,7 @@ impl<'a> Dump<'a> {
         }
     }
 
-    fn vip_port_of(&self, index: u16) -> String {
+    fn vip_port_of(&self, index: u32) -> String {
         let vip_port = self.vip_ports.get(&index);
         vip_port.map_or_else(|| "no VIP port".to_owned(), ToString::to_string)
     }
@@ -179,7 +179,7 @@ impl<'a> Dump<'a> {
         let mut servers: Vec<String> = out
             .map(|(id, word)| {
                 let record = self.image.records.get(&word.slot());
-                let vip_port = record.map_or(0, |record| record.service);
+                let vip_port = record.map_or(0, |record| record.facts.service());
                 format!("{}: {}", self.vip_port_of(vip_port), self.server(*id))
             })
             .collect();
@@ -190,8 +190,12 @@ impl<'a> Dump<'a> {
     fn replies(&self) -> String {
         let entries = self.image.backends.iter();
         lines(entries.map(|(from, index)| {
-            let told = self.image.records.values().find(|r| r.backend == *index);
-            let vip_port = told.map_or(0, |record| record.service);
+            let told = self
+                .image
+                .records
+                .values()
+                .find(|r| r.facts.backend() == *index);
+            let vip_port = told.map_or(0, |record| record.facts.service());
             format!("from {from}: as from {}", self.vip_port_of(vip_port))
         }))
     }
@@ -209,7 +213,7 @@ impl<'a> Dump<'a> {
 }
 
 fn server(word: ServerWord, record: &ServerRecord) -> String {
-    let mode = match ForwardingMode::from_u8(record.mode) {
+    let mode = match record.facts.mode() {
         Some(ForwardingMode::Nat) => "NAT",
         Some(ForwardingMode::FullNat) => "FullNAT",
         Some(ForwardingMode::Dr) => "DR",
@@ -222,7 +226,7 @@ fn server(word: ServerWord, record: &ServerRecord) -> String {
         Path::Local => "local",
         Path::Unresolved => "unresolved",
     };
-    let ipv6 = record.flags & SERVER_IPV6 != 0;
+    let ipv6 = record.facts.is_ipv6();
     let (to, port) = (address(record.addr, ipv6), u16::from_be_bytes(record.port));
     let vip_port = u16::from_be_bytes(record.vip_port);
     let mut text = format!("{to} port {port} for {vip_port} by {mode}, {path}");
@@ -237,8 +241,8 @@ fn server(word: ServerWord, record: &ServerRecord) -> String {
     if record.ifindex != 0 {
         write!(text, ", interface {}", record.ifindex).expect("a String takes all");
     }
-    write!(text, ", mtu {}", record.mtu).expect("a String takes all");
-    if record.backend != 0 {
+    write!(text, ", mtu {}", record.facts.mtu()).expect("a String takes all");
+    if record.facts.backend() != 0 {
         text.push_str(", replies are rewritten");
     }
     if word.draining() {

@@ -2,7 +2,7 @@
 
 use super::Key;
 use crate::{Bucket, FamilyTables, Tables};
-use sluice_abi::{BUCKET_ENTRIES, ConfigWord, FlowData, FlowState};
+use sluice_abi::{BUCKET_ENTRIES, ConfigWord, FlowClock, FlowData, FlowState, Timeouts};
 
 /// Which of the two tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -11,25 +11,38 @@ pub(crate) enum Table {
     HalfOpen,
 }
 
+impl Table {
+    /// The table that holds flows in this state.
+    #[inline(always)]
+    pub(super) fn of(state: FlowState) -> Self {
+        if state.is_half_open() {
+            Self::HalfOpen
+        } else {
+            Self::Established
+        }
+    }
+
+    /// Idle times of the states in this table.
+    #[inline(always)]
+    pub(super) fn timeouts<T: Tables>(self, tables: &T) -> Timeouts {
+        Timeouts(tables.config(match self {
+            Self::Established => ConfigWord::EstablishedTimeouts,
+            Self::HalfOpen => ConfigWord::HalfOpenTimeouts,
+        }))
+    }
+}
+
 /// A live entry.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) data: FlowData,
     pub(crate) state: FlowState,
-    pub(crate) table: Table,
 }
 
-/// Bit of a found entry's data, spare in [`FlowData`]: it is in the half-open table.
-pub(super) const IN_HALF_OPEN: u64 = 1 << 31;
-
 impl Found {
-    /// As [`find_words`] gave it.
     #[inline(always)]
-    pub(super) fn marked(&self) -> u64 {
-        match self.table {
-            Table::Established => self.data.0,
-            Table::HalfOpen => self.data.0 | IN_HALF_OPEN,
-        }
+    pub(crate) fn table(&self) -> Table {
+        Table::of(self.state)
     }
 }
 
@@ -45,34 +58,30 @@ pub(super) fn bucket<const A: usize, T: FamilyTables<A>>(
     }
 }
 
-/// What [`FamilyTables::find_flow`] does: the data of the live entry with a key of these words, marked if the entry is
-/// half-open; 0 if there is none.
+/// What [`FamilyTables::find_flow`] does: the data of the live entry with a key of these words, 0 if there is none.
 #[inline(always)]
 pub fn find_words<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     words: [u64; 3],
-    now: u16,
-) -> u64 {
-    let key = Key::<A>::stored(words, tables.config(ConfigWord::FlowSeed));
-    if let Some(found) = find_in(tables, Table::Established, &key, now) {
-        return found.data.0;
+    now: FlowClock,
+) -> FlowData {
+    let key = Key::<A>::of(words, tables.config(ConfigWord::FlowSeed));
+    if let Some(data) = find_in(tables, Table::Established, &key, now) {
+        return data;
     }
-    find_in(tables, Table::HalfOpen, &key, now).map_or(0, |found| found.data.0 | IN_HALF_OPEN)
+    find_in(tables, Table::HalfOpen, &key, now).unwrap_or_default()
 }
 
 #[inline(always)]
-fn find_in<const A: usize, T: FamilyTables<A>>(
+fn find_in<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     table: Table,
     key: &Key<A>,
-    now: u16,
-) -> Option<Found> {
+    now: FlowClock,
+) -> Option<FlowData> {
     let data = locate(tables, table, key)?;
-    let state = data.state()?;
-    if !data.is_live(state, now) {
-        return None;
-    }
-    Some(Found { data, state, table })
+    let live = data.is_live(data.state()?, now, table.timeouts(tables));
+    live.then_some(data)
 }
 
 /// The data of a flow's entry, live or not.
@@ -120,18 +129,17 @@ fn scan<const A: usize, T: FamilyTables<A>>(
 pub fn change_words<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     words: [u64; 3],
-    found: u64,
+    found: FlowData,
     data: FlowData,
 ) {
-    let key = Key::<A>::stored(words, tables.config(ConfigWord::FlowSeed));
-    let table = if found & IN_HALF_OPEN == 0 {
-        Table::Established
-    } else {
-        Table::HalfOpen
+    let key = Key::<A>::of(words, tables.config(ConfigWord::FlowSeed));
+    let Some(state) = found.state() else {
+        return;
     };
+    let table = Table::of(state);
     let [first, second] = key.buckets();
-    if !change_in(tables, table, first, &key, found & !IN_HALF_OPEN, data) {
-        change_in(tables, table, second, &key, found & !IN_HALF_OPEN, data);
+    if !change_in(tables, table, first, &key, found.0, data) {
+        change_in(tables, table, second, &key, found.0, data);
     }
 }
 

@@ -3,31 +3,39 @@
 use super::Key;
 use super::entry::{Table, bucket};
 use crate::{Bucket, FamilyTables, Tables};
-use sluice_abi::{BUCKET_ENTRIES, ConfigWord, FlowData, SLOT_BUSY, SLOT_FREE, Stat};
+use sluice_abi::{
+    BUCKET_ENTRIES, ConfigWord, FlowClock, FlowData, SLOT_BUSY, SLOT_FREE, Stat, Timeouts,
+};
 
-/// What [`FamilyTables::insert_flow`] does: `words` are the key's as stored.
+/// What [`FamilyTables::insert_flow`] does: `words` are the key's; the flow's state says into which
+/// table it is put.
 #[inline(always)]
 pub fn insert_words<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     words: [u64; 3],
     data: FlowData,
-    now: u16,
-    half_open: bool,
+    now: FlowClock,
 ) -> bool {
-    let table = if half_open {
-        Table::HalfOpen
-    } else {
-        Table::Established
+    let Some(state) = data.state() else {
+        return false;
     };
-    let key = &Key::<A>::stored(words, tables.config(ConfigWord::FlowSeed));
+    let table = Table::of(state);
+    let timeouts = table.timeouts(tables);
+    let key = &Key::<A>::of(words, tables.config(ConfigWord::FlowSeed));
     let [first, second] = key.buckets();
     let unknown = tables.unknown_zero();
     let mut best = u32::MAX;
     if let Some(bucket) = bucket::<A, T>(tables, table, first) {
-        best = best_slot(&bucket, key, now, unknown, 0);
+        best = best_slot(&bucket, key, (now, timeouts), unknown, 0);
     }
     if let Some(bucket) = bucket::<A, T>(tables, table, second) {
-        best = best.min(best_slot(&bucket, key, now, unknown, SECOND_BUCKET));
+        best = best.min(best_slot(
+            &bucket,
+            key,
+            (now, timeouts),
+            unknown,
+            SECOND_BUCKET,
+        ));
     }
     let hash = if best & SECOND_BUCKET == 0 {
         first
@@ -75,7 +83,7 @@ const WORTH_SHIFT: u32 = 3;
 fn best_slot<const A: usize, B: Bucket>(
     bucket: &B,
     key: &Key<A>,
-    now: u16,
+    (now, timeouts): (FlowClock, Timeouts),
     unknown: u32,
     which: u32,
 ) -> u32 {
@@ -98,7 +106,11 @@ fn best_slot<const A: usize, B: Bucket>(
         } else if old == SLOT_BUSY {
             WRITING
         } else {
-            live_worth(FlowData(bucket.load(at + Key::<A>::WORDS - 1)), now)
+            live_worth(
+                FlowData(bucket.load(at + Key::<A>::WORDS - 1)),
+                now,
+                timeouts,
+            )
         };
         let candidate = ((worth + unknown) << WORTH_SHIFT) | which | entry as u32;
         if candidate < best {
@@ -111,10 +123,11 @@ fn best_slot<const A: usize, B: Bucket>(
 
 /// Worth of another flow's slot: the longer it has been idle, the less.
 #[inline(always)]
-fn live_worth(data: FlowData, now: u16) -> u32 {
-    let age = data.age(now);
+fn live_worth(data: FlowData, now: FlowClock, timeouts: Timeouts) -> u32 {
     match data.state() {
-        Some(state) if data.is_live(state, now) => EXPIRED + 1 + u32::from(u16::MAX - age),
+        Some(state) if data.is_live(state, now, timeouts) => {
+            EXPIRED + 1 + u32::from(u16::MAX - data.age(state, now))
+        }
         _ => EXPIRED,
     }
 }

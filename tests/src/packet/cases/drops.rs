@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use sluice_abi::{
-    ConfigWord, DropReason, FULLNAT_PORT_MIN, FlowData, FlowState, ForwardingMode, Path, RingWord,
-    SERVER_IPV6, ServerWord, TCP, UDP, VipWord,
+    ConfigWord, DropReason, FULLNAT_PORT_MIN, FlowClock, FlowData, FlowState, ForwardingMode, Path,
+    RingWord, ServerWord, TCP, UDP, VipWord,
 };
 use sluice_packet::{Route, Verdict};
 
@@ -222,17 +222,23 @@ fn bad_table(net: &Net) -> Case {
     let frame = udp(net.client, net.vip);
     let (vip, index, head) = (net.vip, service.index, service.head);
     Case::new(format!("{} bad table", net.family), setup)
-        .then(move |setup| setup.change_record(id, |record| record.flags ^= SERVER_IPV6))
+        .then(move |setup| setup.change_record(id, |record| record.facts.0 ^= 1 << 44))
         .drops(Program::Xdp, &frame, DropReason::BadTable)
         .then(move |setup| {
             setup.change_record(id, |record| {
-                record.flags ^= SERVER_IPV6;
-                record.mode = 0;
+                record.facts.0 ^= 1 << 44;
+                record.facts.0 &= !(15 << 40);
             });
         })
         .drops(Program::Xdp, &frame, DropReason::BadTable)
-        .then(move |setup| setup.change_record(id, |record| record.mode = 5))
+        .then(move |setup| setup.change_record(id, |record| record.facts.0 |= 9 << 40))
         .drops(Program::Xdp, &frame, DropReason::BadTable)
+        .then(move |setup| setup.heads.entry(head).or_default().scheduler = 200)
+        .drops(
+            Program::Xdp,
+            &udp(net.other_client, vip),
+            DropReason::BadTable,
+        )
         .then(move |setup| setup.set_vip(vip, UDP, VipWord::new(index, 1000, 0)))
         .drops(
             Program::Xdp,
@@ -240,7 +246,8 @@ fn bad_table(net: &Net) -> Case {
             DropReason::BadTable,
         )
         .then(move |setup| {
-            setup.change_record(id, |record| record.mode = ForwardingMode::Dr as u8);
+            setup.change_record(id, |record| record.facts.0 ^= (9 ^ 3) << 40);
+            setup.heads.entry(head).or_default().scheduler = 0;
             setup.set_vip(vip, UDP, VipWord::new(index, head, 0));
         })
         .xdp(&frame, Verdict::Tx, &forwarded(&frame))
@@ -280,7 +287,7 @@ fn no_service(net: &Net) -> Case {
 /// tries meet the first 13 ports.
 fn no_port(net: &Net) -> Case {
     let (mut setup, ..) = setup_with(net, ForwardingMode::FullNat, TCP);
-    let taken = FlowData::new(1, 1, FlowState::Established, 0, 0);
+    let taken = FlowData::new(1, 1, FlowState::Established, FlowClock(0), 0);
     for port in FULLNAT_PORT_MIN..FULLNAT_PORT_MIN + 13 {
         let own = SocketAddr::new(net.own, port);
         setup.claim(net.server, own, net.other_client, net.vip, TCP, taken);

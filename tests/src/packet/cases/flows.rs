@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use sluice_abi::{FlowState, ForwardingMode, Path, ServerWord, Stat, TCP, UDP};
+use sluice_abi::{ConfigWord, FlowState, ForwardingMode, Path, ServerWord, Stat, TCP, UDP};
 use sluice_packet::Verdict;
 
 use super::{Net, first, nets};
@@ -117,8 +117,8 @@ fn entry(
     server: u32,
     state: FlowState,
 ) -> impl Fn(&State) -> bool + 'static {
-    let (index, is) = (service.index, is(table, server, state));
-    move |tables| is(tables.flow(client, index))
+    let (far, is) = (service.far(), is(table, server, state));
+    move |tables| is(tables.flow(client, far))
 }
 
 fn established(net: &Net) -> Case {
@@ -407,35 +407,65 @@ fn clock_of_another_cpu(net: &Net) -> Case {
         .to_old(&packet(ACK))
 }
 
-/// Idle times after which a flow is no more, from the ABI: still there a second or two before, gone as much later.
+/// Idle times after which a flow is no more, from the ABI: still there a little before, gone as much later. Times of
+/// established flows count units of 8.6 s, so their end has that play.
 fn timeouts(net: &Net) -> Vec<Case> {
-    let cases: [(&str, u8, &[u8], u64); 6] = [
-        ("SYN", TCP, &[SYN], 34),
-        ("unconfirmed TCP", TCP, &[ACK], 34),
-        ("unconfirmed UDP", UDP, &[0], 34),
-        ("established", TCP, &[SYN, ACK], 4398),
-        ("closing", TCP, &[SYN, ACK, FIN | ACK], 69),
-        ("closed", TCP, &[SYN, ACK, RST], 9),
+    let cases: [(&str, u8, &[u8], [u64; 2]); 6] = [
+        ("SYN", TCP, &[SYN], [32, 36]),
+        ("unconfirmed TCP", TCP, &[ACK], [32, 36]),
+        ("unconfirmed UDP", UDP, &[0], [32, 36]),
+        ("established", TCP, &[SYN, ACK], [4396, 4408]),
+        ("closing", TCP, &[SYN, ACK, FIN | ACK], [67, 79]),
+        ("closed", TCP, &[SYN, ACK, RST], [7, 19]),
     ];
     let mut result = Vec::new();
-    for (name, protocol, packets, seconds) in cases {
-        for (late, wait) in [(false, seconds - 2), (true, seconds + 2)] {
+    for (name, protocol, packets, waits) in cases {
+        for (late, wait) in [false, true].into_iter().zip(waits) {
             let pair = pair(net, protocol);
-            let packet = |flags| first(net.client, net.vip, protocol).flags(flags);
-            let mut case = pair.case(format!("{} {name}, idle for {wait} s", net.family));
-            for flags in packets {
-                case = case.to_old(&packet(*flags));
-            }
-            case = case.then(pair.flip()).after_seconds(wait);
-            let last = packet(if protocol == TCP { ACK } else { 0 });
-            result.push(if late {
-                case.to_new(&last)
-            } else {
-                case.to_old(&last)
-            });
+            let title = format!("{} {name}, idle for {wait} s", net.family);
+            result.push(idle(net, &pair, pair.case(title), (packets, wait, late)));
+        }
+    }
+    result.extend(other_timeouts(net));
+    result
+}
+
+/// Timeouts are settings.
+fn other_timeouts(net: &Net) -> Vec<Case> {
+    let cases: [(&str, &[u8], [u64; 2]); 2] = [
+        ("SYN", &[SYN], [4, 7]),
+        ("closing", &[SYN, ACK, FIN | ACK], [16, 27]),
+    ];
+    let mut result = Vec::new();
+    for (name, packets, waits) in cases {
+        for (late, wait) in [false, true].into_iter().zip(waits) {
+            let mut pair = pair(net, TCP);
+            let half_open = 10 << 16;
+            let established = 512 | 2 << 16 | 1 << 32 | 32 << 48;
+            pair.setup.config(ConfigWord::HalfOpenTimeouts, half_open);
+            pair.setup
+                .config(ConfigWord::EstablishedTimeouts, established);
+            let title = format!("{} a shorter timeout, {name}, {wait} s", net.family);
+            result.push(idle(net, &pair, pair.case(title), (packets, wait, late)));
         }
     }
     result
+}
+
+/// A flow of these packets, idle for so many seconds: `late` if it is no more then.
+fn idle(net: &Net, pair: &Pair, mut case: Case, (packets, wait, late): (&[u8], u64, bool)) -> Case {
+    let protocol = pair.service.protocol;
+    let packet = |flags| first(net.client, net.vip, protocol).flags(flags);
+    for flags in packets {
+        case = case.to_old(&packet(*flags));
+    }
+    case = case.then(pair.flip()).after_seconds(wait);
+    let last = packet(if protocol == TCP { ACK } else { 0 });
+    if late {
+        case.to_new(&last)
+    } else {
+        case.to_old(&last)
+    }
 }
 
 /// Far more SYNs, and then far more stray ACKs, than both tables hold: no established flow gives way.
@@ -472,14 +502,14 @@ fn nat_both_ways(net: &Net) -> Case {
         &service,
         &Server::new(ForwardingMode::Nat, net.server, net.own),
     );
-    let backend = setup.backend(net.server, TCP);
+    let backend = setup.backend_end(net.server, TCP);
     let packet = |flags| tcp(net.client, net.vip, flags);
     let at_server = |flags| super::at_server(net, ForwardingMode::Nat, &packet(flags));
     let client = net.client;
     let both = move |table, state| {
         move |tables: &State| {
             let is = is(table, id, state);
-            is(tables.flow(client, service.index)) && is(tables.flow(client, backend))
+            is(tables.flow(client, service.far())) && is(tables.flow(client, backend))
         }
     };
     Case::new(format!("{} NAT both ways", net.family), setup)

@@ -174,7 +174,7 @@ fn claim_freed(net: &Net) -> Case {
     .xdp(&request, Verdict::Tx, &at_server)
     .xdp(&ack, Verdict::Tx, &at_server.clone().flags(ACK))
     .free_ports()
-    .after_seconds(5)
+    .after_seconds(10)
     .random(0x8000)
     .xdp(&ack, Verdict::Tx, &from_port(net, &ack, 17_048))
     .check("another claim", |state| {

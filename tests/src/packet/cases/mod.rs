@@ -7,6 +7,7 @@ mod flows;
 mod fullnat;
 mod modes;
 mod paths;
+mod tags;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,13 +24,20 @@ pub use flows::cases as flows;
 pub use fullnat::cases as fullnat;
 pub use modes::cases as modes;
 pub use paths::cases as paths;
+pub use tags::cases as tags;
 
 /// All packet tables.
 pub fn all() -> Vec<Case> {
-    [modes(), checksums(), drops(), flows(), fullnat(), paths()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let tables = [
+        modes(),
+        checksums(),
+        drops(),
+        flows(),
+        fullnat(),
+        paths(),
+        tags(),
+    ];
+    tables.into_iter().flatten().collect()
 }
 
 /// The addresses of one family's cases.

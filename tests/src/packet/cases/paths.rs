@@ -243,7 +243,7 @@ fn tunnel_setup(net: &Net, protocol: u8) -> (Setup, u32) {
 /// RFC 2003, section 3, and RFC 2473, section 3: the outer header goes, the inner TTL stays as it came.
 fn unwrapped(net: &Net, protocol: u8) -> Case {
     let (mut setup, id) = tunnel_setup(net, protocol);
-    let backend = setup.backend(net.server, protocol);
+    let backend = setup.backend_end(net.server, protocol);
     let client = net.client;
     let request = first(client, net.vip, protocol).ttl(63);
     let second = transport(client, net.vip, protocol).ttl(63);

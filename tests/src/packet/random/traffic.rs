@@ -56,14 +56,12 @@ impl Shot {
 /// Makes packets for a world.
 pub struct Traffic {
     now_ns: u64,
-    /// Flows that a server may reply to: its endpoint's index and the client.
-    ways_back: Vec<(u16, SocketAddr)>,
+    /// Flows that a server may reply to, with the server and the client.
+    ways_back: Vec<(Target, SocketAddr, SocketAddr)>,
     /// The same for FullNAT: the server and the director's own address.
     claims: Vec<(SocketAddr, SocketAddr, u8)>,
 }
 
-/// The first index of a backend's endpoint; those below are virtual servers'.
-const FIRST_BACKEND: u16 = 32_768;
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 /// Frames are not cut to fewer bytes than this: an IPv4 header is whole.
@@ -82,12 +80,13 @@ impl Traffic {
     }
 
     /// Tells what is in the tables, so that replies can belong to flows.
-    pub fn look(&mut self, state: &State) {
-        let flows = state
-            .flows()
-            .into_iter()
-            .map(|((client, index), _)| (index, client));
-        self.ways_back = flows.filter(|(index, _)| *index >= FIRST_BACKEND).collect();
+    pub fn look(&mut self, state: &State, world: &World) {
+        let flows = state.flows().into_iter();
+        let way_back = |((client, tag), _)| {
+            let (target, server) = world.backend(tag)?;
+            Some((target, server, client))
+        };
+        self.ways_back = flows.filter_map(way_back).collect();
         let v4 = state.v4.claims.keys().map(ends);
         let v6 = state.v6.claims.keys().map(ends);
         self.claims = v4.chain(v6).collect();
@@ -99,7 +98,7 @@ impl Traffic {
         let this = rng.pick(world.busy());
         match rng.below(100) {
             0..8 => self.unrelated(rng, this),
-            8..30 => self.reply(rng, this, world),
+            8..30 => self.reply(rng, this),
             30..34 => self.beside(rng, this),
             34..44 => self.tunnelled(rng, this, &world.virtuals),
             _ => self.request(rng, this),
@@ -118,7 +117,7 @@ impl Traffic {
         };
         // Another CPU's clock may not have ticked yet.
         if rng.percent(2) {
-            self.now_ns -= 1 << sluice_abi::TIME_SHIFT;
+            self.now_ns -= 1 << sluice_abi::HALF_OPEN_SHIFT;
         } else {
             self.now_ns += step;
         }
@@ -178,13 +177,11 @@ impl Traffic {
     }
 
     /// From a server to a client, or to a port of the director's own address.
-    fn reply(&self, rng: &mut Rng, this: &Virtual, world: &World) -> Shot {
+    fn reply(&self, rng: &mut Rng, this: &Virtual) -> Shot {
         let kind = rng.below(10);
         if kind < 7 && !self.ways_back.is_empty() {
-            let (index, client) = *rng.pick(&self.ways_back);
-            if let Some((target, server)) = world.backend(index) {
-                return self.reply_from(rng, target, server, client);
-            }
+            let (target, server, client) = *rng.pick(&self.ways_back);
+            return self.reply_from(rng, target, server, client);
         }
         if kind < 9 && !self.claims.is_empty() {
             let (server, own, protocol) = *rng.pick(&self.claims);

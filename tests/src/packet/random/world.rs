@@ -6,14 +6,15 @@ use std::{
 };
 
 use sluice_abi::{
-    ConfigWord, FULLNAT_PORT_MIN, FlowData, FlowState, ForwardingMode, Path, RingWord, SERVER_IPV6,
-    ServerWord, TCP, UDP, VipWord,
+    ConfigWord, FULLNAT_PORT_MIN, FarEnd, FlowClock, FlowData, FlowState, ForwardingMode, Path,
+    RingWord, ServerWord, TCP, UDP, VipWord,
 };
 use sluice_packet::Route;
 
 use super::Rng;
 use crate::packet::{
     frame::{DIRECTOR_MAC, PEER_MAC, ROUTER_MAC},
+    layout,
     setup::{IFINDEX, Server, Service, Setup},
 };
 
@@ -252,20 +253,12 @@ impl World {
         });
     }
 
-    /// Whose servers' endpoint has this index, and which endpoint it is.
-    pub(super) fn backend(&self, index: u16) -> Option<(Target, SocketAddr)> {
-        let v4 = self
-            .setup
-            .v4
-            .backends
-            .iter()
-            .find(|(_, found)| **found == u32::from(index));
-        let v6 = self
-            .setup
-            .v6
-            .backends
-            .iter()
-            .find(|(_, found)| **found == u32::from(index));
+    /// Whose servers' endpoint has this tag, and which endpoint it is.
+    pub(super) fn backend(&self, tag: u16) -> Option<(Target, SocketAddr)> {
+        let is = |index: u32, port: [u8; 2]| layout::tag(FarEnd { index, port }) == tag;
+        let (v4, v6) = (&self.setup.v4.backends, &self.setup.v6.backends);
+        let v4 = v4.iter().find(|(key, index)| is(**index, key.port));
+        let v6 = v6.iter().find(|(key, index)| is(**index, key.port));
         let (address, protocol) = match (v4, v6) {
             (Some((key, _)), _) => {
                 let port = u16::from_be_bytes(key.port);
@@ -375,10 +368,11 @@ fn bad_table(setup: &mut Setup, rng: &mut Rng, service: &Service, ids: &[u32]) {
     let other_family = rng.percent(50);
     for id in ids {
         setup.change_record(*id, |record| {
+            let facts = &mut record.facts.0;
             if other_family {
-                record.flags ^= SERVER_IPV6;
+                *facts ^= 1 << 44;
             } else {
-                record.mode = 9;
+                *facts = *facts & !(15 << 40) | 9 << 40;
             }
         });
     }
@@ -389,7 +383,7 @@ fn take_ports(setup: &mut Setup, target: Target, service: &Service, servers: &[(
     let other = client(target.family, CLIENTS, 0);
     for (id, server) in servers {
         for port in FULLNAT_PORT_MIN..FULLNAT_PORT_MIN + 13 {
-            let data = FlowData::new(*id, 0, FlowState::Established, 0, port);
+            let data = FlowData::new(*id, 0, FlowState::Established, FlowClock(0), port);
             let own = SocketAddr::new(own(target.family), port);
             setup.claim(*server, own, other, service.vip, target.protocol, data);
         }
