@@ -1,7 +1,6 @@
 //! The core on what changed gives what the core on everything gives, and its cost follows the change.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use sluice_api::Kind;
@@ -127,8 +126,8 @@ proptest! {
 }
 
 /// Virtual servers, and as many pools.
-const MANY: usize = 10_000;
-const NODES: usize = 500;
+const MANY: usize = 200;
+const NODES: usize = 20;
 
 /// A world of many virtual servers with a pool of ten servers each, and of nodes that have acknowledged nothing.
 fn many() -> Sim {
@@ -153,27 +152,14 @@ fn many() -> Sim {
     sim
 }
 
-fn timed<T>(what: &str, limit: Duration, work: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let result = work();
-    let took = start.elapsed();
-    println!("{what}: {took:?}");
-    assert!(took <= limit, "{what} took {took:?}, more than {limit:?}");
-    result
-}
-
-/// Not part of the usual run: `cargo test --release -p sluice-operator --lib cost_follows -- --ignored --nocapture`.
 #[test]
-#[ignore = "measures time, of a release build"]
-fn cost_follows_the_change() {
+fn one_change_among_many_objects_is_decided_alone() {
     let mut sim = many();
     let mut links = Links::default();
     let mut dirty = Dirty::default();
     let now = Time(Timestamp::from_second(1_700_000_000).expect("time"));
     notice(&mut links, &mut dirty, &World::default(), &sim.world);
-    let outcome = timed("everything from nothing", Duration::from_secs(5), || {
-        reconcile_parts(&mut sim.world, &links, &links.parts(&links.all()), &now)
-    });
+    let outcome = reconcile_parts(&mut sim.world, &links, &links.parts(&links.all()), &now);
     assert_eq!(
         (outcome.virtual_servers.len(), outcome.pools.len()),
         (MANY, MANY)
@@ -199,8 +185,6 @@ fn cost_follows_the_change() {
         panic!("everything is looked at");
     };
     assert_eq!(roots, BTreeSet::from([(Kind::RealServerPool, key("p77"))]));
-    let outcome = timed("one change", Duration::from_millis(20), || {
-        reconcile_parts(&mut sim.world, &links, &links.parts(&roots), &now)
-    });
+    let outcome = reconcile_parts(&mut sim.world, &links, &links.parts(&roots), &now);
     assert_eq!((outcome.virtual_servers.len(), outcome.pools.len()), (1, 1));
 }
