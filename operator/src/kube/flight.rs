@@ -1,5 +1,6 @@
 //! Writes of statuses: each is a task of its own, and the loop takes the answers as they come.
 
+use futures::future::BoxFuture;
 use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
 use sluice_kube::{Item, Stamp};
 use tracing::{debug, warn};
@@ -22,32 +23,50 @@ pub(super) struct Landing {
 
 #[derive(Debug)]
 enum Answer {
-    VirtualServer(Box<Result<Item<VirtualServer>, WriteError>>),
-    Pool(Box<Result<Item<RealServerPool>, WriteError>>),
-    Policy(Box<Result<Item<RolloutPolicy>, WriteError>>),
+    VirtualServer(Box<Answered<VirtualServer>>),
+    Pool(Box<Answered<RealServerPool>>),
+    Policy(Box<Answered<RolloutPolicy>>),
 }
 
-/// Carries out a write over the version of the object that it was computed from.
-pub(super) async fn fly(writer: Writer, write: Write, stamp: Stamp) -> Landing {
+/// What the status was when its write began, and what came of that.
+#[derive(Debug)]
+struct Answered<K: Kept> {
+    before: Option<K::Status>,
+    result: Result<Item<K>, WriteError>,
+}
+
+/// Begins a write over the version of the object that is known.
+///
+/// What is news is told by the status of that version: the watch may tell of the write before its answer comes, and then
+/// the index knows no other status than the written one.
+pub(super) fn fly(index: &mut Index, writer: Writer, write: Write) -> BoxFuture<'static, Landing> {
     let Write {
         object: (_, key),
         status,
     } = write;
-    let answer = match status {
-        Status::VirtualServer(status) => {
-            let answer = writer.status::<VirtualServer>(&key, &stamp, &status).await;
-            Answer::VirtualServer(Box::new(answer))
-        }
-        Status::Pool(status) => {
-            let answer = writer.status::<RealServerPool>(&key, &stamp, &status).await;
-            Answer::Pool(Box::new(answer))
-        }
-        Status::Policy(status) => {
-            let answer = writer.status::<RolloutPolicy>(&key, &stamp, &status).await;
-            Answer::Policy(Box::new(answer))
-        }
-    };
-    Landing { key, stamp, answer }
+    match status {
+        Status::VirtualServer(status) => one(index, writer, key, status, Answer::VirtualServer),
+        Status::Pool(status) => one(index, writer, key, status, Answer::Pool),
+        Status::Policy(status) => one(index, writer, key, status, Answer::Policy),
+    }
+}
+
+fn one<K: Kept<Status: Send + Sync + 'static>>(
+    index: &mut Index,
+    writer: Writer,
+    key: ObjectKey,
+    status: K::Status,
+    answer: fn(Box<Answered<K>>) -> Answer,
+) -> BoxFuture<'static, Landing> {
+    let store = K::store(index);
+    let stamp = store.stamp(&key).cloned().unwrap_or_default();
+    let before = store.objects.get(&key);
+    let before = before.and_then(|object| object.status().cloned());
+    Box::pin(async move {
+        let result = writer.status::<K>(&key, &stamp, &status).await;
+        let answer = answer(Box::new(Answered { before, result }));
+        Landing { key, stamp, answer }
+    })
 }
 
 /// Where answers are taken in.
@@ -70,21 +89,16 @@ impl Ground<'_> {
         }
     }
 
-    fn settle<K: Kept>(
-        &mut self,
-        key: &ObjectKey,
-        stamp: &Stamp,
-        answer: Result<Item<K>, WriteError>,
-    ) {
+    fn settle<K: Kept>(&mut self, key: &ObjectKey, stamp: &Stamp, answer: Answered<K>) {
         let about = About {
             kind: K::KIND.name(),
             key: key.clone(),
             uid: stamp.uid.clone(),
         };
         let object = (K::KIND, key.clone());
-        match answer {
+        match answer.result {
             Ok(item) => {
-                self.taken(&about, item);
+                self.taken(&about, answer.before.as_ref(), item);
                 self.index.changed(object.clone());
                 self.schedule.answered(&object, Ok(()), self.now_ms);
             }
@@ -128,16 +142,15 @@ impl Ground<'_> {
         });
     }
 
-    fn taken<K: Kept>(&mut self, about: &About, item: Item<K>) {
+    fn taken<K: Kept>(&mut self, about: &About, before: Option<&K::Status>, item: Item<K>) {
         let store = K::store(self.index);
-        let status = |object: &K| object.status().cloned();
-        let before = store.objects.get(&about.key).and_then(status);
         store.written(item);
-        let after = store.objects.get(&about.key).and_then(status);
+        let after = store.objects.get(&about.key);
+        let after = after.and_then(|object| object.status().cloned());
         K::wrote(self.index, &about.key);
         let Some(after) = after else { return };
-        tell::<K>(&about.key, &before.clone().unwrap_or_default(), &after);
-        for news in K::news(about, before.as_ref(), &after) {
+        tell::<K>(&about.key, &before.cloned().unwrap_or_default(), &after);
+        for news in K::news(about, before, &after) {
             self.events.tell(news);
         }
     }

@@ -258,9 +258,8 @@ impl Operator {
             let now_ms = self.elapsed_ms();
             match self.schedule.next(&self.index, now_ms) {
                 Next::Write(write) => {
-                    let stamp = self.index.stamp(&write.object).cloned();
-                    let stamp = stamp.unwrap_or_default();
-                    self.flights.spawn(fly(self.writer.clone(), *write, stamp));
+                    let flight = fly(&mut self.index, self.writer.clone(), *write);
+                    self.flights.spawn(flight);
                 }
                 Next::At(ms) => return self.start + Duration::from_millis(ms),
                 Next::Idle => return Moment::now() + TICK,
