@@ -105,6 +105,8 @@ impl Ground<'_> {
             Err(error) => {
                 let failure = error.failure();
                 let is_news = self.schedule.answered(&object, Err(&failure), self.now_ms);
+                // The watch may have told before why the write was not taken; then nothing else ends the wait for the object.
+                self.index.changed(object);
                 if error == WriteError::Gone {
                     K::gone(self.index, key, stamp);
                 }

@@ -17,6 +17,8 @@ pub(super) trait Decided {
     fn decision(&mut self) -> &mut Option<Self::Decision>;
     fn uid(&self) -> &str;
     fn revision(decision: &Self::Decision) -> u64;
+    /// Whether this is the other decision with a higher complete revision: another operator closed the kind with it.
+    fn closes(decision: &Self::Decision, other: &Self::Decision) -> bool;
 }
 
 impl Decided for VirtualServer {
@@ -33,6 +35,11 @@ impl Decided for VirtualServer {
     }
     fn revision(decision: &Decision) -> u64 {
         decision.revision
+    }
+    fn closes(decision: &Decision, other: &Decision) -> bool {
+        decision.complete_revision > other.complete_revision
+            && (decision.revision, decision.generation) == (other.revision, other.generation)
+            && decision.content == other.content
     }
 }
 
@@ -52,6 +59,11 @@ impl Decided for RealServerPool {
     }
     fn revision(decision: &PoolDecision) -> u64 {
         decision.revision
+    }
+    fn closes(decision: &PoolDecision, other: &PoolDecision) -> bool {
+        decision.complete_revision > other.complete_revision
+            && (decision.revision, decision.generation) == (other.revision, other.generation)
+            && decision.content == other.content
     }
 }
 
@@ -87,12 +99,16 @@ impl<K: Decided + Clone> Memory<K> {
         self.0.get(key).map(|(_, decision)| decision)
     }
 
-    /// Forgets what was written for an object that is gone, or is another one now, or was decided later by somebody else.
+    /// Forgets what was written for an object that is gone, or is another one now, or was decided later or completed by
+    /// somebody else.
     pub(super) fn check(&mut self, key: &ObjectKey, object: Option<&K>) {
         let stays = |(uid, ours): &(String, K::Decision)| {
             let object = object.filter(|object| object.uid() == uid);
-            object
-                .is_some_and(|object| object.current().map_or(0, K::revision) <= K::revision(ours))
+            object.is_some_and(|object| {
+                object.current().is_none_or(|theirs| {
+                    K::revision(theirs) <= K::revision(ours) && !K::closes(theirs, ours)
+                })
+            })
         };
         if !self.0.get(key).is_some_and(stays) {
             self.0.remove(key);

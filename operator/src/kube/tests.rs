@@ -1,4 +1,7 @@
 //! The index, without an API server.
+
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use sluice_api::{Kind, LoadBalancerNode, ObjectKey, RealServerPool, Time, VirtualServer};
 use sluice_kube::error::RequestError;
@@ -7,10 +10,15 @@ use sluice_kube::watched::{Watched, take};
 use sluice_kube::{Event, Item, Stamp};
 
 use super::endpoints::of_pool;
+use super::events::Events;
 use super::facts::{PodFacts, SliceFacts};
+use super::flight::{Ground, fly};
 use super::index::Index;
 use super::watch::{Leases, Nodes, Pods, Policies, Pools, Services, Slices, VirtualServers};
+use super::writer::Writer;
 use crate::core::{Dirty, Node};
+use crate::metrics::Metrics;
+use crate::order::{Next, Schedule};
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)
@@ -182,6 +190,59 @@ fn a_foreign_edit_is_no_decision() {
         Some(ours.revision + 5),
         "another operator decided"
     );
+}
+
+#[test]
+fn a_decision_that_another_operator_completed_stays_complete() {
+    let mut index = index(virtual_server("v1"), pool(&fixed()));
+    decide(&mut index, 10);
+    let complete = |index: &mut Index, version, revision| {
+        let mut object = index.virtual_servers.objects[&key("web")].clone();
+        let status = object.status.get_or_insert_default();
+        let decision = status.decision.as_mut().expect("is decided");
+        decision.complete_revision = revision;
+        apply::<VirtualServers>(index, item("web", "u", version, Ok(object)));
+        let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
+        let outcome = index.decide(&now);
+        let decision = outcome.virtual_servers[&key("web")].decision.as_ref();
+        decision.map(|decision| decision.complete_revision)
+    };
+    let ours = decision(&index).map_or(0, |decision| decision.complete_revision);
+    assert_eq!(complete(&mut index, 20, ours + 3), Some(ours + 3));
+}
+
+/// The watch may have told of the other version before the answer comes that tells why a write was not taken.
+#[tokio::test]
+async fn a_write_that_came_too_late_is_followed_by_a_decision() {
+    let mut index = index(virtual_server("v1"), pool(&fixed()));
+    decide(&mut index, 10);
+    let config = kube::Config::new("http://127.0.0.1:1".parse().expect("an address"));
+    let client = kube::Client::try_from(config).expect("a client");
+    let metrics = Arc::new(Metrics::default());
+    let writer = Writer::new(client.clone(), Arc::clone(&metrics));
+    let mut schedule = Schedule::new(1);
+    schedule.raise(index.highest_revision());
+    let now = Time(sluice_api::jiff::Timestamp::UNIX_EPOCH);
+    let outcome = index.decide(&now);
+    schedule.decide(&index, outcome);
+    let Next::Write(write) = schedule.next(&index, 0) else {
+        panic!("nothing is written");
+    };
+    let object = write.object.clone();
+    // Nobody listens there.
+    let landing = fly(&mut index, writer, *write).await;
+    let outcome = index.decide(&now);
+    schedule.decide(&index, outcome);
+    assert!(index.dirty.is_empty());
+    let events = Events::start(client, &metrics);
+    let mut ground = Ground {
+        index: &mut index,
+        schedule: &mut schedule,
+        events: &events,
+        now_ms: 1,
+    };
+    ground.land(landing);
+    assert_eq!(index.dirty, Dirty::Objects([object].into()));
 }
 
 #[test]
