@@ -181,6 +181,12 @@ impl Links {
         objects.iter().map(|(_, key)| key)
     }
 
+    /// The EndpointSlices whose labels make them those of this pool's pods.
+    pub fn slices_of_pods(&self, pool: &ObjectKey) -> impl Iterator<Item = &ObjectKey> {
+        let owner = owner(pool, EndpointSource::Pods, &pool_label(&pool.name));
+        self.slices.get(&owner).into_iter().flatten()
+    }
+
     /// The objects whose decision has a revision above `low` and up to `high`.
     pub fn revised(&self, kind: Kind, low: u64, high: u64) -> impl Iterator<Item = &Object> {
         let ends = (low < high).then(|| {

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use sluice_api::{EndpointSource, Kind, ObjectKey, POOL_LABEL, pool_label};
+use sluice_api::{EndpointSource, Kind, ObjectKey};
 use tracing::{info, warn};
 
 use super::conflict::WriteError;
 use super::events::{About, Events, News};
 use super::facts::SliceFacts;
-use super::index::{Index, of_namespace};
-use super::slices::{MAX_POOL_PODS, Plan, Wanted, name_prefix, plan};
+use super::index::Index;
+use super::slices::{MAX_POOL_PODS, Plan, Wanted, plan};
 use super::writer::Writer;
 use crate::core::Node;
 use crate::order::Waits;
@@ -210,15 +210,7 @@ async fn run(writer: &Writer, down: &Cell<bool>, pool: ObjectKey, job: Job) -> A
 /// stay for now, since nothing is decided yet, or nodes still forward by them.
 pub(super) fn of_pool(index: &Index, key: &ObjectKey) -> Option<Plan> {
     let decided = index.selecting.as_ref()?.get(key);
-    let (prefix, label) = (name_prefix(&key.name), pool_label(&key.name));
-    let own: BTreeMap<&str, &EndpointSlice> = of_namespace(&index.slices.objects, &key.namespace)
-        .filter_map(|(slice, facts)| Some((slice.name.as_str(), facts.own.as_deref()?)))
-        .filter(|(name, slice)| {
-            let labels = slice.metadata.labels.as_ref();
-            let labelled = labels.and_then(|labels| labels.get(POOL_LABEL));
-            name.starts_with(&prefix) || labelled == Some(&label)
-        })
-        .collect();
+    let own = index.slices_of_pool(key);
     let selecting = index
         .pools
         .objects
@@ -234,9 +226,7 @@ pub(super) fn of_pool(index: &Index, key: &ObjectKey) -> Option<Plan> {
             ..Plan::default()
         });
     };
-    let pods = of_namespace(&index.pods.objects, &key.namespace)
-        .filter(|(_, pod)| selector.matches(&pod.labels))
-        .map(|(pod, facts)| (pod.name.as_str(), facts));
+    let pods = index.selected(&key.namespace, selector);
     Some(plan(&Wanted::of(key, pool, decided), pods, &own, |name| {
         index.slices.objects.contains_key(&key.sibling(name))
     }))

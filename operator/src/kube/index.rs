@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 use sluice_api::{
-    DecidedEndpoints, Kind, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool,
+    DecidedEndpoints, Kind, LoadBalancerNode, ObjectKey, POOL_LABEL, PodSelector, RealServerPool,
     RealServerPoolStatus, RolloutPhase, RolloutPolicy, Time, VirtualServer, pool_label,
 };
 use sluice_kube::Item;
@@ -16,8 +17,9 @@ use sluice_kube::watched;
 use tracing::{info, warn};
 
 use super::facts::{PodFacts, SliceFacts};
+use super::labels::ByLabel;
 use super::memory::{Decided, Memory};
-use super::slices::NAME_MARK;
+use super::slices::{NAME_MARK, name_prefix};
 use super::watch::KINDS;
 use crate::core::{Cluster, Dirty, Links, Liveness, Node, Object, Outcome, World, reconcile_parts};
 use crate::managed::Managed;
@@ -48,6 +50,8 @@ pub(super) struct Index {
     orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
     /// The pools of pods, as the core last decided; `None` before it did.
     pub(super) selecting: Option<BTreeMap<ObjectKey, DecidedEndpoints>>,
+    /// Pods, and the selectors of these pools.
+    pub(super) by_label: ByLabel,
     pub(super) links: Links,
     pub(super) wrote_servers: Memory<VirtualServer>,
     pub(super) wrote_pools: Memory<RealServerPool>,
@@ -172,6 +176,10 @@ impl Index {
                 continue;
             }
             self.dirty_pools.insert(key.clone());
+            let of = |endpoints: Option<&DecidedEndpoints>| endpoints?.selector.clone();
+            let before = of(selecting.get(key));
+            let now = of(endpoints.as_ref());
+            self.by_label.pool(key, before.as_ref(), now.as_ref());
             match endpoints {
                 Some(endpoints) => selecting.insert(key.clone(), endpoints),
                 None => selecting.remove(key),
@@ -286,18 +294,58 @@ impl Index {
     }
 
     pub(super) fn pods_changed(&mut self, changes: &[Change<PodFacts>]) {
-        let Some(selecting) = &self.selecting else {
-            return;
-        };
         for Change { key, before, .. } in changes {
             let now = self.pods.objects.get(key);
-            let pools = of_namespace(selecting, &key.namespace).filter(|(_, endpoints)| {
-                let selector = endpoints.selector.as_ref();
-                let mut pods = before.iter().chain(now);
-                selector.is_some_and(|selector| pods.any(|pod| selector.matches(&pod.labels)))
-            });
-            self.dirty_pools.extend(pools.map(|(key, _)| key.clone()));
+            let labels = |pod: Option<&'_ PodFacts>| pod.map(|pod| pod.labels.clone());
+            let (old, new) = (labels(before.as_ref()), labels(now));
+            self.by_label.pod(key, old.as_ref(), new.as_ref());
+            let Some(selecting) = &self.selecting else {
+                continue;
+            };
+            for labels in old.iter().chain(&new) {
+                let pools = self.by_label.pools(&key.namespace, labels);
+                let pools = pools.filter(|pool| {
+                    let endpoints = selecting.get(pool);
+                    let selector = endpoints.and_then(|endpoints| endpoints.selector.as_ref());
+                    selector.is_some_and(|selector| selector.matches(labels))
+                });
+                self.dirty_pools.extend(pools.cloned());
+            }
         }
+    }
+
+    /// The pods that a selector selects, with their names.
+    pub(super) fn selected<'a>(
+        &'a self,
+        namespace: &'a str,
+        selector: &'a PodSelector,
+    ) -> impl Iterator<Item = (&'a str, &'a PodFacts)> {
+        let named = self.by_label.pods(namespace, selector);
+        let all = named
+            .is_none()
+            .then(|| of_namespace(&self.pods.objects, namespace));
+        let some = named.into_iter().flatten().filter_map(move |name| {
+            let key = ObjectKey::new(namespace, name);
+            self.pods.objects.get_key_value(&key)
+        });
+        let pods = some.chain(all.into_iter().flatten());
+        let pods = pods.filter(|(_, pod)| selector.matches(&pod.labels));
+        pods.map(|(pod, facts)| (pod.name.as_str(), facts))
+    }
+
+    /// The slices that are or were this pool's, by name or by label.
+    pub(super) fn slices_of_pool<'a>(
+        &'a self,
+        pool: &'a ObjectKey,
+    ) -> BTreeMap<&'a str, &'a EndpointSlice> {
+        let prefix = name_prefix(&pool.name);
+        let named = of_namespace_from(&self.slices.objects, &pool.namespace, &prefix);
+        let named = named.take_while(|(slice, _)| slice.name.starts_with(&prefix));
+        let labelled = self.links.slices_of_pods(pool);
+        let labelled = labelled.filter_map(|slice| self.slices.objects.get_key_value(slice));
+        let all = named.chain(labelled);
+        all.filter_map(|(slice, facts)| Some((slice.name.as_str(), facts.own.as_deref()?)))
+            .collect()
     }
 
     /// Whether a dirty object that was never visited names one that nobody has heard of.
@@ -407,8 +455,7 @@ impl watched::Index for Index {
 
 /// Whether a slice of ours is or was this pool's.
 fn belongs(key: &ObjectKey, facts: &[&SliceFacts], pool: &ObjectKey) -> bool {
-    key.name
-        .starts_with(&super::slices::name_prefix(&pool.name))
+    key.name.starts_with(&name_prefix(&pool.name))
         || facts.iter().any(|facts| {
             let labels = facts
                 .own
@@ -430,7 +477,7 @@ fn of_namespace_from<'a, T>(
 }
 
 /// The objects of a namespace.
-pub(super) fn of_namespace<'a, T>(
+fn of_namespace<'a, T>(
     objects: &'a BTreeMap<ObjectKey, T>,
     namespace: &'a str,
 ) -> impl Iterator<Item = (&'a ObjectKey, &'a T)> {

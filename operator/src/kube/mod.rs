@@ -20,6 +20,7 @@ mod facts;
 mod flight;
 mod index;
 mod kept;
+mod labels;
 mod memory;
 mod nodes;
 mod operator;
