@@ -14,6 +14,8 @@
 
 pub mod admin;
 pub mod core;
+#[cfg(test)]
+mod fixtures;
 pub mod maps;
 pub mod netlink;
 pub mod report;

@@ -1,7 +1,7 @@
 //! Runs the core: gives it news, carries its effects out, and gives it their outcomes.
 //!
-//! One thread does all of it. It waits for nobody but the kernel: status is written by another thread. Bursts of news are
-//! gathered for a few milliseconds, so that they make one turn.
+//! One thread does all of it. It waits for nobody but the kernel, and for looks at the planner: status is written by another
+//! thread. Bursts of news are gathered for a few milliseconds, so that they make one turn.
 
 use std::collections::VecDeque;
 use std::io;

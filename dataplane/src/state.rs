@@ -1,13 +1,11 @@
 //! What the agent shows of itself: written by the core and the sweeper, read by the admin endpoint.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use sluice_api::{AttachMode, NodeException, Protocol};
-use sluice_planner::{Image, Limits};
+use sluice_api::{AttachMode, NodeException};
+use sluice_planner::Planner;
 
 use crate::maps::{FlowCensus, FullNatCensus, Maps};
 use crate::source::SourceState;
@@ -18,12 +16,8 @@ const STUCK: Duration = Duration::from_secs(30);
 /// What the core last did and saw.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
-    /// What the maps shall hold, from the last plan.
-    pub intended: Arc<Image>,
-    /// What they hold as far as the core wrote or read it.
-    pub actual: Arc<Image>,
-    /// Labels of the servers in the maps, by id.
-    pub servers: Arc<BTreeMap<u32, ServerLabels>>,
+    /// What plans the maps; `None`: nothing does.
+    pub planner: Option<SharedPlanner>,
     /// Every decision on a virtual server up to this one is live, the exceptions aside.
     pub acknowledged_revision: u64,
     /// Every decision on a pool up to this one is live, the exceptions aside.
@@ -32,8 +26,6 @@ pub struct Published {
     pub exceptions: Arc<Vec<NodeException>>,
     /// How XDP is attached, by interface.
     pub interfaces: Vec<(String, AttachMode)>,
-    /// Limits and their use.
-    pub capacity: Vec<Capacity>,
     /// Neighbours that are followed.
     pub neighbours: usize,
     /// Those of them that are not resolved.
@@ -42,25 +34,25 @@ pub struct Published {
     pub not_ready: Vec<String>,
 }
 
-/// What metrics call a server.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ServerLabels {
-    /// `namespace/name`.
-    pub virtual_server: String,
-    /// The VIP.
-    pub vip: IpAddr,
-    /// Protocol of the virtual server's endpoint.
-    pub protocol: Protocol,
-    /// Port of the virtual server's endpoint.
-    pub port: u16,
-    /// The pool's name.
-    pub pool: String,
-    /// The server's name in the pool; several if they cannot be told apart.
-    pub server: String,
-    /// The server's address.
-    pub address: IpAddr,
-    /// The server's port, or the virtual server's where the server's node translates it.
-    pub server_port: u16,
+/// The core's planner, for those who ask what it plans. The core waits while somebody looks at it, so looks are short.
+#[derive(Clone, Debug)]
+pub struct SharedPlanner(Arc<RwLock<Planner>>);
+
+impl SharedPlanner {
+    /// Shares a planner.
+    pub fn new(planner: Planner) -> Self {
+        Self(Arc::new(RwLock::new(planner)))
+    }
+
+    /// Looks at it.
+    pub fn read(&self) -> RwLockReadGuard<'_, Planner> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Works with it.
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Planner> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A limit of the planner's maps and its use. Of a map in two families, of the fuller one.
@@ -75,43 +67,26 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Counts an image.
-    pub fn of(image: &Image, limits: &Limits) -> Vec<Self> {
+    /// Of the maps as they are planned.
+    pub fn of(planner: &Planner) -> Vec<Self> {
+        let (limits, usage) = (planner.limits(), planner.usage());
         let entry = |name, limit, used: usize| Self {
             name,
             limit: u64::from(limit),
             used: used as u64,
         };
-        let backends = fuller(image.backends.keys().map(|endpoint| endpoint.address));
-        let locals = fuller(image.locals.keys().map(|local| local.address));
-        let ring_slots = image
-            .rings
-            .values()
-            .map(|ring| ring.word.slots() as usize)
-            .sum();
-        let servers = image.servers.values().filter(|word| word.present());
-        let vips = fuller(image.vips.keys().map(|endpoint| endpoint.address));
         vec![
-            entry("Backends", limits.backends, backends),
-            entry("Heads", limits.heads, image.heads.len()),
-            entry("Locals", limits.locals, locals),
-            entry("Peers", limits.peers, image.peers.len()),
-            entry("Records", limits.records, image.records.len()),
-            entry("RingSlots", limits.ring_slots, ring_slots),
-            entry("Rings", limits.rings, image.rings.len()),
-            entry("Servers", limits.servers, servers.count()),
-            entry("Vips", limits.vips, vips),
+            entry("Backends", limits.backends, usage.backends),
+            entry("Heads", limits.heads, usage.heads),
+            entry("Locals", limits.locals, usage.locals),
+            entry("Peers", limits.peers, usage.peers),
+            entry("Records", limits.records, usage.records),
+            entry("RingSlots", limits.ring_slots, usage.ring_slots),
+            entry("Rings", limits.rings, usage.rings),
+            entry("Servers", limits.servers, usage.servers),
+            entry("Vips", limits.vips, usage.vips),
         ]
     }
-}
-
-fn fuller(addresses: impl Iterator<Item = IpAddr>) -> usize {
-    let mut counts = [0; 2];
-    for address in addresses {
-        counts[usize::from(address.is_ipv6())] += 1;
-    }
-    let [v4, v6] = counts;
-    v4.max(v6)
 }
 
 /// What the sweeper counted last.

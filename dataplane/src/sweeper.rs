@@ -37,8 +37,7 @@ pub fn run(state: Arc<State>) {
 }
 
 fn sweep(state: &State, maps: &Maps) -> Result<(), Error> {
-    let actual = state.published().actual;
-    let flows = maps.sweep_flows(&actual.servers)?;
+    let flows = maps.sweep_flows()?;
     let claims = maps.sweep_claims()?;
     let counts = &state.counts;
     counts

@@ -1,9 +1,9 @@
 //! From decisions and observations to a node's maps, without I/O, clock or randomness.
 //!
 //! ```text
-//! Snapshot (what was decided) ─┐
-//! NodeView (what a node sees) ─┴► Planner: VIP ports concerned ─► what they shall be ─► their part of the maps ─► [MapOp]
-//! Image (what the maps hold) ────────────────────────────────────────────────────────────────────┘
+//! virtual servers, servers of pools ─┐
+//! what the node sees, next hops ─────┴► Planner: VIP ports concerned ─► what they shall be ─► their part of the maps ─► [MapOp]
+//! Image (what the maps hold) ──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! [`Planner`] says how an agent calls it.
@@ -18,6 +18,7 @@ mod hash;
 mod head;
 mod ids;
 mod image;
+mod known;
 mod live;
 mod members;
 mod op;
@@ -29,7 +30,6 @@ mod resolve;
 pub mod ring;
 mod server;
 mod share;
-mod snapshot;
 mod tables;
 mod view;
 
@@ -40,5 +40,5 @@ pub use op::{Limits, MapOp};
 pub use planner::{Planner, ServerInfo};
 pub use problem::{ObjectKind, Problem, Reason};
 pub use server::{Server, ServerPorts};
-pub use snapshot::Snapshot;
+pub use tables::Usage;
 pub use view::{Hop, Mac, NextHop, NodeView, Role, Via};

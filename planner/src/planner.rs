@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! set_virtual_server, set_servers ─┐
-//! set_view ────────────────────────┴► VIP ports concerned ─► plan() ─► operations, then exceptions
+//! set_view, set_next_hop ──────────┴► VIP ports concerned ─► plan() ─► operations, then exceptions
 //! new, adopt: what the maps hold ───► all VIP ports ──────────┘
 //! ```
 //!
@@ -29,18 +29,24 @@ use crate::adopt;
 use crate::config::VipPortConfig;
 use crate::diff::diff;
 use crate::ids::address_of;
+use crate::known::Known;
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::resolve::{Claims, claims, tags, vip_port};
-use crate::tables::Tables;
-use crate::{Endpoint, Image, Limits, Mac, MapOp, NodeView, Server, Snapshot, live};
+use crate::tables::{Tables, Usage};
+use crate::{Endpoint, Image, Limits, Mac, MapOp, NextHop, NodeView, Server, live};
 
-/// What is known of a VIP port that somebody claims.
+/// A VIP port that somebody claims.
 #[derive(Debug, Default)]
 struct Claimed {
     /// Virtual servers that claim it; the first one that can be served has it.
     by: BTreeSet<ObjectKey>,
     /// The one that has it.
     served: Option<ObjectKey>,
+}
+
+/// What is wrong with a VIP port.
+#[derive(PartialEq, Eq, Debug, Default)]
+struct Trouble {
     /// What cannot be served, or not as described.
     problems: BTreeSet<Problem>,
     /// What did not fit.
@@ -52,15 +58,16 @@ struct Claimed {
 /// A node's maps, as they are and as they shall be.
 #[derive(Debug)]
 pub struct Planner {
-    snapshot: Snapshot,
-    view: NodeView,
-    /// Pools and the virtual servers that name them.
-    users: BTreeSet<(ObjectKey, ObjectKey)>,
-    /// Addresses and the pools that have a server there.
-    addresses: BTreeSet<(IpAddr, ObjectKey)>,
+    known: Known,
     /// What is wrong with a virtual server whatever the port.
     refused: BTreeMap<ObjectKey, BTreeSet<Problem>>,
     claimed: BTreeMap<VipPort, Claimed>,
+    /// VIP ports with which something is wrong.
+    troubles: BTreeMap<VipPort, Trouble>,
+    /// Says that not all peers fit.
+    more_peers: Option<Problem>,
+    /// Counts changes of what is wrong.
+    trouble_changes: u64,
     /// VIP ports that are to be planned anew.
     dirty: BTreeSet<VipPort>,
     tables: Tables,
@@ -72,12 +79,12 @@ impl Planner {
     /// Nothing is decided, and nothing known of the node.
     pub fn new(limits: Limits, image: &Image) -> Self {
         let mut planner = Self {
-            snapshot: Snapshot::default(),
-            view: NodeView::default(),
-            users: BTreeSet::new(),
-            addresses: BTreeSet::new(),
+            known: Known::default(),
             refused: BTreeMap::new(),
             claimed: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            more_peers: None,
+            trouble_changes: 0,
             dirty: BTreeSet::new(),
             tables: Tables::new(limits, Image::default()),
             first: Vec::new(),
@@ -100,108 +107,84 @@ impl Planner {
     pub fn set_virtual_server(
         &mut self,
         key: &ObjectKey,
-        decided: Option<&Arc<DecidedVirtualServer>>,
+        decided: Option<Arc<DecidedVirtualServer>>,
     ) {
-        let old = self.snapshot.virtual_servers.get(key);
-        if old == decided {
-            return;
+        if self.known.virtual_servers.get(key) != decided.as_ref() {
+            self.withdraw(key);
+            self.known.set_virtual_server(key, decided);
+            self.claim(key);
         }
-        for pool in old.iter().flat_map(|old| &old.pools) {
-            self.users.remove(&(key.sibling(&pool.name), key.clone()));
-        }
-        for pool in decided.iter().flat_map(|decided| &decided.pools) {
-            self.users.insert((key.sibling(&pool.name), key.clone()));
-        }
-        self.withdraw(key);
-        match decided {
-            Some(decided) => self
-                .snapshot
-                .virtual_servers
-                .insert(key.clone(), Arc::clone(decided)),
-            None => self.snapshot.virtual_servers.remove(key),
-        };
-        self.claim(key);
     }
 
     /// Takes in the servers of a pool; `None`: it has no decision.
-    pub fn set_servers(&mut self, pool: &ObjectKey, servers: Option<&Vec<Server>>) {
-        let old = self.snapshot.pools.get(pool);
-        if old == servers {
-            return;
-        }
-        for server in old.into_iter().flatten() {
-            self.addresses.remove(&(server.address, pool.clone()));
-        }
-        for server in servers.into_iter().flatten() {
-            self.addresses.insert((server.address, pool.clone()));
-        }
-        match servers {
-            Some(servers) => self.snapshot.pools.insert(pool.clone(), servers.clone()),
-            None => self.snapshot.pools.remove(pool),
-        };
-        self.pool_changed(pool);
-    }
-
-    /// Takes in everything that is decided.
-    pub fn set_snapshot(&mut self, snapshot: &Snapshot) {
-        let gone = |old: &ObjectKey| !snapshot.virtual_servers.contains_key(old);
-        let known = self.snapshot.virtual_servers.keys();
-        for key in known.filter(|key| gone(key)).cloned().collect::<Vec<_>>() {
-            self.set_virtual_server(&key, None);
-        }
-        let gone = |old: &ObjectKey| !snapshot.pools.contains_key(old);
-        let known = self.snapshot.pools.keys();
-        for key in known.filter(|key| gone(key)).cloned().collect::<Vec<_>>() {
-            self.set_servers(&key, None);
-        }
-        for (key, decided) in &snapshot.virtual_servers {
-            self.set_virtual_server(key, Some(decided));
-        }
-        for (key, servers) in &snapshot.pools {
-            self.set_servers(key, Some(servers));
+    pub fn set_servers(&mut self, pool: &ObjectKey, servers: Option<Arc<[Server]>>) {
+        if self.known.pools.get(pool) != servers.as_ref() {
+            self.known.set_servers(pool, servers);
+            self.pool_changed(pool);
         }
     }
 
-    /// Takes in what the node sees.
+    /// Takes in what the node sees of itself.
     pub fn set_view(&mut self, view: NodeView) {
-        let old = std::mem::replace(&mut self.view, view);
-        let same_node = old.name == self.view.name
-            && old.role == self.view.role
-            && old.addresses == self.view.addresses;
-        if !same_node {
-            let keys: Vec<ObjectKey> = self.snapshot.virtual_servers.keys().cloned().collect();
-            for key in &keys {
-                self.withdraw(key);
-                self.claim(key);
+        let more_peers = more_peers(&view, self.tables.limits.peers);
+        self.trouble_changes += u64::from(self.more_peers != more_peers);
+        self.more_peers = more_peers;
+        let old = std::mem::replace(&mut self.known.view, view);
+        let new = &self.known.view;
+        if old.name != new.name || old.role != new.role {
+            let virtual_servers = self.known.virtual_servers.keys();
+            for key in virtual_servers.cloned().collect::<Vec<_>>() {
+                self.claim_anew(&key);
             }
             return;
         }
-        for address in changed(&old.next_hops, &self.view.next_hops) {
-            let from = (address, ObjectKey::new("", ""));
-            let pools = self.addresses.range(from..);
-            let pools = pools.take_while(|(other, _)| *other == address);
-            for pool in pools.map(|(_, pool)| pool.clone()).collect::<Vec<_>>() {
-                self.pool_changed(&pool);
+        let changed = old.addresses.symmetric_difference(&new.addresses);
+        for address in changed.copied().collect::<Vec<_>>() {
+            for key in self.known.with_vip(address) {
+                self.claim_anew(&key);
             }
+            self.address_changed(address);
+        }
+    }
+
+    /// Takes in what is known of the way to an address. `None` counts as [`NextHop::Pending`]; the node's own addresses need
+    /// no next hop.
+    pub fn set_next_hop(&mut self, address: IpAddr, next_hop: Option<NextHop>) {
+        let next_hops = &mut self.known.next_hops;
+        let old = match next_hop {
+            Some(next_hop) => next_hops.insert(address, next_hop),
+            None => next_hops.remove(&address),
+        };
+        if old != next_hop {
+            self.address_changed(address);
+        }
+    }
+
+    /// The servers at an address are reached otherwise.
+    fn address_changed(&mut self, address: IpAddr) {
+        for pool in self.known.pools_at(address) {
+            self.pool_changed(&pool);
         }
     }
 
     fn pool_changed(&mut self, pool: &ObjectKey) {
-        let from = (pool.clone(), ObjectKey::new("", ""));
-        let users = self
-            .users
-            .range(from..)
-            .take_while(|(other, _)| other == pool);
-        for (_, user) in users {
-            if let Some(decided) = self.snapshot.virtual_servers.get(user) {
+        for user in self.known.users(pool) {
+            if let Some(decided) = self.known.virtual_servers.get(user) {
                 self.dirty.extend(decided.vip_ports());
             }
         }
     }
 
+    fn claim_anew(&mut self, key: &ObjectKey) {
+        self.withdraw(key);
+        self.claim(key);
+    }
+
     fn withdraw(&mut self, key: &ObjectKey) {
-        self.refused.remove(key);
-        let Some(decided) = self.snapshot.virtual_servers.get(key) else {
+        if self.refused.remove(key).is_some() {
+            self.trouble_changes += 1;
+        }
+        let Some(decided) = self.known.virtual_servers.get(key) else {
             return;
         };
         for vip_port in decided.vip_ports() {
@@ -213,13 +196,13 @@ impl Planner {
     }
 
     fn claim(&mut self, key: &ObjectKey) {
-        let Some(decided) = self.snapshot.virtual_servers.get(key) else {
+        let Some(decided) = self.known.virtual_servers.get(key) else {
             return;
         };
         let Claims {
             vip_ports,
             problems,
-        } = claims(&self.view, key, decided);
+        } = claims(&self.known.view, key, decided);
         for vip_port in vip_ports {
             self.claimed
                 .entry(vip_port)
@@ -230,6 +213,7 @@ impl Planner {
         }
         if !problems.is_empty() {
             self.refused.insert(key.clone(), problems);
+            self.trouble_changes += 1;
         }
     }
 
@@ -244,64 +228,69 @@ impl Planner {
         if self.dirty.is_empty() && peers == self.tables.image.peers {
             return operations;
         }
-        let dirty = std::mem::take(&mut self.dirty);
-        let wanted: BTreeMap<VipPort, Option<VipPortConfig>> = dirty
-            .into_iter()
-            .map(|vip_port| (vip_port, self.resolve(vip_port)))
-            .collect();
+        let mut wanted = BTreeMap::new();
+        let mut troubles: BTreeMap<VipPort, Trouble> = BTreeMap::new();
+        for vip_port in std::mem::take(&mut self.dirty) {
+            let (config, problems) = self.resolve(vip_port);
+            wanted.insert(vip_port, config);
+            troubles.entry(vip_port).or_default().problems = problems;
+        }
         let mut planned = crate::plan::plan(&mut self.tables, &wanted);
         planned.part.peers.clone_from(&self.tables.image.peers);
         planned.desired.peers = peers;
         let mut full = std::mem::take(&mut planned.full);
         operations = diff(&planned.part, &planned.desired, &planned.layouts);
         self.tables.replace(planned);
-        for (vip_port, config) in &wanted {
-            let Some(claimed) = self.claimed.get_mut(vip_port) else {
-                continue;
-            };
-            claimed.full = full.remove(vip_port).unwrap_or_default();
-            claimed.not_live = match config {
-                Some(config) => live::of_vip_port(vip_port, config, &self.tables.image),
-                None => BTreeSet::new(),
-            };
-            if claimed.by.is_empty() {
-                self.claimed.remove(vip_port);
+        for (vip_port, mut trouble) in troubles {
+            trouble.full = full.remove(&vip_port).unwrap_or_default();
+            if let Some(Some(config)) = wanted.get(&vip_port) {
+                trouble.not_live = live::of_vip_port(&vip_port, config, &self.tables.image);
             }
+            self.note(vip_port, trouble);
         }
         if !operations.is_empty() {
             // The room that these make is there for the next plan.
-            let starved = self
-                .claimed
-                .iter()
-                .filter(|(_, claimed)| !claimed.full.is_empty());
+            let starved = self.troubles.iter();
+            let starved = starved.filter(|(_, trouble)| !trouble.full.is_empty());
             self.dirty.extend(starved.map(|(vip_port, _)| *vip_port));
         }
         operations
     }
 
-    /// What a VIP port shall be, and whose.
-    fn resolve(&mut self, at: VipPort) -> Option<VipPortConfig> {
-        let claimed = self.claimed.get_mut(&at)?;
-        claimed.problems.clear();
+    /// What a VIP port shall be, and whose; and what cannot be served of it, or not as described.
+    fn resolve(&mut self, at: VipPort) -> (Option<VipPortConfig>, BTreeSet<Problem>) {
+        let mut problems = BTreeSet::new();
+        let Some(claimed) = self.claimed.get_mut(&at) else {
+            return (None, problems);
+        };
         let mut found: Option<VipPortConfig> = None;
         for key in &claimed.by {
             if let Some(first) = &found {
-                claimed
-                    .problems
-                    .insert(conflict(at, key, &first.virtual_server));
+                problems.insert(conflict(at, key, &first.virtual_server));
                 continue;
             }
-            let (config, problems) = vip_port(&self.snapshot, &self.view, key, at);
-            claimed.problems.extend(problems);
+            let (config, of_this_one) = vip_port(&self.known, key, at);
+            problems.extend(of_this_one);
             found = config;
         }
         claimed.served = found.as_ref().map(|config| config.virtual_server.clone());
-        found
+        if claimed.by.is_empty() {
+            self.claimed.remove(&at);
+        }
+        (found, problems)
+    }
+
+    fn note(&mut self, vip_port: VipPort, trouble: Trouble) {
+        let before = self.troubles.remove(&vip_port).unwrap_or_default();
+        self.trouble_changes += u64::from(before != trouble);
+        if trouble != Trouble::default() {
+            self.troubles.insert(vip_port, trouble);
+        }
     }
 
     fn wanted_peers(&self) -> BTreeSet<Mac> {
         let limit = self.tables.limits.peers as usize;
-        self.view.peers.iter().copied().take(limit).collect()
+        self.known.view.peers.iter().copied().take(limit).collect()
     }
 
     /// What the maps hold once all operations that were returned are applied.
@@ -309,43 +298,46 @@ impl Planner {
         &self.tables.image
     }
 
+    /// The limits of the maps.
+    pub fn limits(&self) -> &Limits {
+        &self.tables.limits
+    }
+
+    /// How many entries of the maps are in use.
+    pub fn usage(&self) -> Usage {
+        self.tables.usage()
+    }
+
+    /// Indices of the interfaces by which the tc programs deliver to servers.
+    pub fn tc_interfaces(&self) -> impl Iterator<Item = u32> {
+        self.tables.tc_interfaces()
+    }
+
+    /// Changes whenever [`Self::problems`], [`Self::full`] or [`Self::exceptions`] may.
+    pub fn trouble_changes(&self) -> u64 {
+        self.trouble_changes
+    }
+
     /// What cannot be served, or not as described.
-    pub fn problems(&self) -> BTreeSet<Problem> {
-        let of_ports = self.claimed.values().flat_map(|claimed| &claimed.problems);
-        let all = self.refused.values().flatten().chain(of_ports);
-        all.cloned().collect()
+    pub fn problems(&self) -> BTreeSet<&Problem> {
+        let of_ports = self.troubles.values().flat_map(|trouble| &trouble.problems);
+        self.refused.values().flatten().chain(of_ports).collect()
     }
 
     /// What does not fit. The parts concerned are as they were.
-    pub fn full(&self) -> BTreeSet<Problem> {
-        let of_ports = self.claimed.values().flat_map(|claimed| &claimed.full);
-        let mut full: BTreeSet<Problem> = of_ports.cloned().collect();
-        let limit = self.tables.limits.peers;
-        let more = self.view.peers.len().saturating_sub(limit as usize);
-        if more > 0 {
-            full.insert(Problem {
-                kind: ObjectKind::LoadBalancerNode,
-                object: ObjectKey::new("", &self.view.name),
-                reason: Reason::LimitExceeded,
-                message: format!(
-                    "PEERS is full ({limit} entries), so packets from {more} directors more are balanced again: give the \
-                     agent larger maps"
-                ),
-                exception: true,
-            });
-        }
-        full
+    pub fn full(&self) -> BTreeSet<&Problem> {
+        let of_ports = self.troubles.values().flat_map(|trouble| &trouble.full);
+        of_ports.chain(&self.more_peers).collect()
     }
 
     /// What is not live of what was decided: the exceptions that a node names beside the revision it acknowledges.
     ///
     /// Live means that every pool with a share is known and its ring in place: the head has the decided shares, and each
     /// server's part of the ring's slots is its weight. This looks at the maps' content and not at what a plan intended.
-    pub fn exceptions(&self) -> BTreeSet<Problem> {
+    pub fn exceptions(&self) -> BTreeSet<&Problem> {
         let mut exceptions = self.problems();
         exceptions.retain(|problem| problem.exception);
-        let not_live = self.claimed.values().flat_map(|claimed| &claimed.not_live);
-        exceptions.extend(not_live.cloned());
+        exceptions.extend(self.troubles.values().flat_map(|trouble| &trouble.not_live));
         exceptions
     }
 
@@ -358,7 +350,7 @@ impl Planner {
     /// The servers in the maps.
     pub fn servers(&self) -> impl Iterator<Item = ServerInfo<'_>> {
         self.served().flat_map(|(vip_port, virtual_server)| {
-            let decided = self.snapshot.virtual_servers.get(virtual_server);
+            let decided = self.known.virtual_servers.get(virtual_server);
             let pools = decided.into_iter().flat_map(|decided| &decided.pools);
             let tags = decided.map_or_else(Vec::new, |decided| tags(&decided.pools));
             let pools: BTreeMap<u32, &str> = tags
@@ -366,9 +358,10 @@ impl Planner {
                 .zip(pools.map(|p| p.name.as_str()))
                 .collect();
             let servers = self.tables.servers_of(vip_port);
-            servers.filter_map(move |(id, record)| {
+            servers.filter_map(move |(id, epoch, record)| {
                 Some(ServerInfo {
                     id,
+                    epoch,
                     vip_port,
                     virtual_server,
                     pool: pools.get(&record.tag)?,
@@ -381,8 +374,10 @@ impl Planner {
 
     /// What users call the servers of a pool at an address.
     pub fn names<'a>(&'a self, pool: &ObjectKey, address: IpAddr) -> impl Iterator<Item = &'a str> {
-        let servers = self.snapshot.pools.get(pool).into_iter().flatten();
-        let there = servers.filter(move |server| server.address == address);
+        let servers = self.known.pools.get(pool).into_iter();
+        let there = servers
+            .flat_map(|servers| &**servers)
+            .filter(move |server| server.address == address);
         there.map(|server| server.name.as_str())
     }
 }
@@ -392,6 +387,8 @@ impl Planner {
 pub struct ServerInfo<'a> {
     /// Its id.
     pub id: u32,
+    /// The epoch of the id: an earlier server with the same id had another.
+    pub epoch: u8,
     /// The VIP port that it serves.
     pub vip_port: VipPort,
     /// The virtual server.
@@ -416,11 +413,16 @@ fn conflict(at: VipPort, key: &ObjectKey, other: &ObjectKey) -> Problem {
     }
 }
 
-/// The keys whose values differ.
-fn changed<V: PartialEq>(old: &BTreeMap<IpAddr, V>, new: &BTreeMap<IpAddr, V>) -> Vec<IpAddr> {
-    let gone = old.keys().filter(|key| !new.contains_key(key));
-    let other = new
-        .iter()
-        .filter(|(key, value)| old.get(key) != Some(*value));
-    gone.chain(other.map(|(key, _)| key)).copied().collect()
+fn more_peers(view: &NodeView, limit: u32) -> Option<Problem> {
+    let more = view.peers.len().saturating_sub(limit as usize);
+    (more > 0).then(|| Problem {
+        kind: ObjectKind::LoadBalancerNode,
+        object: ObjectKey::new("", &view.name),
+        reason: Reason::LimitExceeded,
+        message: format!(
+            "PEERS is full ({limit} entries), so packets from {more} directors more are balanced again: give the agent \
+             larger maps"
+        ),
+        exception: true,
+    })
 }

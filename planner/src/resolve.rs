@@ -10,8 +10,9 @@ use sluice_api::{
 };
 
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
+use crate::known::Known;
 use crate::problem::{ObjectKind, Problem, Reason};
-use crate::{NextHop, NodeView, Server, Snapshot, Via, hash};
+use crate::{NextHop, NodeView, Server, Via, hash};
 
 /// Which VIP ports a virtual server claims on a node.
 pub(crate) struct Claims {
@@ -69,17 +70,15 @@ pub(crate) fn claims(view: &NodeView, key: &ObjectKey, decided: &DecidedVirtualS
 /// A director serves every virtual server; a node that only has real servers serves those DR and TUN virtual servers of
 /// which a server is at one of its own addresses.
 pub(crate) fn vip_port(
-    snapshot: &Snapshot,
-    view: &NodeView,
+    known: &Known,
     name: &ObjectKey,
     at: VipPort,
 ) -> (Option<VipPortConfig>, BTreeSet<Problem>) {
     let mut resolver = Resolver {
-        snapshot,
-        view,
+        known,
         problems: BTreeSet::new(),
     };
-    let virtual_server = snapshot.virtual_servers.get(name);
+    let virtual_server = known.virtual_servers.get(name);
     let scope = virtual_server.and_then(|virtual_server| {
         let mut ports = virtual_server.ports.iter();
         let port = ports.find(|port| port.at(at.address) == at)?;
@@ -108,8 +107,7 @@ pub(crate) fn tags(pools: &[DecidedPool]) -> Vec<u32> {
 }
 
 struct Resolver<'a> {
-    snapshot: &'a Snapshot,
-    view: &'a NodeView,
+    known: &'a Known,
     problems: BTreeSet<Problem>,
 }
 
@@ -156,7 +154,7 @@ impl Resolver<'_> {
         let pools: Vec<PoolConfig> = tagged
             .map(|(share, tag)| self.pool(scope, share, tag))
             .collect();
-        let director = self.view.role.director;
+        let director = self.known.view.role.director;
         if !director && pools.iter().all(|pool| pool.servers.is_empty()) {
             return None;
         }
@@ -175,11 +173,11 @@ impl Resolver<'_> {
 
     fn pool(&mut self, scope: &Scope<'_>, share: &DecidedPool, tag: u32) -> PoolConfig {
         let pool_name = scope.name.sibling(&share.name);
-        let known = self.snapshot.pools.get(&pool_name);
+        let known = self.known.pools.get(&pool_name);
         let mut servers = Vec::new();
         if let Some(known) = known {
             servers = self.servers(scope, share, &pool_name, known);
-            if self.view.role.director
+            if self.known.view.role.director
                 && share.weight > 0
                 && servers.iter().all(|server| server.weight == 0)
             {
@@ -344,8 +342,8 @@ impl Resolver<'_> {
     ) -> Option<ServerConfig> {
         let mode = scope.virtual_server.mode;
         let by_address = matches!(mode, ForwardingMode::Dr | ForwardingMode::Tun);
-        let local = self.view.addresses.contains(&server.address);
-        let for_this_node = self.view.role.director || (local && by_address);
+        let local = self.known.view.addresses.contains(&server.address);
+        let for_this_node = self.known.view.role.director || (local && by_address);
         if !for_this_node {
             return None;
         }
@@ -388,7 +386,7 @@ impl Resolver<'_> {
         server: &Server,
     ) -> Option<Reach> {
         let mode = scope.virtual_server.mode;
-        let hop = match self.view.next_hops.get(&server.address) {
+        let hop = match self.known.next_hops.get(&server.address) {
             Some(NextHop::Resolved(hop)) => hop,
             Some(NextHop::Pending) | None => return Some(Reach::Pending),
             Some(state @ (NextHop::Overdue | NextHop::Unreachable)) => {

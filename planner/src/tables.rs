@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use sluice_abi::{ServerRecord, VipWord};
+use sluice_abi::{Path, ServerRecord, VipWord};
 use sluice_api::VipPort;
 
 use crate::ids::{self, Free, RingOwner, Room, ServerKey, Side};
@@ -32,6 +32,32 @@ pub(crate) struct Tables {
     /// How many VIP ports an address has.
     ports_of_address: BTreeMap<IpAddr, u32>,
     entries: Entries,
+    ring_slots: u32,
+    /// How many servers the tc programs deliver to by an interface.
+    by_tc: BTreeMap<u32, u32>,
+}
+
+/// How many entries of the maps are in use. Of a map in two families, of the fuller one.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Usage {
+    /// Of `BACKENDS*`.
+    pub backends: usize,
+    /// Of `HEADS`.
+    pub heads: usize,
+    /// Of `LOCALS*`.
+    pub locals: usize,
+    /// Of `PEERS`.
+    pub peers: usize,
+    /// Of `RECORDS`.
+    pub records: usize,
+    /// Of `RING_SLOTS`.
+    pub ring_slots: usize,
+    /// Of `RINGS`.
+    pub rings: usize,
+    /// Of `SERVERS`, absent ones aside.
+    pub servers: usize,
+    /// Of `VIPS*`, address markers included.
+    pub vips: usize,
 }
 
 /// Entries of the maps of IPv4 and of IPv6.
@@ -67,6 +93,8 @@ impl Tables {
             backend_users: BTreeMap::new(),
             ports_of_address: BTreeMap::new(),
             entries: Entries::default(),
+            ring_slots: 0,
+            by_tc: BTreeMap::new(),
         };
         tables.put(owned);
         tables
@@ -82,18 +110,39 @@ impl Tables {
         Room::new(entries.map(|entries| limit.saturating_sub(entries)))
     }
 
-    /// The servers of a VIP port, in the order of their keys.
+    /// How many entries are in use.
+    pub(crate) fn usage(&self) -> Usage {
+        let fuller = |[v4, v6]: [u32; 2]| v4.max(v6) as usize;
+        Usage {
+            backends: fuller(self.entries.backends),
+            heads: self.image.heads.len(),
+            locals: fuller(self.entries.locals),
+            peers: self.image.peers.len(),
+            records: self.image.records.len(),
+            ring_slots: self.ring_slots as usize,
+            rings: self.image.rings.len(),
+            servers: self.servers.len(),
+            vips: fuller(self.entries.vips),
+        }
+    }
+
+    /// Indices of the interfaces by which the tc programs deliver.
+    pub(crate) fn tc_interfaces(&self) -> impl Iterator<Item = u32> {
+        self.by_tc.keys().copied()
+    }
+
+    /// Ids, epochs and records of the servers of a VIP port, in the order of their keys.
     pub(crate) fn servers_of(
         &self,
         vip_port: VipPort,
-    ) -> impl Iterator<Item = (u32, &ServerRecord)> {
+    ) -> impl Iterator<Item = (u32, u8, &ServerRecord)> {
         let word = self.image.vips.get(&vip_port.into()).copied();
         let servers = word
             .into_iter()
             .flat_map(|word| self.with_index(word.service()));
         servers.filter_map(|(_, id)| {
             let word = self.image.servers.get(&id)?;
-            Some((id, self.image.records.get(&word.slot())?))
+            Some((id, word.epoch(), self.image.records.get(&word.slot())?))
         })
     }
 
@@ -271,8 +320,9 @@ impl Tables {
                 self.rings.remove(&owner);
             }
         }
-        for ring in part.rings.keys() {
-            image.rings.remove(ring);
+        for (id, ring) in &part.rings {
+            image.rings.remove(id);
+            self.ring_slots -= ring.word.slots();
         }
         let endpoints: BTreeMap<u32, Endpoint> = part
             .backends
@@ -283,6 +333,9 @@ impl Tables {
             image.servers.remove(id);
             if let Some(record) = image.records.remove(&word.slot()) {
                 self.servers.remove(&ids::key_of(&record));
+                if word.path() == Path::Tc {
+                    lower(&mut self.by_tc, record.ifindex);
+                }
                 if let Some(endpoint) = endpoints.get(&record.facts.backend()) {
                     lower(&mut self.backend_users, *endpoint);
                 }
@@ -311,6 +364,9 @@ impl Tables {
         for key in part.locals.keys() {
             self.entries.locals[family(key.address)] += 1;
         }
+        for ring in part.rings.values() {
+            self.ring_slots += ring.word.slots();
+        }
         for (vip_port, word) in part
             .vips
             .iter()
@@ -336,6 +392,9 @@ impl Tables {
                 continue;
             };
             self.servers.insert(ids::key_of(record), *id);
+            if word.path() == Path::Tc {
+                *self.by_tc.entry(record.ifindex).or_default() += 1;
+            }
             if let Some(endpoint) = endpoints.get(&record.facts.backend()) {
                 *self.backend_users.entry(*endpoint).or_default() += 1;
             }

@@ -1,6 +1,6 @@
 //! What a node knows of itself and its surroundings: the input that differs from node to node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ pub struct Role {
     pub real_server: bool,
 }
 
-/// A node as its agent sees it.
+/// What a node sees of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeView {
     /// Name of the node's LoadBalancerNode.
@@ -38,9 +38,6 @@ pub struct NodeView {
     pub addresses: BTreeSet<IpAddr>,
     /// MAC addresses of the other directors.
     pub peers: BTreeSet<Mac>,
-    /// What is known of the way to each server's address. An address that is absent counts as
-    /// [`NextHop::Pending`]; the node's own addresses need no entry.
-    pub next_hops: BTreeMap<IpAddr, NextHop>,
 }
 
 /// What is known of the way to an address.

@@ -8,13 +8,14 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use common::{
-    DIRECTOR, REAL_SERVER, ROOMY, node, ports, server, snapshot, tcp, virtual_server, with_hops,
+    DIRECTOR, REAL_SERVER, ROOMY, Snapshot, View, node, ports, server, snapshot, tcp,
+    virtual_server, with_hops,
 };
 use sluice_api::{ForwardingMode, PoolSelection};
-use sluice_planner::{Image, Mac, NodeView, Snapshot, Via};
+use sluice_planner::{Image, Mac, Via};
 
 /// Plans for an empty node; also checks that the plan is live and repeats itself.
-fn check(name: &str, snapshot: &Snapshot, view: &NodeView) {
+fn check(name: &str, snapshot: &Snapshot, view: &View) {
     let mut planner = common::planner(snapshot, view, &Image::default(), &ROOMY);
     planner.plan();
     assert_eq!(planner.plan(), [], "a plan after it");
@@ -22,7 +23,7 @@ fn check(name: &str, snapshot: &Snapshot, view: &NodeView) {
     assert_eq!(again.plan(), [], "a plan of its own result");
 
     let mut text = planner.image().to_string();
-    for problem in planner.problems().iter().chain(&planner.full()) {
+    for problem in planner.problems().into_iter().chain(planner.full()) {
         writeln!(text, "problem {problem}").expect("a String takes all");
     }
     for exception in planner.exceptions() {
@@ -73,7 +74,7 @@ fn dr_with_a_server_of_the_directors_own() {
     web.pool_selection = PoolSelection::ClientAddress;
     let next = vec![server("c", "10.0.0.1", 1)];
     let mut view = with_hops(node(DIRECTOR, &["10.0.0.1"]), &LINK);
-    view.peers.insert(Mac([2, 0, 0, 0, 0, 9]));
+    view.node.peers.insert(Mac([2, 0, 0, 0, 0, 9]));
     let input = snapshot(vec![("web", web)], vec![two_servers(), ("next", next)]);
     check("dr_own_server", &input, &view);
 }

@@ -12,16 +12,15 @@ use std::sync::Arc;
 
 use common::maps::Maps;
 use common::{
-    DIRECTOR, REAL_SERVER, ROOMY, hop, ip, name, node, planner, ports, server, share, snapshot,
-    tcp, udp, virtual_server, with_hops,
+    DIRECTOR, REAL_SERVER, ROOMY, Snapshot, Told, View, hop, ip, name, node, planner, ports,
+    server, share, snapshot, tcp, udp, virtual_server, with_hops,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use sluice_abi::{FIRST_BACKEND, Path, RingWord, ServerFacts, ServerRecord, ServerWord, VipWord};
 use sluice_api::{DecidedVirtualServer, ForwardingMode, Protocol};
 use sluice_planner::{
-    Endpoint, Image, Limits, Mac, MapOp, NextHop, NodeView, Planner, Problem, Reason, Ring,
-    RingContent, Server, Snapshot, Via,
+    Endpoint, Image, Limits, Mac, MapOp, NextHop, Problem, Reason, Ring, RingContent, Server, Via,
 };
 
 const ADDRESSES: [&str; 7] = [
@@ -31,7 +30,7 @@ const VIPS: [&str; 3] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"];
 const POOLS: [&str; 3] = ["blue", "green", "red"];
 
 /// One moment: what is decided and what the node sees.
-type Moment = (Snapshot, NodeView);
+type Moment = (Snapshot, View);
 
 fn modes() -> impl Strategy<Value = ForwardingMode> {
     use ForwardingMode::{Dr, FullNat, Nat, Tun};
@@ -84,7 +83,7 @@ fn next_hops(address: IpAddr) -> impl Strategy<Value = NextHop> {
     ]
 }
 
-fn views() -> impl Strategy<Value = NodeView> {
+fn views() -> impl Strategy<Value = View> {
     let role = select(vec![DIRECTOR, DIRECTOR, DIRECTOR, REAL_SERVER]);
     let own = subsequence(ADDRESSES.to_vec(), 0..=2);
     let hops: Vec<_> = ADDRESSES
@@ -92,10 +91,11 @@ fn views() -> impl Strategy<Value = NodeView> {
         .map(|address| next_hops(ip(address)))
         .collect();
     let peers = prop::collection::btree_set((0_u8..3).prop_map(|i| Mac([2, 0, 0, 0, 0, i])), 0..3);
-    (role, own, hops, peers).prop_map(|(role, own, hops, peers)| NodeView {
-        next_hops: ADDRESSES.iter().copied().map(ip).zip(hops).collect(),
-        peers,
-        ..node(role, &own)
+    (role, own, hops, peers).prop_map(|(role, own, hops, peers)| {
+        let mut view = node(role, &own);
+        view.node.peers = peers;
+        view.next_hops = ADDRESSES.iter().copied().map(ip).zip(hops).collect();
+        view
     })
 }
 
@@ -211,7 +211,7 @@ fn apply(maps: &mut Maps, ops: &[MapOp]) -> Result<(), TestCaseError> {
 }
 
 /// Has a planner go on until nothing is left to do.
-fn settle(planner: &mut Planner, maps: &mut Maps) -> Result<(), TestCaseError> {
+fn settle(planner: &mut Told, maps: &mut Maps) -> Result<(), TestCaseError> {
     for _ in 0..10 {
         let ops = planner.plan();
         if ops.is_empty() {
@@ -227,9 +227,9 @@ fn settle(planner: &mut Planner, maps: &mut Maps) -> Result<(), TestCaseError> {
 }
 
 /// One run: the plan of each moment, whole or cut short, and at last the last one's until nothing is left to do.
-fn run(run: &[(Moment, usize)], limits: &Limits) -> Result<(Maps, Planner), TestCaseError> {
+fn run(run: &[(Moment, usize)], limits: &Limits) -> Result<(Maps, Told), TestCaseError> {
     let mut maps = Maps::new(*limits);
-    let mut planner = Planner::new(*limits, &Image::default());
+    let mut planner = Told::new(*limits, &Image::default());
     for ((snapshot, view), cut) in run {
         planner.set_snapshot(snapshot);
         planner.set_view(view.clone());
@@ -272,7 +272,7 @@ proptest! {
             actual.vips.keys().filter(|e| e.is_marker()).map(|e| e.address).collect();
         prop_assert_eq!(markers, addresses);
         for problem in anew.exceptions() {
-            let expected = anew.problems().contains(&problem) || problem.reason == Reason::NextHopPending;
+            let expected = anew.problems().contains(problem) || problem.reason == Reason::NextHopPending;
             prop_assert!(expected, "{problem}");
         }
     }
@@ -595,7 +595,7 @@ fn a_ring_without_room_stays() {
     planner.set_view(to.1);
     planner.plan();
     assert_eq!(planner.image().rings, before);
-    let full: Vec<Problem> = planner.full().into_iter().collect();
+    let full: Vec<&Problem> = planner.full().into_iter().collect();
     let reasons: Vec<_> = full.iter().map(|p| (p.reason, &p.object)).collect();
     assert_eq!(reasons, [(Reason::LimitExceeded, &name("web"))]);
     assert!(

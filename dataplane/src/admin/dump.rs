@@ -30,7 +30,9 @@ pub(super) fn json(state: &State) -> Result<String, String> {
         .ok_or("the node is detached: there are no maps")?;
     let actual = maps.image().map_err(|error| error.to_string())?;
     let published = state.published();
-    let (intended, actual) = (lines(&published.intended), lines(&actual));
+    let planner = published.planner.as_ref();
+    let intended = planner.map(|planner| planner.read().image().clone());
+    let (intended, actual) = (lines(&intended.unwrap_or_default()), lines(&actual));
     let exception = |exception: &sluice_api::NodeException| {
         let (kind, namespace) = (exception.kind, &exception.namespace);
         let (name, reason) = (&exception.name, &exception.reason);

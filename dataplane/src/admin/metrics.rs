@@ -13,10 +13,12 @@ use sluice_abi::{DropReason, FlowState, ServerCounters, Stat};
 use sluice_api::AttachMode;
 use tracing::debug;
 
+mod labels;
 mod source;
 
 use crate::maps::Usage;
-use crate::state::{Published, ServerLabels, State};
+use crate::state::{Capacity, Published, State};
+use labels::ServerLabels;
 
 /// Adds the agent's metrics to a registry.
 pub(super) fn register(registry: &mut Registry, state: Arc<State>) {
@@ -108,14 +110,17 @@ impl Metrics {
     fn servers(&self, encoder: &mut DescriptorEncoder<'_>, published: &Published) -> fmt::Result {
         let flows = self.state.censuses().flows;
         let mut servers: BTreeMap<Labels, (ServerCounters, u64)> = BTreeMap::new();
+        let planner = published.planner.as_ref();
+        let labelled = planner.map(|planner| labels::of_servers(&planner.read()));
         let maps = self.state.maps();
-        for (maps, (&id, labels)) in maps
+        for (maps, (id, epoch, labels)) in maps
             .iter()
-            .flat_map(|maps| published.servers.iter().map(move |server| (maps, server)))
+            .flat_map(|maps| labelled.iter().flatten().map(move |server| (maps, server)))
         {
-            match maps.server_counters(id) {
+            match maps.server_counters(*id) {
                 Ok(found) => {
-                    let live = flows.servers.get(&id).copied().unwrap_or_default();
+                    let live = flows.servers.get(&(*id, *epoch)).copied();
+                    let live = live.unwrap_or_default();
                     let entry = servers.entry(server_labels(labels)).or_default();
                     entry.0 = sum(entry.0, found);
                     entry.1 += live;
@@ -211,9 +216,11 @@ impl Metrics {
         let tables: Vec<(Labels, Usage)> = tables
             .map(|(name, usage)| (vec![("map", (*name).to_owned())], *usage))
             .collect();
-        let maps: Vec<(Labels, Usage)> = published
-            .capacity
+        let planner = published.planner.as_ref();
+        let capacity = planner.map(|planner| Capacity::of(&planner.read()));
+        let maps: Vec<(Labels, Usage)> = capacity
             .iter()
+            .flatten()
             .map(|entry| {
                 let (used, limit) = (entry.used, entry.limit);
                 (vec![("map", snake_case(entry.name))], Usage { used, limit })

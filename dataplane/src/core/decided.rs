@@ -1,26 +1,35 @@
-//! What is decided: the planner's input, kept up by changes. The cost of a change is that of the pools that it concerns.
+//! What is decided, kept up by changes. The cost of a change is that of the pools that it concerns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_api::{ObjectKey, PoolDecision};
-use sluice_planner::{Server, Slice, SliceOwner, Slices, Snapshot};
+use sluice_api::{DecidedVirtualServer, ObjectKey, PoolDecision};
+use sluice_planner::{Server, Slice, SliceOwner, Slices};
 
 use crate::source::{Changes, Mark, SliceKey};
 
 /// What is decided.
 #[derive(Debug, Default)]
 pub(super) struct Decided {
-    snapshot: Snapshot,
     mark: Mark,
     pools: BTreeMap<ObjectKey, Arc<PoolDecision>>,
+    /// Their servers.
+    servers: BTreeMap<ObjectKey, Arc<[Server]>>,
     slices: BTreeMap<SliceKey, Arc<Slice>>,
     slices_of: BTreeMap<SliceOwner, BTreeSet<SliceKey>>,
     /// The pools whose servers are in the slices of an owner.
     pools_of: BTreeMap<SliceOwner, BTreeSet<ObjectKey>>,
     /// How many servers have an address.
     addresses: BTreeMap<IpAddr, usize>,
+}
+
+/// What is decided otherwise than before, by key; `None`: it has no decision any more.
+#[derive(Debug, Default)]
+pub(super) struct Changed {
+    pub(super) virtual_servers: BTreeMap<ObjectKey, Option<Arc<DecidedVirtualServer>>>,
+    /// The servers of pools.
+    pub(super) servers: BTreeMap<ObjectKey, Option<Arc<[Server]>>>,
 }
 
 /// Addresses of servers that came and went.
@@ -31,22 +40,19 @@ pub(super) struct Addresses {
 }
 
 impl Decided {
-    /// Takes in changes. `addresses` gets what follows for the addresses of servers. Returns whether anything is decided
-    /// otherwise than before.
-    pub(super) fn apply(&mut self, changes: Changes, addresses: &mut Addresses) -> bool {
-        let mut differs = self.mark != changes.mark;
+    /// Takes in changes. `news` gets what the planner is to be told of them, and `addresses` what follows for the
+    /// addresses of servers. Returns whether anything is decided otherwise than before.
+    pub(super) fn apply(
+        &mut self,
+        changes: Changes,
+        news: &mut Changed,
+        addresses: &mut Addresses,
+    ) -> bool {
+        let mut differs = self.mark != changes.mark || !changes.virtual_servers.is_empty();
         self.mark = changes.mark;
         for (key, decision) in changes.virtual_servers {
-            differs = true;
-            let virtual_servers = &mut self.snapshot.virtual_servers;
-            match decision {
-                Some(decision) => {
-                    virtual_servers.insert(key, Arc::new(decision.content.clone()));
-                }
-                None => {
-                    virtual_servers.remove(&key);
-                }
-            }
+            let content = decision.map(|decision| Arc::new(decision.content.clone()));
+            news.virtual_servers.insert(key, content);
         }
         let mut pools = BTreeSet::new();
         for (key, decision) in changes.pools {
@@ -57,7 +63,11 @@ impl Decided {
             self.set_slice(key, slice, &mut pools);
         }
         for key in pools {
-            differs |= self.set_servers(&key, addresses);
+            if self.set_servers(&key, addresses) {
+                let servers = self.servers.get(&key).cloned();
+                news.servers.insert(key, servers);
+                differs = true;
+            }
         }
         differs
     }
@@ -115,6 +125,12 @@ impl Decided {
     /// Works out a pool's servers. Returns whether they are others.
     fn set_servers(&mut self, key: &ObjectKey, addresses: &mut Addresses) -> bool {
         let after = self.pools.get(key).map(|pool| self.servers(key, pool));
+        let before = self.servers.remove(key);
+        if before.as_deref() == after.as_deref() {
+            self.servers
+                .extend(before.map(|servers| (key.clone(), servers)));
+            return false;
+        }
         for server in after.iter().flatten() {
             let uses = self.addresses.entry(server.address).or_default();
             *uses += 1;
@@ -122,9 +138,7 @@ impl Decided {
                 addresses.added.insert(server.address);
             }
         }
-        let pools = &mut self.snapshot.pools;
-        let before = pools.remove(key);
-        for server in before.iter().flatten() {
+        for server in before.iter().flat_map(|servers| &**servers) {
             let uses = self.addresses.entry(server.address).or_default();
             *uses = uses.saturating_sub(1);
             if *uses == 0 {
@@ -134,11 +148,10 @@ impl Decided {
                 }
             }
         }
-        let changed = before != after;
         if let Some(servers) = after {
-            pools.insert(key.clone(), servers);
+            self.servers.insert(key.clone(), servers.into());
         }
-        changed
+        true
     }
 
     fn servers(&self, key: &ObjectKey, decision: &PoolDecision) -> Vec<Server> {
@@ -148,11 +161,6 @@ impl Decided {
         let slices = keys.into_iter().flatten();
         let slices = slices.filter_map(|key| self.slices.get(key).map(Arc::as_ref));
         Slices::new(slices).servers(&key.namespace, &decision.content)
-    }
-
-    /// The planner's input.
-    pub(super) fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
     }
 
     /// How far it goes.
@@ -219,8 +227,9 @@ mod tests {
     ) -> (bool, Vec<String>, Vec<String>) {
         let mut changes = Changes::default();
         change(&mut changes);
-        let mut addresses = Addresses::default();
-        let differs = decided.apply(changes, &mut addresses);
+        let (mut news, mut addresses) = (Changed::default(), Addresses::default());
+        let differs = decided.apply(changes, &mut news, &mut addresses);
+        assert_eq!(differs, !news.servers.is_empty());
         let text = |set: BTreeSet<IpAddr>| set.iter().map(ToString::to_string).collect();
         (differs, text(addresses.added), text(addresses.removed))
     }
@@ -272,7 +281,7 @@ mod tests {
             changes.pools.insert(key("v2"), None);
         });
         assert_eq!(last, (true, Vec::new(), owned(&["10.0.0.1"])));
-        assert!(decided.snapshot().pools.is_empty());
+        assert!(decided.servers.is_empty());
         let nothing = apply(&mut decided, |_| {});
         assert_eq!(nothing, (false, Vec::new(), Vec::new()));
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use sluice_api::LoadBalancerNode;
 use tracing::{debug, info};
 
-use super::decided::{Addresses, Decided};
+use super::decided::{Addresses, Changed, Decided};
 use crate::source::Event;
 
 /// The newest word of the sources.
@@ -26,6 +26,8 @@ pub(super) struct Intent {
     pub(super) version: u64,
     /// The other directors' own addresses by node name.
     pub(super) peers: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// What is decided otherwise, until the program knows.
+    changed: Changed,
     /// Addresses of servers that came and went, until the network knows.
     addresses: Addresses,
     peers_changed: bool,
@@ -39,7 +41,7 @@ impl Intent {
                 debug!(revision = changes.mark.revision, "new decisions");
                 let first = self.decided.is_none();
                 let decided = self.decided.get_or_insert_default();
-                let differs = decided.apply(changes, &mut self.addresses);
+                let differs = decided.apply(changes, &mut self.changed, &mut self.addresses);
                 self.version += u64::from(differs || first);
             }
             Event::Node(node) => {
@@ -61,6 +63,11 @@ impl Intent {
     pub(super) fn interfaces(&self) -> impl Iterator<Item = &str> {
         let nodes = self.node.iter();
         nodes.flat_map(|node| node.spec.interfaces.iter().map(String::as_str))
+    }
+
+    /// What is decided otherwise since it was last taken.
+    pub(super) fn take_changed(&mut self) -> Changed {
+        std::mem::take(&mut self.changed)
     }
 
     /// Addresses of servers that came and went since they were last taken.

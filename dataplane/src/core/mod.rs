@@ -188,8 +188,8 @@ impl Working {
         } else {
             self.network.turn(&self.intent, now.instant, effects);
             if !self.network.is_waiting() {
-                self.program
-                    .turn(&self.intent, &self.network, now.instant, effects);
+                let (intent, network) = (&mut self.intent, &mut self.network);
+                self.program.turn(intent, network, now.instant, effects);
             }
         }
         let waiting =

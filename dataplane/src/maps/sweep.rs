@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
     BUCKET_ENTRIES, ConfigWord, FlowClock, FlowData, FlowState, FullNatKey, FullNatValue, MapName,
-    SLOT_BUSY, SLOT_FREE, ServerWord, Timeouts, entry_words,
+    SLOT_BUSY, SLOT_FREE, Timeouts, entry_words,
 };
 
 use super::sys::Plain;
@@ -21,8 +21,8 @@ use super::{Bucket, Error, Maps, map_error, system_error};
 pub struct FlowCensus {
     /// By state; the key orders like the stored number.
     pub states: BTreeMap<u8, u64>,
-    /// Established and half-open flows by server id. Flows of an earlier server with the same id do not count.
-    pub servers: BTreeMap<u32, u64>,
+    /// Established and half-open flows by id and epoch of their server.
+    pub servers: BTreeMap<(u32, u8), u64>,
     /// Entries in use by table.
     pub tables: BTreeMap<&'static str, Usage>,
     /// Entries that expired and were freed.
@@ -83,11 +83,10 @@ impl Maps {
         })
     }
 
-    /// Frees expired flows and counts the others. `servers` are the words of `SERVERS`.
-    pub fn sweep_flows(&self, servers: &BTreeMap<u32, ServerWord>) -> Result<FlowCensus, Error> {
+    /// Frees expired flows and counts the others.
+    pub fn sweep_flows(&self) -> Result<FlowCensus, Error> {
         let mut sweep = Sweep {
             rules: self.rules()?,
-            servers,
             census: FlowCensus::default(),
         };
         sweep.table(MapName::Flows4, &self.flows4, entry_words::<4>());
@@ -138,13 +137,12 @@ impl Maps {
     }
 }
 
-struct Sweep<'a> {
+struct Sweep {
     rules: Rules,
-    servers: &'a BTreeMap<u32, ServerWord>,
     census: FlowCensus,
 }
 
-impl Sweep<'_> {
+impl Sweep {
     fn table(&mut self, name: MapName, table: &Shared<Bucket>, entry_words: usize) {
         let limit = u64::from(table.max_entries()) * BUCKET_ENTRIES as u64;
         let mut used = 0;
@@ -172,10 +170,8 @@ impl Sweep<'_> {
             return false;
         };
         *self.census.states.entry(state as u8).or_default() += 1;
-        let word = self.servers.get(&data.server());
-        if word.is_some_and(|word| word.present() && word.epoch() == data.epoch()) {
-            *self.census.servers.entry(data.server()).or_default() += 1;
-        }
+        let server = (data.server(), data.epoch());
+        *self.census.servers.entry(server).or_default() += 1;
         true
     }
 
@@ -231,14 +227,13 @@ where
 mod tests {
     use super::*;
 
-    fn sweep(now: u32, servers: &BTreeMap<u32, ServerWord>) -> Sweep<'_> {
+    fn sweep(now: u32) -> Sweep {
         Sweep {
             rules: Rules {
                 now: FlowClock(now),
                 half_open: Timeouts::HALF_OPEN,
                 established: Timeouts::ESTABLISHED,
             },
-            servers,
             census: FlowCensus::default(),
         }
     }
@@ -249,23 +244,21 @@ mod tests {
 
     #[test]
     fn live_flows_are_counted_by_state_and_server() {
-        let word = ServerWord::new(1, 7, sluice_abi::Path::Xdp, false);
-        let servers = BTreeMap::from([(3, word)]);
-        let mut sweep = sweep(100, &servers);
+        let mut sweep = sweep(100);
         let key = AtomicU64::new(1 << 48);
-        for epoch in [7, 6] {
+        for epoch in [7, 6, 7] {
             let data = data(epoch, FlowState::Established, 90);
             assert!(sweep.entry(&key, &AtomicU64::new(data.0)));
         }
-        assert_eq!(sweep.census.servers, BTreeMap::from([(3, 1)]));
+        let expected = BTreeMap::from([((3, 6), 1), ((3, 7), 2)]);
+        assert_eq!(sweep.census.servers, expected);
         let established = FlowState::Established as u8;
-        assert_eq!(sweep.census.states, BTreeMap::from([(established, 2)]));
+        assert_eq!(sweep.census.states, BTreeMap::from([(established, 3)]));
     }
 
     /// Times of half-open flows come again after 9.8 hours, those of established ones after 6.5 days.
     #[test]
     fn expired_flows_are_freed_across_the_wrap_of_their_times() {
-        let servers = BTreeMap::new();
         for (state, shift, timeouts) in [
             (FlowState::Syn, 0, Timeouts::HALF_OPEN),
             (FlowState::Closed, 4, Timeouts::ESTABLISHED),
@@ -277,28 +270,26 @@ mod tests {
             let entry = AtomicU64::new(data(0, state, seen).0);
             let key = AtomicU64::new(1 << 48);
             let last = seen + timeout + unit - 1;
-            assert!(sweep(last, &servers).entry(&key, &entry), "{state:?}");
-            assert!(!sweep(last + 1, &servers).entry(&key, &entry), "{state:?}");
+            assert!(sweep(last).entry(&key, &entry), "{state:?}");
+            assert!(!sweep(last + 1).entry(&key, &entry), "{state:?}");
             assert_eq!(key.load(Ordering::Relaxed), SLOT_FREE);
         }
     }
 
     #[test]
     fn an_established_flow_stays_expired_for_days_without_a_sweep() {
-        let servers = BTreeMap::new();
         let entry = data(0, FlowState::Established, 1 << 20);
         for hours in [2, 24, 100, 150] {
             let now = (1 << 20) + hours * 3600 * 2 - hours * 500;
             let key = AtomicU64::new(1 << 48);
-            let found = sweep(now, &servers).entry(&key, &AtomicU64::new(entry.0));
+            let found = sweep(now).entry(&key, &AtomicU64::new(entry.0));
             assert!(!found, "alive after {hours} hours");
         }
     }
 
     #[test]
     fn slots_that_are_free_or_being_written_are_left_alone() {
-        let servers = BTreeMap::new();
-        let mut sweep = sweep(100, &servers);
+        let mut sweep = sweep(100);
         for key in [SLOT_FREE, SLOT_BUSY] {
             let word = AtomicU64::new(key);
             assert!(!sweep.entry(&word, &AtomicU64::new(0)));
@@ -309,9 +300,8 @@ mod tests {
 
     #[test]
     fn an_entry_younger_than_now_lives() {
-        let servers = BTreeMap::new();
         let key = AtomicU64::new(9 << 48);
         let entry = AtomicU64::new(data(0, FlowState::Syn, 101).0);
-        assert!(sweep(100, &servers).entry(&key, &entry));
+        assert!(sweep(100).entry(&key, &entry));
     }
 }

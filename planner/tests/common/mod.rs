@@ -7,8 +7,9 @@
 
 pub mod maps;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use sluice_api::{
@@ -16,7 +17,7 @@ use sluice_api::{
     Protocol,
 };
 use sluice_planner::{
-    Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts, Snapshot, Via,
+    Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts, Via,
 };
 
 pub const ROOMY: Limits = Limits {
@@ -115,9 +116,87 @@ pub fn snapshot(
     }
 }
 
+/// Everything that is decided at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Snapshot {
+    pub virtual_servers: BTreeMap<ObjectKey, Arc<DecidedVirtualServer>>,
+    pub pools: BTreeMap<ObjectKey, Vec<Server>>,
+}
+
+/// Everything that a node sees at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct View {
+    pub node: NodeView,
+    pub next_hops: BTreeMap<IpAddr, NextHop>,
+}
+
+/// A planner that is told what changes from moment to moment.
+pub struct Told {
+    planner: Planner,
+    snapshot: Snapshot,
+    next_hops: BTreeMap<IpAddr, NextHop>,
+}
+
+impl Told {
+    pub fn new(limits: Limits, image: &Image) -> Self {
+        Self {
+            planner: Planner::new(limits, image),
+            snapshot: Snapshot::default(),
+            next_hops: BTreeMap::new(),
+        }
+    }
+
+    pub fn set_snapshot(&mut self, snapshot: &Snapshot) {
+        let old = std::mem::replace(&mut self.snapshot, snapshot.clone());
+        for key in changed(&old.virtual_servers, &snapshot.virtual_servers) {
+            let decided = snapshot.virtual_servers.get(key);
+            self.planner.set_virtual_server(key, decided.cloned());
+        }
+        for key in changed(&old.pools, &snapshot.pools) {
+            let servers = snapshot.pools.get(key).cloned();
+            self.planner.set_servers(key, servers.map(Arc::from));
+        }
+    }
+
+    pub fn set_view(&mut self, view: View) {
+        self.planner.set_view(view.node);
+        let old = std::mem::replace(&mut self.next_hops, view.next_hops);
+        for address in changed(&old, &self.next_hops) {
+            let next_hop = self.next_hops.get(address);
+            self.planner.set_next_hop(*address, next_hop.copied());
+        }
+    }
+}
+
+impl Deref for Told {
+    type Target = Planner;
+
+    fn deref(&self) -> &Planner {
+        &self.planner
+    }
+}
+
+impl DerefMut for Told {
+    fn deref_mut(&mut self) -> &mut Planner {
+        &mut self.planner
+    }
+}
+
+/// The keys whose values differ.
+fn changed<'a, K: Ord, V: PartialEq>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = &'a K> {
+    let gone = old.keys().filter(|key| !new.contains_key(key));
+    let other = new
+        .iter()
+        .filter(|(key, value)| old.get(key) != Some(*value));
+    gone.chain(other.map(|(key, _)| key))
+}
+
 /// A planner that knows all this.
-pub fn planner(snapshot: &Snapshot, view: &NodeView, image: &Image, limits: &Limits) -> Planner {
-    let mut planner = Planner::new(*limits, image);
+pub fn planner(snapshot: &Snapshot, view: &View, image: &Image, limits: &Limits) -> Told {
+    let mut planner = Told::new(*limits, image);
     planner.set_view(view.clone());
     planner.set_snapshot(snapshot);
     planner
@@ -133,12 +212,16 @@ pub const REAL_SERVER: Role = Role {
     real_server: true,
 };
 
-pub fn node(role: Role, addresses: &[&str]) -> NodeView {
-    NodeView {
+pub fn node(role: Role, addresses: &[&str]) -> View {
+    let node = NodeView {
         name: "node".into(),
         role,
         addresses: addresses.iter().copied().map(ip).collect(),
         ..NodeView::default()
+    };
+    View {
+        node,
+        ..View::default()
     }
 }
 
@@ -158,7 +241,7 @@ pub fn hop(via: Via, address: IpAddr) -> NextHop {
     })
 }
 
-pub fn with_hops(mut view: NodeView, hops: &[(&str, Via)]) -> NodeView {
+pub fn with_hops(mut view: View, hops: &[(&str, Via)]) -> View {
     for &(address, via) in hops {
         view.next_hops.insert(ip(address), hop(via, ip(address)));
     }

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use sluice_api::{ExceptionKind, LoadBalancerNodeStatus, NodeException, NodeRole};
+use sluice_api::{ExceptionKind, LoadBalancerNodeStatus, NodeException, NodeRole, ObjectKey};
 use sluice_planner::{
     Hop, Image, Limits, Mac, MapOp, NextHop, NodeView, ObjectKind, Planner, Problem, Ring, Role,
-    Slices, Snapshot, Via,
+    Slices, Via,
 };
 
 use crate::case::{AgentState, NodeNews, Way};
@@ -31,6 +32,8 @@ pub(crate) struct Node {
     addresses: BTreeSet<IpAddr>,
     ways: BTreeMap<IpAddr, Way>,
     planner: Planner,
+    /// The virtual servers and pools that the planner knows.
+    known: [BTreeSet<ObjectKey>; 2],
     /// The slots of rings, by where they begin.
     ring_slots: BTreeMap<u32, Vec<u32>>,
     /// The writes since they were last asked for.
@@ -46,6 +49,7 @@ impl Default for Node {
             addresses: BTreeSet::new(),
             ways: BTreeMap::new(),
             planner: Planner::new(LIMITS, &Image::default()),
+            known: Default::default(),
             ring_slots: BTreeMap::new(),
             writes: Vec::new(),
             notes: Vec::new(),
@@ -85,11 +89,7 @@ impl Node {
         if self.agent != AgentState::Live {
             return;
         }
-        let slices = Slices::new(&decided.slices);
-        let snapshot = Snapshot::new(&decided.virtual_servers, &decided.pools, &slices);
-        let servers = snapshot.pools.values().flatten();
-        let hops = servers.map(|server| (server.address, self.hop(server.address)));
-        let view = NodeView {
+        self.planner.set_view(NodeView {
             name: name.to_owned(),
             role: Role {
                 director: role == NodeRole::Director,
@@ -97,10 +97,8 @@ impl Node {
             },
             addresses: self.addresses.clone(),
             peers,
-            next_hops: hops.collect(),
-        };
-        self.planner.set_view(view);
-        self.planner.set_snapshot(&snapshot);
+        });
+        self.tell(decided);
         let writes = self.planner.plan();
         assert_eq!(self.planner.plan(), [], "everything has room");
         for write in &writes {
@@ -116,7 +114,8 @@ impl Node {
         self.notes = notes.map(ToString::to_string).collect();
         let revisions = decided.virtual_servers.values().map(|d| d.revision);
         let pool_revisions = decided.pools.values().map(|d| d.revision);
-        let exceptions: BTreeSet<NodeException> = exceptions.iter().filter_map(exception).collect();
+        let exceptions: BTreeSet<NodeException> =
+            exceptions.into_iter().filter_map(exception).collect();
         self.status = LoadBalancerNodeStatus {
             addresses: self.status.addresses.clone(),
             acknowledged_revision: revisions.max().unwrap_or_default(),
@@ -125,6 +124,34 @@ impl Node {
             exceptions: exceptions.into_iter().collect(),
             ..LoadBalancerNodeStatus::default()
         };
+    }
+
+    /// Tells the planner what is decided.
+    fn tell(&mut self, decided: &Decided) {
+        let keys = [
+            decided.virtual_servers.keys().cloned().collect(),
+            decided.pools.keys().cloned().collect(),
+        ];
+        let [virtual_servers, pools] = std::mem::replace(&mut self.known, keys);
+        for key in virtual_servers.difference(&self.known[0]) {
+            self.planner.set_virtual_server(key, None);
+        }
+        for key in pools.difference(&self.known[1]) {
+            self.planner.set_servers(key, None);
+        }
+        for (key, decision) in &decided.virtual_servers {
+            let content = Arc::new(decision.content.clone());
+            self.planner.set_virtual_server(key, Some(content));
+        }
+        let slices = Slices::new(&decided.slices);
+        for (key, decision) in &decided.pools {
+            let servers = slices.servers(&key.namespace, &decision.content);
+            for server in &servers {
+                let next_hop = self.hop(server.address);
+                self.planner.set_next_hop(server.address, Some(next_hop));
+            }
+            self.planner.set_servers(key, Some(servers.into()));
+        }
     }
 
     /// MAC addresses by which other nodes know this one.

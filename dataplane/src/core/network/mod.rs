@@ -53,7 +53,9 @@ pub(super) struct Network {
     waiting: bool,
     retry: BackOff,
     released_stale: bool,
-    /// Counts changes of what [`Self::next_hops`] and [`Self::own_addresses`] say.
+    /// Next hops that are others, until the program knows. Own addresses have none.
+    next_hops: BTreeMap<IpAddr, Option<NextHop>>,
+    /// Counts changes of next hops and of what [`Self::own_addresses`] says.
     version: u64,
 }
 
@@ -76,6 +78,7 @@ impl Network {
             waiting: false,
             retry: BackOff::default(),
             released_stale: false,
+            next_hops: BTreeMap::new(),
             version: 0,
         }
     }
@@ -287,7 +290,8 @@ impl Network {
             uplinks: &self.uplinks,
         };
         let outcome = self.resolver.work_out(around, &mut self.neighbours, now);
-        self.version += u64::from(outcome.changed);
+        self.version += u64::from(outcome.own_changed || !outcome.next_hops.is_empty());
+        self.next_hops.extend(outcome.next_hops);
         outcome.released
     }
 
@@ -317,9 +321,9 @@ impl Network {
         addresses
     }
 
-    /// What is known of the way to each address.
-    pub(super) fn next_hops(&self) -> &BTreeMap<IpAddr, NextHop> {
-        self.resolver.next_hops()
+    /// What is known of the way to addresses, as far as that is something else since it was last taken.
+    pub(super) fn take_next_hops(&mut self) -> BTreeMap<IpAddr, Option<NextHop>> {
+        std::mem::take(&mut self.next_hops)
     }
 
     /// Changes whenever what is said of the way to an address, or of own addresses, may be another.

@@ -1,7 +1,7 @@
 //! How each followed address is reached. Only what a change concerns is asked for and worked out anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use sluice_planner::{Hop, Mac, NextHop, Via};
@@ -35,8 +35,8 @@ pub(super) struct Resolver {
     doubted: BTreeSet<IpAddr>,
     /// Addresses whose next hop is to be worked out.
     touched: BTreeSet<IpAddr>,
-    /// What is known of the way to each followed address but the node's own.
-    next_hops: BTreeMap<IpAddr, NextHop>,
+    /// Interfaces and the followed addresses whose route leads through them.
+    through: BTreeSet<(u32, IpAddr)>,
     /// Followed addresses that are this node's own by its routes.
     own: BTreeSet<IpAddr>,
 }
@@ -49,9 +49,19 @@ struct Followed {
     route: Option<Route>,
     /// The neighbour on the way.
     neighbour: Option<Key>,
+    /// What is known of the way. There is none to an own address.
+    next_hop: Option<NextHop>,
 }
 
 impl Followed {
+    /// The interface that the route leads through.
+    fn through(&self) -> Option<u32> {
+        match self.route {
+            Some(Route::Out { ifindex, .. }) => Some(ifindex),
+            _ => None,
+        }
+    }
+
     fn need(&mut self, need: Need) -> &mut bool {
         match need {
             Need::Server => &mut self.server,
@@ -75,8 +85,10 @@ enum Way {
 /// What came of working out.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// Whether a next hop, or what is the node's own, is another one.
-    pub(super) changed: bool,
+    /// Next hops that are others than before.
+    pub(super) next_hops: BTreeMap<IpAddr, Option<NextHop>>,
+    /// Whether other addresses are the node's own than before.
+    pub(super) own_changed: bool,
     /// Neighbours that nothing needs any more.
     pub(super) released: Vec<Key>,
 }
@@ -112,13 +124,10 @@ impl Resolver {
 
     /// The routes through an interface may be others.
     pub(super) fn doubt_through(&mut self, interface: u32) {
-        let leads_there = |followed: &Followed| match followed.route {
-            Some(Route::Out { ifindex, .. }) => ifindex == interface,
-            _ => false,
-        };
-        let followed = self.followed.iter();
-        let through = followed.filter(|(_, followed)| leads_there(followed));
-        self.doubted.extend(through.map(|(address, _)| address));
+        let first = (interface, IpAddr::from(Ipv4Addr::UNSPECIFIED));
+        let through = self.through.range(first..);
+        let through = through.take_while(|(ifindex, _)| *ifindex == interface);
+        self.doubted.extend(through.map(|(_, address)| address));
     }
 
     /// Addresses whose route is to be looked up. They are doubted no more.
@@ -129,7 +138,15 @@ impl Resolver {
     /// The route to an address is this one.
     pub(super) fn found(&mut self, address: IpAddr, route: Route) {
         if let Some(followed) = self.followed.get_mut(&address) {
+            let before = followed.through();
             followed.route = Some(route);
+            let after = followed.through();
+            if before != after {
+                if let Some(ifindex) = before {
+                    self.through.remove(&(ifindex, address));
+                }
+                self.through.extend(after.map(|ifindex| (ifindex, address)));
+            }
             self.touched.insert(address);
         }
     }
@@ -179,10 +196,6 @@ impl Resolver {
             {
                 outcome.released.push(before);
             }
-            if !needed {
-                self.followed.remove(&address);
-                self.doubted.remove(&address);
-            }
             let next_hop = match &way {
                 None | Some(Way::Own) => None,
                 Some(Way::Stack(hop)) => Some(NextHop::Resolved(*hop)),
@@ -191,28 +204,22 @@ impl Resolver {
                     Some(neighbours.resolve(around.table, *key, *hop, now))
                 }
             };
-            outcome.changed |= self.set(address, next_hop, matches!(way, Some(Way::Own)));
+            if std::mem::replace(&mut followed.next_hop, next_hop) != next_hop {
+                outcome.next_hops.insert(address, next_hop);
+            }
+            if !needed {
+                if let Some(ifindex) = followed.through() {
+                    self.through.remove(&(ifindex, address));
+                }
+                self.followed.remove(&address);
+                self.doubted.remove(&address);
+            }
+            outcome.own_changed |= match way {
+                Some(Way::Own) => self.own.insert(address),
+                _ => self.own.remove(&address),
+            };
         }
         outcome
-    }
-
-    /// Returns whether anything is another one.
-    fn set(&mut self, address: IpAddr, next_hop: Option<NextHop>, own: bool) -> bool {
-        let before = match next_hop {
-            Some(next_hop) => self.next_hops.insert(address, next_hop),
-            None => self.next_hops.remove(&address),
-        };
-        let own_changed = if own {
-            self.own.insert(address)
-        } else {
-            self.own.remove(&address)
-        };
-        before != next_hop || own_changed
-    }
-
-    /// What is known of the way to each address. Own addresses are left out.
-    pub(super) fn next_hops(&self) -> &BTreeMap<IpAddr, NextHop> {
-        &self.next_hops
     }
 
     /// Followed addresses that are this node's own by its routes.

@@ -3,7 +3,6 @@
 //! The tables come first: no packet finds them half full.
 
 mod attachments;
-mod labels;
 mod tables;
 mod view;
 
@@ -36,18 +35,18 @@ impl Program {
     /// Has written and attached whatever is to be.
     pub(super) fn turn(
         &mut self,
-        intent: &Intent,
-        network: &Network,
+        intent: &mut Intent,
+        network: &mut Network,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(node) = &intent.node else {
-            return;
-        };
         self.tables.turn(intent, network, now, effects);
         if self.tables.is_waiting() {
             return;
         }
+        let Some(node) = &intent.node else {
+            return;
+        };
         let bridges = self.tables.bridges();
         self.attachments
             .turn(network.table(), &node.spec, bridges, now, effects);

@@ -7,20 +7,20 @@
 //!    └────────── nothing left to do ────────┘ └─ ReadImage ─┴── failed, later
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use sluice_planner::{Image, Limits, NodeView, ObjectKind, Planner, Problem, Role};
+use sluice_api::MAX_MESSAGE_LENGTH;
+use sluice_planner::{Image, Limits, ObjectKind, Planner, Problem, Role};
 use tracing::{error, warn};
 
-use super::{labels, view};
+use super::view;
 use crate::core::back_off::BackOff;
 use crate::core::intent::Intent;
 use crate::core::io::Effect;
 use crate::core::network::Network;
 use crate::maps;
-use crate::state::{Capacity, ServerLabels};
+use crate::state::SharedPlanner;
 
 /// Up to which revisions everything is live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,34 +43,25 @@ enum Awaited {
 pub(in crate::core) struct Summary {
     /// What is not live, in the order in which it is told.
     pub(in crate::core) not_live: Vec<Problem>,
-    /// What is not as described, though the decisions are in force.
-    pub(in crate::core) notes: Vec<String>,
-    /// Labels by server id.
-    pub(in crate::core) servers: Arc<BTreeMap<u32, ServerLabels>>,
-    /// Limits and their use.
-    pub(in crate::core) capacity: Vec<Capacity>,
+    /// What is not as described, though the decisions are in force; at least as much of it as a message holds.
+    pub(in crate::core) notes: String,
+    /// What it was made of: the planner's troubles, by their number, and what the source missed.
+    of: (u64, Vec<Problem>),
 }
 
 /// The maps.
 #[derive(Debug)]
 pub(in crate::core) struct Tables {
     node: String,
-    limits: Limits,
     /// What is planned for: the numbers of decisions and network, and the node's role.
     source: Option<(u64, u64, Role)>,
-    /// The node as it was seen last.
-    view: NodeView,
-    /// `None` until the maps were read for the first time.
-    planner: Option<Planner>,
+    planner: SharedPlanner,
     /// Whether the maps must be read back before anything is written.
     is_doubtful: bool,
     /// The revisions that are planned for.
     revisions: Revisions,
     /// Up to which everything is in the maps.
     in_force: Option<Revisions>,
-    /// What the maps hold; nothing while they must be read back.
-    actual: Arc<Image>,
-    intended: Arc<Image>,
     was_full: bool,
     /// Why the maps are not as they should be.
     failure: Option<String>,
@@ -87,15 +78,11 @@ impl Tables {
     pub(super) fn new(node: &str, limits: Limits) -> Self {
         Self {
             node: node.to_owned(),
-            limits,
             source: None,
-            view: NodeView::default(),
-            planner: None,
+            planner: SharedPlanner::new(Planner::new(limits, &Image::default())),
             is_doubtful: true,
             revisions: Revisions::default(),
             in_force: None,
-            actual: Arc::default(),
-            intended: Arc::default(),
             was_full: false,
             failure: None,
             awaited: None,
@@ -106,11 +93,11 @@ impl Tables {
         }
     }
 
-    /// Plans anew if anything has changed that a plan is made of, or if the last one failed.
+    /// Plans for what has changed, or anew if the last plan failed.
     pub(super) fn turn(
         &mut self,
-        intent: &Intent,
-        network: &Network,
+        intent: &mut Intent,
+        network: &mut Network,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
@@ -125,41 +112,41 @@ impl Tables {
             return;
         }
         self.source = Some(source);
-        self.view = view::node_view(&self.node, &node.spec, network);
         self.revisions = Revisions {
             virtual_servers: decided.mark().revision,
             pools: decided.mark().pool_revision,
         };
+        let view = view::node_view(&self.node, &node.spec, network);
+        let mut planner = self.planner.write();
+        planner.set_view(view);
+        let changed = intent.take_changed();
+        for (key, decided) in changed.virtual_servers {
+            planner.set_virtual_server(&key, decided);
+        }
+        for (key, servers) in changed.servers {
+            planner.set_servers(&key, servers);
+        }
+        for (address, next_hop) in network.take_next_hops() {
+            planner.set_next_hop(address, next_hop);
+        }
+        drop(planner);
         if self.is_doubtful {
             self.awaited = Some(Awaited::Image);
             effects.push(Effect::ReadImage);
             return;
         }
-        self.tell(intent);
         self.plan(intent, effects);
-    }
-
-    /// Tells the planner what is decided and seen.
-    fn tell(&mut self, intent: &Intent) {
-        if let (Some(planner), Some(decided)) = (&mut self.planner, &intent.decided) {
-            planner.set_view(self.view.clone());
-            planner.set_snapshot(decided.snapshot());
-        }
     }
 
     /// Has the next operations written, or finds that nothing is left to do.
     fn plan(&mut self, intent: &Intent, effects: &mut Vec<Effect>) {
-        let Some(planner) = &mut self.planner else {
-            return;
-        };
-        let operations = planner.plan();
+        let operations = self.planner.write().plan();
         if operations.is_empty() {
             self.in_force = Some(self.revisions);
             self.failure = None;
             self.retry.succeed();
             return self.summarize(intent);
         }
-        self.intended = Arc::new(planner.image().clone());
         self.awaited = Some(Awaited::Applied);
         effects.push(Effect::Apply(operations));
     }
@@ -175,15 +162,9 @@ impl Tables {
         self.awaited = None;
         match read {
             Ok(image) => {
-                match &mut self.planner {
-                    Some(planner) => planner.adopt(&image),
-                    None => self.planner = Some(Planner::new(self.limits, &image)),
-                }
+                self.planner.write().adopt(&image);
                 self.is_doubtful = false;
-                self.intended = Arc::new(image);
-                self.actual = Arc::clone(&self.intended);
-                self.bridges = bridges(&self.actual);
-                self.tell(intent);
+                self.find_bridges();
                 self.plan(intent, effects);
             }
             Err(error) => self.fail(&error, intent, now),
@@ -204,9 +185,12 @@ impl Tables {
         if let Err(error) = outcome {
             return self.fail(&error, intent, now);
         }
-        self.actual = Arc::clone(&self.intended);
-        self.bridges = bridges(&self.actual);
+        self.find_bridges();
         self.plan(intent, effects);
+    }
+
+    fn find_bridges(&mut self) {
+        self.bridges = self.planner.read().tc_interfaces().collect();
     }
 
     fn fail(&mut self, error: &maps::Error, intent: &Intent, now: Instant) {
@@ -216,40 +200,34 @@ impl Tables {
         }
         self.failure = Some(error.to_string());
         self.is_doubtful = true;
-        self.actual = Arc::default();
         self.in_force = None;
         self.retry.fail(now);
         self.summarize(intent);
     }
 
+    /// Tells what is wrong, unless that is what was told last.
     fn summarize(&mut self, intent: &Intent) {
-        let decided = intent.decided.iter();
-        // What was missed and limits say more than what follows from them, so they come first.
-        let mut not_live: Vec<Problem> = decided.flat_map(|d| &d.mark().missed).cloned().collect();
-        let mut notes = Vec::new();
-        let mut servers = BTreeMap::new();
-        if let Some(planner) = &self.planner {
-            let full = planner.full();
-            if let Some(first) = full.first().filter(|_| !self.was_full) {
-                let count = full.len();
-                warn!("not everything fits into the maps, see status: {first} (1 of {count})");
-            }
-            self.was_full = !full.is_empty();
-            let is_note = |problem: &&Problem| {
-                !problem.exception || problem.kind == ObjectKind::LoadBalancerNode
-            };
-            let problems = planner.problems();
-            let of_node = problems.iter().chain(&full).filter(is_note);
-            notes = of_node.map(ToString::to_string).collect();
-            not_live.extend(full.into_iter().filter(|problem| problem.exception));
-            not_live.extend(planner.exceptions());
-            servers = labels::of_servers(planner);
+        let decided = intent.decided.as_ref();
+        let missed = decided.map_or(&[][..], |decided| &decided.mark().missed);
+        let planner = self.planner.read();
+        let changes = planner.trouble_changes();
+        if self.changes > 0 && self.summary.of.0 == changes && self.summary.of.1 == missed {
+            return;
         }
+        let full = planner.full();
+        if let Some(first) = full.first().filter(|_| !self.was_full) {
+            let count = full.len();
+            warn!("not everything fits into the maps, see status: {first} (1 of {count})");
+        }
+        self.was_full = !full.is_empty();
+        let problems = planner.problems();
+        // What was missed and limits say more than what follows from them, so they come first.
+        let not_fitting = full.iter().copied().filter(|problem| problem.exception);
+        let not_live = missed.iter().chain(not_fitting);
         self.summary = Summary {
-            not_live,
-            notes,
-            servers: Arc::new(servers),
-            capacity: Capacity::of(&self.actual, &self.limits),
+            not_live: not_live.chain(planner.exceptions()).cloned().collect(),
+            notes: notes(problems.iter().chain(&full).copied()),
+            of: (changes, missed.to_vec()),
         };
         self.changes += 1;
     }
@@ -284,22 +262,25 @@ impl Tables {
         (&self.summary, self.changes)
     }
 
-    /// What the maps shall hold by the last plan.
-    pub(in crate::core) fn intended(&self) -> Arc<Image> {
-        Arc::clone(&self.intended)
-    }
-
-    /// What they hold as far as it was written or read.
-    pub(in crate::core) fn actual(&self) -> Arc<Image> {
-        Arc::clone(&self.actual)
+    /// What plans the maps.
+    pub(in crate::core) fn planner(&self) -> &SharedPlanner {
+        &self.planner
     }
 }
 
-fn bridges(image: &Image) -> BTreeSet<u32> {
-    let by_tc = image
-        .servers
-        .values()
-        .filter(|word| word.present() && word.path() == sluice_abi::Path::Tc);
-    let records = by_tc.filter_map(|word| image.records.get(&word.slot()));
-    records.map(|record| record.ifindex).collect()
+/// Tells those problems that are no exceptions, or that are the node's, until a message is full.
+fn notes<'a>(problems: impl Iterator<Item = &'a Problem>) -> String {
+    let is_note =
+        |problem: &&Problem| !problem.exception || problem.kind == ObjectKind::LoadBalancerNode;
+    let mut notes = String::new();
+    for problem in problems.filter(is_note) {
+        if notes.chars().count() > MAX_MESSAGE_LENGTH {
+            break;
+        }
+        if !notes.is_empty() {
+            notes.push_str("; ");
+        }
+        notes.push_str(&problem.to_string());
+    }
+    notes
 }

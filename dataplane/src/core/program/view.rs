@@ -16,7 +16,6 @@ pub(super) fn node_view(name: &str, spec: &LoadBalancerNodeSpec, network: &Netwo
         peers: peers
             .filter_map(|&address| network.mac_on_link(address))
             .collect(),
-        next_hops: network.next_hops().clone(),
         addresses,
     }
 }

@@ -147,10 +147,13 @@ impl Report {
             heartbeat_time: self.status.heartbeat_time.clone(),
             interfaces: rooms.program.attachments.uplinks().cloned().collect(),
             capabilities: Some(self.capabilities(rooms)),
-            capacity: summary.capacity.iter().map(entry).collect(),
+            capacity: Capacity::of(&rooms.program.tables.planner().read())
+                .iter()
+                .map(entry)
+                .collect(),
         };
         let (reason, message) = if not_ready.is_empty() {
-            (Reason::AsExpected, summary.notes.join("; "))
+            (Reason::AsExpected, summary.notes.clone())
         } else {
             (Reason::NotInForce, not_ready.join("; "))
         };
@@ -168,20 +171,16 @@ impl Report {
 
     fn published(&self, rooms: Rooms<'_>, not_ready: Vec<String>) -> Published {
         let (neighbours, neighbours_unresolved) = rooms.network.neighbours();
-        let (summary, _) = rooms.program.tables.summary();
         let acknowledged = self.acknowledged(rooms);
         let uplinks = rooms.program.attachments.uplinks();
         Published {
-            intended: rooms.program.tables.intended(),
-            actual: rooms.program.tables.actual(),
-            servers: Arc::clone(&summary.servers),
+            planner: Some(rooms.program.tables.planner().clone()),
             acknowledged_revision: acknowledged.virtual_servers,
             acknowledged_pool_revision: acknowledged.pools,
             exceptions: Arc::clone(&self.exceptions),
             interfaces: uplinks
                 .map(|uplink| (uplink.name.clone(), uplink.attach_mode))
                 .collect(),
-            capacity: summary.capacity.clone(),
             neighbours,
             neighbours_unresolved,
             not_ready,

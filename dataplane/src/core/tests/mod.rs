@@ -1,5 +1,6 @@
 //! The core against a world of values: every effect is noted and answered at once, in words.
 
+mod deltas;
 mod network;
 mod program;
 mod report;
@@ -17,13 +18,13 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
-    DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer, DecidedVirtualServer, Decision,
-    ForwardingMode, LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole,
-    ObjectKey, PoolDecision, PoolSelection, Protocol, XdpMode,
+    DecidedRealServerPool, DecidedServer, DecidedVirtualServer, Decision, LoadBalancerNode,
+    LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolDecision, XdpMode,
 };
-use sluice_planner::{Image, Limits};
+use sluice_planner::Image;
 
-use super::{Attachment, Core, Effect, Input, LeaveError, Now, Place, Wanted};
+use super::{Attachment, Core, Effect, Input, LeaveError, Now, Phase, Place, Wanted};
+use crate::fixtures::{LIMITS, virtual_server};
 use crate::maps::{self, Attached, Hook, Mode};
 use crate::netlink::{self, Route, Table};
 use crate::source::{Changes, Event, Mark};
@@ -38,18 +39,6 @@ const SERVER: &str = "10.0.0.2";
 /// Behind the bridge.
 const POD: &str = "10.244.0.2";
 
-const LIMITS: Limits = Limits {
-    vips: 64,
-    backends: 64,
-    locals: 64,
-    peers: 64,
-    heads: 64,
-    rings: 64,
-    ring_slots: 65_536,
-    servers: 64,
-    records: 64,
-};
-
 /// All that is around a core.
 struct World {
     core: Core,
@@ -61,6 +50,8 @@ struct World {
     /// Effects that fail, by their first word.
     failing: BTreeSet<&'static str>,
     attached: BTreeSet<(Hook, String)>,
+    /// What the maps hold.
+    maps: Image,
     published: Published,
     status: Option<LoadBalancerNodeStatus>,
 }
@@ -89,16 +80,23 @@ impl World {
             routes: routes.map(|(to, through)| (ip(to), out(through))).into(),
             failing: BTreeSet::new(),
             attached: BTreeSet::new(),
+            maps: Image::default(),
             published: Published::default(),
             status: None,
         }
     }
 
-    /// A world whose core has brought about what was decided for `servers`, by revision 7, and has reported it.
-    fn settled(servers: &[&str]) -> Self {
+    /// A world whose core knows that it is a director.
+    fn of_director() -> Self {
         let mut world = Self::new(LoadBalancerNodeStatus::default());
         world.tell(Input::SourceSynced(true));
         world.tell(Input::Source(node(1, XdpMode::Auto)));
+        world
+    }
+
+    /// A world whose core has brought about what was decided for `servers`, by revision 7, and has reported it.
+    fn settled(servers: &[&str]) -> Self {
+        let mut world = Self::of_director();
         world.tell(Input::Source(decisions(7, servers)));
         world.turn();
         world.after(Duration::from_millis(200));
@@ -134,15 +132,29 @@ impl World {
 
     /// What the core does when it hears of a change of the network.
     fn hear(&mut self, message: RouteNetlinkMessage) -> Vec<String> {
+        self.notice(message);
+        self.turn()
+    }
+
+    /// The core hears of a change of the network.
+    fn notice(&mut self, message: RouteNetlinkMessage) {
         self.table.apply(&message);
         self.tell(Input::Netlink(Box::new(message)));
-        self.turn()
     }
 
     /// Time until the next turn is due.
     fn pause(&self) -> Option<Duration> {
         let deadline = self.core.next_deadline(self.now.instant);
         deadline.map(|at| at.saturating_duration_since(self.now.instant))
+    }
+
+    /// What the maps hold by the last plan.
+    fn planned(&self) -> Image {
+        let Phase::Working(working) = &self.core.0 else {
+            unreachable!("a detached node has no maps")
+        };
+        let planner = working.program.tables.planner().read();
+        planner.image().clone()
     }
 
     fn not_ready(&self) -> String {
@@ -189,9 +201,12 @@ impl World {
                 Input::RoutesFound(addresses.into_iter().map(find).collect())
             }
             Effect::ReadImage if failing("ReadImage") => Input::ImageRead(Err(map_error())),
-            Effect::ReadImage => Input::ImageRead(Ok(Image::default())),
+            Effect::ReadImage => Input::ImageRead(Ok(self.maps.clone())),
             Effect::Apply(_) if failing("Apply") => Input::Applied(Err(map_error())),
-            Effect::Apply(_) => Input::Applied(Ok(())),
+            Effect::Apply(_) => {
+                self.maps = self.planned();
+                Input::Applied(Ok(()))
+            }
             Effect::LookForPrograms(places) => {
                 let gone = |place: &Place| {
                     let program = (place.hook, place.interface.clone());
@@ -318,36 +333,23 @@ fn node(generation: i64, xdp_mode: XdpMode) -> Event {
     Event::Node(Box::new(node))
 }
 
-/// One virtual server over one pool of these servers.
-fn decisions(revision: u64, servers: &[&str]) -> Event {
-    let virtual_server = DecidedVirtualServer {
-        addresses: vec![ip("203.0.113.1")],
-        ports: vec![DecidedPort {
-            name: "http".to_owned(),
-            protocol: Protocol::Tcp,
-            port: 80,
-        }],
-        mode: ForwardingMode::Nat,
-        pool_selection: PoolSelection::Flow,
-        pools: vec![DecidedPool {
-            name: "v1".to_owned(),
-            weight: 1,
-            spec_weight: 1,
-        }],
-    };
+fn decision(revision: u64, content: DecidedVirtualServer) -> Decision {
+    Decision {
+        revision,
+        complete_revision: revision,
+        generation: 1,
+        content,
+    }
+}
+
+fn pool_decision(revision: u64, servers: &[&str]) -> PoolDecision {
     let server = |address: &&str| DecidedServer {
         name: (*address).to_owned(),
         address: ip(address),
         weight: 1,
         target_ports: Vec::new(),
     };
-    let virtual_server = Decision {
-        revision,
-        complete_revision: revision,
-        generation: 1,
-        content: virtual_server,
-    };
-    let pool = PoolDecision {
+    PoolDecision {
         revision,
         complete_revision: revision,
         generation: 1,
@@ -355,7 +357,13 @@ fn decisions(revision: u64, servers: &[&str]) -> Event {
             servers: servers.iter().map(server).collect(),
             endpoints: None,
         },
-    };
+    }
+}
+
+/// One virtual server over one pool of these servers.
+fn decisions(revision: u64, servers: &[&str]) -> Event {
+    let virtual_server = decision(revision, virtual_server());
+    let pool = pool_decision(revision, servers);
     Event::Decided(Changes {
         virtual_servers: [(
             ObjectKey::new("shop", "web"),

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::netlink::Route;
 
-fn route(destination: &str, length: u8) -> RouteNetlinkMessage {
+pub(super) fn route(destination: &str, length: u8) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.destination_prefix_length = length;
@@ -25,7 +25,7 @@ fn route(destination: &str, length: u8) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewRoute(message)
 }
 
-fn address(ifindex: u32, address: Ipv4Addr) -> RouteNetlinkMessage {
+pub(super) fn address(ifindex: u32, address: Ipv4Addr) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.index = ifindex;
     message.attributes = vec![AddressAttribute::Address(address.into())];
@@ -114,7 +114,7 @@ fn a_question_that_fails_is_asked_again_later_and_what_was_known_stays() {
     world.failing.insert("FindRoutes");
     let failed = world.hear(route("10.0.0.0", 24));
     assert_eq!(failed, ["FindRoutes 10.0.0.2"]);
-    assert_eq!(world.published.actual.records.len(), 2);
+    assert_eq!(world.maps.records.len(), 2);
     assert_eq!(world.pause(), Some(Duration::from_millis(100)));
     assert!(world.turn().is_empty(), "not before its time");
     world.failing.clear();

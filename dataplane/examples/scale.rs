@@ -1,0 +1,418 @@
+//! What the agent's core costs with 10,000 virtual servers, 10,000 pools and 100,000 servers:
+//! `cargo run --release -p sluice-agent --example scale`.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::time::{ClockId, clock_gettime};
+use sluice_agent::core::{Core, Effect, Input, Now, Wanted};
+use sluice_agent::maps::{Attached, Mode};
+use sluice_agent::netlink::{Route, Table};
+use sluice_agent::source::{Changes, Event, Mark};
+use sluice_api::jiff::Timestamp;
+use sluice_api::{
+    DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedVirtualServer,
+    Decision, EndpointSource, ForwardingMode, LoadBalancerNode, LoadBalancerNodeSpec,
+    LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolDecision, PoolSelection, Protocol, XdpMode,
+};
+use sluice_planner::{Image, Limits, MapOp, Slice, SliceEndpoint, SliceOwner};
+
+const VIRTUAL_SERVERS: u32 = 10_000;
+const SERVERS_OF_POOL: u32 = 10;
+/// Servers on the link of the uplink; the others are behind a router.
+const ON_LINK: u32 = 1_000;
+/// Changes that a median is taken of.
+const CHANGES: u32 = 21;
+const UPLINK: u32 = 2;
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+
+const LIMITS: Limits = Limits {
+    vips: 32_768,
+    backends: 262_144,
+    locals: 4_096,
+    peers: 1_024,
+    heads: 65_536,
+    rings: 65_536,
+    ring_slots: 1 << 26,
+    servers: 1 << 18,
+    records: 1 << 18,
+};
+
+/// A figure.
+struct Row {
+    case: &'static str,
+    objects: u32,
+    value: f64,
+    unit: &'static str,
+}
+
+fn main() {
+    for row in rows() {
+        let Row {
+            case,
+            objects,
+            value,
+            unit,
+        } = row;
+        println!("{case}, {objects} virtual servers: {value:.2} {unit}");
+    }
+}
+
+/// Measures everything.
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut row = |case, value, unit| {
+        rows.push(Row {
+            case,
+            objects: VIRTUAL_SERVERS,
+            value,
+            unit,
+        });
+    };
+    let mut agent = Agent::new();
+    let ms = agent.begin();
+    row("agent: all from nothing", ms, "ms");
+    row("agent: memory", resident_mb("VmRSS"), "MB");
+    row("agent: largest memory", resident_mb("VmHWM"), "MB");
+    assert_eq!(
+        agent.servers(),
+        (VIRTUAL_SERVERS * SERVERS_OF_POOL) as usize
+    );
+
+    let mut median = |case, change: fn(&mut Agent, u32) -> (f64, usize), changes: usize| {
+        let mut costs: Vec<f64> = (0..CHANGES)
+            .map(|number| {
+                let (ms, operations) = change(&mut agent, number);
+                assert_eq!(
+                    operations > 0,
+                    changes > 0,
+                    "{case}: {operations} operations"
+                );
+                ms
+            })
+            .collect();
+        costs.sort_by(f64::total_cmp);
+        row(case, costs[costs.len() / 2], "ms");
+    };
+    median("agent: one endpoint changes", Agent::change_endpoint, 1);
+    median("agent: one neighbour changes", Agent::change_neighbour, 1);
+    median(
+        "agent: a route that serves no server",
+        Agent::change_route,
+        0,
+    );
+    row(
+        "agent: memory after the changes",
+        resident_mb("VmRSS"),
+        "MB",
+    );
+    rows
+}
+
+/// A core whose effects succeed.
+struct Agent {
+    core: Core,
+    now: Now,
+    table: Table,
+    questions: usize,
+}
+
+impl Agent {
+    fn new() -> Self {
+        let before = LoadBalancerNodeStatus::default();
+        let mut table = Table::default();
+        table.apply(&uplink());
+        for server in 0..ON_LINK {
+            table.apply(&neighbour(address(server), 1));
+        }
+        table.apply(&neighbour(ROUTER, 1));
+        Self {
+            core: Core::new("node", "6.18".to_owned(), LIMITS, before),
+            now: Now {
+                instant: Instant::now(),
+                time: Timestamp::UNIX_EPOCH,
+            },
+            table,
+            questions: 0,
+        }
+    }
+
+    /// Tells the core everything. Returns milliseconds of processor time.
+    fn begin(&mut self) -> f64 {
+        let spec = LoadBalancerNodeSpec {
+            role: NodeRole::Director,
+            interfaces: vec!["eth0".to_owned()],
+            xdp_mode: XdpMode::Auto,
+        };
+        let node = Event::Node(Box::new(LoadBalancerNode::new("node", spec)));
+        let decided = Event::Decided(changes());
+        let inputs = [
+            Input::SourceSynced(true),
+            Input::Source(node),
+            Input::Source(decided),
+        ];
+        let (ms, _) = self.tell(inputs);
+        ms
+    }
+
+    /// One server of a pool begins to drain, or takes flows again.
+    fn change_endpoint(&mut self, number: u32) -> (f64, usize) {
+        let pool = number * 337 % VIRTUAL_SERVERS;
+        let mut slice = slice(pool);
+        slice.endpoints[3].ready = false;
+        let slice = (slice_key(pool), Some(Arc::new(slice)));
+        let event = Event::Decided(Changes {
+            slices: [slice].into(),
+            mark: mark(),
+            ..Changes::default()
+        });
+        self.tell([Input::Source(event)])
+    }
+
+    /// A server has another Ethernet address.
+    fn change_neighbour(&mut self, number: u32) -> (f64, usize) {
+        let message = neighbour(address(number * 37 % ON_LINK), 2);
+        self.table.apply(&message);
+        self.tell([Input::Netlink(Box::new(message))])
+    }
+
+    /// A route to where no server is comes.
+    fn change_route(&mut self, number: u32) -> (f64, usize) {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = 24;
+        let destination = Ipv4Addr::from(0xac10_0000 + (number << 8));
+        message.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet(destination))];
+        let message = RouteNetlinkMessage::NewRoute(message);
+        let before = self.questions;
+        let cost = self.tell([Input::Netlink(Box::new(message))]);
+        assert_eq!(self.questions, before, "the kernel is asked for nothing");
+        cost
+    }
+
+    /// Gives the core inputs and a turn, and answers its effects. Returns milliseconds of processor time that the core took
+    /// until it knew the last map operations, and how many there are.
+    fn tell(&mut self, inputs: impl IntoIterator<Item = Input>) -> (f64, usize) {
+        self.now.instant += Duration::from_millis(300);
+        let mut inputs: VecDeque<Input> = inputs.into_iter().collect();
+        inputs.push_back(Input::Turn);
+        let (mut ms, mut operations) = (0.0, 0);
+        while let Some(input) = inputs.pop_front() {
+            let start = processor_ms();
+            let effects = self.core.on(input, self.now);
+            ms += processor_ms() - start;
+            for effect in effects {
+                if let Effect::Apply(writes) = &effect {
+                    operations += writes.iter().filter(|w| **w != MapOp::Grace).count();
+                }
+                inputs.extend(self.answer(effect));
+            }
+        }
+        (ms, operations)
+    }
+
+    fn answer(&mut self, effect: Effect) -> Option<Input> {
+        Some(match effect {
+            Effect::ReadTable => Input::TableRead(Ok(self.table.clone())),
+            Effect::ReadGateways => Input::GatewaysRead(Ok(vec![(UPLINK, ROUTER.into())])),
+            Effect::FindRoutes(addresses) => {
+                self.questions += addresses.len();
+                let found = addresses.into_iter().map(|to| (to, Ok(route(to))));
+                Input::RoutesFound(found.collect())
+            }
+            Effect::ReadImage => Input::ImageRead(Ok(Image::default())),
+            Effect::Apply(_) => Input::Applied(Ok(())),
+            Effect::LookForPrograms(_) => Input::ProgramsGone(Vec::new()),
+            Effect::Attach(attachment) => {
+                let uplink = matches!(attachment.programs, Wanted::Uplink { .. });
+                let attached = Attached {
+                    mode: uplink.then_some(Mode::Native),
+                    reason: None,
+                    tc_by_link: true,
+                };
+                Input::Attached {
+                    attachment,
+                    outcome: Ok(attached),
+                }
+            }
+            Effect::ListAttached => Input::AttachedListed(Ok(Vec::new())),
+            Effect::Detach(_) => Input::Detached(Ok(())),
+            Effect::LeaveNode => Input::NodeLeft(Ok(Vec::new())),
+            Effect::KeepNeighbour(..)
+            | Effect::ReleaseNeighbour(..)
+            | Effect::WriteStatus(_)
+            | Effect::Publish(_) => return None,
+        })
+    }
+
+    /// How many servers are in the maps.
+    fn servers(&mut self) -> usize {
+        let effects = self.core.on(Input::Turn, self.now);
+        let published = effects.into_iter().find_map(|effect| match effect {
+            Effect::Publish(published) => Some(published),
+            _ => None,
+        });
+        let planner = published.and_then(|published| published.planner);
+        planner.map_or(0, |planner| planner.read().usage().servers)
+    }
+}
+
+fn key(name: String) -> ObjectKey {
+    ObjectKey {
+        namespace: "scale".to_owned(),
+        name,
+    }
+}
+
+fn address(server: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a00_0000 + server)
+}
+
+fn mark() -> Mark {
+    Mark {
+        revision: 1,
+        pool_revision: 1,
+        missed: Vec::new(),
+    }
+}
+
+/// Everything that is decided.
+fn changes() -> Changes {
+    let mut changes = Changes {
+        mark: mark(),
+        ..Changes::default()
+    };
+    for number in 0..VIRTUAL_SERVERS {
+        let decision = Decision {
+            revision: 1,
+            complete_revision: 1,
+            generation: 1,
+            content: virtual_server(number),
+        };
+        let name = key(format!("web-{number}"));
+        changes
+            .virtual_servers
+            .insert(name, Some(Arc::new(decision)));
+        let decision = PoolDecision {
+            revision: 1,
+            complete_revision: 1,
+            generation: 1,
+            content: DecidedRealServerPool {
+                servers: Vec::new(),
+                endpoints: Some(DecidedEndpoints {
+                    source: EndpointSource::Service,
+                    name: format!("pool-{number}"),
+                    selector: None,
+                    target_ports: Vec::new(),
+                }),
+            },
+        };
+        let name = key(format!("pool-{number}"));
+        changes.pools.insert(name, Some(Arc::new(decision)));
+        let slice = Arc::new(slice(number));
+        changes.slices.insert(slice_key(number), Some(slice));
+    }
+    changes
+}
+
+fn virtual_server(number: u32) -> DecidedVirtualServer {
+    DecidedVirtualServer {
+        addresses: vec![Ipv4Addr::from(0xcb00_0000 + number).into()],
+        ports: vec![DecidedPort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+        }],
+        mode: ForwardingMode::FullNat,
+        pool_selection: PoolSelection::Flow,
+        pools: vec![DecidedPool {
+            name: format!("pool-{number}"),
+            weight: 1,
+            spec_weight: 1,
+        }],
+    }
+}
+
+fn slice_key(pool: u32) -> (EndpointSource, ObjectKey) {
+    (EndpointSource::Service, key(format!("pool-{pool}-abcde")))
+}
+
+fn slice(pool: u32) -> Slice {
+    let endpoint = |i| SliceEndpoint {
+        name: format!("pool-{pool}-5d4f8c7b9-{i}"),
+        address: address(pool * SERVERS_OF_POOL + i).into(),
+        ready: true,
+        serving: true,
+        terminating: false,
+    };
+    Slice {
+        owner: SliceOwner {
+            namespace: "scale".to_owned(),
+            source: EndpointSource::Service,
+            name: format!("pool-{pool}"),
+        },
+        ports: vec![("http".to_owned(), 8080)],
+        endpoints: (0..SERVERS_OF_POOL).map(endpoint).collect(),
+    }
+}
+
+fn route(to: IpAddr) -> Route {
+    let on_link = to < IpAddr::from(address(ON_LINK));
+    Route::Out {
+        ifindex: UPLINK,
+        gateway: (!on_link).then_some(ROUTER.into()),
+        source: Some(Ipv4Addr::new(192, 168, 0, 2).into()),
+        mtu: None,
+    }
+}
+
+fn uplink() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = UPLINK;
+    message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+    message.attributes = vec![
+        LinkAttribute::IfName("eth0".to_owned()),
+        LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
+        LinkAttribute::Mtu(1500),
+    ];
+    RouteNetlinkMessage::NewLink(message)
+}
+
+fn neighbour(address: Ipv4Addr, mac: u8) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = UPLINK;
+    message.header.state = NeighbourState::Reachable;
+    let octets = address.octets();
+    message.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+        NeighbourAttribute::LinkLayerAddress(vec![
+            2, mac, octets[0], octets[1], octets[2], octets[3],
+        ]),
+    ];
+    RouteNetlinkMessage::NewNeighbour(message)
+}
+
+/// Processor time of this thread.
+fn processor_ms() -> f64 {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has it");
+    Duration::from(time).as_secs_f64() * 1e3
+}
+
+/// Memory of this process as its status names it.
+fn resident_mb(field: &str) -> f64 {
+    let text = fs::read_to_string("/proc/self/status").expect("Linux tells it");
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = lines.find(|(name, _)| *name == field).expect("it is there");
+    let kilobytes = value.trim().trim_end_matches(" kB");
+    kilobytes.parse::<f64>().expect("a number") / 1000.0
+}

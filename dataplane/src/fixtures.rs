@@ -1,0 +1,38 @@
+//! Values that tests share.
+
+use sluice_api::{
+    DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, PoolSelection, Protocol,
+};
+use sluice_planner::Limits;
+
+/// Maps of a few entries.
+pub(crate) const LIMITS: Limits = Limits {
+    vips: 64,
+    backends: 64,
+    locals: 64,
+    peers: 64,
+    heads: 64,
+    rings: 64,
+    ring_slots: 65_536,
+    servers: 64,
+    records: 64,
+};
+
+/// A virtual server over the pool v1.
+pub(crate) fn virtual_server() -> DecidedVirtualServer {
+    DecidedVirtualServer {
+        addresses: vec!["203.0.113.1".parse().unwrap()],
+        ports: vec![DecidedPort {
+            name: "http".to_owned(),
+            protocol: Protocol::Tcp,
+            port: 80,
+        }],
+        mode: ForwardingMode::Nat,
+        pool_selection: PoolSelection::Flow,
+        pools: vec![DecidedPool {
+            name: "v1".to_owned(),
+            weight: 1,
+            spec_weight: 1,
+        }],
+    }
+}
