@@ -69,14 +69,15 @@ fn extract(hash: &str, tree: &Path) -> Result<()> {
     fs::rename(&partial, tree).with_context(|| format!("cannot write {}", tree.display()))
 }
 
-/// The release build of the worker. It shares this tree's target directory, and with it the build of dependencies.
+/// The release build of the worker, in a target directory of its own: cargo tells the crates of two trees apart neither by
+/// the trees' paths nor by their contents, so in a common one it would take this tree's crates for the commit's.
 fn build_worker(tree: &Path) -> Result<std::path::PathBuf> {
     let mut cargo = command::cargo(["build", "--release", "--package", "sluice-tests"]);
     cargo
         .args(["--bin", "bench_worker"])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(tree)
-        .env("CARGO_TARGET_DIR", command::root().join("target"))
+        .env("CARGO_TARGET_DIR", tree.join("target"))
         .stderr(Stdio::inherit());
     let output = cargo
         .output()
