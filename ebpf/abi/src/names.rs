@@ -117,7 +117,7 @@ pub enum ConfigWord {
     HalfOpenPortLimit = 2,
     /// Half-open flows that hold a FullNAT port now: raised by packets, set anew by the agent's sweep.
     HalfOpenPorts = 3,
-    /// Always 0; see `Tables::unknown_zero` of sluice-packet.
+    /// Always 0; see `Packet::unknown_zero` of sluice-packet.
     Zero = 4,
     /// Clock in nanoseconds, for tests (`TEST_HOOKS`).
     TestClock = 5,

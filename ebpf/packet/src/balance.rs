@@ -1,11 +1,11 @@
 //! The way of a packet to a virtual server: its flow's server, or a server for a new flow.
 
 use crate::choice::{Choice, Chosen, is_for};
-use crate::flow::{self, Table};
+use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple};
-use crate::server::{server, server_of};
+use crate::server::server_of;
 use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, fullnat, schedule};
-use sluice_abi::{DropReason, FarEnd, FlowClock, FlowData, MacKey, Path, VipWord};
+use sluice_abi::{DropReason, FarEnd, FlowData, MacKey, Path, VipWord};
 
 /// Sends a packet to a VIP on its way.
 #[inline(always)]
@@ -25,7 +25,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         index: vip.service(),
         port: tuple.destination_port,
     };
-    let key = flow::key(tables, &tuple.source, tuple.source_port, far);
+    let key = Key::new(tables, &tuple.source, tuple.source_port, far);
     let current = flow::find_current(tables, &key, tuple, now)
         .and_then(|data| {
             Some(Chosen {
@@ -40,8 +40,10 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     let chosen = if let Some(chosen) = current {
         chosen
     } else {
-        tuple.forget_constants(tables);
-        match choose(packet, tables, hook, tuple, vip, now)? {
+        let zero = packet.unknown_zero();
+        tuple.forget_constants(zero);
+        let choice = Choice::of(key, vip.service(), now, hook, zero);
+        match choose(packet, tables, tuple, vip, choice)? {
             Some(chosen) => chosen,
             None => return Ok(Outcome::PASS),
         }
@@ -54,26 +56,19 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
 fn choose<'a, const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &P,
     tables: &'a T,
-    hook: Hook,
     tuple: &Tuple<A>,
     vip: VipWord,
-    now: FlowClock,
+    mut choice: Choice<'a, A>,
 ) -> Result<Option<Chosen<'a>>, DropReason> {
-    let mut choice = Choice {
-        news: FlowData::default(),
-        head: 0,
-        server: 0,
-        service: vip.service(),
-        now,
-        port: 0,
-        hook,
-        was_in: Table::Established,
-        new_flow: false,
-    };
     follow(tables, tuple, &mut choice)?;
-    if choice.news != FlowData::default() {
-        accompany(tables, tuple, &choice);
-        fullnat::touch_claim(tables, tuple, &mut choice);
+    if choice.news != FlowData::default()
+        && let Some(server) = choice.server()
+    {
+        if server.is_fullnat() {
+            fullnat::touch_claim(tables, tuple, &mut choice);
+        } else if server.backend().index != 0 {
+            accompany(tables, tuple, &choice);
+        }
     }
     if choice.new_flow {
         choice.head = head_slot(packet, tables, vip);
@@ -81,16 +76,15 @@ fn choose<'a, const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
             return Err(DropReason::NotMyServer);
         }
         schedule::schedule(tables, tuple, &mut choice)?;
-        if choice.server != 0 {
-            fullnat::claim(tables, tuple, &mut choice)?;
-            record(tables, tuple, &choice)?;
+        if let Some(server) = choice.server() {
+            if server.is_fullnat() {
+                fullnat::claim(tables, tuple, &mut choice)?;
+            }
+            record(tables, tuple, &choice);
         }
     }
-    if choice.server == 0 {
-        return Ok(None);
-    }
-    Ok(Some(Chosen {
-        server: server(tables, choice.server).ok_or(DropReason::ServerGone)?,
+    Ok(choice.server().map(|server| Chosen {
+        server,
         port: choice.port,
         new_flow: choice.new_flow,
     }))
@@ -99,14 +93,12 @@ fn choose<'a, const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
 /// Finds the server of a known flow and brings the tables up to date; sets `new_flow` if there is none. A function of its
 /// own, without the packet, so that its variables do not share the caller's stack frame; the other steps alike.
 #[inline(never)]
-fn follow<const A: usize, T: Tables + FamilyTables<A>>(
-    tables: &T,
+fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &'a T,
     tuple: &Tuple<A>,
-    choice: &mut Choice,
+    choice: &mut Choice<'a, A>,
 ) -> Result<(), DropReason> {
-    let far = choice.far(tuple);
-    let key = flow::key(tables, &tuple.source, tuple.source_port, far);
-    if let Some(found) = flow::find(tables, &key, choice.now) {
+    if let Some(found) = flow::find(tables, &choice.key, choice.now) {
         let server = server_of(tables, found.data).filter(|server| server.serves(choice.service));
         if let Some(server) = server {
             if matches!(server.word.path(), Path::Unresolved) {
@@ -119,7 +111,7 @@ fn follow<const A: usize, T: Tables + FamilyTables<A>>(
             if !again {
                 let news = flow::follow(
                     tables,
-                    &key,
+                    &choice.key,
                     &found,
                     tuple.protocol,
                     tuple.flags,
@@ -127,13 +119,13 @@ fn follow<const A: usize, T: Tables + FamilyTables<A>>(
                 );
                 choice.news = news.unwrap_or_default();
                 choice.was_in = found.table();
-                choice.server = server.id;
                 choice.port = found.data.port();
+                choice.set_server(Some(server));
                 return Ok(());
             }
         }
         // What is over, was a server's that is gone, or is another flow's whose key looks the same, would hide the new flow's entry, which begins in the half-open table.
-        flow::remove::<A, T>(tables, &found, &key);
+        flow::remove::<A, T>(tables, &found, &choice.key);
     }
     choice.new_flow = true;
     Ok(())
@@ -144,13 +136,10 @@ fn follow<const A: usize, T: Tables + FamilyTables<A>>(
 fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
-    choice: &Choice,
+    choice: &Choice<'_, A>,
 ) {
-    if let Some(server) = server_of(tables, choice.news)
-        && server.backend().index != 0
-        && !server.is_fullnat()
-    {
-        let back = flow::key(tables, &tuple.source, tuple.source_port, server.backend());
+    if let Some(server) = choice.server() {
+        let back = Key::new(tables, &tuple.source, tuple.source_port, server.backend());
         flow::accompany(tables, &back, choice.news, choice.now);
     }
 }
@@ -159,9 +148,9 @@ fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
 /// balanced again.
 #[inline(always)]
 fn head_slot<P: Packet, T: Tables>(packet: &P, tables: &T, vip: VipWord) -> u32 {
-    let from_peer = packet.get::<6>(6).is_some_and(|mac| {
+    let from_peer = packet.get::<6>(6).is_some_and(|&[a, b, c, d, e, f]| {
         tables.is_peer(&MacKey {
-            mac: *mac,
+            mac: [a, b, c, d, e, f],
             pad: [0; 2],
         })
     });
@@ -177,9 +166,11 @@ fn head_slot<P: Packet, T: Tables>(packet: &P, tables: &T, vip: VipWord) -> u32 
 fn record<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
-    choice: &Choice,
-) -> Result<(), DropReason> {
-    let server = server(tables, choice.server).ok_or(DropReason::ServerGone)?;
+    choice: &Choice<'_, A>,
+) {
+    let Some(server) = choice.server() else {
+        return;
+    };
     let data = FlowData::new(
         server.id,
         server.word.epoch(),
@@ -187,12 +178,9 @@ fn record<const A: usize, T: Tables + FamilyTables<A>>(
         choice.now,
         choice.port,
     );
-    let far = choice.far(tuple);
-    let key = flow::key(tables, &tuple.source, tuple.source_port, far);
-    flow::begin(tables, &key, data, choice.now);
+    flow::begin(tables, &choice.key, data, choice.now);
     if server.backend().index != 0 {
-        let back = flow::key(tables, &tuple.source, tuple.source_port, server.backend());
+        let back = Key::new(tables, &tuple.source, tuple.source_port, server.backend());
         flow::begin(tables, &back, data, choice.now);
     }
-    Ok(())
 }

@@ -1,10 +1,9 @@
 //! The question which server a packet goes to, as the steps that answer it hand it on.
 
 use crate::Hook;
-use crate::flow::Table;
-use crate::headers::Tuple;
+use crate::flow::{Key, Table};
 use crate::server::Server;
-use sluice_abi::{FarEnd, FlowClock, FlowData, Path};
+use sluice_abi::{FlowClock, FlowData, Path, ServerRecord, ServerWord};
 
 /// The server that a packet goes to.
 pub(crate) struct Chosen<'a> {
@@ -26,12 +25,16 @@ pub(crate) fn is_for(path: Path, hook: Hook) -> bool {
 
 /// The question which server a packet goes to, and the answer. Aligned and ordered as [`crate::headers::Tuple`].
 #[repr(C, align(8))]
-pub(crate) struct Choice {
+pub(crate) struct Choice<'a, const A: usize> {
+    record: Option<&'a ServerRecord>,
+    word: ServerWord,
+    id: u32,
+    /// Slot of the head that a new flow asks.
+    pub(crate) head: u32,
     /// What changed in a known flow's entry, 0 if nothing did: the other direction's entry must say the same.
     pub(crate) news: FlowData,
-    pub(crate) head: u32,
-    /// The chosen server; 0: another hook delivers.
-    pub(crate) server: u32,
+    /// The flow's key, as the client's packets have it.
+    pub(crate) key: Key<A>,
     /// Service index of the virtual server's endpoint.
     pub(crate) service: u32,
     pub(crate) now: FlowClock,
@@ -43,13 +46,45 @@ pub(crate) struct Choice {
     pub(crate) new_flow: bool,
 }
 
-impl Choice {
-    /// The virtual server's end of the flow.
+impl<'a, const A: usize> Choice<'a, A> {
+    /// Of the flow with this `key`, about which nothing is known yet. `zero` is [`crate::Packet::unknown_zero`]: a constant
+    /// would be written by a loop over its bytes, which costs a new flow a tenth of its time.
     #[inline(always)]
-    pub(crate) fn far<const A: usize>(&self, tuple: &Tuple<A>) -> FarEnd {
-        FarEnd {
-            index: self.service,
-            port: tuple.destination_port,
+    pub(crate) fn of(key: Key<A>, service: u32, now: FlowClock, hook: Hook, zero: u32) -> Self {
+        Self {
+            record: None,
+            word: ServerWord(u64::from(zero)),
+            id: zero,
+            head: zero,
+            news: FlowData(u64::from(zero)),
+            key,
+            service,
+            now,
+            port: zero as u16,
+            hook,
+            was_in: Table::Established,
+            new_flow: false,
+        }
+    }
+
+    /// The chosen server; `None`: another hook delivers.
+    #[inline(always)]
+    pub(crate) fn server(&self) -> Option<Server<'a>> {
+        Some(Server {
+            id: self.id,
+            word: self.word,
+            record: self.record?,
+        })
+    }
+
+    /// Chooses a server, or none.
+    #[inline(always)]
+    pub(crate) fn set_server(&mut self, server: Option<Server<'a>>) {
+        self.record = None;
+        if let Some(server) = server {
+            self.id = server.id;
+            self.word = server.word;
+            self.record = Some(server.record);
         }
     }
 }

@@ -11,12 +11,12 @@ mod key;
 pub(crate) use entry::{Found, Table};
 pub use entry::{change_words, find_words};
 pub use insert::insert_words;
-pub use key::Key;
+pub(crate) use key::Key;
 
 use crate::headers::{ACK, FIN, RST, SYN, Tuple};
 use crate::{FamilyTables, Tables};
 use entry::locate;
-use sluice_abi::{ConfigWord, FarEnd, FlowClock, FlowData, FlowState, Stat, UDP};
+use sluice_abi::{FlowClock, FlowData, FlowState, Stat, UDP};
 
 /// Time units between a half-open flow's first packet and one that confirms it: 0.54 to 1.6 s.
 const CONFIRM_UNITS: u16 = 2;
@@ -30,17 +30,6 @@ const REFRESH_UNITS: u16 = 1;
 #[inline(always)]
 pub(crate) fn now<T: Tables>(tables: &T) -> FlowClock {
     FlowClock::from_ns(tables.now_ns())
-}
-
-/// The key of a flow between a client and a virtual server's or backend's endpoint.
-#[inline(always)]
-pub(crate) fn key<const A: usize, T: Tables>(
-    tables: &T,
-    client: &[u8; A],
-    port: [u8; 2],
-    far: FarEnd,
-) -> Key<A> {
-    Key::new(client, port, far, tables.config(ConfigWord::FlowSeed))
 }
 
 /// The live entry of a flow: established, else half-open.
@@ -60,7 +49,7 @@ pub(crate) fn find<const A: usize, T: Tables + FamilyTables<A>>(
 /// The data of a flow's established entry, if it is one of the common kind that the client's packet leaves as it is: no flag
 /// opens or ends anything, and none did before.
 #[inline(always)]
-pub(crate) fn find_current<const A: usize, T: FamilyTables<A>>(
+pub(crate) fn find_current<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     key: &Key<A>,
     tuple: &Tuple<A>,

@@ -1,9 +1,9 @@
 //! FullNAT's claims: which flow a port of the director's own belongs to.
 
 use crate::choice::Choice;
-use crate::flow::{self, Table};
+use crate::flow::{self, Key, Table};
 use crate::headers::{Tuple, same_address};
-use crate::server::{address, server, server_of};
+use crate::server::{address, server_of};
 use crate::{FamilyTables, Tables};
 use sluice_abi::{
     ConfigWord, DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd, FlowData, FullNatKey,
@@ -13,18 +13,17 @@ use sluice_abi::{
 /// Ports that a new flow tries: when half the ports towards a server are in use, one flow of 2^32 finds none.
 const PORT_TRIES: u32 = 32;
 
-/// Claims a source port towards the chosen server, if it is one of FullNAT.
+/// Claims a source port towards the chosen server of FullNAT.
 #[inline(never)]
 pub(crate) fn claim<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
-    choice: &mut Choice,
+    choice: &mut Choice<'_, A>,
 ) -> Result<(), DropReason> {
     const RANGE: u32 = (FULLNAT_PORT_MAX - FULLNAT_PORT_MIN) as u32 + 1;
-    let server = server(tables, choice.server).ok_or(DropReason::ServerGone)?;
-    if !server.is_fullnat() {
+    let Some(server) = choice.server() else {
         return Ok(());
-    }
+    };
     if tables.config(ConfigWord::HalfOpenPorts).cast_signed()
         >= tables.config(ConfigWord::HalfOpenPortLimit).cast_signed()
     {
@@ -66,19 +65,16 @@ pub(crate) fn claim<const A: usize, T: Tables + FamilyTables<A>>(
     Err(DropReason::NoPort)
 }
 
-/// Brings the claimed port of a FullNAT flow up to date. If the claim has expired the flow is a new one.
+/// Brings the claimed port of a flow to a FullNAT server up to date. If the claim has expired the flow is a new one.
 #[inline(never)]
 pub(crate) fn touch_claim<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
-    choice: &mut Choice,
+    choice: &mut Choice<'_, A>,
 ) {
-    let Some(server) = server_of(tables, choice.news) else {
+    let Some(server) = choice.server() else {
         return;
     };
-    if !server.is_fullnat() {
-        return;
-    }
     let key = claim_key::<A>(server.record, tuple.protocol, choice.port);
     if let Some(claim) = tables.fullnat(&key)
         && same_address(&claim.client, &tuple.source)
@@ -90,10 +86,8 @@ pub(crate) fn touch_claim<const A: usize, T: Tables + FamilyTables<A>>(
         }
         return;
     }
-    let far = choice.far(tuple);
-    let key = flow::key(tables, &tuple.source, tuple.source_port, far);
-    flow::forget(tables, &key, choice.now);
-    choice.server = 0;
+    flow::forget(tables, &choice.key, choice.now);
+    choice.set_server(None);
     choice.port = 0;
     choice.new_flow = true;
 }
@@ -137,7 +131,7 @@ pub(crate) fn answered<const A: usize, T: Tables + FamilyTables<A>>(
                     index: server.record.facts.service(),
                     port: claim.vip_port,
                 };
-                let forward = flow::key(tables, &claim.client, claim.client_port, far);
+                let forward = Key::new(tables, &claim.client, claim.client_port, far);
                 flow::keep_alive(tables, &forward, data, now);
             }
         }

@@ -10,21 +10,23 @@ const fn mix(mut h: u64) -> u64 {
     h ^ (h >> 32)
 }
 
-/// Hash of a flow key's words for the flow tables. The seed is secret, or a client could fill one bucket on purpose. The
-/// halves choose the two buckets.
+/// Hash for the flow tables of an IPv4 key's stored word and its far end, [`sluice_abi::FarEnd::mixed`]. The seed is secret,
+/// or a client could fill one bucket on purpose. The halves choose the two buckets.
 #[inline(always)]
-pub fn bucket<const A: usize>(words: &[u64; 3], seed: u64) -> u64 {
-    let mut h = (words[0] ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    if A != 4 {
-        h = (h ^ (h >> 32) ^ words[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        h = (h ^ (h >> 32) ^ words[2]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
+pub fn bucket_ipv4(stored: u64, far: u64, seed: u64) -> u64 {
+    let h = (stored ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     // One product's low bits depend on the key's low bits alone: the tag is not among them.
-    h ^= h >> 32;
-    if A == 4 {
-        h ^= words[1];
-    }
-    h = h.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let h = (h ^ (h >> 32) ^ far).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    h ^ (h >> 32)
+}
+
+/// As [`bucket_ipv4`], of an IPv6 key's words.
+#[inline(always)]
+pub fn bucket_ipv6(words: &[u64; 3], seed: u64) -> u64 {
+    let mut h = (words[0] ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    h = (h ^ (h >> 32) ^ words[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    h = (h ^ (h >> 32) ^ words[2]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    h = (h ^ (h >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     h ^ (h >> 32)
 }
 

@@ -1,6 +1,6 @@
 //! Reading headers: Ethernet II, IPv4 (RFC 791), IPv6 (RFC 8200), the ports and flags of TCP and UDP.
 
-use crate::{Packet, Tables};
+use crate::Packet;
 use sluice_abi::{EndpointKey, TCP, UDP};
 
 /// Bytes of an Ethernet header without VLAN tag.
@@ -167,12 +167,11 @@ impl<const A: usize> Tuple<A> {
         }
     }
 
-    /// See [`Tables::unknown_zero`].
+    /// `zero` is [`Packet::unknown_zero`].
     #[inline(always)]
-    pub(crate) fn forget_constants<T: Tables>(&mut self, tables: &T) {
-        let zero = tables.unknown_zero() as u8;
-        self.protocol = self.protocol.wrapping_add(zero);
-        self.flags = self.flags.wrapping_add(zero);
+    pub(crate) fn forget_constants(&mut self, zero: u32) {
+        self.protocol = self.protocol.wrapping_add(zero as u8);
+        self.flags = self.flags.wrapping_add(zero as u8);
     }
 
     /// A TCP connection attempt.

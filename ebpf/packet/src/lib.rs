@@ -53,7 +53,7 @@ pub use checksum::update_transport;
 pub use dispatch::{
     Egress, Ingress, Step, dispatch_egress, dispatch_ingress, egress, ethertype, ingress,
 };
-pub use flow::{Key as FlowKey, change_words, find_words, insert_words};
+pub use flow::{change_words, find_words, insert_words};
 pub use tables::{Bucket, FamilyTables, Hook, Packet, Route, Tables};
 pub use verdict::{Action, Outcome, Verdict};
 

@@ -1,8 +1,9 @@
 //! The way back: packets of servers whose source must become the VIP again.
 
+use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple, same_address};
 use crate::server::{address, server_of};
-use crate::{FamilyTables, Hook, Outcome, Packet, Route, Tables, flow, fullnat, marker, rewrite};
+use crate::{FamilyTables, Hook, Outcome, Packet, Route, Tables, fullnat, marker, rewrite};
 use sluice_abi::{DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd, Path, Stat};
 
 /// A reply that reaches the director from outside.
@@ -18,7 +19,7 @@ pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
         return Ok(Outcome::PASS);
     };
-    tuple.forget_constants(tables);
+    tuple.forget_constants(packet.unknown_zero());
     let mut way = WayBack::unknown(&tuple);
     if is_fullnat_port(tuple.destination_port) {
         claimed(tables, &tuple, &mut way);
@@ -64,7 +65,7 @@ pub(crate) fn local<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
         return Ok(Outcome::PASS);
     };
-    tuple.forget_constants(tables);
+    tuple.forget_constants(packet.unknown_zero());
     let mut way = WayBack::unknown(&tuple);
     way_back(tables, &tuple, &mut way, true);
     if way.server == 0 {
@@ -122,7 +123,7 @@ fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
         index: backend,
         port: tuple.source_port,
     };
-    let key = flow::key(tables, &tuple.destination, tuple.destination_port, far);
+    let key = Key::new(tables, &tuple.destination, tuple.destination_port, far);
     let Some(found) = flow::find(tables, &key, now) else {
         return;
     };
@@ -140,7 +141,7 @@ fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
             index: record.facts.service(),
             port: record.vip_port,
         };
-        let forward = flow::key(tables, &tuple.destination, tuple.destination_port, far);
+        let forward = Key::new(tables, &tuple.destination, tuple.destination_port, far);
         flow::keep_alive(tables, &forward, data, now);
     }
     way.vip = *address(&record.alt);

@@ -1,9 +1,10 @@
 //! The server of a new flow, by the scheduler of its virtual server: today the pool by its share, then the pool's ring.
 
 use crate::choice::{Choice, is_for};
+use crate::flow::{self, Key};
 use crate::headers::Tuple;
 use crate::server::{Server, server, server_of};
-use crate::{FamilyTables, Tables, flow, hash};
+use crate::{FamilyTables, Tables, hash};
 use sluice_abi::{
     DropReason, FlowClock, Head, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Path, RingWord, Scheduler,
 };
@@ -11,12 +12,12 @@ use sluice_abi::{
 /// Servers that a new flow tries when its client's port is in use towards the first ones.
 const CANDIDATES: u32 = 4;
 
-/// Chooses a server for a new flow. `server` stays 0 if another hook delivers.
+/// Chooses a server for a new flow. None if another hook delivers.
 #[inline(never)]
-pub(crate) fn schedule<const A: usize, T: Tables + FamilyTables<A>>(
-    tables: &T,
+pub(crate) fn schedule<'a, const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &'a T,
     tuple: &Tuple<A>,
-    choice: &mut Choice,
+    choice: &mut Choice<'a, A>,
 ) -> Result<(), DropReason> {
     let head = tables.head(choice.head).ok_or(DropReason::BadTable)?;
     match Scheduler::from_u8(head.scheduler).ok_or(DropReason::BadTable)? {
@@ -26,11 +27,11 @@ pub(crate) fn schedule<const A: usize, T: Tables + FamilyTables<A>>(
 
 /// The pool by its share, then a server from the pool's ring.
 #[inline(always)]
-fn by_ring<const A: usize, T: Tables + FamilyTables<A>>(
-    tables: &T,
+fn by_ring<'a, const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &'a T,
     head: &Head,
     tuple: &Tuple<A>,
-    choice: &mut Choice,
+    choice: &mut Choice<'a, A>,
 ) -> Result<(), DropReason> {
     let mut hash = hash::flow(&tuple.source, tuple.source_port, head.seed);
     let ring = pool_ring(tables, head, tuple, hash)?;
@@ -51,7 +52,7 @@ fn by_ring<const A: usize, T: Tables + FamilyTables<A>>(
             return Ok(());
         }
         if server.backend().index == 0 || way_back_is_free(tables, &server, tuple, choice.now) {
-            choice.server = id;
+            choice.set_server(Some(server));
             return Ok(());
         }
         hash = hash::next(hash);
@@ -94,7 +95,7 @@ fn way_back_is_free<const A: usize, T: Tables + FamilyTables<A>>(
     tuple: &Tuple<A>,
     now: FlowClock,
 ) -> bool {
-    let back = flow::key(tables, &tuple.source, tuple.source_port, server.backend());
+    let back = Key::new(tables, &tuple.source, tuple.source_port, server.backend());
     flow::find(tables, &back, now).is_none_or(|found| {
         found.data.server() == server.id || server_of(tables, found.data).is_none()
     })

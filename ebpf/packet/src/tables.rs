@@ -37,6 +37,11 @@ pub trait Packet {
         ports: u16,
         zero_is_none: bool,
     ) -> Option<()>;
+    /// 0, but not known to be: where the verifier would follow a computation once for each constant that may come in,
+    /// adding this makes the constants one.
+    fn unknown_zero(&self) -> u32 {
+        0
+    }
 }
 
 /// A bucket of a flow table: words that several CPUs share. Indices are below the bucket's size.
@@ -130,11 +135,6 @@ pub trait Tables: FamilyTables<4> + FamilyTables<16> {
     fn count_reply(&self, server: u32, bytes: u32);
     /// Counts an event.
     fn stat(&self, stat: Stat);
-    /// 0, but not known to be: where the verifier would follow a computation once for each constant that may come in,
-    /// adding this makes the constants one.
-    fn unknown_zero(&self) -> u32 {
-        0
-    }
     /// Adds to `HalfOpenPorts`.
     fn add_half_open_ports(&self, n: i64);
 }

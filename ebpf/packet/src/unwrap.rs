@@ -1,8 +1,9 @@
 //! The RS side of TUN: takes a packet out of its tunnel and turns the VIP into the server's address, before the stack.
 
+use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple, ip_header};
 use crate::server::{address, server, server_of};
-use crate::{FamilyTables, Outcome, Packet, Tables, flow, marker, rewrite};
+use crate::{FamilyTables, Outcome, Packet, Tables, marker, rewrite};
 use sluice_abi::{DropReason, FlowData, LocalKey, Path, Stat};
 
 /// Congestion experienced, in the ECN field (RFC 3168).
@@ -28,7 +29,7 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
         return marker::not_transport::<A, P, T>(packet, tables, &ip);
     };
-    tuple.forget_constants(tables);
+    tuple.forget_constants(packet.unknown_zero());
     let Some(vip) = tables.vip(&tuple.destination_endpoint()) else {
         return marker::not_a_service::<A, P, T>(packet, tables, &ip);
     };
@@ -79,7 +80,7 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
         return Err(DropReason::BadTable);
     }
     let now = flow::now(tables);
-    let key = flow::key(tables, &tuple.source, tuple.source_port, server.backend());
+    let key = Key::new(tables, &tuple.source, tuple.source_port, server.backend());
     if let Some(found) = flow::find(tables, &key, now)
         && let Some(holder) = server_of(tables, found.data)
         && holder.backend() == server.backend()

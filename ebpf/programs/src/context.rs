@@ -8,6 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_l4_csum_replace, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_xdp_adjust_head},
     programs::{TcContext, XdpContext},
 };
+use sluice_abi::ConfigWord;
 use sluice_packet::{Packet, Tables, update_transport};
 
 /// No header lies further in; the verifier wants to see a bound.
@@ -32,12 +33,6 @@ impl XdpFrame {
     #[inline(always)]
     pub fn context(&self) -> *mut c_void {
         self.context.cast()
-    }
-
-    /// 0, but any number as far as compiler and verifier know: frames are shorter than 4 GiB.
-    #[inline(always)]
-    pub fn unknown_zero(&self) -> u32 {
-        ((self.data_end() - self.data()) >> 32) as u32
     }
 
     #[inline(always)]
@@ -128,6 +123,12 @@ impl Packet for XdpFrame {
             &update_transport(field, addresses, ports, zero_is_none),
         )
     }
+
+    /// Frames are shorter than 4 GiB.
+    #[inline(always)]
+    fn unknown_zero(&self) -> u32 {
+        (self.length() >> 32) as u32
+    }
 }
 
 /// A packet at tc.
@@ -145,12 +146,6 @@ impl Skb {
             unsafe { bpf_skb_pull_data(context.skb.skb, wanted) };
         }
         Self { context }
-    }
-
-    /// As [`XdpFrame::unknown_zero`], but a packet's length is too small a number to make it of.
-    #[inline(always)]
-    pub fn unknown_zero(&self) -> u32 {
-        Maps::new(self.context()).unknown_zero()
     }
 
     /// The kernel's context.
@@ -231,5 +226,11 @@ impl Packet for Skb {
             ]
         };
         (results == [0, 0]).then_some(())
+    }
+
+    /// A packet's length is too small a number to make it of.
+    #[inline(always)]
+    fn unknown_zero(&self) -> u32 {
+        Maps::new(self.context()).config(ConfigWord::Zero) as u32
     }
 }

@@ -22,8 +22,8 @@ use aya_ebpf::{
 use context::{Skb, XdpFrame};
 use sluice_abi::DropReason;
 use sluice_packet::{
-    Action, Egress, Hook, Ingress, Outcome, Step, dispatch_egress, dispatch_ingress, ethertype,
-    forward, local_reply, reply, unwrap,
+    Action, Egress, Hook, Ingress, Outcome, Packet, Step, dispatch_egress, dispatch_ingress,
+    ethertype, forward, local_reply, reply, unwrap,
 };
 use tables::Maps;
 

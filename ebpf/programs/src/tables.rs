@@ -128,8 +128,14 @@ macro_rules! family {
         pub extern "C" fn $insert(first: u64, second: u64, third: u64, data: u64, now: u64) -> u32 {
             let maps = Maps::new(core::ptr::null_mut());
             let words = [first, used(second), used(third)];
-            let now = FlowClock(now as u32);
-            u32::from(insert_words::<$a, _>(&maps, words, FlowData(data), now))
+            u32::from(insert_words::<$a, _>(
+                &maps,
+                words,
+                FlowData(data),
+                FlowClock(now as u32),
+                // No caller sets these bits, but neither compiler nor verifier knows.
+                (now >> 32) as u32,
+            ))
         }
 
         impl FamilyTables<$a> for Maps {
@@ -310,10 +316,6 @@ impl Tables for Maps {
             // SAFETY: a per-CPU value.
             unsafe { *counter += 1 }
         }
-    }
-    #[inline(always)]
-    fn unknown_zero(&self) -> u32 {
-        self.config(ConfigWord::Zero) as u32
     }
     #[inline(always)]
     fn add_half_open_ports(&self, n: i64) {

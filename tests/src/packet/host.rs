@@ -403,7 +403,7 @@ macro_rules! family {
                 sluice_packet::change_words::<$a, _>(self, words, found, data);
             }
             fn insert_flow(&self, words: [u64; 3], data: FlowData, now: FlowClock) -> bool {
-                sluice_packet::insert_words::<$a, _>(self, words, data, now)
+                sluice_packet::insert_words::<$a, _>(self, words, data, now, 0)
             }
             fn route(&self, _: u32, _: &[u8; $a], destination: &[u8; $a]) -> Route {
                 let routes = &self.$family.setup.routes;

@@ -65,7 +65,7 @@ pub fn find_words<const A: usize, T: Tables + FamilyTables<A>>(
     words: [u64; 3],
     now: FlowClock,
 ) -> FlowData {
-    let key = Key::<A>::of(words, tables.config(ConfigWord::FlowSeed));
+    let key = Key::<A> { words };
     if let Some(data) = find_in(tables, Table::Established, &key, now) {
         return data;
     }
@@ -86,12 +86,12 @@ fn find_in<const A: usize, T: Tables + FamilyTables<A>>(
 
 /// The data of a flow's entry, live or not.
 #[inline(always)]
-pub(super) fn locate<const A: usize, T: FamilyTables<A>>(
+pub(super) fn locate<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     table: Table,
     key: &Key<A>,
 ) -> Option<FlowData> {
-    let [first, second] = key.buckets();
+    let [first, second] = key.buckets(tables);
     match scan(tables, table, first, key) {
         Some((_, data)) => Some(data),
         None => Some(scan(tables, table, second, key)?.1),
@@ -132,12 +132,12 @@ pub fn change_words<const A: usize, T: Tables + FamilyTables<A>>(
     found: FlowData,
     data: FlowData,
 ) {
-    let key = Key::<A>::of(words, tables.config(ConfigWord::FlowSeed));
+    let key = Key::<A> { words };
     let Some(state) = found.state() else {
         return;
     };
     let table = Table::of(state);
-    let [first, second] = key.buckets();
+    let [first, second] = key.buckets(tables);
     if !change_in(tables, table, first, &key, found.0, data) {
         change_in(tables, table, second, &key, found.0, data);
     }

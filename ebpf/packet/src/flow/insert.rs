@@ -3,40 +3,33 @@
 use super::Key;
 use super::entry::{Table, bucket};
 use crate::{Bucket, FamilyTables, Tables};
-use sluice_abi::{
-    BUCKET_ENTRIES, ConfigWord, FlowClock, FlowData, SLOT_BUSY, SLOT_FREE, Stat, Timeouts,
-};
+use sluice_abi::{BUCKET_ENTRIES, FlowClock, FlowData, SLOT_BUSY, SLOT_FREE, Stat, Timeouts};
 
 /// What [`FamilyTables::insert_flow`] does: `words` are the key's; the flow's state says into which
-/// table it is put.
+/// table it is put. `unknown` is 0, as [`crate::Packet::unknown_zero`].
 #[inline(always)]
 pub fn insert_words<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     words: [u64; 3],
     data: FlowData,
     now: FlowClock,
+    unknown: u32,
 ) -> bool {
     let Some(state) = data.state() else {
         return false;
     };
     let table = Table::of(state);
-    let timeouts = table.timeouts(tables);
-    let key = &Key::<A>::of(words, tables.config(ConfigWord::FlowSeed));
-    let [first, second] = key.buckets();
-    let unknown = tables.unknown_zero();
-    let mut best = u32::MAX;
-    if let Some(bucket) = bucket::<A, T>(tables, table, first) {
-        best = best_slot(&bucket, key, (now, timeouts), unknown, 0);
+    let key = &Key::<A> { words };
+    let [first, second] = key.buckets(tables);
+    let Some(bucket_1) = bucket::<A, T>(tables, table, first) else {
+        return false;
+    };
+    let clock = (now, table.timeouts(tables));
+    let mut best = best_slot(&bucket_1, key, clock, unknown, 0);
+    if let Some(bucket_2) = bucket::<A, T>(tables, table, second) {
+        best = best.min(best_slot(&bucket_2, key, clock, unknown, SECOND_BUCKET));
     }
-    if let Some(bucket) = bucket::<A, T>(tables, table, second) {
-        best = best.min(best_slot(
-            &bucket,
-            key,
-            (now, timeouts),
-            unknown,
-            SECOND_BUCKET,
-        ));
-    }
+    // Looked up again: for a choice between two pointers the verifier follows every pair of slots.
     let hash = if best & SECOND_BUCKET == 0 {
         first
     } else {

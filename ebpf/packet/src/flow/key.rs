@@ -1,54 +1,46 @@
 //! The keys of flow entries.
 
-use crate::hash;
-use sluice_abi::FarEnd;
+use crate::{Tables, hash};
+use sluice_abi::{ConfigWord, FarEnd};
 
-/// A flow key: words as stored, and the hash that chooses its buckets.
+/// A flow key. Its words are those that are stored; for IPv4 the second is not stored, it is the hash that chooses the
+/// buckets, and the third is unused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Key<const A: usize> {
+pub(crate) struct Key<const A: usize> {
     pub(super) words: [u64; 3],
-    hash: u64,
 }
 
 impl<const A: usize> Key<A> {
     /// Words of an entry: the key's and one of data.
-    pub const WORDS: usize = sluice_abi::entry_words::<A>();
+    pub(crate) const WORDS: usize = sluice_abi::entry_words::<A>();
 
-    /// The key of a flow between a client and `far`; `seed` is the tables' secret.
+    /// The key of a flow between a client and `far`.
     #[inline(always)]
-    pub fn new(client: &[u8; A], port: [u8; 2], far: FarEnd, seed: u64) -> Self {
+    pub(crate) fn new<T: Tables>(tables: &T, client: &[u8; A], port: [u8; 2], far: FarEnd) -> Self {
         let mixed = far.mixed();
         let high = u64::from(u16::from_be_bytes(port)) << 32 | u64::from(far.tag()) << 48;
         let words = if A == 4 {
-            [high | u64::from(u32_at(client, 0)), mixed, 0]
+            let stored = high | u64::from(u32_at(client, 0));
+            let seed = tables.config(ConfigWord::FlowSeed);
+            [stored, hash::bucket_ipv4(stored, mixed, seed), 0]
         } else {
             let first = u64::from(u32_at(client, 0)) | u64::from(u32_at(client, 4)) << 32;
             let second = u64::from(u32_at(client, 8)) | u64::from(u32_at(client, 12)) << 32;
             let folded = (first ^ second.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             [high | ((folded ^ mixed) >> 32), first, second]
         };
-        Self::of(words, seed)
-    }
-
-    /// The key with these words.
-    #[inline(always)]
-    pub(super) fn of(words: [u64; 3], seed: u64) -> Self {
-        Self {
-            words,
-            hash: hash::bucket::<A>(&words, seed),
-        }
-    }
-
-    /// The key's words: those that are stored, and for IPv4 a second one that only chooses the buckets. The third is unused
-    /// for IPv4.
-    pub fn words(&self) -> [u64; 3] {
-        self.words
+        Self { words }
     }
 
     /// Hashes of the two buckets that may hold the flow, to be masked by the table's size.
     #[inline(always)]
-    pub fn buckets(&self) -> [u32; 2] {
-        [self.hash as u32, (self.hash >> 32) as u32]
+    pub(super) fn buckets<T: Tables>(&self, tables: &T) -> [u32; 2] {
+        let hash = if A == 4 {
+            self.words[1]
+        } else {
+            hash::bucket_ipv6(&self.words, tables.config(ConfigWord::FlowSeed))
+        };
+        [hash as u32, (hash >> 32) as u32]
     }
 }
 
