@@ -3,21 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::bail;
-use futures::future::try_join4;
+use futures::future::{try_join, try_join5};
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use sluice_api::{
-    EndpointSource, LoadBalancerNode, ObjectKey, POOL_LABEL, RealServerPool, RolloutPolicy,
-    SERVICE_LABEL, VirtualServer,
+    EndpointSource, LoadBalancerNode, NODE_LABEL, ObjectKey, POOL_LABEL, RealServerPool,
+    RolloutPolicy, SERVICE_LABEL, VirtualServer,
 };
+use sluice_kube::clock;
 
 use crate::connect::Cluster;
 use crate::problem::{Access, Problem, not_found};
-use crate::view::{Objects, driver};
+use crate::view::{Leases, Objects, driver};
 
+const LIST_LEASES: Access = Access {
+    verb: "list",
+    resource: "leases",
+    group: "coordination.k8s.io",
+};
 const LIST_SLICES: Access = Access {
     verb: "list",
     resource: "endpointslices",
@@ -31,11 +38,12 @@ pub async fn objects(
     all_namespaces: bool,
 ) -> Result<(Objects, Vec<String>), Problem> {
     let all = ListParams::default();
-    let (virtual_servers, pools, policies, nodes) = try_join4(
+    let (virtual_servers, pools, policies, nodes, leases) = try_join5(
         list::<VirtualServer>(cluster, all_namespaces, &all, "virtualservers"),
         list::<RealServerPool>(cluster, all_namespaces, &all, "realserverpools"),
         list::<RolloutPolicy>(cluster, all_namespaces, &all, "rolloutpolicies"),
         async { unless_forbidden(nodes(cluster).await) },
+        Box::pin(async { unless_forbidden(leases(cluster).await) }),
     )
     .await?;
     let slices = unless_forbidden(slices(cluster, all_namespaces, &pools).await)?;
@@ -45,6 +53,8 @@ pub async fn objects(
         pools,
         policies,
         nodes: noted(nodes, "nodes", &mut left_out),
+        // Whether nodes live stands in their own status, too, as far as the operator knows.
+        leases: leases.ok(),
         slices: noted(slices, "servers from EndpointSlices", &mut left_out),
     };
     Ok((objects, left_out))
@@ -130,6 +140,23 @@ async fn nodes(cluster: &Cluster) -> Result<Vec<LoadBalancerNode>, Problem> {
     let access = Access::sluice("list", "loadbalancernodes");
     let all = ListParams::default();
     Ok(cluster.request(access, api.list(&all)).await?.items)
+}
+
+/// The nodes, as far as they may be listed.
+pub async fn nodes_if_allowed(cluster: &Cluster) -> Result<Option<Vec<LoadBalancerNode>>, Problem> {
+    Ok(unless_forbidden(nodes(cluster).await)?.ok())
+}
+
+/// The nodes' Leases, wherever Sluice runs.
+async fn leases(cluster: &Cluster) -> Result<Leases, Problem> {
+    let api: Api<Lease> = Api::all(cluster.client.clone());
+    let of_nodes = ListParams::default().labels(NODE_LABEL);
+    let (leases, now) = try_join(
+        cluster.request(LIST_LEASES, api.list(&of_nodes)),
+        cluster.request(LIST_LEASES, clock::seconds(&cluster.client)),
+    )
+    .await?;
+    Ok(Leases::new(leases.items, now))
 }
 
 /// Only the slices that decisions name, as far as a selector of reasonable length can tell.

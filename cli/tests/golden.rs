@@ -3,14 +3,16 @@
 
 use std::path::PathBuf;
 
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kubectl_sluice::args::Output;
 use kubectl_sluice::document;
 use kubectl_sluice::text::{self, Paint, WIDTH};
-use kubectl_sluice::view::{self, Objects, Presence};
+use kubectl_sluice::view::{self, Leases, Nodes, Objects, Presence};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use sluice_api::{ConditionType, Reason, Time, find_condition, set_condition};
+use serde_json::{Value, json};
+use sluice_api::jiff::Timestamp;
+use sluice_api::{ConditionType, Reason, Time, set_condition};
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -35,6 +37,10 @@ fn objects(name: &str) -> Objects {
         pools: of_kind(&items, "RealServerPool"),
         policies: of_kind(&items, "RolloutPolicy"),
         nodes: Some(of_kind(&items, "LoadBalancerNode")),
+        leases: Some(Leases::new(
+            of_kind(&items, "Lease"),
+            Some(now().0.as_second()),
+        )),
         slices: Some(of_kind::<EndpointSlice>(&items, "EndpointSlice")),
     }
 }
@@ -68,7 +74,11 @@ fn a_canary_over_pods_is_shown() {
         assert_golden(name, &document(output, &view).unwrap().unwrap());
     }
     let policy = &objects.policies[0];
-    let view = view::rollout(policy, objects.virtual_servers.first(), &now());
+    let nodes = Nodes {
+        objects: objects.nodes.as_deref().unwrap(),
+        leases: objects.leases.as_ref(),
+    };
+    let view = view::rollout(policy, objects.virtual_servers.first(), Some(nodes), &now());
     let table = text::rollout(&view, Paint::Plain);
     assert_fits(&table);
     assert_golden("canary.rollout.txt", &table);
@@ -138,51 +148,97 @@ fn expect_presence(objects: &Objects, expected: &[(&str, Presence, &str)]) {
     assert_eq!(presence(objects), expected);
 }
 
-#[test]
-fn nodes_of_which_nothing_is_said_are_not_called_live() {
-    let known = objects("canary.objects.yaml");
-    let named = |presence, state| [("node-a", presence, state), ("node-b", presence, state)];
-    expect_presence(&known, &named(Presence::Live, "live"));
-    let unknown = named(Presence::Unknown, "unknown");
-    // Another namespace may have virtual servers, and the operator may not have looked at this one.
-    let mut none = known.clone();
-    none.virtual_servers.clear();
-    expect_presence(&none, &unknown);
-    let mut new = known.clone();
-    new.virtual_servers[0].status = None;
-    expect_presence(&new, &unknown);
+/// The Lease of a node, written so long before [`now`].
+fn lease(node: &str, seconds_ago: i64) -> Lease {
+    let written = Timestamp::from_second(now().0.as_second() - seconds_ago).unwrap();
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": format!("sluice-node-{node}"),
+            "labels": {"sluice.dev/node": node},
+            "managedFields": [{"manager": "sluice-agent", "time": written.to_string()}],
+        },
+    }))
+    .unwrap()
+}
 
-    let silent = |names: &str| {
-        let mut objects = known.clone();
-        let status = objects.virtual_servers[0].status.as_mut().unwrap();
-        let message = format!("no report for more than 40 s from {names}: start the agent there");
-        set_condition(
-            &mut status.conditions,
-            ConditionType::NodesSilent,
-            true,
-            Reason::NodeSilent,
-            &message,
-            3,
-            &now(),
-        );
-        objects
+fn says_silent(objects: &mut Objects, node: usize, is_silent: bool) {
+    let status = &mut objects.nodes.as_mut().unwrap()[node].status;
+    let conditions = &mut status.get_or_insert_default().conditions;
+    let (kind, reason) = (ConditionType::Silent, Reason::NodeSilent);
+    set_condition(conditions, kind, is_silent, reason, "", 1, &now());
+}
+
+#[test]
+fn a_node_lives_by_its_lease() {
+    let mut objects = objects("canary.objects.yaml");
+    let clock = Some(now().0.as_second());
+    let mut expect = |leases: Vec<Lease>, clock, expected: [(Presence, &str); 2]| {
+        objects.leases = Some(Leases::new(leases, clock));
+        let [a, b] = expected;
+        expect_presence(&objects, &[("node-a", a.0, a.1), ("node-b", b.0, b.1)]);
     };
-    let one = ("node-a", Presence::Silent, "silent");
-    let live = [one, ("node-b", Presence::Live, "live")];
-    let unknown = [one, ("node-b", Presence::Unknown, "unknown")];
+    let (live, silent) = ((Presence::Live, "live"), (Presence::Silent, "silent"));
+    let unknown = (Presence::Unknown, "unknown");
+    let both = |a, b| vec![lease("node-a", a), lease("node-b", b)];
+    expect(both(3, 40), clock, [live, live]);
+    expect(both(3, 41), clock, [live, silent]);
+    expect(both(300, 300), clock, [silent, silent]);
+    // Without a clock it is as late as the newest Lease at least.
+    expect(both(300, 341), None, [live, silent]);
+    expect(vec![lease("node-b", 3)], clock, [unknown, live]);
+}
+
+#[test]
+fn without_leases_the_operators_word_counts() {
+    let mut objects = objects("canary.objects.yaml");
+    objects.leases = None;
+    let unknown = ("node-b", Presence::Unknown, "unknown");
+    says_silent(&mut objects, 0, true);
+    expect_presence(&objects, &[("node-a", Presence::Silent, "silent"), unknown]);
+    says_silent(&mut objects, 0, false);
     expect_presence(
-        &silent("node-a, node-b"),
-        &[one, ("node-b", Presence::Silent, "silent")],
+        &objects,
+        &[("node-a", Presence::Unknown, "unknown"), unknown],
     );
-    expect_presence(&silent("node-a, node-bb"), &live);
-    // Wherever the list is cut, within a name too, it names nobody falsely, and of those it does not name nothing is known.
-    for length in 900..1100 {
-        let objects = silent(&format!("node-a, {}, node-bb", "x".repeat(length)));
-        let status = objects.virtual_servers[0].status.as_ref().unwrap();
-        let condition = find_condition(&status.conditions, ConditionType::NodesSilent).unwrap();
-        let cut = !condition.message.contains("node-bb:");
-        expect_presence(&objects, if cut { &unknown } else { &live });
-    }
+    // That alone is no report.
+    objects.nodes.as_mut().unwrap()[0].status = None;
+    says_silent(&mut objects, 0, true);
+    expect_presence(
+        &objects,
+        &[
+            ("node-a", Presence::NeverReported, "no report yet"),
+            unknown,
+        ],
+    );
+}
+
+#[test]
+fn awaited_nodes_are_named() {
+    let mut objects = objects("canary.objects.yaml");
+    let shown = |objects: &Objects| {
+        let view = view::status(objects, &now());
+        let acknowledged = view.virtual_servers[0].acknowledged.clone().unwrap();
+        (
+            acknowledged.nodes,
+            acknowledged.live_nodes,
+            acknowledged.awaited.unwrap_or_default(),
+        )
+    };
+    let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(shown(&objects), (Some(1), Some(2), named(&["node-b"])));
+    // One that has acknowledged nothing is not awaited, as long as another one has.
+    let nodes = objects.nodes.as_mut().unwrap();
+    let status = nodes[1].status.as_mut().unwrap();
+    (
+        status.acknowledged_revision,
+        status.acknowledged_pool_revision,
+    ) = (0, 0);
+    assert_eq!(shown(&objects), (Some(1), Some(1), named(&[])));
+    says_silent(&mut objects, 0, true);
+    objects.leases = None;
+    assert_eq!(shown(&objects), (Some(0), Some(1), named(&["node-b"])));
+    objects.nodes = None;
+    assert_eq!(shown(&objects), (None, None, Vec::new()));
 }
 
 #[test]

@@ -6,10 +6,10 @@
 )]
 
 use kubectl_sluice::command::{Answer, answer, prepare};
-use kubectl_sluice::view::{RolloutView, driver, rollout};
+use kubectl_sluice::view::{Nodes, RolloutView, driver, rollout};
 use kubectl_sluice::watch::{End, diff, end};
 use serde_json::{Value, json};
-use sluice_api::{ObjectKey, RolloutPhase, RolloutPolicy, Time, VirtualServer};
+use sluice_api::{LoadBalancerNode, ObjectKey, RolloutPhase, RolloutPolicy, Time, VirtualServer};
 use sluice_rollout::{Command, CommandVerb, check};
 
 const RUN: &str = "1f0c77ab";
@@ -112,14 +112,32 @@ impl Given {
             "status": {
                 "decision": {"revision": 7, "generation": 1, "addresses": ["203.0.113.1"], "ports": [],
                              "mode": "NAT", "poolSelection": "Flow", "pools": pools},
-                "acknowledged": {"revision": 6, "pools": [], "nodes": self.nodes, "liveNodes": 2},
+                "acknowledged": {"revision": 6, "pools": []},
             },
         }))
         .unwrap()
     }
 
     fn view(&self) -> RolloutView {
-        rollout(&self.policy(), Some(&self.virtual_server()), &time(25))
+        let objects: Vec<LoadBalancerNode> = (0..2)
+            .map(|number| {
+                let revision = if number < self.nodes { 7 } else { 6 };
+                serde_json::from_value(json!({
+                    "apiVersion": "sluice.dev/v1alpha1",
+                    "kind": "LoadBalancerNode",
+                    "metadata": {"name": format!("node-{number}")},
+                    "spec": {"interfaces": ["eth0"]},
+                    "status": {"acknowledgedRevision": revision},
+                }))
+                .unwrap()
+            })
+            .collect();
+        let nodes = Nodes {
+            objects: &objects,
+            leases: None,
+        };
+        let (policy, served) = (self.policy(), self.virtual_server());
+        rollout(&policy, Some(&served), Some(nodes), &time(25))
     }
 }
 

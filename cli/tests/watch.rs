@@ -37,6 +37,9 @@ fn failure(code: u16, reason: &str) -> Value {
 fn answer(path: &str, policy_lists: &AtomicUsize) -> Option<(u16, Value)> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let watch = query.split('&').any(|part| part == "watch=true");
+    if path == "/apis/sluice.dev/v1alpha1/loadbalancernodes" {
+        return Some((403, failure(403, "Forbidden")));
+    }
     let resource = path.strip_prefix("/apis/sluice.dev/v1alpha1/namespaces/shop/")?;
     match (resource, watch) {
         ("rolloutpolicies/web", _) => Some((200, policy())),

@@ -15,7 +15,7 @@ pub enum ConditionType {
     Reconciling,
     /// Not on the way there: the message names the field and the remedy.
     Stalled,
-    /// Nodes that have been silent are not counted; the message names them.
+    /// Nodes fell silent before they acknowledged what was decided; the message names them.
     NodesSilent,
     /// Nodes report exceptions for this object; the message names them.
     NodeExceptions,
@@ -23,6 +23,8 @@ pub enum ConditionType {
     ForwardingAdvice,
     /// A node's agent has taken everything off the node, as it was asked to.
     Detached,
+    /// A node's agent has been silent for too long; the operator says so.
+    Silent,
 }
 
 /// Name of [`ConditionType::Reconciling`].
@@ -41,6 +43,7 @@ impl ConditionType {
             Self::NodeExceptions => "NodeExceptions",
             Self::ForwardingAdvice => "ForwardingAdvice",
             Self::Detached => "Detached",
+            Self::Silent => "Silent",
         }
     }
 }

@@ -96,7 +96,7 @@ pub struct LoadBalancerNodeStatus {
     /// The generation of the spec that the agent runs.
     #[serde(default)]
     pub observed_generation: i64,
-    /// `Ready`, `Detached`.
+    /// `Ready` and `Detached` by the agent, `Silent` by the operator.
     #[serde(default)]
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -131,7 +131,7 @@ pub struct LoadBalancerNodeStatus {
     /// What the node's kernel offers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
-    /// Limits and their use.
+    /// Limits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -210,7 +210,7 @@ pub struct Capabilities {
     pub features: Vec<String>,
 }
 
-/// A limit and its use.
+/// A limit. How much of it is used is a metric.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct CapacityEntry {
@@ -219,6 +219,4 @@ pub struct CapacityEntry {
     pub name: String,
     /// The most there can be.
     pub limit: u64,
-    /// What there is.
-    pub used: u64,
 }

@@ -250,13 +250,10 @@ pub struct VirtualServerStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Acknowledged {
-    /// The last revision of this virtual server's decision that every live node acknowledged; 0 = none yet.
+    /// The last revision of this virtual server's decision that every live node acknowledged; 0 = none yet. A node counts
+    /// from its first acknowledgement on.
     pub revision: u64,
     /// The weights of that revision.
     #[schemars(length(max = MAX_POOLS))]
     pub pools: Vec<DecidedPool>,
-    /// Live nodes that acknowledged the current decision without an exception.
-    pub nodes: u32,
-    /// Live nodes.
-    pub live_nodes: u32,
 }

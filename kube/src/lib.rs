@@ -9,9 +9,11 @@
 //! | [`store`] | keeps what is known of a kind |
 //! | [`identity`] | tells whether the server still holds the state that was read from it |
 //! | [`lease`] | the Leases by which nodes say that they live |
+//! | [`clock`] | the API server's clock |
 #![forbid(unsafe_code)]
 
 pub mod back_off;
+pub mod clock;
 pub mod connect;
 pub mod error;
 pub mod identity;

@@ -1,5 +1,6 @@
 //! What the operator counts.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,13 @@ use prometheus_client::registry::{Registry, Unit};
 pub struct KindLabel {
     /// The kind.
     pub kind: &'static str,
+}
+
+/// Labels with the state of a node.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct StateLabel {
+    /// `live`, `joining` or `silent`.
+    pub state: &'static str,
 }
 
 /// Labels of a write.
@@ -44,6 +52,8 @@ pub struct Metrics {
     pub lists: Family<KindLabel, Counter>,
     /// Objects by kind.
     pub objects: Family<KindLabel, Gauge>,
+    /// Nodes by state.
+    pub nodes: Family<StateLabel, Gauge>,
     /// Objects that cannot be read, by kind.
     pub unreadable: Family<KindLabel, Counter>,
     /// Events that had no room in the queue, or that the API server did not take.
@@ -69,6 +79,7 @@ impl Default for Metrics {
             watch_errors: Family::default(),
             lists: Family::default(),
             objects: Family::default(),
+            nodes: Family::default(),
             unreadable: Family::default(),
             events_dropped: Counter::default(),
             highest_revision: Gauge::default(),
@@ -88,6 +99,17 @@ impl Metrics {
     pub fn turn(&self) {
         let turned = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.turned_ms.store(turned, Ordering::Relaxed);
+    }
+
+    /// Counts the nodes by the state of each.
+    pub fn count_nodes(&self, states: impl Iterator<Item = &'static str>) {
+        let mut counts = BTreeMap::from([("live", 0), ("joining", 0), ("silent", 0)]);
+        for state in states {
+            *counts.entry(state).or_default() += 1;
+        }
+        for (state, count) in counts {
+            self.nodes.get_or_create(&StateLabel { state }).set(count);
+        }
     }
 
     /// Whether the loop went round lately.
@@ -142,6 +164,11 @@ impl Metrics {
         );
         registry.register("lists", "Complete lists by kind", self.lists.clone());
         registry.register("objects", "Objects by kind", self.objects.clone());
+        registry.register(
+            "nodes",
+            "Nodes by state: live, joining (nothing acknowledged yet) or silent",
+            self.nodes.clone(),
+        );
         registry.register(
             "unreadable_objects",
             "Times that an object could not be read, by kind",

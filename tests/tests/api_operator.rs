@@ -506,14 +506,10 @@ fn silent_before(stage: &mut Operated) -> Result<()> {
     stage.apply(&[web_server("silent", "203.0.113.18", "v1")])?;
     stage.await_ready(VIRTUAL_SERVER, "silent")?;
     stage.end_agent("n2")?;
-    let silent = ["get", VIRTUAL_SERVER, "silent"];
     let limit = Duration::from_mins(1);
-    stage.admin().until(&silent, limit, |object| {
-        let condition = condition(object, "NodesSilent");
-        condition["status"] == "True"
-            && condition["message"]
-                .as_str()
-                .is_some_and(|text| text.contains("n2"))
+    let node = ["get", "loadbalancernode", "n2"];
+    stage.admin().until(&node, limit, |object| {
+        condition(object, "Silent")["status"] == "True"
     })?;
     stage.stop_operator(ONE)?;
     stage.start_operator("next")?;
@@ -525,5 +521,11 @@ fn silent_before(stage: &mut Operated) -> Result<()> {
         "in force without the silent node after {:.1?}",
         start.elapsed()
     );
+    let silent = ["get", VIRTUAL_SERVER, "silent"];
+    stage.admin().until(&silent, limit, |object| {
+        let condition = condition(object, "NodesSilent");
+        let message = condition["message"].as_str();
+        condition["status"] == "True" && message.is_some_and(|text| text.contains("n2"))
+    })?;
     Ok(())
 }

@@ -108,7 +108,7 @@ where
     Ok(())
 }
 
-/// How many are there, decided, acknowledged by the node, and ready.
+/// How many are decided, acknowledged by the node, and ready.
 #[derive(Default, Debug)]
 struct Count {
     decided: usize,
@@ -129,9 +129,10 @@ fn count(admin: &Account) -> Result<Count> {
                 continue;
             };
             count.decided += usize::from(Some(decision.generation) == generation);
-            count.acknowledged += usize::from(status.acknowledged.is_some_and(|acknowledged| {
-                acknowledged.revision == decision.revision && acknowledged.live_nodes == 1
-            }));
+            let acknowledged = status
+                .acknowledged
+                .map(|acknowledged| acknowledged.revision);
+            count.acknowledged += usize::from(acknowledged == Some(decision.revision));
             let ready = find_condition(&status.conditions, ConditionType::Ready);
             count.ready += usize::from(ready.is_some_and(|ready| ready.status == "True"));
         }

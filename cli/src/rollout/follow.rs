@@ -1,4 +1,4 @@
-//! `--watch`: the policy and its virtual server are watched, and what changes is told.
+//! `--watch`: the policy, its virtual server and, where that is allowed, the nodes are watched, and what changes is told.
 
 use std::io::Write as _;
 
@@ -47,11 +47,12 @@ async fn tell(
     let key = ObjectKey::of(&policy);
     let mut target = target(&policy);
     let mut virtual_server = fetch::virtual_server(cluster, &target).await?;
+    let mut nodes = fetch::nodes_if_allowed(cluster).await?;
     let mut watched = Followed::watch(cluster, &key.name, &target);
     let mut shown: Option<RolloutView> = None;
     let mut failures = 0;
     loop {
-        let view = now(&policy, virtual_server.as_ref());
+        let view = now(&policy, virtual_server.as_ref(), nodes.as_deref());
         let lines = diff(shown.as_ref(), &view);
         if !lines.is_empty() {
             show(output, &lines, &view)?;
@@ -77,6 +78,7 @@ async fn tell(
             Seen::Gone => virtual_server = None,
             Seen::NotYet => {}
         }
+        nodes = watched.nodes().or(nodes);
         let new_target = self::target(&policy);
         if new_target != target {
             target = new_target;

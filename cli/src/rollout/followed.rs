@@ -1,11 +1,11 @@
-//! The policy and its virtual server, as the API server has them now.
+//! The policy, its virtual server and the nodes, as the API server has them now.
 
 use std::sync::Arc;
 
 use futures::future::ready;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client};
-use sluice_api::{RolloutPolicy, VirtualServer};
+use sluice_api::{LoadBalancerNode, RolloutPolicy, VirtualServer};
 use sluice_kube::error::RequestError;
 use sluice_kube::identity::World;
 use sluice_kube::store::{Change, Missed, Store};
@@ -18,7 +18,7 @@ use crate::connect::Cluster;
 /// Room in the queue of what the watches tell.
 const QUEUE: usize = 16;
 
-/// Two objects that are watched for as long as this lives.
+/// Two objects, and the nodes, that are watched for as long as this lives.
 pub(super) struct Followed {
     known: Known,
     queue: Receiver<Message<Known>>,
@@ -47,13 +47,14 @@ impl Followed {
     pub(super) fn watch(cluster: &Cluster, policy: &str, virtual_server: &str) -> Self {
         let (sender, queue) = channel(QUEUE);
         for (kind, name) in [
-            (Kind::of::<Policies>(), policy),
-            (Kind::of::<VirtualServers>(), virtual_server),
+            (Kind::of::<Policies>(), Some(policy)),
+            (Kind::of::<VirtualServers>(), Some(virtual_server)),
+            (Kind::of::<Nodes>(), None),
         ] {
             let server = Server {
                 client: cluster.client.clone(),
                 namespace: cluster.namespace.clone(),
-                name: Some(name.to_owned()),
+                name: name.map(str::to_owned),
                 world: World::default(),
                 ask: Arc::new(|| Box::pin(ready(Ok(())))),
             };
@@ -91,6 +92,16 @@ impl Followed {
     }
 }
 
+impl Followed {
+    /// The nodes, once they were listed.
+    pub(super) fn nodes(&self) -> Option<Vec<LoadBalancerNode>> {
+        let nodes = &self.known.nodes;
+        nodes
+            .is_complete()
+            .then(|| nodes.objects.values().cloned().collect())
+    }
+}
+
 fn only<T: PartialEq>(store: &Store<T>) -> Seen<'_, T> {
     match store.objects.values().next() {
         Some(object) => Seen::There(object),
@@ -103,6 +114,7 @@ fn only<T: PartialEq>(store: &Store<T>) -> Seen<'_, T> {
 struct Known {
     policies: Store<RolloutPolicy>,
     virtual_servers: Store<VirtualServer>,
+    nodes: Store<LoadBalancerNode>,
     lost: Option<Lost>,
 }
 
@@ -113,10 +125,16 @@ impl watched::Index for Known {
         true
     }
     fn works(&mut self, _: &'static str) {}
-    fn failed(&mut self, _: &'static str, _: &'static str, error: RequestError) {
-        self.lost = Some(Lost::Request(error));
+    fn failed(&mut self, kind: &'static str, _: &'static str, error: RequestError) {
+        // Nodes are often not to be listed, and the run can be followed without them.
+        if kind != Nodes::NAME {
+            self.lost = Some(Lost::Request(error));
+        }
     }
     fn missed(&mut self, kind: &'static str, object: Missed) {
+        if kind == Nodes::NAME {
+            return;
+        }
         let text = format!("{kind} {} {}", object.key, object.why);
         self.lost = Some(Lost::Unreadable(text));
     }
@@ -160,6 +178,26 @@ impl Watched for VirtualServers {
         &mut known.virtual_servers
     }
     fn changed(_: &mut Known, _: Vec<Change<VirtualServer>>) {}
+}
+
+struct Nodes;
+
+impl Watched for Nodes {
+    type Index = Known;
+    type Object = DeserializeGuard<LoadBalancerNode>;
+    type Kept = LoadBalancerNode;
+    const NAME: &'static str = "LoadBalancerNode";
+
+    fn api(client: &Client, _: &str) -> Api<Self::Object> {
+        Api::all(client.clone())
+    }
+    fn keep(object: Self::Object) -> Result<LoadBalancerNode, String> {
+        object.0.map_err(|invalid| invalid.error)
+    }
+    fn store(known: &mut Known) -> &mut Store<LoadBalancerNode> {
+        &mut known.nodes
+    }
+    fn changed(_: &mut Known, _: Vec<Change<LoadBalancerNode>>) {}
 }
 
 #[cfg(test)]

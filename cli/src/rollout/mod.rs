@@ -5,13 +5,13 @@ mod followed;
 mod order;
 
 use sluice_api::jiff::Timestamp;
-use sluice_api::{RolloutPolicy, Time, VirtualServer};
+use sluice_api::{LoadBalancerNode, RolloutPolicy, Time, VirtualServer};
 use sluice_rollout::CommandVerb;
 
 use crate::args::{Connection, Output, Rollout, Target};
 use crate::connect::{self, Cluster};
 use crate::text::Paint;
-use crate::view::{self, RolloutView};
+use crate::view::{self, Nodes, RolloutView};
 use crate::{EXIT_DONE, document, fetch, put, text};
 
 /// Shows a run or gives it a command.
@@ -34,7 +34,8 @@ async fn get(cluster: &Cluster, target: &Target, output: Output) -> anyhow::Resu
     if target.watch {
         return follow::follow(cluster, &policy, output, None).await;
     }
-    let view = now(&policy, virtual_server.as_ref());
+    let nodes = fetch::nodes_if_allowed(cluster).await?;
+    let view = now(&policy, virtual_server.as_ref(), nodes.as_deref());
     match document(output, &view)? {
         Some(document) => put(&document)?,
         None => put(&text::rollout(&view, Paint::for_stdout()))?,
@@ -43,6 +44,14 @@ async fn get(cluster: &Cluster, target: &Target, output: Output) -> anyhow::Resu
 }
 
 /// The view at this moment.
-fn now(policy: &RolloutPolicy, virtual_server: Option<&VirtualServer>) -> RolloutView {
-    view::rollout(policy, virtual_server, &Time(Timestamp::now()))
+fn now(
+    policy: &RolloutPolicy,
+    virtual_server: Option<&VirtualServer>,
+    nodes: Option<&[LoadBalancerNode]>,
+) -> RolloutView {
+    let nodes = nodes.map(|objects| Nodes {
+        objects,
+        leases: None,
+    });
+    view::rollout(policy, virtual_server, nodes, &Time(Timestamp::now()))
 }

@@ -54,7 +54,8 @@ pub(super) async fn give(
     }
     let target = &policy.spec.virtual_server_name;
     let virtual_server = fetch::virtual_server(cluster, target).await?;
-    let view = now(&policy, virtual_server.as_ref());
+    let nodes = fetch::nodes_if_allowed(cluster).await?;
+    let view = now(&policy, virtual_server.as_ref(), nodes.as_deref());
     put(&format!("{}\n", phase_line(&view)))?;
     if let Some(next) = &view.next {
         put(&format!("Next: {}\n", next.command_line))?;

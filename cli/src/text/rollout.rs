@@ -49,7 +49,7 @@ pub fn phase_line(view: &RolloutView) -> String {
     };
     let at = format!("step {} ({} %)", step.index, step.weight);
     let on = view.live.map_or_else(
-        || "the virtual server is not served".to_owned(),
+        || "comes into force".to_owned(),
         |live| format!("in force on {}/{} nodes", live.nodes, live.live_nodes),
     );
     match phase {

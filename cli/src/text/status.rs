@@ -1,8 +1,8 @@
 //! `kubectl sluice status` as text.
 
 use crate::view::{
-    NodeView, PoolView, PortView, Presence, ServerState, ServerView, SourceView, StateView,
-    StatusView, VirtualServerView, WeightView,
+    AcknowledgedView, NodeView, PoolView, PortView, Presence, ServerState, ServerView, SourceView,
+    StateView, StatusView, VirtualServerView, WeightView,
 };
 
 use super::{Cell, Paint, Table, Tone, field, phase_line};
@@ -48,16 +48,8 @@ fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
         },
     );
     out.push_str(&field("Decision", &decision));
-    if let Some(acknowledged) = view.acknowledged {
-        let everywhere = match acknowledged.revision {
-            0 => "no revision yet".to_owned(),
-            revision => format!("revision {revision}"),
-        };
-        let text = format!(
-            "the decision on {}/{} live nodes; on all of them {everywhere}",
-            acknowledged.nodes, acknowledged.live_nodes
-        );
-        out.push_str(&field("In force", &text));
+    if let Some(acknowledged) = &view.acknowledged {
+        out.push_str(&field("In force", &in_force(acknowledged)));
     }
     for warning in &view.warnings {
         // The exceptions that the condition sums up follow one by one where they are known.
@@ -88,6 +80,29 @@ fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
         }
     }
     out
+}
+
+fn in_force(acknowledged: &AcknowledgedView) -> String {
+    /// The most nodes that are named.
+    const NAMED: usize = 5;
+    let everywhere = match acknowledged.revision {
+        0 => "no revision yet".to_owned(),
+        revision => format!("revision {revision}"),
+    };
+    let (Some(nodes), Some(live_nodes)) = (acknowledged.nodes, acknowledged.live_nodes) else {
+        return format!("on all live nodes {everywhere}");
+    };
+    let mut text =
+        format!("the decision on {nodes}/{live_nodes} live nodes; on all of them {everywhere}");
+    let awaited = acknowledged.awaited.as_deref().unwrap_or_default();
+    if !awaited.is_empty() {
+        let named = awaited[..awaited.len().min(NAMED)].join(", ");
+        text = format!("{text}; awaits {named}");
+        if awaited.len() > NAMED {
+            text = format!("{text} and {} more", awaited.len() - NAMED);
+        }
+    }
+    text
 }
 
 fn paint_field(label: &str, text: &str, tone: Tone, paint: Paint) -> String {

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sluice_api::{
-    Condition, ConditionType, DecidedPool, DecidedPort, DecidedVirtualServer, ExceptionKind,
-    LoadBalancerNode, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer,
-    find_condition,
+    Acknowledged, Condition, ConditionType, DecidedPool, DecidedPort, DecidedVirtualServer,
+    Decision, ExceptionKind, LoadBalancerNode, ObjectKey, RealServerPool, RolloutPolicy, Time,
+    VirtualServer, find_condition,
 };
 use sluice_planner::Slice;
 
+use super::nodes::{Leases, Nodes, Wanted};
 use super::{
-    AcknowledgedView, DecisionView, ExceptionView, FORMAT_VERSION, InterfaceView, NodeView,
-    PoolView, PortView, Presence, StateView, StatusView, VirtualServerView, WarningView,
-    WeightView, driver, rollout, servers,
+    AcknowledgedView, DecisionView, ExceptionView, FORMAT_VERSION, PoolView, PortView, StateView,
+    StatusView, VirtualServerView, WarningView, WeightView, driver, rollout, servers,
 };
 
 /// What was fetched.
@@ -27,8 +27,19 @@ pub struct Objects {
     pub policies: Vec<RolloutPolicy>,
     /// All nodes; `None`: they may not be listed.
     pub nodes: Option<Vec<LoadBalancerNode>>,
+    /// The nodes' Leases; `None`: they may not be listed.
+    pub leases: Option<Leases>,
     /// The EndpointSlices that the pools' decisions name; `None`: they may not be listed.
     pub slices: Option<Vec<EndpointSlice>>,
+}
+
+impl Objects {
+    fn known_nodes(&self) -> Option<Nodes<'_>> {
+        Some(Nodes {
+            objects: self.nodes.as_deref()?,
+            leases: self.leases.as_ref(),
+        })
+    }
 }
 
 /// The view. `now` is for remaining times.
@@ -56,12 +67,7 @@ pub fn status(objects: &Objects, now: &Time) -> StatusView {
             .into_iter()
             .map(|object| context.virtual_server(object))
             .collect(),
-        nodes: objects.nodes.as_ref().map(|nodes| {
-            let silence = Silence::read(&objects.virtual_servers);
-            let mut views: Vec<NodeView> = nodes.iter().map(|n| node(n, &silence)).collect();
-            views.sort_by(|a, b| a.name.cmp(&b.name));
-            views
-        }),
+        nodes: objects.known_nodes().map(|nodes| nodes.views()),
     }
 }
 
@@ -84,6 +90,7 @@ impl Context<'_> {
         );
         let generation = object.metadata.generation;
         let acknowledged = status.acknowledged.as_ref();
+        let exceptions = self.exceptions(object);
         VirtualServerView {
             generation: generation.unwrap_or_default(),
             addresses: shown.addresses.iter().map(ToString::to_string).collect(),
@@ -96,17 +103,42 @@ impl Context<'_> {
                 revision: decision.revision,
                 generation: decision.generation,
             }),
-            acknowledged: acknowledged.map(|acknowledged| AcknowledgedView {
-                revision: acknowledged.revision,
-                nodes: acknowledged.nodes,
-                live_nodes: acknowledged.live_nodes,
-            }),
+            acknowledged: acknowledged
+                .map(|acknowledged| self.acknowledged(&key, acknowledged, decision, &exceptions)),
             pools: self.pools(object, &shown.ports),
-            exceptions: self.exceptions(object),
+            exceptions,
             rollout: driver(&self.objects.policies, &key)
-                .map(|policy| rollout(policy, Some(object), self.now)),
+                .map(|policy| rollout(policy, Some(object), self.objects.known_nodes(), self.now)),
             namespace: key.namespace,
             name: key.name,
+        }
+    }
+
+    fn acknowledged(
+        &self,
+        key: &ObjectKey,
+        acknowledged: &Acknowledged,
+        decision: Option<&Decision>,
+        exceptions: &[ExceptionView],
+    ) -> AcknowledgedView {
+        let in_force = self.objects.known_nodes().zip(decision);
+        let in_force = in_force.map(|(nodes, decision)| {
+            let pools = decision.content.pools.iter().filter(|pool| pool.weight > 0);
+            let pools = pools.filter_map(|pool| self.pools.get(&key.sibling(&pool.name)));
+            let pools = pools.filter_map(|pool| pool.status.as_ref()?.decision.as_ref());
+            let pool_revision = pools.map(|decision| decision.revision).max();
+            let wanted = Wanted {
+                revision: decision.revision,
+                pool_revision: pool_revision.unwrap_or_default(),
+            };
+            let excepted = exceptions.iter().map(|exception| exception.node.as_str());
+            nodes.in_force(wanted, &excepted.collect())
+        });
+        AcknowledgedView {
+            revision: acknowledged.revision,
+            nodes: in_force.as_ref().map(|found| found.nodes),
+            live_nodes: in_force.as_ref().map(|found| found.live_nodes),
+            awaited: in_force.map(|found| found.awaited),
         }
     }
 
@@ -219,84 +251,4 @@ fn warnings(conditions: &[Condition]) -> Vec<WarningView> {
         message: condition.message.clone(),
     })
     .collect()
-}
-
-/// What the conditions `NodesSilent` say, each of which is about all nodes.
-struct Silence<'a> {
-    named: BTreeSet<&'a str>,
-    /// Whether nodes that are not named report.
-    is_complete: bool,
-}
-
-impl<'a> Silence<'a> {
-    fn read(virtual_servers: &'a [VirtualServer]) -> Self {
-        let conditions: Vec<&Condition> = virtual_servers
-            .iter()
-            .filter_map(|object| object.status.as_ref())
-            .filter_map(|status| find_condition(&status.conditions, ConditionType::NodesSilent))
-            .collect();
-        let mut found = Self {
-            named: BTreeSet::new(),
-            is_complete: !conditions.is_empty(),
-        };
-        for condition in conditions {
-            match condition.status.as_str() {
-                "True" => found.read_message(&condition.message),
-                "False" => {}
-                _ => found.is_complete = false,
-            }
-        }
-        found
-    }
-
-    /// Names stand between ` from ` and a colon. Conditions have a greatest length: without a colon the list is cut, and
-    /// its last entry is no name.
-    fn read_message(&mut self, message: &'a str) {
-        let list = message.split_once(" from ").map_or("", |(_, list)| list);
-        let (names, is_whole) = match list.split_once(':') {
-            Some((names, _)) => (names, true),
-            None => (list, false),
-        };
-        self.is_complete &= is_whole;
-        self.named.extend(names.split(", "));
-    }
-}
-
-fn node(object: &LoadBalancerNode, silence: &Silence) -> NodeView {
-    let name = ObjectKey::of(object).name;
-    let status = object.status.clone().unwrap_or_default();
-    let detached = find_condition(&status.conditions, ConditionType::Detached)
-        .is_some_and(|condition| condition.status == "True");
-    let presence = if detached {
-        Presence::Detached
-    } else if silence.named.contains(name.as_str()) {
-        Presence::Silent
-    } else if object.status.is_none() {
-        Presence::NeverReported
-    } else if silence.is_complete {
-        Presence::Live
-    } else {
-        Presence::Unknown
-    };
-    let interfaces = status.interfaces.iter().map(|interface| InterfaceView {
-        name: interface.name.clone(),
-        attach_mode: format!("{:?}", interface.attach_mode),
-        reason: interface.reason.clone(),
-    });
-    NodeView {
-        name,
-        role: format!("{:?}", object.spec.role),
-        presence,
-        state: StateView::new(
-            &status.conditions,
-            object.metadata.generation,
-            status.observed_generation,
-        ),
-        interfaces: interfaces.collect(),
-        acknowledged_revision: status.acknowledged_revision,
-        acknowledged_pool_revision: status.acknowledged_pool_revision,
-        exception_count: status.exception_count,
-        addresses: status.addresses,
-        kernel_release: status.capabilities.map(|c| c.kernel_release),
-    }
 }

@@ -2,20 +2,20 @@
 //! docs/kubectl-sluice.md; fields are added, never renamed or removed within a `formatVersion`.
 
 mod build;
+mod nodes;
 mod rollout;
 mod servers;
-
-use std::net::IpAddr;
 
 use serde::Serialize;
 use sluice_api::{Condition, ConditionType, find_condition};
 
 pub use build::{Objects, status};
+pub use nodes::{InterfaceView, Leases, NodeView, Nodes, Presence};
 pub use rollout::{LiveNodes, NextCommand, PlannedStep, RolloutView, StepView, driver, rollout};
 pub use servers::{ServerState, ServerView, SourceView};
 
 /// Version of the structure.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// What `kubectl sluice status` shows.
 #[derive(Serialize, Clone, PartialEq, Debug)]
@@ -136,15 +136,17 @@ pub struct DecisionView {
 }
 
 /// What nodes acknowledge of a virtual server.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct AcknowledgedView {
     /// The last revision that every live node had; 0 = none yet.
     pub revision: u64,
-    /// Live nodes on which the current decision is in force.
-    pub nodes: u32,
-    /// Live nodes.
-    pub live_nodes: u32,
+    /// Live nodes on which the current decision is in force; absent: nodes may not be listed.
+    pub nodes: Option<u32>,
+    /// Live nodes that count: a node does from its first acknowledgement on.
+    pub live_nodes: Option<u32>,
+    /// Those of them that have not acknowledged the current decision.
+    pub awaited: Option<Vec<String>>,
 }
 
 /// A weight and its share of all.
@@ -209,57 +211,4 @@ pub struct ExceptionView {
     pub reason: String,
     /// What is wrong and what to do.
     pub message: String,
-}
-
-/// A node.
-#[derive(Serialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeView {
-    /// Its name.
-    pub name: String,
-    /// `Director` or `RealServer`.
-    pub role: String,
-    /// Whether it reports: `Live`, `Silent`, `Detached`, `NeverReported` or `Unknown`.
-    pub presence: Presence,
-    /// What its agent says of itself.
-    pub state: StateView,
-    /// Its uplinks.
-    pub interfaces: Vec<InterfaceView>,
-    /// Everything on virtual servers up to this revision is live there.
-    pub acknowledged_revision: u64,
-    /// Everything on pools up to this revision is live there.
-    pub acknowledged_pool_revision: u64,
-    /// Number of its exceptions, in all namespaces.
-    pub exception_count: u32,
-    /// Its own addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Its kernel.
-    pub kernel_release: Option<String>,
-}
-
-/// Whether a node reports.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Presence {
-    /// It does, as far as the operator says.
-    Live,
-    /// No virtual server that is shown says whether it does, or not all silent nodes found room in the condition.
-    Unknown,
-    /// A condition `NodesSilent` names it.
-    Silent,
-    /// It has taken everything off.
-    Detached,
-    /// There is no status.
-    NeverReported,
-}
-
-/// An uplink.
-#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
-#[serde(rename_all = "camelCase")]
-pub struct InterfaceView {
-    /// Its name.
-    pub name: String,
-    /// `Native`, `Generic` or `None`.
-    pub attach_mode: String,
-    /// Why.
-    pub reason: Option<String>,
 }

@@ -1,5 +1,7 @@
 //! A rollout policy and its run.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use sluice_api::{
     Gate, HistoryEntry, LastCommand, ObjectKey, Reason, RolloutPhase, RolloutPolicy,
@@ -7,6 +9,7 @@ use sluice_api::{
 };
 use sluice_rollout::{Command, CommandVerb, paused_seconds};
 
+use super::nodes::{Nodes, Wanted};
 use super::{FORMAT_VERSION, StateView};
 
 /// What `kubectl sluice rollout get` shows.
@@ -37,7 +40,8 @@ pub struct RolloutView {
     pub step: Option<StepView>,
     /// The steps as they are walked: those of the spec, and a final one with 100 %.
     pub steps: Vec<PlannedStep>,
-    /// On how many of the live nodes the step's weights are in force; absent: the virtual server is not served.
+    /// On how many of the live nodes the step's weights are in force; absent: the virtual server is not served, or nodes may
+    /// not be listed.
     pub live: Option<LiveNodes>,
     /// The last command that the operator looked at.
     pub last_command: Option<LastCommand>,
@@ -123,10 +127,11 @@ pub fn driver<'a>(
         })
 }
 
-/// The view of a policy; `virtual_server` is the one that it names.
+/// The view of a policy; `virtual_server` is the one that it names. Without `nodes` nothing is said of them.
 pub fn rollout(
     policy: &RolloutPolicy,
     virtual_server: Option<&VirtualServer>,
+    nodes: Option<Nodes<'_>>,
     now: &Time,
 ) -> RolloutView {
     let key = ObjectKey::of(policy);
@@ -158,7 +163,7 @@ pub fn rollout(
         step: step(&status, &steps, now),
         live: virtual_server
             .and_then(|object| object.status.as_ref())
-            .and_then(|served| live(served, &status)),
+            .and_then(|served| live(served, &status, nodes?)),
         steps,
         next: next(&key, &status),
         start_time: run.as_ref().map(|run| run.start_time.clone()),
@@ -207,8 +212,18 @@ fn step(status: &RolloutPolicyStatus, steps: &[PlannedStep], now: &Time) -> Opti
 }
 
 /// A decision with other weights than the step's says nothing of the step: no node has it yet.
-fn live(served: &VirtualServerStatus, status: &RolloutPolicyStatus) -> Option<LiveNodes> {
-    let (decision, acknowledged) = (served.decision.as_ref()?, served.acknowledged.as_ref()?);
+fn live(
+    served: &VirtualServerStatus,
+    status: &RolloutPolicyStatus,
+    nodes: Nodes<'_>,
+) -> Option<LiveNodes> {
+    let decision = served.decision.as_ref()?;
+    // The pools' decisions are not at hand here: whoever knows better is the operator, which says when the step is live.
+    let wanted = Wanted {
+        revision: decision.revision,
+        pool_revision: 0,
+    };
+    let in_force = nodes.in_force(wanted, &BTreeSet::new());
     let (run, step) = (status.run.as_ref()?, status.step.as_ref()?);
     let weight = |name: &str| {
         let pool = decision.content.pools.iter().find(|pool| pool.name == name);
@@ -220,8 +235,8 @@ fn live(served: &VirtualServerStatus, status: &RolloutPolicyStatus) -> Option<Li
     );
     let decided = candidate * 100 == (stable + candidate) * u64::from(step.weight);
     Some(LiveNodes {
-        nodes: if decided { acknowledged.nodes } else { 0 },
-        live_nodes: acknowledged.live_nodes,
+        nodes: if decided { in_force.nodes } else { 0 },
+        live_nodes: in_force.live_nodes,
     })
 }
 

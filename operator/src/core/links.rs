@@ -196,9 +196,25 @@ impl Links {
         ends.into_iter().flatten().flat_map(|(_, objects)| objects)
     }
 
+    /// Whether anything is decided that nodes are to acknowledge.
+    pub fn has_decisions(&self) -> bool {
+        let kinds = [Kind::VirtualServer, Kind::RealServerPool];
+        let mut decided = kinds
+            .into_iter()
+            .flat_map(|kind| self.revised(kind, 0, u64::MAX));
+        decided.next().is_some()
+    }
+
     /// All objects that there are, or of which a decision is left.
     pub fn all(&self) -> BTreeSet<Object> {
         self.objects.keys().cloned().collect()
+    }
+
+    /// All policies that there are.
+    pub(super) fn policies(&self) -> impl Iterator<Item = Object> {
+        let objects = self.objects.keys();
+        let policies = objects.filter(|(kind, _)| *kind == Kind::RolloutPolicy);
+        policies.cloned()
     }
 
     /// Divides these objects, with all that is linked to them, into parts.

@@ -1,8 +1,11 @@
 //! Which nodes count, and what they acknowledged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use sluice_api::{Decision, ExceptionKind, NODE_SILENT_SECONDS, NodeException, ObjectKey, Time};
+use sluice_api::{
+    Decision, ExceptionKind, LoadBalancerNodeStatus, NODE_SILENT_SECONDS, NodeException, ObjectKey,
+    Time,
+};
 
 use super::world::{Node, World};
 
@@ -20,6 +23,10 @@ struct Heard {
     first_ms: u64,
     /// For how long the heartbeat had been this one when it was first seen, as far as that counts.
     before_ms: u64,
+    /// Whether the node was there before anything was decided, and has acknowledged nothing since.
+    was_first: bool,
+    /// Since when it has acknowledged nothing of what was decided before it came.
+    joining_ms: Option<u64>,
 }
 
 impl Heard {
@@ -30,6 +37,21 @@ impl Heard {
 
 /// How long the first report of a node is waited for before VIPs are admitted without knowing its addresses.
 const FIRST_REPORT_MS: u64 = 5_000;
+
+/// How long rollouts wait for the first acknowledgement of a node.
+const JOIN_MS: u64 = 40_000;
+
+/// Who waits for a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Standing {
+    /// It has acknowledged something, or was there before anything was decided: everything waits for it.
+    #[default]
+    Joined,
+    /// It came after something was decided, and has acknowledged nothing yet: rollouts wait for it, conditions do not.
+    Joining,
+    /// It has been joining for too long: nothing waits for it until it acknowledges something.
+    Late,
+}
 
 /// How long a node is listened to in any case before it is taken for silent: agents renew every 5 s.
 const SURE_MS: u64 = 10_000;
@@ -50,6 +72,8 @@ impl Liveness {
             at_ms: now_ms,
             first_ms: now_ms,
             before_ms: before_ms.min(NODE_SILENT_SECONDS * 1000 - SURE_MS),
+            was_first: false,
+            joining_ms: None,
         });
         if heard.heartbeat.as_ref() != heartbeat {
             heard.heartbeat = heartbeat.cloned();
@@ -71,6 +95,38 @@ impl Liveness {
             .is_some_and(|heard| heard.is_silent(now_ms) && heard.heartbeat.as_ref() == heartbeat)
     }
 
+    /// Whether a node has given a sign of life since it was first observed.
+    pub fn was_heard(&self, node: &str) -> bool {
+        let heard = self.heard.get(node);
+        heard.is_some_and(|heard| heard.at_ms > heard.first_ms)
+    }
+
+    /// Who waits for a node that was observed. `is_decided`: there is a decision that it could acknowledge. A node that no
+    /// longer acknowledges anything, as after a reboot, joins anew.
+    pub fn standing(
+        &mut self,
+        node: &str,
+        status: &LoadBalancerNodeStatus,
+        is_decided: bool,
+        now_ms: u64,
+    ) -> Standing {
+        let Some(heard) = self.heard.get_mut(node) else {
+            return Standing::Joined;
+        };
+        let has_acknowledged = has_acknowledged(status);
+        if has_acknowledged || !is_decided || heard.was_first {
+            heard.was_first = !has_acknowledged;
+            heard.joining_ms = None;
+            return Standing::Joined;
+        }
+        let since_ms = *heard.joining_ms.get_or_insert(now_ms);
+        if now_ms.saturating_sub(since_ms) < JOIN_MS {
+            Standing::Joining
+        } else {
+            Standing::Late
+        }
+    }
+
     /// Whether a node that has not reported yet may still be starting.
     pub fn is_starting(&self, node: &str, now_ms: u64) -> bool {
         self.heard.get(node).is_some_and(|heard| {
@@ -84,28 +140,45 @@ impl Liveness {
     }
 }
 
+fn has_acknowledged(status: &LoadBalancerNodeStatus) -> bool {
+    status.acknowledged_revision > 0 || status.acknowledged_pool_revision > 0
+}
+
+/// Who asks what nodes say of a decision.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asker {
+    /// A condition. A node that is only joining makes nothing less ready than it was.
+    Condition,
+    /// A rollout.
+    Rollout,
+}
+
+impl Asker {
+    /// Whether this one waits for such a node, as long as there are others.
+    fn waits_for(self, standing: Standing) -> bool {
+        match standing {
+            Standing::Joined => true,
+            Standing::Joining => self == Self::Rollout,
+            Standing::Late => false,
+        }
+    }
+}
+
 /// What the live nodes say of one decision.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Acknowledgement<'a> {
-    /// How many nodes are live.
-    pub(super) live: usize,
-    /// Live nodes that have not acknowledged the revision.
+    /// Whether any node is live.
+    pub(super) is_any_live: bool,
+    /// Nodes that have not acknowledged the revision.
     pub(super) awaited: Vec<&'a str>,
-    /// What live nodes cannot do as decided, with the node's name.
+    /// What nodes cannot do as decided, with the node's name.
     pub(super) exceptions: Vec<(&'a str, String)>,
 }
 
 impl Acknowledgement<'_> {
-    /// Whether the decision is in force on every live node, of which there is at least one.
+    /// Whether the decision is in force on every live node that counts, of which there is at least one.
     pub(super) fn is_complete(&self) -> bool {
-        self.live > 0 && self.awaited.is_empty() && self.exceptions.is_empty()
-    }
-
-    /// Live nodes on which the decision is in force.
-    pub(super) fn nodes(&self) -> usize {
-        let excepted: BTreeSet<&str> = self.exceptions.iter().map(|(node, _)| *node).collect();
-        let behind = self.awaited.iter().filter(|node| !excepted.contains(*node));
-        self.live - excepted.len() - behind.count()
+        self.is_any_live && self.awaited.is_empty() && self.exceptions.is_empty()
     }
 }
 
@@ -114,16 +187,10 @@ pub(super) fn of_decision<'a>(
     world: &'a World,
     key: &ObjectKey,
     decision: &Decision,
+    asker: Asker,
 ) -> Acknowledgement<'a> {
-    let pools = decision.content.pools.iter().filter(|pool| pool.weight > 0);
-    let pool_revision = pools
-        .filter_map(|pool| Some(world.pool_decision(&key.sibling(&pool.name))?.revision))
-        .max();
-    let wanted = Wanted {
-        revision: decision.revision,
-        pool_revision: pool_revision.unwrap_or_default(),
-    };
-    of_revision(world, wanted, |exception| {
+    let wanted = Wanted::of(world, key, decision);
+    of_revision(world, wanted, asker, |exception| {
         exception.namespace == key.namespace
             && match exception.kind {
                 ExceptionKind::VirtualServer => exception.name == key.name,
@@ -142,7 +209,7 @@ pub(super) fn of_pool<'a>(world: &'a World, key: &ObjectKey, revision: u64) -> A
         revision: 0,
         pool_revision: revision,
     };
-    of_revision(world, wanted, |exception| {
+    of_revision(world, wanted, Asker::Condition, |exception| {
         exception.kind == ExceptionKind::RealServerPool
             && exception.namespace == key.namespace
             && exception.name == key.name
@@ -158,17 +225,40 @@ struct Wanted {
     pool_revision: u64,
 }
 
+impl Wanted {
+    /// Of a virtual server's decision.
+    fn of(world: &World, key: &ObjectKey, decision: &Decision) -> Self {
+        let pools = decision.content.pools.iter().filter(|pool| pool.weight > 0);
+        let pool_revision = pools
+            .filter_map(|pool| Some(world.pool_decision(&key.sibling(&pool.name))?.revision))
+            .max();
+        Self {
+            revision: decision.revision,
+            pool_revision: pool_revision.unwrap_or_default(),
+        }
+    }
+
+    fn is_met(self, status: &LoadBalancerNodeStatus) -> bool {
+        status.acknowledged_revision >= self.revision
+            && status.acknowledged_pool_revision >= self.pool_revision
+    }
+}
+
 fn of_revision(
     world: &World,
     wanted: Wanted,
+    asker: Asker,
     concerns: impl Fn(&NodeException) -> bool,
 ) -> Acknowledgement<'_> {
     let mut result = Acknowledgement::default();
-    for (name, node) in live(world) {
-        result.live += 1;
-        if node.status.acknowledged_revision < wanted.revision
-            || node.status.acknowledged_pool_revision < wanted.pool_revision
-        {
+    let live = || world.nodes.iter().filter(|(_, node)| node.live);
+    let is_any_joined = live().any(|(_, node)| asker.waits_for(node.standing));
+    for (name, node) in live() {
+        result.is_any_live = true;
+        if is_any_joined && !asker.waits_for(node.standing) {
+            continue;
+        }
+        if !wanted.is_met(&node.status) {
             result.awaited.push(name);
         }
         let exceptions = &node.status.exceptions;
@@ -202,10 +292,6 @@ fn told(exception: &NodeException) -> String {
     format!("{kind} {name}: {reason}: {message}")
 }
 
-fn live(world: &World) -> impl Iterator<Item = (&String, &Node)> {
-    world.nodes.iter().filter(|(_, node)| node.live)
-}
-
 /// Names of the nodes whose first report is waited for.
 pub(super) fn starting(world: &World) -> Vec<&str> {
     world
@@ -216,12 +302,14 @@ pub(super) fn starting(world: &World) -> Vec<&str> {
         .collect()
 }
 
-/// Names of the nodes that should report and do not.
-pub(super) fn silent(world: &World) -> Vec<&str> {
-    world
-        .nodes
-        .iter()
-        .filter(|(_, node)| node.wanted && !node.live)
-        .map(|(name, _)| name.as_str())
-        .collect()
+/// Names of the nodes that fell silent before they acknowledged this decision: they would hold it up.
+pub(super) fn silent<'a>(world: &'a World, key: &ObjectKey, decision: &Decision) -> Vec<&'a str> {
+    let wanted = Wanted::of(world, key, decision);
+    let is_missed = |node: &Node| {
+        let has_joined = node.standing == Standing::Joined;
+        node.wanted && !node.live && has_joined && !wanted.is_met(&node.status)
+    };
+    let nodes = world.nodes.iter();
+    let missed = nodes.filter(|(_, node)| is_missed(node));
+    missed.map(|(name, _)| name.as_str()).collect()
 }

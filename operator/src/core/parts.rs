@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_api::{ExceptionKind, Kind, ObjectKey, Time};
 
 use super::links::{Links, Object};
+use super::nodes::Standing;
 use super::reconcile::reconcile;
 use super::world::{Cluster, Node, Outcome, World};
 
@@ -49,19 +50,24 @@ impl Dirty {
                 live,
                 wanted,
                 starting,
+                standing,
             } = node;
             let unlisted = status.exception_count as usize > status.exceptions.len();
             (
                 *live,
                 *wanted,
                 *starting,
+                *standing == Standing::Joined,
                 unlisted,
                 status.addresses.clone(),
             )
         };
-        if rest(before) != rest(now) || rest(now).3 {
+        if rest(before) != rest(now) || rest(now).4 {
             *self = Self::All;
             return;
+        }
+        if before.standing != now.standing {
+            self.extend(links.policies());
         }
         for (kind, a, b) in [
             (

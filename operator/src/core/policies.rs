@@ -9,7 +9,7 @@ use sluice_api::{
 use sluice_rollout::{self as rollout, Observation};
 
 use super::admission::Refusal;
-use super::nodes;
+use super::nodes::{self, Asker};
 use super::world::World;
 
 /// What came of a policy.
@@ -88,7 +88,7 @@ fn is_live(
 ) -> bool {
     world.decision(target).is_some_and(|decision| {
         weights(service, status).is_some_and(|wanted| wanted == decision.content.pools)
-            && nodes::of_decision(world, target, decision).is_complete()
+            && nodes::of_decision(world, target, decision, Asker::Rollout).is_complete()
     })
 }
 

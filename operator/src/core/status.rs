@@ -11,7 +11,7 @@ use sluice_planner::{Server, Slices};
 use sluice_rollout::STEP_DEADLINE_SECONDS;
 
 use super::admission::Refusal;
-use super::nodes::{self, Acknowledgement};
+use super::nodes::{self, Acknowledgement, Asker};
 use super::policies::Driven;
 use super::world::World;
 
@@ -81,7 +81,7 @@ pub(super) fn virtual_server(
     };
     let acknowledgement = decision
         .as_ref()
-        .map(|decision| nodes::of_decision(world, key, decision))
+        .map(|decision| nodes::of_decision(world, key, decision, Asker::Condition))
         .unwrap_or_default();
     conditions.state(&match (&decision, refusals) {
         (_, [first]) if first.reason == Reason::AwaitingNodes => {
@@ -97,13 +97,16 @@ pub(super) fn virtual_server(
         (Some(_), []) => in_force(&acknowledgement),
         (None, []) => State::Reconciling(Reason::AwaitingNodes, String::new()),
     });
-    let silent = nodes::silent(world);
+    let silent = decision
+        .as_ref()
+        .map(|decision| nodes::silent(world, key, decision))
+        .unwrap_or_default();
     if silent.is_empty() {
         conditions.set(ConditionType::NodesSilent, false, Reason::AsExpected, "");
     } else {
         let message = format!(
-            "no report for more than {NODE_SILENT_SECONDS} s from {}: start the agent there or remove the \
-             LoadBalancerNode; it is not waited for",
+            "no report for more than {NODE_SILENT_SECONDS} s from {}, and no acknowledgement of what was decided: start the \
+             agent there or remove the LoadBalancerNode; it is not waited for",
             silent.join(", ")
         );
         conditions.set(
@@ -174,12 +177,7 @@ fn acknowledged(
     } else {
         (last.revision, last.pools)
     };
-    Acknowledged {
-        revision,
-        pools,
-        nodes: count(acknowledgement.nodes()),
-        live_nodes: count(acknowledgement.live),
-    }
+    Acknowledged { revision, pools }
 }
 
 /// How many names there are among servers of at least this weight: a pod with addresses in both families is one server.
@@ -208,14 +206,16 @@ fn refused(refusals: &[Refusal], decision: Option<(i64, u64)>) -> String {
     format!("{}; {instead}", errors.join("; "))
 }
 
-/// Names no revision: a decision gets its own when it is written.
+/// Names no revision: a decision gets its own when it is written. Names no node and counts none: one after the other
+/// acknowledges, and none of that is to be written.
 fn in_force(acknowledgement: &Acknowledgement<'_>) -> State {
-    if acknowledgement.live == 0 {
+    if !acknowledgement.is_any_live {
         let message = "decided; waits for a node: start an agent".to_owned();
         State::Reconciling(Reason::NoLiveNode, message)
     } else if !acknowledgement.awaited.is_empty() {
-        let message = format!("decided; waits for {}", awaited(acknowledgement));
-        State::Reconciling(Reason::AwaitingNodes, message)
+        let message = "decided; not yet in force on every live node: see `kubectl sluice status`, or acknowledgedRevision of \
+                       the nodes";
+        State::Reconciling(Reason::AwaitingNodes, message.to_owned())
     } else if !acknowledgement.exceptions.is_empty() {
         State::Reconciling(Reason::NodeException, exceptions(acknowledgement))
     } else {
@@ -397,8 +397,8 @@ fn obstacle(world: &World, target: &ObjectKey) -> String {
     let Some(decision) = world.decision(target) else {
         return format!("VirtualServer {target} has no decision");
     };
-    let acknowledgement = nodes::of_decision(world, target, decision);
-    if acknowledgement.live == 0 {
+    let acknowledgement = nodes::of_decision(world, target, decision, Asker::Rollout);
+    if !acknowledgement.is_any_live {
         "no agent reports: start one".to_owned()
     } else if acknowledgement.awaited.is_empty() {
         exceptions(&acknowledgement)

@@ -9,6 +9,8 @@ use sluice_api::{
 };
 use sluice_planner::{Slice, Slices};
 
+use super::nodes::Standing;
+
 /// All objects, with the status last written for them.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct World {
@@ -49,6 +51,19 @@ pub struct Node {
     pub wanted: bool,
     /// Whether its first report is still waited for: its addresses are not known.
     pub starting: bool,
+    /// Who waits for it while it is live.
+    pub standing: Standing,
+}
+
+impl Node {
+    /// How the node does, in one word for metrics.
+    pub fn state(&self) -> &'static str {
+        match (self.live, self.standing) {
+            (false, _) => "silent",
+            (true, Standing::Joined) => "live",
+            (true, Standing::Joining | Standing::Late) => "joining",
+        }
+    }
 }
 
 /// The new status of every object.

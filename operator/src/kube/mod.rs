@@ -23,7 +23,9 @@ mod kept;
 mod labels;
 mod memory;
 mod nodes;
+mod notes;
 mod operator;
+mod silence;
 mod slices;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use sluice_kube::watched::Watched as _;
 use tracing::{debug, info, warn};
 
 use super::index::Index;
+use super::silence::is_reported;
 use super::watch::Leases;
 use crate::core::Node;
 
@@ -64,7 +65,7 @@ impl Index {
 
     /// When the node's agent last renewed its Lease, which counts once it has reported.
     fn heartbeat(&self, node: &str, object: &LoadBalancerNode) -> Option<Time> {
-        object.status.as_ref()?;
+        is_reported(object).then_some(())?;
         self.lease(node)?.renewed.clone()
     }
 
@@ -78,6 +79,7 @@ impl Index {
         let mut nodes = BTreeMap::new();
         // The API server's clock cannot be read, but it was this late at least.
         let newest = self.leases.objects.values().filter_map(|l| l.written).max();
+        let is_decided = self.links.has_decisions();
         for (key, object) in &self.nodes.objects {
             let name = &key.name;
             if is_detached(object) {
@@ -91,11 +93,16 @@ impl Index {
             let live = self
                 .liveness
                 .observe(name, renewed.as_ref(), before_ms, self.heard_ms);
+            let status = object.status.clone().unwrap_or_default();
+            let standing = self
+                .liveness
+                .standing(name, &status, is_decided, self.heard_ms);
             let node = Node {
-                status: object.status.clone().unwrap_or_default(),
+                status,
                 live,
                 wanted: true,
                 starting: self.liveness.is_starting(name, self.heard_ms),
+                standing,
             };
             let before = self.known_nodes.get(name);
             if before.is_some_and(|before| before.live) && !live {

@@ -20,6 +20,7 @@ use super::endpoints::Endpoints;
 use super::events::{About, Events, News};
 use super::flight::{Ground, Landing, fly};
 use super::index::Index;
+use super::notes::Notes;
 use super::watch::KINDS;
 use super::writer::Writer;
 use crate::metrics::{KindLabel, Metrics};
@@ -61,6 +62,7 @@ pub async fn run(
         writer: Writer::new(client.clone(), Arc::clone(&metrics)),
         events: Events::start(client, &metrics),
         endpoints: Endpoints::default(),
+        notes: Notes::default(),
         schedule: Schedule::new(AT_ONCE),
         flights: JoinSet::new(),
         metrics,
@@ -88,6 +90,7 @@ struct Operator {
     writer: Writer,
     events: Events,
     endpoints: Endpoints,
+    notes: Notes,
     schedule: Schedule,
     /// The writes under way.
     flights: JoinSet<Landing>,
@@ -125,6 +128,11 @@ impl Operator {
                     while let Some(landing) = self.flights.try_join_next() {
                         self.land(landing.map_err(|_| Error::Ended)?);
                     }
+                }
+                answer = self.notes.answer() => {
+                    let now_ms = self.elapsed_ms();
+                    let answer = answer.ok_or(Error::Ended)?;
+                    self.notes.land(&mut self.index, &self.events, answer, now_ms);
                 }
                 () = sleep_until(next) => {}
             }
@@ -219,6 +227,8 @@ impl Operator {
             self.index.leases_read(answer);
         }
         self.index.look_at_nodes();
+        self.notes
+            .start(&self.index, &self.writer, &now(), now_ms);
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)
             .await;
@@ -286,10 +296,12 @@ impl Operator {
                 .get_or_create(&label(kind.name))
                 .set(count);
         }
-        let waiting = self.schedule.waiting() + self.endpoints.waits();
+        let waiting = self.schedule.waiting() + self.endpoints.waits() + self.notes.waiting();
         self.metrics
             .waiting
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        let nodes = self.index.known_nodes.values();
+        self.metrics.count_nodes(nodes.map(|node| node.state()));
         self.metrics
             .highest_revision
             .set(self.index.highest_revision());

@@ -16,7 +16,7 @@ use super::flight::{Ground, fly};
 use super::index::Index;
 use super::watch::{Leases, Nodes, Pods, Policies, Pools, Services, Slices, VirtualServers};
 use super::writer::Writer;
-use crate::core::{Dirty, Node};
+use crate::core::{Dirty, Node, Standing};
 use crate::metrics::Metrics;
 use crate::order::{Next, Schedule};
 
@@ -421,6 +421,7 @@ fn slices_stay_until_no_node_forwards_by_them() {
         live: true,
         wanted: true,
         starting: false,
+        standing: Standing::Joined,
     };
     index.known_nodes.insert("n1".to_owned(), node.clone());
     assert_eq!(deleted(&index), None, "a node has not heard of the new one");

@@ -10,13 +10,14 @@ use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use sluice_api::{API_VERSION, OPERATOR_MANAGER, ObjectKey};
+use sluice_api::{API_VERSION, Kind, LoadBalancerNode, OPERATOR_MANAGER, ObjectKey, Time};
 use sluice_kube::lease::{self, LeaseFacts};
 use sluice_kube::{Item, Stamp};
 use tokio::time::timeout;
 
 use super::conflict::WriteError;
 use super::index::answered;
+use super::silence::Silence;
 use crate::managed::Managed;
 use crate::metrics::{Metrics, WriteLabels};
 
@@ -64,6 +65,27 @@ impl Writer {
         let patch = Patch::Apply(&body);
         let request = api.patch_status(&key.name, &parameters, &patch);
         self.finish(K::KIND.name(), request).await.map(answered)
+    }
+
+    /// Writes whether a node is silent, beside what its agent reports.
+    pub(super) async fn silence(
+        &self,
+        silence: &Silence,
+        uid: &str,
+        now: &Time,
+    ) -> Result<Item<LoadBalancerNode>, WriteError> {
+        let kind = Kind::LoadBalancerNode.name();
+        let body = json!({
+            "apiVersion": API_VERSION,
+            "kind": kind,
+            "metadata": {"name": silence.node, "uid": uid},
+            "status": {"conditions": silence.condition(now)},
+        });
+        let api = Api::<LoadBalancerNode>::all(self.client.clone());
+        let parameters = PatchParams::apply(OPERATOR_MANAGER).force();
+        let patch = Patch::Apply(&body);
+        let request = api.patch_status(&silence.node, &parameters, &patch);
+        self.finish(kind, request).await.map(answered)
     }
 
     /// Writes a slice, which is ours alone.

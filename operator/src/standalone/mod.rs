@@ -79,7 +79,8 @@ impl Standalone {
             self.stale = false;
             self.busy = true;
         }
-        self.busy |= self.nodes.look(&self.directory, monotonic_ms)?;
+        let is_decided = self.virtual_servers.has_decisions() || self.pools.has_decisions();
+        self.busy |= self.nodes.look(&self.directory, is_decided, monotonic_ms)?;
         let due = monotonic_ms.saturating_sub(self.last_ms) >= IDLE_MS;
         if self.busy || (due && !self.policies.objects.is_empty()) {
             self.last_ms = monotonic_ms;

@@ -22,10 +22,12 @@ impl Nodes {
         self.wanted = names.into_iter().collect();
     }
 
-    /// Reads all reports. Returns whether anything but heartbeats changed.
+    /// Reads all reports. Returns whether anything but heartbeats changed. `is_decided`: there is a decision that nodes could
+    /// acknowledge.
     pub(super) fn look(
         &mut self,
         directory: &Directory,
+        is_decided: bool,
         monotonic_ms: u64,
     ) -> Result<bool, DirectoryError> {
         let reported = directory.list_status(Kind::LoadBalancerNode)?;
@@ -37,12 +39,16 @@ impl Nodes {
             let status = self.read(directory, name);
             let heartbeat = status.heartbeat_time.as_ref();
             let live = self.liveness.observe(name, heartbeat, 0, monotonic_ms);
+            let standing = self
+                .liveness
+                .standing(name, &status, is_decided, monotonic_ms);
             let wanted = self.wanted.contains(name);
             let node = Node {
                 status,
                 live,
                 wanted,
                 starting: wanted && self.liveness.is_starting(name, monotonic_ms),
+                standing,
             };
             if before.is_some_and(|before| before.live) && !live {
                 warn!(node = name, "is silent and no longer waited for");
@@ -85,6 +91,6 @@ fn same_but_heartbeat(a: &Node, b: &Node) -> bool {
         heartbeat_time: None,
         ..node.status.clone()
     };
-    let flags = |node: &Node| (node.live, node.wanted, node.starting);
+    let flags = |node: &Node| (node.live, node.wanted, node.starting, node.standing);
     flags(a) == flags(b) && without(a) == without(b)
 }

@@ -69,6 +69,12 @@ impl<K: Managed> Store<K> {
         self.files.iter().map(|(key, file)| (key, &file.status))
     }
 
+    /// Whether anything is decided that nodes are to acknowledge.
+    pub(super) fn has_decisions(&self) -> bool {
+        let mut statuses = self.files.values().map(|file| &file.status);
+        statuses.any(|status| K::revision(status) > 0)
+    }
+
     /// The statuses of objects that are gone.
     pub(super) fn statuses_without(
         &self,

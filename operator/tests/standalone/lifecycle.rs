@@ -25,14 +25,7 @@ fn from_manifests_to_what_nodes_acknowledge() {
         (1, 1, 3)
     );
     let acknowledged = file.status.acknowledged.expect("acknowledged");
-    assert_eq!(
-        (
-            acknowledged.revision,
-            acknowledged.nodes,
-            acknowledged.live_nodes
-        ),
-        (3, 1, 1)
-    );
+    assert_eq!(acknowledged.revision, 3);
     assert_eq!(acknowledged.pools, decision.content.pools);
     s.write("web.yaml", &WEB.replace("weight: 0", "weight: 300"));
     s.wait("new weights", |s| {

@@ -108,7 +108,7 @@ fn a_node_silent_for_forty_seconds_is_named_and_not_waited_for() {
     clock.pass(4_000);
     assert_eq!(silent(&s).status, "True");
     assert!(
-        silent(&s).message.contains("40 s from d2:"),
+        silent(&s).message.contains("40 s from d2,"),
         "{}",
         silent(&s).message
     );

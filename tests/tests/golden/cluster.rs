@@ -11,7 +11,7 @@ use sluice_api::{
     ROLLOUT_COMMAND_ANNOTATION, Time, parse_ip,
 };
 use sluice_directory::manifest::Object;
-use sluice_operator::core::{Cluster as Surroundings, Node, World, reconcile};
+use sluice_operator::core::{Cluster as Surroundings, Node, Standing, World, reconcile};
 use sluice_planner::Slice;
 
 use crate::case::{AgentState, Source};
@@ -146,6 +146,7 @@ impl Cluster {
             live: matches!(agent, AgentState::Live | AgentState::Behind),
             wanted: self.roles.contains_key(node),
             starting: agent == AgentState::Starting,
+            standing: Standing::Joined,
         };
         self.world.nodes.insert(node.to_owned(), node_now);
     }

@@ -69,6 +69,9 @@ fn detached(before: LoadBalancerNodeStatus, generation: i64, now: &Time) -> Load
         capacity: Vec::new(),
         ..before
     };
+    let own = [ConditionType::Ready.name(), ConditionType::Detached.name()];
+    let conditions = &mut status.conditions;
+    conditions.retain(|condition| own.contains(&condition.type_.as_str()));
     for interface in &mut status.interfaces {
         interface.attach_mode = AttachMode::None;
         interface.reason = Some("detached".to_owned());

@@ -24,8 +24,10 @@ use exceptions::exceptions;
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How long what changes together is gathered for one write.
+/// What changes within so long of the last change is gathered for one write,
 const GATHER: Duration = Duration::from_millis(200);
+/// and written after this time though it still changes.
+const GATHER_AT_MOST: Duration = Duration::from_secs(1);
 
 /// The rooms that are reported on.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +47,35 @@ pub(super) struct Report {
     /// As last written, by this process or an earlier one.
     status: LoadBalancerNodeStatus,
     last_write: Option<Instant>,
-    /// Since when there is another status than the one last written.
-    changed_since: Option<Instant>,
+    /// Another status than the one last written.
+    changed: Option<Changed>,
     exceptions: Arc<Vec<NodeException>>,
     /// The summary that the exceptions were made of.
     summary: u64,
+}
+
+/// A status that is to be written.
+#[derive(Debug)]
+struct Changed {
+    status: LoadBalancerNodeStatus,
+    /// When the first change came, and the last.
+    first: Instant,
+    last: Instant,
+}
+
+impl Changed {
+    /// Whether this is the status, however late a condition changed.
+    fn is(&self, status: &LoadBalancerNodeStatus) -> bool {
+        let mut known = self.status.clone();
+        for (known, now) in known.conditions.iter_mut().zip(&status.conditions) {
+            known.last_transition_time = now.last_transition_time.clone();
+        }
+        known == *status
+    }
+
+    fn due(&self) -> Instant {
+        (self.last + GATHER).min(self.first + GATHER_AT_MOST)
+    }
 }
 
 impl Report {
@@ -58,14 +84,15 @@ impl Report {
         kernel_release: String,
         mut before: LoadBalancerNodeStatus,
     ) -> Self {
-        let detached = ConditionType::Detached.name();
-        before.conditions.retain(|c| c.type_ != detached);
+        // The others are of an agent that left, or the operator's.
+        let own = ConditionType::Ready.name();
+        before.conditions.retain(|c| c.type_ == own);
         Self {
             node: node.to_owned(),
             kernel_release,
             status: before,
             last_write: None,
-            changed_since: None,
+            changed: None,
             exceptions: Arc::default(),
             summary: 0,
         }
@@ -89,7 +116,7 @@ impl Report {
     /// When something is to be written without any news.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let beat = self.last_write.map(|at| at + HEARTBEAT);
-        let change = self.changed_since.map(|at| at + GATHER);
+        let change = self.changed.as_ref().map(Changed::due);
         beat.into_iter().chain(change).min()
     }
 
@@ -105,23 +132,36 @@ impl Report {
         now: Now,
     ) -> Option<LoadBalancerNodeStatus> {
         let status = self.status(rooms, not_ready, now.time)?;
-        if status == self.status {
-            self.changed_since = None;
-        } else {
-            self.changed_since.get_or_insert(now.instant);
-        }
+        self.notice(&status, now.instant);
         let beat = self.last_write.map(|at| at + HEARTBEAT);
-        let change = self.changed_since.map(|at| at + GATHER);
+        let change = self.changed.as_ref().map(Changed::due);
         if beat.is_some_and(|at| now.instant < at) && change.is_none_or(|at| now.instant < at) {
             return None;
         }
         self.last_write = Some(now.instant);
-        self.changed_since = None;
+        self.changed = None;
         self.status = LoadBalancerNodeStatus {
             heartbeat_time: Some(Time(now.time)),
             ..status
         };
         Some(self.status.clone())
+    }
+
+    /// Notes whether the status is to be written, and when it last changed.
+    fn notice(&mut self, status: &LoadBalancerNodeStatus, now: Instant) {
+        if *status == self.status {
+            self.changed = None;
+            return;
+        }
+        let before = self.changed.as_ref();
+        if before.is_some_and(|changed| changed.is(status)) {
+            return;
+        }
+        self.changed = Some(Changed {
+            status: status.clone(),
+            first: before.map_or(now, |changed| changed.first),
+            last: now,
+        });
     }
 
     /// The status of now, but for the heartbeat; `None` while nothing is known of this node.
@@ -273,6 +313,5 @@ fn entry(capacity: &Capacity) -> CapacityEntry {
     CapacityEntry {
         name: capacity.name.to_owned(),
         limit: capacity.limit,
-        used: capacity.used,
     }
 }

@@ -21,9 +21,21 @@ fn several_decisions_in_a_row_are_acknowledged_by_one_write() {
         world.tell(Input::Source(decisions(revision, &[SERVER])));
         assert!(world.after(GATHER / 8).is_empty());
     }
-    assert!(world.pause().is_some_and(|pause| pause < GATHER));
+    assert!(world.pause().is_some_and(|pause| pause <= GATHER));
     assert_eq!(world.after(GATHER), ["WriteStatus"]);
     assert_eq!(status(&world).acknowledged_revision, 11);
+}
+
+#[test]
+fn a_burst_without_end_is_acknowledged_every_second() {
+    let mut world = World::settled(&[SERVER]);
+    let mut writes = 0;
+    for revision in 8..48 {
+        world.tell(Input::Source(decisions(revision, &[SERVER])));
+        let done = world.after(GATHER / 2);
+        writes += done.iter().filter(|done| *done == "WriteStatus").count();
+    }
+    assert!((3..=4).contains(&writes), "{writes} in 4 s");
 }
 
 #[test]

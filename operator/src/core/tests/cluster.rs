@@ -48,13 +48,6 @@ fn set_slices(sim: &mut Sim, slices: Vec<Slice>) {
     cluster.slices = keys.zip(slices).collect::<BTreeMap<_, _>>();
 }
 
-fn condition(sim: &Sim, kind: ConditionType) -> (String, String) {
-    let status = sim.world.virtual_servers[&key("web")].status.as_ref();
-    let conditions = &status.expect("status").conditions;
-    let found = find_condition(conditions, kind).expect("told");
-    (found.status.clone(), found.message.clone())
-}
-
 #[test]
 fn pods_come_and_go_without_a_revision() {
     let mut sim = in_cluster("FullNAT", "{selector: {matchLabels: {app: web}}}");

@@ -3,6 +3,7 @@
 mod admission;
 mod cluster;
 mod decisions;
+mod joining;
 mod parts;
 mod properties;
 mod rollouts;
@@ -81,6 +82,7 @@ impl Sim {
             live: true,
             wanted: true,
             starting: false,
+            standing: Standing::Joined,
         };
         self.world.nodes.insert(name.to_owned(), node);
     }
@@ -177,6 +179,7 @@ impl Sim {
         for node in self.world.nodes.values_mut().filter(|node| node.live) {
             node.status.acknowledged_revision = revision;
             node.status.acknowledged_pool_revision = revision;
+            node.standing = Standing::Joined;
         }
     }
 
@@ -266,6 +269,14 @@ fn ready(conditions: &[Condition]) -> (String, String, String) {
         ready.reason.clone(),
         ready.message.clone(),
     )
+}
+
+/// Status and message of a condition of `web`.
+fn condition(sim: &Sim, kind: ConditionType) -> (String, String) {
+    let status = sim.world.virtual_servers[&key("web")].status.as_ref();
+    let conditions = &status.expect("status").conditions;
+    let found = find_condition(conditions, kind).expect("told");
+    (found.status.clone(), found.message.clone())
 }
 
 fn served() -> Sim {

@@ -34,6 +34,12 @@ pub(super) enum Action {
         live: bool,
         address: usize,
     },
+    /// A second node: how it stands, whether it lives, and how far behind the newest revision it is.
+    Second {
+        standing: Standing,
+        live: bool,
+        behind: u64,
+    },
 }
 
 const VIPS: [&str; 6] = [
@@ -66,6 +72,11 @@ pub(super) fn any_action() -> impl Strategy<Value = Action> {
         1 => (0..2_usize).prop_map(Action::RemovePolicy),
         3 => Just(Action::Acknowledge),
         1 => (any::<bool>(), 0..3_usize).prop_map(|(live, address)| Action::Node { live, address }),
+        2 => (0..3_usize, any::<bool>(), 0..3_u64).prop_map(|(standing, live, behind)| Action::Second {
+            standing: [Standing::Joined, Standing::Joining, Standing::Late][standing],
+            live,
+            behind,
+        }),
     ]
 }
 
@@ -118,6 +129,16 @@ pub(super) fn act(sim: &mut Sim, action: &Action) {
             node.live = *live;
             node.status.acknowledged_revision = acknowledged;
             node.status.acknowledged_pool_revision = pools;
+        }
+        Action::Second { standing, live, behind } => {
+            sim.node("d2", &["10.9.9.8"]);
+            let newest = sim.world.highest_revision().saturating_sub(*behind);
+            let node = sim.world.nodes.get_mut("d2").expect("d2");
+            (node.live, node.standing) = (*live, *standing);
+            if *standing == Standing::Joined {
+                node.status.acknowledged_revision = newest;
+                node.status.acknowledged_pool_revision = newest;
+            }
         }
     }
 }

@@ -210,8 +210,12 @@ impl Sluice {
             last.as_ref().is_some_and(|status| {
                 status.acknowledged.as_ref().is_some_and(|acknowledged| {
                     let decided = status.decision.as_ref().map(|decision| decision.revision);
+                    let has = |node: &String| {
+                        let status = self.node(node);
+                        status.map(|status| status.acknowledged_revision) >= decided
+                    };
                     decided == Some(acknowledged.revision)
-                        && acknowledged.live_nodes as usize == self.agents.len()
+                        && self.agents.keys().all(has)
                         && same_shares(&acknowledged.pools, &shares)
                 })
             })

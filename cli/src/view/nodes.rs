@@ -1,0 +1,233 @@
+//! Nodes: whether each lives, and which of them a decision is in force on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use serde::Serialize;
+use sluice_api::{
+    ConditionType, LoadBalancerNode, LoadBalancerNodeStatus, NODE_LABEL, NODE_SILENT_SECONDS,
+    ObjectKey, find_condition,
+};
+use sluice_kube::lease::LeaseFacts;
+
+use super::StateView;
+
+/// A node.
+#[derive(Serialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// `Director` or `RealServer`.
+    pub role: String,
+    /// Whether it reports: `Live`, `Silent`, `Detached`, `NeverReported` or `Unknown`.
+    pub presence: Presence,
+    /// What its agent says of itself.
+    pub state: StateView,
+    /// Its uplinks.
+    pub interfaces: Vec<InterfaceView>,
+    /// Everything on virtual servers up to this revision is live there.
+    pub acknowledged_revision: u64,
+    /// Everything on pools up to this revision is live there.
+    pub acknowledged_pool_revision: u64,
+    /// Number of its exceptions, in all namespaces.
+    pub exception_count: u32,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its kernel.
+    pub kernel_release: Option<String>,
+}
+
+/// Whether a node reports.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// Its Lease was renewed in time.
+    Live,
+    /// Its Lease cannot be read, and the operator does not call it silent.
+    Unknown,
+    /// Its Lease was not renewed in time, or the operator calls it silent.
+    Silent,
+    /// It has taken everything off.
+    Detached,
+    /// Its agent has not reported anything.
+    NeverReported,
+}
+
+/// An uplink.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceView {
+    /// Its name.
+    pub name: String,
+    /// `Native`, `Generic` or `None`.
+    pub attach_mode: String,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// When the nodes' Leases were written, all by the API server's clock.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Leases {
+    now: i64,
+    written: BTreeMap<String, i64>,
+}
+
+impl Leases {
+    /// Reads Leases. `now` is in seconds since 1970; without it the newest Lease tells how late it is at least.
+    pub fn new(leases: Vec<Lease>, now: Option<i64>) -> Self {
+        let of_node = |lease: Lease| {
+            let labels = lease.metadata.labels.as_ref();
+            let node = labels.and_then(|labels| labels.get(NODE_LABEL)).cloned()?;
+            Some((node, LeaseFacts::of(lease).written?))
+        };
+        let written: BTreeMap<String, i64> = leases.into_iter().filter_map(of_node).collect();
+        let newest = written.values().max().copied();
+        Self {
+            now: now.or(newest).unwrap_or_default(),
+            written,
+        }
+    }
+
+    fn presence(&self, node: &str) -> Presence {
+        let limit = i64::try_from(NODE_SILENT_SECONDS).unwrap_or(i64::MAX);
+        match self.written.get(node) {
+            Some(written) if self.now - written > limit => Presence::Silent,
+            Some(_) => Presence::Live,
+            None => Presence::Unknown,
+        }
+    }
+}
+
+/// What is known of the nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Nodes<'a> {
+    /// All of them.
+    pub objects: &'a [LoadBalancerNode],
+    /// Their Leases; `None`: they may not be listed.
+    pub leases: Option<&'a Leases>,
+}
+
+/// Revisions that a node has to acknowledge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Wanted {
+    pub(super) revision: u64,
+    pub(super) pool_revision: u64,
+}
+
+/// The nodes on which a decision is in force, and those on which it is not yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct InForce {
+    pub(super) nodes: u32,
+    pub(super) live_nodes: u32,
+    pub(super) awaited: Vec<String>,
+}
+
+impl<'a> Nodes<'a> {
+    /// Where a decision is in force. Nodes in `excepted` have it, but not as decided.
+    pub(super) fn in_force(&self, wanted: Wanted, excepted: &BTreeSet<&str>) -> InForce {
+        let live: Vec<(String, LoadBalancerNodeStatus)> = self.live().collect();
+        let has_joined = |status: &LoadBalancerNodeStatus| {
+            status.acknowledged_revision > 0 || status.acknowledged_pool_revision > 0
+        };
+        // Like the operator: a node counts from its first acknowledgement on, where any has acknowledged something.
+        let is_any_joined = live.iter().any(|(_, status)| has_joined(status));
+        let counted = live
+            .iter()
+            .filter(|(_, status)| !is_any_joined || has_joined(status));
+        let (mut nodes, mut live_nodes, mut awaited) = (0, 0, Vec::new());
+        for (name, status) in counted {
+            live_nodes += 1;
+            let is_behind = status.acknowledged_revision < wanted.revision
+                || status.acknowledged_pool_revision < wanted.pool_revision;
+            if is_behind {
+                awaited.push(name.clone());
+            } else if !excepted.contains(name.as_str()) {
+                nodes += 1;
+            }
+        }
+        awaited.sort();
+        InForce {
+            nodes,
+            live_nodes,
+            awaited,
+        }
+    }
+
+    fn live(&self) -> impl Iterator<Item = (String, LoadBalancerNodeStatus)> + 'a {
+        let leases = self.leases;
+        let live = self.objects.iter().filter(move |object| {
+            let presence = Presence::of(object, leases);
+            matches!(presence, Presence::Live | Presence::Unknown)
+        });
+        live.map(|object| {
+            let status = object.status.clone().unwrap_or_default();
+            (ObjectKey::of(object).name, status)
+        })
+    }
+
+    /// All of them, by name.
+    pub(super) fn views(&self) -> Vec<NodeView> {
+        let nodes = self.objects.iter();
+        let mut views: Vec<NodeView> = nodes.map(|node| view(node, self.leases)).collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
+    }
+}
+
+impl Presence {
+    fn of(object: &LoadBalancerNode, leases: Option<&Leases>) -> Self {
+        let status = object.status.clone().unwrap_or_default();
+        let is = |kind| {
+            let condition = find_condition(&status.conditions, kind);
+            condition.is_some_and(|condition| condition.status == "True")
+        };
+        let unreported = LoadBalancerNodeStatus {
+            conditions: status.conditions.clone(),
+            ..LoadBalancerNodeStatus::default()
+        };
+        let of_operator = ConditionType::Silent.name();
+        let mut conditions = status.conditions.iter();
+        let is_reported =
+            status != unreported || conditions.any(|condition| condition.type_ != of_operator);
+        if is(ConditionType::Detached) {
+            return Self::Detached;
+        }
+        if !is_reported {
+            return Self::NeverReported;
+        }
+        let name = ObjectKey::of(object).name;
+        let by_lease = leases.map_or(Self::Unknown, |leases| leases.presence(&name));
+        if by_lease == Self::Unknown && is(ConditionType::Silent) {
+            return Self::Silent;
+        }
+        by_lease
+    }
+}
+
+fn view(object: &LoadBalancerNode, leases: Option<&Leases>) -> NodeView {
+    let name = ObjectKey::of(object).name;
+    let presence = Presence::of(object, leases);
+    let status = object.status.clone().unwrap_or_default();
+    let interfaces = status.interfaces.iter().map(|interface| InterfaceView {
+        name: interface.name.clone(),
+        attach_mode: format!("{:?}", interface.attach_mode),
+        reason: interface.reason.clone(),
+    });
+    NodeView {
+        name,
+        role: format!("{:?}", object.spec.role),
+        presence,
+        state: StateView::new(
+            &status.conditions,
+            object.metadata.generation,
+            status.observed_generation,
+        ),
+        interfaces: interfaces.collect(),
+        acknowledged_revision: status.acknowledged_revision,
+        acknowledged_pool_revision: status.acknowledged_pool_revision,
+        exception_count: status.exception_count,
+        addresses: status.addresses,
+        kernel_release: status.capabilities.map(|c| c.kernel_release),
+    }
+}
