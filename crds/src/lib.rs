@@ -23,6 +23,7 @@ pub mod generate;
 mod limits;
 mod load_balancer_node;
 mod object;
+mod peers;
 mod real_server_pool;
 mod rollout_policy;
 mod rules;
@@ -48,6 +49,7 @@ pub use object::{
     POOL_LABEL, ROLLOUT_COMMAND_ANNOTATION, SERVICE_LABEL, SPEC_HASH_ANNOTATION, node_lease,
     pool_label,
 };
+pub use peers::{MAX_PEERS_BYTES, PEERS_CONFIG_MAP, PEERS_KEY, Peers, read_peers, write_peers};
 pub use real_server_pool::{
     LabelOperator, LabelRequirement, PodSelector, PortRef, RealServerPool, RealServerPoolSpec,
     RealServerPoolStatus, Servers, StaticServer, TargetPort,

@@ -83,7 +83,7 @@ fn tell(planner: &mut Planner) {
             real_server: true,
         },
         addresses: BTreeSet::new(),
-        peers: BTreeSet::new(),
+        ..NodeView::default()
     });
     for number in 0..VIRTUAL_SERVERS {
         let pool = format!("pool-{number}");

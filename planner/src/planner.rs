@@ -290,7 +290,11 @@ impl Planner {
 
     fn wanted_peers(&self) -> BTreeSet<Mac> {
         let limit = self.tables.limits.peers as usize;
-        self.known.view.peers.iter().copied().take(limit).collect()
+        let view = &self.known.view;
+        if view.keeps_peers {
+            return self.tables.image.peers.clone();
+        }
+        view.peers.iter().copied().take(limit).collect()
     }
 
     /// What the maps hold once all operations that were returned are applied.

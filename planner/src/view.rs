@@ -38,6 +38,8 @@ pub struct NodeView {
     pub addresses: BTreeSet<IpAddr>,
     /// MAC addresses of the other directors.
     pub peers: BTreeSet<Mac>,
+    /// Nobody has said yet which other directors there are: those in the maps stay.
+    pub keeps_peers: bool,
 }
 
 /// What is known of the way to an address.

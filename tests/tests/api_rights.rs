@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::kube::chart::{self, RELEASE_NAMESPACE};
-use sluice_tests::kube::{Account, PATIENCE, audit, finish, rights};
+use sluice_tests::kube::{Account, PATIENCE, audit, condition, finish, rights};
 use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, vip_of_both};
 use sluice_tests::net::manifest;
 use sluice_tests::net::sluice::{Daemons, Sluice, binary};
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
     suite.check("without create on events", without_events);
     suite.check("without create on leases", without_leases);
     suite.check("nodes are detached with the hook's account", detach);
+    suite.check("an agent reads its own node alone", only_own_nodes);
     suite.check("what is granted is what is asked for", permissions);
     suite.main(|| {
         let fabric = Fabric::build(&SERVERS.map(ServerSpec::new))?;
@@ -429,11 +430,19 @@ fn without_leases(stage: &mut Rights) -> Result<()> {
     admin.kubectl(["delete", "lease", &lease, "--namespace", RELEASE_NAMESPACE])?;
     stage.await_log(false, &["cannot renew this node's Lease", "create"])?;
     stage.expect_served()?;
+    // A verb that the operator needs for that alone.
+    stage
+        .sluice
+        .expect_complaint("is silent and no longer waited for");
+    let object = ["get", "loadbalancernode", node];
+    let says = |object: &Value, silent: &str| condition(object, "Silent")["status"] == silent;
+    let admin = stage.admin()?;
+    admin.until(&object, AGAIN, |object| says(object, "True"))?;
     stage.grant(&role, true)?;
     let arguments = ["get", "lease", &lease, "--namespace", RELEASE_NAMESPACE];
-    stage
-        .admin()?
-        .until(&arguments, AGAIN, |lease| lease["spec"].is_object())?;
+    let admin = stage.admin()?;
+    admin.until(&arguments, AGAIN, |lease| lease["spec"].is_object())?;
+    admin.until(&object, AGAIN, |object| says(object, "False"))?;
     Ok(())
 }
 
@@ -473,6 +482,29 @@ fn is_provoked(event: &Value) -> bool {
         || ["endpointslices", "events", "leases"]
             .iter()
             .any(|resource| object["resource"] == *resource)
+}
+
+/// No agent asks for another node's object.
+fn only_own_nodes(stage: &mut Rights) -> Result<()> {
+    let mut asked = 0;
+    for event in stage.sluice.control_plane()?.audit_events()? {
+        let verb = event["verb"].as_str().unwrap_or_default();
+        let is_read = ["list", "watch"].contains(&verb);
+        let node = &event["user"]["extra"]["authentication.kubernetes.io/node-name"][0];
+        let (Some(node), true) = (node.as_str(), is_read) else {
+            continue;
+        };
+        if event["objectRef"]["resource"] == "loadbalancernodes" {
+            let uri = event["requestURI"].as_str().unwrap_or_default();
+            let own = format!("fieldSelector=metadata.name%3D{node}");
+            let parameters = uri.split_once('?').map_or("", |(_, query)| query);
+            ensure!(parameters.split('&').any(|one| one == own), "{node}: {uri}");
+            asked += 1;
+        }
+    }
+    println!("{asked} requests for nodes, each for the agent's own");
+    ensure!(asked > 0, "no agent asked for its node");
+    Ok(())
 }
 
 fn permissions(stage: &mut Rights) -> Result<()> {

@@ -35,6 +35,7 @@ pub(super) struct Index {
     pub(super) pods: Store<PodFacts>,
     pub(super) services: Store<BTreeSet<IpAddr>>,
     pub(super) slices: Store<SliceFacts>,
+    pub(super) peers: Store<String>,
     /// Where the nodes' Leases are.
     pub(super) namespace: String,
     cluster: Cluster,

@@ -25,6 +25,7 @@ mod memory;
 mod nodes;
 mod notes;
 mod operator;
+mod peers;
 mod silence;
 mod slices;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Writes beside those of the core: that a node is silent, in its LoadBalancerNode.
+//! Writes beside those of the core: that a node is silent, in its LoadBalancerNode, and the list of directors for agents.
 //!
 //! They are few and depend on nothing that the core decides. Each is a task of its own; one that was not taken is tried again
 //! after a pause, like statuses.
@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use futures::future::BoxFuture;
-use sluice_api::{Kind, LoadBalancerNode, ObjectKey, Time};
+use sluice_api::{Kind, LoadBalancerNode, MAX_PEERS_BYTES, ObjectKey, PEERS_CONFIG_MAP, Time};
 use sluice_kube::Item;
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -14,6 +14,7 @@ use tracing::warn;
 use super::conflict::WriteError;
 use super::events::{About, Events, News};
 use super::index::Index;
+use super::peers;
 use super::silence::{self, Silence};
 use super::writer::Writer;
 use crate::order::Waits;
@@ -21,11 +22,16 @@ use crate::order::Waits;
 /// Writes under way at one time.
 const AT_ONCE: usize = 4;
 
+/// The list of directors is written no more often than this: each agent reads it whole.
+const PEERS_MS: u64 = 1_000;
+
 /// What is written.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Note {
     /// Whether the node of this name is silent.
     Silence(String),
+    /// The list of directors.
+    Peers,
 }
 
 /// The answer to a write.
@@ -38,6 +44,7 @@ pub(super) struct Answer {
 #[derive(Debug)]
 enum Written {
     Silence(Silence, Box<Item<LoadBalancerNode>>),
+    Peers(Item<String>),
 }
 
 /// What is under way, and what was not taken.
@@ -46,6 +53,10 @@ pub(super) struct Notes {
     waits: Waits<Note>,
     flying: BTreeSet<Note>,
     flights: JoinSet<Answer>,
+    /// When the list of directors was last sent.
+    peers_ms: Option<u64>,
+    /// Directors for which it has no room.
+    left_out: usize,
 }
 
 impl Notes {
@@ -68,21 +79,48 @@ impl Notes {
             });
             self.fly(note, write, now_ms);
         }
+        self.start_peers(index, writer, now_ms);
     }
 
+    fn start_peers(&mut self, index: &Index, writer: &Writer, now_ms: u64) {
+        if self.peers_ms.is_some_and(|last| now_ms < last + PEERS_MS) {
+            return;
+        }
+        let Some(wanted) = peers::news(index) else {
+            return;
+        };
+        if wanted.left_out > self.left_out {
+            let (left_out, name) = (wanted.left_out, PEERS_CONFIG_MAP);
+            warn!(
+                "the ConfigMap {name} holds {MAX_PEERS_BYTES} bytes and has no room for {left_out} directors: make director \
+                 nodes fewer, or their names shorter"
+            );
+        }
+        self.left_out = wanted.left_out;
+        let writer = writer.clone();
+        let write = Box::pin(async move { writer.peers(&wanted).await.map(Written::Peers) });
+        if self.fly(Note::Peers, write, now_ms) {
+            self.peers_ms = Some(now_ms);
+        }
+    }
+
+    /// Returns whether the write begins.
     fn fly(
         &mut self,
         note: Note,
         write: BoxFuture<'static, Result<Written, WriteError>>,
         now_ms: u64,
-    ) {
+    ) -> bool {
         let has_room = self.flying.len() < AT_ONCE;
-        if has_room && self.waits.due_ms(&note, 0) <= now_ms && self.flying.insert(note.clone()) {
+        let is_due = has_room && self.waits.due_ms(&note, 0) <= now_ms;
+        let begins = is_due && self.flying.insert(note.clone());
+        if begins {
             self.flights.spawn(async move {
                 let result = write.await;
                 Answer { note, result }
             });
         }
+        begins
     }
 
     /// Waits for an answer; for ever while nothing is under way.
@@ -101,6 +139,9 @@ impl Notes {
             Ok(Written::Silence(silence, item)) => {
                 events.tell(news(&silence, &item));
                 index.nodes.written(*item);
+            }
+            Ok(Written::Peers(item)) => {
+                index.peers.made(item);
             }
             // The watch tells.
             Err(WriteError::Gone | WriteError::Stale) => {}

@@ -21,8 +21,9 @@ use super::events::{About, Events, News};
 use super::flight::{Ground, Landing, fly};
 use super::index::Index;
 use super::notes::Notes;
-use super::watch::KINDS;
+use super::watch::{KINDS, only};
 use super::writer::Writer;
+use crate::core::Node;
 use crate::metrics::{KindLabel, Metrics};
 use crate::order::{Next, Schedule};
 
@@ -227,8 +228,7 @@ impl Operator {
             self.index.leases_read(answer);
         }
         self.index.look_at_nodes();
-        self.notes
-            .start(&self.index, &self.writer, &now(), now_ms);
+        self.notes.start(&self.index, &self.writer, &now(), now_ms);
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)
             .await;
@@ -301,7 +301,7 @@ impl Operator {
             .waiting
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));
         let nodes = self.index.known_nodes.values();
-        self.metrics.count_nodes(nodes.map(|node| node.state()));
+        self.metrics.count_nodes(nodes.map(Node::state));
         self.metrics
             .highest_revision
             .set(self.index.highest_revision());
@@ -363,7 +363,11 @@ fn watch(
         }),
     };
     for kind in KINDS {
-        tokio::spawn(kind.watch(server.clone(), queue.clone()));
+        let server = Server {
+            name: only(kind.name),
+            ..server.clone()
+        };
+        tokio::spawn(kind.watch(server, queue.clone()));
     }
 }
 

@@ -14,7 +14,9 @@ use super::events::Events;
 use super::facts::{PodFacts, SliceFacts};
 use super::flight::{Ground, fly};
 use super::index::Index;
-use super::watch::{Leases, Nodes, Pods, Policies, Pools, Services, Slices, VirtualServers};
+use super::watch::{
+    Leases, Nodes, PeersList, Pods, Policies, Pools, Services, Slices, VirtualServers,
+};
 use super::writer::Writer;
 use crate::core::{Dirty, Node, Standing};
 use crate::metrics::Metrics;
@@ -90,6 +92,7 @@ fn index(virtual_server: VirtualServer, pool: RealServerPool) -> Index {
     list::<Leases>(&mut index, Vec::new());
     list::<Pods>(&mut index, Vec::new());
     list::<Services>(&mut index, Vec::new());
+    list::<PeersList>(&mut index, Vec::new());
     assert_eq!(index.awaited(), [(Slices::NAME, None)]);
     list::<Slices>(&mut index, Vec::new());
     assert!(index.awaited().is_empty());

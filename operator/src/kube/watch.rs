@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
 use sluice_api::{
-    LoadBalancerNode, NODE_LABEL, RealServerPool, RolloutPolicy, VirtualServer, parse_ip,
+    LoadBalancerNode, NODE_LABEL, PEERS_CONFIG_MAP, PEERS_KEY, RealServerPool, RolloutPolicy,
+    VirtualServer, parse_ip,
 };
 use sluice_kube::lease::LeaseFacts;
 use sluice_kube::store::{Change, Store};
@@ -28,7 +29,13 @@ pub(super) const KINDS: &[Kind<Index>] = &[
     Kind::of::<Pods>(),
     Kind::of::<Services>(),
     Kind::of::<Slices>(),
+    Kind::of::<PeersList>(),
 ];
+
+/// The only object of a kind that is watched, where it is not all.
+pub(super) fn only(kind: &str) -> Option<String> {
+    (kind == PeersList::NAME).then(|| PEERS_CONFIG_MAP.to_owned())
+}
 
 /// The object, unless it cannot be decoded.
 fn decoded<K>(object: DeserializeGuard<K>) -> Result<K, String> {
@@ -224,4 +231,32 @@ impl Watched for Slices {
     fn changed(index: &mut Index, changes: Vec<Change<SliceFacts>>) {
         index.slices_changed(&changes);
     }
+}
+
+/// The list of directors that agents read, which is written here.
+pub(super) struct PeersList;
+
+impl Watched for PeersList {
+    type Index = Index;
+    type Object = DeserializeGuard<ConfigMap>;
+    type Kept = String;
+    const NAME: &'static str = "ConfigMap";
+
+    fn api(client: &Client, namespace: &str) -> Api<Self::Object> {
+        Api::namespaced(client.clone(), namespace)
+    }
+    fn keep(object: Self::Object) -> Result<String, String> {
+        Ok(peers_text(decoded(object)?))
+    }
+    fn store(index: &mut Index) -> &mut Store<String> {
+        &mut index.peers
+    }
+    /// It is looked at with the nodes.
+    fn changed(_: &mut Index, _: Vec<Change<String>>) {}
+}
+
+/// The list as it stands; empty if there is none.
+pub(super) fn peers_text(object: ConfigMap) -> String {
+    let mut data = object.data.unwrap_or_default();
+    data.remove(PEERS_KEY).unwrap_or_default()
 }

@@ -4,20 +4,25 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use sluice_api::{API_VERSION, Kind, LoadBalancerNode, OPERATOR_MANAGER, ObjectKey, Time};
+use sluice_api::{
+    API_VERSION, Kind, LoadBalancerNode, OPERATOR_MANAGER, ObjectKey, PEERS_KEY, Time,
+};
 use sluice_kube::lease::{self, LeaseFacts};
 use sluice_kube::{Item, Stamp};
 use tokio::time::timeout;
 
 use super::conflict::WriteError;
 use super::index::answered;
+use super::peers::Wanted;
 use super::silence::Silence;
+use super::watch::peers_text;
 use crate::managed::Managed;
 use crate::metrics::{Metrics, WriteLabels};
 
@@ -86,6 +91,23 @@ impl Writer {
         let patch = Patch::Apply(&body);
         let request = api.patch_status(&silence.node, &parameters, &patch);
         self.finish(kind, request).await.map(answered)
+    }
+
+    /// Writes the list of directors, which is ours alone.
+    pub(super) async fn peers(&self, wanted: &Wanted) -> Result<Item<String>, WriteError> {
+        let key = &wanted.key;
+        let body = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": key.name, "namespace": key.namespace},
+            "data": {PEERS_KEY: wanted.text},
+        });
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), &key.namespace);
+        let parameters = PatchParams::apply(OPERATOR_MANAGER).force();
+        let patch = Patch::Apply(&body);
+        let request = api.patch(&key.name, &parameters, &patch);
+        let object = self.finish("ConfigMap", request).await?;
+        Ok(Item::of(object, |object| Ok(peers_text(object))))
     }
 
     /// Writes a slice, which is ours alone.

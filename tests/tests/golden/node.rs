@@ -97,6 +97,7 @@ impl Node {
             },
             addresses: self.addresses.clone(),
             peers,
+            keeps_peers: false,
         });
         self.tell(decided);
         let writes = self.planner.plan();

@@ -44,7 +44,7 @@ pub(super) struct Network {
     heard: BTreeSet<Key>,
     /// Indices of the interfaces that carry XDP.
     uplinks: BTreeSet<u32>,
-    peers: BTreeSet<IpAddr>,
+    peers: Option<BTreeSet<IpAddr>>,
     gateways: BTreeSet<Key>,
     gateways_changed: bool,
     gateways_read: Option<Instant>,
@@ -67,7 +67,7 @@ impl Network {
             neighbours: Neighbours::default(),
             heard: BTreeSet::new(),
             uplinks: BTreeSet::new(),
-            peers: BTreeSet::new(),
+            peers: None,
             gateways: BTreeSet::new(),
             gateways_changed: false,
             gateways_read: None,
@@ -137,10 +137,11 @@ impl Network {
         for &address in &peers {
             self.resolver.follow(address, Need::Peer);
         }
-        for &address in self.peers.difference(&peers) {
+        let before = self.peers.take().unwrap_or_default();
+        for &address in before.difference(&peers) {
             self.resolver.leave(address, Need::Peer);
         }
-        self.peers = peers;
+        self.peers = Some(peers);
         self.version += 1;
     }
 
@@ -331,9 +332,9 @@ impl Network {
         self.version
     }
 
-    /// The other directors' own addresses.
-    pub(super) fn peers(&self) -> &BTreeSet<IpAddr> {
-        &self.peers
+    /// The other directors' own addresses; `None`: nobody has said yet.
+    pub(super) fn peers(&self) -> Option<&BTreeSet<IpAddr>> {
+        self.peers.as_ref()
     }
 
     /// The Ethernet address of a followed address that is on the link of an uplink.

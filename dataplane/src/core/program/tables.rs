@@ -226,7 +226,7 @@ impl Tables {
         let not_live = missed.iter().chain(not_fitting);
         self.summary = Summary {
             not_live: not_live.chain(planner.exceptions()).cloned().collect(),
-            notes: notes(problems.iter().chain(&full).copied()),
+            notes: notes(missed.iter().chain(problems.iter().chain(&full).copied())),
             of: (changes, missed.to_vec()),
         };
         self.changes += 1;

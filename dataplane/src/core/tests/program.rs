@@ -1,8 +1,10 @@
 //! Maps and attachments: order, failures, and what is tried again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sluice_api::{AttachMode, LoadBalancerNodeStatus, XdpMode};
+use sluice_planner::Mac;
 
 use super::{Input, POD, SERVER, UPLINK, World, decisions, ip, node};
 use crate::core::Effect;
@@ -32,6 +34,22 @@ fn the_network_is_known_before_maps_are_written_and_they_are_before_programs_are
     let status = world.status.unwrap();
     assert_eq!(status.acknowledged_revision, 7);
     assert_eq!(status.interfaces[0].attach_mode, AttachMode::Native);
+}
+
+#[test]
+fn peers_of_an_earlier_agent_stay_until_others_are_told() {
+    let mut world = World::new(LoadBalancerNodeStatus::default());
+    let known = Mac([2, 0, 0, 0, 0, 9]);
+    world.maps.peers.insert(known);
+    world.tell(Input::Source(node(1, XdpMode::Auto)));
+    for revision in [7, 8] {
+        world.tell(Input::Source(decisions(revision, &[SERVER])));
+        world.turn();
+        assert_eq!(world.maps.peers, [known].into());
+    }
+    world.tell(Input::Source(Event::Peers(BTreeMap::new())));
+    world.turn();
+    assert!(world.maps.peers.is_empty());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::index::Index;
-use super::kinds::KINDS;
+use super::kinds::{KINDS, only};
 use super::{Kube, node};
 use crate::core::Input;
 use crate::source::Event;
@@ -33,7 +33,8 @@ pub(super) async fn run(server: Kube, in_force: bool, inbox: SyncSender<Input>) 
     let mut tasks = JoinSet::new();
     for kind in KINDS {
         server.source.expect(kind.name);
-        tasks.spawn(kind.watch(server.watched(), news_sender.clone()));
+        let watched = server.watched(only(kind.name, &server.node));
+        tasks.spawn(kind.watch(watched, news_sender.clone()));
     }
     tasks.spawn(node::create_when_missing(server.clone(), missing));
     drop(news_sender);

@@ -9,11 +9,13 @@
 //! names it as an exception. An agent that has just started does not know how it was. If it took over maps that serve
 //! something, the core is told no decision until every one can be read or is gone.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sluice_api::{Decision, EndpointSource, LoadBalancerNode, ObjectKey, PoolDecision, Validate};
+use sluice_api::{
+    Decision, EndpointSource, LoadBalancerNode, ObjectKey, PEERS_CONFIG_MAP, Peers, PoolDecision,
+    Validate,
+};
 use sluice_kube::error::RequestError;
 use sluice_kube::store::{Change, Missed, Store};
 use sluice_kube::watched::{self, Watched};
@@ -41,6 +43,7 @@ pub(super) struct Index {
     pub(super) virtual_servers: Store<Option<Arc<Decision>>>,
     pub(super) pools: Store<Option<Arc<PoolDecision>>>,
     pub(super) nodes: Store<Node>,
+    pub(super) peers: Store<Peers>,
     pub(super) pool_slices: Store<Option<Arc<Slice>>>,
     pub(super) service_slices: Store<Option<Arc<Slice>>>,
     /// Whether every kind has been listed in the world that is read.
@@ -84,7 +87,7 @@ struct Told {
     mark: Option<Mark>,
     node: Option<Box<LoadBalancerNode>>,
     refused: Option<String>,
-    peers: Option<BTreeMap<String, BTreeSet<IpAddr>>>,
+    peers: Option<Peers>,
     held: Option<String>,
     detach: bool,
 }
@@ -97,6 +100,7 @@ impl Index {
             virtual_servers: Store::limited(MAX_OBJECTS),
             pools: Store::limited(MAX_OBJECTS),
             nodes: Store::limited(MAX_OBJECTS),
+            peers: Store::limited(MAX_OBJECTS),
             pool_slices: Store::limited(MAX_OBJECTS),
             service_slices: Store::limited(MAX_OBJECTS),
             complete: false,
@@ -291,14 +295,10 @@ impl Index {
         Some(Event::Node(node))
     }
 
+    /// While there is no list, or none that can be read, the last one stands.
     fn peer_news(&mut self) -> Option<Event> {
-        let peers = self
-            .nodes
-            .objects
-            .iter()
-            .filter(|(key, _)| key.name != self.node)
-            .filter_map(|(key, node)| Some((key.name.clone(), node.peer.clone()?)));
-        let peers: BTreeMap<String, BTreeSet<IpAddr>> = peers.collect();
+        let mut peers = self.peers.objects.values().next()?.clone();
+        peers.remove(&self.node);
         if self.told.peers.as_ref() == Some(&peers) {
             return None;
         }
@@ -343,7 +343,27 @@ impl Index {
     fn problems(&self) -> Vec<Problem> {
         let servers = problems(ObjectKind::VirtualServer, &self.virtual_servers);
         let pools = problems(ObjectKind::RealServerPool, &self.pools);
-        servers.into_iter().chain(pools).collect()
+        let of_peers = self.peers_problem();
+        servers.into_iter().chain(pools).chain(of_peers).collect()
+    }
+
+    /// Why the other directors are not known as they are now.
+    fn peers_problem(&self) -> Option<Problem> {
+        let message = match self.peers.unreadable().next() {
+            Some((_, error)) => format!("cannot be read: {error}"),
+            None if self.peers.objects.is_empty() => "is not there".to_owned(),
+            None => return None,
+        };
+        Some(Problem {
+            kind: ObjectKind::LoadBalancerNode,
+            object: self.own_key(),
+            reason: Reason::Unreadable,
+            message: format!(
+                "the ConfigMap {PEERS_CONFIG_MAP}, from which the other directors are known, {message}: those that were known \
+                 stay; the operator writes it, see that it is running and as new as this agent"
+            ),
+            exception: false,
+        })
     }
 
     fn has_decisions(&self) -> bool {

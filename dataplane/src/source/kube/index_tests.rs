@@ -4,7 +4,7 @@ use sluice_api::DETACH_ANNOTATION;
 use sluice_kube::watched::take;
 use sluice_kube::{Event as Watch, Item};
 
-use super::super::kinds::{Nodes, PoolSlices, ServiceSlices};
+use super::super::kinds::{Nodes, PeersList, PoolSlices, ServiceSlices};
 use super::*;
 
 const NODE: &str = "d1";
@@ -89,8 +89,13 @@ fn node(name: &str, uid: &str, version: u32, annotations: &Value) -> Item<Node> 
             "annotations": annotations,
         },
         "spec": {"interfaces": ["eth0"], "role": "Director"},
-        "status": {"addresses": ["10.0.0.2"]},
     }))
+}
+
+fn peers(version: u32, list: &str) -> Item<Peers> {
+    let mut value = named(PEERS_CONFIG_MAP, version);
+    value["data"] = json!({"peers.json": list});
+    item::<PeersList>(value)
 }
 
 fn own(uid: &str, acknowledged: bool) -> Own {
@@ -107,6 +112,7 @@ fn cluster(uid: &str) -> Vec<Listing> {
         listing::<Pools>(vec![pool(4, 6)]),
         listing::<PoolSlices>(vec![slice("v1", 3, "10.0.0.7")]),
         listing::<Nodes>(vec![node(NODE, uid, 2, &json!({}))]),
+        listing::<PeersList>(vec![peers(2, "{}")]),
         listing::<VirtualServers>(vec![web(5, 7)]),
     ]
 }
@@ -117,6 +123,7 @@ fn wiped(uid: &str) -> Vec<Listing> {
         listing::<VirtualServers>(Vec::new()),
         listing::<Pools>(Vec::new()),
         listing::<Nodes>(vec![node(NODE, uid, 2, &json!({}))]),
+        listing::<PeersList>(vec![peers(2, "{}")]),
         listing::<PoolSlices>(Vec::new()),
         listing::<ServiceSlices>(Vec::new()),
     ]
@@ -516,13 +523,69 @@ fn the_annotation_counts_before_anything_else_is_known() {
 #[test]
 fn peers_are_the_other_directors() {
     let mut index = serving();
-    apply::<Nodes>(&mut index, node("d2", "z", 20, &json!({})));
-    let [Event::Peers(peers)] = &index.news()[..] else {
+    let list = r#"{"d1": ["10.0.0.1"], "d2": ["10.0.0.2"]}"#;
+    apply::<PeersList>(&mut index, peers(20, list));
+    let [Event::Peers(told)] = &index.news()[..] else {
         unreachable!()
     };
-    assert_eq!(peers.keys().collect::<Vec<_>>(), ["d2"]);
-    delete::<Nodes>(&mut index, &node("d2", "z", 21, &json!({})));
+    assert_eq!(told.keys().collect::<Vec<_>>(), ["d2"]);
+    apply::<PeersList>(&mut index, peers(21, r#"{"d1": ["10.0.0.1"]}"#));
     assert_eq!(index.news(), [Event::Peers(BTreeMap::new())]);
+}
+
+/// What the node says of the list of directors, and whether the core was told of other peers.
+fn of_peers(index: &mut Index) -> (Vec<String>, bool) {
+    let (mut notes, mut told) = (Vec::new(), false);
+    for event in index.news() {
+        match event {
+            Event::Decided(changes) => {
+                let missed = changes.mark.missed.into_iter();
+                notes.extend(missed.map(|problem| problem.message));
+            }
+            Event::Peers(_) => told = true,
+            _ => {}
+        }
+    }
+    (notes, told)
+}
+
+#[test]
+fn without_a_list_the_peers_stay_and_the_node_says_so() {
+    let mut index = serving();
+    let good = peers(20, r#"{"d2": ["10.0.0.2"]}"#);
+    apply::<PeersList>(&mut index, good.clone());
+    assert_eq!(of_peers(&mut index), (Vec::new(), true));
+    let complaints = apply::<PeersList>(&mut index, peers(21, "garbage"));
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    let (notes, told) = of_peers(&mut index);
+    assert!(notes[0].contains("sluice-peers") && notes[0].contains("cannot be read"));
+    assert!(!told, "those that were known stay");
+    apply::<PeersList>(&mut index, peers(22, r#"{"d2": ["10.0.0.2"]}"#));
+    assert_eq!(of_peers(&mut index), (Vec::new(), false));
+    delete::<PeersList>(&mut index, &peers(23, "{}"));
+    let (notes, told) = of_peers(&mut index);
+    assert!(notes[0].contains("is not there") && !told, "{notes:?}");
+}
+
+#[test]
+fn an_agent_that_finds_no_list_begins_without() {
+    let mut index = Index::new(NODE, false);
+    for listing in cluster("a") {
+        let listing = if listing.kind == PeersList::NAME {
+            self::listing::<PeersList>(Vec::new())
+        } else {
+            listing
+        };
+        (listing.take)(&mut index, Some(&own("a", false)));
+    }
+    let events = index.news();
+    let is_peers = |event: &Event| matches!(event, Event::Peers(_));
+    assert!(!events.iter().any(is_peers), "{events:?}");
+    assert!(
+        events
+            .iter()
+            .any(|event| matches!(event, Event::Decided(_)))
+    );
 }
 
 #[test]

@@ -2,18 +2,18 @@
 //!
 //! Of an object no more is decoded than matters here, so that one with a spec of a later version is read all the same.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource};
 use serde::Deserialize;
 use serde_json::Value;
 use sluice_api::{
-    DETACH_ANNOTATION, Decision, EndpointSource, LoadBalancerNode, LoadBalancerNodeSpec, NodeRole,
-    POOL_LABEL, PoolDecision, RealServerPool, SERVICE_LABEL, VirtualServer,
+    DETACH_ANNOTATION, Decision, EndpointSource, LoadBalancerNode, LoadBalancerNodeSpec,
+    PEERS_CONFIG_MAP, PEERS_KEY, POOL_LABEL, Peers, PoolDecision, RealServerPool, SERVICE_LABEL,
+    VirtualServer, read_peers,
 };
 use sluice_kube::store::{Change, Store};
 use sluice_kube::watched::{Kind, Watched};
@@ -26,9 +26,19 @@ pub(super) const KINDS: &[Kind<Index>] = &[
     Kind::of::<VirtualServers>(),
     Kind::of::<Pools>(),
     Kind::of::<Nodes>(),
+    Kind::of::<PeersList>(),
     Kind::of::<PoolSlices>(),
     Kind::of::<ServiceSlices>(),
 ];
+
+/// The only object of a kind that this node's agent watches, where it is not all.
+pub(super) fn only(kind: &str, node: &str) -> Option<String> {
+    match kind {
+        Nodes::NAME => Some(node.to_owned()),
+        PeersList::NAME => Some(PEERS_CONFIG_MAP.to_owned()),
+        _ => None,
+    }
+}
 
 fn all<K: Resource<DynamicType = ()>>(client: &Client) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &ApiResource::erase::<K>(&()))
@@ -82,7 +92,7 @@ impl Watched for Pools {
     }
 }
 
-/// LoadBalancerNodes: this node's own, and the addresses of the other directors.
+/// LoadBalancerNodes: this node's own.
 pub(super) struct Nodes;
 
 impl Watched for Nodes {
@@ -102,6 +112,33 @@ impl Watched for Nodes {
         &mut index.nodes
     }
     fn changed(index: &mut Index, _: Vec<Change<Node>>) {
+        index.settle();
+    }
+}
+
+/// The list of directors that the operator writes.
+pub(super) struct PeersList;
+
+impl Watched for PeersList {
+    type Index = Index;
+    type Object = DynamicObject;
+    type Kept = Peers;
+    const NAME: &'static str = "ConfigMap";
+
+    fn api(client: &Client, namespace: &str) -> Api<DynamicObject> {
+        let resource = ApiResource::erase::<ConfigMap>(&());
+        Api::namespaced_with(client.clone(), namespace, &resource)
+    }
+    fn keep(object: DynamicObject) -> Result<Peers, String> {
+        let list = object.data.get("data").and_then(|data| data.get(PEERS_KEY));
+        let list = list.and_then(Value::as_str);
+        let list = list.ok_or_else(|| format!("data: there is no {PEERS_KEY}"))?;
+        read_peers(list).map_err(|error| format!("data.{PEERS_KEY}: {error}"))
+    }
+    fn store(index: &mut Index) -> &mut Store<Peers> {
+        &mut index.peers
+    }
+    fn changed(index: &mut Index, _: Vec<Change<Peers>>) {
         index.settle();
     }
 }
@@ -179,8 +216,6 @@ pub(super) struct Node {
     pub(super) generation: i64,
     pub(super) spec: Result<LoadBalancerNodeSpec, String>,
     pub(super) detach: bool,
-    /// Its own addresses, if it is a director.
-    pub(super) peer: Option<BTreeSet<IpAddr>>,
 }
 
 impl Node {
@@ -189,19 +224,10 @@ impl Node {
         let spec = object.data.get("spec").unwrap_or(&Value::Null);
         let spec =
             LoadBalancerNodeSpec::deserialize(spec).map_err(|error| format!("spec: {error}"));
-        let addresses = object.data.pointer("/status/addresses");
-        let addresses = addresses.and_then(Value::as_array).into_iter().flatten();
-        let addresses: BTreeSet<IpAddr> = addresses
-            .filter_map(|address| sluice_api::parse_ip(address.as_str()?))
-            .collect();
-        let is_director = spec
-            .as_ref()
-            .is_ok_and(|spec| spec.role == NodeRole::Director);
         let annotations = object.metadata.annotations.as_ref();
         Self {
             generation: object.metadata.generation.unwrap_or_default(),
             detach: annotations.is_some_and(|all| all.contains_key(DETACH_ANNOTATION)),
-            peer: is_director.then_some(addresses),
             spec,
         }
     }
@@ -254,22 +280,39 @@ mod tests {
     }
 
     #[test]
-    fn a_node_says_spec_peer_and_whether_to_leave() {
+    fn a_list_of_directors_is_read_or_named() {
+        let list =
+            |data: Value| kept::<PeersList>(json!({"metadata": {"name": "p"}, "data": data}));
+        let peers = list(json!({"peers.json": r#"{"d2": ["10.0.0.2"]}"#})).unwrap();
+        assert_eq!(peers["d2"], ["10.0.0.2".parse().unwrap()].into());
+        for data in [
+            json!(null),
+            json!({}),
+            json!({"peers.json": ["d2"]}),
+            json!({"peers.json": "no"}),
+        ] {
+            let error = list(data).unwrap_err();
+            assert!(
+                error.starts_with("data") && error.contains("peers.json"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_says_spec_and_whether_to_leave() {
         let node = kept::<Nodes>(json!({
             "metadata": {"name": "d1", "generation": 4, "annotations": {DETACH_ANNOTATION: ""}},
             "spec": {"interfaces": ["eth0"]},
-            "status": {"addresses": ["10.0.0.1", "no address"]},
         }))
         .unwrap();
         assert_eq!(node.generation, 4);
         assert!(node.detach);
-        assert_eq!(node.peer, Some(["10.0.0.1".parse().unwrap()].into()));
         assert!(node.spec.is_ok());
 
         let value = json!({"metadata": {"name": "d1"}, "spec": {"role": "Teapot"}});
         let node = kept::<Nodes>(value).unwrap();
         assert!(!node.detach);
-        assert_eq!(node.peer, None);
         assert!(node.spec.unwrap_err().starts_with("spec: "));
     }
 }

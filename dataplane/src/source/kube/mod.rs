@@ -187,13 +187,13 @@ impl Kube {
         self.complaints.succeed(what);
     }
 
-    /// The server as watches use it: each list comes with what the server says of this node's object.
-    fn watched(&self) -> Server<Option<Own>> {
+    /// The server as a watch uses it, of the object of this name or of all: each list comes with what the server says of this node's object.
+    fn watched(&self, name: Option<String>) -> Server<Option<Own>> {
         let server = self.clone();
         Server {
             client: self.client.clone(),
             namespace: self.namespace.clone(),
-            name: None,
+            name,
             world: self.world.clone(),
             ask: Arc::new(move || {
                 let server = server.clone();

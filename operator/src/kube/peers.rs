@@ -1,0 +1,91 @@
+//! The list of directors that agents read, so that none of them has to watch the others' LoadBalancerNodes.
+
+use sluice_api::{NodeRole, ObjectKey, PEERS_CONFIG_MAP, Peers, write_peers};
+
+use super::index::Index;
+
+/// What is to stand in the list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Wanted {
+    /// Where.
+    pub(super) key: ObjectKey,
+    /// The list.
+    pub(super) text: String,
+    /// Directors for which there is no room.
+    pub(super) left_out: usize,
+}
+
+/// What is to stand in the list, where it says something else.
+pub(super) fn news(index: &Index) -> Option<Wanted> {
+    let (text, left_out) = write_peers(&directors(index));
+    let key = ObjectKey::new(index.namespace.clone(), PEERS_CONFIG_MAP);
+    let stands = index.peers.objects.get(&key);
+    (stands != Some(&text)).then_some(Wanted {
+        key,
+        text,
+        left_out,
+    })
+}
+
+/// All directors that have said which addresses are theirs; one that is silent may forward all the same.
+fn directors(index: &Index) -> Peers {
+    let directors = index.nodes.objects.iter().filter_map(|(key, object)| {
+        let addresses = &object.status.as_ref()?.addresses;
+        let is_director = object.spec.role == NodeRole::Director && !addresses.is_empty();
+        is_director.then(|| (key.name.clone(), addresses.iter().copied().collect()))
+    });
+    directors.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use sluice_kube::{Item, Stamp};
+
+    use super::*;
+
+    #[test]
+    fn directors_that_have_reported_are_listed() {
+        let mut index = Index::new("sluice-system");
+        let item = |content| Item {
+            key: ObjectKey::new("sluice-system", PEERS_CONFIG_MAP),
+            stamp: Stamp {
+                uid: "u".to_owned(),
+                version: 1,
+            },
+            content: Ok(content),
+        };
+        for (name, role, addresses) in [
+            ("d2", "Director", json!(["10.0.0.2", "2001:db8::2"])),
+            ("d1", "Director", json!(["10.0.0.1"])),
+            ("d3", "Director", json!([])),
+            ("s1", "RealServer", json!(["10.0.0.9"])),
+        ] {
+            let object = json!({
+                "metadata": {"name": name}, "spec": {"role": role, "interfaces": ["eth0"]},
+                "status": {"addresses": addresses},
+            });
+            index.nodes.apply(Item {
+                key: ObjectKey::new("", name),
+                stamp: Stamp {
+                    uid: name.to_owned(),
+                    version: 1,
+                },
+                content: Ok(serde_json::from_value(object).expect("a node")),
+            });
+        }
+        let wanted = news(&index).expect("nothing stands");
+        let list = r#"{"d1":["10.0.0.1"],"d2":["10.0.0.2","2001:db8::2"]}"#;
+        assert_eq!((wanted.text.as_str(), wanted.left_out), (list, 0));
+        index.peers.made(item(wanted.text));
+        assert_eq!(news(&index), None);
+        index.peers.made(Item {
+            stamp: Stamp {
+                uid: "u".to_owned(),
+                version: 2,
+            },
+            ..item("{}".to_owned())
+        });
+        assert!(news(&index).is_some(), "what others write is put right");
+    }
+}
