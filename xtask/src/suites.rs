@@ -25,12 +25,13 @@ const UNIT: [&str; 10] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 25] = [
+const EQUIPPED: [&str; 26] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_faults",
     "sluice-tests/api_operator",
     "sluice-tests/api_ownership",
+    "sluice-tests/api_quiet",
     "sluice-tests/api_rights",
     "sluice-tests/api_scale",
     "sluice-tests/api_schema",

@@ -101,17 +101,38 @@ impl ControlPlane {
         Self::alone(run, label, &Part::API)
     }
 
+    /// The same, and the audit log has the requests of everybody.
+    pub fn audited(run: &Run, label: &str) -> Result<Self> {
+        let namespace = Self::home(run, label)?;
+        let policy = flags::AUDIT_POLICY_OF_ALL;
+        Self::start_with(run, &namespace, OWN_ADDRESS, &Part::API, policy)
+    }
+
     /// Starts `parts` in a namespace of their own, called `label`.
     pub fn alone(run: &Run, label: &str, parts: &[Part]) -> Result<Self> {
+        Self::start(run, &Self::home(run, label)?, OWN_ADDRESS, parts)
+    }
+
+    fn home(run: &Run, label: &str) -> Result<Namespace> {
         let namespace = run.namespace(label)?;
         namespace
             .port("lo")
             .addresses(OWN_ADDRESS.prefixes(32, 128))?;
-        Self::start(run, &namespace, OWN_ADDRESS, parts)
+        Ok(namespace)
     }
 
     /// Starts `parts` in `namespace`, which has `address`, and waits until they are usable.
     pub fn start(run: &Run, namespace: &Namespace, address: Dual, parts: &[Part]) -> Result<Self> {
+        Self::start_with(run, namespace, address, parts, flags::AUDIT_POLICY)
+    }
+
+    fn start_with(
+        run: &Run,
+        namespace: &Namespace,
+        address: Dual,
+        parts: &[Part],
+        audit_policy: &str,
+    ) -> Result<Self> {
         let directory = run
             .directory()
             .join(format!("{}-control", namespace.label()));
@@ -124,10 +145,7 @@ impl ControlPlane {
             flags::API_SERVICE.of(Family::V4),
         ];
         let pki = Pki::create(&directory.join("pki"), &addresses)?;
-        fs::write(
-            directory.join(flags::AUDIT_POLICY_FILE),
-            flags::AUDIT_POLICY,
-        )?;
+        fs::write(directory.join(flags::AUDIT_POLICY_FILE), audit_policy)?;
         let server = address.socket(Family::V4, API_PORT);
         let credentials = Credentials::Certificate(pki.client("admin", Some(MASTERS))?);
         let path = directory.join("admin.kubeconfig");
@@ -152,7 +170,7 @@ impl ControlPlane {
         Ok(control)
     }
 
-    /// What ServiceAccounts of the namespace `sluice-system` asked of the API server so far: an audit event
+    /// What ServiceAccounts of the namespace `sluice-system`, or all where [`Self::audited`] started it, asked of the API server so far: an audit event
     /// (`audit.k8s.io/v1`, level Metadata) for each request.
     pub fn audit_events(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.directory.join(flags::AUDIT_LOG))?;

@@ -20,6 +20,14 @@ rules:
     userGroups: ['system:serviceaccounts:sluice-system']
   - level: None
 ";
+/// The same of everybody's requests.
+pub(super) const AUDIT_POLICY_OF_ALL: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+";
 pub(super) const AUDIT_POLICY_FILE: &str = "audit-policy.yaml";
 pub(super) const AUDIT_LOG: &str = "audit.log";
 

@@ -55,10 +55,21 @@ impl Operated {
         Ok(started)
     }
 
+    /// The same, and the audit log has the requests of everybody.
+    pub fn audited() -> Result<Self> {
+        let started = Self::over(ControlPlane::audited)?;
+        started.admin().define_kinds()?;
+        Ok(started)
+    }
+
     /// The same without the definitions.
     pub fn bare() -> Result<Self> {
+        Self::over(ControlPlane::api)
+    }
+
+    fn over(control: fn(&Run, &str) -> Result<ControlPlane>) -> Result<Self> {
         let run = Run::start()?;
-        let control = ControlPlane::api(&run, "control")?;
+        let control = control(&run, "control")?;
         // Pods cannot be made without it, and no controller makes it.
         let account = ["create", "serviceaccount", "default"];
         control.admin().kubectl(account)?;
