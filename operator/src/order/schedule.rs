@@ -10,8 +10,9 @@ use crate::core::Outcome;
 
 /// What only tells how things stand is written no more often than this: nodes acknowledge one by one.
 pub(super) const CALM_MS: u64 = 500;
-/// Decisions go before what only tells how things stand for so long; then each has every second turn.
+/// Decisions go before what only tells how things stand for so long; then news has a turn after so many decisions.
 pub(super) const DECISIONS_FIRST_MS: u64 = 5_000;
+const DECISIONS_PER_NEWS: u32 = 7;
 /// Slices that nodes may not have heard of are looked at again after this time.
 const SLICES_MS: u64 = 500;
 /// What is pending and under way, and what is remembered of writes that were not taken.
@@ -33,7 +34,8 @@ pub(crate) struct Schedule {
     quiet_ms: Option<u64>,
     /// Since when there has been news.
     news_ms: Option<u64>,
-    last_class: Class,
+    /// Decisions that were sent since the last news was.
+    decisions: u32,
     /// Kinds that may have to be closed.
     unclosed: BTreeSet<Kind>,
 }
@@ -52,7 +54,7 @@ impl Schedule {
             pause: None,
             quiet_ms: None,
             news_ms: None,
-            last_class: Class::Quiet,
+            decisions: 0,
             // Who wrote before may have been stopped in between.
             unclosed: [Kind::VirtualServer, Kind::RealServerPool].into(),
         }
@@ -164,7 +166,7 @@ impl Schedule {
         let overdue = self
             .news_ms
             .is_some_and(|since| now_ms >= since + DECISIONS_FIRST_MS);
-        let classes = if overdue && self.last_class == Class::Decision {
+        let classes = if overdue && self.decisions >= DECISIONS_PER_NEWS {
             [Class::News, Class::Decision]
         } else {
             [Class::Decision, Class::News]
@@ -392,7 +394,10 @@ impl Schedule {
             });
             revision = Some(self.given);
         }
-        self.last_class = place.0;
+        self.decisions = match place.0 {
+            Class::Decision => self.decisions.saturating_add(1),
+            Class::News | Class::Quiet => 0,
+        };
         let flight = Flight {
             revision,
             version: pending.version,
