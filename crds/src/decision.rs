@@ -13,7 +13,7 @@ use crate::limits::{
 use crate::real_server_pool::{PodSelector, TargetPort};
 use crate::validate::parse_ip;
 use crate::virtual_server::{
-    ForwardingMode, PoolSelection, Protocol, ServicePort, VirtualServerSpec, WeightedPool,
+    ForwardingMode, PoolSelection, Protocol, VirtualServerPort, VirtualServerSpec, WeightedPool,
 };
 
 /// What a virtual server is served by.
@@ -61,7 +61,7 @@ impl DecidedVirtualServer {
     /// What a spec asks for, with its own weights. Texts that are no address are left out: validate first.
     pub fn of_spec(spec: &VirtualServerSpec) -> Self {
         let addresses = spec.addresses.iter();
-        let port = |port: &ServicePort| DecidedPort {
+        let port = |port: &VirtualServerPort| DecidedPort {
             name: port.name.clone(),
             protocol: port.protocol,
             port: port.port,

@@ -62,8 +62,8 @@ pub use rollout_policy::{
 pub use rules::{is_label, is_subdomain};
 pub use validate::{FieldError, Validate, parse_ip};
 pub use virtual_server::{
-    Acknowledged, Forwarding, ForwardingMode, PoolSelection, Protocol, ServicePort, VirtualServer,
-    VirtualServerAddress, VirtualServerSpec, VirtualServerStatus, WeightedPool,
+    Acknowledged, Forwarding, ForwardingMode, PoolSelection, Protocol, VirtualServer,
+    VirtualServerAddress, VirtualServerPort, VirtualServerSpec, VirtualServerStatus, WeightedPool,
 };
 
 /// The API group.

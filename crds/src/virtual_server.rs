@@ -65,7 +65,7 @@ pub struct VirtualServerSpec {
     #[schemars(length(min = 1, max = MAX_PORTS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[schemars(extend("x-kubernetes-validations" = rules::unique_port()))]
-    pub ports: Vec<ServicePort>,
+    pub ports: Vec<VirtualServerPort>,
     /// How packets reach the real servers.
     pub forwarding: Forwarding,
     /// What is hashed to choose the pool of a new flow.
@@ -91,7 +91,7 @@ pub struct VirtualServerAddress {
 /// A port that clients connect to.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
-pub struct ServicePort {
+pub struct VirtualServerPort {
     /// Name by which target ports refer to this port (RFC 1123 label).
     #[schemars(length(min = 1, max = MAX_LABEL_LENGTH), regex(pattern = rules::LABEL))]
     pub name: String,

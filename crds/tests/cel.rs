@@ -10,8 +10,8 @@ use serde_json::Value;
 use sluice_api::schema::object_schema;
 use sluice_api::{
     CanaryStep, CanaryStrategy, Forwarding, ForwardingMode, Kind, PoolSelection, Protocol,
-    RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy, Servers, ServicePort, StaticServer,
-    Validate, VirtualServerAddress, VirtualServerSpec, WeightedPool,
+    RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy, Servers, StaticServer, Validate,
+    VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool,
 };
 
 fn spec_schema(kind: Kind) -> &'static Value {
@@ -101,7 +101,7 @@ prop_compose! {
             ports: ports
                 .into_iter()
                 .enumerate()
-                .map(|(i, (tcp, port))| ServicePort {
+                .map(|(i, (tcp, port))| VirtualServerPort {
                     name: format!("p{i}"),
                     protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
                     port,

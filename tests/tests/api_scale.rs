@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sluice_api::{ConditionType, RealServerPool, VirtualServer, find_condition};
 use sluice_tests::kube::Account;
 use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, UPLINK, vip_of_one};
-use sluice_tests::net::manifest::{self, Role, ServicePort, virtual_server_at};
+use sluice_tests::net::manifest::{self, Role, VirtualServerPort, virtual_server_at};
 use sluice_tests::net::sluice::{Daemons, Sluice};
 use sluice_tests::net::suite::Suite;
 use sluice_tests::net::{Family, Process, Protocol, until};
@@ -84,7 +84,7 @@ fn pool(number: u16, server: IpAddr) -> Value {
 fn server(number: u16, weights: [u32; 2]) -> Value {
     let (own, next) = (name(number), name((number + 1) % COUNT));
     let pools = [(own.as_str(), weights[0]), (next.as_str(), weights[1])];
-    let port = ServicePort {
+    let port = VirtualServerPort {
         name: "web",
         protocol: Protocol::Tcp,
         port: target(number).port(),

@@ -150,7 +150,7 @@ fn canary(lab: &mut Lab) -> Result<()> {
     let opener = ConnectionMaker::start(&client, &targets, 4, Duration::ZERO)?;
     let policy = manifest::rollout(
         "canary",
-        mode.service(),
+        mode.virtual_server(),
         mode.stable(),
         mode.candidate(),
         &[(10, 3), (50, 3)],

@@ -57,7 +57,7 @@ fn serves(lab: &mut Lab, mode: Mode, family: Family, protocol: Protocol) -> Resu
     let from_vip = from_address(mode.vip().of(family));
     let name = format!(
         "{}_{}_{protocol}",
-        mode.service(),
+        mode.virtual_server(),
         family.option().trim_start_matches('-')
     );
     let name = format!("replies_{name}");

@@ -318,7 +318,7 @@ fn two_policies(lab: &mut Lab) -> Result<()> {
     let policy = |name: &str, weight| {
         manifest::rollout(
             name,
-            mode.service(),
+            mode.virtual_server(),
             mode.stable(),
             mode.candidate(),
             &[(weight, 3600)],

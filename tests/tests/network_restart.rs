@@ -130,7 +130,8 @@ fn under_traffic(lab: &mut Lab, end: impl FnOnce(&mut Lab) -> Result<()>) -> Res
 fn changed_meanwhile(lab: &mut Lab) -> Result<()> {
     let mode = Mode::Nat;
     lab.sluice.kill_agent(DIRECTORS[0])?;
-    lab.sluice.apply(mode.service(), &[mode.manifest(0, 100)])?;
+    lab.sluice
+        .apply(mode.virtual_server(), &[mode.manifest(0, 100)])?;
     let sources = client_sources(Family::V4, 61, 100);
     let target = mode.target(Family::V4);
     let spread = Protocol::Udp.ask_from_each(lab.fabric.client(), &sources, target)?;
@@ -148,7 +149,7 @@ fn changed_meanwhile(lab: &mut Lab) -> Result<()> {
 
 fn operator_restart(lab: &mut Lab) -> Result<()> {
     let revision = |lab: &Lab| {
-        let status = lab.sluice.virtual_server(Mode::Tun.service());
+        let status = lab.sluice.virtual_server(Mode::Tun.virtual_server());
         status.and_then(|status| Some(status.decision?.revision))
     };
     let before = revision(lab);

@@ -40,21 +40,21 @@ pub(super) fn drive(
     };
     for (key, policy) in &world.policies {
         let target = key.sibling(&policy.spec.virtual_server_name);
-        let service = served.get(&target);
-        let refusals = refusals(world, key, policy, service, &drivers);
+        let virtual_server = served.get(&target);
+        let refusals = refusals(world, key, policy, virtual_server, &drivers);
         let mut status = policy.status.clone().unwrap_or_default();
-        if let (Some(service), true) = (service, refusals.is_empty()) {
+        if let (Some(virtual_server), true) = (virtual_server, refusals.is_empty()) {
             let observed = Observation {
                 now,
-                live: is_live(world, &target, service, &status),
+                live: is_live(world, &target, virtual_server, &status),
                 command: command(policy),
             };
             status = rollout::advance(&policy.spec, &status, observed);
         }
         // A policy that is refused now still holds what its run has reached.
         if let Some(target) = driven_target(key, &status, &drivers)
-            && let Some(service) = served.get(&target)
-            && let Some(weights) = weights(service, &status)
+            && let Some(virtual_server) = served.get(&target)
+            && let Some(weights) = weights(virtual_server, &status)
         {
             rollouts.weights.insert(target, weights);
         }
@@ -67,12 +67,12 @@ pub(super) fn drive(
 
 /// The weights that a run asks for.
 fn weights(
-    service: &DecidedVirtualServer,
+    virtual_server: &DecidedVirtualServer,
     status: &RolloutPolicyStatus,
 ) -> Option<Vec<DecidedPool>> {
     let (run, step) = (status.run.as_ref()?, status.step.as_ref()?);
     rollout::split(
-        &service.pools,
+        &virtual_server.pools,
         &run.stable_pool_name,
         &run.candidate_pool_name,
         step.weight,
@@ -83,11 +83,11 @@ fn weights(
 fn is_live(
     world: &World,
     target: &ObjectKey,
-    service: &DecidedVirtualServer,
+    virtual_server: &DecidedVirtualServer,
     status: &RolloutPolicyStatus,
 ) -> bool {
     world.decision(target).is_some_and(|decision| {
-        weights(service, status).is_some_and(|wanted| wanted == decision.content.pools)
+        weights(virtual_server, status).is_some_and(|wanted| wanted == decision.content.pools)
             && nodes::of_decision(world, target, decision, Asker::Rollout).is_complete()
     })
 }
@@ -130,7 +130,7 @@ fn refusals(
     world: &World,
     key: &ObjectKey,
     policy: &RolloutPolicy,
-    service: Option<&DecidedVirtualServer>,
+    virtual_server: Option<&DecidedVirtualServer>,
     drivers: &BTreeMap<ObjectKey, &ObjectKey>,
 ) -> Vec<Refusal> {
     let target = &key.sibling(&policy.spec.virtual_server_name);
@@ -154,7 +154,7 @@ fn refusals(
         let path = "spec.virtualServerName";
         return vec![Refusal::new(Reason::PolicyConflict, path, message)];
     }
-    let Some(service) = service else {
+    let Some(virtual_server) = virtual_server else {
         let path = "spec.virtualServerName";
         if world.virtual_servers.contains_key(target) && !nodes::starting(world).is_empty() {
             let message = format!("waits for VirtualServer {target} to be admitted");
@@ -170,7 +170,7 @@ fn refusals(
         ("spec.stablePoolName", &policy.spec.stable_pool_name),
         ("spec.candidatePoolName", &policy.spec.candidate_pool_name),
     ] {
-        if service.pools.iter().all(|pool| pool.name != *name) {
+        if virtual_server.pools.iter().all(|pool| pool.name != *name) {
             let message = format!(
                 "{name} is no pool of VirtualServer {target}: add it to its spec.pools (the candidate with weight 0) or \
                  correct the name"
@@ -179,7 +179,7 @@ fn refusals(
         }
     }
     let share = rollout::split(
-        &service.pools,
+        &virtual_server.pools,
         &policy.spec.stable_pool_name,
         &policy.spec.candidate_pool_name,
         0,

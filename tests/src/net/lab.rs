@@ -45,7 +45,7 @@ impl Mode {
     }
 
     /// The name of the virtual server.
-    pub const fn service(self) -> &'static str {
+    pub const fn virtual_server(self) -> &'static str {
         match self {
             Self::Nat => "nat",
             Self::FullNat => "fullnat",
@@ -107,7 +107,7 @@ impl Mode {
     /// The virtual server's manifest with these weights.
     pub fn manifest(self, stable: u32, candidate: u32) -> Value {
         let pools = [(self.stable(), stable), (self.candidate(), candidate)];
-        manifest::virtual_server(self.service(), self.name(), self.vip(), &pools)
+        manifest::virtual_server(self.virtual_server(), self.name(), self.vip(), &pools)
     }
 }
 
@@ -175,14 +175,14 @@ impl Lab {
     /// Sets the weights of a mode's pools and waits until every node has them.
     pub fn set_shares(&mut self, mode: Mode, stable: u32, candidate: u32) -> Result<()> {
         self.sluice
-            .apply(mode.service(), &[mode.manifest(stable, candidate)])?;
+            .apply(mode.virtual_server(), &[mode.manifest(stable, candidate)])?;
         self.await_shares(mode, stable, candidate)
     }
 
     /// Waits until every node has these weights.
     pub fn await_shares(&mut self, mode: Mode, stable: u32, candidate: u32) -> Result<()> {
         let pools = [(mode.stable(), stable), (mode.candidate(), candidate)];
-        self.sluice.await_weights(mode.service(), &pools)
+        self.sluice.await_weights(mode.virtual_server(), &pools)
     }
 
     /// Servers of a manifest's pool: name, addresses, weight 1.
@@ -205,8 +205,9 @@ impl Lab {
             manifest::pool(mode.candidate(), candidate, target_port),
         ];
         self.sluice
-            .apply(&format!("{}-pools", mode.service()), &pools)?;
-        self.sluice.apply(mode.service(), &[mode.manifest(100, 0)])
+            .apply(&format!("{}-pools", mode.virtual_server()), &pools)?;
+        self.sluice
+            .apply(mode.virtual_server(), &[mode.manifest(100, 0)])
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Role {
 
 /// A port of a virtual server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ServicePort {
+pub struct VirtualServerPort {
     /// Name by which target ports refer to it.
     pub name: &'static str,
     /// Transport protocol.
@@ -30,16 +30,16 @@ pub struct ServicePort {
 }
 
 /// The TCP port of the virtual servers in the tests.
-pub const WEB: ServicePort = ServicePort {
+pub const WEB: VirtualServerPort = VirtualServerPort {
     name: "web",
     protocol: Protocol::Tcp,
     port: 80,
 };
 
 /// Their two ports: the same number over TCP and UDP.
-pub const PORTS: [ServicePort; 2] = [
+pub const PORTS: [VirtualServerPort; 2] = [
     WEB,
-    ServicePort {
+    VirtualServerPort {
         name: "echo",
         protocol: Protocol::Udp,
         port: 80,
@@ -63,7 +63,7 @@ pub fn virtual_server_at(
     name: &str,
     mode: &str,
     addresses: &[IpAddr],
-    ports: &[ServicePort],
+    ports: &[VirtualServerPort],
     pools: &[(&str, u32)],
 ) -> Value {
     let addresses: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
@@ -104,7 +104,7 @@ pub fn pool(name: &str, servers: &[(&str, Dual, u32)], target_port: Option<u16>)
     let mut spec = json!({"servers": {"static": servers}});
     if let Some(port) = target_port {
         spec["targetPorts"] = PORTS
-            .map(|service| json!({"name": service.name, "port": port}))
+            .map(|listed| json!({"name": listed.name, "port": port}))
             .into();
     }
     object("RealServerPool", name, &spec)

@@ -16,7 +16,7 @@ const FLOWS: usize = 400;
 const DEVIATIONS: f64 = 3.5;
 
 /// One mode's virtual server, as its manifest describes it.
-struct Service {
+struct Shown {
     name: &'static str,
     what: &'static str,
     vip: Dual,
@@ -25,8 +25,8 @@ struct Service {
     replies_through_director: bool,
 }
 
-const SERVICES: [Service; 4] = [
-    Service {
+const VIRTUAL_SERVERS: [Shown; 4] = [
+    Shown {
         name: "nat",
         what: "NAT: destination rewritten, replies return through director-1",
         vip: vip_of_one(10),
@@ -34,7 +34,7 @@ const SERVICES: [Service; 4] = [
         servers: ["nat-1", "nat-2"],
         replies_through_director: true,
     },
-    Service {
+    Shown {
         name: "fullnat",
         what: "FullNAT: source and destination rewritten, replies return through director-1",
         vip: vip_of_one(20),
@@ -42,7 +42,7 @@ const SERVICES: [Service; 4] = [
         servers: ["fullnat-1", "fullnat-2"],
         replies_through_director: true,
     },
-    Service {
+    Shown {
         name: "dr",
         what: "DR: MAC addresses rewritten by both directors, replies go straight to the client",
         vip: vip_of_both(30),
@@ -50,7 +50,7 @@ const SERVICES: [Service; 4] = [
         servers: ["dr-1", "dr-2"],
         replies_through_director: false,
     },
-    Service {
+    Shown {
         name: "tun",
         what: "TUN: IP in IP by both directors, replies go straight to the client",
         vip: vip_of_both(40),
@@ -63,41 +63,35 @@ const SERVICES: [Service; 4] = [
 /// Applies each manifest and shows who answers.
 pub(crate) fn show(report: &mut Report, fabric: &Fabric, sluice: &mut Sluice) -> Result<()> {
     let counters = count_replies(fabric)?;
-    for service in &SERVICES {
-        report.step(service.what);
-        sluice.apply_text(service.name, &manifest(service.name)?)?;
-        sluice.await_weights(service.name, service.pools)?;
-        let [v4, v6] = Family::BOTH.map(|family| service.vip.of(family));
-        line("manifest", &format!("examples/demo/{}.yaml", service.name));
+    for shown in &VIRTUAL_SERVERS {
+        report.step(shown.what);
+        sluice.apply_text(shown.name, &manifest(shown.name)?)?;
+        sluice.await_weights(shown.name, shown.pools)?;
+        let [v4, v6] = Family::BOTH.map(|family| shown.vip.of(family));
+        line("manifest", &format!("examples/demo/{}.yaml", shown.name));
         line("VIPs", &format!("{v4}  {v6}  port 80"));
         let before = replies(&counters)?;
         for family in Family::BOTH {
             for protocol in Protocol::BOTH {
-                ask(report, fabric, service, family, protocol);
+                ask(report, fabric, shown, family, protocol);
             }
         }
         let replies = replies(&counters)? - before;
         report.check(
             &format!("{replies} packets from the VIP left the directors"),
-            expect_way_back(service, replies),
+            expect_way_back(shown, replies),
         );
     }
     Ok(())
 }
 
-fn ask(
-    report: &mut Report,
-    fabric: &Fabric,
-    service: &Service,
-    family: Family,
-    protocol: Protocol,
-) {
+fn ask(report: &mut Report, fabric: &Fabric, shown: &Shown, family: Family, protocol: Protocol) {
     let sources = client_sources(family, 1, FLOWS);
-    let target = service.vip.socket(family, 80);
+    let target = shown.vip.socket(family, 80);
     let what = format!("{family} {protocol}");
     match protocol.ask_from_each(fabric.client(), &sources, target) {
         Ok(spread) => {
-            let even = spread.expect(&Share::equal(&service.servers), DEVIATIONS);
+            let even = spread.expect(&Share::equal(&shown.servers), DEVIATIONS);
             report.check(&format!("{what}: {spread}"), even);
         }
         Err(error) => report.check(&what, Err(error)),
@@ -126,8 +120,8 @@ fn replies(counters: &[Counters<'_>]) -> Result<u64> {
     Ok(sum)
 }
 
-fn expect_way_back(service: &Service, replies: u64) -> Result<()> {
-    if service.replies_through_director {
+fn expect_way_back(shown: &Shown, replies: u64) -> Result<()> {
+    if shown.replies_through_director {
         ensure!(replies > 0, "the replies took another way");
     } else {
         ensure!(replies == 0, "replies came by the directors");
