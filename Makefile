@@ -5,7 +5,7 @@
 # cargo install puts its programs there; a machine without rustup has not yet got it in PATH.
 export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
 
-.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels bench fmt lint generate check-generated clean
+.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels bench bench-scale fmt lint generate check-generated clean
 
 help: ## List the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -45,6 +45,10 @@ bench: setup-build ## Measure nanoseconds per packet; BASE=<commit>: beside that
 	$(if $(BASE),cargo xtask build-base $(BASE))
 	cargo build --release --quiet --package sluice-tests --bin bench --bin bench_worker
 	target/release/bench $(if $(BASE),--base target/base)
+
+bench-scale: setup ## Measure what a change costs with 10,000 virtual servers; figures in target/bench-scale.json
+	cargo build --release --quiet --package sluice-operator --package sluice-scale
+	target/release/sluice-scale
 
 fmt: ## Format the code
 	cargo xtask fmt

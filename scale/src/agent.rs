@@ -1,9 +1,8 @@
-//! What the agent's core costs with 10,000 virtual servers, 10,000 pools and 100,000 servers:
-//! `cargo run --release -p sluice-agent --example scale`.
+//! The agent's core: inputs in, map operations out.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,6 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::time::{ClockId, clock_gettime};
 use sluice_agent::core::{Core, Effect, Input, Now, Wanted};
 use sluice_agent::maps::{Attached, Mode};
 use sluice_agent::netlink::{Route, Table};
@@ -26,7 +24,8 @@ use sluice_api::{
 };
 use sluice_planner::{Image, Limits, MapOp, Slice, SliceEndpoint, SliceOwner};
 
-const VIRTUAL_SERVERS: u32 = 10_000;
+use crate::figure::{Figure, Figures, memory_mb, processor_ms};
+
 const SERVERS_OF_POOL: u32 = 10;
 /// Servers on the link of the uplink; the others are behind a router.
 const ON_LINK: u32 = 1_000;
@@ -47,79 +46,41 @@ const LIMITS: Limits = Limits {
     records: 1 << 18,
 };
 
-/// A figure.
-struct Row {
-    case: &'static str,
-    objects: u32,
-    value: f64,
-    unit: &'static str,
-}
-
-fn main() {
-    for row in rows() {
-        let Row {
-            case,
-            objects,
-            value,
-            unit,
-        } = row;
-        println!("{case}, {objects} virtual servers: {value:.2} {unit}");
-    }
-}
-
-/// Measures everything.
-fn rows() -> Vec<Row> {
-    let mut rows = Vec::new();
-    let mut row = |case, value, unit| {
-        rows.push(Row {
-            case,
-            objects: VIRTUAL_SERVERS,
-            value,
-            unit,
-        });
-    };
-    let mut agent = Agent::new();
+/// Measures the agent's core among so many virtual servers.
+pub(crate) fn figures(virtual_servers: u32) -> Vec<Figure> {
+    let mut figures = Figures::among(virtual_servers);
+    let mut agent = Agent::new(virtual_servers);
     let ms = agent.begin();
-    row("agent: all from nothing", ms, "ms");
-    row("agent: memory", resident_mb("VmRSS"), "MB");
-    row("agent: largest memory", resident_mb("VmHWM"), "MB");
-    assert_eq!(
-        agent.servers(),
-        (VIRTUAL_SERVERS * SERVERS_OF_POOL) as usize
-    );
-
-    let mut median = |case, change: fn(&mut Agent, u32) -> (f64, usize), changes: usize| {
-        let mut costs: Vec<f64> = (0..CHANGES)
-            .map(|number| {
-                let (ms, operations) = change(&mut agent, number);
-                assert_eq!(
-                    operations > 0,
-                    changes > 0,
-                    "{case}: {operations} operations"
-                );
-                ms
-            })
-            .collect();
-        costs.sort_by(f64::total_cmp);
-        row(case, costs[costs.len() / 2], "ms");
+    let memory = |field| memory_mb(process::id(), field);
+    figures.add("agent: all planned from nothing", ms, "ms");
+    figures.add("agent: memory", memory("VmRSS"), "MB");
+    figures.add("agent: most memory", memory("VmHWM"), "MB");
+    let servers = (virtual_servers * SERVERS_OF_POOL) as usize;
+    assert_eq!(agent.servers(), servers, "all servers are in the maps");
+    let mut measure = |case, change: fn(&mut Agent, u32) -> (f64, usize), writes: bool| {
+        let cost = |number| {
+            let (ms, operations) = change(&mut agent, number);
+            assert_eq!(operations > 0, writes, "{case}: {operations} operations");
+            ms
+        };
+        figures.add_median(case, (0..CHANGES).map(cost).collect(), "ms");
     };
-    median("agent: one endpoint changes", Agent::change_endpoint, 1);
-    median("agent: one neighbour changes", Agent::change_neighbour, 1);
-    median(
-        "agent: a route that serves no server",
-        Agent::change_route,
-        0,
+    measure("agent: one endpoint changes", Agent::change_endpoint, true);
+    measure(
+        "agent: one neighbour changes",
+        Agent::change_neighbour,
+        true,
     );
-    row(
-        "agent: memory after the changes",
-        resident_mb("VmRSS"),
-        "MB",
-    );
-    rows
+    let route = Agent::change_route;
+    measure("agent: a route that serves no server", route, false);
+    figures.add("agent: memory after the changes", memory("VmRSS"), "MB");
+    figures.list()
 }
 
 /// A core whose effects succeed.
 struct Agent {
+    /// Virtual servers, and as many pools.
+    virtual_servers: u32,
     core: Core,
     now: Now,
     table: Table,
@@ -127,7 +88,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn new() -> Self {
+    fn new(virtual_servers: u32) -> Self {
         let before = LoadBalancerNodeStatus::default();
         let mut table = Table::default();
         table.apply(&uplink());
@@ -136,6 +97,7 @@ impl Agent {
         }
         table.apply(&neighbour(ROUTER, 1));
         Self {
+            virtual_servers,
             core: Core::new("node", "6.18".to_owned(), LIMITS, before),
             now: Now {
                 instant: Instant::now(),
@@ -154,7 +116,7 @@ impl Agent {
             xdp_mode: XdpMode::Auto,
         };
         let node = Event::Node(Box::new(LoadBalancerNode::new("node", spec)));
-        let decided = Event::Decided(changes());
+        let decided = Event::Decided(changes(self.virtual_servers));
         let inputs = [
             Input::SourceSynced(true),
             Input::Source(node),
@@ -166,7 +128,7 @@ impl Agent {
 
     /// One server of a pool begins to drain, or takes flows again.
     fn change_endpoint(&mut self, number: u32) -> (f64, usize) {
-        let pool = number * 337 % VIRTUAL_SERVERS;
+        let pool = number * 337 % self.virtual_servers;
         let mut slice = slice(pool);
         slice.endpoints[3].ready = false;
         let slice = (slice_key(pool), Some(Arc::new(slice)));
@@ -286,12 +248,12 @@ fn mark() -> Mark {
 }
 
 /// Everything that is decided.
-fn changes() -> Changes {
+fn changes(virtual_servers: u32) -> Changes {
     let mut changes = Changes {
         mark: mark(),
         ..Changes::default()
     };
-    for number in 0..VIRTUAL_SERVERS {
+    for number in 0..virtual_servers {
         let decision = Decision {
             revision: 1,
             complete_revision: 1,
@@ -400,19 +362,4 @@ fn neighbour(address: Ipv4Addr, mac: u8) -> RouteNetlinkMessage {
         ]),
     ];
     RouteNetlinkMessage::NewNeighbour(message)
-}
-
-/// Processor time of this thread.
-fn processor_ms() -> f64 {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has it");
-    Duration::from(time).as_secs_f64() * 1e3
-}
-
-/// Memory of this process as its status names it.
-fn resident_mb(field: &str) -> f64 {
-    let text = fs::read_to_string("/proc/self/status").expect("Linux tells it");
-    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
-    let (_, value) = lines.find(|(name, _)| *name == field).expect("it is there");
-    let kilobytes = value.trim().trim_end_matches(" kB");
-    kilobytes.parse::<f64>().expect("a number") / 1000.0
 }

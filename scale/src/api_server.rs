@@ -1,0 +1,137 @@
+//! The operator's process before a real API server, with a node whose agent is played.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt};
+use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use sluice_api::{RealServerPool, VirtualServer};
+use sluice_tests::kube::{Account, Operated};
+
+use crate::figure::{Figure, Figures, memory_mb};
+
+/// Requests under way at one time when objects are applied.
+const AT_ONCE: usize = 16;
+/// Time between two looks at what is decided.
+const LOOK: Duration = Duration::from_millis(250);
+/// Much longer than it takes.
+const LIMIT: Duration = Duration::from_mins(10);
+const OPERATOR: &str = "operator";
+
+/// Measures until when so many virtual servers are decided.
+pub(crate) fn figures(count: u32) -> Result<Vec<Figure>> {
+    let mut figures = Figures::among(count);
+    let mut stage = Operated::start()?;
+    stage.play_agent("n1", &[[10, 1, 0, 11].into()])?;
+    stage.start_operator(OPERATOR)?;
+    let admin = stage.admin().clone();
+
+    let pools: Vec<Value> = (0..count).map(pool).collect();
+    apply::<RealServerPool>(&admin, &pools)?;
+    await_decided(&admin, count, |pool: &RealServerPool| {
+        let status = pool.status.as_ref();
+        status.is_some_and(|status| status.decision.is_some())
+    })?;
+    let servers: Vec<Value> = (0..count).map(virtual_server).collect();
+    let start = Instant::now();
+    apply::<VirtualServer>(&admin, &servers)?;
+    let applied = start.elapsed().as_secs_f64();
+    figures.add("API server: virtual servers applied", applied, "s");
+    await_decided(&admin, count, |server: &VirtualServer| {
+        let status = server.status.as_ref();
+        status.is_some_and(|status| status.decision.is_some())
+    })?;
+    let decided = start.elapsed().as_secs_f64();
+    figures.add("API server: applied and all decided", decided, "s");
+    await_decided(&admin, count, |server: &VirtualServer| {
+        let status = server.status.as_ref();
+        let decision = status.and_then(|status| status.decision.as_ref());
+        let acknowledged = status.and_then(|status| status.acknowledged.as_ref());
+        decision.is_some()
+            && decision.map(|d| d.revision) == acknowledged.map(|found| found.revision)
+    })?;
+    let acknowledged = start.elapsed().as_secs_f64();
+    figures.add(
+        "API server: applied, decided and acknowledged",
+        acknowledged,
+        "s",
+    );
+    let process = stage.operator(OPERATOR)?.id();
+    figures.add(
+        "operator's process: most memory",
+        memory_mb(process, "VmHWM"),
+        "MB",
+    );
+    stage.stop_operator(OPERATOR)?;
+    Ok(figures.list())
+}
+
+fn apply<K>(admin: &Account, objects: &[Value]) -> Result<()>
+where
+    K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    admin.with_client(async |client| {
+        let api: Api<K> = Api::namespaced(client, "default");
+        let api = &api;
+        let writes = objects.iter().map(|object| async move {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            let parameters = PatchParams::apply("bench").force();
+            api.patch(name, &parameters, &Patch::Apply(object)).await
+        });
+        let mut writes = futures::stream::iter(writes).buffer_unordered(AT_ONCE);
+        while writes.try_next().await?.is_some() {}
+        Ok(())
+    })
+}
+
+fn await_decided<K>(admin: &Account, count: u32, is_done: fn(&K) -> bool) -> Result<()>
+where
+    K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    let start = Instant::now();
+    let count = usize::try_from(count).context("too many")?;
+    loop {
+        let done = admin.with_client(async |client| {
+            let api: Api<K> = Api::namespaced(client, "default");
+            let list = api.list(&ListParams::default()).await?;
+            Ok(list.items.iter().filter(|object| is_done(object)).count())
+        })?;
+        if done == count {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < LIMIT, "{done} of {count} after {LIMIT:?}");
+        thread::sleep(LOOK);
+    }
+}
+
+fn pool(number: u32) -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "RealServerPool",
+        "metadata": {"name": format!("web-{number}"), "namespace": "default"},
+        "spec": {"servers": {"static": [{"name": "a", "address": "10.0.0.1"}]}},
+    })
+}
+
+fn virtual_server(number: u32) -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "VirtualServer",
+        "metadata": {"name": format!("web-{number}"), "namespace": "default"},
+        "spec": {
+            "addresses": [{"ip": "203.0.113.10"}],
+            "ports": [{"name": "http", "protocol": "TCP", "port": 1000 + number}],
+            "forwarding": {"mode": "FullNAT"},
+            "pools": [{"name": format!("web-{number}"), "weight": 1}],
+        },
+    })
+}
