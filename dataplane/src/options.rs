@@ -181,7 +181,7 @@ impl RunOptions {
             flow_buckets: buckets(self.flow_table_size),
             half_open_buckets: buckets(self.half_open_table_size),
             fullnat_entries: self.fullnat_table_size,
-            endpoints: self.max_endpoints,
+            vip_ports: self.max_endpoints,
             servers: self.max_servers,
             ring_slots: self.ring_slots.next_multiple_of(2),
         }

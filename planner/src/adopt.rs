@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{FIRST_BACKEND, Head, HeadPool, ServerRecord, ServerWord, VipWord};
+use sluice_abi::{FIRST_REPLY_INDEX, Head, HeadPool, ServerRecord, ServerWord, VipWord};
 use sluice_api::VipPort;
 
 use crate::ids::{self, ServerKey};
@@ -53,7 +53,7 @@ impl<'a> Adopter<'a> {
             .iter()
             .map(|(&endpoint, &index)| (endpoint, index));
         let backends = backends
-            .filter(|&(_, index)| index >= FIRST_BACKEND && indices.insert(index))
+            .filter(|&(_, index)| index >= FIRST_REPLY_INDEX && indices.insert(index))
             .collect();
         Self {
             image,
@@ -69,8 +69,8 @@ impl<'a> Adopter<'a> {
     }
 
     fn vip_port(&mut self, vip_port: VipPort, word: VipWord) {
-        let index = word.service();
-        let is_index = index < FIRST_BACKEND && index != 0;
+        let index = word.index();
+        let is_index = index < FIRST_REPLY_INDEX && index != 0;
         if !is_index || self.indices.contains_key(&index) {
             return;
         }
@@ -85,7 +85,7 @@ impl<'a> Adopter<'a> {
         let Some(heads) = heads else { return };
         let unowned = |slot: &u32| !self.owned.heads.contains_key(slot);
         let distinct: BTreeSet<u32> = slots.iter().copied().filter(unowned).collect();
-        if distinct.len() < slots.len() || heads.iter().any(|head| head.service != index) {
+        if distinct.len() < slots.len() || heads.iter().any(|head| head.index != index) {
             return;
         }
         let mut rings = BTreeMap::new();
@@ -137,7 +137,7 @@ impl<'a> Adopter<'a> {
         let is_its_own = |&(id, _): &(u32, u32)| {
             let record = self.servers.get(&id);
             record.is_some_and(|record| {
-                record.facts.service() == index
+                record.facts.index() == index
                     && record.tag == pool.tag
                     && self.has_backend(vip_port, record)
             })
@@ -148,21 +148,23 @@ impl<'a> Adopter<'a> {
 
     /// Whether replies from a server are told as its record has it.
     fn has_backend(&self, vip_port: VipPort, record: &ServerRecord) -> bool {
-        record.facts.backend() == 0
-            || self.backends.get(&backend_of(vip_port, record)) == Some(&record.facts.backend())
+        record.facts.reply_index() == 0
+            || self.backends.get(&backend_of(vip_port, record)) == Some(&record.facts.reply_index())
     }
 
     /// Servers of the VIP ports that are owned, and what belongs to them; all other server ids leave their epochs.
     fn servers_and_locals(&mut self) {
         for (&id, &word) in &self.image.servers {
             let record = self.servers.get(&id).copied();
-            let owner = record
-                .and_then(|record| Some((self.indices.get(&record.facts.service())?, record)));
+            let owner =
+                record.and_then(|record| Some((self.indices.get(&record.facts.index())?, record)));
             let owner = owner.filter(|(vip_port, record)| self.has_backend(**vip_port, record));
             if let Some((vip_port, record)) = owner {
-                if record.facts.backend() != 0 {
+                if record.facts.reply_index() != 0 {
                     let backend = backend_of(*vip_port, record);
-                    self.owned.backends.insert(backend, record.facts.backend());
+                    self.owned
+                        .backends
+                        .insert(backend, record.facts.reply_index());
                 }
                 self.owned.servers.insert(id, word);
                 self.owned.records.insert(word.slot(), *record);
@@ -177,7 +179,7 @@ impl<'a> Adopter<'a> {
             let word = self.owned.servers.get(id).filter(|word| word.present());
             let record = word.and_then(|word| self.owned.records.get(&word.slot()));
             if record.is_some_and(|record| {
-                record.facts.service() == local.service && ids::address_of(record) == local.address
+                record.facts.index() == local.service && ids::address_of(record) == local.address
             }) {
                 self.owned.locals.insert(*local, *id);
             }

@@ -13,7 +13,7 @@ impl fmt::Display for Image {
                 writeln!(f, "vip {endpoint}")?;
                 continue;
             }
-            let (service, head, rs_head) = (word.service(), word.head(), word.rs_head());
+            let (service, head, rs_head) = (word.index(), word.head(), word.rs_head());
             writeln!(
                 f,
                 "vip {endpoint}: service {service}, head {head}, rs head {rs_head}"
@@ -28,7 +28,7 @@ impl fmt::Display for Image {
             writeln!(
                 f,
                 "head {slot}: service {}, seed {:08x}, by {by}",
-                entry.service, entry.seed
+                entry.index, entry.seed
             )?;
             for pool in head::pools(entry) {
                 let (tag, threshold, ring) = (pool.tag, pool.threshold, pool.ring);
@@ -94,14 +94,14 @@ fn write_record(f: &mut fmt::Formatter<'_>, record: &ServerRecord) -> fmt::Resul
         u16::from_be_bytes(record.port),
         u16::from_be_bytes(record.vip_port),
     );
-    let (service, tag) = (record.facts.service(), record.tag);
+    let (service, tag) = (record.facts.index(), record.tag);
     let mode = mode_name(record.facts.mode());
     write!(
         f,
         "{mode} {address} port {port} for port {vip_port}, service {service}, pool {tag:08x}"
     )?;
-    if record.facts.backend() != 0 {
-        write!(f, ", backend {}", record.facts.backend())?;
+    if record.facts.reply_index() != 0 {
+        write!(f, ", backend {}", record.facts.reply_index())?;
     }
     if record.alt != [0; 16] {
         let alt = ids::address_from(record.alt, record.facts.is_ipv6());

@@ -13,7 +13,7 @@ pub(crate) fn head(
 ) -> Head {
     let mut head = Head {
         seed: config.seed,
-        service: index,
+        index,
         flags: flags(&config.decided),
         scheduler: Scheduler::Ring as u8,
         ..Head::default()

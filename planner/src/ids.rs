@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_abi::{FIRST_BACKEND, MOST_INDICES, ServerRecord, ServerWord, VipWord};
+use sluice_abi::{FIRST_REPLY_INDEX, MOST_INDICES, ServerRecord, ServerWord, VipWord};
 use sluice_api::ForwardingMode;
 
 use crate::record::abi_mode;
@@ -52,11 +52,11 @@ pub(crate) fn address_from(octets: [u8; 16], is_ipv6: bool) -> IpAddr {
 
 pub(crate) fn key_of(record: &ServerRecord) -> ServerKey {
     ServerKey {
-        service: record.facts.service(),
+        service: record.facts.index(),
         tag: record.tag,
         address: address_of(record),
         port: u16::from_be_bytes(record.port),
-        backend: record.facts.backend(),
+        backend: record.facts.reply_index(),
         full_nat: record.facts.mode() == Some(abi_mode(ForwardingMode::FullNat)),
     }
 }
@@ -257,12 +257,12 @@ impl Free {
     /// What these maps leave free.
     pub(crate) fn new(actual: &Image, limits: &Limits) -> Self {
         let vips = || actual.vips.values();
-        let services = vips().map(|word| word.service());
+        let services = vips().map(|word| word.index());
         let backends = actual.backends.values().copied();
         let heads = vips().flat_map(|word| [word.head(), word.rs_head()]);
         Self {
-            services: Numbers::new(1, FIRST_BACKEND, services),
-            backends: Numbers::new(FIRST_BACKEND, MOST_INDICES, backends),
+            services: Numbers::new(1, FIRST_REPLY_INDEX, services),
+            backends: Numbers::new(FIRST_REPLY_INDEX, MOST_INDICES, backends),
             heads: Numbers::new(1, limits.heads.min(VipWord::MOST_HEADS), heads),
             rings: Numbers::new(1, limits.rings, actual.rings.keys().copied()),
             records: Numbers::new(

@@ -5,16 +5,14 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use sluice_abi::{
-    EndpointKey, Head, LocalKey, MacKey, RingWord, ServerRecord, ServerWord, VipWord,
-};
+use sluice_abi::{Head, LocalKey, MacKey, PortKey, RingWord, ServerRecord, ServerWord, VipWord};
 use sluice_api::{Protocol, VipPort};
 
 use crate::{Mac, hash};
 
 /// The part of the maps that the planner decides: everything but flows, counters and `CONFIG`.
 ///
-/// To read one back: all entries of `VIPS*`, `BACKENDS*`, `LOCALS*` and `PEERS`; the `HEADS` slots that VIP words name;
+/// To read one back: all entries of `VIPS*`, `REPLIES*`, `LOCALS*` and `PEERS`; the `HEADS` slots that VIP words name;
 /// every present word of `RINGS` that lies within `RING_SLOTS`, with the slots it covers; every word of `SERVERS` that is
 /// not 0 (an absent one keeps its epoch); the `RECORDS` slots that present server words name. Slots that no word names
 /// are free and not part of the image.
@@ -22,7 +20,7 @@ use crate::{Mac, hash};
 pub struct Image {
     /// `VIPS4` and `VIPS6`.
     pub vips: BTreeMap<Endpoint, VipWord>,
-    /// `BACKENDS4` and `BACKENDS6`: service indices of servers' endpoints.
+    /// `REPLIES4` and `REPLIES6`: service indices of servers' endpoints.
     pub backends: BTreeMap<Endpoint, u32>,
     /// `LOCALS4` and `LOCALS6`: server ids.
     pub locals: BTreeMap<Local, u32>,
@@ -74,7 +72,7 @@ impl RingContent {
     }
 }
 
-/// Key of `VIPS*` and `BACKENDS*`.
+/// Key of `VIPS*` and `REPLIES*`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Endpoint {
     /// The address.
@@ -138,17 +136,17 @@ impl Endpoint {
     }
 
     /// The map key.
-    pub fn key(&self) -> ByFamily<EndpointKey<4>, EndpointKey<16>> {
+    pub fn key(&self) -> ByFamily<PortKey<4>, PortKey<16>> {
         let port = self.port.to_be_bytes();
         let protocol = self.protocol;
         match self.address {
-            IpAddr::V4(a) => ByFamily::V4(EndpointKey {
+            IpAddr::V4(a) => ByFamily::V4(PortKey {
                 addr: a.octets(),
                 port,
                 protocol,
                 pad: 0,
             }),
-            IpAddr::V6(a) => ByFamily::V6(EndpointKey {
+            IpAddr::V6(a) => ByFamily::V6(PortKey {
                 addr: a.octets(),
                 port,
                 protocol,
@@ -164,8 +162,8 @@ impl From<VipPort> for Endpoint {
     }
 }
 
-impl From<EndpointKey<4>> for Endpoint {
-    fn from(key: EndpointKey<4>) -> Self {
+impl From<PortKey<4>> for Endpoint {
+    fn from(key: PortKey<4>) -> Self {
         Self {
             address: Ipv4Addr::from(key.addr).into(),
             port: u16::from_be_bytes(key.port),
@@ -174,8 +172,8 @@ impl From<EndpointKey<4>> for Endpoint {
     }
 }
 
-impl From<EndpointKey<16>> for Endpoint {
-    fn from(key: EndpointKey<16>) -> Self {
+impl From<PortKey<16>> for Endpoint {
+    fn from(key: PortKey<16>) -> Self {
         Self {
             address: Ipv6Addr::from(key.addr).into(),
             port: u16::from_be_bytes(key.port),
@@ -199,15 +197,15 @@ impl fmt::Display for Endpoint {
 impl Local {
     /// The map key.
     pub fn key(&self) -> ByFamily<LocalKey<4>, LocalKey<16>> {
-        let service = self.service;
+        let index = self.service;
         match self.address {
             IpAddr::V4(a) => ByFamily::V4(LocalKey {
                 addr: a.octets(),
-                service,
+                index,
             }),
             IpAddr::V6(a) => ByFamily::V6(LocalKey {
                 addr: a.octets(),
-                service,
+                index,
             }),
         }
     }
@@ -217,7 +215,7 @@ impl From<LocalKey<4>> for Local {
     fn from(key: LocalKey<4>) -> Self {
         Self {
             address: Ipv4Addr::from(key.addr).into(),
-            service: key.service,
+            service: key.index,
         }
     }
 }
@@ -226,7 +224,7 @@ impl From<LocalKey<16>> for Local {
     fn from(key: LocalKey<16>) -> Self {
         Self {
             address: Ipv6Addr::from(key.addr).into(),
-            service: key.service,
+            service: key.index,
         }
     }
 }

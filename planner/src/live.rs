@@ -56,7 +56,7 @@ impl Check<'_> {
         };
         if config.director {
             match self.actual.heads.get(&word.head()) {
-                Some(head) if has_shares(head, config, word.service()) => {
+                Some(head) if has_shares(head, config, word.index()) => {
                     for ((decided, pool), entry) in config.pools().zip(head::pools(head)) {
                         if decided.weight > 0 && pool.known {
                             self.pool(config, decided, pool, entry.ring);
@@ -148,7 +148,7 @@ impl Check<'_> {
             return own.all(|server| {
                 let local = Local {
                     address: server.address,
-                    service: word.service(),
+                    service: word.index(),
                 };
                 self.actual.locals.contains_key(&local)
             });

@@ -60,14 +60,14 @@ pub enum MapOp {
         /// The key.
         endpoint: Endpoint,
     },
-    /// Sets an entry of `BACKENDS*`.
+    /// Sets an entry of `REPLIES*`.
     SetBackend {
         /// The key.
         endpoint: Endpoint,
         /// The service index.
         service: u32,
     },
-    /// Removes an entry of `BACKENDS*`.
+    /// Removes an entry of `REPLIES*`.
     RemoveBackend {
         /// The key.
         endpoint: Endpoint,
@@ -103,7 +103,7 @@ pub enum MapOp {
 pub struct Limits {
     /// Entries of `VIPS4`, and of `VIPS6`: virtual servers' endpoints and one marker per address.
     pub vips: u32,
-    /// Entries of `BACKENDS4`, and of `BACKENDS6`.
+    /// Entries of `REPLIES4`, and of `REPLIES6`.
     pub backends: u32,
     /// Entries of `LOCALS4`, and of `LOCALS6`.
     pub locals: u32,

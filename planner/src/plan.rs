@@ -10,7 +10,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sluice_abi::{FIRST_BACKEND, Head, HeadPool, MapName, RingWord, ServerWord, VipWord};
+use sluice_abi::{FIRST_REPLY_INDEX, Head, HeadPool, MapName, RingWord, ServerWord, VipWord};
 use sluice_api::{DecidedPool, ForwardingMode, VipPort};
 
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
@@ -142,7 +142,7 @@ impl<'a> Planner<'a> {
                 .any(|pool| pool.servers.iter().any(on_this_node));
 
         let (index, mut spare_heads) = match before {
-            Some(word) => (word.service(), Vec::new()),
+            Some(word) => (word.index(), Vec::new()),
             None => match self.new_vip_port(vip_port, config, rs_side) {
                 Some(new) => new,
                 None => return,
@@ -242,7 +242,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let Some(index) = self.tables.free.services.take() else {
-            self.full(config, MapName::Vips4, FIRST_BACKEND, &consequence);
+            self.full(config, MapName::Vips4, FIRST_REPLY_INDEX, &consequence);
             return None;
         };
         Some((index, heads))
@@ -452,8 +452,10 @@ impl<'a> Planner<'a> {
             };
             desired.servers.insert(id, *word);
             desired.records.insert(word.slot(), *record);
-            if let Some(endpoint) = backends.get(&record.facts.backend()) {
-                desired.backends.insert(*endpoint, record.facts.backend());
+            if let Some(endpoint) = backends.get(&record.facts.reply_index()) {
+                desired
+                    .backends
+                    .insert(*endpoint, record.facts.reply_index());
             }
         }
     }

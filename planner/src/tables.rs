@@ -40,7 +40,7 @@ pub(crate) struct Tables {
 /// How many entries of the maps are in use. Of a map in two families, of the fuller one.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Usage {
-    /// Of `BACKENDS*`.
+    /// Of `REPLIES*`.
     pub backends: usize,
     /// Of `HEADS`.
     pub heads: usize,
@@ -139,7 +139,7 @@ impl Tables {
         let word = self.image.vips.get(&vip_port.into()).copied();
         let servers = word
             .into_iter()
-            .flat_map(|word| self.with_index(word.service()));
+            .flat_map(|word| self.with_index(word.index()));
         servers.filter_map(|(_, id)| {
             let word = self.image.servers.get(&id)?;
             Some((id, word.epoch(), self.image.records.get(&word.slot())?))
@@ -166,12 +166,12 @@ impl Tables {
             copy(&self.image.heads, &mut part.heads, &word.rs_head());
             for (_, ring) in self
                 .rings
-                .range(first_ring(word.service())..)
-                .take_while(|(owner, _)| owner.0 == word.service())
+                .range(first_ring(word.index())..)
+                .take_while(|(owner, _)| owner.0 == word.index())
             {
                 copy(&self.image.rings, &mut part.rings, ring);
             }
-            for (key, id) in self.with_index(word.service()) {
+            for (key, id) in self.with_index(word.index()) {
                 copy(&self.image.servers, &mut part.servers, &id);
                 if let Some(server) = self.image.servers.get(&id) {
                     copy(&self.image.records, &mut part.records, &server.slot());
@@ -269,7 +269,7 @@ impl Tables {
         }
         for (key, word) in part.vips.iter().filter(|(key, _)| !key.is_marker()) {
             if !desired.vips.contains_key(key) {
-                free.services.give_back(word.service());
+                free.services.give_back(word.index());
             }
         }
         self.settle(&desired);
@@ -282,7 +282,7 @@ impl Tables {
     fn settle(&mut self, desired: &Image) {
         let free = &mut self.free;
         let vips = desired.vips.values();
-        let services: BTreeSet<u32> = vips.map(|word| word.service()).collect();
+        let services: BTreeSet<u32> = vips.map(|word| word.index()).collect();
         let backends: BTreeSet<u32> = desired.backends.values().copied().collect();
         let offsets: BTreeSet<u32> = desired
             .rings
@@ -311,11 +311,9 @@ impl Tables {
             for head in [word.head(), word.rs_head()] {
                 image.heads.remove(&head);
             }
-            let first = first_ring(word.service());
+            let first = first_ring(word.index());
             let owned = self.rings.range(first..).map(|(owner, _)| *owner);
-            let owned: Vec<RingOwner> = owned
-                .take_while(|owner| owner.0 == word.service())
-                .collect();
+            let owned: Vec<RingOwner> = owned.take_while(|owner| owner.0 == word.index()).collect();
             for owner in owned {
                 self.rings.remove(&owner);
             }
@@ -336,7 +334,7 @@ impl Tables {
                 if word.path() == Path::Tc {
                     lower(&mut self.by_tc, record.ifindex);
                 }
-                if let Some(endpoint) = endpoints.get(&record.facts.backend()) {
+                if let Some(endpoint) = endpoints.get(&record.facts.reply_index()) {
                     lower(&mut self.backend_users, *endpoint);
                 }
             }
@@ -376,8 +374,7 @@ impl Tables {
             for (side, slot) in sides(*word) {
                 for pool in part.heads.get(&slot).into_iter().flat_map(head::pools) {
                     if part.rings.contains_key(&pool.ring) {
-                        self.rings
-                            .insert((word.service(), side, pool.tag), pool.ring);
+                        self.rings.insert((word.index(), side, pool.tag), pool.ring);
                     }
                 }
             }
@@ -395,7 +392,7 @@ impl Tables {
             if word.path() == Path::Tc {
                 *self.by_tc.entry(record.ifindex).or_default() += 1;
             }
-            if let Some(endpoint) = endpoints.get(&record.facts.backend()) {
+            if let Some(endpoint) = endpoints.get(&record.facts.reply_index()) {
                 *self.backend_users.entry(*endpoint).or_default() += 1;
             }
         }
@@ -431,7 +428,7 @@ fn users_of_backends(part: &Image) -> BTreeMap<u32, u32> {
     let mut users = BTreeMap::new();
     for word in part.servers.values().filter(|word| word.present()) {
         if let Some(record) = part.records.get(&word.slot()) {
-            *users.entry(record.facts.backend()).or_default() += 1;
+            *users.entry(record.facts.reply_index()).or_default() += 1;
         }
     }
     users

@@ -17,7 +17,9 @@ use common::{
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use sluice_abi::{FIRST_BACKEND, Path, RingWord, ServerFacts, ServerRecord, ServerWord, VipWord};
+use sluice_abi::{
+    FIRST_REPLY_INDEX, Path, RingWord, ServerFacts, ServerRecord, ServerWord, VipWord,
+};
 use sluice_api::{DecidedVirtualServer, ForwardingMode, Protocol};
 use sluice_planner::{
     Endpoint, Image, Limits, Mac, MapOp, NextHop, Problem, Reason, Ring, RingContent, Server, Via,
@@ -184,7 +186,7 @@ fn damages() -> impl Strategy<Value = Vec<Damage>> {
         (0_u32..8, any::<u8>())
             .prop_map(|(slot, epoch)| { ServerWord::new(slot, epoch, Path::Xdp, false).0 })
     ];
-    let backend = prop_oneof![FIRST_BACKEND - 2..FIRST_BACKEND + 4, any::<u32>()];
+    let backend = prop_oneof![FIRST_REPLY_INDEX - 2..FIRST_REPLY_INDEX + 4, any::<u32>()];
     let damage = prop_oneof![
         (endpoint, near_or_any).prop_map(|(endpoint, word)| Damage::Vip(endpoint, word)),
         (0_u32..12, server).prop_map(|(id, word)| Damage::Server(id, word)),
@@ -411,11 +413,15 @@ fn met(maps: &Maps) -> Met {
                 .filter(|(_, local)| *local == id)
                 .count();
             let facts = record.facts;
-            let at = facts.service() == word.service();
+            let at = facts.index() == word.index();
             let mode = facts.mode().expect("a record has a mode");
             // Indices are the node's own; whether there is one for replies is not.
-            let nameless =
-                ServerFacts::new(0, u32::from(facts.backend() != 0), mode, facts.is_ipv6());
+            let nameless = ServerFacts::new(
+                0,
+                u32::from(facts.reply_index() != 0),
+                mode,
+                facts.is_ipv6(),
+            );
             let mut record = ServerRecord {
                 facts: nameless.with_mtu(facts.mtu()),
                 ..record

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use kube::Api;
 use serde_json::{Value, json};
 use sluice_api::{Reason, VirtualServer};
-use sluice_tests::kube::{Operated, PATIENCE, condition};
+use sluice_tests::kube::{CHANGE_TIMEOUT, Operated, condition};
 use sluice_tests::net::manifest::{WEB, object, rollout, virtual_server_at, web_server};
 use sluice_tests::net::suite::Suite;
 use sluice_tests::net::until;
@@ -336,7 +336,7 @@ fn older(stage: &mut Operated) -> Result<()> {
     };
     let first = born(stage, "z-older")?;
     // Timestamps are whole seconds.
-    until("a younger object", PATIENCE, || {
+    until("a younger object", CHANGE_TIMEOUT, || {
         let younger = stage.apply(&[web_server("a-younger", "203.0.113.14", "v1")]);
         let age = younger.and_then(|_| born(stage, "a-younger"));
         let is_younger = age.is_ok_and(|second| second != first);
@@ -386,7 +386,7 @@ fn events(stage: &mut Operated) -> Result<()> {
 
 fn await_event(stage: &Operated, name: &str, kind: &Value, reason: &str, note: &str) -> Result<()> {
     let arguments = ["get", "events.events.k8s.io"];
-    stage.admin().until(&arguments, PATIENCE, |list| {
+    stage.admin().until(&arguments, CHANGE_TIMEOUT, |list| {
         list["items"].as_array().into_iter().flatten().any(|event| {
             event["regarding"]["name"] == name
                 && event["type"] == *kind
@@ -441,9 +441,11 @@ fn failing_objects(stage: &mut Operated) -> Result<()> {
         let start = Instant::now();
         stage.apply(&[web_server(name, vip, "v1")])?;
         let question = ["get", VIRTUAL_SERVER, name];
-        stage.admin().until(&question, 2 * PATIENCE, |object| {
-            condition(object, "Ready")["status"] == "True"
-        })?;
+        stage
+            .admin()
+            .until(&question, 2 * CHANGE_TIMEOUT, |object| {
+                condition(object, "Ready")["status"] == "True"
+            })?;
         println!("{name} is in force after {:.1?}", start.elapsed());
         Ok(())
     };
@@ -460,7 +462,7 @@ fn failing_objects(stage: &mut Operated) -> Result<()> {
         "--patch={\"status\": {\"servers\": 9}}",
     ];
     let fails_by = |words: &str| {
-        until("the webhook to be asked", PATIENCE, || {
+        until("the webhook to be asked", CHANGE_TIMEOUT, || {
             let answer = admin.kubectl(probe);
             answer.is_err_and(|error| format!("{error:#}").contains(words))
         })
@@ -470,7 +472,7 @@ fn failing_objects(stage: &mut Operated) -> Result<()> {
         .map(|i| broken_pool(&format!("refused-{i}")))
         .collect();
     stage.apply(&many)?;
-    until("writes to fail", PATIENCE, || {
+    until("writes to fail", CHANGE_TIMEOUT, || {
         stage
             .writes(ONE, "failed")
             .is_ok_and(|failed| failed >= 10.0)
@@ -479,7 +481,7 @@ fn failing_objects(stage: &mut Operated) -> Result<()> {
 
     stage.apply(&[hook(silent.local_addr()?.port())])?;
     stage.apply(&[broken_pool("silent-0"), broken_pool("silent-1")])?;
-    until("a write without an answer", 2 * PATIENCE, || {
+    until("a write without an answer", 2 * CHANGE_TIMEOUT, || {
         stage
             .writes(ONE, "unavailable")
             .is_ok_and(|late| late >= 1.0)

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use sluice_tests::kube::{Operated, PATIENCE, condition};
+use sluice_tests::kube::{CHANGE_TIMEOUT, Operated, condition};
 use sluice_tests::net::manifest::{self, WEB, virtual_server_at};
 use sluice_tests::net::suite::Suite;
 
@@ -183,7 +183,7 @@ fn foreign_status(stage: &mut Operated) -> Result<()> {
     let force = ["--subresource=status", "--force-conflicts"];
     apply_as(stage, "meddler", &force, &foreign)?;
     let arguments = ["get", "events.events.k8s.io"];
-    stage.admin().until(&arguments, PATIENCE, |list| {
+    stage.admin().until(&arguments, CHANGE_TIMEOUT, |list| {
         list["items"].as_array().into_iter().flatten().any(|event| {
             let note = event["note"].as_str().unwrap_or_default();
             event["regarding"]["name"] == "taken"

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::kube::chart::{self, RELEASE_NAMESPACE};
-use sluice_tests::kube::{Account, PATIENCE, audit, condition, finish, rights};
+use sluice_tests::kube::{Account, CHANGE_TIMEOUT, audit, condition, finish, rights};
 use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, vip_of_both};
 use sluice_tests::net::manifest;
 use sluice_tests::net::sluice::{Daemons, Sluice, binary};
@@ -95,7 +95,7 @@ impl Rights {
         let namespace = ["--namespace", RELEASE_NAMESPACE];
         let question = [&["auth", "can-i", "create", &what, &user][..], &namespace].concat();
         let mut last = String::new();
-        until("the role to count", PATIENCE, || {
+        until("the role to count", CHANGE_TIMEOUT, || {
             // `no` is a failure, too.
             let command = self.admin().and_then(|admin| admin.command("kubectl"));
             let output = command.and_then(|mut command| Ok(command.args(&question).output()?));
@@ -171,7 +171,7 @@ fn decide(stage: &mut Rights) -> Result<()> {
     stage.sluice.await_weights(WEB, &pools)?;
     stage.sluice.await_ready()?;
     let leases = ["get", "leases", "--namespace", RELEASE_NAMESPACE];
-    stage.admin()?.until(&leases, PATIENCE, |list| {
+    stage.admin()?.until(&leases, CHANGE_TIMEOUT, |list| {
         list["items"]
             .as_array()
             .is_some_and(|items| items.len() == 2)
@@ -182,7 +182,7 @@ fn decide(stage: &mut Rights) -> Result<()> {
 
 fn await_event(stage: &Rights, name: &str, reason: &str) -> Result<()> {
     let arguments = ["get", "events.events.k8s.io"];
-    stage.admin()?.until(&arguments, PATIENCE, |list| {
+    stage.admin()?.until(&arguments, CHANGE_TIMEOUT, |list| {
         list["items"]
             .as_array()
             .into_iter()
@@ -209,7 +209,7 @@ fn taken_over(stage: &mut Rights) -> Result<()> {
     };
     let attached = |mode: &str| {
         let question = ["get", "loadbalancernode", node];
-        stage.admin()?.until(&question, PATIENCE, |object| {
+        stage.admin()?.until(&question, CHANGE_TIMEOUT, |object| {
             object["status"]["interfaces"][0]["attachMode"] == mode
         })
     };
@@ -301,7 +301,7 @@ fn slices(stage: &mut Rights) -> Result<()> {
         .await_weights("pods", &[("pods", 1), ("shop", 0)])?;
     stage.sluice.await_ready()?;
     let client = stage.fabric.client();
-    until("an answer of the pod", PATIENCE, || {
+    until("an answer of the pod", CHANGE_TIMEOUT, || {
         Family::BOTH.into_iter().all(|family| {
             let target = vip.socket(family, 80);
             let answer = client.within(|| Protocol::Tcp.ask(None, target));
@@ -311,7 +311,7 @@ fn slices(stage: &mut Rights) -> Result<()> {
     // Two more of its verbs: a slice that is no longer needed is deleted.
     stage.sluice.remove("pods")?;
     stage.sluice.remove("pools")?;
-    stage.admin()?.until(&SELECTED, PATIENCE, |list| {
+    stage.admin()?.until(&SELECTED, CHANGE_TIMEOUT, |list| {
         list["items"].as_array().is_some_and(Vec::is_empty)
     })?;
     Ok(())

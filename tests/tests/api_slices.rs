@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sluice_tests::kube::{Operated, PATIENCE, condition};
+use sluice_tests::kube::{CHANGE_TIMEOUT, Operated, condition};
 use sluice_tests::net::manifest::{object, web_server};
 use sluice_tests::net::suite::Suite;
 
@@ -127,7 +127,7 @@ fn endpoints(list: &Value) -> Vec<String> {
 fn await_endpoints(stage: &Operated, wanted: &[&str]) -> Result<Value> {
     stage
         .admin()
-        .until(&SLICES, PATIENCE, |list| endpoints(list) == wanted)
+        .until(&SLICES, CHANGE_TIMEOUT, |list| endpoints(list) == wanted)
         .with_context(|| format!("wanted {wanted:#?}"))
 }
 
@@ -279,7 +279,7 @@ fn port_numbers(stage: &mut Operated) -> Result<()> {
 fn pool_goes(stage: &mut Operated) -> Result<()> {
     let path = ["virtualserver/pods", "realserverpool/pods"];
     stage.admin().kubectl(["delete", path[0], path[1]])?;
-    stage.admin().until(&SLICES, PATIENCE, |list| {
+    stage.admin().until(&SLICES, CHANGE_TIMEOUT, |list| {
         list["items"].as_array().is_some_and(Vec::is_empty)
     })?;
     Ok(())
@@ -326,7 +326,7 @@ fn service(stage: &mut Operated) -> Result<()> {
     stage
         .admin()
         .kubectl(["delete", "endpointslice", "shop-abc"])?;
-    let limit = Duration::from_secs(1) + PATIENCE;
+    let limit = Duration::from_secs(1) + CHANGE_TIMEOUT;
     stage
         .admin()
         .until(&["get", POOL, "shop"], limit, |object| {

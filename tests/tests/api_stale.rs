@@ -17,7 +17,7 @@ use kube::runtime::watcher;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sluice_api::{Decision, VirtualServer};
-use sluice_tests::kube::{Account, Operated, PATIENCE};
+use sluice_tests::kube::{Account, CHANGE_TIMEOUT, Operated};
 use sluice_tests::net::manifest::{WEB, virtual_server_at};
 use sluice_tests::net::suite::Suite;
 use sluice_tests::net::until;
@@ -162,13 +162,13 @@ fn paused(stage: &mut Operated) -> Result<()> {
     let admin = stage.admin().clone();
     apply_all(&admin, &servers(1..=MANY, [1, 0]))?;
     let recorder = Recorder::start(&admin)?;
-    until("all to wait for their pools", PATIENCE, || {
+    until("all to wait for their pools", CHANGE_TIMEOUT, || {
         let known = stage.metrics(ONE).unwrap_or_default();
         known.get("sluice_operator_objects{kind=\"VirtualServer\"}") == Some(&f64::from(MANY))
     })?;
     // All of them can be decided now, one after the other.
     stage.apply(&[pool("v1"), pool("v2")])?;
-    until("the first decisions", PATIENCE, || {
+    until("the first decisions", CHANGE_TIMEOUT, || {
         decisions(&admin).is_ok_and(|decided| decided.len() > 2)
     })?;
     stage.signal_operator(ONE, Signal::SIGSTOP)?;
@@ -199,12 +199,16 @@ fn paused(stage: &mut Operated) -> Result<()> {
     // It has understood when it knows the newest revision, and nothing of it waits.
     let highest = before.values().map(|decision| decision.revision).max();
     let highest = highest.context("no decision")?;
-    until("the paused operator to know the newest", PATIENCE, || {
-        let known = stage.metrics(ONE).unwrap_or_default();
-        #[expect(clippy::cast_precision_loss, reason = "revisions are far below 2^52")]
-        let newest = known.get("sluice_operator_highest_revision") >= Some(&(highest as f64));
-        newest && known.get("sluice_operator_waiting_objects") == Some(&0.0)
-    })
+    until(
+        "the paused operator to know the newest",
+        CHANGE_TIMEOUT,
+        || {
+            let known = stage.metrics(ONE).unwrap_or_default();
+            #[expect(clippy::cast_precision_loss, reason = "revisions are far below 2^52")]
+            let newest = known.get("sluice_operator_highest_revision") >= Some(&(highest as f64));
+            newest && known.get("sluice_operator_waiting_objects") == Some(&0.0)
+        },
+    )
     .with_context(|| format!("{highest}: {:#?}", stage.metrics(ONE)))?;
     // Both decide what comes next.
     apply_all(&admin, &servers(1..=1, [5, 1]))?;

@@ -147,7 +147,7 @@ impl Faulty {
     fn spoiled(&self, setup: &Setup) -> Setup {
         let mut setup = setup.clone();
         if self.fault == Fault::Port {
-            let rewritten = |record: &&mut ServerRecord| record.facts.backend() != 0;
+            let rewritten = |record: &&mut ServerRecord| record.facts.reply_index() != 0;
             for record in setup.records.values_mut().filter(rewritten).take(1) {
                 record.port[1] ^= 1;
             }

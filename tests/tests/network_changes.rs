@@ -19,7 +19,8 @@ const FLOWS: usize = 10_000;
 const CONNECTIONS_PER_STEP: u64 = 2_000;
 /// Allowed deviations from the exact share, in standard deviations.
 const DEVIATIONS: f64 = 3.0;
-const PATIENCE: Duration = Duration::from_mins(2);
+/// How long a step of the rollout, or the connections to look at, may take.
+const STEP_TIMEOUT: Duration = Duration::from_mins(2);
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
@@ -120,7 +121,7 @@ fn changes_weights(lab: &mut Lab, mode: Mode) -> Result<()> {
         // Those that began before the change are counted for failures, not for the spread.
         opener.take_report().expect_none_failed()?;
         let before = opener.made();
-        until("new connections", PATIENCE, || {
+        until("new connections", STEP_TIMEOUT, || {
             opener.made() >= before + CONNECTIONS_PER_STEP
         })?;
         let report = opener.take_report();
@@ -160,14 +161,16 @@ fn canary(lab: &mut Lab) -> Result<()> {
         lab.await_shares(mode, 100 - weight, weight)?;
     }
     let sluice = &lab.sluice;
-    until("the rollout to complete", PATIENCE, || {
+    until("the rollout to complete", STEP_TIMEOUT, || {
         sluice
             .rollout("canary")
             .is_some_and(|status| status.phase == Some(sluice_api::RolloutPhase::Completed))
     })?;
     opener.take_report().expect_none_failed()?;
     let before = opener.made();
-    until("new connections", PATIENCE, || opener.made() > before + 200)?;
+    until("new connections", STEP_TIMEOUT, || {
+        opener.made() > before + 200
+    })?;
     let after = opener.stop();
     after.expect_none_failed()?;
     ensure!(kept.close()? > 1, "the kept connections were not used");

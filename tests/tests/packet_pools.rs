@@ -25,7 +25,7 @@ fn vip() -> SocketAddr {
 /// Two pools of [`SERVERS`] servers; a server's number is the last byte of its next hop's address.
 fn setup(flags: u8) -> Setup {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(vip(), TCP);
+    let vip_port = setup.virtual_server(vip(), TCP);
     let ids: Vec<u32> = (0_u8..)
         .take(2 * SERVERS as usize)
         .map(|number| {
@@ -33,13 +33,13 @@ fn setup(flags: u8) -> Setup {
                 next_hop_mac: [2, 0, 0, 0, 0, number],
                 ..Server::new(ForwardingMode::Dr, vip(), vip().ip())
             };
-            setup.server(&service, &server)
+            setup.server(&vip_port, &server)
         })
         .collect();
     let (first, second) = ids.split_at(SERVERS as usize);
-    setup.ring(service.head, first);
+    setup.ring(vip_port.head, first);
     setup.ring(SECOND_RING, second);
-    let head = setup.heads.entry(service.head).or_default();
+    let head = setup.heads.entry(vip_port.head).or_default();
     head.flags = flags;
     head.pool_count = 2;
     head.pools[1] = head.pools[0];

@@ -1,7 +1,7 @@
 //! CPUs that write one slot of a flow table at once must never mix the halves of their entries.
 //!
 //! Every flow here tells from each of its parts what the others must be: client addresses, ports and tags carry
-//! the service's number, and each service has one server. The tables are far too small, so that nearly every packet
+//! the VIP port's number, and each VIP port has one server. The tables are far too small, so that nearly every packet
 //! takes a slot away from another flow while the other thread does the same.
 
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use sluice_tests::packet::{
     layout,
     machine::{Machine, Program, State},
     random::Rng,
-    setup::{Server, Service, Setup},
+    setup::{Server, Setup, VipPort},
 };
 
 const SERVICES: u8 = 4;
@@ -36,8 +36,8 @@ struct Flow {
 struct Scene {
     setup: Setup,
     flows: Vec<Flow>,
-    /// Service and server id by number.
-    services: Vec<(Service, u32)>,
+    /// VIP port and server id by number.
+    vip_ports: Vec<(VipPort, u32)>,
 }
 
 fn address(is_v4: bool, net: u8, host: u8, port: u16) -> SocketAddr {
@@ -53,12 +53,12 @@ fn scene() -> Scene {
     let mut scene = Scene {
         setup: Setup::director(),
         flows: Vec::new(),
-        services: Vec::new(),
+        vip_ports: Vec::new(),
     };
     for number in 1..=SERVICES {
         let is_v4 = number % 2 == 0;
         let vip = address(is_v4, 200, number, 80);
-        let service = scene.setup.virtual_server(vip, TCP);
+        let vip_port = scene.setup.virtual_server(vip, TCP);
         let server_mac = [2, 0, 0, 0, 9, number];
         let server = Server {
             next_hop_mac: server_mac,
@@ -68,8 +68,8 @@ fn scene() -> Scene {
                 vip.ip(),
             )
         };
-        let id = scene.setup.only_server(&service, &server);
-        scene.services.push((service, id));
+        let id = scene.setup.only_server(&vip_port, &server);
+        scene.vip_ports.push((vip_port, id));
         for client in 0..CLIENTS {
             let port = 1000 * u16::from(number) + u16::try_from(client).expect("few clients");
             let client = address(is_v4, number, number, port);
@@ -115,13 +115,13 @@ impl Scene {
         assert!(keys.clone().all(|key| *key != 1), "a slot is left claimed");
         assert!(keys.filter(|key| **key != 0).count() > 0);
         for ((client, tag), entry) in state.flows() {
-            let number = u8::try_from(client.port() / 1000).expect("a service's number");
-            let (service, id) = &self.services[usize::from(number) - 1];
+            let number = u8::try_from(client.port() / 1000).expect("a VIP port's number");
+            let (vip_port, id) = &self.vip_ports[usize::from(number) - 1];
             let is_v4 = number % 2 == 0;
             assert_eq!(client, address(is_v4, number, number, client.port()));
             assert_eq!(
                 (tag, entry.server),
-                (layout::tag(service.far()), *id),
+                (layout::tag(vip_port.far()), *id),
                 "{client}: {entry:?}"
             );
         }

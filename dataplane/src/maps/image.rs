@@ -40,7 +40,7 @@ impl Maps {
         let peers = peers.map_err(map_error(MapName::Peers, "read it"))?;
         Ok(Image {
             vips,
-            backends: self.backends()?,
+            backends: self.replies()?,
             locals: self.locals()?,
             peers: peers.into_iter().map(|(key, _)| Mac(key.mac)).collect(),
             heads,
@@ -60,11 +60,11 @@ impl Maps {
         Ok(v4.chain(v6).collect())
     }
 
-    fn backends(&self) -> Result<BTreeMap<Endpoint, u32>, Error> {
-        let v4 = self.backends4.entries();
-        let v4 = v4.map_err(map_error(MapName::Backends4, "read it"))?;
-        let v6 = self.backends6.entries();
-        let v6 = v6.map_err(map_error(MapName::Backends6, "read it"))?;
+    fn replies(&self) -> Result<BTreeMap<Endpoint, u32>, Error> {
+        let v4 = self.replies4.entries();
+        let v4 = v4.map_err(map_error(MapName::Replies4, "read it"))?;
+        let v6 = self.replies6.entries();
+        let v6 = v6.map_err(map_error(MapName::Replies6, "read it"))?;
         let v4 = v4.into_iter().map(|(key, index)| (key.into(), index));
         let v6 = v6.into_iter().map(|(key, index)| (key.into(), index));
         Ok(v4.chain(v6).collect())
@@ -132,12 +132,12 @@ impl Maps {
                 ByFamily::V6(key) => written(MapName::Vips6, self.vips6.remove(&key)),
             },
             MapOp::SetBackend { endpoint, service } => match endpoint.key() {
-                ByFamily::V4(key) => written(MapName::Backends4, self.backends4.set(&key, service)),
-                ByFamily::V6(key) => written(MapName::Backends6, self.backends6.set(&key, service)),
+                ByFamily::V4(key) => written(MapName::Replies4, self.replies4.set(&key, service)),
+                ByFamily::V6(key) => written(MapName::Replies6, self.replies6.set(&key, service)),
             },
             MapOp::RemoveBackend { endpoint } => match endpoint.key() {
-                ByFamily::V4(key) => written(MapName::Backends4, self.backends4.remove(&key)),
-                ByFamily::V6(key) => written(MapName::Backends6, self.backends6.remove(&key)),
+                ByFamily::V4(key) => written(MapName::Replies4, self.replies4.remove(&key)),
+                ByFamily::V6(key) => written(MapName::Replies6, self.replies6.remove(&key)),
             },
             MapOp::SetLocal { local, server } => match local.key() {
                 ByFamily::V4(key) => written(MapName::Locals4, self.locals4.set(&key, server)),

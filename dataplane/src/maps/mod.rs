@@ -23,7 +23,7 @@ use std::thread;
 use std::time::Duration;
 
 use sluice_abi::{
-    ConfigWord, DropReason, EndpointKey, FullNatKey, FullNatValue, Head, LocalKey, MacKey, MapName,
+    ConfigWord, DropReason, FullNatKey, FullNatValue, Head, LocalKey, MacKey, MapName, PortKey,
     RingWord, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_planner::Limits;
@@ -136,8 +136,8 @@ pub struct Sizes {
     /// Entries of `FULLNAT4` and of `FULLNAT6`.
     pub fullnat_entries: u32,
     /// Entries of `VIPS4` and of `VIPS6`; there is room for two rings and four heads for each.
-    pub endpoints: u32,
-    /// Words of `SERVERS`; there is room for two records for each, and for one in four in `BACKENDS*` and `LOCALS*`, which
+    pub vip_ports: u32,
+    /// Words of `SERVERS`; there is room for two records for each, and for one in four in `REPLIES*` and `LOCALS*`, which
     /// only some modes use.
     pub servers: u32,
     /// Slots of `RING_SLOTS`, an even number.
@@ -150,13 +150,13 @@ impl Sizes {
             MapName::Flows4 | MapName::Flows6 => Some(self.flow_buckets),
             MapName::Half4 | MapName::Half6 => Some(self.half_open_buckets),
             MapName::FullNat4 | MapName::FullNat6 => Some(self.fullnat_entries),
-            MapName::Vips4 | MapName::Vips6 => Some(self.endpoints),
-            MapName::Rings => Some(self.endpoints * 2),
-            MapName::Heads => Some(self.endpoints * 4),
+            MapName::Vips4 | MapName::Vips6 => Some(self.vip_ports),
+            MapName::Rings => Some(self.vip_ports * 2),
+            MapName::Heads => Some(self.vip_ports * 4),
             MapName::Servers | MapName::Counters => Some(self.servers),
             MapName::Records => Some(self.servers * 2),
             // All servers may be of one family and need an entry.
-            MapName::Backends4 | MapName::Backends6 | MapName::Locals4 | MapName::Locals6 => {
+            MapName::Replies4 | MapName::Replies6 | MapName::Locals4 | MapName::Locals6 => {
                 Some(self.servers)
             }
             MapName::RingSlots => Some(self.ring_slots / 2),
@@ -173,10 +173,10 @@ struct Bucket;
 #[derive(Debug)]
 pub struct Maps {
     config: Array<u64>,
-    vips4: Hash<EndpointKey<4>, VipWord>,
-    vips6: Hash<EndpointKey<16>, VipWord>,
-    backends4: Hash<EndpointKey<4>, u32>,
-    backends6: Hash<EndpointKey<16>, u32>,
+    vips4: Hash<PortKey<4>, VipWord>,
+    vips6: Hash<PortKey<16>, VipWord>,
+    replies4: Hash<PortKey<4>, u32>,
+    replies6: Hash<PortKey<16>, u32>,
     locals4: Hash<LocalKey<4>, u32>,
     locals6: Hash<LocalKey<16>, u32>,
     peers: Hash<MacKey, u32>,
@@ -220,8 +220,8 @@ impl Maps {
             config: typed!(MapName::Config, Array::new),
             vips4: typed!(MapName::Vips4, Hash::new),
             vips6: typed!(MapName::Vips6, Hash::new),
-            backends4: typed!(MapName::Backends4, Hash::new),
-            backends6: typed!(MapName::Backends6, Hash::new),
+            replies4: typed!(MapName::Replies4, Hash::new),
+            replies6: typed!(MapName::Replies6, Hash::new),
             locals4: typed!(MapName::Locals4, Hash::new),
             locals6: typed!(MapName::Locals6, Hash::new),
             peers: typed!(MapName::Peers, Hash::new),
@@ -247,7 +247,7 @@ impl Maps {
         let smaller = |a: u32, b: u32| a.min(b);
         Limits {
             vips: smaller(self.vips4.max_entries(), self.vips6.max_entries()),
-            backends: smaller(self.backends4.max_entries(), self.backends6.max_entries()),
+            backends: smaller(self.replies4.max_entries(), self.replies6.max_entries()),
             locals: smaller(self.locals4.max_entries(), self.locals6.max_entries()),
             peers: self.peers.max_entries(),
             heads: self.heads.max_entries(),

@@ -12,7 +12,7 @@ use std::slice;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use sluice_abi::{
-    EndpointKey, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord, ServerCounters,
+    FullNatKey, FullNatValue, Head, LocalKey, MacKey, PortKey, RingWord, ServerCounters,
     ServerRecord, ServerWord, VipWord,
 };
 
@@ -31,8 +31,8 @@ macro_rules! plain {
 plain!(
     u32,
     u64,
-    EndpointKey<4>,
-    EndpointKey<16>,
+    PortKey<4>,
+    PortKey<16>,
     LocalKey<4>,
     LocalKey<16>,
     MacKey,

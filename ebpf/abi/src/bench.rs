@@ -19,7 +19,7 @@ pub const fn bench_frame_len<const A: usize>() -> usize {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BenchControl {
-    /// [`BENCH_PAD`] bytes, then the template of the frame. What [`Self::render`] fills in is zero.
+    /// [`BENCH_PAD`] bytes, then the template of the frame. The bytes that [`Self::render`] fills in are zero.
     pub frame: [u64; BENCH_WORDS],
     /// Number of the packet that is written next.
     pub packet: u64,

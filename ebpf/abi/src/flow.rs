@@ -8,8 +8,8 @@
 //! | IPv4 | 2 | `client address:32 \| client port:16 \| tag:16` |
 //! | IPv6 | 4 | `check:32 \| client port:16 \| tag:16`, then the client address as two words |
 //!
-//! The end of a flow that is not the client is a [`FarEnd`]: an index and a port. The index is the service index of the
-//! virtual server's endpoint or, for the way back, of the backend's endpoint, so it stands for address and protocol; the
+//! The end of a flow that is not the client is a [`FarEnd`]: an index and a port. The index is that of the VIP
+//! port or, for the way back, of the real server's port that replies come from, so it stands for address and protocol; the
 //! port tells apart the ports of a virtual server that has several. A key has room for a [`FarEnd::tag`] only. So who finds an
 //! entry compares the index with the one in the record of the entry's server, which a packet reads in any case: two flows
 //! of one client address and port whose tags are equal are taken for one only if their buckets are equal too, and then one
@@ -45,7 +45,7 @@ pub const FULLNAT_PORT_MAX: u16 = 29_999;
 /// The end of a flow that is not the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FarEnd {
-    /// Service index of the virtual server's or the backend's endpoint, 1 to [`MOST_INDICES`].
+    /// Index of the VIP port or of the real server's port, see [`crate::VipWord::index`]; not 0.
     pub index: u32,
     /// Its port, network byte order.
     pub port: [u8; 2],
@@ -58,14 +58,14 @@ impl FarEnd {
         let port = u16::from_be_bytes(self.port) as u64;
         (self.index as u64 | port << 20).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
-    /// What a key holds of it: the highest bits of [`Self::mixed`], with the highest one set.
+    /// The part of it that a key holds: the highest bits of [`Self::mixed`], with the highest one set.
     #[inline(always)]
     pub const fn tag(self) -> u16 {
         (self.mixed() >> 48) as u16 | 0x8000
     }
 }
 
-/// What is known of a flow. Stored in four bits; those below 4 are half-open. Values that are not used are room for more,
+/// State of a flow. Stored in four bits; those below 4 are half-open. Values that are not used are room for more,
 /// such as a client that stays with a member of a pool whatever the port: the server id is the member's then.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]

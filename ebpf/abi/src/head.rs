@@ -1,4 +1,4 @@
-//! What a new flow needs of one virtual server: the head, and the rings of its pools.
+//! One virtual server as a new flow meets it: the head, and the rings of its pools.
 
 /// The most pools of one virtual server.
 pub const MAX_POOLS: usize = 8;
@@ -36,8 +36,8 @@ impl Scheduler {
 pub struct Head {
     /// Seed of the pool and ring hashes, from names: equal on every director.
     pub seed: u32,
-    /// Service index, as in the [`crate::VipWord`] that leads here.
-    pub service: u32,
+    /// Index of the VIP port, as in the [`crate::VipWord`] that leads here.
+    pub index: u32,
     /// Number of `pools` in use, at most [`MAX_POOLS`].
     pub pool_count: u8,
     /// [`POOL_BY_CLIENT_ADDRESS`].

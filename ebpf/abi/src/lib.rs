@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! VIPS (address, protocol, port) ─► VipWord ─► HEADS[slot] ─► RINGS[ring] ─► RING_SLOTS[offset + hash] ─► server id
-//! FLOWS (client, service index)  ─► FlowData ────────────────────────────────────────────────────────► server id
+//! FLOWS (client, VIP port's index)  ─► FlowData ─────────────────────────────────────────────────────► server id
 //! server id ─► SERVERS[id] = ServerWord ─► RECORDS[slot] = ServerRecord (one cache line)
 //! ```
 #![no_std]
@@ -22,14 +22,13 @@
 )]
 
 pub mod bench;
-mod endpoint;
 mod flow;
 mod head;
+mod keys;
 mod names;
 mod reason;
 mod server;
 
-pub use endpoint::{EndpointKey, FIRST_BACKEND, LocalKey, MOST_INDICES, MacKey, VipWord};
 pub use flow::{
     BUCKET_ENTRIES, ESTABLISHED_SHIFT, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd, FlowClock,
     FlowData, FlowState, FullNatKey, FullNatValue, HALF_OPEN_SHIFT, SLOT_BUSY, SLOT_FREE, Timeouts,
@@ -38,6 +37,7 @@ pub use flow::{
 pub use head::{
     Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SHARE_WHOLE, Scheduler,
 };
+pub use keys::{FIRST_REPLY_INDEX, LocalKey, MOST_INDICES, MacKey, PortKey, VipWord};
 pub use names::{CONFIG_WORDS, ConfigWord, MapName};
 pub use reason::{DropReason, MOST_DROP_REASONS, MOST_STATS, Stat};
 pub use server::{ForwardingMode, Path, ServerCounters, ServerFacts, ServerRecord, ServerWord};

@@ -5,14 +5,14 @@
 pub enum MapName {
     /// Array of `u64` by [`ConfigWord`].
     Config,
-    /// Hash [`crate::EndpointKey<4>`] → [`crate::VipWord`].
+    /// Hash [`crate::PortKey<4>`] → [`crate::VipWord`].
     Vips4,
-    /// Hash [`crate::EndpointKey<16>`] → [`crate::VipWord`].
+    /// Hash [`crate::PortKey<16>`] → [`crate::VipWord`].
     Vips6,
-    /// Hash [`crate::EndpointKey<4>`] → `u32` service index of a backend.
-    Backends4,
-    /// Hash [`crate::EndpointKey<16>`] → `u32` service index of a backend.
-    Backends6,
+    /// Hash [`crate::PortKey<4>`] → `u32` index of the real server's port that replies come from.
+    Replies4,
+    /// Hash [`crate::PortKey<16>`] → `u32` index of the real server's port that replies come from.
+    Replies6,
     /// Hash [`crate::LocalKey<4>`] → `u32` server id.
     Locals4,
     /// Hash [`crate::LocalKey<16>`] → `u32` server id.
@@ -55,8 +55,8 @@ impl MapName {
         Self::Config,
         Self::Vips4,
         Self::Vips6,
-        Self::Backends4,
-        Self::Backends6,
+        Self::Replies4,
+        Self::Replies6,
         Self::Locals4,
         Self::Locals6,
         Self::Peers,
@@ -82,8 +82,8 @@ impl MapName {
             Self::Config => "CONFIG",
             Self::Vips4 => "VIPS4",
             Self::Vips6 => "VIPS6",
-            Self::Backends4 => "BACKENDS4",
-            Self::Backends6 => "BACKENDS6",
+            Self::Replies4 => "REPLIES4",
+            Self::Replies6 => "REPLIES6",
             Self::Locals4 => "LOCALS4",
             Self::Locals6 => "LOCALS6",
             Self::Peers => "PEERS",

@@ -16,7 +16,7 @@ macro_rules! counters {
                 match self { $(Self::$variant => $text),* }
             }
 
-            /// What it means, as a sentence: the variant's documentation.
+            /// Its meaning in a sentence: the variant's documentation.
             pub const fn description(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($description),*).trim_ascii()),* }
             }
@@ -74,14 +74,14 @@ counters! {
         /// There is no route back to the client.
         NoRoute = 15, "no_route";
         /// A packet to a VIP at a port or protocol that no virtual server has.
-        NoService = 16, "no_service";
+        NoVirtualServer = 16, "no_service";
         /// A tunnel marked congestion on a packet whose ends do not understand the mark (RFC 6040).
         NotEcnCapable = 17, "not_ecn_capable";
     }
 }
 
 counters! {
-    /// What the data plane counts beside drops; index into `STATS`.
+    /// Events that the data plane counts beside drops; index into `STATS`.
     Stat {
         /// A half-open entry was made.
         HalfOpen = 0, "half_open";

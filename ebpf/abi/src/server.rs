@@ -1,4 +1,4 @@
-//! What a packet needs of one real server.
+//! One real server as a packet meets it.
 
 /// How packets reach the real servers of a virtual server. Stored as `u8`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -95,7 +95,7 @@ impl ServerWord {
     }
 }
 
-/// Slot of `RECORDS`: one real server as one service reaches it, one cache line.
+/// Slot of `RECORDS`: one real server as one virtual server reaches it, one cache line.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct ServerRecord {
@@ -121,7 +121,7 @@ pub struct ServerRecord {
 }
 const _: () = assert!(size_of::<ServerRecord>() == 64 && align_of::<ServerRecord>() == 64);
 
-/// What a [`ServerRecord`] says beside addresses: `service:20 | backend:20 | mode:4 | IPv6:1 | spare:3 | mtu:16`, low bits first.
+/// The numbers of a [`ServerRecord`]: `index:20 | reply index:20 | mode:4 | IPv6:1 | spare:3 | mtu:16`, low bits first.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ServerFacts(pub u64);
@@ -130,11 +130,11 @@ impl ServerFacts {
     const IPV6: u64 = 1 << 44;
 
     /// See the methods of the same names.
-    pub const fn new(service: u32, backend: u32, mode: ForwardingMode, is_ipv6: bool) -> Self {
-        const INDEX: u64 = crate::MOST_INDICES as u64 - 1;
+    pub const fn new(index: u32, reply_index: u32, mode: ForwardingMode, is_ipv6: bool) -> Self {
+        const MASK: u64 = crate::MOST_INDICES as u64 - 1;
         Self(
-            (service as u64 & INDEX)
-                | ((backend as u64 & INDEX) << 20)
+            (index as u64 & MASK)
+                | ((reply_index as u64 & MASK) << 20)
                 | ((mode as u64) << 40)
                 | if is_ipv6 { Self::IPV6 } else { 0 },
         )
@@ -144,13 +144,13 @@ impl ServerFacts {
     pub const fn with_mtu(self, mtu: u16) -> Self {
         Self((self.0 & 0xffff_ffff_ffff) | ((mtu as u64) << 48))
     }
-    /// Service index of the virtual server's endpoint.
-    pub const fn service(self) -> u32 {
+    /// Index of the VIP port.
+    pub const fn index(self) -> u32 {
         self.0 as u32 & (crate::MOST_INDICES - 1)
     }
-    /// Service index of the server's own endpoint in `BACKENDS*` where replies must be rewritten (NAT and [`Path::Local`]);
+    /// Index of the server's own port in `REPLIES*` where replies must be rewritten (NAT and [`Path::Local`]);
     /// 0 = none.
-    pub const fn backend(self) -> u32 {
+    pub const fn reply_index(self) -> u32 {
         (self.0 >> 20) as u32 & (crate::MOST_INDICES - 1)
     }
     /// How packets reach the server; `None` if no known mode is stored.

@@ -22,7 +22,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     }
     let now = flow::now(tables);
     let far = FarEnd {
-        index: vip.service(),
+        index: vip.index(),
         port: tuple.destination_port,
     };
     let key = Key::new(tables, &tuple.source, tuple.source_port, far);
@@ -35,14 +35,14 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
             })
         })
         .filter(|chosen| {
-            chosen.server.serves(vip.service()) && is_for(chosen.server.word.path(), hook)
+            chosen.server.serves(vip.index()) && is_for(chosen.server.word.path(), hook)
         });
     let chosen = if let Some(chosen) = current {
         chosen
     } else {
         let zero = packet.unknown_zero();
         tuple.forget_constants(zero);
-        let choice = Choice::of(key, vip.service(), now, hook, zero);
+        let choice = Choice::of(key, vip.index(), now, hook, zero);
         match choose(packet, tables, tuple, vip, choice)? {
             Some(chosen) => chosen,
             None => return Ok(Outcome::PASS),
@@ -66,7 +66,7 @@ fn choose<'a, const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     {
         if server.is_fullnat() {
             fullnat::touch_claim(tables, tuple, &mut choice);
-        } else if server.backend().index != 0 {
+        } else if server.reply_end().index != 0 {
             accompany(tables, tuple, &choice);
         }
     }
@@ -99,7 +99,7 @@ fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
     choice: &mut Choice<'a, A>,
 ) -> Result<(), DropReason> {
     if let Some(found) = flow::find(tables, &choice.key, choice.now) {
-        let server = server_of(tables, found.data).filter(|server| server.serves(choice.service));
+        let server = server_of(tables, found.data).filter(|server| server.serves(choice.index));
         if let Some(server) = server {
             if matches!(server.word.path(), Path::Unresolved) {
                 return Err(DropReason::NextHopUnresolved);
@@ -124,7 +124,8 @@ fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
                 return Ok(());
             }
         }
-        // What is over, was a server's that is gone, or is another flow's whose key looks the same, would hide the new flow's entry, which begins in the half-open table.
+        // The entry's flow is over, its server is gone, or it is another flow's whose key looks the same. It would hide the
+        // new flow's entry, which begins in the half-open table.
         flow::remove::<A, T>(tables, &found, &choice.key);
     }
     choice.new_flow = true;
@@ -139,7 +140,7 @@ fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
     choice: &Choice<'_, A>,
 ) {
     if let Some(server) = choice.server() {
-        let back = Key::new(tables, &tuple.source, tuple.source_port, server.backend());
+        let back = Key::new(tables, &tuple.source, tuple.source_port, server.reply_end());
         flow::accompany(tables, &back, choice.news, choice.now);
     }
 }
@@ -179,8 +180,8 @@ fn record<const A: usize, T: Tables + FamilyTables<A>>(
         choice.port,
     );
     flow::begin(tables, &choice.key, data, choice.now);
-    if server.backend().index != 0 {
-        let back = Key::new(tables, &tuple.source, tuple.source_port, server.backend());
+    if server.reply_end().index != 0 {
+        let back = Key::new(tables, &tuple.source, tuple.source_port, server.reply_end());
         flow::begin(tables, &back, data, choice.now);
     }
 }

@@ -66,7 +66,7 @@ pub(crate) fn update(field: [u8; 2], difference: u16) -> [u8; 2] {
     (!folded).to_be_bytes()
 }
 
-/// What a transport checksum becomes: [`update`] by both differences. With `zero_is_none` (UDP, RFC 768) an absent
+/// A transport checksum after a change: [`update`] by both differences. With `zero_is_none` (UDP, RFC 768) an absent
 /// checksum stays absent and a result of 0 is sent as all ones.
 #[inline(always)]
 pub fn update_transport(field: [u8; 2], addresses: u16, ports: u16, zero_is_none: bool) -> [u8; 2] {

@@ -31,12 +31,12 @@ pub(crate) struct Choice<'a, const A: usize> {
     id: u32,
     /// Slot of the head that a new flow asks.
     pub(crate) head: u32,
-    /// What changed in a known flow's entry, 0 if nothing did: the other direction's entry must say the same.
+    /// The new data of a known flow's entry, 0 if nothing changed: the other direction's entry must say the same.
     pub(crate) news: FlowData,
     /// The flow's key, as the client's packets have it.
     pub(crate) key: Key<A>,
-    /// Service index of the virtual server's endpoint.
-    pub(crate) service: u32,
+    /// Index of the VIP port.
+    pub(crate) index: u32,
     pub(crate) now: FlowClock,
     /// FullNAT's claimed port, else 0.
     pub(crate) port: u16,
@@ -50,7 +50,7 @@ impl<'a, const A: usize> Choice<'a, A> {
     /// Of the flow with this `key`, about which nothing is known yet. `zero` is [`crate::Packet::unknown_zero`]: a constant
     /// would be written by a loop over its bytes, which costs a new flow a tenth of its time.
     #[inline(always)]
-    pub(crate) fn of(key: Key<A>, service: u32, now: FlowClock, hook: Hook, zero: u32) -> Self {
+    pub(crate) fn of(key: Key<A>, index: u32, now: FlowClock, hook: Hook, zero: u32) -> Self {
         Self {
             record: None,
             word: ServerWord(u64::from(zero)),
@@ -58,7 +58,7 @@ impl<'a, const A: usize> Choice<'a, A> {
             head: zero,
             news: FlowData(u64::from(zero)),
             key,
-            service,
+            index,
             now,
             port: zero as u16,
             hook,

@@ -9,7 +9,7 @@ use crate::{
 };
 use sluice_abi::DropReason;
 
-/// What the first part says of a packet.
+/// Result of the first part.
 pub enum Step<D> {
     /// It is decided.
     Done(D),
@@ -21,7 +21,7 @@ pub enum Step<D> {
 
 /// The parts of the decision on a packet that came in; `A` is the length of its family's addresses.
 pub trait Ingress<const A: usize> {
-    /// What the hook is told in the end.
+    /// The answer that the hook gets in the end.
     type Done;
     /// Runs [`forward`].
     fn forward(&mut self) -> Step<Self::Done>;
@@ -33,7 +33,7 @@ pub trait Ingress<const A: usize> {
 
 /// The decision on a packet that this node's stack sends; `A` is the length of its family's addresses.
 pub trait Egress<const A: usize> {
-    /// What the hook is told in the end.
+    /// The answer that the hook gets in the end.
     type Done;
     /// Runs [`crate::local_reply`].
     fn local_reply(&mut self) -> Self::Done;

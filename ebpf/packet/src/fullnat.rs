@@ -128,7 +128,7 @@ pub(crate) fn answered<const A: usize, T: Tables + FamilyTables<A>>(
             tables.fullnat_touch(&key, data);
             if let Some(server) = server_of(tables, data) {
                 let far = FarEnd {
-                    index: server.record.facts.service(),
+                    index: server.record.facts.index(),
                     port: claim.vip_port,
                 };
                 let forward = Key::new(tables, &claim.client, claim.client_port, far);

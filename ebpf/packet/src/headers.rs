@@ -1,7 +1,7 @@
 //! Reading headers: Ethernet II, IPv4 (RFC 791), IPv6 (RFC 8200), the ports and flags of TCP and UDP.
 
 use crate::Packet;
-use sluice_abi::{EndpointKey, TCP, UDP};
+use sluice_abi::{PortKey, TCP, UDP};
 
 /// Bytes of an Ethernet header without VLAN tag.
 pub(crate) const ETHERNET: usize = 14;
@@ -29,7 +29,7 @@ pub(crate) fn ethertype<P: Packet>(packet: &P) -> Option<[u8; 2]> {
     packet.get::<2>(12).copied()
 }
 
-/// What is needed of an IP header beside its addresses. Aligned as [`Tuple`].
+/// Fields of an IP header that the decision reads, beside its addresses. Aligned as [`Tuple`].
 #[repr(align(8))]
 pub(crate) struct Ip<const A: usize> {
     /// Offset of the header.
@@ -107,7 +107,7 @@ impl<const A: usize> Ip<A> {
     }
 }
 
-/// What identifies a flow.
+/// The five numbers that identify a flow.
 ///
 /// Aligned and ordered so, because the compiler joins neighbours that are copied together into 8-byte accesses and the
 /// verifier refuses misaligned ones on the stack.
@@ -148,8 +148,8 @@ impl<const A: usize> Tuple<A> {
     }
 
     #[inline(always)]
-    pub(crate) fn destination_endpoint(&self) -> EndpointKey<A> {
-        EndpointKey {
+    pub(crate) fn destination_key(&self) -> PortKey<A> {
+        PortKey {
             addr: self.destination,
             port: self.destination_port,
             protocol: self.protocol,
@@ -158,8 +158,8 @@ impl<const A: usize> Tuple<A> {
     }
 
     #[inline(always)]
-    pub(crate) fn source_endpoint(&self) -> EndpointKey<A> {
-        EndpointKey {
+    pub(crate) fn source_key(&self) -> PortKey<A> {
+        PortKey {
             addr: self.source,
             port: self.source_port,
             protocol: self.protocol,

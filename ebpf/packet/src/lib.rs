@@ -10,7 +10,7 @@
 //!            │ no
 //!          VIP? ── yes ─► balance: flow table, else pool and ring ─► deliver by mode and path
 //!            │ no
-//!          reply? (claimed FullNAT port, or a backend's endpoint) ── yes ─► restore VIP, route to the client
+//!          reply? (claimed FullNAT port, or a server's port) ── yes ─► restore VIP, route to the client
 //!            │ no
 //!          pass
 //! ```

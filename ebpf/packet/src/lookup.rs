@@ -21,7 +21,7 @@ pub(crate) fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
         return marker::not_transport::<A, P, T>(packet, tables, &ip);
     };
-    match tables.vip(&tuple.destination_endpoint()) {
+    match tables.vip(&tuple.destination_key()) {
         Some(vip) => balance::balance::<A, P, T>(packet, tables, hook, &ip, &mut tuple, vip),
         None => Ok(Outcome::REPLY),
     }

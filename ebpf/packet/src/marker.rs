@@ -2,26 +2,26 @@
 
 use crate::headers::Ip;
 use crate::{FamilyTables, Outcome, Packet};
-use sluice_abi::{DropReason, EndpointKey, TCP, UDP};
+use sluice_abi::{DropReason, PortKey, TCP, UDP};
 
-/// What becomes of a packet that is neither TCP nor UDP, or a fragment.
+/// Decides on a packet that is neither TCP nor UDP, or a fragment.
 #[inline(always)]
 pub(crate) fn not_transport<const A: usize, P: Packet, T: FamilyTables<A>>(
     packet: &P,
     tables: &T,
     ip: &Ip<A>,
 ) -> Result<Outcome, DropReason> {
-    match not_a_service(packet, tables, ip) {
+    match no_virtual_server(packet, tables, ip) {
         Err(_) if ip.fragment => Err(DropReason::Fragment),
         Err(_) if ip.protocol == TCP || ip.protocol == UDP => Err(DropReason::Truncated),
         other => other,
     }
 }
 
-/// What becomes of a packet that is for no virtual server: a VIP's is dropped, since a router would send it back here
+/// Decides on a packet that is for no virtual server: a VIP's is dropped, since a router would send it back here
 /// until its TTL ends; any other passes.
 #[inline(always)]
-pub(crate) fn not_a_service<const A: usize, P: Packet, T: FamilyTables<A>>(
+pub(crate) fn no_virtual_server<const A: usize, P: Packet, T: FamilyTables<A>>(
     packet: &P,
     tables: &T,
     ip: &Ip<A>,
@@ -29,14 +29,14 @@ pub(crate) fn not_a_service<const A: usize, P: Packet, T: FamilyTables<A>>(
     let Some(addr) = ip.destination(packet) else {
         return Ok(Outcome::PASS);
     };
-    let marker = EndpointKey {
+    let marker = PortKey {
         addr,
         port: [0; 2],
         protocol: 0,
         pad: 0,
     };
     if tables.vip(&marker).is_some() {
-        Err(DropReason::NoService)
+        Err(DropReason::NoVirtualServer)
     } else {
         Ok(Outcome::PASS)
     }

@@ -28,7 +28,7 @@ pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         way_back(tables, &tuple, &mut way, false);
     }
     if way.server == 0 {
-        return marker::not_a_service::<A, P, T>(packet, tables, &ip);
+        return marker::no_virtual_server::<A, P, T>(packet, tables, &ip);
     }
     if ETHERNET + usize::from(ip.length) > packet.length() {
         return Err(DropReason::Truncated);
@@ -81,7 +81,7 @@ fn is_fullnat_port(port: [u8; 2]) -> bool {
     (FULLNAT_PORT_MIN..=FULLNAT_PORT_MAX).contains(&u16::from_be_bytes(port))
 }
 
-/// What a reply's addresses become. Aligned as [`Tuple`].
+/// The addresses that a reply gets. Aligned as [`Tuple`].
 #[repr(C, align(8))]
 struct WayBack<const A: usize> {
     vip: [u8; A],
@@ -106,7 +106,7 @@ impl<const A: usize> WayBack<A> {
     }
 }
 
-/// Finds the flow that a packet from a backend's endpoint answers, and brings both its entries up to date. A function of
+/// Finds the flow that a packet from a real server's port answers, and brings both its entries up to date. A function of
 /// its own, as the steps of [`crate::balance`].
 #[inline(never)]
 fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
@@ -115,12 +115,12 @@ fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
     way: &mut WayBack<A>,
     local: bool,
 ) {
-    let Some(backend) = tables.backend(&tuple.source_endpoint()) else {
+    let Some(index) = tables.reply_index(&tuple.source_key()) else {
         return;
     };
     let now = flow::now(tables);
     let far = FarEnd {
-        index: backend,
+        index,
         port: tuple.source_port,
     };
     let key = Key::new(tables, &tuple.destination, tuple.destination_port, far);
@@ -131,14 +131,14 @@ fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
         return;
     };
     let record = server.record;
-    if matches!(server.word.path(), Path::Local) != local || record.facts.backend() != backend {
+    if matches!(server.word.path(), Path::Local) != local || record.facts.reply_index() != index {
         return;
     }
     if let Some(data) =
         flow::follow_reply::<A, T>(tables, &key, &found, tuple.protocol, tuple.flags, now)
     {
         let far = FarEnd {
-            index: record.facts.service(),
+            index: record.facts.index(),
             port: record.vip_port,
         };
         let forward = Key::new(tables, &tuple.destination, tuple.destination_port, far);

@@ -78,7 +78,7 @@ fn checksums<const A: usize, P: Packet>(
         .ok_or(DropReason::Truncated)
 }
 
-/// What a router does to the TTL (RFC 1812, section 5.3.1; RFC 8200, section 3). The caller has checked that it is above 1.
+/// Lowers the TTL as a router does (RFC 1812, section 5.3.1; RFC 8200, section 3). The caller has checked that it is above 1.
 #[inline(always)]
 pub(crate) fn decrement_ttl<const A: usize, P: Packet>(
     packet: &mut P,

@@ -51,7 +51,7 @@ fn by_ring<'a, const A: usize, T: Tables + FamilyTables<A>>(
         if !is_for(server.word.path(), choice.hook) {
             return Ok(());
         }
-        if server.backend().index == 0 || way_back_is_free(tables, &server, tuple, choice.now) {
+        if server.reply_end().index == 0 || way_back_is_free(tables, &server, tuple, choice.now) {
             choice.set_server(Some(server));
             return Ok(());
         }
@@ -95,7 +95,7 @@ fn way_back_is_free<const A: usize, T: Tables + FamilyTables<A>>(
     tuple: &Tuple<A>,
     now: FlowClock,
 ) -> bool {
-    let back = Key::new(tables, &tuple.source, tuple.source_port, server.backend());
+    let back = Key::new(tables, &tuple.source, tuple.source_port, server.reply_end());
     flow::find(tables, &back, now).is_none_or(|found| {
         found.data.server() == server.id || server_of(tables, found.data).is_none()
     })

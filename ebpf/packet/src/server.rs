@@ -17,19 +17,19 @@ impl Server<'_> {
             && !matches!(self.word.path(), Path::Local)
     }
 
-    /// The server's own endpoint, where replies come from; index 0: they are not rewritten.
+    /// The server's own port, where replies come from; index 0: they are not rewritten.
     #[inline(always)]
-    pub(crate) fn backend(&self) -> FarEnd {
+    pub(crate) fn reply_end(&self) -> FarEnd {
         FarEnd {
-            index: self.record.facts.backend(),
+            index: self.record.facts.reply_index(),
             port: self.record.port,
         }
     }
 
-    /// Whether it serves the virtual server's endpoint with this service index.
+    /// Whether it serves the VIP port with this index.
     #[inline(always)]
-    pub(crate) fn serves(&self, service: u32) -> bool {
-        self.record.facts.service() == service
+    pub(crate) fn serves(&self, index: u32) -> bool {
+        self.record.facts.index() == index
     }
 }
 

@@ -1,7 +1,7 @@
-//! What the decision needs of the world: a packet, the maps, the clock and chance.
+//! The decision's view of the world: a packet, the maps, the clock and chance.
 
 use sluice_abi::{
-    EndpointKey, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, RingWord,
+    FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, PortKey, RingWord,
     ServerRecord, ServerWord, Stat, VipWord,
 };
 
@@ -62,9 +62,9 @@ pub trait FamilyTables<const A: usize> {
         Self: 'a;
 
     /// `VIPS*`.
-    fn vip(&self, key: &EndpointKey<A>) -> Option<VipWord>;
-    /// `BACKENDS*`: the service index of a backend's endpoint.
-    fn backend(&self, key: &EndpointKey<A>) -> Option<u32>;
+    fn vip(&self, key: &PortKey<A>) -> Option<VipWord>;
+    /// `REPLIES*`: the index of a real server's port.
+    fn reply_index(&self, key: &PortKey<A>) -> Option<u32>;
     /// `LOCALS*`.
     fn local(&self, key: &LocalKey<A>) -> Option<u32>;
     /// A bucket of the established flow table; `hash` is masked by the table's size.

@@ -30,15 +30,15 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         return marker::not_transport::<A, P, T>(packet, tables, &ip);
     };
     tuple.forget_constants(packet.unknown_zero());
-    let Some(vip) = tables.vip(&tuple.destination_endpoint()) else {
-        return marker::not_a_service::<A, P, T>(packet, tables, &ip);
+    let Some(vip) = tables.vip(&tuple.destination_key()) else {
+        return marker::no_virtual_server::<A, P, T>(packet, tables, &ip);
     };
     let Some(own) = outer.destination(packet) else {
         return Ok(Outcome::PASS);
     };
     let local = LocalKey {
         addr: own,
-        service: vip.service(),
+        index: vip.index(),
     };
     let id = tables.local(&local).ok_or(DropReason::NotMyServer)?;
     if at + usize::from(ip.length) > packet.length() {
@@ -76,14 +76,14 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
     new_flow: &mut bool,
 ) -> Result<(), DropReason> {
     let server = server(tables, id).ok_or(DropReason::ServerGone)?;
-    if !matches!(server.word.path(), Path::Local) || server.backend().index == 0 {
+    if !matches!(server.word.path(), Path::Local) || server.reply_end().index == 0 {
         return Err(DropReason::BadTable);
     }
     let now = flow::now(tables);
-    let key = Key::new(tables, &tuple.source, tuple.source_port, server.backend());
+    let key = Key::new(tables, &tuple.source, tuple.source_port, server.reply_end());
     if let Some(found) = flow::find(tables, &key, now)
         && let Some(holder) = server_of(tables, found.data)
-        && holder.backend() == server.backend()
+        && holder.reply_end() == server.reply_end()
     {
         if holder.id != server.id {
             return Err(DropReason::PortInUse);

@@ -1,8 +1,8 @@
-//! What becomes of a packet, for callers and in the form that the verifier can follow.
+//! The fate of a packet, for callers and in the form that the verifier can follow.
 
 use sluice_abi::DropReason;
 
-/// What becomes of a packet.
+/// The fate of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Not Sluice's, or for another hook: unchanged to the stack.
@@ -23,13 +23,13 @@ pub enum Verdict {
 /// the compiler may copy it from a register that the verifier knows was never written.
 #[derive(Clone, Copy)]
 pub struct Outcome {
-    /// What to do.
+    /// The action.
     pub action: Action,
     /// The interface of [`Action::Redirect`] and [`Action::Neigh`], else 0.
     pub ifindex: u32,
 }
 
-/// What to do with a packet that is not dropped; see [`Verdict`].
+/// An action for a packet that is not dropped; see [`Verdict`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 #[allow(missing_docs, reason = "documented on Verdict")]

@@ -147,7 +147,7 @@ pub fn sluice_xdp(context: XdpContext) -> u32 {
     dispatch_ingress(&mut frame, ethertype).unwrap_or(xdp_action::XDP_PASS)
 }
 
-/// What XDP cannot deliver: servers behind a bridge or overlay, and their replies.
+/// Takes packets that XDP cannot deliver: servers behind a bridge or overlay, and their replies.
 #[classifier]
 pub fn sluice_ingress(context: TcContext) -> i32 {
     let mut skb = Skb::new(context);

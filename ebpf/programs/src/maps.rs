@@ -7,8 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    CONFIG_WORDS, EndpointKey, FullNatKey, FullNatValue, Head, LocalKey, MOST_DROP_REASONS,
-    MOST_STATS, MacKey, RingWord, ServerCounters, ServerRecord, ServerWord, VipWord,
+    CONFIG_WORDS, FullNatKey, FullNatValue, Head, LocalKey, MOST_DROP_REASONS, MOST_STATS, MacKey,
+    PortKey, RingWord, ServerCounters, ServerRecord, ServerWord, VipWord,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -28,13 +28,13 @@ pub struct Bucket6(pub [u64; 16]);
 pub static CONFIG: Array<u64, { CONFIG_WORDS as usize }> = Array::new();
 
 #[btf_map]
-pub static VIPS4: HashMap<EndpointKey<4>, VipWord, 4096, NO_PREALLOC> = HashMap::new();
+pub static VIPS4: HashMap<PortKey<4>, VipWord, 4096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-pub static VIPS6: HashMap<EndpointKey<16>, VipWord, 4096, NO_PREALLOC> = HashMap::new();
+pub static VIPS6: HashMap<PortKey<16>, VipWord, 4096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-pub static BACKENDS4: HashMap<EndpointKey<4>, u32, 16384, NO_PREALLOC> = HashMap::new();
+pub static REPLIES4: HashMap<PortKey<4>, u32, 16384, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-pub static BACKENDS6: HashMap<EndpointKey<16>, u32, 16384, NO_PREALLOC> = HashMap::new();
+pub static REPLIES6: HashMap<PortKey<16>, u32, 16384, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static LOCALS4: HashMap<LocalKey<4>, u32, 16384, NO_PREALLOC> = HashMap::new();
 #[btf_map]

@@ -10,7 +10,7 @@ use aya_ebpf::{
     helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use sluice_abi::{
-    ConfigWord, EndpointKey, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey,
+    ConfigWord, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, PortKey,
     RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_packet::{Bucket, FamilyTables, Route, Tables, change_words, find_words, insert_words};
@@ -91,7 +91,7 @@ macro_rules! family {
         address: $a:literal,
         bucket_words: $words:literal,
         vips: $vips:ident,
-        backends: $backends:ident,
+        replies: $replies:ident,
         locals: $locals:ident,
         flows: $flows:ident masked by $flows_mask:ident,
         half_open: $half:ident masked by $half_mask:ident,
@@ -142,14 +142,14 @@ macro_rules! family {
             type Bucket<'a> = Words<$words>;
 
             #[inline(always)]
-            fn vip(&self, key: &EndpointKey<$a>) -> Option<VipWord> {
+            fn vip(&self, key: &PortKey<$a>) -> Option<VipWord> {
                 // SAFETY: one 8-byte word, replaced as a whole.
                 unsafe { maps::$vips.get(key) }.copied()
             }
             #[inline(always)]
-            fn backend(&self, key: &EndpointKey<$a>) -> Option<u32> {
+            fn reply_index(&self, key: &PortKey<$a>) -> Option<u32> {
                 // SAFETY: one word.
-                unsafe { maps::$backends.get(key) }.copied()
+                unsafe { maps::$replies.get(key) }.copied()
             }
             #[inline(always)]
             fn local(&self, key: &LocalKey<$a>) -> Option<u32> {
@@ -212,7 +212,7 @@ family! {
     address: 4,
     bucket_words: 8,
     vips: VIPS4,
-    backends: BACKENDS4,
+    replies: REPLIES4,
     locals: LOCALS4,
     flows: FLOWS4 masked by FLOWS4_MASK,
     half_open: HALF4 masked by HALF4_MASK,
@@ -226,7 +226,7 @@ family! {
     address: 16,
     bucket_words: 16,
     vips: VIPS6,
-    backends: BACKENDS6,
+    replies: REPLIES6,
     locals: LOCALS6,
     flows: FLOWS6 masked by FLOWS6_MASK,
     half_open: HALF6 masked by HALF6_MASK,

@@ -1,6 +1,6 @@
 //! Places of servers: ids, words, records, and the endpoints that replies come from.
 
-use sluice_abi::{FIRST_BACKEND, MOST_INDICES, MapName, ServerRecord, ServerWord};
+use sluice_abi::{FIRST_REPLY_INDEX, MOST_INDICES, MapName, ServerRecord, ServerWord};
 use sluice_api::ForwardingMode;
 
 use super::{Placed, Planner, Scope};
@@ -113,11 +113,11 @@ impl<'a> Planner<'a> {
         let Some(index) = index else {
             let v4 = endpoint.address.is_ipv4();
             let map = if v4 {
-                MapName::Backends4
+                MapName::Replies4
             } else {
-                MapName::Backends6
+                MapName::Replies6
             };
-            let limit = self.limits.backends.min(MOST_INDICES - FIRST_BACKEND);
+            let limit = self.limits.backends.min(MOST_INDICES - FIRST_REPLY_INDEX);
             let consequence = format!("server {} takes no flows", server.address);
             self.full(scope.config, map, limit, &consequence);
             return None;

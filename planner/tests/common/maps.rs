@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluice_abi::{
-    FIRST_BACKEND, ForwardingMode, Head, RingWord, SHARE_WHOLE, ServerRecord, ServerWord, VipWord,
+    FIRST_REPLY_INDEX, ForwardingMode, Head, RingWord, SHARE_WHOLE, ServerRecord, ServerWord,
+    VipWord,
 };
 use sluice_planner::{Endpoint, Image, Limits, Local, Mac, MapOp, Ring, RingContent};
 
@@ -118,7 +119,7 @@ impl Maps {
                 self.backends.insert(*endpoint, *service);
                 let family = |e: &&Endpoint| e.address.is_ipv4() == endpoint.address.is_ipv4();
                 let entries = self.backends.keys().filter(family).count();
-                ensure!(entries <= self.limits.backends as usize, "BACKENDS is full");
+                ensure!(entries <= self.limits.backends as usize, "REPLIES is full");
             }
             MapOp::RemoveBackend { endpoint } => {
                 ensure!(
@@ -241,7 +242,7 @@ impl Maps {
     pub fn check(&self) -> Check {
         for (endpoint, word) in self.vips.iter().filter(|(e, _)| !e.is_marker()) {
             ensure!(
-                (1..FIRST_BACKEND).contains(&word.service()),
+                (1..FIRST_REPLY_INDEX).contains(&word.index()),
                 "{endpoint} without a service"
             );
             for slot in [word.head(), word.rs_head()]
@@ -253,7 +254,7 @@ impl Maps {
                     .get(&slot)
                     .ok_or_else(|| format!("no head {slot}"))?;
                 ensure!(
-                    head.service == word.service(),
+                    head.index == word.index(),
                     "{endpoint}: head of another service"
                 );
                 self.check_head(head)?;
@@ -262,7 +263,7 @@ impl Maps {
         for (local, id) in &self.locals {
             let record = self.record(*id)?;
             ensure!(
-                record.facts.service() == local.service,
+                record.facts.index() == local.service,
                 "{local:?}: server of another service"
             );
         }
@@ -272,7 +273,7 @@ impl Maps {
             "two backends of one index"
         );
         ensure!(
-            indices.iter().all(|&index| index >= FIRST_BACKEND),
+            indices.iter().all(|&index| index >= FIRST_REPLY_INDEX),
             "a backend's index is a service's"
         );
         let mut identities = BTreeSet::new();
@@ -282,11 +283,11 @@ impl Maps {
                 identities.insert(identity(record)),
                 "server {id} is there twice"
             );
-            if record.facts.backend() != 0 {
+            if record.facts.reply_index() != 0 {
                 let found = self
                     .backends
                     .values()
-                    .any(|&index| index == record.facts.backend());
+                    .any(|&index| index == record.facts.reply_index());
                 ensure!(found, "server {id} of word {word:?} without its backend");
             }
         }
@@ -312,7 +313,7 @@ impl Maps {
             let ids: BTreeSet<u32> = slots.iter().copied().collect();
             for id in ids {
                 let record = self.record(id)?;
-                let its_own = record.facts.service() == head.service && record.tag == pool.tag;
+                let its_own = record.facts.index() == head.index && record.tag == pool.tag;
                 ensure!(its_own, "ring {}: server {id} of another pool", pool.ring);
             }
         }
@@ -381,7 +382,7 @@ impl Maps {
 /// What makes a server another one.
 fn identity(record: &ServerRecord) -> impl Ord + use<> {
     let full_nat = record.facts.mode() == Some(ForwardingMode::FullNat);
-    let (service, backend) = (record.facts.service(), record.facts.backend());
+    let (service, backend) = (record.facts.index(), record.facts.reply_index());
     let tag = record.tag;
     (service, tag, record.addr, record.port, backend, full_nat)
 }

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The cases that are measured.
 
 use sluice_abi::{ForwardingMode, TCP, UDP};
 use std::fmt;
@@ -56,7 +56,7 @@ impl fmt::Display for Protocol {
 
 /// The virtual server of an instance.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Service {
+pub struct VirtualServer {
     /// How packets reach the servers.
     pub mode: ForwardingMode,
     /// Family of the VIP and of the servers.
@@ -65,8 +65,8 @@ pub struct Service {
     pub protocol: Protocol,
 }
 
-impl Service {
-    /// Every service that is measured: TCP in each mode and family, UDP in TUN.
+impl VirtualServer {
+    /// Every virtual server that is measured: TCP in each mode and family, UDP in TUN.
     pub fn all() -> Vec<Self> {
         let modes = [
             (ForwardingMode::Tun, Protocol::Tcp),
@@ -75,14 +75,14 @@ impl Service {
             (ForwardingMode::Nat, Protocol::Tcp),
             (ForwardingMode::FullNat, Protocol::Tcp),
         ];
-        let service = |family, (mode, protocol)| Self {
+        let virtual_server = |family, (mode, protocol)| Self {
             mode,
             family,
             protocol,
         };
         Family::ALL
             .into_iter()
-            .flat_map(|family| modes.map(|mode| service(family, mode)))
+            .flat_map(|family| modes.map(|mode| virtual_server(family, mode)))
             .collect()
     }
 }
@@ -97,7 +97,7 @@ pub fn mode_name(mode: ForwardingMode) -> &'static str {
     }
 }
 
-/// What the packets of a case meet.
+/// Traffic of a case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Traffic {
     /// Packets of so many established flows (a power of two), each chosen at random.
@@ -118,7 +118,7 @@ pub enum Case {
     /// A program that adds a constant outer header.
     FloorEncapsulation(Family),
     /// The data plane.
-    Sluice(Service, Traffic),
+    Sluice(VirtualServer, Traffic),
 }
 
 impl Case {
@@ -127,13 +127,16 @@ impl Case {
         let mut cases = Vec::new();
         for family in Family::ALL {
             cases.extend([Self::FloorTx(family), Self::FloorEncapsulation(family)]);
-            for service in Service::all().into_iter().filter(|s| s.family == family) {
+            for virtual_server in VirtualServer::all()
+                .into_iter()
+                .filter(|s| s.family == family)
+            {
                 let hits = hits.iter().map(|&flows| Traffic::Hit(flows));
                 let traffic = hits.chain([Traffic::NewFlow, Traffic::PureHash, Traffic::NotAVip]);
                 cases.extend(
                     traffic
-                        .filter(|&traffic| Self::exists(service, traffic))
-                        .map(|traffic| Self::Sluice(service, traffic)),
+                        .filter(|&traffic| Self::exists(virtual_server, traffic))
+                        .map(|traffic| Self::Sluice(virtual_server, traffic)),
                 );
             }
         }
@@ -142,10 +145,10 @@ impl Case {
 
     /// FullNAT cannot do without a flow table, since a flow's replies need the port that it has claimed. UDP has no first
     /// ACK: its flows are confirmed by time.
-    fn exists(service: Service, traffic: Traffic) -> bool {
+    fn exists(virtual_server: VirtualServer, traffic: Traffic) -> bool {
         match traffic {
-            Traffic::PureHash => service.mode != ForwardingMode::FullNat,
-            Traffic::NewFlow => service.protocol == Protocol::Tcp,
+            Traffic::PureHash => virtual_server.mode != ForwardingMode::FullNat,
+            Traffic::NewFlow => virtual_server.protocol == Protocol::Tcp,
             Traffic::Hit(_) | Traffic::NotAVip => true,
         }
     }
@@ -154,7 +157,7 @@ impl Case {
     pub fn family(self) -> Family {
         match self {
             Self::FloorTx(family) | Self::FloorEncapsulation(family) => family,
-            Self::Sluice(service, _) => service.family,
+            Self::Sluice(virtual_server, _) => virtual_server.family,
         }
     }
 
@@ -162,7 +165,7 @@ impl Case {
     pub fn protocol(self) -> Protocol {
         match self {
             Self::FloorTx(_) | Self::FloorEncapsulation(_) => Protocol::Tcp,
-            Self::Sluice(service, _) => service.protocol,
+            Self::Sluice(virtual_server, _) => virtual_server.protocol,
         }
     }
 
@@ -187,7 +190,7 @@ impl Case {
     pub fn mode(self) -> &'static str {
         match self {
             Self::FloorTx(_) | Self::FloorEncapsulation(_) => "none",
-            Self::Sluice(service, _) => mode_name(service.mode),
+            Self::Sluice(virtual_server, _) => mode_name(virtual_server.mode),
         }
     }
 }

@@ -121,13 +121,13 @@ pub fn table(pairs: &[Pair]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::case::{Family, Service, Traffic};
+    use crate::bench::case::{Family, Traffic, VirtualServer};
 
     fn cases() -> Vec<Case> {
         vec![
             Case::FloorTx(Family::Ipv4),
             Case::FloorEncapsulation(Family::Ipv4),
-            Case::Sluice(Service::all()[0], Traffic::Hit(1)),
+            Case::Sluice(VirtualServer::all()[0], Traffic::Hit(1)),
         ]
     }
 

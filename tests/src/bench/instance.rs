@@ -1,7 +1,7 @@
 //! A load of the data plane's object with one virtual server, unpinned.
 
 use super::{
-    case::{Family, Protocol, Service},
+    case::{Family, Protocol, VirtualServer},
     frame::{Addresses, DIRECTOR_MAC, ROUTER_MAC, VIP_PORT},
     sys::Raw,
 };
@@ -12,8 +12,8 @@ use aya::{
     programs::{ProgramFd, Xdp},
 };
 use sluice_abi::{
-    ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, EndpointKey, FIRST_BACKEND, FarEnd,
-    ForwardingMode, Head, HeadPool, MAX_POOLS, MapName, Path as ServerPath, RingWord, SHARE_WHOLE,
+    ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, FIRST_REPLY_INDEX, FarEnd, ForwardingMode,
+    Head, HeadPool, MAX_POOLS, MapName, Path as ServerPath, PortKey, RingWord, SHARE_WHOLE,
     Scheduler, ServerCounters, ServerFacts, ServerRecord, ServerWord, Stat, Timeouts, VipWord,
 };
 use std::{collections::BTreeMap, path::Path};
@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, path::Path};
 /// Real servers of the virtual server. Enough that each has FullNAT ports for its part of a million flows.
 pub const SERVERS: u32 = 256;
 
-const SERVICE: u32 = 1;
+const INDEX: u32 = 1;
 const HEAD: u32 = 1;
 const RING: u32 = 1;
 const RING_LOG2: u8 = 16;
@@ -49,10 +49,10 @@ pub enum Tables {
 /// A loaded object.
 pub struct Instance {
     object: Ebpf,
-    service: Service,
+    virtual_server: VirtualServer,
 }
 
-/// What the data plane has counted since its load.
+/// Counts of the data plane since its load.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     /// Packets that were sent to servers.
@@ -72,7 +72,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// What was counted after `before`.
+    /// The counts after `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let mut drops = self.drops.clone();
@@ -93,14 +93,14 @@ impl Counts {
 }
 
 impl Instance {
-    /// Loads the object at `path` and configures `service`.
-    pub fn load(path: &Path, service: Service, tables: Tables) -> Result<Self> {
+    /// Loads the object at `path` and configures `virtual_server`.
+    pub fn load(path: &Path, virtual_server: VirtualServer, tables: Tables) -> Result<Self> {
         ensure!(
             path.exists(),
             "{} is missing: run `cargo xtask build-bpf`",
             path.display()
         );
-        let sizes = Sizes::of(service, tables);
+        let sizes = Sizes::of(virtual_server, tables);
         let mut loader = EbpfLoader::new();
         for (map, entries) in &sizes.entries {
             loader.map_max_entries(map.as_str(), *entries);
@@ -111,8 +111,11 @@ impl Instance {
         let object = loader
             .load_file(path)
             .with_context(|| format!("cannot load {}", path.display()))?;
-        let mut instance = Self { object, service };
-        match service.family {
+        let mut instance = Self {
+            object,
+            virtual_server,
+        };
+        match virtual_server.family {
             Family::Ipv4 => instance.fill::<4>(Addresses::VIP4.octets(), server4)?,
             Family::Ipv6 => instance.fill::<16>(Addresses::VIP6.octets(), server6)?,
         }
@@ -136,11 +139,11 @@ impl Instance {
     }
 
     /// Its virtual server.
-    pub fn service(&self) -> Service {
-        self.service
+    pub fn virtual_server(&self) -> VirtualServer {
+        self.virtual_server
     }
 
-    /// What it has counted so far.
+    /// Its counts so far.
     pub fn counts(&self) -> Result<Counts> {
         let counters: PerCpuArray<_, Raw<ServerCounters>> = self.map(MapName::Counters)?;
         let mut counts = Counts::default();
@@ -168,7 +171,7 @@ impl Instance {
 
     /// Number of entries of the virtual server's flows in the table of established flows.
     pub fn established(&self) -> Result<u64> {
-        let (name, words) = match self.service.family {
+        let (name, words) = match self.virtual_server.family {
             Family::Ipv4 => (MapName::Flows4, 2),
             Family::Ipv6 => (MapName::Flows6, 4),
         };
@@ -181,7 +184,7 @@ impl Instance {
     fn count_keys<const N: usize>(&self, name: MapName, words: usize) -> Result<u64> {
         let table: Array<_, [u64; N]> = self.map(name)?;
         let far = FarEnd {
-            index: SERVICE,
+            index: INDEX,
             port: VIP_PORT.to_be_bytes(),
         };
         let (mut found, tag) = (0, u64::from(far.tag()));
@@ -216,40 +219,40 @@ impl Instance {
 
     fn fill<const A: usize>(&mut self, vip: [u8; A], server: fn(u32) -> [u8; A]) -> Result<()>
     where
-        Raw<EndpointKey<A>>: Pod,
+        Raw<PortKey<A>>: Pod,
     {
         self.fill_config()?;
-        let service = self.service;
-        let (vips, backends) = match service.family {
-            Family::Ipv4 => (MapName::Vips4, MapName::Backends4),
-            Family::Ipv6 => (MapName::Vips6, MapName::Backends6),
+        let virtual_server = self.virtual_server;
+        let (vips, replies) = match virtual_server.family {
+            Family::Ipv4 => (MapName::Vips4, MapName::Replies4),
+            Family::Ipv6 => (MapName::Vips6, MapName::Replies6),
         };
-        let endpoint = |addr, port: u16, protocol| {
-            Raw(EndpointKey {
+        let key_of = |addr, port: u16, protocol| {
+            Raw(PortKey {
                 addr,
                 port: port.to_be_bytes(),
                 protocol,
                 pad: 0,
             })
         };
-        let protocol = service.protocol.number();
+        let protocol = virtual_server.protocol.number();
         let mut map = self.hash(vips)?;
         map.insert(
-            endpoint(vip, VIP_PORT, protocol),
-            Raw(VipWord::new(SERVICE, HEAD, 0)),
+            key_of(vip, VIP_PORT, protocol),
+            Raw(VipWord::new(INDEX, HEAD, 0)),
             0,
         )?;
-        map.insert(endpoint(vip, 0, 0), Raw(VipWord(0)), 0)?;
+        map.insert(key_of(vip, 0, 0), Raw(VipWord(0)), 0)?;
 
         let mut records = self.array(MapName::Records)?;
         for id in 1..=SERVERS {
-            records.set(id, Raw(record(service, id, &server(id), &vip)), 0)?;
+            records.set(id, Raw(record(virtual_server, id, &server(id), &vip)), 0)?;
         }
-        if service.mode == ForwardingMode::Nat {
-            let mut map = self.hash(backends)?;
+        if virtual_server.mode == ForwardingMode::Nat {
+            let mut map = self.hash(replies)?;
             for id in 1..=SERVERS {
-                let key = endpoint(server(id), SERVER_PORT, protocol);
-                map.insert(key, backend(id), 0)?;
+                let key = key_of(server(id), SERVER_PORT, protocol);
+                map.insert(key, reply_index(id), 0)?;
             }
         }
         Ok(())
@@ -286,7 +289,7 @@ impl Instance {
         };
         let head = Head {
             seed: 0x2545_f491,
-            service: SERVICE,
+            index: INDEX,
             pool_count: 1,
             flags: 0,
             scheduler: Scheduler::Ring as u8,
@@ -306,7 +309,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(service: Service, tables: Tables) -> Self {
+    fn of(virtual_server: VirtualServer, tables: Tables) -> Self {
         let names = |family| match family {
             Family::Ipv4 => (MapName::Flows4, MapName::Half4, MapName::FullNat4),
             Family::Ipv6 => (MapName::Flows6, MapName::Half6, MapName::FullNat6),
@@ -322,11 +325,11 @@ impl Sizes {
         for family in Family::ALL {
             let (flows, half, fullnat) = names(family);
             let (flows_mask, half_mask) = masks(family);
-            let used = family == service.family;
+            let used = family == virtual_server.family;
             let (buckets, mask) = match tables {
                 // NAT has two entries for each flow, one for either direction.
                 Tables::Of(flows) if used => {
-                    let directions = if service.mode == ForwardingMode::Nat {
+                    let directions = if virtual_server.mode == ForwardingMode::Nat {
                         2
                     } else {
                         1
@@ -339,11 +342,13 @@ impl Sizes {
                 Tables::Absent => (1, u32::MAX),
             };
             let claims = match tables {
-                Tables::Of(flows) if used && service.mode == ForwardingMode::FullNat => 2 * flows,
+                Tables::Of(flows) if used && virtual_server.mode == ForwardingMode::FullNat => {
+                    2 * flows
+                }
                 _ => 1,
             };
             // A TCP flow is half-open between two packets of the benchmark, a UDP flow until all have begun.
-            let (half_buckets, half_mask_value) = match service.protocol {
+            let (half_buckets, half_mask_value) = match virtual_server.protocol {
                 Protocol::Tcp if used && matches!(tables, Tables::Of(_)) => {
                     (FEWEST_BUCKETS, FEWEST_BUCKETS - 1)
                 }
@@ -372,12 +377,12 @@ fn server6(id: u32) -> [u8; 16] {
     address
 }
 
-fn backend(id: u32) -> u32 {
-    FIRST_BACKEND + id
+fn reply_index(id: u32) -> u32 {
+    FIRST_REPLY_INDEX + id
 }
 
 fn record<const A: usize>(
-    service: Service,
+    virtual_server: VirtualServer,
     id: u32,
     server: &[u8; A],
     vip: &[u8; A],
@@ -389,12 +394,15 @@ fn record<const A: usize>(
     };
     let mut own = *server;
     own[A - 3] ^= 0x80;
-    let alt = match service.mode {
+    let alt = match virtual_server.mode {
         ForwardingMode::Nat => wide(vip),
         ForwardingMode::FullNat | ForwardingMode::Tun => wide(&own),
         ForwardingMode::Dr => [0; 16],
     };
-    let translated = matches!(service.mode, ForwardingMode::Nat | ForwardingMode::FullNat);
+    let translated = matches!(
+        virtual_server.mode,
+        ForwardingMode::Nat | ForwardingMode::FullNat
+    );
     ServerRecord {
         addr: wide(server),
         alt,
@@ -405,14 +413,14 @@ fn record<const A: usize>(
         vip_port: VIP_PORT.to_be_bytes(),
         tag: 1,
         facts: ServerFacts::new(
-            SERVICE,
-            if service.mode == ForwardingMode::Nat {
-                backend(id)
+            INDEX,
+            if virtual_server.mode == ForwardingMode::Nat {
+                reply_index(id)
             } else {
                 0
             },
-            service.mode,
-            service.family == Family::Ipv6,
+            virtual_server.mode,
+            virtual_server.family == Family::Ipv6,
         )
         .with_mtu(MTU),
     }

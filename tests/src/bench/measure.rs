@@ -1,7 +1,7 @@
 //! All cases in interleaved rounds, and the proof that each run did what its case says.
 
 use super::{
-    case::{Case, Family, Protocol, Service, Traffic},
+    case::{Case, Family, Protocol, Traffic, VirtualServer},
     instance::{Counts, Instance, Tables},
     wrapper::{Order, Plan, Run, Target, Wrapper, XDP_PASS, XDP_TX},
 };
@@ -15,7 +15,7 @@ const UDP_CONFIRMATION: Duration = Duration::from_millis(2200);
 /// Share of the packets of a hit case that may belong to a flow that another one has evicted.
 const MOST_MISSES: f64 = 0.005;
 
-/// What to run.
+/// Objects to run and sizes of the runs.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The data plane's object.
@@ -33,8 +33,8 @@ pub struct Bench {
     options: Options,
     wrapper: Wrapper,
     floors: BTreeMap<Family, (Target, Target)>,
-    hits: BTreeMap<Service, (Instance, Target)>,
-    rings: BTreeMap<Service, (Instance, Target)>,
+    hits: BTreeMap<VirtualServer, (Instance, Target)>,
+    rings: BTreeMap<VirtualServer, (Instance, Target)>,
 }
 
 impl Bench {
@@ -52,9 +52,9 @@ impl Bench {
             bench.floors.insert(family, bench.wrapper.floors(family)?);
         }
         for case in cases {
-            if let Case::Sluice(service, traffic) = *case {
+            if let Case::Sluice(virtual_server, traffic) = *case {
                 bench
-                    .prepare_case(service, traffic)
+                    .prepare_case(virtual_server, traffic)
                     .with_context(|| case.to_string())?;
             }
         }
@@ -62,25 +62,25 @@ impl Bench {
         Ok(bench)
     }
 
-    fn prepare_case(&mut self, service: Service, traffic: Traffic) -> Result<()> {
+    fn prepare_case(&mut self, virtual_server: VirtualServer, traffic: Traffic) -> Result<()> {
         match traffic {
-            Traffic::Hit(_) | Traffic::NotAVip if !self.hits.contains_key(&service) => {
-                let instance = self.load(service, Tables::Of(self.most_flows()))?;
+            Traffic::Hit(_) | Traffic::NotAVip if !self.hits.contains_key(&virtual_server) => {
+                let instance = self.load(virtual_server, Tables::Of(self.most_flows()))?;
                 let target = Target::new(instance.program()?);
-                self.hits.insert(service, (instance, target));
+                self.hits.insert(virtual_server, (instance, target));
             }
-            Traffic::PureHash if !self.rings.contains_key(&service) => {
-                let instance = self.load(service, Tables::Absent)?;
+            Traffic::PureHash if !self.rings.contains_key(&virtual_server) => {
+                let instance = self.load(virtual_server, Tables::Absent)?;
                 let target = Target::new(instance.program()?);
-                self.rings.insert(service, (instance, target));
+                self.rings.insert(virtual_server, (instance, target));
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn load(&self, service: Service, tables: Tables) -> Result<Instance> {
-        Instance::load(&self.options.object, service, tables)
+    fn load(&self, virtual_server: VirtualServer, tables: Tables) -> Result<Instance> {
+        Instance::load(&self.options.object, virtual_server, tables)
     }
 
     fn most_flows(&self) -> u32 {
@@ -89,23 +89,23 @@ impl Bench {
 
     /// Sends the packets that make the flows of the hit cases.
     fn establish(&mut self) -> Result<()> {
-        let services: Vec<Service> = self.hits.keys().copied().collect();
-        for &service in &services {
-            self.begin_flows(service)?;
+        let virtual_servers: Vec<VirtualServer> = self.hits.keys().copied().collect();
+        for &virtual_server in &virtual_servers {
+            self.begin_flows(virtual_server)?;
         }
-        if services
+        if virtual_servers
             .iter()
-            .any(|service| service.protocol == Protocol::Udp)
+            .any(|virtual_server| virtual_server.protocol == Protocol::Udp)
         {
             sleep(UDP_CONFIRMATION);
         }
         let flows = self.most_flows();
-        for service in services {
-            let (instance, target) = self.hits.get(&service).context("not prepared")?;
-            if service.protocol == Protocol::Udp {
+        for virtual_server in virtual_servers {
+            let (instance, target) = self.hits.get(&virtual_server).context("not prepared")?;
+            if virtual_server.protocol == Protocol::Udp {
                 let run = self
                     .wrapper
-                    .run(target, &plan(service, Order::Once, flows))?;
+                    .run(target, &plan(virtual_server, Order::Once, flows))?;
                 expect(&run, XDP_TX, flows).context("confirming flows")?;
             }
             let established = instance.established()?;
@@ -118,15 +118,17 @@ impl Bench {
         Ok(())
     }
 
-    /// Sends the packets that begin and, except for UDP, confirm the flows of a service.
-    fn begin_flows(&mut self, service: Service) -> Result<()> {
+    /// Sends the packets that begin and, except for UDP, confirm the flows of a virtual server.
+    fn begin_flows(&mut self, virtual_server: VirtualServer) -> Result<()> {
         let flows = self.most_flows();
-        let (_, target) = self.hits.get(&service).context("not prepared")?;
-        let (order, packets) = match service.protocol {
+        let (_, target) = self.hits.get(&virtual_server).context("not prepared")?;
+        let (order, packets) = match virtual_server.protocol {
             Protocol::Tcp => (Order::Opening, 2 * flows),
             Protocol::Udp => (Order::Once, flows),
         };
-        let run = self.wrapper.run(target, &plan(service, order, packets))?;
+        let run = self
+            .wrapper
+            .run(target, &plan(virtual_server, order, packets))?;
         // In FullNAT a flow in a million finds every port taken that it tries.
         let lost = u64::from(packets) - run.verdicts[XDP_TX];
         ensure!(few(lost, packets), "{lost} packets of new flows were lost");
@@ -138,10 +140,10 @@ impl Bench {
         let measured = match case {
             Case::FloorTx(family) => self.floor(family, |floors| &floors.0),
             Case::FloorEncapsulation(family) => self.floor(family, |floors| &floors.1),
-            Case::Sluice(service, Traffic::NewFlow) => self.new_flows(service),
-            Case::Sluice(service, Traffic::Hit(flows)) => self.hit(service, flows),
-            Case::Sluice(service, Traffic::PureHash) => self.pure_hash(service),
-            Case::Sluice(service, Traffic::NotAVip) => self.not_a_vip(service),
+            Case::Sluice(virtual_server, Traffic::NewFlow) => self.new_flows(virtual_server),
+            Case::Sluice(virtual_server, Traffic::Hit(flows)) => self.hit(virtual_server, flows),
+            Case::Sluice(virtual_server, Traffic::PureHash) => self.pure_hash(virtual_server),
+            Case::Sluice(virtual_server, Traffic::NotAVip) => self.not_a_vip(virtual_server),
         };
         measured.with_context(|| format!("{case} does not do what it says"))
     }
@@ -160,14 +162,14 @@ impl Bench {
         Ok(run.ns)
     }
 
-    fn hit(&mut self, service: Service, flows: u32) -> Result<f64> {
+    fn hit(&mut self, virtual_server: VirtualServer, flows: u32) -> Result<f64> {
         let packets = self.options.repeat;
-        let (instance, target) = self.hits.get(&service).context("not prepared")?;
+        let (instance, target) = self.hits.get(&virtual_server).context("not prepared")?;
         // Steady traffic: every flow's last packet is a moment ago, as on a link that is busy with these flows.
         let before = instance.counts()?;
-        let all = plan(service, Order::Once, flows);
+        let all = plan(virtual_server, Order::Once, flows);
         self.wrapper.run(target, &all)?;
-        let plan = plan(service, Order::Random(flows), packets);
+        let plan = plan(virtual_server, Order::Random(flows), packets);
         let run = self.wrapper.run(target, &plan)?;
         expect(&run, XDP_TX, packets)?;
         let counts = instance.counts()?.since(&before);
@@ -181,20 +183,20 @@ impl Bench {
         Ok(run.ns)
     }
 
-    fn new_flows(&mut self, service: Service) -> Result<f64> {
+    fn new_flows(&mut self, virtual_server: VirtualServer) -> Result<f64> {
         let packets = self.options.repeat & !1;
         let flows = packets / 2;
         // Flows are new once.
         let room = self.most_flows().max(flows.next_power_of_two());
-        let instance = self.load(service, Tables::Of(room))?;
+        let instance = self.load(virtual_server, Tables::Of(room))?;
         let target = Target::new(instance.program()?);
         let run = self
             .wrapper
-            .run(&target, &plan(service, Order::Opening, packets))?;
+            .run(&target, &plan(virtual_server, Order::Opening, packets))?;
         let counts = instance.counts()?;
         expect(&run, XDP_TX, packets)?;
         // In NAT a flow has an entry for each direction.
-        let entries = if service.mode == ForwardingMode::Nat {
+        let entries = if virtual_server.mode == ForwardingMode::Nat {
             2 * flows
         } else {
             flows
@@ -210,14 +212,14 @@ impl Bench {
         Ok(run.ns)
     }
 
-    fn pure_hash(&mut self, service: Service) -> Result<f64> {
+    fn pure_hash(&mut self, virtual_server: VirtualServer) -> Result<f64> {
         let packets = self.options.repeat;
         let flows = self.most_flows();
-        let (instance, target) = self.rings.get(&service).context("not prepared")?;
+        let (instance, target) = self.rings.get(&virtual_server).context("not prepared")?;
         let before = instance.counts()?;
         let run = self
             .wrapper
-            .run(target, &plan(service, Order::Random(flows), packets))?;
+            .run(target, &plan(virtual_server, Order::Random(flows), packets))?;
         expect(&run, XDP_TX, packets)?;
         let counts = instance.counts()?.since(&before);
         ensure!(
@@ -229,13 +231,13 @@ impl Bench {
         Ok(run.ns)
     }
 
-    fn not_a_vip(&mut self, service: Service) -> Result<f64> {
+    fn not_a_vip(&mut self, virtual_server: VirtualServer) -> Result<f64> {
         let packets = self.options.repeat;
-        let (instance, target) = self.hits.get(&service).context("not prepared")?;
+        let (instance, target) = self.hits.get(&virtual_server).context("not prepared")?;
         let before = instance.counts()?;
         let plan = Plan {
             stray: true,
-            ..plan(service, Order::Random(1), packets)
+            ..plan(virtual_server, Order::Random(1), packets)
         };
         let run = self.wrapper.run(target, &plan)?;
         expect(&run, XDP_PASS, packets)?;
@@ -262,10 +264,10 @@ pub fn rounds(
     Ok(samples)
 }
 
-fn plan(service: Service, order: Order, packets: u32) -> Plan {
+fn plan(virtual_server: VirtualServer, order: Order, packets: u32) -> Plan {
     Plan {
-        family: service.family,
-        protocol: service.protocol,
+        family: virtual_server.family,
+        protocol: virtual_server.protocol,
         stray: false,
         order,
         packets,

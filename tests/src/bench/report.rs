@@ -105,15 +105,15 @@ pub fn table(lines: &[Line]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::case::Service;
+    use crate::bench::case::VirtualServer;
 
     fn figures(tx: f64, encapsulation: f64) -> Vec<(Case, Summary)> {
         let figure = |case, ns| (case, Summary { ns, spread: 1.0 });
-        let service = Service::all()[0];
+        let virtual_server = VirtualServer::all()[0];
         vec![
             figure(Case::FloorTx(Family::Ipv4), tx),
             figure(Case::FloorEncapsulation(Family::Ipv4), encapsulation),
-            figure(Case::Sluice(service, Traffic::Hit(65_536)), 110.0),
+            figure(Case::Sluice(virtual_server, Traffic::Hit(65_536)), 110.0),
         ]
     }
 

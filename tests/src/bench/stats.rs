@@ -9,7 +9,7 @@ pub const HEAVIEST_WRAPPER: f64 = 0.7;
 /// Fewest rounds of a run whose figures count.
 pub const FEWEST_ROUNDS: usize = 15;
 
-/// What the samples of one case come to, in nanoseconds per packet.
+/// Summary of the samples of one case, in nanoseconds per packet.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Summary {
     /// The median.
@@ -92,7 +92,7 @@ impl Floors {
         }
     }
 
-    /// What a case costs above XDP_TX, in constant encapsulations.
+    /// Cost of a case above XDP_TX, in constant encapsulations.
     pub fn net_ratio(self, ns: f64) -> f64 {
         (ns - self.tx_ns) / (self.encapsulation_ns - self.tx_ns)
     }

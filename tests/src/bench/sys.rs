@@ -3,8 +3,7 @@
 
 use aya::Pod;
 use sluice_abi::{
-    EndpointKey, Head, RingWord, ServerCounters, ServerRecord, ServerWord, VipWord,
-    bench::BenchControl,
+    Head, PortKey, RingWord, ServerCounters, ServerRecord, ServerWord, VipWord, bench::BenchControl,
 };
 
 /// A map key or value of the ABI. aya's [`Pod`] cannot be implemented for types of another crate.
@@ -23,8 +22,8 @@ macro_rules! pod {
 }
 
 pod!(
-    EndpointKey<4>,
-    EndpointKey<16>,
+    PortKey<4>,
+    PortKey<16>,
     VipWord,
     Head,
     RingWord,

@@ -62,7 +62,7 @@ pub enum Order {
     Opening,
 }
 
-/// What a run found.
+/// Result of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
     /// Processor time per packet, in nanoseconds.

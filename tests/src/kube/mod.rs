@@ -67,7 +67,7 @@ pub use flags::SERVICE_NET;
 pub use fleet::PlayedFleet;
 pub use kubeconfig::{Credentials, Kubeconfig};
 pub use node::Node;
-pub use operated::{Operated, PATIENCE, condition};
+pub use operated::{CHANGE_TIMEOUT, Operated, condition};
 pub use pki::{KeyedCertificate, Pki};
 pub use played::PlayedAgent;
 pub use pod::Pod;

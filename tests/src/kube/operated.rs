@@ -18,7 +18,7 @@ use crate::net::suite::Stage;
 use crate::net::{Complaints, Process, Run, until};
 
 /// How long a change may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is said of a name that is not known, or not yet.
 const LATE: [&str; 2] = [
@@ -125,7 +125,7 @@ impl Operated {
 
     /// Waits until an operator has read what there is.
     pub fn await_operator(&self, name: &str) -> Result<()> {
-        until("the operator to be ready", PATIENCE, || {
+        until("the operator to be ready", CHANGE_TIMEOUT, || {
             self.ask(name, "readyz").is_ok()
         })
         .with_context(|| self.operators[name].process.log_tail())
@@ -139,7 +139,7 @@ impl Operated {
 
     /// Ends an operator and forgets it.
     pub fn stop_operator(&mut self, name: &str) -> Result<()> {
-        self.operator(name)?.stop(PATIENCE)?;
+        self.operator(name)?.stop(CHANGE_TIMEOUT)?;
         self.expect_no_complaints()?;
         self.operators.remove(name);
         Ok(())
@@ -219,7 +219,8 @@ impl Operated {
         name: &str,
         holds: impl FnMut(&Value) -> bool,
     ) -> Result<Value> {
-        self.admin().until(&["get", kind, name], PATIENCE, holds)
+        self.admin()
+            .until(&["get", kind, name], CHANGE_TIMEOUT, holds)
     }
 
     /// Waits until the newest spec of an object is in force on every node.

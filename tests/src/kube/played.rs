@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Time between two renewals of the Lease, as agents have it.
 const RENEWAL: Duration = Duration::from_secs(5);
 /// How long an answer is waited for: API servers are stopped under it.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Acknowledges every decision until it is dropped, by server-side apply as an agent does.
 #[derive(Debug)]
@@ -94,16 +94,19 @@ impl Player {
         let mut renewed: Option<Instant> = None;
         while !self.stop.load(Ordering::Relaxed) {
             if renewed.is_none_or(|at| at.elapsed() >= RENEWAL)
-                && matches!(timeout(PATIENCE, self.renew(client)).await, Ok(Ok(())))
+                && matches!(
+                    timeout(ANSWER_TIMEOUT, self.renew(client)).await,
+                    Ok(Ok(()))
+                )
             {
                 renewed = Some(Instant::now());
             }
             if !self.holds.load(Ordering::Relaxed)
-                && let Ok(Ok(found)) = timeout(PATIENCE, read(client)).await
+                && let Ok(Ok(found)) = timeout(ANSWER_TIMEOUT, read(client)).await
                 && let revisions = found.or_higher(told)
                 && told != Some(revisions)
                 && matches!(
-                    timeout(PATIENCE, self.tell(client, revisions)).await,
+                    timeout(ANSWER_TIMEOUT, self.tell(client, revisions)).await,
                     Ok(Ok(()))
                 )
             {

@@ -7,7 +7,7 @@ use super::account::{Account, has_condition};
 use super::chart::{self, RELEASE_NAMESPACE, REQUIRED_VALUES};
 use super::control::ControlPlane;
 use super::kubeconfig::Credentials;
-use super::operated::PATIENCE;
+use super::operated::CHANGE_TIMEOUT;
 use crate::net::manifest::documents;
 
 /// What of the chart makes the rights of its accounts, and what they are about.
@@ -38,7 +38,7 @@ impl ControlPlane {
         for definition in definitions {
             let name = definition["metadata"]["name"].as_str().unwrap_or_default();
             let arguments = ["get", "crd", name];
-            admin.until(&arguments, PATIENCE, |object| {
+            admin.until(&arguments, CHANGE_TIMEOUT, |object| {
                 has_condition(object, "Established")
             })?;
         }

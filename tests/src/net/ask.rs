@@ -12,7 +12,7 @@ use super::namespace::Namespace;
 use super::spread::Spread;
 
 /// How long a client waits for a connection or an answer. It never asks twice.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Clients that ask at the same time.
 const WORKERS: usize = 4;
@@ -188,10 +188,10 @@ fn connect(source: Option<SocketAddr>, to: SocketAddr) -> Result<TcpStream> {
         socket.bind(&source.into()).context("bind")?;
     }
     socket
-        .connect_timeout(&to.into(), PATIENCE)
+        .connect_timeout(&to.into(), ANSWER_TIMEOUT)
         .context("connect")?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
 }
@@ -203,7 +203,7 @@ pub(super) fn connect_udp(source: Option<SocketAddr>, to: SocketAddr) -> Result<
         socket.bind(&source.into()).context("bind")?;
     }
     socket.connect(&to.into())?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     Ok(socket.into())
 }
 

@@ -75,7 +75,7 @@ impl Case {
         }
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -117,7 +117,7 @@ impl Case {
         self
     }
 
-    /// What packets have written so far fulfils `check`; `what` says it in words.
+    /// The tables that packets have written so far fulfil `check`; `what` says it in words.
     #[must_use]
     pub fn check(mut self, what: &'static str, check: impl Fn(&State) -> bool + 'static) -> Self {
         self.steps.push(Step::Check(what, Box::new(check)));

@@ -18,7 +18,7 @@ const PACKETS_PER_WORLD: u32 = 600;
 /// Packets between two changes of the tables.
 const PACKETS_PER_CHANGE: u32 = 60;
 
-/// What may become of a packet, without the numbers of interfaces.
+/// Fates of a packet, without the numbers of interfaces.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Kind {
     /// [`Verdict::Pass`].
@@ -87,7 +87,7 @@ pub struct Coverage {
     pub packets: u64,
     /// Those to a VIP.
     pub to_vip: u64,
-    /// What the host counted beside drops.
+    /// Counts of the host beside drops.
     pub stats: BTreeMap<Stat, u64>,
     counts: BTreeMap<(Target, Kind), u64>,
 }

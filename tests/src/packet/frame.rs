@@ -25,10 +25,10 @@ const IPIP: u8 = 4;
 /// The protocol number of IPv6 in IP (RFC 2473).
 const IPV6: u8 = 41;
 
-/// What stands in a transport checksum field.
+/// Content of a transport checksum field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Checksum {
-    /// What the RFC says.
+    /// As the RFC says.
     Correct,
     /// This, right or wrong. 0 is "none" for UDP over IPv4.
     Fixed(u16),
@@ -128,7 +128,7 @@ pub struct Frame {
     pub destination_port: u16,
     /// TCP flags.
     pub flags: u8,
-    /// What follows the transport header.
+    /// The bytes after the transport header.
     pub payload: Vec<u8>,
     /// The transport checksum.
     pub checksum: Checksum,

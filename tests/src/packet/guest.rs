@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What mounting the host's root takes, in the order of loading.
+/// Kernel modules that mounting the host's root takes, in the order of loading.
 const MODULES: [&str; 10] = [
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
@@ -41,7 +41,7 @@ pub struct Guest {
     modules: PathBuf,
 }
 
-/// What a command in a guest did.
+/// Result of a command in a guest.
 #[derive(Debug)]
 pub struct Finished {
     /// Its exit status.

@@ -11,8 +11,8 @@ use std::{
 };
 
 use sluice_abi::{
-    CONFIG_WORDS, ConfigWord, DropReason, EndpointKey, FlowClock, FlowData, FullNatKey,
-    FullNatValue, Head, LocalKey, MacKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
+    CONFIG_WORDS, ConfigWord, DropReason, FlowClock, FlowData, FullNatKey, FullNatValue, Head,
+    LocalKey, MacKey, PortKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_packet::{Bucket, FamilyTables, Hook, Packet, Route, Tables, Verdict};
 
@@ -23,7 +23,7 @@ use super::{
 
 /// Bytes before a frame in the kernel: `XDP_PACKET_HEADROOM` less its own `struct xdp_frame`.
 const HEADROOM: usize = 216;
-/// What is in them: nothing that a program may rely on.
+/// The content of those bytes: nothing that a program may rely on.
 const GARBAGE: u8 = 0xa5;
 /// Numbers of drop reasons are below this.
 const REASONS: usize = sluice_abi::MOST_DROP_REASONS as usize;
@@ -113,8 +113,8 @@ impl Packet for HostFrame {
     }
 }
 
-/// What the kernel's `bpf_l4_csum_replace` does with a difference (Linux 6.1, `csum_replace_by_diff`): a 32-bit sum that
-/// is never 0, so its result can be 0 where RFC 1624's is 0xffff.
+/// Adds a difference to a checksum as the kernel's `bpf_l4_csum_replace` does (Linux 6.1, `csum_replace_by_diff`): by a 32-bit
+/// sum that is never 0, so its result can be 0 where RFC 1624's is 0xffff.
 fn l4_csum_replace(field: [u8; 2], difference: u16, mark_mangled_0: bool) -> [u8; 2] {
     if mark_mangled_0 && field == [0, 0] {
         return field;
@@ -322,7 +322,7 @@ impl HostTables {
         }
     }
 
-    /// What packets have written.
+    /// Tables that packets have written.
     pub fn state(&self) -> State {
         let mut state = State {
             v4: self.v4.state(),
@@ -365,11 +365,11 @@ macro_rules! family {
         impl FamilyTables<$a> for HostTables {
             type Bucket<'a> = HostBucket<'a>;
 
-            fn vip(&self, key: &EndpointKey<$a>) -> Option<VipWord> {
+            fn vip(&self, key: &PortKey<$a>) -> Option<VipWord> {
                 self.$family.setup.vips.get(key).copied()
             }
-            fn backend(&self, key: &EndpointKey<$a>) -> Option<u32> {
-                self.$family.setup.backends.get(key).copied()
+            fn reply_index(&self, key: &PortKey<$a>) -> Option<u32> {
+                self.$family.setup.replies.get(key).copied()
             }
             fn local(&self, key: &LocalKey<$a>) -> Option<u32> {
                 self.$family.setup.locals.get(key).copied()

@@ -58,7 +58,7 @@ pub struct Kernel {
     drops: PerCpuArray<MapData, u64>,
     stats: PerCpuArray<MapData, u64>,
     routes: Hash<16, 24>,
-    /// What the agent's maps hold now.
+    /// Content of the agent's maps now.
     current: Setup,
     /// Drops counted so far.
     dropped: BTreeMap<DropReason, u64>,
@@ -102,13 +102,7 @@ fn load_object() -> Result<Ebpf> {
         (&["FULLNAT4", "FULLNAT6"], sizes::CLAIMS),
         (
             &[
-                "VIPS4",
-                "VIPS6",
-                "BACKENDS4",
-                "BACKENDS6",
-                "LOCALS4",
-                "LOCALS6",
-                "PEERS",
+                "VIPS4", "VIPS6", "REPLIES4", "REPLIES6", "LOCALS4", "LOCALS6", "PEERS",
             ],
             sizes::HASHES,
         ),

@@ -1,8 +1,8 @@
 //! Map keys and values as bytes: the layout that `sluice_abi` documents, written down a second time.
 
 use sluice_abi::{
-    EndpointKey, FarEnd, FlowData, ForwardingMode, FullNatKey, FullNatValue, Head, LocalKey,
-    MacKey, ServerRecord,
+    FarEnd, FlowData, ForwardingMode, FullNatKey, FullNatValue, Head, LocalKey, MacKey, PortKey,
+    ServerRecord,
 };
 use sluice_packet::Route;
 
@@ -13,14 +13,14 @@ pub fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
         .expect("the layout has the size of the map's keys or values")
 }
 
-/// Key of `VIPS*` and `BACKENDS*`.
-pub fn endpoint<const A: usize, const N: usize>(key: &EndpointKey<A>) -> [u8; N] {
+/// Key of `VIPS*` and `REPLIES*`.
+pub fn port_key<const A: usize, const N: usize>(key: &PortKey<A>) -> [u8; N] {
     array(&[&key.addr[..], &key.port, &[key.protocol, 0]].concat())
 }
 
 /// Key of `LOCALS*`.
 pub fn local<const A: usize, const N: usize>(key: &LocalKey<A>) -> [u8; N] {
-    array(&[&key.addr[..], &key.service.to_le_bytes()].concat())
+    array(&[&key.addr[..], &key.index.to_le_bytes()].concat())
 }
 
 /// Key of `PEERS`.
@@ -31,7 +31,7 @@ pub fn mac(key: &MacKey) -> [u8; 8] {
 /// Slot of `HEADS`.
 pub fn head(head: &Head) -> [u8; 128] {
     let mut bytes = head.seed.to_le_bytes().to_vec();
-    bytes.extend(head.service.to_le_bytes());
+    bytes.extend(head.index.to_le_bytes());
     bytes.extend([head.pool_count, head.flags, head.scheduler]);
     bytes.extend([0; 21]);
     for pool in head.pools {
@@ -70,14 +70,14 @@ fn facts(record: &ServerRecord) -> u64 {
         Some(ForwardingMode::Tun) => 4,
         None => 9,
     };
-    let indices = u64::from(facts.service()) + u64::from(facts.backend()) * (1 << 20);
+    let indices = u64::from(facts.index()) + u64::from(facts.reply_index()) * (1 << 20);
     indices
         + mode * (1 << 40)
         + u64::from(facts.is_ipv6()) * (1 << 44)
         + u64::from(facts.mtu()) * (1 << 48)
 }
 
-/// What a flow key holds of the end that is not the client.
+/// The part of a flow key that stands for the end which is not the client.
 pub fn tag(far: FarEnd) -> u16 {
     let port = u128::from(u16::from_be_bytes(far.port));
     let product = (u128::from(far.index) + port * (1 << 20)) * 0x9e37_79b9_7f4a_7c15;

@@ -1,4 +1,4 @@
-//! What runs packets: the programs in the kernel, or the same decision on the host.
+//! Machines that run packets: the programs in the kernel, or the same decision on the host.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +30,7 @@ pub struct Input<'a> {
     pub program: Program,
     /// The clock, in nanoseconds.
     pub now_ns: u64,
-    /// What a random number is.
+    /// The random number.
     pub random: u32,
     /// The frame.
     pub frame: &'a [u8],
@@ -38,7 +38,7 @@ pub struct Input<'a> {
     pub headroom: bool,
 }
 
-/// What the kernel is told to do with a packet.
+/// Answer to the kernel on a packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Action {
     /// Up the stack (XDP, tc ingress) or out (tc egress).
@@ -62,10 +62,10 @@ impl From<Verdict> for Action {
     }
 }
 
-/// What became of a packet.
+/// The fate of a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Output {
-    /// What the kernel is told.
+    /// The answer to the kernel.
     pub action: Action,
     /// The whole verdict, where it can be seen: on the host.
     pub verdict: Option<Verdict>,
@@ -85,7 +85,7 @@ pub trait Machine {
     fn free_ports(&mut self) -> anyhow::Result<()>;
     /// Runs one packet.
     fn run(&mut self, input: &Input<'_>) -> anyhow::Result<Output>;
-    /// What packets have written.
+    /// Tables that packets have written.
     fn state(&mut self) -> anyhow::Result<State>;
 }
 
@@ -135,7 +135,7 @@ pub struct Entry {
     pub server: u32,
     /// The id's epoch.
     pub epoch: u8,
-    /// What is known of the flow.
+    /// State of the flow.
     pub state: FlowState,
     /// In time units of the state.
     pub time: u16,
@@ -143,7 +143,7 @@ pub struct Entry {
     pub port: u16,
 }
 
-/// What identifies an entry: the client, and the tag of the other end.
+/// Identity of an entry: the client, and the tag of the other end.
 pub type FlowId = (SocketAddr, u16);
 
 impl State {

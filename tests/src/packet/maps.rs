@@ -26,7 +26,7 @@ pub(super) struct KernelFamily<
     const B: usize,
 > {
     vips: Hash<E, 8>,
-    backends: Hash<E, 4>,
+    replies: Hash<E, 4>,
     locals: Hash<E, 4>,
     claims: Hash<CK, CV>,
     flows: Array<MapData, [u8; B]>,
@@ -64,7 +64,7 @@ impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: 
         let name = |map: &str| format!("{map}{version}");
         Ok(Self {
             vips: hash(ebpf, &name("VIPS"))?,
-            backends: hash(ebpf, &name("BACKENDS"))?,
+            replies: hash(ebpf, &name("REPLIES"))?,
             locals: hash(ebpf, &name("LOCALS"))?,
             claims: hash(ebpf, &name("FULLNAT"))?,
             flows: map_array(ebpf, &name("FLOWS"))?,
@@ -75,17 +75,17 @@ impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: 
     pub(super) fn configure(&mut self, old: &Family<A>, new: &Family<A>) -> Result<()> {
         let vips = |family: &Family<A>| -> Contents<E, 8> {
             let vips = family.vips.iter();
-            vips.map(|(key, word)| (layout::endpoint(key), word.0.to_le_bytes()))
+            vips.map(|(key, word)| (layout::port_key(key), word.0.to_le_bytes()))
                 .collect()
         };
         write_hash(&mut self.vips, &vips(old), &vips(new))?;
-        let backends = |family: &Family<A>| -> Contents<E, 4> {
-            let backends = family.backends.iter();
-            backends
-                .map(|(key, index)| (layout::endpoint(key), index.to_le_bytes()))
+        let replies = |family: &Family<A>| -> Contents<E, 4> {
+            let replies = family.replies.iter();
+            replies
+                .map(|(key, index)| (layout::port_key(key), index.to_le_bytes()))
                 .collect()
         };
-        write_hash(&mut self.backends, &backends(old), &backends(new))?;
+        write_hash(&mut self.replies, &replies(old), &replies(new))?;
         let locals = |family: &Family<A>| -> Contents<E, 4> {
             let locals = family.locals.iter();
             locals

@@ -7,7 +7,7 @@
 //!                 └─► Host: HostTables, sluice_packet::ingress ──────────────┘
 //! ```
 //!
-//! What comes out is compared with frames built by [`frame`], whose checksums are computed from scratch by [`checksum`],
+//! The frames that come out are compared with frames built by [`frame`], whose checksums are computed from scratch by [`checksum`],
 //! and between the two machines.
 
 pub mod case;

@@ -1,4 +1,4 @@
-//! What the maps hold before packets come, without saying whose maps they are, and a way to write it down in few words.
+//! Content of the maps before packets come, without saying whose maps they are, and a way to write it down in few words.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,8 +6,8 @@ use std::{
 };
 
 use sluice_abi::{
-    ConfigWord, EndpointKey, FIRST_BACKEND, FarEnd, FlowData, ForwardingMode, FullNatKey,
-    FullNatValue, Head, HeadPool, LocalKey, MacKey, Path, RingWord, SHARE_WHOLE, ServerFacts,
+    ConfigWord, FIRST_REPLY_INDEX, FarEnd, FlowData, ForwardingMode, FullNatKey, FullNatValue,
+    Head, HeadPool, LocalKey, MacKey, Path, PortKey, RingWord, SHARE_WHOLE, ServerFacts,
     ServerRecord, ServerWord, Timeouts, VipWord,
 };
 use sluice_packet::Route;
@@ -43,9 +43,9 @@ pub const IFINDEX: u32 = 1;
 #[derive(Clone, PartialEq, Debug)]
 pub struct Family<const A: usize> {
     /// `VIPS*`.
-    pub vips: BTreeMap<EndpointKey<A>, VipWord>,
-    /// `BACKENDS*`.
-    pub backends: BTreeMap<EndpointKey<A>, u32>,
+    pub vips: BTreeMap<PortKey<A>, VipWord>,
+    /// `REPLIES*`.
+    pub replies: BTreeMap<PortKey<A>, u32>,
     /// `LOCALS*`.
     pub locals: BTreeMap<LocalKey<A>, u32>,
     /// `FULLNAT*`, before the first packet.
@@ -58,7 +58,7 @@ impl<const A: usize> Default for Family<A> {
     fn default() -> Self {
         Self {
             vips: BTreeMap::new(),
-            backends: BTreeMap::new(),
+            replies: BTreeMap::new(),
             locals: BTreeMap::new(),
             claims: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -89,10 +89,10 @@ pub struct Setup {
     pub records: BTreeMap<u32, ServerRecord>,
 }
 
-/// An endpoint of a virtual server in a [`Setup`].
+/// A port of a virtual server in a [`Setup`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Service {
-    /// Its service index.
+pub struct VipPort {
+    /// Its index.
     pub index: u32,
     /// Where clients connect.
     pub vip: SocketAddr,
@@ -102,7 +102,7 @@ pub struct Service {
     pub head: u32,
 }
 
-impl Service {
+impl VipPort {
     /// The end of its flows that is not the client.
     pub fn far(&self) -> FarEnd {
         FarEnd {
@@ -163,25 +163,25 @@ impl Server {
     }
 }
 
-/// The key of an endpoint of either family.
-pub enum Endpoint {
+/// A key of either family.
+pub enum AnyKey {
     /// IPv4.
-    V4(EndpointKey<4>),
+    V4(PortKey<4>),
     /// IPv6.
-    V6(EndpointKey<16>),
+    V6(PortKey<16>),
 }
 
 /// The key that names `address` with `protocol`.
-pub fn endpoint(address: SocketAddr, protocol: u8) -> Endpoint {
+pub fn key_of(address: SocketAddr, protocol: u8) -> AnyKey {
     let port = address.port().to_be_bytes();
     match address.ip() {
-        IpAddr::V4(ip) => Endpoint::V4(EndpointKey {
+        IpAddr::V4(ip) => AnyKey::V4(PortKey {
             addr: ip.octets(),
             port,
             protocol,
             pad: 0,
         }),
-        IpAddr::V6(ip) => Endpoint::V6(EndpointKey {
+        IpAddr::V6(ip) => AnyKey::V6(PortKey {
             addr: ip.octets(),
             port,
             protocol,
@@ -219,21 +219,21 @@ impl Setup {
         self.config.insert(word as u32, value);
     }
 
-    /// Adds an endpoint of a virtual server with one pool and no server, and its address's marker.
-    pub fn virtual_server(&mut self, vip: SocketAddr, protocol: u8) -> Service {
+    /// Adds a port of a virtual server with one pool and no server, and its address's marker.
+    pub fn virtual_server(&mut self, vip: SocketAddr, protocol: u8) -> VipPort {
         let head = next_key(&self.heads);
-        let service = Service {
+        let vip_port = VipPort {
             index: head,
             vip,
             protocol,
             head,
         };
-        let word = VipWord::new(service.index, service.head, 0);
+        let word = VipWord::new(vip_port.index, vip_port.head, 0);
         self.set_vip(vip, protocol, word);
         self.set_vip(SocketAddr::new(vip.ip(), 0), 0, VipWord(0));
         let mut new = Head {
             seed: 7 * head,
-            service: service.index,
+            index: vip_port.index,
             pool_count: 1,
             ..Head::default()
         };
@@ -243,36 +243,36 @@ impl Setup {
             tag: 0,
         };
         self.heads.insert(head, new);
-        service
+        vip_port
     }
 
     /// Sets an entry of `VIPS*`.
     pub fn set_vip(&mut self, vip: SocketAddr, protocol: u8, word: VipWord) {
-        match endpoint(vip, protocol) {
-            Endpoint::V4(key) => drop(self.v4.vips.insert(key, word)),
-            Endpoint::V6(key) => drop(self.v6.vips.insert(key, word)),
+        match key_of(vip, protocol) {
+            AnyKey::V4(key) => drop(self.v4.vips.insert(key, word)),
+            AnyKey::V6(key) => drop(self.v6.vips.insert(key, word)),
         }
     }
 
-    /// Adds a real server of `service` and whatever replies need; returns its id. It is in no ring yet.
-    pub fn server(&mut self, service: &Service, server: &Server) -> u32 {
+    /// Adds a real server of `vip_port` and whatever replies need; returns its id. It is in no ring yet.
+    pub fn server(&mut self, vip_port: &VipPort, server: &Server) -> u32 {
         let id = next_key(&self.servers);
         let slot = next_key(&self.records);
         let rewrites_replies = server.mode == ForwardingMode::Nat || server.path == Path::Local;
-        let backend = if rewrites_replies {
-            self.backend(server.address, service.protocol)
+        let reply_index = if rewrites_replies {
+            self.reply_index(server.address, vip_port.protocol)
         } else {
             0
         };
         let alt = match server.mode {
-            _ if rewrites_replies => service.vip.ip(),
+            _ if rewrites_replies => vip_port.vip.ip(),
             ForwardingMode::FullNat | ForwardingMode::Tun => server.own,
             _ => IpAddr::from([0; 4]),
         };
         let local = server.path == Path::Local;
         let keeps_port = matches!(server.mode, ForwardingMode::Dr | ForwardingMode::Tun) && !local;
         let port = if keeps_port {
-            service.vip.port()
+            vip_port.vip.port()
         } else {
             server.address.port()
         };
@@ -285,11 +285,11 @@ impl Setup {
                 source_mac: DIRECTOR_MAC,
                 ifindex: server.ifindex,
                 port: port.to_be_bytes(),
-                vip_port: service.vip.port().to_be_bytes(),
+                vip_port: vip_port.vip.port().to_be_bytes(),
                 tag: 0,
                 facts: ServerFacts::new(
-                    service.index,
-                    backend,
+                    vip_port.index,
+                    reply_index,
                     server.mode,
                     server.address.is_ipv6(),
                 )
@@ -299,46 +299,46 @@ impl Setup {
         self.servers
             .insert(id, ServerWord::new(slot, server.epoch, server.path, false));
         if server.mode == ForwardingMode::Tun && local {
-            self.local(server.address.ip(), service.index, id);
+            self.local(server.address.ip(), vip_port.index, id);
         }
         id
     }
 
-    /// Adds a real server and makes it the only one in the ring of `service`.
-    pub fn only_server(&mut self, service: &Service, server: &Server) -> u32 {
-        let id = self.server(service, server);
-        self.ring(service.head, &[id]);
+    /// Adds a real server and makes it the only one in the ring of `vip_port`.
+    pub fn only_server(&mut self, vip_port: &VipPort, server: &Server) -> u32 {
+        let id = self.server(vip_port, server);
+        self.ring(vip_port.head, &[id]);
         id
     }
 
     /// Sets an entry of `LOCALS*`.
-    pub fn local(&mut self, address: IpAddr, service: u32, id: u32) {
+    pub fn local(&mut self, address: IpAddr, index: u32, id: u32) {
         match address {
             IpAddr::V4(ip) => {
                 let addr = ip.octets();
-                self.v4.locals.insert(LocalKey { addr, service }, id);
+                self.v4.locals.insert(LocalKey { addr, index }, id);
             }
             IpAddr::V6(ip) => {
                 let addr = ip.octets();
-                self.v6.locals.insert(LocalKey { addr, service }, id);
+                self.v6.locals.insert(LocalKey { addr, index }, id);
             }
         }
     }
 
-    /// The index of a backend's endpoint, a new one if it has none.
-    pub fn backend(&mut self, address: SocketAddr, protocol: u8) -> u32 {
-        let new = FIRST_BACKEND
-            + u32::try_from(self.v4.backends.len() + self.v6.backends.len()).unwrap_or(0);
-        match endpoint(address, protocol) {
-            Endpoint::V4(key) => *self.v4.backends.entry(key).or_insert(new),
-            Endpoint::V6(key) => *self.v6.backends.entry(key).or_insert(new),
+    /// The index of a real server's port, a new one if it has none.
+    pub fn reply_index(&mut self, address: SocketAddr, protocol: u8) -> u32 {
+        let new = FIRST_REPLY_INDEX
+            + u32::try_from(self.v4.replies.len() + self.v6.replies.len()).unwrap_or(0);
+        match key_of(address, protocol) {
+            AnyKey::V4(key) => *self.v4.replies.entry(key).or_insert(new),
+            AnyKey::V6(key) => *self.v6.replies.entry(key).or_insert(new),
         }
     }
 
-    /// The end of flows' ways back that a backend's endpoint is.
-    pub fn backend_end(&mut self, address: SocketAddr, protocol: u8) -> FarEnd {
+    /// The end of flows' ways back that a real server's port is.
+    pub fn reply_end(&mut self, address: SocketAddr, protocol: u8) -> FarEnd {
         FarEnd {
-            index: self.backend(address, protocol),
+            index: self.reply_index(address, protocol),
             port: address.port().to_be_bytes(),
         }
     }

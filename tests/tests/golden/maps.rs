@@ -91,7 +91,7 @@ impl<'a> Dump<'a> {
         Self {
             node,
             image,
-            vip_ports: vip_ports.map(|(key, word)| (word.service(), key)).collect(),
+            vip_ports: vip_ports.map(|(key, word)| (word.index(), key)).collect(),
         }
     }
 
@@ -179,7 +179,7 @@ impl<'a> Dump<'a> {
         let mut servers: Vec<String> = out
             .map(|(id, word)| {
                 let record = self.image.records.get(&word.slot());
-                let vip_port = record.map_or(0, |record| record.facts.service());
+                let vip_port = record.map_or(0, |record| record.facts.index());
                 format!("{}: {}", self.vip_port_of(vip_port), self.server(*id))
             })
             .collect();
@@ -194,8 +194,8 @@ impl<'a> Dump<'a> {
                 .image
                 .records
                 .values()
-                .find(|r| r.facts.backend() == *index);
-            let vip_port = told.map_or(0, |record| record.facts.service());
+                .find(|r| r.facts.reply_index() == *index);
+            let vip_port = told.map_or(0, |record| record.facts.index());
             format!("from {from}: as from {}", self.vip_port_of(vip_port))
         }))
     }
@@ -242,7 +242,7 @@ fn server(word: ServerWord, record: &ServerRecord) -> String {
         write!(text, ", interface {}", record.ifindex).expect("a String takes all");
     }
     write!(text, ", mtu {}", record.facts.mtu()).expect("a String takes all");
-    if record.facts.backend() != 0 {
+    if record.facts.reply_index() != 0 {
         text.push_str(", replies are rewritten");
     }
     if word.draining() {

@@ -58,7 +58,7 @@ pub(super) fn bucket<const A: usize, T: FamilyTables<A>>(
     }
 }
 
-/// What [`FamilyTables::find_flow`] does: the data of the live entry with a key of these words, 0 if there is none.
+/// Body of [`FamilyTables::find_flow`]: the data of the live entry with a key of these words, 0 if there is none.
 #[inline(always)]
 pub fn find_words<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
@@ -123,7 +123,7 @@ fn scan<const A: usize, T: FamilyTables<A>>(
     None
 }
 
-/// What [`FamilyTables::change_flow`] does: replaces the data of the entry with a key of these words, or removes the entry
+/// Body of [`FamilyTables::change_flow`]: replaces the data of the entry with a key of these words, or removes the entry
 /// if the new data is 0, provided that its data is still `found`, as [`find_words`] gave it.
 #[inline(always)]
 pub fn change_words<const A: usize, T: Tables + FamilyTables<A>>(

@@ -5,8 +5,7 @@ use super::entry::{Table, bucket};
 use crate::{Bucket, FamilyTables, Tables};
 use sluice_abi::{BUCKET_ENTRIES, FlowClock, FlowData, SLOT_BUSY, SLOT_FREE, Stat, Timeouts};
 
-/// What [`FamilyTables::insert_flow`] does: `words` are the key's; the flow's state says into which
-/// table it is put. `unknown` is 0, as [`crate::Packet::unknown_zero`].
+/// Body of [`FamilyTables::insert_flow`]: `words` are the key's; the flow's state says into which table it is put. `unknown` is 0, as [`crate::Packet::unknown_zero`].
 #[inline(always)]
 pub fn insert_words<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
@@ -58,7 +57,7 @@ pub fn insert_words<const A: usize, T: Tables + FamilyTables<A>>(
     true
 }
 
-/// What a slot is worth to its flow, lowest first: the key's own, free, free at the bucket's end, expired, then live by the
+/// Worth of a slot to its flow, lowest first: the key's own, free, free at the bucket's end, expired, then live by the
 /// time it has left, then one that is being written. A bucket fills from its front: if only its end is free, the flow's
 /// second bucket comes first if it has more room. So a table that is half full evicts a tenth of what it would.
 const OWN: u32 = 0;

@@ -78,7 +78,7 @@ fn wrap<const A: usize, const UDP: bool>(ctx: &XdpContext) -> u32 {
     if data + bench_frame_len::<A>() > ctx.data_end() {
         return xdp_action::XDP_ABORTED;
     }
-    // What follows the transport header stays as it is.
+    // The bytes after the transport header stay as they are.
     let last = match (A, UDP) {
         (4, false) => 6,
         (4, true) => 5,

@@ -21,7 +21,8 @@ const MAKERS: usize = 4;
 const ONE_PERCENT: f64 = 0.01;
 /// New connections that are looked at in each step.
 const PER_STEP: u64 = 2_000;
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a step of the rollout, or the connections to look at, may take.
+const STEP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Clients under way while the weights change.
 struct Traffic {
@@ -69,7 +70,7 @@ pub(crate) fn show(report: &mut Report, fabric: &Fabric, sluice: &mut Sluice) ->
             promote(sluice, &policy)?;
         }
     }
-    until("the rollout to complete", PATIENCE, || {
+    until("the rollout to complete", STEP_TIMEOUT, || {
         let status = sluice.rollout(POLICY);
         status.is_some_and(|status| status.phase == Some(RolloutPhase::Completed))
     })?;
@@ -79,7 +80,7 @@ pub(crate) fn show(report: &mut Report, fabric: &Fabric, sluice: &mut Sluice) ->
 /// Opens the gate of the step in force: the command is an annotation of the policy.
 fn promote(sluice: &Sluice, policy: &str) -> Result<()> {
     let mut command = None;
-    until("the gate", PATIENCE, || {
+    until("the gate", STEP_TIMEOUT, || {
         command = sluice.rollout(POLICY).and_then(|status| {
             let gated = status.phase == Some(RolloutPhase::Gated);
             let (run, step) = status.run.zip(status.step)?;
@@ -105,7 +106,7 @@ fn show_share(report: &mut Report, maker: &ConnectionMaker, weight: u32) -> Resu
     // What began before the change counts for failures only.
     let before = maker.take_report().expect_none_failed();
     let made = maker.made();
-    until("new connections", PATIENCE, || {
+    until("new connections", STEP_TIMEOUT, || {
         maker.made() >= made + PER_STEP
     })?;
     let seen = maker.take_report();

@@ -30,8 +30,8 @@ pub fn cases() -> Vec<Case> {
 
 fn nat_setup(net: &Net, mode: ForwardingMode, protocol: u8) -> Setup {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
-    setup.only_server(&service, &Server::new(mode, net.server, net.own));
+    let vip_port = setup.virtual_server(net.vip, protocol);
+    setup.only_server(&vip_port, &Server::new(mode, net.server, net.own));
     setup
 }
 
@@ -124,9 +124,9 @@ fn wrong_stays_wrong(net: &Net, mode: ForwardingMode) -> Case {
 /// tc rewrites by the kernel's helper instead, which must hold to the same rules.
 fn local_zero_result(net: &Net) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, UDP);
+    let vip_port = setup.virtual_server(net.vip, UDP);
     let server = Server::new(ForwardingMode::Nat, net.server, net.own).by(sluice_abi::Path::Local);
-    setup.only_server(&service, &server);
+    setup.only_server(&vip_port, &server);
     let request = udp(net.client, net.vip);
     let reply = udp(net.server, net.client)
         .macs(DIRECTOR_MAC, SERVER_MAC)

@@ -13,7 +13,7 @@ use crate::packet::{
     case::Case,
     frame::{ACK, DIRECTOR_MAC, Frame, MORE_FRAGMENTS, SERVER_MAC, SYN, tcp, transport, udp},
     machine::Program,
-    setup::{IFINDEX, Server, Service, Setup},
+    setup::{IFINDEX, Server, Setup, VipPort},
 };
 
 /// The cases of this module.
@@ -27,7 +27,7 @@ pub fn cases() -> Vec<Case> {
             no_headroom(&net),
             too_big(&net),
             bad_table(&net),
-            no_service(&net),
+            no_virtual_server(&net),
             no_port(&net),
             half_open_limit(&net),
             port_in_use(&net),
@@ -42,11 +42,11 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn setup_with(net: &Net, mode: ForwardingMode, protocol: u8) -> (Setup, Service, u32) {
+fn setup_with(net: &Net, mode: ForwardingMode, protocol: u8) -> (Setup, VipPort, u32) {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
-    let id = setup.only_server(&service, &Server::new(mode, net.server, net.own));
-    (setup, service, id)
+    let vip_port = setup.virtual_server(net.vip, protocol);
+    let id = setup.only_server(&vip_port, &Server::new(mode, net.server, net.own));
+    (setup, vip_port, id)
 }
 
 /// A frame that ends before its headers do, or before the IP packet does.
@@ -121,9 +121,9 @@ fn ttl(net: &Net, mode: ForwardingMode, protocol: u8) -> Case {
 }
 
 fn no_server(net: &Net) -> Case {
-    let (setup, service, id) = setup_with(net, ForwardingMode::Dr, TCP);
+    let (setup, vip_port, id) = setup_with(net, ForwardingMode::Dr, TCP);
     let frame = tcp(net.client, net.vip, SYN);
-    let ring = service.head;
+    let ring = vip_port.head;
     Case::new(format!("{} no server", net.family), setup)
         .then(move |setup| setup.ring(ring, &[0]))
         .drops(Program::Xdp, &frame, DropReason::NoServer)
@@ -197,8 +197,8 @@ fn too_big(net: &Net) -> Case {
         (ForwardingMode::Tun, net.vip),
         (ForwardingMode::Nat, net.other_vip),
     ] {
-        let service = setup.virtual_server(vip, UDP);
-        setup.only_server(&service, &Server::new(mode, net.server, net.own));
+        let vip_port = setup.virtual_server(vip, UDP);
+        setup.only_server(&vip_port, &Server::new(mode, net.server, net.own));
         let ip = if vip.is_ipv6() { 40 } else { 20 };
         let outer = if mode == ForwardingMode::Tun { ip } else { 0 };
         let fits = udp(net.client, vip).payload(&vec![0x5a; 1500 - ip - 8 - outer]);
@@ -218,9 +218,9 @@ fn too_big(net: &Net) -> Case {
 
 /// Tables that contradict the packet: none of these happens by the agent's hand, and none may crash or go astray.
 fn bad_table(net: &Net) -> Case {
-    let (setup, service, id) = setup_with(net, ForwardingMode::Tun, UDP);
+    let (setup, vip_port, id) = setup_with(net, ForwardingMode::Tun, UDP);
     let frame = udp(net.client, net.vip);
-    let (vip, index, head) = (net.vip, service.index, service.head);
+    let (vip, index, head) = (net.vip, vip_port.index, vip_port.head);
     Case::new(format!("{} bad table", net.family), setup)
         .then(move |setup| setup.change_record(id, |record| record.facts.0 ^= 1 << 44))
         .drops(Program::Xdp, &frame, DropReason::BadTable)
@@ -254,30 +254,30 @@ fn bad_table(net: &Net) -> Case {
 }
 
 /// A VIP's other ports and protocols are dropped, other addresses pass.
-fn no_service(net: &Net) -> Case {
+fn no_virtual_server(net: &Net) -> Case {
     let (setup, ..) = setup_with(net, ForwardingMode::Tun, TCP);
     let icmp = if net.vip.is_ipv6() { 58 } else { 1 };
     let other_port = SocketAddr::new(net.vip.ip(), 81);
-    let mut case = Case::new(format!("{} no service", net.family), setup)
+    let mut case = Case::new(format!("{} no virtual server", net.family), setup)
         .drops(
             Program::Xdp,
             &tcp(net.client, other_port, SYN),
-            DropReason::NoService,
+            DropReason::NoVirtualServer,
         )
         .drops(
             Program::Xdp,
             &udp(net.client, net.vip),
-            DropReason::NoService,
+            DropReason::NoVirtualServer,
         )
         .drops(
             Program::Ingress,
             &udp(net.client, net.vip),
-            DropReason::NoService,
+            DropReason::NoVirtualServer,
         );
     for protocol in [icmp, 132, 50] {
         let frame = transport(net.client, net.vip, protocol);
         case = case
-            .drops(Program::Xdp, &frame, DropReason::NoService)
+            .drops(Program::Xdp, &frame, DropReason::NoVirtualServer)
             .passes(Program::Xdp, &frame.to(net.other_vip));
     }
     case.passes(Program::Xdp, &tcp(net.client, net.other_vip, SYN))

@@ -13,7 +13,7 @@ use crate::packet::{
     case::Case,
     frame::{ACK, DIRECTOR_MAC, FIN, Frame, PSH, RST, SYN, tcp, udp},
     machine::{Entry, Program, State, Table},
-    setup::{Server, Service, Setup},
+    setup::{Server, Setup, VipPort},
 };
 
 /// The cases of this module.
@@ -48,23 +48,23 @@ const NEW_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 2];
 
 struct Pair {
     setup: Setup,
-    service: Service,
+    vip_port: VipPort,
     old: u32,
     new: u32,
 }
 
 fn pair(net: &Net, protocol: u8) -> Pair {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
+    let vip_port = setup.virtual_server(net.vip, protocol);
     let server = |address, next_hop_mac| Server {
         next_hop_mac,
         ..Server::new(ForwardingMode::Dr, address, net.own)
     };
-    let old = setup.only_server(&service, &server(net.server, OLD_MAC));
-    let new = setup.server(&service, &server(net.other_server, NEW_MAC));
+    let old = setup.only_server(&vip_port, &server(net.server, OLD_MAC));
+    let new = setup.server(&vip_port, &server(net.other_server, NEW_MAC));
     Pair {
         setup,
-        service,
+        vip_port,
         old,
         new,
     }
@@ -75,9 +75,9 @@ impl Pair {
         Case::new(title, self.setup.clone())
     }
 
-    /// What makes the ring name the new server.
+    /// The change that makes the ring name the new server.
     fn flip(&self) -> impl FnOnce(&mut Setup) + use<> {
-        let (ring, new) = (self.service.head, self.new);
+        let (ring, new) = (self.vip_port.head, self.new);
         move |setup| setup.ring(ring, &[new])
     }
 }
@@ -112,24 +112,24 @@ fn is(table: Table, server: u32, state: FlowState) -> impl Fn(Option<Entry>) -> 
 /// A check that the client's flow has such an entry.
 fn entry(
     client: SocketAddr,
-    service: &Service,
+    vip_port: &VipPort,
     table: Table,
     server: u32,
     state: FlowState,
 ) -> impl Fn(&State) -> bool + 'static {
-    let (far, is) = (service.far(), is(table, server, state));
+    let (far, is) = (vip_port.far(), is(table, server, state));
     move |tables| is(tables.flow(client, far))
 }
 
 fn established(net: &Net) -> Case {
     let pair = pair(net, TCP);
-    let (client, service, old) = (net.client, pair.service, pair.old);
+    let (client, vip_port, old) = (net.client, pair.vip_port, pair.old);
     let packet = |flags| tcp(client, net.vip, flags);
     pair.case(format!("{} an established connection stays", net.family))
         .to_old(&packet(SYN))
         .check(
             "the SYN made a half-open entry",
-            entry(client, &service, Table::HalfOpen, old, FlowState::Syn),
+            entry(client, &vip_port, Table::HalfOpen, old, FlowState::Syn),
         )
         .then(pair.flip())
         .to_old(&packet(ACK))
@@ -137,7 +137,7 @@ fn established(net: &Net) -> Case {
             "the ACK confirmed it",
             entry(
                 client,
-                &service,
+                &vip_port,
                 Table::Established,
                 old,
                 FlowState::Established,
@@ -177,7 +177,7 @@ fn syn_again(net: &Net) -> Case {
 fn what_confirms(net: &Net) -> Case {
     let pair = pair(net, TCP);
     let packet = |flags| tcp(net.client, net.vip, flags);
-    let (client, service, old) = (net.client, pair.service, pair.old);
+    let (client, vip_port, old) = (net.client, pair.vip_port, pair.old);
     pair.case(format!("{} what confirms a SYN", net.family))
         .to_old(&packet(SYN))
         .to_old(&packet(RST))
@@ -187,14 +187,14 @@ fn what_confirms(net: &Net) -> Case {
         .to_old(&packet(PSH))
         .check(
             "none of these does",
-            entry(client, &service, Table::HalfOpen, old, FlowState::Syn),
+            entry(client, &vip_port, Table::HalfOpen, old, FlowState::Syn),
         )
         .to_old(&packet(FIN | ACK))
         .check(
             "an ACK does, and closes",
             entry(
                 client,
-                &service,
+                &vip_port,
                 Table::Established,
                 old,
                 FlowState::Closing,
@@ -206,11 +206,11 @@ fn what_confirms(net: &Net) -> Case {
 fn middle_of_a_connection(net: &Net) -> Case {
     let pair = pair(net, TCP);
     let packet = |flags| tcp(net.client, net.vip, flags);
-    let (client, service, old) = (net.client, pair.service, pair.old);
+    let (client, vip_port, old) = (net.client, pair.vip_port, pair.old);
     let half_open = || {
         entry(
             client,
-            &service,
+            &vip_port,
             Table::HalfOpen,
             old,
             FlowState::Unconfirmed,
@@ -229,7 +229,7 @@ fn middle_of_a_connection(net: &Net) -> Case {
             "a packet later does",
             entry(
                 client,
-                &service,
+                &vip_port,
                 Table::Established,
                 old,
                 FlowState::Established,
@@ -240,14 +240,14 @@ fn middle_of_a_connection(net: &Net) -> Case {
 fn udp_flow(net: &Net) -> Case {
     let pair = pair(net, UDP);
     let packet = udp(net.client, net.vip);
-    let (client, service, old) = (net.client, pair.service, pair.old);
+    let (client, vip_port, old) = (net.client, pair.vip_port, pair.old);
     pair.case(format!("{} a UDP flow", net.family))
         .to_old(&packet)
         .check(
             "unconfirmed",
             entry(
                 client,
-                &service,
+                &vip_port,
                 Table::HalfOpen,
                 old,
                 FlowState::Unconfirmed,
@@ -259,7 +259,7 @@ fn udp_flow(net: &Net) -> Case {
         .to_old(&packet)
         .check(
             "confirmed",
-            entry(client, &service, Table::Established, old, FlowState::Udp),
+            entry(client, &vip_port, Table::Established, old, FlowState::Udp),
         )
         .after_seconds(100)
         .to_old(&packet)
@@ -271,7 +271,7 @@ fn udp_flow(net: &Net) -> Case {
 fn reuse_after(net: &Net, end: u8, name: &str) -> Case {
     let pair = pair(net, TCP);
     let packet = |flags| tcp(net.client, net.vip, flags);
-    let (client, service, new) = (net.client, pair.service, pair.new);
+    let (client, vip_port, new) = (net.client, pair.vip_port, pair.new);
     pair.case(format!("{} port reuse after {name}", net.family))
         .to_old(&packet(SYN))
         .to_old(&packet(ACK))
@@ -281,7 +281,7 @@ fn reuse_after(net: &Net, end: u8, name: &str) -> Case {
         .to_new(&packet(SYN))
         .check(
             "one entry, half-open",
-            entry(client, &service, Table::HalfOpen, new, FlowState::Syn),
+            entry(client, &vip_port, Table::HalfOpen, new, FlowState::Syn),
         )
         .check("one entry", |state| state.flows().len() == 1)
         .to_new(&packet(ACK))
@@ -357,7 +357,7 @@ fn epoch(net: &Net) -> Case {
 fn reuse_after_the_server_is_gone(net: &Net) -> Case {
     let pair = pair(net, TCP);
     let packet = |flags| tcp(net.client, net.vip, flags);
-    let (client, service, old, new) = (net.client, pair.service, pair.old, pair.new);
+    let (client, vip_port, old, new) = (net.client, pair.vip_port, pair.old, pair.new);
     pair.case(format!("{} a port used again after its server", net.family))
         .to_old(&packet(SYN))
         .to_old(&packet(ACK))
@@ -373,7 +373,7 @@ fn reuse_after_the_server_is_gone(net: &Net) -> Case {
             "established",
             entry(
                 client,
-                &service,
+                &vip_port,
                 Table::Established,
                 new,
                 FlowState::Established,
@@ -385,7 +385,7 @@ fn reuse_after_the_server_is_gone(net: &Net) -> Case {
 fn clock_of_another_cpu(net: &Net) -> Case {
     let pair = pair(net, TCP);
     let packet = |flags| tcp(net.client, net.vip, flags);
-    let (client, service, old) = (net.client, pair.service, pair.old);
+    let (client, vip_port, old) = (net.client, pair.vip_port, pair.old);
     pair.case(format!("{} the clock of another CPU", net.family))
         .to_old(&packet(ACK))
         .then(pair.flip())
@@ -395,7 +395,7 @@ fn clock_of_another_cpu(net: &Net) -> Case {
             "no time has passed",
             entry(
                 client,
-                &service,
+                &vip_port,
                 Table::HalfOpen,
                 old,
                 FlowState::Unconfirmed,
@@ -454,7 +454,7 @@ fn other_timeouts(net: &Net) -> Vec<Case> {
 
 /// A flow of these packets, idle for so many seconds: `late` if it is no more then.
 fn idle(net: &Net, pair: &Pair, mut case: Case, (packets, wait, late): (&[u8], u64, bool)) -> Case {
-    let protocol = pair.service.protocol;
+    let protocol = pair.vip_port.protocol;
     let packet = |flags| first(net.client, net.vip, protocol).flags(flags);
     for flags in packets {
         case = case.to_old(&packet(*flags));
@@ -497,19 +497,19 @@ fn flood(net: &Net) -> Case {
 /// NAT records the way back beside the way there, and both end together.
 fn nat_both_ways(net: &Net) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, TCP);
+    let vip_port = setup.virtual_server(net.vip, TCP);
     let id = setup.only_server(
-        &service,
+        &vip_port,
         &Server::new(ForwardingMode::Nat, net.server, net.own),
     );
-    let backend = setup.backend_end(net.server, TCP);
+    let reply_end = setup.reply_end(net.server, TCP);
     let packet = |flags| tcp(net.client, net.vip, flags);
     let at_server = |flags| super::at_server(net, ForwardingMode::Nat, &packet(flags));
     let client = net.client;
     let both = move |table, state| {
         move |tables: &State| {
             let is = is(table, id, state);
-            is(tables.flow(client, service.far())) && is(tables.flow(client, backend))
+            is(tables.flow(client, vip_port.far())) && is(tables.flow(client, reply_end))
         }
     };
     Case::new(format!("{} NAT both ways", net.family), setup)
@@ -539,7 +539,7 @@ fn nat_both_ways(net: &Net) -> Case {
 /// A first pool whose share is 0 gets nothing.
 fn second_pool(net: &Net) -> Case {
     let mut pair = pair(net, TCP);
-    let (head, new) = (pair.service.head, pair.new);
+    let (head, new) = (pair.vip_port.head, pair.new);
     pair.setup.ring(40, &[new]);
     let entry = pair.setup.heads.entry(head).or_default();
     entry.pool_count = 2;

@@ -32,9 +32,9 @@ pub fn cases() -> Vec<Case> {
 fn setup_with(net: &Net, protocols: &[u8]) -> Setup {
     let mut setup = Setup::director();
     for protocol in protocols {
-        let service = setup.virtual_server(net.vip, *protocol);
+        let vip_port = setup.virtual_server(net.vip, *protocol);
         setup.only_server(
-            &service,
+            &vip_port,
             &Server::new(ForwardingMode::FullNat, net.server, net.own),
         );
     }
@@ -185,11 +185,11 @@ fn claim_freed(net: &Net) -> Case {
 /// A connection from a port whose last one went to a server that is gone keeps the port that its SYN got.
 fn kept_after_the_server_is_gone(net: &Net) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, TCP);
+    let vip_port = setup.virtual_server(net.vip, TCP);
     let other = SocketAddr::new(net.server.ip(), net.server.port() + 1);
     let server = |address| Server::new(ForwardingMode::FullNat, address, net.own);
-    let new = setup.server(&service, &server(net.server));
-    let old = setup.only_server(&service, &server(other));
+    let new = setup.server(&vip_port, &server(net.server));
+    let old = setup.only_server(&vip_port, &server(other));
     let request = tcp(net.client, net.vip, SYN);
     let at = |frame: &Frame, port| {
         forwarded(frame)
@@ -203,7 +203,7 @@ fn kept_after_the_server_is_gone(net: &Net) -> Case {
             from_port(net, &frame, FULLNAT_PORT_MIN).to(other),
         )
     };
-    let ring = service.head;
+    let ring = vip_port.head;
     let mut case = Case::new(
         format!("{} a port kept after a lost server", net.family),
         setup,

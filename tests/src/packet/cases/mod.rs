@@ -108,7 +108,7 @@ fn forwarded(frame: &Frame) -> Frame {
     frame.clone().macs(DIRECTOR_MAC, SERVER_MAC).ttl(ttl)
 }
 
-/// What the server gets of a client's packet, checksums computed anew.
+/// A client's packet as the server gets it, checksums computed anew.
 fn at_server(net: &Net, mode: ForwardingMode, frame: &Frame) -> Frame {
     let forwarded = forwarded(frame);
     match mode {

@@ -31,8 +31,8 @@ pub fn cases() -> Vec<Case> {
 /// A flow's first packets reach the server, which is on the link by which they came.
 fn to_server(title: &str, net: &Net, mode: ForwardingMode, protocol: u8) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
-    let id = setup.only_server(&service, &Server::new(mode, net.server, net.own));
+    let vip_port = setup.virtual_server(net.vip, protocol);
+    let id = setup.only_server(&vip_port, &Server::new(mode, net.server, net.own));
     let first = first(net.client, net.vip, protocol).traffic_class(0x28);
     let second = transport(net.client, net.vip, protocol).payload(b"some more data");
     let length = u64::try_from(first.inner_packet().len() + second.inner_packet().len());
@@ -47,9 +47,9 @@ fn to_server(title: &str, net: &Net, mode: ForwardingMode, protocol: u8) -> Case
 /// The server is behind another interface.
 fn to_another_link(title: &str, net: &Net, mode: ForwardingMode, protocol: u8) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
+    let vip_port = setup.virtual_server(net.vip, protocol);
     let server = Server::new(mode, net.server, net.own).behind(IFINDEX + 6);
-    setup.only_server(&service, &server);
+    setup.only_server(&vip_port, &server);
     let first = first(net.client, net.vip, protocol);
     Case::new(format!("{title} by another link"), setup).xdp(
         &first,
@@ -69,9 +69,9 @@ fn way_to_client() -> Route {
 
 fn nat_reply(net: &Net, protocol: u8) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
+    let vip_port = setup.virtual_server(net.vip, protocol);
     let server = Server::new(ForwardingMode::Nat, net.server, net.own);
-    let id = setup.only_server(&service, &server);
+    let id = setup.only_server(&vip_port, &server);
     setup.route(net.client.ip(), way_to_client());
     let request = first(net.client, net.vip, protocol);
     let reply = transport(net.server, net.client, protocol)
@@ -101,9 +101,9 @@ fn nat_reply(net: &Net, protocol: u8) -> Case {
 
 fn fullnat_reply(net: &Net, protocol: u8) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
+    let vip_port = setup.virtual_server(net.vip, protocol);
     let server = Server::new(ForwardingMode::FullNat, net.server, net.own);
-    setup.only_server(&service, &server);
+    setup.only_server(&vip_port, &server);
     setup.route(
         net.client.ip(),
         Route::Resolved {
@@ -148,9 +148,9 @@ const ETHERNET_OUT: &str = "020000000003 020000000002";
 fn literal_tun() -> Case {
     let net = nets()[0];
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, TCP);
+    let vip_port = setup.virtual_server(net.vip, TCP);
     setup.only_server(
-        &service,
+        &vip_port,
         &Server::new(ForwardingMode::Tun, net.server, net.own),
     );
     let segment = "9c410050 000003e8 000007d0 5002ffff a1530000";
@@ -174,9 +174,9 @@ fn literal_tun() -> Case {
 fn literal_tun_ipv6() -> Case {
     let net = nets()[1];
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, TCP);
+    let vip_port = setup.virtual_server(net.vip, TCP);
     setup.only_server(
-        &service,
+        &vip_port,
         &Server::new(ForwardingMode::Tun, net.server, net.own),
     );
     let client = "20010db8 00010000 00000000 00000007";
@@ -208,9 +208,9 @@ fn literal_tun_ipv6() -> Case {
 fn literal_nat() -> Case {
     let net = nets()[0];
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, UDP);
+    let vip_port = setup.virtual_server(net.vip, UDP);
     setup.only_server(
-        &service,
+        &vip_port,
         &Server::new(ForwardingMode::Nat, net.server, net.own),
     );
     let frame = literal(&[

@@ -43,9 +43,9 @@ pub fn cases() -> Vec<Case> {
 /// the client's source kept, TTL and MAC addresses untouched; tc egress restores the VIP.
 fn own_address(net: &Net, mode: ForwardingMode, protocol: u8) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
+    let vip_port = setup.virtual_server(net.vip, protocol);
     let server = Server::new(mode, net.server, net.own).by(Path::Local);
-    let id = setup.only_server(&service, &server);
+    let id = setup.only_server(&vip_port, &server);
     let request = first(net.client, net.vip, protocol).ttl(1);
     let reply = transport(net.server, net.client, protocol)
         .macs(DIRECTOR_MAC, ROUTER_MAC)
@@ -57,7 +57,7 @@ fn own_address(net: &Net, mode: ForwardingMode, protocol: u8) -> Case {
     )
     .passes(Program::Egress, &reply)
     .xdp(&request, Verdict::Up, &request.clone().to(net.server))
-    // What arrives with the server's address as its source is not a reply that the stack sends.
+    // A packet that arrives with the server's address as its source is not a reply that the stack sends.
     .passes(Program::Xdp, &reply)
     .run(
         Program::Egress,
@@ -78,11 +78,11 @@ fn own_address(net: &Net, mode: ForwardingMode, protocol: u8) -> Case {
 /// addresses to the stack. TUN is not done there.
 fn behind_a_bridge(net: &Net, mode: ForwardingMode, protocol: u8) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
+    let vip_port = setup.virtual_server(net.vip, protocol);
     let server = Server::new(mode, net.server, net.own)
         .by(Path::Tc)
         .behind(7);
-    setup.only_server(&service, &server);
+    setup.only_server(&vip_port, &server);
     let request = first(net.client, net.vip, protocol);
     let again = transport(net.client, net.vip, protocol);
     let title = format!("{mode:?} {} behind a bridge, {protocol}", net.family);
@@ -113,9 +113,9 @@ fn behind_a_bridge(net: &Net, mode: ForwardingMode, protocol: u8) -> Case {
 /// Replies from behind a bridge come by tc ingress on that bridge.
 fn bridge_replies(net: &Net) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, UDP);
+    let vip_port = setup.virtual_server(net.vip, UDP);
     let server = Server::new(ForwardingMode::Nat, net.server, net.own).by(Path::Tc);
-    setup.only_server(&service, &server.behind(7));
+    setup.only_server(&vip_port, &server.behind(7));
     setup.route(
         net.client.ip(),
         Route::Resolved {
@@ -150,9 +150,9 @@ fn bridge_replies(net: &Net) -> Case {
 /// takes off the TTL itself.
 fn reply_by_the_stack(net: &Net) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, UDP);
+    let vip_port = setup.virtual_server(net.vip, UDP);
     setup.only_server(
-        &service,
+        &vip_port,
         &Server::new(ForwardingMode::Nat, net.server, net.own),
     );
     setup.route(net.client.ip(), Route::NoNeighbour { ifindex: 3 });
@@ -171,22 +171,22 @@ fn reply_by_the_stack(net: &Net) -> Case {
 /// A frame of another director is for this node's own servers: it is never balanced again.
 fn from_a_peer(net: &Net) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, TCP);
+    let vip_port = setup.virtual_server(net.vip, TCP);
     setup.only_server(
-        &service,
+        &vip_port,
         &Server::new(ForwardingMode::Dr, net.other_server, net.own),
     );
     let local = Server::new(ForwardingMode::Dr, net.server, net.own).by(Path::Local);
-    let local = setup.server(&service, &local);
+    let local = setup.server(&vip_port, &local);
     let rs_head = 30;
-    let mut head = setup.heads[&service.head];
+    let mut head = setup.heads[&vip_port.head];
     head.pools[0].ring = rs_head;
     setup.heads.insert(rs_head, head);
     setup.ring(rs_head, &[local]);
     setup.set_vip(
         net.vip,
         TCP,
-        VipWord::new(service.index, service.head, rs_head),
+        VipWord::new(vip_port.index, vip_port.head, rs_head),
     );
     setup.peer(PEER_MAC);
     let from_router = tcp(net.client, net.vip, SYN);
@@ -197,7 +197,7 @@ fn from_a_peer(net: &Net) -> Case {
         .xdp(&from_router, Verdict::Tx, &forwarded(&from_router))
         .xdp(&from_peer, Verdict::Up, &from_peer.clone().to(net.server))
         .xdp(&ack, Verdict::Up, &ack.clone().to(net.server))
-        .then(move |setup| setup.set_vip(vip, TCP, VipWord::new(service.index, service.head, 0)))
+        .then(move |setup| setup.set_vip(vip, TCP, VipWord::new(vip_port.index, vip_port.head, 0)))
         .drops(
             Program::Xdp,
             &tcp(vip_neighbour, vip, SYN).macs(PEER_MAC, DIRECTOR_MAC),
@@ -208,13 +208,13 @@ fn from_a_peer(net: &Net) -> Case {
 /// A node that only has servers: whatever comes to the VIP is for them.
 fn real_server_of_dr(net: &Net, protocol: u8) -> Case {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
+    let vip_port = setup.virtual_server(net.vip, protocol);
     let server = Server::new(ForwardingMode::Dr, net.server, net.own).by(Path::Local);
-    setup.only_server(&service, &server);
+    setup.only_server(&vip_port, &server);
     setup.set_vip(
         net.vip,
         protocol,
-        VipWord::new(service.index, 0, service.head),
+        VipWord::new(vip_port.index, 0, vip_port.head),
     );
     let request = first(net.client, net.vip, protocol);
     let reply = transport(net.server, net.client, protocol).macs(DIRECTOR_MAC, ROUTER_MAC);
@@ -233,17 +233,17 @@ fn real_server_of_dr(net: &Net, protocol: u8) -> Case {
 
 fn tunnel_setup(net: &Net, protocol: u8) -> (Setup, u32) {
     let mut setup = Setup::director();
-    let service = setup.virtual_server(net.vip, protocol);
+    let vip_port = setup.virtual_server(net.vip, protocol);
     let server = Server::new(ForwardingMode::Tun, net.server, net.own).by(Path::Local);
-    let id = setup.server(&service, &server);
-    setup.set_vip(net.vip, protocol, VipWord::new(service.index, 0, 0));
+    let id = setup.server(&vip_port, &server);
+    setup.set_vip(net.vip, protocol, VipWord::new(vip_port.index, 0, 0));
     (setup, id)
 }
 
 /// RFC 2003, section 3, and RFC 2473, section 3: the outer header goes, the inner TTL stays as it came.
 fn unwrapped(net: &Net, protocol: u8) -> Case {
     let (mut setup, id) = tunnel_setup(net, protocol);
-    let backend = setup.backend_end(net.server, protocol);
+    let reply_end = setup.reply_end(net.server, protocol);
     let client = net.client;
     let request = first(client, net.vip, protocol).ttl(63);
     let second = transport(client, net.vip, protocol).ttl(63);
@@ -281,7 +281,7 @@ fn unwrapped(net: &Net, protocol: u8) -> Case {
         move |state| {
             let flows = state.flows();
             flows.len() == 1
-                && state.flow(client, backend).is_some_and(|entry| {
+                && state.flow(client, reply_end).is_some_and(|entry| {
                     let udp_or_tcp = [FlowState::Udp, FlowState::Established];
                     entry.server == id
                         && entry.table == Table::Established
@@ -328,7 +328,7 @@ fn congestion(net: &Net) -> Case {
     case
 }
 
-/// Tunnels to a VIP's service without a server here, or to none of its services.
+/// Tunnels to a VIP port without a server here, or to no VIP port of a VIP.
 fn not_ours(net: &Net) -> Case {
     let (mut setup, id) = tunnel_setup(net, UDP);
     let other = setup.virtual_server(net.other_vip, UDP);
@@ -344,7 +344,7 @@ fn not_ours(net: &Net) -> Case {
         .drops(
             Program::Xdp,
             &wrapped(tcp(net.client, net.vip, SYN)),
-            DropReason::NoService,
+            DropReason::NoVirtualServer,
         )
         .drops(Program::Xdp, &cut, DropReason::Truncated)
         .xdp(
@@ -352,7 +352,7 @@ fn not_ours(net: &Net) -> Case {
             Verdict::Up,
             &ours.clone().to(net.server),
         )
-        // Both services' servers are one endpoint: its replies to this client port are the first flow's.
+        // The servers of both VIP ports are one: its replies to this client port are the first flow's.
         .drops(
             Program::Xdp,
             &wrapped(udp(net.client, net.other_vip)),
@@ -391,13 +391,13 @@ fn other_tunnels(net: &Net) -> Case {
     case
 }
 
-/// What is not for a VIP is none of our business, however odd.
+/// Packets that are not for a VIP pass, however odd.
 fn other_traffic() -> Case {
     let [net, net6] = nets();
     let mut setup = Setup::director();
     for vip in [net.vip, net6.vip] {
-        let service = setup.virtual_server(vip, TCP);
-        setup.only_server(&service, &Server::new(ForwardingMode::Dr, vip, vip.ip()));
+        let vip_port = setup.virtual_server(vip, TCP);
+        setup.only_server(&vip_port, &Server::new(ForwardingMode::Dr, vip, vip.ip()));
     }
     let to_vip = tcp(net.client, net.vip, SYN);
     let ethernet = |ethertype: [u8; 2], payload: &[u8]| {

@@ -48,19 +48,19 @@ fn one_tag(net: &Net) -> Case {
         }
     };
     let second = setup.virtual_server(SocketAddr::new(net.vip.ip(), port), TCP);
-    for (service, next_hop_mac) in [first, second].iter().zip(MACS) {
+    for (vip_port, next_hop_mac) in [first, second].iter().zip(MACS) {
         let server = Server {
             next_hop_mac,
             ..Server::new(ForwardingMode::Dr, net.server, net.own)
         };
-        setup.only_server(service, &server);
+        setup.only_server(vip_port, &server);
     }
     let mut case = Case::new(format!("{} two ends of one tag", net.family), setup);
     for number in 1..40 {
         let client = SocketAddr::new(net.client.ip(), number);
         for flags in [SYN, ACK, PSH | ACK, ACK] {
-            for (service, mac) in [first, second].iter().zip(MACS) {
-                let packet = tcp(client, service.vip, flags);
+            for (vip_port, mac) in [first, second].iter().zip(MACS) {
+                let packet = tcp(client, vip_port.vip, flags);
                 let ttl = packet.ip.ttl - 1;
                 let sent = packet.clone().macs(DIRECTOR_MAC, mac).ttl(ttl);
                 case = case.xdp(&packet, Verdict::Tx, &sent);

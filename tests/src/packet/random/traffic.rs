@@ -83,7 +83,7 @@ impl Traffic {
     pub fn look(&mut self, state: &State, world: &World) {
         let flows = state.flows().into_iter();
         let way_back = |((client, tag), _)| {
-            let (target, server) = world.backend(tag)?;
+            let (target, server) = world.replier(tag)?;
             Some((target, server, client))
         };
         self.ways_back = flows.filter_map(way_back).collect();
@@ -312,7 +312,7 @@ fn some_client(rng: &mut Rng, family: Family) -> SocketAddr {
 
 fn from_client(rng: &mut Rng, this: &Virtual) -> Frame {
     let from = some_client(rng, this.target.family);
-    let mut frame = transport(from, this.service.vip, this.target.protocol)
+    let mut frame = transport(from, this.vip_port.vip, this.target.protocol)
         .ttl(ttl(rng))
         .payload(&payload(rng))
         .traffic_class(if rng.percent(50) { 0 } else { rng.byte() });

@@ -15,7 +15,7 @@ use super::Rng;
 use crate::packet::{
     frame::{DIRECTOR_MAC, PEER_MAC, ROUTER_MAC},
     layout,
-    setup::{IFINDEX, Server, Service, Setup},
+    setup::{IFINDEX, Server, Setup, VipPort},
 };
 
 /// Address family.
@@ -27,7 +27,7 @@ pub enum Family {
     V6,
 }
 
-/// What a packet aims at.
+/// Aim of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Target {
     /// Of the virtual server.
@@ -94,7 +94,7 @@ const CONDITIONS: [Condition; 12] = [
 /// A virtual server of a [`World`].
 pub(super) struct Virtual {
     pub(super) target: Target,
-    pub(super) service: Service,
+    pub(super) vip_port: VipPort,
     /// Its servers: ids and addresses.
     pub(super) servers: Vec<(u32, SocketAddr)>,
     /// Whether all ports that a random number of 0 leads to are taken.
@@ -190,17 +190,17 @@ impl World {
 
     /// A virtual server whose only server is another one's too: their clients' ports collide.
     fn add_twin(&mut self, target: Target, vip: SocketAddr) {
-        let service = self.setup.virtual_server(vip, target.protocol);
+        let vip_port = self.setup.virtual_server(vip, target.protocol);
         let address = server_address(target.family, 10 * target.mode as u32 + 5, 0);
         let path = match target.mode {
             ForwardingMode::Nat => Path::Xdp,
             _ => Path::Local,
         };
         let server = Server::new(target.mode, address, own(target.family)).by(path);
-        let id = self.setup.only_server(&service, &server);
+        let id = self.setup.only_server(&vip_port, &server);
         self.virtuals.push(Virtual {
             target,
-            service,
+            vip_port,
             servers: vec![(id, address)],
             ports_taken: false,
         });
@@ -212,7 +212,7 @@ impl World {
             condition = Condition::Healthy;
         }
         let setup = &mut self.setup;
-        let service = setup.virtual_server(vip, target.protocol);
+        let vip_port = setup.virtual_server(vip, target.protocol);
         let log2 = rng.below(3);
         let mut servers = Vec::new();
         for _ in 0..1 << log2 {
@@ -223,15 +223,15 @@ impl World {
                 Condition::Mixed => *rng.pick(&[Path::Xdp, Path::Xdp, Path::Tc, Path::Local]),
                 _ => Path::Xdp,
             };
-            servers.push(add_server(setup, rng, target, &service, path));
+            servers.push(add_server(setup, rng, target, &vip_port, path));
         }
         let ids: Vec<u32> = servers.iter().map(|(id, _)| *id).collect();
-        setup.ring(service.head, &ids);
+        setup.ring(vip_port.head, &ids);
         match condition {
-            Condition::NoServer => no_server(setup, rng, &service),
-            Condition::Gone => ids.iter().for_each(|id| gone(setup, rng, &service, *id)),
-            Condition::BadTable => bad_table(setup, rng, &service, &ids),
-            Condition::PortsTaken => take_ports(setup, target, &service, &servers),
+            Condition::NoServer => no_server(setup, rng, &vip_port),
+            Condition::Gone => ids.iter().for_each(|id| gone(setup, rng, &vip_port, *id)),
+            Condition::BadTable => bad_table(setup, rng, &vip_port, &ids),
+            Condition::PortsTaken => take_ports(setup, target, &vip_port, &servers),
             _ => {}
         }
         if rng.percent(if target.mode == ForwardingMode::Tun {
@@ -239,24 +239,24 @@ impl World {
         } else {
             25
         }) {
-            let here = add_server(setup, rng, target, &service, Path::Local);
+            let here = add_server(setup, rng, target, &vip_port, Path::Local);
             if target.mode != ForwardingMode::Tun {
-                real_server_side(setup, &service, here.0);
+                real_server_side(setup, &vip_port, here.0);
             }
             servers.push(here);
         }
         self.virtuals.push(Virtual {
             target,
-            service,
+            vip_port,
             servers,
             ports_taken: condition == Condition::PortsTaken,
         });
     }
 
-    /// Whose servers' endpoint has this tag, and which endpoint it is.
-    pub(super) fn backend(&self, tag: u16) -> Option<(Target, SocketAddr)> {
+    /// Whose server's port has this tag, and which server it is.
+    pub(super) fn replier(&self, tag: u16) -> Option<(Target, SocketAddr)> {
         let is = |index: u32, port: [u8; 2]| layout::tag(FarEnd { index, port }) == tag;
-        let (v4, v6) = (&self.setup.v4.backends, &self.setup.v6.backends);
+        let (v4, v6) = (&self.setup.v4.replies, &self.setup.v6.replies);
         let v4 = v4.iter().find(|(key, index)| is(**index, key.port));
         let v6 = v6.iter().find(|(key, index)| is(**index, key.port));
         let (address, protocol) = match (v4, v6) {
@@ -291,7 +291,7 @@ impl World {
         let new = match rng.below(5) {
             0 => {
                 let ids = [id];
-                self.setup.ring(this.service.head, &ids);
+                self.setup.ring(this.vip_port.head, &ids);
                 word
             }
             1 => with(word.path(), word.epoch(), true),
@@ -323,7 +323,7 @@ fn add_server(
     setup: &mut Setup,
     rng: &mut Rng,
     target: Target,
-    service: &Service,
+    vip_port: &VipPort,
     path: Path,
 ) -> (u32, SocketAddr) {
     // Modes have addresses of their own, so that a reply tells whose it is.
@@ -336,33 +336,33 @@ fn add_server(
         epoch: rng.byte(),
         ..Server::new(target.mode, address, own(target.family))
     };
-    (setup.server(service, &server), address)
+    (setup.server(vip_port, &server), address)
 }
 
-fn no_server(setup: &mut Setup, rng: &mut Rng, service: &Service) {
+fn no_server(setup: &mut Setup, rng: &mut Rng, vip_port: &VipPort) {
     match rng.below(3) {
-        0 => setup.ring(service.head, &[0]),
-        1 => drop(setup.rings.insert(service.head, RingWord::default())),
+        0 => setup.ring(vip_port.head, &[0]),
+        1 => drop(setup.rings.insert(vip_port.head, RingWord::default())),
         _ => {
-            let head = setup.heads.entry(service.head).or_default();
+            let head = setup.heads.entry(vip_port.head).or_default();
             head.pools[0].threshold = 0;
         }
     }
 }
 
 /// Makes a ring name an id that is free, or one that there is not.
-fn gone(setup: &mut Setup, rng: &mut Rng, service: &Service, id: u32) {
+fn gone(setup: &mut Setup, rng: &mut Rng, vip_port: &VipPort, id: u32) {
     if rng.percent(50) {
         setup.change_server(id, |word| ServerWord::absent(word.epoch()));
     } else {
-        setup.ring(service.head, &[70_000]);
+        setup.ring(vip_port.head, &[70_000]);
     }
 }
 
-fn bad_table(setup: &mut Setup, rng: &mut Rng, service: &Service, ids: &[u32]) {
+fn bad_table(setup: &mut Setup, rng: &mut Rng, vip_port: &VipPort, ids: &[u32]) {
     if rng.percent(25) {
-        let word = VipWord::new(service.index, 5000, 0);
-        setup.set_vip(service.vip, service.protocol, word);
+        let word = VipWord::new(vip_port.index, 5000, 0);
+        setup.set_vip(vip_port.vip, vip_port.protocol, word);
         return;
     }
     let other_family = rng.percent(50);
@@ -379,13 +379,18 @@ fn bad_table(setup: &mut Setup, rng: &mut Rng, service: &Service, ids: &[u32]) {
 }
 
 /// Takes the ports that a random number of 0 leads to: the first ones.
-fn take_ports(setup: &mut Setup, target: Target, service: &Service, servers: &[(u32, SocketAddr)]) {
+fn take_ports(
+    setup: &mut Setup,
+    target: Target,
+    vip_port: &VipPort,
+    servers: &[(u32, SocketAddr)],
+) {
     let other = client(target.family, CLIENTS, 0);
     for (id, server) in servers {
         for port in FULLNAT_PORT_MIN..FULLNAT_PORT_MIN + 13 {
             let data = FlowData::new(*id, 0, FlowState::Established, FlowClock(0), port);
             let own = SocketAddr::new(own(target.family), port);
-            setup.claim(*server, own, other, service.vip, target.protocol, data);
+            setup.claim(*server, own, other, vip_port.vip, target.protocol, data);
         }
     }
 }
@@ -394,9 +399,9 @@ fn take_ports(setup: &mut Setup, target: Target, service: &Service, servers: &[(
 const RS_HEADS: u32 = 50;
 
 /// Adds a head for packets from other directors.
-fn real_server_side(setup: &mut Setup, service: &Service, id: u32) {
-    let rs_head = service.head + RS_HEADS;
-    let word = VipWord::new(service.index, service.head, rs_head);
-    setup.set_vip(service.vip, service.protocol, word);
+fn real_server_side(setup: &mut Setup, vip_port: &VipPort, id: u32) {
+    let rs_head = vip_port.head + RS_HEADS;
+    let word = VipWord::new(vip_port.index, vip_port.head, rs_head);
+    setup.set_vip(vip_port.vip, vip_port.protocol, word);
     setup.ring(rs_head, &[id]);
 }

@@ -1,13 +1,13 @@
-//! Keys that name one transport endpoint, and what a virtual server's endpoint leads to.
+//! Keys that name one transport port of one address, and the word that a VIP port leads to.
 
-/// An address, protocol and port; `A` is 4 or 16 bytes. Key of `VIPS*` (where clients connect) and of `BACKENDS*` (where
+/// An address, protocol and port; `A` is 4 or 16 bytes. Key of `VIPS*` (where clients connect) and of `REPLIES*` (where
 /// replies come from).
 ///
 /// In `VIPS*` the key with port 0 and protocol 0 marks the address itself as a VIP, so that packets to it which are no
 /// virtual server's can be dropped by name instead of travelling on to a router that sends them back.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct EndpointKey<const A: usize> {
+pub struct PortKey<const A: usize> {
     /// Network byte order.
     pub addr: [u8; A],
     /// Network byte order.
@@ -17,16 +17,16 @@ pub struct EndpointKey<const A: usize> {
     /// Zero.
     pub pad: u8,
 }
-const _: () = assert!(size_of::<EndpointKey<4>>() == 8 && size_of::<EndpointKey<16>>() == 20);
+const _: () = assert!(size_of::<PortKey<4>>() == 8 && size_of::<PortKey<16>>() == 20);
 
-/// Key of `LOCALS*`: a server of a service by the outer destination of a tunnel. The value is the server id as a `u32`.
+/// Key of `LOCALS*`: a real server of a VIP port by the outer destination of a tunnel. The value is the server id as a `u32`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LocalKey<const A: usize> {
     /// The server's own address, network byte order.
     pub addr: [u8; A],
-    /// Service index, see [`VipWord::service`].
-    pub service: u32,
+    /// Index of the VIP port, see [`VipWord::index`].
+    pub index: u32,
 }
 const _: () = assert!(size_of::<LocalKey<4>>() == 8 && size_of::<LocalKey<16>>() == 20);
 
@@ -41,16 +41,16 @@ pub struct MacKey {
 }
 const _: () = assert!(size_of::<MacKey>() == 8);
 
-/// First service index of backends; those below are virtual servers' endpoints.
-pub const FIRST_BACKEND: u32 = 1 << 19;
-/// Service indices are below this.
+/// First index of real servers' ports in `REPLIES*`; those below are VIP ports.
+pub const FIRST_REPLY_INDEX: u32 = 1 << 19;
+/// Indices of VIP ports and of real servers' ports are below this.
 pub const MOST_INDICES: u32 = 1 << 20;
 
-/// Value of `VIPS*`: `service:20 | head slot:22 | RS-side head slot:22`, low bits first.
+/// Value of `VIPS*`: `index:20 | head slot:22 | RS-side head slot:22`, low bits first.
 ///
-/// The *service index* is a node-local number of this endpoint and part of every flow key (see [`crate::FarEnd`]). Indices below
-/// [`FIRST_BACKEND`] are virtual servers' endpoints, others are backends (see `BACKENDS*`); 0 is none.
-/// Head slot 0 means none: an endpoint without a director head is not balanced here, one without an RS-side head has no
+/// The *index* is a node-local number of this VIP port and part of every flow key (see [`crate::FarEnd`]). Indices below
+/// [`FIRST_REPLY_INDEX`] are VIP ports, others are real servers' ports that replies come from (see `REPLIES*`); 0 is none.
+/// Head slot 0 means none: a VIP port without a director head is not balanced here, one without an RS-side head has no
 /// server on this node.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -61,16 +61,16 @@ impl VipWord {
     pub const MOST_HEADS: u32 = 1 << 22;
 
     /// `head` and `rs_head` are slots of `HEADS` below [`Self::MOST_HEADS`].
-    pub const fn new(service: u32, head: u32, rs_head: u32) -> Self {
+    pub const fn new(index: u32, head: u32, rs_head: u32) -> Self {
         const HEAD: u64 = VipWord::MOST_HEADS as u64 - 1;
         Self(
-            (service as u64 & (MOST_INDICES as u64 - 1))
+            (index as u64 & (MOST_INDICES as u64 - 1))
                 | ((head as u64 & HEAD) << 20)
                 | ((rs_head as u64 & HEAD) << 42),
         )
     }
-    /// The service index.
-    pub const fn service(self) -> u32 {
+    /// The index of the VIP port.
+    pub const fn index(self) -> u32 {
         self.0 as u32 & (MOST_INDICES - 1)
     }
     /// Slot of the head by which a director balances; 0 = none.
