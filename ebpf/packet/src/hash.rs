@@ -10,23 +10,23 @@ const fn mix(mut h: u64) -> u64 {
     h ^ (h >> 32)
 }
 
-/// Hash for the flow tables of an IPv4 key's stored word and its far end, [`sluice_abi::FarEnd::mixed`]. The seed is secret,
-/// or a client could fill one bucket on purpose. The halves choose the two buckets.
+/// Hash for the flow tables of an IPv4 client's address and port, and of the far end, [`sluice_abi::FarEnd::mixed`]. The seed
+/// is secret, or a client could fill one bucket on purpose. The halves choose the two buckets.
+///
+/// The far end is known last, by a look-up. So it comes last, and the client's part is computed meanwhile.
 #[inline(always)]
-pub fn bucket_ipv4(stored: u64, far: u64, seed: u64) -> u64 {
-    let h = (stored ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    // One product's low bits depend on the key's low bits alone: the tag is not among them.
+pub fn bucket_ipv4(client: u64, far: u64, seed: u64) -> u64 {
+    let h = (client ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let h = (h ^ (h >> 32) ^ far).wrapping_mul(0xd6e8_feb8_6659_fd93);
     h ^ (h >> 32)
 }
 
-/// As [`bucket_ipv4`], of an IPv6 key's words.
+/// As [`bucket_ipv4`], of an IPv6 key's words: the first has the far end in it.
 #[inline(always)]
 pub fn bucket_ipv6(words: &[u64; 3], seed: u64) -> u64 {
-    let mut h = (words[0] ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    h = (h ^ (h >> 32) ^ words[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    h = (h ^ (h >> 32) ^ words[2]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    h = (h ^ (h >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let h = (words[1] ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let h = (h ^ (h >> 32) ^ words[2]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let h = (h ^ (h >> 32) ^ words[0]).wrapping_mul(0xd6e8_feb8_6659_fd93);
     h ^ (h >> 32)
 }
 

@@ -18,16 +18,17 @@ impl<const A: usize> Key<A> {
     #[inline(always)]
     pub(crate) fn new<T: Tables>(tables: &T, client: &[u8; A], port: [u8; 2], far: FarEnd) -> Self {
         let mixed = far.mixed();
-        let high = u64::from(u16::from_be_bytes(port)) << 32 | u64::from(far.tag()) << 48;
+        let port = u64::from(u16::from_be_bytes(port)) << 32;
+        let tag = u64::from(far.tag()) << 48;
         let words = if A == 4 {
-            let stored = high | u64::from(u32_at(client, 0));
+            let client = port | u64::from(u32_at(client, 0));
             let seed = tables.config(ConfigWord::FlowSeed);
-            [stored, hash::bucket_ipv4(stored, mixed, seed), 0]
+            [client | tag, hash::bucket_ipv4(client, mixed, seed), 0]
         } else {
             let first = u64::from(u32_at(client, 0)) | u64::from(u32_at(client, 4)) << 32;
             let second = u64::from(u32_at(client, 8)) | u64::from(u32_at(client, 12)) << 32;
             let folded = (first ^ second.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            [high | ((folded ^ mixed) >> 32), first, second]
+            [port | tag | ((folded ^ mixed) >> 32), first, second]
         };
         Self { words }
     }
