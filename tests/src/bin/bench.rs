@@ -92,20 +92,29 @@ fn main() -> Result<()> {
 fn compare(arguments: &Arguments, base: &Path) -> Result<()> {
     let mut cases = choose(&arguments.case)?;
     let own = env::current_exe()?.with_file_name("bench_worker");
-    let start =
-        |program: &Path, objects: &Path| Worker::start(program, objects, arguments.repeat, &FLOWS);
+    let sides = [
+        (base.join("bench_worker"), base.join("bpf")),
+        (own, arguments.objects.clone()),
+    ];
+    let start = |side: usize| {
+        let (program, objects) = &sides[side];
+        Worker::start(program, objects, arguments.repeat, &FLOWS)
+    };
     // Both workers run on this processor.
     let cpu = measure::pin()?;
-    let mut workers = [
-        start(&base.join("bench_worker"), &base.join("bpf"))?,
-        start(&own, &arguments.objects)?,
-    ];
-    for worker in &mut workers {
-        let known = worker.prepare(&cases)?;
+    for side in [0, 1] {
+        let known = start(side)?.prepare(&cases)?;
         cases.retain(|case| known.contains(&case.to_string()));
     }
     eprintln!("{} cases of both builds on processor {cpu}", cases.len());
-    let samples = compare::rounds(&mut workers, &cases, arguments.rounds, |round| {
+    let prepared = |first: usize| {
+        let mut workers = [start(0)?, start(1)?];
+        for side in [first, 1 - first] {
+            workers[side].prepare(&cases)?;
+        }
+        Ok(workers)
+    };
+    let samples = compare::rounds(prepared, &cases, arguments.rounds, |round| {
         eprintln!("round {} of {}", round + 1, arguments.rounds);
     })?;
     let pairs = match compare::pairs(&cases, &samples) {
