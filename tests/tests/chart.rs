@@ -326,6 +326,7 @@ fn people_get_their_rights_by_the_roles_of_kubernetes() {
             .map(|(resource, verb)| {
                 let group = match *resource {
                     "endpointslices" => "discovery.k8s.io",
+                    "leases" => "coordination.k8s.io",
                     _ => "sluice.dev",
                 };
                 (group.into(), (*resource).into(), (*verb).into())
@@ -333,10 +334,12 @@ fn people_get_their_rights_by_the_roles_of_kubernetes() {
             .collect()
     };
     let read = [&owned[..], &["loadbalancernodes", "endpointslices"]].concat();
+    let mut view = of(&read, READ);
+    view.extend(of(&["leases"], &["list"]));
     for (name, permitted, takers) in [
         (
             "sluice-view",
-            of(&read, READ),
+            view,
             [
                 &[][..],
                 &["view", "edit", "admin"],
