@@ -26,7 +26,7 @@ const OPERATOR: &str = "one";
 /// Virtual servers.
 const SERVERS: u16 = 1_000;
 /// Pools, each of which serves as many of them as the others.
-const POOLS: u16 = 20;
+const POOLS: u16 = 250;
 /// Agents.
 const NODES: u8 = 20;
 /// The node that comes and goes.
@@ -204,7 +204,7 @@ fn name(number: u16) -> String {
 }
 
 fn pool_name(number: u16) -> String {
-    format!("pool-{number:02}")
+    format!("pool-{number:03}")
 }
 
 fn server(number: u16, weight: u32) -> Value {
