@@ -107,7 +107,7 @@ pub(crate) struct RunOptions {
     #[arg(long, default_value_t = 16_384, value_parser = RangedU64ValueParser::<u32>::new().range(64..=32_768))]
     max_endpoints: u32,
     /// Real servers that fit: each counts once per endpoint and pool that it serves.
-    #[arg(long, default_value_t = 65_536, value_parser = RangedU64ValueParser::<u32>::new().range(64..=1 << 20))]
+    #[arg(long, default_value_t = 131_072, value_parser = RangedU64ValueParser::<u32>::new().range(64..=1 << 20))]
     max_servers: u32,
     /// Slots for the rings of all pools: 4,096 to 65,536 for each pool of an endpoint, by its number of servers. Four bytes each.
     #[arg(long, default_value_t = 41_943_040, value_parser = RangedU64ValueParser::<u32>::new().range(65_536..=1 << 28))]
@@ -232,6 +232,7 @@ mod tests {
     use std::path::Path;
 
     use clap::CommandFactory;
+    use sluice_planner::ring::log2_slots;
 
     use super::*;
 
@@ -310,6 +311,25 @@ mod tests {
         let options = run(&["--node", "n", "--dir", "/d"]);
         assert_eq!(options.sizes().flow_buckets, 65_536);
         assert_eq!(options.sizes().half_open_buckets, 16_384);
+    }
+
+    /// 5,000 virtual servers with one port and an address of each family, whose pools share 50,000 servers of each family.
+    #[test]
+    fn the_defaults_hold_what_the_docs_say() {
+        const VIP_PORTS: u32 = 5_000;
+        const SERVERS: u32 = 50_000;
+        let sizes = run(&["--node", "n", "--dir", "/d"]).sizes();
+        // Of each family: a VIP port and the marker of its address.
+        assert!(2 * VIP_PORTS <= sizes.vip_ports);
+        // Of each family: `REPLIES*` under NAT, `LOCALS*` of a node that has all servers of TUN.
+        assert!(SERVERS <= sizes.servers);
+        // Of both families, and a director that has servers of DR has a second head and ring of each pool.
+        let pools = 2 * VIP_PORTS;
+        assert!(2 * SERVERS <= sizes.servers);
+        assert!(2 * pools <= 2 * sizes.vip_ports, "rings");
+        assert!(2 * pools <= 4 * sizes.vip_ports, "heads");
+        let weights = std::iter::repeat_n(1, (SERVERS / VIP_PORTS) as usize);
+        assert!(pools << log2_slots(weights) <= sizes.ring_slots);
     }
 
     #[test]
