@@ -400,6 +400,44 @@ fn await_event(stage: &Operated, name: &str, kind: &Value, reason: &str, note: &
     Ok(())
 }
 
+/// Waits until a new virtual server is in force.
+fn serve(stage: &Operated, name: &str, vip: &str) -> Result<()> {
+    let start = Instant::now();
+    stage.apply(&[web_server(name, vip, "v1")])?;
+    let question = ["get", VIRTUAL_SERVER, name];
+    stage
+        .admin()
+        .until(&question, 2 * CHANGE_TIMEOUT, |object| {
+            condition(object, "Ready")["status"] == "True"
+        })?;
+    println!("{name} is in force after {:.1?}", start.elapsed());
+    Ok(())
+}
+
+/// Sends writes of the status of pools in a namespace to a webhook at this port.
+fn webhook(namespace: &str, port: u16) -> Value {
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "broken"},
+        "webhooks": [{
+            "name": "broken.example.com",
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Fail",
+            "timeoutSeconds": 30,
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+            "clientConfig": {"url": format!("https://127.0.0.1:{port}/")},
+            "rules": [{
+                "apiGroups": ["sluice.dev"],
+                "apiVersions": ["v1alpha1"],
+                "operations": ["UPDATE"],
+                "resources": ["realserverpools/status"],
+            }],
+        }],
+    })
+}
+
 /// A webhook that is asked about every status in a namespace and is not there, then one that never answers.
 fn failing_objects(stage: &mut Operated) -> Result<()> {
     const NAMESPACE: &str = "a-broken";
@@ -410,46 +448,12 @@ fn failing_objects(stage: &mut Operated) -> Result<()> {
         .control
         .namespace()
         .within(|| TcpListener::bind("127.0.0.1:0"))??;
-    let hook = |port: u16| {
-        json!({
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "ValidatingWebhookConfiguration",
-            "metadata": {"name": "broken"},
-            "webhooks": [{
-                "name": "broken.example.com",
-                "admissionReviewVersions": ["v1"],
-                "sideEffects": "None",
-                "failurePolicy": "Fail",
-                "timeoutSeconds": 30,
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}},
-                "clientConfig": {"url": format!("https://127.0.0.1:{port}/")},
-                "rules": [{
-                    "apiGroups": ["sluice.dev"],
-                    "apiVersions": ["v1alpha1"],
-                    "operations": ["UPDATE"],
-                    "resources": ["realserverpools/status"],
-                }],
-            }],
-        })
-    };
     let broken_pool = |name: &str| {
         let mut pool = pool(name, &["10.0.0.1"]);
         pool["metadata"]["namespace"] = json!(NAMESPACE);
         pool
     };
-    let serve = |stage: &Operated, name: &str, vip: &str| -> Result<()> {
-        let start = Instant::now();
-        stage.apply(&[web_server(name, vip, "v1")])?;
-        let question = ["get", VIRTUAL_SERVER, name];
-        stage
-            .admin()
-            .until(&question, 2 * CHANGE_TIMEOUT, |object| {
-                condition(object, "Ready")["status"] == "True"
-            })?;
-        println!("{name} is in force after {:.1?}", start.elapsed());
-        Ok(())
-    };
-    stage.apply(&[hook(1)])?;
+    stage.apply(&[webhook(NAMESPACE, 1)])?;
     stage.apply(&[broken_pool("probe")])?;
     let probe = [
         "patch",
@@ -479,7 +483,8 @@ fn failing_objects(stage: &mut Operated) -> Result<()> {
     })?;
     serve(stage, "beside-refused", "203.0.113.19")?;
 
-    stage.apply(&[hook(silent.local_addr()?.port())])?;
+    let port = silent.local_addr()?.port();
+    stage.apply(&[webhook(NAMESPACE, port)])?;
     stage.apply(&[broken_pool("silent-0"), broken_pool("silent-1")])?;
     until("a write without an answer", 2 * CHANGE_TIMEOUT, || {
         stage

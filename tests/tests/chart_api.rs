@@ -223,13 +223,27 @@ fn remains(admin: &Account) -> Vec<String> {
     list["items"].as_array().unwrap().iter().map(name).collect()
 }
 
+/// Definitions that were kept belong to the next release of the name; without keep they go with it.
+fn definitions_go_when_they_are_not_kept(admin: &Account) {
+    let definitions = ["get", "crd", "virtualservers.sluice.dev"];
+    install(admin, &directory(), "install", &["--set=crds.keep=false"]);
+    admin.kubectl(["get", "virtualserver", "web"]).unwrap();
+    helm(admin, &["uninstall", "sluice", "--no-hooks"]).unwrap();
+    until("the definitions to go", LIMIT, || {
+        admin
+            .kubectl(definitions)
+            .is_err_and(|error| error.to_string().contains("NotFound"))
+    })
+    .unwrap();
+    assert_eq!(remains(admin), Vec::<String>::new());
+}
+
 #[test]
 fn uninstalling_asks_the_nodes_first_and_leaves_users_objects() {
     let run = Run::start().unwrap();
     let control = ControlPlane::alone(&run, "control", &Part::API_AND_CONTROLLERS).unwrap();
     let admin = control.admin();
     install_anew(admin);
-    let definitions = ["get", "crd", "virtualservers.sluice.dev"];
     for object in [
         "crd/virtualservers.sluice.dev",
         "crd/loadbalancernodes.sluice.dev",
@@ -293,17 +307,7 @@ fn uninstalling_asks_the_nodes_first_and_leaves_users_objects() {
     assert_eq!(remains(admin), Vec::<String>::new());
     admin.kubectl(["get", "virtualserver", "web"]).unwrap();
 
-    // Definitions that were kept belong to the next release of the name; without keep they go with it.
-    install(admin, &directory(), "install", &["--set=crds.keep=false"]);
-    admin.kubectl(["get", "virtualserver", "web"]).unwrap();
-    helm(admin, &["uninstall", "sluice", "--no-hooks"]).unwrap();
-    until("the definitions to go", LIMIT, || {
-        admin
-            .kubectl(definitions)
-            .is_err_and(|error| error.to_string().contains("NotFound"))
-    })
-    .unwrap();
-    assert_eq!(remains(admin), Vec::<String>::new());
+    definitions_go_when_they_are_not_kept(admin);
 }
 
 #[test]

@@ -4,18 +4,19 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{bpf, command, generate};
+use crate::{bpf, command, generate, length};
 
 type Check = fn() -> Result<()>;
 
 /// Runs every check, also after one has failed, so that one run tells all.
 pub(crate) fn run() -> Result<()> {
-    let checks: [(&str, Check); 5] = [
+    let checks: [(&str, Check); 6] = [
         ("format", || {
             command::run(&mut command::cargo(["fmt", "--all", "--check"]))
         }),
         ("clippy", || command::run(&mut clippy())),
         ("BPF programs", bpf::lint),
+        ("length of files", length::check),
         ("dependencies", dependencies),
         ("generated files", || generate::run(true)),
     ];

@@ -8,6 +8,7 @@ mod bpf;
 mod command;
 mod generate;
 mod images;
+mod length;
 mod lint;
 mod suites;
 mod summary;

@@ -6,6 +6,7 @@
 )]
 
 pub mod maps;
+pub mod met;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

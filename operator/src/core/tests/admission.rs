@@ -5,89 +5,98 @@ fn other(text: &str, name: &str) -> String {
     server.replace("name: web", &format!("name: {name}"))
 }
 
+/// An edit of a good spec, the reason for which it is refused, and parts of the message.
+type Refused = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+);
+
+const REFUSED: &[Refused] = &[
+    (
+        "name: v2, weight: 0",
+        "name: v3, weight: 0",
+        "PoolNotFound",
+        &["spec.pools[1].name", "default/v3", "create it"],
+    ),
+    (
+        "203.0.113.10",
+        "2001:db8::10",
+        "AddressFamilyMismatch",
+        &["spec.pools[0].name", "no IPv6 server", "add one"],
+    ),
+    (
+        "weight: 100",
+        "weight: 0",
+        "InvalidSpec",
+        &["spec.pools[*].weight", "above 0"],
+    ),
+    (
+        "203.0.113.10",
+        "10.0.0.1",
+        "ServerIsVip",
+        &["spec.pools[0].name", "server a", "server's own address"],
+    ),
+    (
+        "203.0.113.10",
+        "10.0.0.250",
+        "VipIsNodeAddress",
+        &["spec.addresses[0].ip", "node d1"],
+    ),
+    (
+        "203.0.113.10",
+        "127.0.0.1",
+        "AddressNotUsable",
+        &["spec.addresses[0].ip", "loopback", "give an address"],
+    ),
+    (
+        "203.0.113.10",
+        "169.254.1.1",
+        "AddressNotUsable",
+        &["link-local"],
+    ),
+    (
+        "203.0.113.10",
+        "224.0.0.9",
+        "AddressNotUsable",
+        &["multicast"],
+    ),
+    (
+        "203.0.113.10",
+        "0.0.0.0",
+        "AddressNotUsable",
+        &["unspecified"],
+    ),
+    (
+        "203.0.113.10",
+        "fe80::1",
+        "AddressNotUsable",
+        &["link-local"],
+    ),
+    (
+        "203.0.113.10",
+        "1.2.3",
+        "InvalidSpec",
+        &["spec.addresses[0].ip"],
+    ),
+    (
+        "mode: NAT",
+        "mode: DR",
+        "TargetPortMismatch",
+        &["server a (10.0.0.1)", "8080", "port 80", "NAT or FullNAT"],
+    ),
+    (
+        "mode: NAT",
+        "mode: TUN",
+        "TargetPortMismatch",
+        &["targetPorts"],
+    ),
+];
+
 #[test]
 fn bad_specs_are_refused_and_the_last_good_one_stays() {
-    let cases: &[(&str, &str, &str, &[&str])] = &[
-        (
-            "name: v2, weight: 0",
-            "name: v3, weight: 0",
-            "PoolNotFound",
-            &["spec.pools[1].name", "default/v3", "create it"],
-        ),
-        (
-            "203.0.113.10",
-            "2001:db8::10",
-            "AddressFamilyMismatch",
-            &["spec.pools[0].name", "no IPv6 server", "add one"],
-        ),
-        (
-            "weight: 100",
-            "weight: 0",
-            "InvalidSpec",
-            &["spec.pools[*].weight", "above 0"],
-        ),
-        (
-            "203.0.113.10",
-            "10.0.0.1",
-            "ServerIsVip",
-            &["spec.pools[0].name", "server a", "server's own address"],
-        ),
-        (
-            "203.0.113.10",
-            "10.0.0.250",
-            "VipIsNodeAddress",
-            &["spec.addresses[0].ip", "node d1"],
-        ),
-        (
-            "203.0.113.10",
-            "127.0.0.1",
-            "AddressNotUsable",
-            &["spec.addresses[0].ip", "loopback", "give an address"],
-        ),
-        (
-            "203.0.113.10",
-            "169.254.1.1",
-            "AddressNotUsable",
-            &["link-local"],
-        ),
-        (
-            "203.0.113.10",
-            "224.0.0.9",
-            "AddressNotUsable",
-            &["multicast"],
-        ),
-        (
-            "203.0.113.10",
-            "0.0.0.0",
-            "AddressNotUsable",
-            &["unspecified"],
-        ),
-        (
-            "203.0.113.10",
-            "fe80::1",
-            "AddressNotUsable",
-            &["link-local"],
-        ),
-        (
-            "203.0.113.10",
-            "1.2.3",
-            "InvalidSpec",
-            &["spec.addresses[0].ip"],
-        ),
-        (
-            "mode: NAT",
-            "mode: DR",
-            "TargetPortMismatch",
-            &["server a (10.0.0.1)", "8080", "port 80", "NAT or FullNAT"],
-        ),
-        (
-            "mode: NAT",
-            "mode: TUN",
-            "TargetPortMismatch",
-            &["targetPorts"],
-        ),
-    ];
-    for (from, to, reason, parts) in cases {
+    for (from, to, reason, parts) in REFUSED {
         let mut sim = served();
         sim.edit(from, to);
         sim.assert_refused(reason, parts);

@@ -1,0 +1,108 @@
+//! What packets meet in maps, whatever the numbers are that a node gave.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_abi::{Path, ServerFacts, ServerRecord, VipWord};
+use sluice_planner::Endpoint;
+
+use super::maps::Maps;
+
+/// What packets see of heads, the directors' or the others: thresholds, and each slot's server as it is known everywhere.
+pub type Owners = BTreeMap<Endpoint, Vec<(u32, Vec<([u8; 16], [u8; 2])>)>>;
+
+pub fn owners(maps: &Maps, slot: fn(VipWord) -> u32) -> Owners {
+    let image = maps.image();
+    let owner = |id: &u32| {
+        let record = image.records[&image.servers[id].slot()];
+        let by_address = matches!(
+            record.facts.mode(),
+            Some(sluice_abi::ForwardingMode::Dr | sluice_abi::ForwardingMode::Tun)
+        );
+        (record.addr, if by_address { [0; 2] } else { record.port })
+    };
+    let pools = |slot| {
+        image
+            .heads
+            .get(&slot)
+            .into_iter()
+            .flat_map(|head| head.pools)
+    };
+    let ring = |ring| {
+        let ring = image.rings.get(&ring);
+        let slots = ring.and_then(|ring| maps.slots(ring.word));
+        slots.map_or(vec![], |slots| slots.iter().map(owner).collect())
+    };
+    let service = |(endpoint, word): (&Endpoint, &VipWord)| {
+        let pools = pools(slot(*word));
+        (
+            *endpoint,
+            pools
+                .map(|pool| (pool.threshold, ring(pool.ring)))
+                .collect(),
+        )
+    };
+    image
+        .vips
+        .iter()
+        .filter(|(endpoint, _)| !endpoint.is_marker())
+        .map(service)
+        .collect()
+}
+
+/// All that packets meet: beside [`owners`], each server's way and state, and which server a tunnel leads to.
+pub type Met = ([Owners; 2], BTreeMap<Endpoint, BTreeSet<String>>);
+
+pub fn met(maps: &Maps) -> Met {
+    let image = maps.image();
+    let mut servers: BTreeMap<Endpoint, BTreeSet<String>> = BTreeMap::new();
+    for (vip_port, word) in image
+        .vips
+        .iter()
+        .filter(|(endpoint, _)| !endpoint.is_marker())
+    {
+        let present = image.servers.iter().filter(|(_, word)| word.present());
+        let of_port = present.filter_map(|(id, server)| {
+            let record = image.records[&server.slot()];
+            let locals = image
+                .locals
+                .iter()
+                .filter(|(_, local)| *local == id)
+                .count();
+            let facts = record.facts;
+            let at = facts.index() == word.index();
+            let mode = facts.mode().expect("a record has a mode");
+            // Indices are the node's own; whether there is one for replies is not.
+            let nameless = ServerFacts::new(
+                0,
+                u32::from(facts.reply_index() != 0),
+                mode,
+                facts.is_ipv6(),
+            );
+            let mut record = ServerRecord {
+                facts: nameless.with_mtu(facts.mtu()),
+                ..record
+            };
+            if server.path() == Path::Unresolved {
+                // It may keep the way by which it was reached before.
+                record = ServerRecord {
+                    alt: [0; 16],
+                    next_hop_mac: [0; 6],
+                    source_mac: [0; 6],
+                    ifindex: 0,
+                    facts: nameless,
+                    ..record
+                };
+            }
+            at.then(|| {
+                format!(
+                    "{:?} {} {locals} {record:?}",
+                    server.path(),
+                    server.draining()
+                )
+            })
+        });
+        servers.insert(*vip_port, of_port.collect());
+    }
+    let heads = [VipWord::head, VipWord::rs_head].map(|slot| owners(maps, slot));
+    (heads, servers)
+}
