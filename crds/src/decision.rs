@@ -6,15 +6,13 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::forwarding::{ForwardingMode, PoolSelection, Protocol};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, MAX_POOLS, MAX_PORTS,
     MAX_STATIC_SERVERS,
 };
-use crate::real_server_pool::{PodSelector, TargetPort};
-use crate::validate::parse_ip;
-use crate::virtual_server::{
-    ForwardingMode, PoolSelection, Protocol, VirtualServerPort, VirtualServerSpec, WeightedPool,
-};
+use crate::selector::PodSelector;
+use crate::target_port::TargetPort;
 
 /// What a virtual server is served by.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -58,28 +56,6 @@ fn is_zero(revision: &u64) -> bool {
 }
 
 impl DecidedVirtualServer {
-    /// What a spec asks for, with its own weights. Texts that are no address are left out: validate first.
-    pub fn of_spec(spec: &VirtualServerSpec) -> Self {
-        let addresses = spec.addresses.iter();
-        let port = |port: &VirtualServerPort| DecidedPort {
-            name: port.name.clone(),
-            protocol: port.protocol,
-            port: port.port,
-        };
-        let pool = |pool: &WeightedPool| DecidedPool {
-            name: pool.name.clone(),
-            weight: pool.weight,
-            spec_weight: pool.weight,
-        };
-        Self {
-            addresses: addresses.filter_map(|a| parse_ip(&a.ip)).collect(),
-            ports: spec.ports.iter().map(port).collect(),
-            mode: spec.forwarding.mode,
-            pool_selection: spec.pool_selection,
-            pools: spec.pools.iter().map(pool).collect(),
-        }
-    }
-
     /// Every address with every protocol and port.
     pub fn vip_ports(&self) -> impl Iterator<Item = VipPort> + '_ {
         let of_address = |&address| self.ports.iter().map(move |port| port.at(address));

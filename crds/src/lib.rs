@@ -17,8 +17,10 @@
     reason = "repeated keys in different print columns are counted as duplicates"
 )]
 
+mod address;
 mod condition;
 mod decision;
+mod forwarding;
 pub mod generate;
 mod limits;
 mod load_balancer_node;
@@ -28,9 +30,12 @@ mod real_server_pool;
 mod rollout_policy;
 mod rules;
 pub mod schema;
+mod selector;
+mod target_port;
 mod validate;
 mod virtual_server;
 
+pub use address::parse_ip;
 pub use condition::{
     Condition, ConditionType, RECONCILING, Reason, STALLED, Time, find_condition, set_condition,
 };
@@ -38,6 +43,7 @@ pub use decision::{
     DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
     DecidedTargetPort, DecidedVirtualServer, Decision, EndpointSource, PoolDecision, VipPort,
 };
+pub use forwarding::{ForwardingMode, PoolSelection, Protocol};
 pub use k8s_openapi::jiff;
 pub use limits::*;
 pub use load_balancer_node::{
@@ -51,8 +57,7 @@ pub use object::{
 };
 pub use peers::{MAX_PEERS_BYTES, PEERS_CONFIG_MAP, PEERS_KEY, Peers, read_peers, write_peers};
 pub use real_server_pool::{
-    LabelOperator, LabelRequirement, PodSelector, PortRef, RealServerPool, RealServerPoolSpec,
-    RealServerPoolStatus, Servers, StaticServer, TargetPort,
+    RealServerPool, RealServerPoolSpec, RealServerPoolStatus, Servers, StaticServer,
 };
 pub use rollout_policy::{
     CanaryStep, CanaryStrategy, CommandResult, Gate, HistoryEntry, LastCommand, RolloutEvent,
@@ -60,10 +65,13 @@ pub use rollout_policy::{
     RolloutStrategy,
 };
 pub use rules::{is_label, is_subdomain};
-pub use validate::{FieldError, Validate, parse_ip};
+pub use schema::FieldError;
+pub use selector::{LabelOperator, LabelRequirement, PodSelector};
+pub use target_port::{PortRef, TargetPort};
+pub use validate::Validate;
 pub use virtual_server::{
-    Acknowledged, Forwarding, ForwardingMode, PoolSelection, Protocol, VirtualServer,
-    VirtualServerAddress, VirtualServerPort, VirtualServerSpec, VirtualServerStatus, WeightedPool,
+    Acknowledged, Forwarding, VirtualServer, VirtualServerAddress, VirtualServerPort,
+    VirtualServerSpec, VirtualServerStatus, WeightedPool,
 };
 
 /// The API group.

@@ -2,6 +2,7 @@
 //!
 //! Kubernetes prunes unknown fields; files have nobody to tell, so there an unknown field is an error.
 
+use std::fmt;
 use std::sync::OnceLock;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -12,8 +13,32 @@ use serde_json::Value;
 
 use crate::object::Kind;
 use crate::rules;
-use crate::validate::FieldError;
 use crate::{LoadBalancerNode, RealServerPool, RolloutPolicy, VirtualServer};
+
+/// What is wrong with a field.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FieldError {
+    /// Path from the object's root, such as `spec.pools[1].weight`.
+    pub path: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl FieldError {
+    /// `path` is from the object's root.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
 
 /// Something a value breaks.
 #[derive(Clone, PartialEq, Eq, Debug)]

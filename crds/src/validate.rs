@@ -1,57 +1,23 @@
 //! Validation of specs without an API server: the schema's limits and the CEL rules of [`crate::schema`].
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::address::parse_ip;
 use crate::object::Kind;
 use crate::rules;
-use crate::schema;
+use crate::schema::{self, FieldError};
 use crate::{
     LabelOperator, LoadBalancerNodeSpec, PodSelector, RealServerPoolSpec, RolloutPolicySpec,
     VirtualServerSpec,
 };
 
-/// What is wrong with a field.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct FieldError {
-    /// Path from the object's root, such as `spec.pools[1].weight`.
-    pub path: String,
-    /// What is wrong and what to do.
-    pub message: String,
-}
-
-impl FieldError {
-    /// `path` is from the object's root.
-    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            message: message.into(),
-        }
-    }
-}
-
-impl fmt::Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
-    }
-}
-
 /// A spec that can be validated.
 pub trait Validate {
     /// Everything that is wrong by itself, other objects aside.
     fn validate(&self) -> Vec<FieldError>;
-}
-
-/// An address as the API takes it: no prefix length, no zone, no IPv4-mapped IPv6.
-pub fn parse_ip(text: &str) -> Option<IpAddr> {
-    match text.parse().ok()? {
-        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => None,
-        address => Some(address),
-    }
 }
 
 impl Validate for VirtualServerSpec {

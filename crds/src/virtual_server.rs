@@ -1,13 +1,13 @@
 //! `VirtualServer`: where clients connect.
 
-use std::fmt;
-
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::address::parse_ip;
 use crate::condition::Condition;
-use crate::decision::{DecidedPool, Decision};
+use crate::decision::{DecidedPool, DecidedPort, DecidedVirtualServer, Decision};
+use crate::forwarding::{ForwardingMode, PoolSelection, Protocol};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
     MAX_POOL_WEIGHT, MAX_POOLS, MAX_PORTS,
@@ -102,116 +102,12 @@ pub struct VirtualServerPort {
     pub port: u16,
 }
 
-/// Transport protocol.
-#[derive(
-    JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug,
-)]
-pub enum Protocol {
-    /// RFC 9293.
-    #[serde(rename = "TCP")]
-    Tcp,
-    /// RFC 768.
-    #[serde(rename = "UDP")]
-    Udp,
-}
-
-impl Protocol {
-    /// The name in the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-        }
-    }
-
-    /// The number in IP headers.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-        }
-    }
-
-    /// The protocol with this number.
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            6 => Some(Self::Tcp),
-            17 => Some(Self::Udp),
-            _ => None,
-        }
-    }
-}
-
-/// In lower case, as messages and metrics have it.
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
-}
-
 /// How packets reach the real servers.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Forwarding {
     /// Forwarding mode.
     pub mode: ForwardingMode,
-}
-
-/// Forwarding mode.
-#[derive(
-    JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug,
-)]
-pub enum ForwardingMode {
-    /// The director rewrites the destination; replies return through it.
-    #[serde(rename = "NAT")]
-    Nat,
-    /// The director rewrites source and destination; replies return through it.
-    #[serde(rename = "FullNAT")]
-    FullNat,
-    /// The director rewrites MAC addresses; servers on its link answer clients directly.
-    #[serde(rename = "DR")]
-    Dr,
-    /// The director wraps packets in IP; servers answer clients directly.
-    #[serde(rename = "TUN")]
-    Tun,
-}
-
-impl ForwardingMode {
-    /// The name in the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Nat => "NAT",
-            Self::FullNat => "FullNAT",
-            Self::Dr => "DR",
-            Self::Tun => "TUN",
-        }
-    }
-}
-
-/// What is hashed to choose the pool.
-#[derive(
-    JsonSchema,
-    Serialize,
-    Deserialize,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-)]
-pub enum PoolSelection {
-    /// The flow: a client's connections spread over all pools.
-    #[default]
-    Flow,
-    /// The client's address: a client stays with one pool.
-    ClientAddress,
 }
 
 /// A pool and its weight.
@@ -224,6 +120,30 @@ pub struct WeightedPool {
     /// Share of new flows, relative to the other pools' weights; 0 takes none.
     #[schemars(range(max = MAX_POOL_WEIGHT))]
     pub weight: u32,
+}
+
+impl DecidedVirtualServer {
+    /// What a spec asks for, with its own weights. Texts that are no address are left out: validate first.
+    pub fn of_spec(spec: &VirtualServerSpec) -> Self {
+        let addresses = spec.addresses.iter();
+        let port = |port: &VirtualServerPort| DecidedPort {
+            name: port.name.clone(),
+            protocol: port.protocol,
+            port: port.port,
+        };
+        let pool = |pool: &WeightedPool| DecidedPool {
+            name: pool.name.clone(),
+            weight: pool.weight,
+            spec_weight: pool.weight,
+        };
+        Self {
+            addresses: addresses.filter_map(|a| parse_ip(&a.ip)).collect(),
+            ports: spec.ports.iter().map(port).collect(),
+            mode: spec.forwarding.mode,
+            pool_selection: spec.pool_selection,
+            pools: spec.pools.iter().map(pool).collect(),
+        }
+    }
 }
 
 /// What became of a virtual server.

@@ -17,6 +17,7 @@ pub mod clock;
 pub mod connect;
 pub mod error;
 pub mod identity;
+mod kind;
 pub mod lease;
 mod object;
 #[cfg(test)]
@@ -25,4 +26,5 @@ pub mod store;
 pub mod watch;
 pub mod watched;
 
+pub use kind::Kind;
 pub use object::{Event, Item, Stamp};

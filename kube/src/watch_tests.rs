@@ -2,9 +2,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::kind::Kind;
 use crate::scripted::{self, Answer, Requests, list, refusal, watch_of};
 use crate::store::{Change, Missed, Store};
-use crate::watched::{Kind, Topic};
+use crate::watched::Topic;
 
 #[derive(Default)]
 struct Known {

@@ -1,19 +1,16 @@
-//! Watched kinds. Each is one implementation of [`Watched`] and one line in a program's list of [`Kind`]s.
+//! Watched kinds. Each is one implementation of [`Watched`] and one line in a program's list of [`crate::Kind`]s.
 //!
 //! What the watches tell goes through one bounded queue, as [`Message`]s that know by themselves how they are taken into the
 //! program's [`Index`].
 
 use std::fmt;
 
-use futures::future::BoxFuture;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc::Sender;
 
 use crate::error::RequestError;
 use crate::object::Event;
 use crate::store::{Change, MAX_OBJECTS, Missed, Store};
-use crate::watch::{self, Server};
 
 /// What a program knows of the API server's objects.
 pub trait Index: Sized + 'static {
@@ -53,61 +50,6 @@ pub trait Watched: 'static {
     fn store(index: &mut Self::Index) -> &mut Store<Self::Kept>;
     /// Takes in what has changed, after a list also when nothing has.
     fn changed(index: &mut Self::Index, changes: Vec<Change<Self::Kept>>);
-}
-
-type Start<I> = fn(Server<<I as Index>::Answer>, Sender<Message<I>>) -> BoxFuture<'static, ()>;
-
-/// A kind in a program's list of what it watches.
-pub struct Kind<I: Index> {
-    /// Its name in metrics and messages.
-    pub name: &'static str,
-    watch: Start<I>,
-    is_complete: fn(&mut I) -> bool,
-    expect_list: fn(&mut I),
-    count: fn(&mut I) -> usize,
-}
-
-impl<I: Index> Kind<I> {
-    /// The entry of a kind.
-    pub const fn of<W: Watched<Index = I>>() -> Self {
-        Self {
-            name: W::NAME,
-            watch: |server, queue| Box::pin(watch::run::<W>(server, queue)),
-            is_complete: |index| W::store(index).is_complete(),
-            expect_list: |index| W::store(index).expect_list(),
-            count: |index| W::store(index).objects.len(),
-        }
-    }
-
-    /// Watches the kind until nobody listens.
-    pub fn watch(
-        &self,
-        server: Server<I::Answer>,
-        queue: Sender<Message<I>>,
-    ) -> BoxFuture<'static, ()> {
-        (self.watch)(server, queue)
-    }
-
-    /// Whether a list was complete once.
-    pub fn is_complete(&self, index: &mut I) -> bool {
-        (self.is_complete)(index)
-    }
-
-    /// What is known of the kind stays, but it takes a new list to be complete.
-    pub fn expect_list(&self, index: &mut I) {
-        (self.expect_list)(index);
-    }
-
-    /// How many objects there are.
-    pub fn count(&self, index: &mut I) -> usize {
-        (self.count)(index)
-    }
-}
-
-impl<I: Index> fmt::Debug for Kind<I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Kind").field(&self.name).finish()
-    }
 }
 
 /// What a message is about.

@@ -81,3 +81,13 @@ impl VipPortConfig {
         matches!(self.decided.mode, ForwardingMode::Dr | ForwardingMode::Tun)
     }
 }
+
+/// The mode as records have it.
+pub(crate) const fn abi_mode(mode: ForwardingMode) -> sluice_abi::ForwardingMode {
+    match mode {
+        ForwardingMode::Nat => sluice_abi::ForwardingMode::Nat,
+        ForwardingMode::FullNat => sluice_abi::ForwardingMode::FullNat,
+        ForwardingMode::Dr => sluice_abi::ForwardingMode::Dr,
+        ForwardingMode::Tun => sluice_abi::ForwardingMode::Tun,
+    }
+}

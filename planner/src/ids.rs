@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_abi::{FIRST_REPLY_INDEX, MOST_INDICES, ServerRecord, ServerWord, VipWord};
 use sluice_api::ForwardingMode;
 
-use crate::record::abi_mode;
+use crate::config::abi_mode;
 use crate::{Image, Limits};
 
 /// What makes a server of a service the same server: a server with another key gets another id, and thus flows of its own.

@@ -19,19 +19,8 @@ use crate::ids::{Room, Side};
 use crate::members::{Members, RingLayout};
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::ring::RingKey;
-use crate::tables::{Keyed, Tables};
+use crate::tables::{Keyed, Planned, Tables};
 use crate::{Endpoint, Image, Limits, Local, Ring, RingContent, share};
-
-/// What became of a plan.
-pub(crate) struct Planned {
-    /// What the maps hold of the VIP ports, and what they shall hold.
-    pub(crate) part: Image,
-    pub(crate) desired: Image,
-    /// What the rings that shall be in place follow from, as far as that is known anew.
-    pub(crate) layouts: BTreeMap<u32, Arc<RingLayout>>,
-    /// What did not fit, by VIP port. The parts concerned stay as they were.
-    pub(crate) full: BTreeMap<VipPort, BTreeSet<Problem>>,
-}
 
 /// Plans the VIP ports together; `None`: it shall not be served. What they give up is free for the plan after this one.
 pub(crate) fn plan(

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use sluice_abi::{Path, ServerFacts, ServerRecord};
 use sluice_api::{ForwardingMode, VipPort};
 
-use crate::config::Reach;
+use crate::config::{Reach, abi_mode};
 use crate::ids::ServerKey;
 use crate::{Hop, Via};
 
@@ -64,16 +64,6 @@ fn base_record(vip_port: VipPort, mode: ForwardingMode, key: ServerKey) -> Serve
             key.address.is_ipv6(),
         ),
         ..ServerRecord::default()
-    }
-}
-
-/// The mode as records have it.
-pub(crate) const fn abi_mode(mode: ForwardingMode) -> sluice_abi::ForwardingMode {
-    match mode {
-        ForwardingMode::Nat => sluice_abi::ForwardingMode::Nat,
-        ForwardingMode::FullNat => sluice_abi::ForwardingMode::FullNat,
-        ForwardingMode::Dr => sluice_abi::ForwardingMode::Dr,
-        ForwardingMode::Tun => sluice_abi::ForwardingMode::Tun,
     }
 }
 

@@ -14,7 +14,7 @@ use sluice_api::VipPort;
 
 use crate::ids::{self, Free, RingOwner, Room, ServerKey, Side};
 use crate::members::RingLayout;
-use crate::plan::Planned;
+use crate::problem::Problem;
 use crate::{Endpoint, Image, Limits, Local, head};
 
 /// What the maps hold, and the numbers that are free.
@@ -58,6 +58,17 @@ pub struct Usage {
     pub servers: usize,
     /// Of `VIPS*`, address markers included.
     pub vips: usize,
+}
+
+/// What became of a plan.
+pub(crate) struct Planned {
+    /// What the maps hold of the VIP ports, and what they shall hold.
+    pub(crate) part: Image,
+    pub(crate) desired: Image,
+    /// What the rings that shall be in place follow from, as far as that is known anew.
+    pub(crate) layouts: BTreeMap<u32, Arc<RingLayout>>,
+    /// What did not fit, by VIP port. The parts concerned stay as they were.
+    pub(crate) full: BTreeMap<VipPort, BTreeSet<Problem>>,
 }
 
 /// Entries of the maps of IPv4 and of IPv6.

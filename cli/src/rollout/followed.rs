@@ -6,11 +6,12 @@ use futures::future::ready;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client};
 use sluice_api::{LoadBalancerNode, RolloutPolicy, VirtualServer};
+use sluice_kube::Kind;
 use sluice_kube::error::RequestError;
 use sluice_kube::identity::World;
 use sluice_kube::store::{Change, Missed, Store};
 use sluice_kube::watch::Server;
-use sluice_kube::watched::{self, Kind, Message, Topic, Watched};
+use sluice_kube::watched::{self, Message, Topic, Watched};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::connect::Cluster;

@@ -1,6 +1,7 @@
 //! The views as text that fits [`WIDTH`] columns.
 
 mod rollout;
+mod state;
 mod status;
 mod table;
 

@@ -4,7 +4,8 @@ use sluice_api::RolloutPhase;
 
 use crate::view::RolloutView;
 
-use super::{Cell, Paint, Table, Tone, duration, field, status::state};
+use super::state::state;
+use super::{Cell, Paint, Table, Tone, duration, field};
 
 /// Entries of the history that are shown; JSON and YAML have all.
 const SHOWN_HISTORY: usize = 8;

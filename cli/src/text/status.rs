@@ -2,9 +2,10 @@
 
 use crate::view::{
     AcknowledgedView, NodeView, PoolView, PortView, Presence, ServerState, ServerView, SourceView,
-    StateView, StatusView, VirtualServerView, WeightView,
+    StatusView, VirtualServerView, WeightView,
 };
 
+use super::state::{named_state, state};
 use super::{Cell, Paint, Table, Tone, field, phase_line};
 
 /// One part for each virtual server, then the nodes.
@@ -109,40 +110,6 @@ fn paint_field(label: &str, text: &str, tone: Tone, paint: Paint) -> String {
     let text = field(label, text);
     let (head, rest) = text.split_at(text.find(label).map_or(0, |at| at + label.len()));
     format!("{}{rest}", head.replace(label, &paint.text(tone, label)))
-}
-
-/// A state with its reason and message.
-pub(super) fn state(label: &str, state: &StateView, paint: Paint) -> String {
-    named_state(label, "", state, paint)
-}
-
-fn named_state(label: &str, name: &str, state: &StateView, paint: Paint) -> String {
-    let mut text = state.ready.clone();
-    if state.reason.is_empty() {
-        text.push_str(" (the operator has not looked at it: is it running?)");
-    } else {
-        text = format!("{text} ({}) {}", state.reason, state.message);
-    }
-    if state.outdated {
-        text.push_str(" (the operator has not looked at the newest spec yet)");
-    }
-    if !name.is_empty() {
-        text = format!("{name}: {text}");
-    }
-    let tone = tone(state);
-    let value = &state.ready;
-    let text = field(label, &text);
-    text.replacen(value, &paint.text(tone, value), 1)
-}
-
-fn tone(state: &StateView) -> Tone {
-    if state.is_ready() {
-        Tone::Good
-    } else if state.stalled {
-        Tone::Bad
-    } else {
-        Tone::Waiting
-    }
 }
 
 fn pool_table(pools: &[PoolView], paint: Paint) -> String {

@@ -9,7 +9,7 @@ use aya::{Ebpf, EbpfLoader};
 use sluice_abi::{ABI_VERSION, ConfigWord, MapName, Timeouts};
 use tracing::info;
 
-use super::attach::Hook;
+use super::hook::Hook;
 use super::pins::PinLock;
 use super::spec::{self, Spec};
 use super::sys::{map_info, open_pin};

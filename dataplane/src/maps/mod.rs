@@ -8,6 +8,7 @@
 //! through shared memory, words by system call, which orders the one before the other.
 
 mod attach;
+mod hook;
 mod image;
 mod load;
 mod pins;
@@ -28,7 +29,8 @@ use sluice_abi::{
 };
 use sluice_planner::Limits;
 
-pub use attach::{Attached, Attacher, Filter, Hook, Mode, XdpChoice};
+pub use attach::{Attached, Attacher, Filter, Mode, XdpChoice};
+pub use hook::Hook;
 pub use load::{Programs, open};
 pub use pins::{PinLock, detach};
 pub use sweep::{FlowCensus, FullNatCensus, Usage};

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sluice_abi::MapName;
 
-use super::attach::{Hook, remove_filter};
+use super::hook::{Hook, remove_filter};
 use super::sys::{detach_link, open_pin};
 use super::{Error, system_error};
 

@@ -21,12 +21,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
+use super::table::NEIGHBOUR_PROTOCOL;
 use super::{Error, Table};
 use crate::maps::Filter;
-
-/// Marks neighbours as registered by an agent, so that a later one finds those that are not needed any more. An unassigned
-/// number of `rtm_protocol`.
-pub(super) const NEIGHBOUR_PROTOCOL: u8 = 0x5c;
 
 /// Dumps that changed while they were read are read again, this often at most.
 const DUMP_ATTEMPTS: usize = 5;

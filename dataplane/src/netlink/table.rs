@@ -15,8 +15,11 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_planner::Mac;
 
-use super::requests::NEIGHBOUR_PROTOCOL;
 use crate::maps::Mode;
+
+/// Marks neighbours as registered by an agent, so that a later one finds those that are not needed any more. An unassigned
+/// number of `rtm_protocol`.
+pub(super) const NEIGHBOUR_PROTOCOL: u8 = 0x5c;
 
 /// A network interface.
 #[derive(Clone, PartialEq, Eq, Debug)]

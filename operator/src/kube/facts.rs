@@ -8,7 +8,12 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sluice_api::{POOL_LABEL, parse_ip};
 use sluice_planner::Slice;
 
-use super::slices::{MANAGED_BY, MANAGED_BY_LABEL, NAME_MARK};
+/// Label that says who writes a slice (Kubernetes API reference, EndpointSlice).
+pub(super) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// Its value in our slices.
+pub(super) const MANAGED_BY: &str = "operator.sluice.dev";
+/// Part of the names of all our slices.
+pub(super) const NAME_MARK: &str = "-sluice-";
 
 /// What a pool needs to know of a pod.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -16,10 +16,10 @@ use sluice_kube::store::{Change, Missed, Store};
 use sluice_kube::watched;
 use tracing::{info, warn};
 
-use super::facts::{PodFacts, SliceFacts};
+use super::facts::{NAME_MARK, PodFacts, SliceFacts};
 use super::labels::ByLabel;
 use super::memory::{Decided, Memory};
-use super::slices::{NAME_MARK, name_prefix};
+use super::slices::name_prefix;
 use super::watch::KINDS;
 use crate::core::{Cluster, Dirty, Links, Liveness, Node, Object, Outcome, World, reconcile_parts};
 use crate::managed::Managed;

@@ -12,9 +12,10 @@ use sluice_api::{
     LoadBalancerNode, NODE_LABEL, PEERS_CONFIG_MAP, PEERS_KEY, RealServerPool, RolloutPolicy,
     VirtualServer, parse_ip,
 };
+use sluice_kube::Kind;
 use sluice_kube::lease::LeaseFacts;
 use sluice_kube::store::{Change, Store};
-use sluice_kube::watched::{Kind, Watched};
+use sluice_kube::watched::Watched;
 
 use super::facts::{PodFacts, SliceFacts};
 use super::index::Index;

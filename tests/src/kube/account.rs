@@ -225,3 +225,8 @@ pub fn has_condition(object: &Value, condition: &str) -> bool {
                 .any(|found| found["type"] == condition && found["status"] == "True")
         })
 }
+
+/// The objects of a list.
+pub(super) fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list["items"].as_array().into_iter().flatten()
+}

@@ -17,10 +17,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::account::{Account, has_condition};
+use super::account::{Account, has_condition, items};
 use super::control::{ControlPlane, Part};
 use super::node::Node;
-use super::pod::items;
 use super::spec::{CONTROL, ClusterSpec, Place, ROUTER};
 use crate::net::segment::{
     BRIDGE, FABRIC_MTU, UPLINK, connect_client, plug_in, prepare_far_end, use_gateway,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::account::has_condition;
+use super::account::{has_condition, items};
 use super::cluster::Cluster;
 use crate::net::Dual;
 
@@ -45,11 +45,6 @@ impl Cluster {
         })?;
         Ok(items(&list).filter_map(pod).collect())
     }
-}
-
-/// The objects of a list.
-pub(super) fn items(list: &Value) -> impl Iterator<Item = &Value> {
-    list["items"].as_array().into_iter().flatten()
 }
 
 /// The pod of this object; `None` as long as it has not both addresses.

@@ -7,8 +7,8 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use super::address::{Cidr, Family};
+use super::command::{command, output};
 use super::namespace::Namespace;
-use super::process::{command, output};
 
 /// A network interface of a namespace.
 #[derive(Clone, Copy, Debug)]

@@ -17,6 +17,7 @@
 mod address;
 mod ask;
 mod cgroup;
+mod command;
 mod counter;
 pub mod fabric;
 pub mod lab;
@@ -38,10 +39,11 @@ mod xdp;
 
 pub use address::{Cidr, Dual, Family};
 pub use ask::{Answer, Connection, Protocol};
+pub use command::output;
 pub use counter::{Counters, Direction};
 pub use link::{Port, Route, Veth};
 pub use namespace::Namespace;
-pub use process::{Complaints, Process, output};
+pub use process::{Complaints, Process};
 pub use run::{Run, expect_no_remains, remains, sweep};
 pub use spread::{Share, Spread};
 pub use tcp::{

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
-use super::process::{command, output};
+use super::command::{command, output};
 
 /// A namespace of a [`super::Run`], removed with it.
 #[derive(Clone, Debug)]

@@ -14,8 +14,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::Pid;
 
 use super::cgroup;
+use super::command::command;
 use super::namespace::Namespace;
-use super::process::command;
 use super::wait;
 
 const PREFIX: &str = "sluice-run";

@@ -15,8 +15,9 @@ use sluice_api::{
     PEERS_CONFIG_MAP, PEERS_KEY, POOL_LABEL, Peers, PoolDecision, RealServerPool, SERVICE_LABEL,
     VirtualServer, read_peers,
 };
+use sluice_kube::Kind;
 use sluice_kube::store::{Change, Store};
-use sluice_kube::watched::{Kind, Watched};
+use sluice_kube::watched::Watched;
 use sluice_planner::Slice;
 
 use super::index::{Index, MAX_OBJECTS};

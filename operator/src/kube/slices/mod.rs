@@ -18,18 +18,12 @@ use sluice_api::{
     API_VERSION, DecidedEndpoints, Kind, ObjectKey, POOL_LABEL, PortRef, RealServerPool, pool_label,
 };
 
-use super::facts::{NamedPort, PodFacts};
+use super::facts::{MANAGED_BY, MANAGED_BY_LABEL, NAME_MARK, NamedPort, PodFacts};
 use group::{Group, Groups};
 
-/// Label that says who writes a slice (Kubernetes API reference, EndpointSlice).
-pub(super) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
-/// Its value in our slices.
-pub(super) const MANAGED_BY: &str = "operator.sluice.dev";
 /// Label by which kube-proxy leaves a slice to another proxy.
 const PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const PROXY: &str = "sluice.dev";
-/// Part of the names of all our slices.
-pub(super) const NAME_MARK: &str = "-sluice-";
 
 /// The most endpoints of a slice.
 pub(super) const MAX_SLICE_ENDPOINTS: usize = 100;

@@ -1,0 +1,110 @@
+//! How packets are forwarded, in words that specs and decisions share.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Transport protocol.
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug,
+)]
+pub enum Protocol {
+    /// RFC 9293.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// RFC 768.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+impl Protocol {
+    /// The name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+
+    /// The number in IP headers.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    /// The protocol with this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+
+/// In lower case, as messages and metrics have it.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// Forwarding mode.
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug,
+)]
+pub enum ForwardingMode {
+    /// The director rewrites the destination; replies return through it.
+    #[serde(rename = "NAT")]
+    Nat,
+    /// The director rewrites source and destination; replies return through it.
+    #[serde(rename = "FullNAT")]
+    FullNat,
+    /// The director rewrites MAC addresses; servers on its link answer clients directly.
+    #[serde(rename = "DR")]
+    Dr,
+    /// The director wraps packets in IP; servers answer clients directly.
+    #[serde(rename = "TUN")]
+    Tun,
+}
+
+impl ForwardingMode {
+    /// The name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "NAT",
+            Self::FullNat => "FullNAT",
+            Self::Dr => "DR",
+            Self::Tun => "TUN",
+        }
+    }
+}
+
+/// What is hashed to choose the pool.
+#[derive(
+    JsonSchema,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+)]
+pub enum PoolSelection {
+    /// The flow: a client's connections spread over all pools.
+    #[default]
+    Flow,
+    /// The client's address: a client stays with one pool.
+    ClientAddress,
+}
