@@ -28,7 +28,7 @@ pub const PATIENCE: Duration = Duration::from_mins(2);
 pub struct Sluice {
     /// The cluster.
     pub cluster: Cluster,
-    /// What the machine's kernel held of BPF.
+    /// The BPF objects that the machine's kernel held before Sluice was installed.
     pub before: BpfObjects,
 }
 
@@ -121,7 +121,8 @@ impl Sluice {
         self.cluster.admin().until(&arguments, limit, holds)
     }
 
-    /// What belongs to the user of the objects of the shop: spec, labels, annotations and the generation that counts specs.
+    /// The user's part of each virtual server, pool and policy of the shop: spec, labels, annotations, and the generation,
+    /// which counts specs.
     pub fn owned_by_user(&self) -> Result<Vec<Value>> {
         let kinds = "virtualservers,realserverpools,rolloutpolicies";
         let arguments = ["get", "--namespace", SHOP, kinds];

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A measured figure.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub(crate) struct Figure {
-    /// What was measured.
+    /// The measurement in words, its subject first, such as `agent: memory`.
     pub(crate) case: String,
     /// Among how many virtual servers.
     pub(crate) objects: u32,

@@ -1,4 +1,4 @@
-//! What a change costs where there is much: `make bench-scale`.
+//! Measures the cost of a change among thousands of objects: `make bench-scale`.
 //!
 //! Each subject is measured in a process of its own, so that memory is its own. Processor time is that of the thread at work;
 //! what an API server takes is time on the clock.
@@ -17,7 +17,7 @@ use clap::{Parser, ValueEnum};
 
 use figure::Figure;
 
-/// What is measured.
+/// A measured part of Sluice.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 enum Subject {
     /// The operator's core, without I/O.

@@ -1,4 +1,4 @@
-//! What the tests of Sluice are made of.
+//! The building blocks of Sluice's tests.
 #![deny(unsafe_code)]
 
 pub mod bench;

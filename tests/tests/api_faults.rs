@@ -78,7 +78,7 @@ impl Faults {
 
     /// New connections are made and none fails; they go where the weights say.
     fn expect_traffic(&self) -> Result<()> {
-        // What was under way when the weights changed says nothing of them.
+        // Connections that were under way when the weights changed may have followed the old ones: only their failures count.
         self.clients.take_report().expect_none_failed()?;
         let made = self.clients.made();
         until("new connections", LIMIT, || {

@@ -135,7 +135,7 @@ fn weights(object: &Value) -> Vec<u64> {
 fn two_managers(stage: &mut Operated) -> Result<()> {
     apply_as(stage, "alice", &[], &server("shared", 11, [1, 0]))?;
     stage.await_ready(VIRTUAL_SERVER, "shared")?;
-    // What both want is no conflict.
+    // Managers that want the same value do not conflict.
     apply_as(stage, "bob", &[], &server("shared", 11, [1, 0]))?;
     let Err(refusal) = apply_as(stage, "bob", &[], &server("shared", 11, [1, 3])) else {
         bail!("bob overruled alice");
@@ -292,7 +292,7 @@ fn canary(stage: &mut Operated) -> Result<()> {
     Ok(())
 }
 
-/// What users own of an object.
+/// The parts of an object that belong to its user: spec and metadata, as the API server has them now.
 fn owned(stage: &Operated, object: &Value) -> Result<Value> {
     let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
     let (kind, name) = (text("/kind"), text("/metadata/name"));

@@ -446,7 +446,7 @@ fn without_leases(stage: &mut Rights) -> Result<()> {
     Ok(())
 }
 
-/// What the hook's pod runs.
+/// Runs the command of the hook's pod, which takes the agents' programs and objects away.
 fn detach(stage: &mut Rights) -> Result<()> {
     let control = stage.sluice.control_plane()?;
     let account = control.service_account(RELEASE_NAMESPACE, "sluice-detach")?;

@@ -21,7 +21,7 @@ impl Server {
         Ok(Self { control, run })
     }
 
-    /// What the API server says to an object.
+    /// Lets the API server validate an object without storing it, and returns the answer.
     fn create(&self, object: &Value) -> Result<String> {
         let arguments = ["create", "--dry-run=server", "-f", "-"];
         let admin = self.control.admin();

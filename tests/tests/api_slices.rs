@@ -297,7 +297,7 @@ fn service(stage: &mut Operated) -> Result<()> {
     })?;
     let message = condition(&pool, "Stalled")["message"].to_string();
     ensure!(message.contains("spec.servers.serviceName"), "{message}");
-    // What a cluster's controllers write.
+    // A user's Service, and the EndpointSlice that Kubernetes' controllers would write for it.
     let service = json!({
         "apiVersion": "v1",
         "kind": "Service",

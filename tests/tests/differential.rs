@@ -65,14 +65,14 @@ fn kernel_and_host_agree() {
     }
 }
 
-/// What is wrong with a [`Faulty`] host.
+/// The mistake of a [`Faulty`] host.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Fault {
     /// One server's port in its tables.
     Port,
     /// One bit of one frame in a hundred.
     Bit,
-    /// What it does with one frame in a hundred.
+    /// The action for one frame in a hundred.
     Verdict,
     /// The time in flow entries.
     Clock,

@@ -167,7 +167,7 @@ fn main() -> ExitCode {
         let objects = good(&lab)?;
         lab.sluice.apply(VICTIM, &objects)?;
         lab.sluice.await_weights(VICTIM, &[(VICTIM, 1)])?;
-        // What is refused is news; no daemon may complain of anything else.
+        // The daemons report refused manifests. They may complain of nothing else.
         for refusal in [
             "stays in force",
             "is driven by RolloutPolicy",
@@ -223,7 +223,7 @@ fn is_refused(lab: &mut Lab, case: &Case) -> Result<()> {
     recover(lab)
 }
 
-/// What the virtual server is served by, revision and generation aside.
+/// The decision that the virtual server is served by, without revision and generation.
 fn decision(lab: &Lab) -> Option<String> {
     let decision = lab.sluice.virtual_server(VICTIM)?.decision?;
     Some(format!("{:?}", decision.content))

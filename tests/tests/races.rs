@@ -27,7 +27,7 @@ const ROUNDS: u64 = 20;
 
 /// A flow, its frames, and the station that they must be sent to.
 struct Flow {
-    /// What opens, confirms and ends it: a SYN, an ACK and a RST.
+    /// A SYN, an ACK and a RST: they open, confirm and end the flow.
     frames: [Vec<u8>; 3],
     server_mac: [u8; 6],
     is_v4: bool,

@@ -36,7 +36,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What the command writes to its standard output, or `None` if it cannot run or fails.
+/// The command's standard output, trimmed, or `None` if it cannot run, fails or writes other than UTF-8.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -1,4 +1,4 @@
-//! What `make lint` checks.
+//! The checks of `make lint`.
 
 use std::process::Command;
 

@@ -1,6 +1,6 @@
 //! Automation that the Makefile calls: `cargo xtask <verb>`.
 //!
-//! What installs software is `xtask/setup.sh`; this crate needs only cargo.
+//! `xtask/setup.sh` installs the tools; this crate needs only cargo.
 #![forbid(unsafe_code)]
 
 mod base;

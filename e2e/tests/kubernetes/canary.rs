@@ -80,7 +80,8 @@ fn gated(sluice: &Sluice, weight: u32) -> Result<()> {
     Ok(())
 }
 
-/// What GitOps tools do all the time, in the midst of a rollout that has moved weights.
+/// Applies manifests a second time in the midst of a rollout that has moved weights, as GitOps tools do all the time:
+/// nothing may change.
 pub(crate) fn applied_again(sluice: &mut Sluice) -> Result<()> {
     let before = sluice.owned_by_user()?;
     for _ in 0..2 {

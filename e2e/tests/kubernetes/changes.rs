@@ -77,7 +77,7 @@ pub(crate) fn restarts(sluice: &mut Sluice) -> Result<()> {
     traffic.sample()?;
     let made = traffic.finish()?;
     println!("{made} new connections, none failed");
-    // What changes after all this is brought about as before.
+    // Changes still take effect after all this.
     scale(sluice, 4)?;
     sluice.until("realserverpool/web-v1", Duration::from_secs(30), |pool| {
         pool["status"]["readyServers"] == 4

@@ -1,4 +1,4 @@
-//! What Sluice may do is what it needs.
+//! Sluice has the capabilities and permissions that it needs, and no others.
 
 use std::time::Duration;
 

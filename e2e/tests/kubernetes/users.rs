@@ -1,4 +1,4 @@
-//! What people may do to whom somebody has given one of Kubernetes' own roles.
+//! The permissions of people who have Kubernetes' own roles `view` and `edit`, or the chart's `sluice-edit` besides.
 
 use std::fs;
 

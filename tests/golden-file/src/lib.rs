@@ -29,7 +29,7 @@ pub enum GoldenError {
     File {
         /// The golden file.
         path: PathBuf,
-        /// What failed.
+        /// The error of the read or write.
         error: io::Error,
     },
 }

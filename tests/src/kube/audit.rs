@@ -1,4 +1,4 @@
-//! What Sluice asked of the API server, beside what the chart allows it to ask.
+//! Sluice's requests to the API server, compared with the permissions that the chart grants.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +14,8 @@ pub type Permissions = BTreeSet<String>;
 /// By ServiceAccount.
 pub type ByAccount = BTreeMap<String, Permissions>;
 
-/// What each ServiceAccount of the release asked for. Fails if anything was forbidden that the chart does not grant; what it
-/// grants is refused for a moment while its roles come or go.
+/// The permissions that each ServiceAccount of the release used. Fails if the API server forbade a request that the chart
+/// does not grant; one that it grants is refused for a moment while its roles come or go.
 pub fn asked(control: &ControlPlane) -> Result<ByAccount> {
     asked_except(control, |_| false)
 }
@@ -58,7 +58,7 @@ pub fn asked_except(
     Ok(asked)
 }
 
-/// What the chart's roles allow, by ServiceAccount.
+/// The permissions that the chart's roles grant, by ServiceAccount.
 pub fn allowed() -> Result<ByAccount> {
     let objects = chart::render(&chart::REQUIRED_VALUES)?;
     let mut allowed = ByAccount::new();

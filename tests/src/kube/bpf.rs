@@ -1,4 +1,4 @@
-//! What the machine's kernel holds of BPF, whoever loaded it.
+//! The BPF objects that the machine's kernel holds, whoever loaded them.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -20,7 +20,7 @@ pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/sluice")
 }
 
-/// What `helm template` makes of the chart for a release `sluice` with these arguments, hooks included.
+/// The objects that `helm template` renders from the chart for a release `sluice` with these arguments, hooks included.
 ///
 /// The error is helm's complaint.
 pub fn render(arguments: &[&str]) -> Result<Vec<Value>> {

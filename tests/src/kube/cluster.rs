@@ -79,7 +79,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// What owns the namespaces.
+    /// The owner of the namespaces.
     pub const fn run(&self) -> &Run {
         &self.run
     }

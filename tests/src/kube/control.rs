@@ -48,15 +48,15 @@ pub enum Part {
 }
 
 impl Part {
-    /// What objects alone need: they can be made, watched and authorised, but nothing acts on them. Namespaces that are
-    /// deleted stay, what has lost its owner stays, and of the roles that come with Kubernetes `admin`, `edit` and `view`
-    /// are empty.
+    /// Enough for tests of objects: they can be made, watched and authorised, but nothing acts on them. Namespaces that are
+    /// deleted stay, objects that have lost their owner stay, and of the roles that come with Kubernetes `admin`, `edit` and
+    /// `view` are empty.
     pub const API: [Self; 2] = [Self::Etcd, Self::ApiServer];
 
-    /// What controllers need besides: owned objects follow their owners, but no pod runs.
+    /// With controllers besides: owned objects follow their owners, but no pod runs.
     pub const API_AND_CONTROLLERS: [Self; 3] = [Self::Etcd, Self::ApiServer, Self::Controllers];
 
-    /// What nodes need.
+    /// Everything that pods on nodes need.
     pub const ALL: [Self; 4] = [
         Self::Etcd,
         Self::ApiServer,
@@ -170,8 +170,8 @@ impl ControlPlane {
         Ok(control)
     }
 
-    /// What ServiceAccounts of the namespace `sluice-system`, or all where [`Self::audited`] started it, asked of the API server so far: an audit event
-    /// (`audit.k8s.io/v1`, level Metadata) for each request.
+    /// Audit events (`audit.k8s.io/v1`, level Metadata) of the requests so far by ServiceAccounts of the namespace
+    /// `sluice-system`, or by everybody where [`Self::audited`] started it.
     pub fn audit_events(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.directory.join(flags::AUDIT_LOG))?;
         let events = text.lines().map(serde_json::from_str);

@@ -10,7 +10,7 @@ use crate::net::Dual;
 pub(super) const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
 
-/// What the API server notes of requests: who of the ServiceAccounts of Sluice's namespace asked for what.
+/// The audit policy that logs all requests of the ServiceAccounts of Sluice's namespace, without their bodies.
 pub(super) const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -111,7 +111,7 @@ pub(super) fn scheduler() -> Vec<String> {
     Vec::new()
 }
 
-/// What controllers and scheduler have in common.
+/// The flags that controllers and scheduler have in common.
 pub(super) fn client(kubeconfig: &Path, directory: &Path) -> Vec<String> {
     let path = kubeconfig.display();
     vec![

@@ -15,7 +15,7 @@ use crate::net::{Dual, Namespace, Process, Run, output, until};
 
 const SCRIPT: &str = include_str!("node.sh");
 
-/// What the script writes once the file systems are mounted.
+/// Name of the file that `node.sh` makes in the node's directory once the file systems are mounted.
 const READY: &str = "ready";
 
 /// How long a daemon of a node may take to come up on a busy machine.

@@ -20,7 +20,7 @@ use crate::net::{Complaints, Process, Run, until};
 /// How long a change may take on a busy machine.
 pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What is said of a name that is not known, or not yet.
+/// Log fields of warnings about an object that names a pool or virtual server which is not known, or not yet.
 const LATE: [&str; 2] = [
     "reason=\"PoolNotFound\"",
     "reason=\"VirtualServerNotFound\"",
@@ -152,7 +152,7 @@ impl Operated {
         Ok(())
     }
 
-    /// What an operator exports: series with their labels, and values.
+    /// An operator's metrics: values by series, labels included.
     pub fn metrics(&self, name: &str) -> Result<BTreeMap<String, f64>> {
         let text = self.ask(name, "metrics")?;
         let lines = text.lines().filter(|line| !line.starts_with('#'));

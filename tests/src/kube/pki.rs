@@ -65,7 +65,7 @@ impl Authority {
     }
 }
 
-/// What the programs of one cluster believe: its authorities, and files for the API server's own credentials.
+/// The certificate authorities of one cluster, and the directory with their keys and the API server's own credentials.
 #[derive(Debug)]
 pub struct Pki {
     cluster: Authority,

@@ -163,7 +163,7 @@ struct Revisions {
 }
 
 impl Revisions {
-    /// What was acknowledged stays so when its object is gone.
+    /// An acknowledged revision does not fall when the object that had it is gone.
     fn or_higher(self, last: Option<Self>) -> Self {
         let last = last.unwrap_or(self);
         Self {

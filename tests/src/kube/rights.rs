@@ -10,7 +10,8 @@ use super::kubeconfig::Credentials;
 use super::operated::CHANGE_TIMEOUT;
 use crate::net::manifest::documents;
 
-/// What of the chart makes the rights of its accounts, and what they are about.
+/// Kinds of the chart's objects that [`rights`] returns: accounts and all that grants or limits their rights, and the
+/// definitions of the kinds that the rights are about.
 const KINDS: [&str; 8] = [
     "CustomResourceDefinition",
     "ServiceAccount",

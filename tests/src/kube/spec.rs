@@ -1,4 +1,4 @@
-//! What a cluster is to have, and the addresses in it.
+//! The specification of a cluster, and the addresses in it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -23,7 +23,7 @@ const fn pod_net(number: u8) -> Dual {
     }
 }
 
-/// What to build.
+/// The specification of a cluster: its nodes, the images on them, and whether they run kube-proxy.
 #[derive(Clone, Debug)]
 pub struct ClusterSpec {
     pub(super) nodes: u8,

@@ -82,7 +82,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// What a server said.
+/// A server's answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
     /// Its name.

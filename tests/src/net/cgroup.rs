@@ -15,7 +15,7 @@ use super::wait;
 /// How long processes may take to be gone once they are killed.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What a node asks its groups to control.
+/// The controllers that a node's control groups are to have.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
 
 /// Makes a group of this name at the top of each hierarchy, unless it is there.

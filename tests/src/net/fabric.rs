@@ -196,7 +196,7 @@ impl Fabric {
         Ok(fabric)
     }
 
-    /// What owns the namespaces.
+    /// The owner of the namespaces.
     pub const fn run(&self) -> &Run {
         &self.run
     }

@@ -9,7 +9,7 @@ use super::ask::Protocol;
 
 const API_VERSION: &str = "sluice.dev/v1alpha1";
 
-/// What an agent does on its node.
+/// An agent's task on its node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// Forwards packets for VIPs.

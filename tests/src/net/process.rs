@@ -59,7 +59,7 @@ impl Process {
         self.child.id()
     }
 
-    /// What it, and earlier processes of the same name, wrote.
+    /// The output of this process and of earlier ones of the same name.
     pub fn log(&self) -> String {
         fs::read(&self.log).map_or_else(
             |error| format!("no log: {error}"),
@@ -151,7 +151,7 @@ impl Drop for Process {
     }
 }
 
-/// What daemons complain of: which lines are right, and which were told already.
+/// Warnings and errors in the logs of daemons: the texts of expected ones, and the lines that were reported already.
 #[derive(Debug, Default)]
 pub struct Complaints {
     expected: RefCell<Vec<String>>,

@@ -12,12 +12,12 @@ use anyhow::{Result, anyhow};
 
 use super::run::expect_no_remains;
 
-/// What the checks of a suite share.
+/// The environment that the checks of a suite share, such as a network with daemons.
 pub trait Stage {
     /// Called after each check: fails if something is wrong that the check did not look at, such as a complaint in a log.
     fn after_check(&mut self) -> Result<()>;
 
-    /// What helps to understand a failure.
+    /// Text that helps to understand a failed check, such as the ends of the daemons' logs.
     fn evidence(&mut self) -> String;
 
     /// Name of the [`super::Run`] that owns everything: nothing of it may be left once the stage is dropped.

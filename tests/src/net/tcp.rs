@@ -70,7 +70,7 @@ struct MakerState {
     report: Mutex<MakerReport>,
 }
 
-/// What a [`ConnectionMaker`] saw.
+/// The connections of a [`ConnectionMaker`]: those served, by server, and those that failed.
 #[derive(Clone, Debug, Default)]
 pub struct MakerReport {
     /// Connections that were served, by server.
@@ -132,7 +132,7 @@ impl ConnectionMaker {
         self.state.made.load(Ordering::Relaxed)
     }
 
-    /// What was seen since the last call.
+    /// Connections served or failed since the last call.
     pub fn take_report(&self) -> MakerReport {
         let mut report = self
             .state

@@ -81,7 +81,7 @@ fn serve(socket: &UdpSocket, name: &str, stop: &AtomicBool, received: &AtomicU64
     }
 }
 
-/// What became of a stream.
+/// Counts of a stream's packets and answers, and the servers that answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StreamReport {
     /// Packets sent.

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What a program says of its options.
+/// The text that a program prints for `--help`.
 fn help(program: &str, subcommand: Option<&str>) -> String {
     let mut command = Command::new(binary(program).unwrap());
     let output = command.args(subcommand).arg("--help").output().unwrap();

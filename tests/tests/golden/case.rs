@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// What begins a step.
+/// The document that begins a step.
 #[derive(Deserialize, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Header {
-    /// What happens, for the reader.
+    /// The step in words, for the reader.
     pub(crate) step: String,
     /// Seconds that pass before it.
     #[serde(default)]
@@ -43,7 +43,7 @@ pub(crate) enum Source {
     Directory,
 }
 
-/// What is new at a node.
+/// Changes at a node.
 #[derive(Deserialize, Clone, Debug, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct NodeNews {
@@ -56,7 +56,7 @@ pub(crate) struct NodeNews {
     pub(crate) agent: Option<AgentState>,
 }
 
-/// What a node knows of the way to a server.
+/// The way from a node to a server, as far as the node knows it.
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Way {

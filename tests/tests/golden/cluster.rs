@@ -22,7 +22,7 @@ pub(crate) struct Cluster {
     roles: BTreeMap<String, NodeRole>,
 }
 
-/// What agents read.
+/// The decisions and endpoints that agents read.
 pub(crate) struct Decided {
     pub(crate) virtual_servers: BTreeMap<ObjectKey, Decision>,
     pub(crate) pools: BTreeMap<ObjectKey, PoolDecision>,
@@ -139,7 +139,7 @@ impl Cluster {
         annotations.insert(ROLLOUT_COMMAND_ANNOTATION.to_owned(), command);
     }
 
-    /// What a node's agent reports, and how it does.
+    /// Stores the status that a node's agent reports, and the agent's state.
     pub(crate) fn report(&mut self, node: &str, status: LoadBalancerNodeStatus, agent: AgentState) {
         let node_now = Node {
             status,
@@ -179,7 +179,6 @@ impl Cluster {
         *world != before
     }
 
-    /// What agents read.
     pub(crate) fn decided(&self) -> Decided {
         let world = &self.world;
         let servers = world.virtual_servers.keys();

@@ -151,7 +151,7 @@ impl<'a> Dump<'a> {
         text.push_str(&lines(servers));
     }
 
-    /// What is the same on every node of a server: address and port.
+    /// A server's address and port, in bytes: unlike its id they are the same on every node.
     fn target(&self, id: u32) -> Vec<u8> {
         let word = self.image.servers.get(&id);
         let record = word.and_then(|word| self.image.records.get(&word.slot()));

@@ -59,7 +59,7 @@ impl Default for Node {
 }
 
 impl Node {
-    /// What its maps hold.
+    /// The content of its maps.
     pub(crate) fn image(&self) -> &Image {
         self.planner.image()
     }
@@ -160,7 +160,6 @@ impl Node {
         self.addresses.iter().map(|address| mac(*address))
     }
 
-    /// What the node reports.
     pub(crate) fn status(&self) -> LoadBalancerNodeStatus {
         self.status.clone()
     }
@@ -170,7 +169,7 @@ impl Node {
         std::mem::take(&mut self.writes)
     }
 
-    /// What is not as described although every decision is in force.
+    /// Problems that are no exceptions: every decision is in force, but something is not served as described.
     pub(crate) fn notes(&self) -> &[String] {
         &self.notes
     }

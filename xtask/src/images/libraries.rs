@@ -26,7 +26,7 @@ pub(super) fn of(program: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Reads lines such as `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7f…)` and `/lib64/ld-linux-x86-64.so.2 (0x7f…)`.
-/// What has no file, as the kernel's own vdso, is left out.
+/// Lines that name no file, such as that of the kernel's own vdso, are left out.
 fn parse(text: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for line in text.lines().map(str::trim) {

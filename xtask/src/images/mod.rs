@@ -18,7 +18,7 @@ use crate::{bpf, command};
 use oci::{Name, Run};
 use tree::Tree;
 
-/// What is installed in Sluice's image.
+/// The programs in Sluice's image.
 const PROGRAMS: [&str; 3] = ["sluice-agent", "sluice-operator", "kubectl-sluice"];
 
 /// Root, and the user that the operator runs as.
@@ -139,7 +139,7 @@ fn build(release: bool) -> Result<BTreeMap<String, PathBuf>> {
     Ok(found)
 }
 
-/// What every image has: places to mount file systems on, and the names of users.
+/// The files that every image has: places to mount file systems on, and the names of users.
 fn base() -> Tree {
     let mut tree = Tree::default();
     for directory in ["dev", "proc", "run", "sys"] {

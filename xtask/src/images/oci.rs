@@ -71,7 +71,7 @@ impl std::fmt::Display for Name {
 /// How a container of the image is run unless a pod says otherwise.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Run {
-    /// What is started; with no words a pod must give its command.
+    /// The program to start and its first arguments; without any, a pod must give its command.
     pub(super) entrypoint: &'static [&'static str],
     /// User and group; the empty text is root.
     pub(super) user: &'static str,
@@ -191,7 +191,7 @@ mod tests {
             .collect()
     }
 
-    /// What a descriptor names, after its digest and size were compared.
+    /// The content of the file that a descriptor names, after its digest and size were compared.
     fn follow<'a>(files: &'a BTreeMap<String, Vec<u8>>, descriptor: &Value) -> &'a [u8] {
         let digest = descriptor["digest"].as_str().unwrap();
         let hash = digest.strip_prefix("sha256:").unwrap();

@@ -103,7 +103,7 @@ fn promote(sluice: &Sluice, policy: &str) -> Result<()> {
 
 /// Looks at the connections of one step.
 fn show_share(report: &mut Report, maker: &ConnectionMaker, weight: u32) -> Result<()> {
-    // What began before the change counts for failures only.
+    // Of the connections that began before the change only failures count.
     let before = maker.take_report().expect_none_failed();
     let made = maker.made();
     until("new connections", STEP_TIMEOUT, || {

@@ -1,4 +1,4 @@
-//! What the demo prints: numbered steps, aligned facts, and checks that decide about the exit code.
+//! The demo's output: numbered steps, aligned facts, and checks that decide about the exit code.
 
 use std::process::ExitCode;
 use std::time::Duration;

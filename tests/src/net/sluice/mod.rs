@@ -285,7 +285,7 @@ impl Sluice {
         Ok(())
     }
 
-    /// What a node's agent exports: series with their labels, and values.
+    /// The metrics of a node's agent: values by series, labels included.
     pub fn metrics(&self, node: &str) -> Result<BTreeMap<String, f64>> {
         let agent = self.agents.get(node);
         let namespace = &agent

@@ -30,7 +30,7 @@ pub(super) struct Accounts {
     agents: BTreeMap<String, Kubeconfig>,
 }
 
-/// What users write manifests to.
+/// The place that manifests are written to.
 #[derive(Debug)]
 pub(super) enum Source {
     /// Standalone mode.
