@@ -44,7 +44,7 @@ pub struct Args {
     /// How to reach the cluster.
     #[command(flatten)]
     pub connection: Connection,
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -66,7 +66,7 @@ pub struct Connection {
     pub request_timeout: Duration,
 }
 
-/// What to do.
+/// The subcommands.
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Show virtual servers with their pools, servers, weights and rollouts, and the nodes
@@ -109,7 +109,7 @@ pub enum Output {
     Yaml,
 }
 
-/// What to do with a run.
+/// The subcommands of `rollout`.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Rollout {
     /// Show where the run is, and how it goes on

@@ -90,7 +90,7 @@ fn possible(
     Ok(())
 }
 
-/// What a refusal means in this phase, and the command that would work.
+/// The meaning of a refusal in this phase, and the command that would work.
 const fn remedy(refusal: Refusal, phase: RolloutPhase) -> (&'static str, &'static str) {
     match (refusal, phase) {
         (Refusal::AlreadyAborted, _) => {
@@ -135,7 +135,7 @@ pub enum Answer {
     Replaced(String),
 }
 
-/// What the policy says of a command that was written; `None`: nothing yet.
+/// The policy's answer to a command that was written; `None`: none yet.
 pub fn answer(command: &Command, policy: &RolloutPolicy) -> Option<Answer> {
     let key = ObjectKey::of(policy);
     let text = command.to_string();

@@ -1,11 +1,11 @@
-//! What can go wrong on the way to the API server, and what to do about it.
+//! Errors on the way to the API server, each with its remedy.
 
 use std::fmt;
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// What was asked of the API server.
+/// A request's verb and resource, as RBAC names them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Access {
     /// As RBAC calls it.
@@ -48,9 +48,9 @@ pub enum Problem {
         "not allowed to {access}: ask for this verb on this resource in a Role or ClusterRole ({message})"
     )]
     Forbidden {
-        /// What was asked for.
+        /// The request.
         access: Access,
-        /// What the API server says.
+        /// The API server's message.
         message: String,
     },
     /// The credentials do not count.
@@ -61,17 +61,17 @@ pub enum Problem {
     /// No object of this name.
     #[error("{access}: {message}")]
     NotFound {
-        /// What was asked for.
+        /// The request.
         access: Access,
-        /// What the API server says.
+        /// The API server's message.
         message: String,
     },
     /// The object has changed since it was read.
     #[error("{access}: {message}")]
     Conflict {
-        /// What was asked for.
+        /// The request.
         access: Access,
-        /// What the API server says.
+        /// The API server's message.
         message: String,
     },
     /// No answer in time.
@@ -79,7 +79,7 @@ pub enum Problem {
         "no answer within {limit:?} to {access}: see that the API server is reachable, or give a longer --request-timeout"
     )]
     TimedOut {
-        /// What was asked for.
+        /// The request.
         access: Access,
         /// The limit.
         limit: Duration,
@@ -92,7 +92,7 @@ pub enum Problem {
     /// Something else.
     #[error("cannot {access}: {source}")]
     Other {
-        /// What was asked for.
+        /// The request.
         access: Access,
         /// The client's error.
         source: kube::Error,
@@ -100,7 +100,7 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// What an error of the client means.
+    /// Turns an error of the client into a problem.
     pub fn of(access: Access, error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => match status.code {

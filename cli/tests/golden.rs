@@ -257,7 +257,7 @@ fn colour_is_only_added() {
     assert_eq!(plain, text::status(&view, Paint::Plain));
 }
 
-/// What the documentation shows is what the program prints.
+/// The samples in the documentation are what the program prints.
 #[test]
 fn the_documentation_shows_real_output() {
     let docs = path("../../../docs/kubectl-sluice.md");

@@ -141,7 +141,7 @@ impl Given {
     }
 }
 
-/// What the operator would ignore is refused with a way out, everything else is let through.
+/// A command that the operator would ignore is refused with a way out, every other one is let through.
 #[test]
 fn commands_fit_phases() {
     use RolloutPhase::{Aborted, Completed, Gated, Paused, Pausing, Progressing};
@@ -271,7 +271,8 @@ fn a_run_is_told_line_by_line() {
     add(1, 10, given(RolloutPhase::Progressing, 0, 10));
     add(2, 10, given(RolloutPhase::Progressing, 0, 10));
     add(2, 10, given(RolloutPhase::Pausing, 0, 10));
-    // What the virtual server says comes later than the policy's status: here the nodes' old acknowledgement is none of the new step.
+    // The virtual server's status comes later than the policy's: here the nodes' old acknowledgement is none of the new
+    // step.
     add(2, 10, given(RolloutPhase::Progressing, 1, 50));
     add(0, 50, given(RolloutPhase::Progressing, 1, 50));
     add(0, 50, given(RolloutPhase::Gated, 1, 50));

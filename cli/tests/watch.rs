@@ -48,7 +48,7 @@ fn answer(path: &str, policy_lists: &AtomicUsize) -> Option<(u16, Value)> {
             let items = if first { vec![policy()] } else { Vec::new() };
             Some((200, list("RolloutPolicyList", &items)))
         }
-        // What was deleted meanwhile is not told.
+        // The watch does not tell of the deletion: it ends because the version has expired.
         ("rolloutpolicies", true) => {
             let expired = failure(410, "Expired");
             Some((200, json!({"type": "ERROR", "object": expired})))

@@ -9,7 +9,7 @@ use crate::limits::MAX_MESSAGE_LENGTH;
 /// The type of a condition.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ConditionType {
-    /// What the newest spec asks for is in force.
+    /// The newest spec is in force.
     Ready,
     /// On the way there.
     Reconciling,

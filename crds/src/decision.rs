@@ -14,7 +14,7 @@ use crate::limits::{
 use crate::selector::PodSelector;
 use crate::target_port::TargetPort;
 
-/// What a virtual server is served by.
+/// The decision on a virtual server, by which nodes serve it.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
@@ -26,7 +26,7 @@ pub struct Decision {
     pub complete_revision: u64,
     /// The generation of the spec that this was resolved from.
     pub generation: i64,
-    /// What was decided.
+    /// The virtual server as decided.
     #[serde(flatten)]
     pub content: DecidedVirtualServer,
 }
@@ -43,7 +43,7 @@ pub struct DecidedVirtualServer {
     pub ports: Vec<DecidedPort>,
     /// Forwarding mode.
     pub mode: ForwardingMode,
-    /// What is hashed to choose the pool.
+    /// The key that is hashed to choose the pool of a new flow.
     pub pool_selection: PoolSelection,
     /// The pools in the order of the spec.
     #[schemars(length(max = MAX_POOLS))]
@@ -63,7 +63,7 @@ impl DecidedVirtualServer {
     }
 }
 
-/// What a packet from a client is looked up by. Orders by address, port and protocol.
+/// The key by which a client's packet finds its virtual server. Orders by address, port and protocol.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VipPort {
     /// The VIP.
@@ -128,7 +128,7 @@ pub struct PoolDecision {
     pub complete_revision: u64,
     /// The generation of the spec that this was resolved from.
     pub generation: i64,
-    /// What was decided.
+    /// The pool as decided.
     #[serde(flatten)]
     pub content: DecidedRealServerPool,
 }

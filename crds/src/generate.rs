@@ -1,5 +1,5 @@
-//! What is generated from the types: the definitions in `crds/*.yaml`, their copies in the Helm chart, and the reference in
-//! `docs/api.md`.
+//! Files that are generated from the types: the definitions in `crds/*.yaml`, their copies in the Helm chart, and the
+//! reference in `docs/api.md`.
 
 use std::fmt::Write as _;
 

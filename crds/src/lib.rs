@@ -78,5 +78,5 @@ pub use virtual_server::{
 pub const GROUP: &str = "sluice.dev";
 /// The API version.
 pub const VERSION: &str = "v1alpha1";
-/// What `apiVersion` says in every object.
+/// The value of `apiVersion` in every object.
 pub const API_VERSION: &str = "sluice.dev/v1alpha1";

@@ -13,7 +13,7 @@ use crate::limits::{
 };
 use crate::rules;
 
-/// What one node's agent does, and what it reports.
+/// The settings and the report of one node's agent.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[kube(
     group = "sluice.dev",
@@ -54,7 +54,7 @@ use crate::rules;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerNodeSpec {
-    /// What the node does.
+    /// The node's role in forwarding.
     #[serde(default)]
     pub role: NodeRole,
     /// Names of the uplinks: where the programs are attached.
@@ -67,7 +67,7 @@ pub struct LoadBalancerNodeSpec {
     pub xdp_mode: XdpMode,
 }
 
-/// What a node does.
+/// A node's role in forwarding.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum NodeRole {
     /// Receives packets for VIPs and forwards them; servers at its own addresses are served too.
@@ -89,7 +89,7 @@ pub enum XdpMode {
     Generic,
 }
 
-/// What a node's agent reports.
+/// The report of a node's agent.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerNodeStatus {
@@ -112,7 +112,7 @@ pub struct LoadBalancerNodeStatus {
     /// server tells of changes in order within a kind only.
     #[serde(default)]
     pub acknowledged_pool_revision: u64,
-    /// What is not live or not as decided, and why: one entry an object.
+    /// Objects that are not live or not as decided, and why: one entry an object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_EXCEPTIONS))]
     pub exceptions: Vec<NodeException>,
@@ -128,7 +128,7 @@ pub struct LoadBalancerNodeStatus {
     #[schemars(length(max = MAX_INTERFACES))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub interfaces: Vec<InterfaceStatus>,
-    /// What the node's kernel offers.
+    /// The node's kernel and those of its features that the agent uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
     /// Limits.
@@ -153,7 +153,7 @@ pub struct NodeException {
     /// CamelCase reason.
     #[schemars(length(max = MAX_LABEL_LENGTH))]
     pub reason: String,
-    /// What is wrong and what to do.
+    /// The problem and the remedy.
     #[schemars(length(max = MAX_MESSAGE_LENGTH))]
     pub message: String,
 }
@@ -195,7 +195,7 @@ pub enum AttachMode {
     None,
 }
 
-/// What a node's kernel offers.
+/// A node's kernel and those of its features that the agent uses.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Capabilities {

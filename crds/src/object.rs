@@ -1,4 +1,4 @@
-//! What all kinds share.
+//! Annotations, labels, field managers, kinds and object keys.
 
 use std::fmt;
 

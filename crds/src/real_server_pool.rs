@@ -114,7 +114,7 @@ pub struct RealServerPoolStatus {
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// What agents forward to: the last spec that was accepted. Absent: the pool is not used.
+    /// The decision that agents take servers from: the last spec that was accepted. Absent: the pool is not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<PoolDecision>,
     /// Number of servers: of static ones those in the decision, else the endpoints that there are now.

@@ -97,12 +97,12 @@ pub struct CanaryStep {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = MAX_PAUSE_SECONDS))]
     pub pause_seconds: Option<u32>,
-    /// What must open before the next step; absent means nothing.
+    /// The gate that must open before the next step; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
 }
 
-/// What must open before the next step.
+/// A gate that must open before the next step.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Gate {
     /// The command `promote`.
@@ -133,7 +133,7 @@ pub struct RolloutPolicyStatus {
     /// The last command that was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_command: Option<LastCommand>,
-    /// What happened, the newest last.
+    /// The events of this run and of those before it, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_HISTORY))]
     pub history: Vec<HistoryEntry>,
@@ -156,7 +156,7 @@ pub enum RolloutPhase {
     Aborted,
 }
 
-/// What a run is about. A change of any name begins a new run.
+/// The objects that a run is about. A change of any name begins a new run.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutRun {
@@ -192,7 +192,7 @@ pub struct RolloutStep {
     /// Since when the pause has been running; absent: it does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_start_time: Option<Time>,
-    /// What had passed of the pause before `pauseStartTime`.
+    /// Seconds of the pause that had passed before `pauseStartTime`.
     #[serde(default)]
     pub paused_seconds: u32,
     /// Whether the command `promote` was given for this step.
@@ -207,7 +207,7 @@ pub struct LastCommand {
     /// The annotation's value, cut to its maximum.
     #[schemars(length(max = MAX_COMMAND_LENGTH))]
     pub command: String,
-    /// What became of it.
+    /// The command's result.
     pub result: CommandResult,
     /// Why.
     #[schemars(length(max = MAX_MESSAGE_LENGTH))]
@@ -216,7 +216,7 @@ pub struct LastCommand {
     pub time: Time,
 }
 
-/// What became of a command.
+/// The result of a command.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommandResult {
     /// Carried out.
@@ -236,7 +236,7 @@ pub struct HistoryEntry {
     /// The run.
     #[schemars(length(max = 16))]
     pub run: String,
-    /// What happened.
+    /// The event.
     pub event: RolloutEvent,
     /// The step it happened in or led to.
     pub step: u32,
@@ -244,7 +244,7 @@ pub struct HistoryEntry {
     pub weight: u8,
 }
 
-/// What may happen to a run.
+/// An event of a run.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RolloutEvent {
     /// The run began.

@@ -95,7 +95,7 @@ pub(crate) fn is_known_pattern(pattern: &str) -> bool {
     [LABEL, SUBDOMAIN, INTERFACE].contains(&pattern)
 }
 
-/// What is wrong with a text that does not match one of the patterns above.
+/// The error for a text that does not match one of the patterns above.
 pub(crate) fn pattern_error(pattern: &str, text: &str) -> Option<&'static str> {
     let (matches, message) = match pattern {
         LABEL => (

@@ -68,7 +68,7 @@ pub struct VirtualServerSpec {
     pub ports: Vec<VirtualServerPort>,
     /// How packets reach the real servers.
     pub forwarding: Forwarding,
-    /// What is hashed to choose the pool of a new flow.
+    /// The key that is hashed to choose the pool of a new flow.
     #[serde(default)]
     pub pool_selection: PoolSelection,
     /// The pools and their weights: a pool takes new flows in proportion of its weight to the sum of all.
@@ -158,15 +158,15 @@ pub struct VirtualServerStatus {
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// What agents forward by: the last spec that was admitted, with the weights in force. Absent: not served.
+    /// The decision that agents forward by: the last spec that was admitted, with the weights in force. Absent: not served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,
-    /// What nodes report.
+    /// The revision that nodes acknowledged, and its weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<Acknowledged>,
 }
 
-/// What nodes acknowledged of a virtual server.
+/// The revision of a virtual server's decision that nodes acknowledged, and its weights.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Acknowledged {

@@ -44,7 +44,7 @@ fn messages(kind: Kind) -> BTreeSet<String> {
     found.into_iter().map(|(_, message)| message).collect()
 }
 
-/// What CEL says of a spec, and what the validation of files says of it, limits aside.
+/// The errors that CEL finds in a spec, and those that the validation of files finds, limits aside.
 fn both<S: Serialize + Validate>(kind: Kind, spec: &S) -> (BTreeSet<String>, BTreeSet<String>) {
     let value = serde_json::to_value(spec).expect("is JSON");
     let cel = match kube_cel::validate(spec_schema(kind), &value, None) {

@@ -35,7 +35,7 @@ pub struct Directory {
     root: PathBuf,
 }
 
-/// What went wrong with a file of the directory.
+/// An error with a file of the directory.
 #[derive(thiserror::Error, Debug)]
 pub enum DirectoryError {
     /// The system refused.
@@ -43,7 +43,7 @@ pub enum DirectoryError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was tried.
+        /// The action that failed, as a verb.
         action: &'static str,
         /// Why not.
         source: io::Error,
@@ -53,7 +53,7 @@ pub enum DirectoryError {
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The parser's message.
         message: String,
     },
     /// Another process has the lock.
@@ -152,7 +152,7 @@ pub fn remove(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
-/// What tells one version of a file from another without reading it.
+/// Metadata by which two versions of a file differ, so that neither has to be read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Stamp {
     inode: u64,

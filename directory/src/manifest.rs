@@ -65,7 +65,7 @@ pub struct ManifestError {
     pub document: usize,
     /// Kind, namespace and name, as far as they are known.
     pub object: Option<String>,
-    /// What is wrong and what to do; `path` is empty if it is no field.
+    /// The problem and the remedy; `path` is empty if it is no field.
     pub error: FieldError,
 }
 
@@ -294,7 +294,7 @@ impl Document {
     }
 }
 
-/// What an API server's metadata may hold, so that an object written out by kubectl is a manifest.
+/// Fields that metadata may have. They include those that an API server sets, so that kubectl's output is a manifest.
 const METADATA_FIELDS: [&str; 15] = [
     "name",
     "namespace",

@@ -25,7 +25,7 @@ pub struct StatusFile<S> {
     pub status: S,
 }
 
-/// What a status file knows of its object.
+/// The metadata of an object in its status file.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusMeta {
@@ -90,7 +90,7 @@ pub struct FileReport {
     pub file: String,
     /// Each names line, document, object and field as far as they are known, and the remedy.
     pub errors: Vec<String>,
-    /// What is used instead.
+    /// The part or version of the manifest that is in force.
     pub serving: String,
 }
 

@@ -13,8 +13,8 @@ pub const DEFAULT_NAMESPACE: &str = "sluice-system";
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What the user says of where the API server is. Without either it is found as kubectl does: `KUBECONFIG` or
-/// `~/.kube/config`, else the pod's service account.
+/// The user's choice of the API server. Without either it is found as kubectl does: `KUBECONFIG` or `~/.kube/config`, else
+/// the pod's service account.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Choice<'a> {
     /// A kubeconfig.
@@ -54,9 +54,9 @@ pub enum ConnectError {
     /// The kubeconfig has no such context.
     #[error("the configuration has no context {context}; it has {}", if .known.is_empty() { "none".to_owned() } else { .known.join(", ") })]
     Context {
-        /// What was asked for.
+        /// The context that was asked for.
         context: String,
-        /// What there is.
+        /// The contexts that there are.
         known: Vec<String>,
     },
     /// The configuration does not make a client.

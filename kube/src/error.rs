@@ -1,4 +1,4 @@
-//! What goes wrong with requests, and how it is told.
+//! Errors of requests, and their texts.
 
 use std::error::Error;
 use std::future::Future;
@@ -24,7 +24,7 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// What the API server says, if it answered.
+    /// The status that the API server answered with, if it answered.
     pub fn status(&self) -> Option<&Status> {
         match self {
             Self::Api(kube::Error::Api(status)) => Some(status),
@@ -66,7 +66,7 @@ pub fn text(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// What the API server says, in its own words.
+/// The API server's message, in its own words, and the status code.
 fn answer(error: &(dyn Error + 'static)) -> Option<String> {
     let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() else {
         return None;

@@ -28,7 +28,7 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// Refusals are told after this time. A server that starts refuses for a moment what it grants.
 const REFUSED: Duration = Duration::from_mins(1);
 
-/// What an API server said of itself at one moment.
+/// The identity of an API server's state at one moment, and how far it had come.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Position {
     /// The uid of an object that stays as long as the cluster does; `None` where it is not there yet.

@@ -39,7 +39,7 @@ pub async fn list(client: &Client, namespace: &str) -> Result<Vec<Lease>, Reques
     Ok(leases.items)
 }
 
-/// What a node's Lease tells.
+/// The times in a node's Lease.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LeaseFacts {
     /// When its agent last renewed it, by the node's clock.

@@ -13,12 +13,12 @@ pub struct Item<T> {
     pub key: ObjectKey,
     /// Which object of this name it is, and which version of it.
     pub stamp: Stamp,
-    /// What it says, or why it cannot be read.
+    /// Its content, or why it cannot be read.
     pub content: Result<T, String>,
 }
 
 impl<T> Item<T> {
-    /// What `keep` makes of an object.
+    /// An item with the content that `keep` takes from an object.
     pub fn of<K: Resource>(object: K, keep: impl FnOnce(K) -> Result<T, String>) -> Self {
         Self {
             key: ObjectKey::of(&object),
@@ -48,7 +48,7 @@ impl Stamp {
     }
 }
 
-/// What a watch tells of a kind.
+/// An event of one kind's watch.
 #[derive(Debug)]
 pub enum Event<T, A> {
     /// A list begins. What is written from now on may be newer than it.

@@ -10,7 +10,7 @@ use sluice_api::ObjectKey;
 
 use crate::object::{Item, Stamp};
 
-/// What was made is waited for in the watch for so long.
+/// An object that we made is expected in the watch for so long.
 const ECHO: Duration = Duration::from_secs(2);
 
 /// Objects that a store keeps, unless it is told otherwise.
@@ -21,7 +21,7 @@ pub const MAX_OBJECTS: usize = 1_000_000;
 pub struct Change<T> {
     /// The object's namespace and name.
     pub key: ObjectKey,
-    /// What was known before.
+    /// The content that was known before.
     pub before: Option<T>,
     /// Whether the object before was another one of this name.
     pub replaced: bool,
@@ -52,12 +52,12 @@ pub enum Why {
 /// The objects of one kind.
 #[derive(Clone, Debug)]
 pub struct Store<T> {
-    /// What each object says.
+    /// The content of each object.
     pub objects: BTreeMap<ObjectKey, T>,
     stamps: BTreeMap<ObjectKey, Stamp>,
-    /// What was written by ourselves since the list began: it may be newer than the list.
+    /// Objects that we wrote since the list began: they may be newer than the list.
     written: BTreeSet<ObjectKey>,
-    /// What was made by ourselves, and when, that the watch has not told of yet.
+    /// Objects that we made and that the watch has not told of yet, and when we made them.
     made: BTreeMap<ObjectKey, Instant>,
     complete: bool,
     max_objects: usize,
@@ -165,7 +165,7 @@ impl<T: PartialEq> Store<T> {
         self.complete
     }
 
-    /// What is known stays, but it takes a new list to be complete.
+    /// Makes the store incomplete until a new list comes; known objects stay.
     pub fn expect_list(&mut self) {
         self.complete = false;
     }

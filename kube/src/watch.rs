@@ -33,7 +33,7 @@ use crate::watched::{Index, Message, Watched};
 /// How long the server ends a watch after, so that a connection that died without a word is noticed: seconds, to which up
 /// to half as much is added by chance.
 const WATCH_SECONDS: u32 = 60;
-/// What is granted to the server beyond that.
+/// A stream that is silent for this much longer than its watch may last is given up.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a page of a list, or the beginning of a watch, is waited for.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ pub struct Server<A> {
     pub name: Option<String>,
     /// Which state of the server is believed.
     pub world: World,
-    /// What is asked after every list.
+    /// The question that is asked after every list.
     pub ask: Ask<A>,
 }
 

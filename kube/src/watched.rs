@@ -1,7 +1,7 @@
 //! Watched kinds. Each is one implementation of [`Watched`] and one line in a program's list of [`crate::Kind`]s.
 //!
-//! What the watches tell goes through one bounded queue, as [`Message`]s that know by themselves how they are taken into the
-//! program's [`Index`].
+//! All watches send into one bounded queue, as [`Message`]s that know by themselves how they are taken into the program's
+//! [`Index`].
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::error::RequestError;
 use crate::object::Event;
 use crate::store::{Change, MAX_OBJECTS, Missed, Store};
 
-/// What a program knows of the API server's objects.
+/// The API server's objects as a program knows them.
 pub trait Index: Sized + 'static {
     /// The answer to the question that is asked after every list.
     type Answer: Send + 'static;
@@ -33,7 +33,7 @@ pub trait Watched: 'static {
     type Index: Index;
     /// An object as it is decoded. It must decode whatever the object says: one that cannot be read hides no other.
     type Object: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static;
-    /// What is kept of an object.
+    /// The part of an object that is kept.
     type Kept: PartialEq + Send + 'static;
     /// The name in metrics and messages.
     const NAME: &'static str;
@@ -67,11 +67,11 @@ pub enum Topic {
     Failed,
 }
 
-/// What a watch tells.
+/// A message from a watch.
 pub struct Message<I> {
     /// The kind's name.
     pub kind: &'static str,
-    /// What it is about.
+    /// The sort of its event.
     pub topic: Topic,
     /// The state of the API server that was watched; see [`crate::identity::World::current`].
     pub world: u64,

@@ -1,4 +1,4 @@
-//! What the operator counts.
+//! The operator's metrics and its health.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -131,7 +131,7 @@ impl Metrics {
         *not_ready = reasons;
     }
 
-    /// What is waited for; nothing: ready.
+    /// The things that are waited for; empty: ready.
     pub fn not_ready(&self) -> Vec<String> {
         let not_ready = self
             .not_ready

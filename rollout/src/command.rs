@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use sluice_api::{LastCommand, MAX_COMMAND_LENGTH, RolloutPhase, RolloutPolicyStatus};
 
-/// What a command does.
+/// The verb of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommandVerb {
     /// Ends the step's pause and opens its gate.
@@ -55,7 +55,7 @@ impl fmt::Display for CommandVerb {
 /// A command as the annotation has it, `<verb>/<run>/<step>`: it counts for this run and step alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Command {
-    /// What it does.
+    /// The verb.
     pub verb: CommandVerb,
     /// The run's id.
     pub run: String,
@@ -117,7 +117,7 @@ pub(crate) fn cut(text: &str) -> String {
     text.chars().take(MAX_COMMAND_LENGTH).collect()
 }
 
-/// What the engine answered to this text, if it was the last that it looked at. It looks at no text twice in a row.
+/// The engine's answer to this text, if it was the last that it looked at. It looks at no text twice in a row.
 pub fn answered<'a>(text: &str, status: &'a RolloutPolicyStatus) -> Option<&'a LastCommand> {
     let last = status.last_command.as_ref()?;
     (last.command == cut(text)).then_some(last)

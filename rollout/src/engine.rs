@@ -25,7 +25,7 @@ use crate::steps::{paused_seconds, steps};
 /// A step that the nodes have not acknowledged after this time is told as stalled. It goes on when they do.
 pub const STEP_DEADLINE_SECONDS: i64 = 600;
 
-/// What the engine is told besides spec and status.
+/// The engine's input besides spec and status.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {
     /// Whole seconds count.

@@ -33,7 +33,7 @@ pub(super) enum Lost {
     Unreadable(String),
 }
 
-/// What is known of an object.
+/// An object as far as it is known.
 pub(super) enum Seen<'a, T> {
     /// Nothing yet.
     NotYet,

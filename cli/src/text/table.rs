@@ -2,7 +2,7 @@
 
 use super::WIDTH;
 
-/// What a cell's content means to the reader.
+/// The meaning of a cell's content to the reader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Tone {
     /// Nothing special.

@@ -16,7 +16,7 @@ use super::{
     StatusView, VirtualServerView, WarningView, WeightView, driver, rollout, servers,
 };
 
-/// What was fetched.
+/// The objects that were fetched.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Objects {
     /// The virtual servers to show.
@@ -83,7 +83,7 @@ impl Context<'_> {
         let key = ObjectKey::of(object);
         let status = object.status.clone().unwrap_or_default();
         let decision = status.decision.as_ref();
-        // What is served, or else what is asked for.
+        // Shows the decision, or else the spec.
         let shown = decision.map_or_else(
             || DecidedVirtualServer::of_spec(&object.spec),
             |decision| decision.content.clone(),

@@ -1,4 +1,4 @@
-//! What the plugin shows: one structure for the table and for programs (JSON and YAML, camelCase). It is documented in
+//! The plugin's output: one structure for the table and for programs (JSON and YAML, camelCase). It is documented in
 //! docs/kubectl-sluice.md; fields are added, never renamed or removed within a `formatVersion`.
 
 mod build;
@@ -17,7 +17,7 @@ pub use servers::{ServerState, ServerView, SourceView};
 /// Version of the structure.
 pub const FORMAT_VERSION: u32 = 2;
 
-/// What `kubectl sluice status` shows.
+/// The output of `kubectl sluice status`.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusView {
@@ -45,19 +45,19 @@ pub struct VirtualServerView {
     pub ports: Vec<PortView>,
     /// Forwarding mode.
     pub mode: String,
-    /// What is hashed to choose the pool.
+    /// The key that is hashed to choose the pool of a new flow.
     pub pool_selection: String,
     /// Whether the newest spec is in force.
     pub state: StateView,
     /// Conditions that say that something is amiss.
     pub warnings: Vec<WarningView>,
-    /// What nodes are to forward by; absent: it is not served.
+    /// The decision that nodes are to forward by; absent: it is not served.
     pub decision: Option<DecisionView>,
-    /// What nodes acknowledge; absent: nothing is decided.
+    /// The nodes' acknowledgements of the decision; absent: nothing is decided.
     pub acknowledged: Option<AcknowledgedView>,
     /// In the order of the decision, then those that only the spec has.
     pub pools: Vec<PoolView>,
-    /// What nodes report of it or of one of its pools.
+    /// The exceptions that nodes report for it or for one of its pools.
     pub exceptions: Vec<ExceptionView>,
     /// The rollout policy that drives it.
     pub rollout: Option<RolloutView>,
@@ -135,7 +135,7 @@ pub struct DecisionView {
     pub generation: i64,
 }
 
-/// What nodes acknowledge of a virtual server.
+/// The nodes' acknowledgements of a virtual server's decision.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct AcknowledgedView {
@@ -209,6 +209,6 @@ pub struct ExceptionView {
     pub name: String,
     /// Why.
     pub reason: String,
-    /// What is wrong and what to do.
+    /// The problem and the remedy.
     pub message: String,
 }

@@ -23,7 +23,7 @@ pub struct NodeView {
     pub role: String,
     /// Whether it reports: `Live`, `Silent`, `Detached`, `NeverReported` or `Unknown`.
     pub presence: Presence,
-    /// What its agent says of itself.
+    /// Its condition `Ready`, as its agent reports it.
     pub state: StateView,
     /// Its uplinks.
     pub interfaces: Vec<InterfaceView>,
@@ -99,7 +99,7 @@ impl Leases {
     }
 }
 
-/// What is known of the nodes.
+/// The nodes and their Leases.
 #[derive(Clone, Copy, Debug)]
 pub struct Nodes<'a> {
     /// All of them.

@@ -12,7 +12,7 @@ use sluice_rollout::{Command, CommandVerb, paused_seconds};
 use super::nodes::{Nodes, Wanted};
 use super::{FORMAT_VERSION, StateView};
 
-/// What `kubectl sluice rollout get` shows.
+/// The output of `kubectl sluice rollout get`.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutView {
@@ -47,7 +47,7 @@ pub struct RolloutView {
     pub last_command: Option<LastCommand>,
     /// The command without which the run does not go on.
     pub next: Option<NextCommand>,
-    /// What happened, the newest last.
+    /// The events of this run and of those before it, the newest last.
     pub history: Vec<HistoryEntry>,
 }
 
@@ -65,7 +65,7 @@ pub struct StepView {
     pub live_time: Option<Time>,
     /// Length of its pause.
     pub pause_seconds: u32,
-    /// What is left of the pause, by the clock here; 0 unless the pause runs or stands still.
+    /// Seconds left of the pause, by the clock here; 0 unless the pause runs or stands still.
     pub remaining_seconds: u32,
     /// Whether the command `promote` was given for it.
     pub promoted: bool,
@@ -79,7 +79,7 @@ pub struct PlannedStep {
     pub weight: u8,
     /// Length of its pause.
     pub pause_seconds: u32,
-    /// What must open before the next step.
+    /// The gate that must open before the next step.
     pub gate: Option<Gate>,
 }
 

@@ -124,7 +124,7 @@ fn unchecked(key: &ObjectKey, wanted: &DecidedVirtualServer, world: &World) -> O
     Some(Refusal::new(Reason::AwaitingNodes, path, message))
 }
 
-/// What keeps a pool's servers from serving a virtual server.
+/// The problems that keep a pool's servers from serving a virtual server.
 pub(super) fn fit(
     wanted: &DecidedVirtualServer,
     pool: &ObjectKey,

@@ -16,7 +16,7 @@ pub(super) struct Decided {
     pub(super) virtual_servers: BTreeMap<ObjectKey, Decision>,
 }
 
-/// What each virtual server is served by: its newest spec if admitted, else its last decision unless that was `withdrawn`.
+/// Each virtual server's content: its newest spec if admitted, else its last decision unless that was `withdrawn`.
 pub(super) fn served(
     world: &World,
     admitted: &BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>>,

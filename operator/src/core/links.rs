@@ -1,4 +1,4 @@
-//! What depends on what, so that a change is looked at with what it concerns and nothing else.
+//! Links between objects that depend on each other, so that a change is looked at with all that it concerns, and no more.
 //!
 //! Objects are linked where the core looks at them together: a virtual server with its pools, with the policies that
 //! drive it, and with whoever claims one of its VIP ports, each by its spec and by its decision. Objects that are linked,
@@ -17,7 +17,7 @@ use sluice_planner::{Slice, SliceOwner};
 /// An object whose status the operator decides.
 pub type Object = (Kind, ObjectKey);
 
-/// What objects have in common.
+/// A thing that linked objects have in common.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum End {
     /// A virtual server, there or not.

@@ -164,14 +164,14 @@ impl Asker {
     }
 }
 
-/// What the live nodes say of one decision.
+/// The live nodes' answer to one decision.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Acknowledgement<'a> {
     /// Whether any node is live.
     pub(super) is_any_live: bool,
     /// Nodes that have not acknowledged the revision.
     pub(super) awaited: Vec<&'a str>,
-    /// What nodes cannot do as decided, with the node's name.
+    /// Names of nodes with an exception, each with its text.
     pub(super) exceptions: Vec<(&'a str, String)>,
 }
 
@@ -182,7 +182,7 @@ impl Acknowledgement<'_> {
     }
 }
 
-/// What live nodes say of a virtual server's decision; pools with a weight belong to it.
+/// The live nodes' answer to a virtual server's decision; pools with a weight belong to it.
 pub(super) fn of_decision<'a>(
     world: &'a World,
     key: &ObjectKey,
@@ -203,7 +203,7 @@ pub(super) fn of_decision<'a>(
     })
 }
 
-/// What live nodes say of a pool's decision.
+/// The live nodes' answer to a pool's decision.
 pub(super) fn of_pool<'a>(world: &'a World, key: &ObjectKey, revision: u64) -> Acknowledgement<'a> {
     let wanted = Wanted {
         revision: 0,

@@ -9,7 +9,7 @@ use super::nodes::Standing;
 use super::reconcile::reconcile;
 use super::world::{Cluster, Node, Outcome, World};
 
-/// What has to be looked at again.
+/// The objects that the core has to decide anew.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Dirty {
     /// These objects, and what is linked to them.

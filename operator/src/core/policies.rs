@@ -12,7 +12,7 @@ use super::admission::Refusal;
 use super::nodes::{self, Asker};
 use super::world::World;
 
-/// What came of a policy.
+/// A policy's status after this tick, and the refusals that hold its run.
 pub(super) struct Driven {
     /// The run after this tick; conditions are those of before.
     pub(super) status: RolloutPolicyStatus,
@@ -20,7 +20,7 @@ pub(super) struct Driven {
     pub(super) refusals: Vec<Refusal>,
 }
 
-/// What came of all policies.
+/// The results of all policies, and the weights that they give virtual servers.
 pub(super) struct Rollouts {
     pub(super) policies: BTreeMap<ObjectKey, Driven>,
     /// The weights of the virtual servers that a policy drives.

@@ -13,7 +13,7 @@ use super::world::World;
 
 /// Pools and virtual servers, checked together.
 pub(super) struct Checked {
-    /// What each pool that exists has from now on, in the order of keys; absent: nothing yet.
+    /// The content that each existing pool has from now on, in the order of keys; absent: it has none yet.
     pub(super) contents: BTreeMap<ObjectKey, DecidedRealServerPool>,
     /// Why a pool's newest spec is not what it has.
     pub(super) refused_pools: BTreeMap<ObjectKey, Vec<Refusal>>,

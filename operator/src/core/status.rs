@@ -194,7 +194,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// What is wrong with the newest spec, and what is served instead.
+/// The message for a refused spec: its errors, and the generation that stays in force, if any.
 fn refused(refusals: &[Refusal], decision: Option<(i64, u64)>) -> String {
     let errors: Vec<String> = refusals.iter().map(|r| r.error.to_string()).collect();
     let instead = match decision {

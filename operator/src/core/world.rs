@@ -1,4 +1,4 @@
-//! What the core sees, and what it answers.
+//! The core's input and its answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,11 +27,11 @@ pub struct World {
     /// The highest revision of decisions that are gone: given again, an acknowledgement of the old one would be taken for
     /// one of the new.
     pub revision_floor: u64,
-    /// What else there is in the cluster; `None` in standalone mode.
+    /// Services and EndpointSlices of the cluster; `None` in standalone mode.
     pub cluster: Option<Cluster>,
 }
 
-/// What the core needs to know of a Kubernetes cluster beside Sluice's own kinds.
+/// The objects beside Sluice's own kinds that the core needs of a Kubernetes cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cluster {
     /// Services and their addresses in the cluster.
@@ -43,7 +43,7 @@ pub struct Cluster {
 /// A node.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Node {
-    /// What its agent last reported.
+    /// The last report of its agent.
     pub status: LoadBalancerNodeStatus,
     /// Whether its agent reported lately. The others' acknowledgements are not waited for.
     pub live: bool,

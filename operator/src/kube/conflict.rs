@@ -44,7 +44,7 @@ impl WriteError {
         }
     }
 
-    /// What it means for what is written when.
+    /// The failure by which the schedule decides when to write again.
     pub(super) fn failure(&self) -> Failure {
         match self {
             Self::Stale => Failure::Stale,

@@ -21,7 +21,7 @@ use sluice_kube::{Item, Stamp};
 /// Writes at once.
 const AT_ONCE: usize = 8;
 
-/// What is remembered of the pools' slices.
+/// Waits for the pools' slices, and the pools that have too many pods.
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     waiting: Waits<ObjectKey>,
@@ -206,8 +206,8 @@ async fn run(writer: &Writer, down: &Cell<bool>, pool: ObjectKey, job: Job) -> A
     (pool, answer.map_err(Some))
 }
 
-/// What a pool's slices are to become; those of a pool that is gone, or no longer selects pods, are to go. `None`: they
-/// stay for now, since nothing is decided yet, or nodes still forward by them.
+/// The plan for a pool's slices. It deletes those of a pool that is gone or no longer selects pods. `None`: they stay for
+/// now, since nothing is decided yet, or nodes still forward by them.
 pub(super) fn of_pool(index: &Index, key: &ObjectKey) -> Option<Plan> {
     let decided = index.selecting.as_ref()?.get(key);
     let own = index.slices_of_pool(key);

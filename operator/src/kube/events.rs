@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The most characters that a note may have (Kubernetes API reference, Event).
 const NOTE_LENGTH: usize = 1000;
 
-/// What an event is about.
+/// The object that an event is about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct About {
     pub(super) kind: &'static str,

@@ -1,4 +1,4 @@
-//! What is kept of foreign objects: only what is needed, since there are many of them.
+//! The parts of foreign objects that the operator keeps: only those it needs, since there are many objects.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ pub(super) const MANAGED_BY: &str = "operator.sluice.dev";
 /// Part of the names of all our slices.
 pub(super) const NAME_MARK: &str = "-sluice-";
 
-/// What a pool needs to know of a pod.
+/// The parts of a pod that a pool needs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct PodFacts {
     pub(super) uid: String,
@@ -88,10 +88,10 @@ impl PodFacts {
     }
 }
 
-/// What is kept of an EndpointSlice.
+/// The parts of an EndpointSlice that the operator keeps.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct SliceFacts {
-    /// What the planner reads in it, if it is a Service's or a pool's.
+    /// The planner's reading of it, if it is a Service's or a pool's.
     pub(super) slice: Option<Slice>,
     /// The whole of it, if it is or was one of ours.
     pub(super) own: Option<Box<EndpointSlice>>,

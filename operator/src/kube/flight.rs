@@ -28,7 +28,7 @@ enum Answer {
     Policy(Box<Answered<RolloutPolicy>>),
 }
 
-/// What the status was when its write began, and what came of that.
+/// The status before a write, and the write's result.
 #[derive(Debug)]
 struct Answered<K: Kept> {
     before: Option<K::Status>,
@@ -37,7 +37,7 @@ struct Answered<K: Kept> {
 
 /// Begins a write over the version of the object that is known.
 ///
-/// What is news is told by the status of that version: the watch may tell of the write before its answer comes, and then
+/// That version's status shows whether the result is news: the watch may tell of the write before its answer comes, and then
 /// the index knows no other status than the written one.
 pub(super) fn fly(index: &mut Index, writer: Writer, write: Write) -> BoxFuture<'static, Landing> {
     let Write {

@@ -24,7 +24,7 @@ use super::watch::KINDS;
 use crate::core::{Cluster, Dirty, Links, Liveness, Node, Object, Outcome, World, reconcile_parts};
 use crate::managed::Managed;
 
-/// What is known.
+/// The operator's view of the API server's objects.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub(super) virtual_servers: Store<VirtualServer>,
@@ -429,7 +429,7 @@ impl Index {
 impl watched::Index for Index {
     type Answer = ();
 
-    /// What is of another state of the API server does not come so far.
+    /// Always true: the loop drops messages of another state of the API server before they come here.
     fn believes(&mut self, (): ()) -> bool {
         true
     }

@@ -67,7 +67,7 @@ impl Decided for RealServerPool {
     }
 }
 
-/// What this process wrote last, by object.
+/// The decision that this process wrote last for each object, with the object's uid.
 #[derive(Debug)]
 pub(super) struct Memory<K: Decided>(BTreeMap<ObjectKey, (String, K::Decision)>);
 

@@ -41,7 +41,7 @@ use sluice_kube::connect::{Choice, ConnectError, Connection};
 
 pub use operator::run;
 
-/// What ends the operator.
+/// An error that ends the operator.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
     /// Nothing says where the API server is.

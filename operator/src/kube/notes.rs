@@ -25,7 +25,7 @@ const AT_ONCE: usize = 4;
 /// The list of directors is written no more often than this: each agent reads it whole.
 const PEERS_MS: u64 = 1_000;
 
-/// What is written.
+/// A write beside those of the core.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Note {
     /// Whether the node of this name is silent.
@@ -47,7 +47,7 @@ enum Written {
     Peers(Item<String>),
 }
 
-/// What is under way, and what was not taken.
+/// Writes under way, and waits after writes that were not taken.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     waits: Waits<Note>,

@@ -4,7 +4,7 @@ use sluice_api::{NodeRole, ObjectKey, PEERS_CONFIG_MAP, Peers, write_peers};
 
 use super::index::Index;
 
-/// What is to stand in the list.
+/// The list of directors as it is to be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Wanted {
     /// Where.
@@ -15,7 +15,7 @@ pub(super) struct Wanted {
     pub(super) left_out: usize,
 }
 
-/// What is to stand in the list, where it says something else.
+/// The list that is to be written; `None` if it stands already.
 pub(super) fn news(index: &Index) -> Option<Wanted> {
     let (text, left_out) = write_peers(&directors(index));
     let key = ObjectKey::new(index.namespace.clone(), PEERS_CONFIG_MAP);

@@ -1,4 +1,4 @@
-//! What is watched. Each kind is one implementation of [`Watched`] and one line of [`KINDS`].
+//! The watched kinds. Each is one implementation of [`Watched`] and one line of [`KINDS`].
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! What stands written on the API server, as far as it is known.
+//! The statuses that stand written on the API server, as far as the index knows them.
 
 use sluice_api::{Kind, ObjectKey, RealServerPoolStatus, RolloutPolicyStatus, VirtualServerStatus};
 use sluice_kube::Stamp;

@@ -1,4 +1,4 @@
-//! What is written, and when. Pure: it does no I/O, and time is an argument.
+//! The writes of statuses and their order. Pure: it does no I/O, and time is an argument.
 //!
 //! ```text
 //! core::Outcome ─► Schedule::decide ─► pending, by class ─► Schedule::next ─► a write ─► API server or directory
@@ -60,7 +60,7 @@ pub(crate) struct Write {
     pub(crate) status: Status,
 }
 
-/// What is to be done next.
+/// The next thing to do.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Next {
     /// This write, at once, and then ask again.
@@ -71,7 +71,7 @@ pub(crate) enum Next {
     Idle,
 }
 
-/// What stands written.
+/// The statuses that stand written, on the API server or in the directory.
 pub(crate) trait Written {
     /// A virtual server's status.
     fn virtual_server(&self, key: &ObjectKey) -> Stands<'_, VirtualServerStatus>;
@@ -87,7 +87,7 @@ pub(crate) trait Written {
     fn slices_are_ahead(&self, key: &ObjectKey, status: &RealServerPoolStatus) -> bool;
 }
 
-/// What stands written of an object.
+/// The status that stands written for an object.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Stands<'a, S> {
     /// There is no such object.
@@ -112,7 +112,7 @@ impl<'a, S> Stands<'a, S> {
         }
     }
 
-    /// What `class` says of the status, unless there is no object.
+    /// The result of `class` for the status; `None` if there is no object.
     fn classify<T>(self, class: impl FnOnce(Option<&'a S>) -> Option<T>) -> Option<T> {
         match self {
             Self::Nowhere => None,
@@ -126,7 +126,7 @@ impl<'a, S> Stands<'a, S> {
 pub(crate) struct Numbers {
     /// Its revision.
     pub(crate) revision: u64,
-    /// What a node that reads it may acknowledge.
+    /// The complete revision: a node that reads the decision may acknowledge everything up to it.
     pub(crate) complete: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What is pending, and what is under way.
+//! Statuses that wait to be written, and writes that are under way.
 
 use sluice_api::{Kind, ObjectKey};
 
@@ -11,15 +11,15 @@ const LONGEST_PAUSE_MS: u64 = 10_000;
 /// Earlier ones first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Class {
-    /// What nodes forward by, and the rollouts that ask for it.
+    /// Decisions, by which nodes forward, and the rollouts that ask for them.
     Decision,
-    /// What only tells how things stand, and has been waited with for long enough.
+    /// Other changes of statuses: acknowledgements at once, the rest once it has waited for long enough.
     News,
-    /// The same, not yet.
+    /// The rest while it waits.
     Quiet,
 }
 
-/// What depends on nothing else first.
+/// Kinds in the order of writing: each builds only on those before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Rank {
     Policy,
@@ -69,7 +69,7 @@ pub(super) struct Flight {
     pub(super) version: u64,
     pub(super) sent_ms: u64,
     pub(super) turn: Turn,
-    /// What it was sent for.
+    /// The pending status that it writes; `None`: a decision is written once more to close its kind.
     pub(super) pending: Option<Pending>,
 }
 
@@ -85,7 +85,7 @@ impl Flight {
 pub(super) enum Turn {
     /// All but those of the last turn.
     First,
-    /// What was failed at the last time.
+    /// Those whose last write failed, or found the API server unavailable.
     Last,
 }
 

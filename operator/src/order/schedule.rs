@@ -8,14 +8,14 @@ use super::pending::{Class, Flight, Pause, Pending, Place, Rank, Turn, object};
 use super::{Failure, Next, Numbers, Object, Status, Waits, Write, Written};
 use crate::core::Outcome;
 
-/// What only tells how things stand is written no more often than this: nodes acknowledge one by one.
+/// Quiet statuses become news no more often than this: nodes acknowledge one by one.
 pub(super) const CALM_MS: u64 = 500;
 /// Decisions go before what only tells how things stand for so long; then news has a turn after so many decisions.
 pub(super) const DECISIONS_FIRST_MS: u64 = 5_000;
 const DECISIONS_PER_NEWS: u32 = 7;
 /// Slices that nodes may not have heard of are looked at again after this time.
 const SLICES_MS: u64 = 500;
-/// What is pending and under way, and what is remembered of writes that were not taken.
+/// Pending writes, writes under way, and the waits after writes that were not taken.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     /// Writes under way at one time.

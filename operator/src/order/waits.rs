@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 /// The first wait; it doubles with each failure.
 const FIRST_MS: u64 = 500;
 const LONGEST_MS: u64 = 60_000;
-/// What the API server does not take now it may take soon.
+/// Longest wait while the API server takes no writes: it may take them soon.
 const LONGEST_UNAVAILABLE_MS: u64 = 4_000;
-/// Nor at which it fails; asking may take it long.
+/// Longest wait for an object at which the API server fails: each attempt may take it long.
 const LONGEST_FAILED_MS: u64 = 10_000;
 /// A changed object is tried again after this time at the earliest.
 const CHANGED_MS: u64 = 1_000;

@@ -1,4 +1,4 @@
-//! What the nodes' agents report.
+//! The reports of the nodes' agents.
 
 use std::collections::{BTreeMap, BTreeSet};
 

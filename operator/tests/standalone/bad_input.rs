@@ -1,4 +1,4 @@
-//! What users get wrong: told with field and remedy, while everything else goes on.
+//! Users' mistakes: each is told with field and remedy, while everything else goes on.
 
 use crate::harness::{OTHER, POLICY, POOLS, Standalone, WEB, assert_parts};
 

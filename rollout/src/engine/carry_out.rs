@@ -1,4 +1,4 @@
-//! What commands do to a run.
+//! The effects of commands on a run.
 
 use sluice_api::{CommandResult, RolloutEvent, RolloutPhase};
 

@@ -66,7 +66,7 @@ fn unnumbered(mut outcome: Outcome, given: u64) -> Outcome {
     outcome
 }
 
-/// What there is to write.
+/// The statuses that have to be written: those that do not stand already.
 fn news(world: &World, mut outcome: Outcome) -> Outcome {
     let servers = &world.virtual_servers;
     outcome.virtual_servers.retain(|key, status| {

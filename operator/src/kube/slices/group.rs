@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use super::MAX_SLICE_ENDPOINTS;
 use crate::kube::facts::NamedPort;
 
-/// What the endpoints of a slice have in common.
+/// The address family and ports that all endpoints of a slice share.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Group {
     ipv6: bool,

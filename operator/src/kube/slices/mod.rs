@@ -32,7 +32,7 @@ pub(super) const MAX_POOL_PODS: usize = 10_000;
 /// A slice's name has room for this much of the pool's, beside mark, hash, family and number.
 const NAME_PART: usize = 200;
 
-/// What a pool's slices are to become.
+/// The writes and deletions that bring a pool's slices up to date.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Plan {
     /// New slices and those with endpoints that they did not have. An endpoint that moves is in two slices for a moment
@@ -46,7 +46,7 @@ pub(super) struct Plan {
     pub(super) left_out: usize,
 }
 
-/// What a pool asks for by its decision.
+/// The parts of a pool and its decision that its slices are made from.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted<'a> {
     key: &'a ObjectKey,
@@ -177,7 +177,7 @@ pub(super) fn plan<'a>(
     plan
 }
 
-/// What the names of a pool's slices begin with.
+/// The beginning of the names of a pool's slices.
 pub(super) fn name_prefix(pool: &str) -> String {
     let hash = pool.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)

@@ -29,7 +29,7 @@ pub(super) enum Answer {
     Hangs,
 }
 
-/// What is wanted of an object: `content` makes the decision, `quiet` does not.
+/// The content that an object is to have: `content` makes the decision, `quiet` does not.
 #[derive(Clone, Debug, Default)]
 struct Wanted {
     content: i64,
@@ -199,7 +199,7 @@ impl Sim {
         self.stored.0.remove(&object);
     }
 
-    /// What a core would say: what is wanted, with the numbers that stand if the content does.
+    /// Decides as a core would: every object's wanted content, with the numbers that stand if the content does.
     pub(super) fn decide(&mut self) {
         let mut outcome = Outcome::default();
         let mut next = self.schedule.given();
