@@ -120,7 +120,7 @@ pub(crate) struct RunOptions {
     pub(crate) log_format: LogFormat,
 }
 
-/// What matters without `--dir`.
+/// Options that matter only without `--dir`.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Kubernetes (without --dir)")]
 pub(crate) struct KubernetesOptions {

@@ -38,7 +38,7 @@ pub struct Shell {
     synced: Option<bool>,
 }
 
-/// What effects are carried out with.
+/// Handles to the maps, the programs and the kernel's network, with which effects are carried out.
 #[derive(Debug)]
 pub struct Tools {
     /// The maps.
@@ -252,7 +252,7 @@ impl Tools {
         if gone.is_empty() {
             return gone;
         }
-        // What went with its interface is no news; the core may not have heard of that yet.
+        // A program that went with its interface is not reported; the core may not have heard of the interface yet.
         match self.requests.table() {
             Ok(table) => gone.retain(|place| {
                 let found = table.link_by_name(&place.interface);

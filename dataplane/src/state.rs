@@ -1,4 +1,4 @@
-//! What the agent shows of itself: written by the core and the sweeper, read by the admin endpoint.
+//! The agent's state for its admin endpoint: written by the core and the sweeper, read by the endpoint.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -13,16 +13,16 @@ use crate::source::SourceState;
 /// Time without a turn of the core's loop after which the agent is not healthy.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// What the core last did and saw.
+/// The core's state after its last turn.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
-    /// What plans the maps; `None`: nothing does.
+    /// The planner of the maps; `None` if there is none.
     pub planner: Option<SharedPlanner>,
     /// Every decision on a virtual server up to this one is live, the exceptions aside.
     pub acknowledged_revision: u64,
     /// Every decision on a pool up to this one is live, the exceptions aside.
     pub acknowledged_pool_revision: u64,
-    /// What is not live.
+    /// Decided objects that are not live, with the reasons.
     pub exceptions: Arc<Vec<NodeException>>,
     /// How XDP is attached, by interface.
     pub interfaces: Vec<(String, AttachMode)>,
@@ -89,7 +89,7 @@ impl Capacity {
     }
 }
 
-/// What the sweeper counted last.
+/// The sweeper's last counts.
 #[derive(Clone, Debug, Default)]
 pub struct Censuses {
     /// Flows.
@@ -176,7 +176,7 @@ impl State {
         *self.maps.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// What the core published last.
+    /// The state that the core published last.
     pub fn published(&self) -> Published {
         self.published
             .read()
@@ -192,7 +192,7 @@ impl State {
             .unwrap_or_else(PoisonError::into_inner) = published;
     }
 
-    /// What the sweeper counted last.
+    /// The sweeper's last counts.
     pub fn censuses(&self) -> Censuses {
         self.censuses
             .read()

@@ -1,4 +1,4 @@
-//! What of maps that were read back is as a plan would have it.
+//! The part of an image read back from maps that is as a plan would have left it.
 //!
 //! A sequence that was cut short leaves things that nobody owns yet or any more: servers of a VIP port whose word was not
 //! written, rings that no head names. Maps that somebody else wrote into may hold anything. All of that goes before anything

@@ -1,4 +1,4 @@
-//! What a node shall serve, in words of its own surroundings but without any node-local id.
+//! The VIP ports that a node shall serve, in words of its own surroundings but without any node-local id.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::Hop;
 pub(crate) struct VipPortConfig {
     /// The virtual server.
     pub(crate) virtual_server: ObjectKey,
-    /// What was decided of it: mode, pools and their shares among others.
+    /// The decision on it: mode, pools and their shares among others.
     pub(crate) decided: Arc<DecidedVirtualServer>,
     /// Seed of the pool and ring hashes: from the virtual server's name, so that by client address a client gets the same
     /// pool on all its ports.

@@ -42,7 +42,7 @@ impl SliceOwner {
     }
 }
 
-/// What an EndpointSlice says, as far as servers follow from it.
+/// The content of an EndpointSlice, as far as servers follow from it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Slice {
     /// Whose endpoints they are.

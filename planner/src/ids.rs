@@ -12,7 +12,7 @@ use sluice_api::ForwardingMode;
 use crate::config::abi_mode;
 use crate::{Image, Limits};
 
-/// What makes a server of a service the same server: a server with another key gets another id, and thus flows of its own.
+/// The identity of a server of a service: a server with another key gets another id, and thus flows of its own.
 ///
 /// The backend is part of it: it is the index under which replies find the flow, and an index that is free again must not
 /// lead to flows of a server that is still there. So is FullNAT: flows made in another mode have claimed no port.
@@ -33,7 +33,7 @@ pub(crate) enum Side {
     RealServer,
 }
 
-/// What makes a ring the same ring.
+/// The identity of a ring: service index, side and the pool's tag.
 pub(crate) type RingOwner = (u32, Side, u32);
 
 /// The server's address in a record.
@@ -63,7 +63,7 @@ pub(crate) fn key_of(record: &ServerRecord) -> ServerKey {
 
 /// Free numbers of a range, lowest first.
 ///
-/// What was taken is lent until [`Numbers::settle`] says which of it came to be used; what is given back is free at once.
+/// A number that was taken is lent until [`Numbers::settle`] says whether it is used; one given back is free at once.
 #[derive(Debug)]
 pub(crate) struct Numbers {
     /// Free ones below `next`.
@@ -254,7 +254,7 @@ pub(crate) struct Free {
 }
 
 impl Free {
-    /// What these maps leave free.
+    /// The numbers and ring slots that these maps leave free.
     pub(crate) fn new(actual: &Image, limits: &Limits) -> Self {
         let vips = || actual.vips.values();
         let services = vips().map(|word| word.index());

@@ -1,4 +1,4 @@
-//! What is in a node's maps, as values: read back from them, or wanted.
+//! The content of a node's maps, as values: read back from them, or wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -41,11 +41,11 @@ pub struct Image {
 pub struct Ring {
     /// Where it lies.
     pub word: RingWord,
-    /// What its slots hold.
+    /// The content of its slots.
     pub content: Arc<RingContent>,
 }
 
-/// What is kept of a ring's slots: 16 KB and more a ring are too much to keep.
+/// A digest of a ring's slots, and each server's part of them: the slots, 16 KB and more a ring, are too much to keep.
 ///
 /// Rings are the same if their contents are equal: that two that differ have one digest of 64 bits does not happen.
 #[derive(Clone, PartialEq, Eq, Debug)]

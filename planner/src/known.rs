@@ -82,7 +82,7 @@ impl Known {
     }
 }
 
-/// What stands beside `first` in a set of pairs.
+/// The objects beside `first` in a set of pairs.
 fn beside<'a, T: Ord + Clone>(
     pairs: &'a BTreeSet<(T, ObjectKey)>,
     first: &T,

@@ -10,7 +10,7 @@ use crate::problem::{ObjectKind, Problem, Reason};
 use crate::ring::RingKey;
 use crate::{Image, Local, head, ids, share};
 
-/// What is not live of a VIP port: what a packet meets is not what was decided and resolved.
+/// Problems because of which a VIP port is not live: packets meet something else than was decided and resolved.
 pub(crate) fn of_vip_port(
     vip_port: &VipPort,
     config: &VipPortConfig,

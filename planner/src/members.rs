@@ -67,7 +67,7 @@ fn split(ids: &[(u32, u64)], slots: u32) -> impl Iterator<Item = u32> + use<> {
         .flat_map(|(id, part)| std::iter::repeat_n(id, part as usize))
 }
 
-/// What a ring is made of: its slots follow from it.
+/// The seed and the members of a ring, from which its slots follow.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct RingLayout {
     seed: u32,

@@ -24,7 +24,7 @@ pub enum MapOp {
     WriteRingSlots {
         /// Index of the first slot.
         offset: u32,
-        /// What the slots follow from.
+        /// The seed and the members that the slots follow from.
         layout: Arc<RingLayout>,
     },
     /// Writes a slot of `HEADS` that no VIP word names.

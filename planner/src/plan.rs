@@ -72,7 +72,7 @@ pub(crate) fn plan(
 struct Planner<'a> {
     tables: &'a mut Tables,
     limits: Limits,
-    /// What the maps hold of the VIP ports.
+    /// The VIP ports' part of the maps as it is.
     part: Image,
     vip_room: Room,
     backend_room: Room,
@@ -81,7 +81,7 @@ struct Planner<'a> {
     kept_rings: BTreeSet<u32>,
     layouts: BTreeMap<u32, Arc<RingLayout>>,
     desired: Image,
-    /// What did not fit of the VIP port being planned.
+    /// Problems for lack of room with the VIP port being planned.
     full: BTreeSet<Problem>,
 }
 

@@ -6,10 +6,10 @@
 //! new, adopt: what the maps hold ───► all VIP ports ──────────┘
 //! ```
 //!
-//! What a change costs grows with what it touches: indices lead from an address to the pools that have a server there, from a
-//! pool to its virtual servers, and from these to their VIP ports. These are planned anew, and of their rings only those are
-//! computed whose servers or weights are not what they were. After a start, and whenever the maps may not be as planned, all
-//! VIP ports are planned in this same way.
+//! The cost of a change grows with what it touches: indices lead from an address to the pools that have a server there, from
+//! a pool to its virtual servers, and from these to their VIP ports. These are planned anew, and of their rings only those
+//! are computed whose servers or weights are not what they were. After a start, and whenever the maps may not be as planned,
+//! all VIP ports are planned in this same way.
 //!
 //! An agent calls it like this:
 //!
@@ -44,14 +44,14 @@ struct Claimed {
     served: Option<ObjectKey>,
 }
 
-/// What is wrong with a VIP port.
+/// The problems with a VIP port.
 #[derive(PartialEq, Eq, Debug, Default)]
 struct Trouble {
-    /// What cannot be served, or not as described.
+    /// Problems because of which something is not served, or not as described.
     problems: BTreeSet<Problem>,
-    /// What did not fit.
+    /// Problems for lack of room in the maps.
     full: BTreeSet<Problem>,
-    /// What is not live of it, other than for its problems.
+    /// Other problems because of which parts of it are not live.
     not_live: BTreeSet<Problem>,
 }
 
@@ -59,7 +59,7 @@ struct Trouble {
 #[derive(Debug)]
 pub struct Planner {
     known: Known,
-    /// What is wrong with a virtual server whatever the port.
+    /// Problems of virtual servers that do not depend on the port.
     refused: BTreeMap<ObjectKey, BTreeSet<Problem>>,
     claimed: BTreeMap<VipPort, Claimed>,
     /// VIP ports with which something is wrong.
@@ -71,7 +71,7 @@ pub struct Planner {
     /// VIP ports that are to be planned anew.
     dirty: BTreeSet<VipPort>,
     tables: Tables,
-    /// What has to be done before anything else.
+    /// Operations that come before all others: they remove what nobody owns from maps that were read back.
     first: Vec<MapOp>,
 }
 
@@ -257,7 +257,7 @@ impl Planner {
         operations
     }
 
-    /// What a VIP port shall be, and whose; and what cannot be served of it, or not as described.
+    /// A VIP port as it shall be, with the virtual server that has it, and the problems with serving it as described.
     fn resolve(&mut self, at: VipPort) -> (Option<VipPortConfig>, BTreeSet<Problem>) {
         let mut problems = BTreeSet::new();
         let Some(claimed) = self.claimed.get_mut(&at) else {
@@ -297,7 +297,7 @@ impl Planner {
         view.peers.iter().copied().take(limit).collect()
     }
 
-    /// What the maps hold once all operations that were returned are applied.
+    /// The content of the maps once all operations that were returned are applied.
     pub fn image(&self) -> &Image {
         &self.tables.image
     }
@@ -322,19 +322,19 @@ impl Planner {
         self.trouble_changes
     }
 
-    /// What cannot be served, or not as described.
+    /// Problems because of which something is not served, or not as described.
     pub fn problems(&self) -> BTreeSet<&Problem> {
         let of_ports = self.troubles.values().flat_map(|trouble| &trouble.problems);
         self.refused.values().flatten().chain(of_ports).collect()
     }
 
-    /// What does not fit. The parts concerned are as they were.
+    /// Problems for lack of room in the maps. The parts concerned are as they were.
     pub fn full(&self) -> BTreeSet<&Problem> {
         let of_ports = self.troubles.values().flat_map(|trouble| &trouble.full);
         of_ports.chain(&self.more_peers).collect()
     }
 
-    /// What is not live of what was decided: the exceptions that a node names beside the revision it acknowledges.
+    /// Problems because of which decisions are not live: exceptions that a node names beside the revision it acknowledges.
     ///
     /// Live means that every pool with a share is known and its ring in place: the head has the decided shares, and each
     /// server's part of the ring's slots is its weight. This looks at the maps' content and not at what a plan intended.
@@ -376,7 +376,7 @@ impl Planner {
         })
     }
 
-    /// What users call the servers of a pool at an address.
+    /// The names that users gave the servers of a pool at an address.
     pub fn names<'a>(&'a self, pool: &ObjectKey, address: IpAddr) -> impl Iterator<Item = &'a str> {
         let servers = self.known.pools.get(pool).into_iter();
         let there = servers

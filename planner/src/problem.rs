@@ -1,4 +1,4 @@
-//! What cannot be served as described, for conditions, exceptions and logs.
+//! Problems with serving objects as described, for conditions, exceptions and logs.
 
 use std::fmt;
 

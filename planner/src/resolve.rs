@@ -65,7 +65,7 @@ pub(crate) fn claims(view: &NodeView, key: &ObjectKey, decided: &DecidedVirtualS
     claims
 }
 
-/// What a VIP port of a virtual server shall be on this node, and what cannot be served of it, or not as described.
+/// A VIP port of a virtual server as this node shall serve it, and the problems with serving it as described.
 ///
 /// A director serves every virtual server; a node that only has real servers serves those DR and TUN virtual servers of
 /// which a server is at one of its own addresses.

@@ -23,7 +23,7 @@ use std::net::IpAddr;
 
 use crate::hash;
 
-/// What a server is known by in a ring: its address, and its port where the mode tells servers of one address apart.
+/// A server's identity in a ring: its address, and its port where the mode tells servers of one address apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RingKey {
     /// The server's address.

@@ -1,4 +1,4 @@
-//! What the maps hold, by whom: the part of each VIP port can be taken out, planned anew and put back.
+//! The content of the maps, by owner: the part of each VIP port can be taken out, planned anew and put back.
 //!
 //! A VIP port owns its word in `VIPS`, the heads that this names, the rings that these name, the servers with its index and
 //! their records and locals. It shares the address marker with the other ports of its address, and backends with whoever has
@@ -17,14 +17,14 @@ use crate::members::RingLayout;
 use crate::problem::Problem;
 use crate::{Endpoint, Image, Limits, Local, head};
 
-/// What the maps hold, and the numbers that are free.
+/// The content of the maps, and the numbers that are free.
 #[derive(Debug)]
 pub(crate) struct Tables {
     pub(crate) limits: Limits,
     pub(crate) image: Image,
     pub(crate) servers: BTreeMap<ServerKey, u32>,
     pub(crate) rings: BTreeMap<RingOwner, u32>,
-    /// What rings in place follow from, as far as that is known: nothing is of maps that were read back.
+    /// Layouts of the rings in place, as far as they are known: of maps that were read back none is.
     pub(crate) layouts: BTreeMap<u32, Arc<RingLayout>>,
     pub(crate) free: Free,
     /// How many servers have a backend.

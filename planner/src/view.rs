@@ -1,4 +1,4 @@
-//! What a node knows of itself and its surroundings: the input that differs from node to node.
+//! A node's knowledge of itself and its surroundings: the input that differs from node to node.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,7 +18,7 @@ impl fmt::Display for Mac {
     }
 }
 
-/// What a node does.
+/// The tasks of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Role {
     /// Balances packets to VIPs.
@@ -27,12 +27,12 @@ pub struct Role {
     pub real_server: bool,
 }
 
-/// What a node sees of itself.
+/// A node's view of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeView {
     /// Name of the node's LoadBalancerNode.
     pub name: String,
-    /// What the node does.
+    /// The node's tasks.
     pub role: Role,
     /// Every address of the node, loopback left out: a server at one of them is reached by way of the node's own stack.
     pub addresses: BTreeSet<IpAddr>,
@@ -42,7 +42,7 @@ pub struct NodeView {
     pub keeps_peers: bool,
 }
 
-/// What is known of the way to an address.
+/// The next hop towards an address, or how far its resolution has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NextHop {
     /// Known.
@@ -60,7 +60,7 @@ pub enum NextHop {
 /// A way to an address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Hop {
-    /// What lies between.
+    /// The device between the node and the address.
     pub via: Via,
     /// Interface that leads there.
     pub ifindex: u32,
@@ -74,7 +74,7 @@ pub struct Hop {
     pub source: IpAddr,
 }
 
-/// What lies between a node and a server.
+/// The device between a node and a server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Via {
     /// Nothing: the next hop is the server, reached by an XDP-capable device.

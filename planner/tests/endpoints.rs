@@ -52,7 +52,7 @@ fn weights(servers: &[Server]) -> Vec<(String, u32)> {
         .collect()
 }
 
-/// What the entry for a port of this name says.
+/// A server's entry for a port of a given name.
 #[derive(PartialEq, Eq, Debug)]
 enum Port {
     Number(u16),

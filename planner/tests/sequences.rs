@@ -278,7 +278,7 @@ proptest! {
         }
     }
 
-    /// What packets meet after many changes is what they meet where nothing was before.
+    /// Packets meet the same after many changes as after one plan of the last state on empty maps.
     #[test]
     fn changes_one_by_one_are_all_at_once(moments in runs()) {
         let settled = |(snapshot, view): &Moment| {

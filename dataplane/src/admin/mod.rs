@@ -33,7 +33,7 @@ use crate::state::State;
 /// How long [`ask`] waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What went wrong with the admin endpoint.
+/// Errors of the admin endpoint and of asking it.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
     /// Another process listens there, or may not be listened there.
@@ -59,7 +59,7 @@ pub enum Error {
     Refused {
         /// The status line.
         status: String,
-        /// What it says.
+        /// The body of the answer.
         body: String,
     },
 }

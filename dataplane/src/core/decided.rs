@@ -1,4 +1,4 @@
-//! What is decided, kept up by changes. The cost of a change is that of the pools that it concerns.
+//! The decisions that a source told, kept up by changes. The cost of a change is that of the pools that it concerns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use sluice_planner::{Server, Slice, SliceOwner, Slices};
 
 use crate::source::{Changes, Mark, SliceKey};
 
-/// What is decided.
+/// The newest decisions, and the servers that follow from them.
 #[derive(Debug, Default)]
 pub(super) struct Decided {
     mark: Mark,
@@ -24,7 +24,7 @@ pub(super) struct Decided {
     addresses: BTreeMap<IpAddr, usize>,
 }
 
-/// What is decided otherwise than before, by key; `None`: it has no decision any more.
+/// Decisions that differ from before, by key; `None`: the object has no decision any more.
 #[derive(Debug, Default)]
 pub(super) struct Changed {
     pub(super) virtual_servers: BTreeMap<ObjectKey, Option<Arc<DecidedVirtualServer>>>,

@@ -1,4 +1,4 @@
-//! What the sources say: of what was decided, and of what this node is to be.
+//! The newest word of the sources: the decisions, and the spec of this node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ pub(super) struct Intent {
     pub(super) version: u64,
     /// The other directors' own addresses by node name.
     pub(super) peers: BTreeMap<String, BTreeSet<IpAddr>>,
-    /// What is decided otherwise, until the program knows.
+    /// Decisions that have changed, until the program knows.
     changed: Changed,
     /// Addresses of servers that came and went, until the network knows.
     addresses: Addresses,
@@ -65,7 +65,7 @@ impl Intent {
         nodes.flat_map(|node| node.spec.interfaces.iter().map(String::as_str))
     }
 
-    /// What is decided otherwise since it was last taken.
+    /// Decisions that have changed since they were last taken.
     pub(super) fn take_changed(&mut self) -> Changed {
         std::mem::take(&mut self.changed)
     }

@@ -1,4 +1,4 @@
-//! What goes into the core and what comes out of it.
+//! The core's inputs and outputs.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -22,7 +22,7 @@ pub struct Now {
     pub time: Timestamp,
 }
 
-/// What the core is told: news, and the outcomes of effects.
+/// An input of the core: news, or the outcome of an effect.
 #[derive(Debug)]
 pub enum Input {
     /// News of a source.
@@ -49,9 +49,9 @@ pub enum Input {
     ProgramsGone(Vec<Place>),
     /// Of [`Effect::Attach`].
     Attached {
-        /// What was to be attached.
+        /// The programs that were to be attached, and the interface.
         attachment: Attachment,
-        /// What came of it.
+        /// The way they were attached, or the error.
         outcome: Result<Attached, maps::Error>,
     },
     /// Of [`Effect::ListAttached`].
@@ -62,7 +62,7 @@ pub enum Input {
     NodeLeft(Result<Vec<String>, LeaveError>),
 }
 
-/// What the core wants done. Effects are carried out in order, and each that has an outcome is followed by it.
+/// An action that the core wants done. Effects are carried out in order, and each that has an outcome is followed by it.
 #[derive(Debug)]
 pub enum Effect {
     /// Read all links, addresses and neighbours.

@@ -1,4 +1,4 @@
-//! What the agent decides, without I/O and without a clock: news and outcomes in, effects out.
+//! The agent's logic, without I/O and without a clock: news and outcomes in, effects out.
 //!
 //! ```text
 //!                        ┌► intent    what the sources say of decisions and of this node

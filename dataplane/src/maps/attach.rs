@@ -108,7 +108,7 @@ impl Attacher {
         Ok(info.ifindex == ifindex)
     }
 
-    /// What is attached, by this process or an earlier one.
+    /// Hooks and interfaces of the programs that this process or an earlier one attached.
     pub fn attached(&self) -> Result<Vec<(Hook, String)>, Error> {
         self.pins.attached()
     }

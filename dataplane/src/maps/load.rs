@@ -78,7 +78,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What [`open`] found and made.
+/// The maps and programs that [`open`] found or made.
 #[derive(Debug)]
 pub struct Opened {
     /// The maps.

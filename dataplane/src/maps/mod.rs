@@ -38,7 +38,7 @@ pub use sweep::{FlowCensus, FullNatCensus, Usage};
 use sys::RawMap;
 use table::{Array, Hash, PerCpu, Shared};
 
-/// What went wrong with maps or programs.
+/// Errors of maps and programs.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
     /// The object file cannot be used.
@@ -74,11 +74,11 @@ pub enum Error {
         name: String,
         /// Where it is pinned.
         pin: PathBuf,
-        /// What it must be like.
+        /// The properties that it must have, in words.
         expected: String,
-        /// What it is like.
+        /// The properties that it has, in words.
         found: String,
-        /// What to do.
+        /// Advice to the user.
         remedy: &'static str,
     },
     /// The pinned maps are of another layout version.
@@ -91,7 +91,7 @@ pub enum Error {
         pin: PathBuf,
         /// [`sluice_abi::ABI_VERSION`].
         expected: u64,
-        /// What the map says.
+        /// The version in the map.
         found: u64,
     },
     /// A map operation failed.
@@ -99,7 +99,7 @@ pub enum Error {
     Map {
         /// Its name.
         map: &'static str,
-        /// What was tried.
+        /// The action that was tried.
         action: &'static str,
         /// Why not.
         source: io::Error,
@@ -107,7 +107,7 @@ pub enum Error {
     /// Anything else that the system refused.
     #[error("cannot {action}: {source}")]
     System {
-        /// What was tried.
+        /// The action that was tried.
         action: String,
         /// Why not.
         source: io::Error,
@@ -274,7 +274,7 @@ impl Maps {
             .map_err(map_error(MapName::Config, "write it"))
     }
 
-    /// What was counted for a server, summed over the CPUs.
+    /// The counters of a server, summed over the CPUs.
     pub fn server_counters(&self, id: u32) -> Result<ServerCounters, Error> {
         let values = self
             .counters

@@ -1,4 +1,4 @@
-//! What each map must be like, and whether a pinned one is.
+//! The properties that each map must have, and a check whether a pinned one has them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use sluice_abi::{BUCKET_ENTRIES, MapName, entry_words};
 use super::sys::MapInfo;
 use super::{Error, Sizes};
 
-/// What makes two maps interchangeable.
+/// The properties in which interchangeable maps agree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Spec {
     pub(super) map_type: u32,

@@ -1,4 +1,4 @@
-//! What needs `unsafe`: bpf(2) where aya has no call for it, shared memory of maps, and membarrier(2).
+//! The code that needs `unsafe`: bpf(2) where aya has no call for it, shared memory of maps, and membarrier(2).
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -133,7 +133,7 @@ struct LinkUpdateAttr {
     old_prog_fd: u32,
 }
 
-/// What the kernel says of a map: the front of `bpf_map_info`.
+/// The kernel's description of a map: the front of `bpf_map_info`.
 #[repr(C)]
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct MapInfo {
@@ -147,7 +147,7 @@ pub(super) struct MapInfo {
 // SAFETY: six integers.
 unsafe impl Plain for MapInfo {}
 
-/// What the kernel says of an XDP or tcx link: the front of `bpf_link_info`, whose union both begin with the interface.
+/// The kernel's description of an XDP or tcx link: the front of `bpf_link_info`, whose union both begin with the interface.
 #[repr(C)]
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct LinkInfo {
@@ -360,12 +360,12 @@ fn object_info<T: Plain + Default>(fd: BorrowedFd<'_>) -> io::Result<T> {
     Ok(info)
 }
 
-/// What the kernel says of a map.
+/// Asks the kernel for its description of a map.
 pub(super) fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
     object_info(fd)
 }
 
-/// What the kernel says of a link.
+/// Asks the kernel for its description of a link.
 pub(super) fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     object_info(fd)
 }

@@ -1,4 +1,4 @@
-//! What the kernel knows of the network around this node, over rtnetlink.
+//! The network around this node as the kernel knows it, over rtnetlink.
 //!
 //! [`Monitor`] tells of changes as they happen, [`Requests`] asks, and [`Table`] keeps the answers. Messages that were lost
 //! are made up for by asking for everything again.
@@ -17,13 +17,13 @@ pub use monitor::Monitor;
 pub use requests::{Requests, Route};
 pub use table::{Change, Link, Neighbour, NeighbourState, Prefix, Table};
 
-/// What went wrong with rtnetlink.
+/// Errors of rtnetlink.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
     /// A socket could not be set up or used.
     #[error("rtnetlink: cannot {action}: {source}")]
     Socket {
-        /// What was tried.
+        /// The action that was tried.
         action: &'static str,
         /// Why not.
         source: io::Error,
@@ -31,7 +31,7 @@ pub enum Error {
     /// The kernel refused a request.
     #[error("rtnetlink: the kernel refuses to {action}: {source}")]
     Refused {
-        /// What was asked.
+        /// The action that was asked for.
         action: &'static str,
         /// Why.
         source: io::Error,
@@ -39,9 +39,9 @@ pub enum Error {
     /// The kernel's answer cannot be read.
     #[error("rtnetlink: cannot read the answer when asked to {action}: {message}")]
     Answer {
-        /// What was asked.
+        /// The action that was asked for.
         action: &'static str,
-        /// What is wrong with it.
+        /// The fault in the answer.
         message: String,
     },
 }

@@ -40,7 +40,7 @@ pub struct Link {
     pub xdp: Option<Mode>,
 }
 
-/// What is known of a neighbour's link-layer address.
+/// The state of a neighbour's link-layer address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NeighbourState {
     /// Known.
@@ -54,7 +54,7 @@ pub enum NeighbourState {
 /// An entry of the kernel's neighbour tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Neighbour {
-    /// What is known of it.
+    /// The state of its link-layer address.
     pub state: NeighbourState,
     /// Its Ethernet address, where it is known.
     pub mac: Option<Mac>,
@@ -66,7 +66,7 @@ pub struct Neighbour {
     pub ours: bool,
 }
 
-/// What a message changed.
+/// The change that a message tells of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
     /// An interface. Of routes, those through it may have gone with it.

@@ -1,7 +1,7 @@
 //! The directory of standalone mode as a source, and as the place of this node's status.
 //!
-//! What cannot be read, or is not there at all, is not news: the core goes on with what it knows, and an agent that starts
-//! over pinned maps leaves them as they are until the decisions can be read.
+//! Unreadable files, a missing directory of decisions and a missing manifest of this node are no news: the core goes on with
+//! what it knows, and an agent that starts over pinned maps leaves the maps as they are until the decisions can be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ const POLL_PEERS: Duration = Duration::from_secs(1);
 /// Time between two complaints of one kind while they last.
 const COMPLAINT: Duration = Duration::from_mins(1);
 
-/// What is read, by the names in metrics and messages.
+/// Names of the kinds of files read, in metrics and messages.
 const DECISIONS: &str = "decisions";
 const MANIFESTS: &str = "manifests";
 const NODES: &str = "peers";
@@ -232,7 +232,7 @@ impl Reader {
             self.refused_node = Some(spec);
             return Some(Event::NodeRefused(message));
         }
-        // What was refused is taken back by telling the spec again.
+        // A valid spec ends an earlier refusal, so it is told then even if it is the one told last.
         let was_refused = self.refused_node.take().is_some();
         if self.told_node.as_ref() == Some(&spec) && !was_refused {
             return None;

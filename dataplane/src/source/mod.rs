@@ -16,7 +16,7 @@ pub use state::{KindState, SourceState};
 /// News for the core. But for [`Event::Decided`] each event says all there is of its kind, so the last one of a kind counts.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// What was decided.
+    /// Decisions and EndpointSlices that have changed.
     Decided(Changes),
     /// This node's object: what it is to be, and the generation of that.
     Node(Box<LoadBalancerNode>),
@@ -37,7 +37,7 @@ pub enum Event {
 /// An EndpointSlice, by whose it is.
 pub type SliceKey = (EndpointSource, ObjectKey);
 
-/// What has changed since the event before; the first event says all. Objects that are gone are `None`.
+/// Objects that have changed since the event before; the first event has all. Objects that are gone are `None`.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Changes {
     /// Decisions on virtual servers.
@@ -57,7 +57,8 @@ pub struct Mark {
     pub revision: u64,
     /// The same for decisions on pools.
     pub pool_revision: u64,
-    /// What is decided besides and could not be taken over: it stays as it was, or is not served. Each is an exception.
+    /// Problems with objects that could not be taken over: each stays as it was, or is not served. Those with decisions are
+    /// exceptions.
     pub missed: Vec<Problem>,
 }
 

@@ -49,7 +49,7 @@ impl SourceState {
         self.update(kind, |state| state.relists += 1);
     }
 
-    /// What is known of a kind is the newest.
+    /// The source knows the newest of a kind.
     pub fn synced(&self, kind: &'static str) {
         self.update(kind, |state| state.unsynced = None);
     }

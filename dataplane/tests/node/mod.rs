@@ -279,7 +279,7 @@ impl Node {
         all
     }
 
-    /// What the run is called, for messages.
+    /// The name of the run, for messages.
     pub(crate) fn name(&self) -> &str {
         self.run.name()
     }

@@ -37,7 +37,7 @@ pub struct Maps {
     held: Reach,
 }
 
-/// What packets can reach.
+/// The parts of the maps that packets can reach.
 #[derive(Default, Clone)]
 struct Reach {
     heads: BTreeSet<u32>,
@@ -353,7 +353,7 @@ impl Maps {
         reach
     }
 
-    /// What an agent reads back.
+    /// The image that an agent reads back.
     pub fn image(&self) -> Image {
         let heads = |slot| Some((slot, *self.heads.get(&slot)?));
         let slots = self
@@ -379,7 +379,7 @@ impl Maps {
     }
 }
 
-/// What makes a server another one.
+/// The properties that tell one server from another.
 fn identity(record: &ServerRecord) -> impl Ord + use<> {
     let full_nat = record.facts.mode() == Some(ForwardingMode::FullNat);
     let (service, backend) = (record.facts.index(), record.facts.reply_index());

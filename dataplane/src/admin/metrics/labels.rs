@@ -1,11 +1,11 @@
-//! What the servers in the maps are called.
+//! Metric labels of the servers in the maps.
 
 use std::net::IpAddr;
 
 use sluice_api::Protocol;
 use sluice_planner::{Planner, ServerInfo};
 
-/// What metrics call a server.
+/// The labels of a server's metrics.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct ServerLabels {
     /// `namespace/name`.

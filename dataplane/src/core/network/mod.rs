@@ -27,7 +27,7 @@ use resolver::{Need, Resolver, Surroundings};
 /// Time between two looks at the default routes while routes change.
 const GATEWAYS: Duration = Duration::from_secs(10);
 
-/// What is to be asked for anew.
+/// The answers of the kernel that must be asked for anew.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stale {
     table: bool,
@@ -269,7 +269,7 @@ impl Network {
         self.resolver.touch(due.overdue);
         released.extend(self.work_out(now));
         if !self.released_stale && intent.node.is_some() && intent.decided.is_some() {
-            // What an earlier agent registered and this one does not need.
+            // Neighbours that an earlier agent registered and this one does not need.
             self.released_stale = true;
             released.extend(self.neighbours.not_followed(self.table.registered()));
         }
@@ -322,7 +322,7 @@ impl Network {
         addresses
     }
 
-    /// What is known of the way to addresses, as far as that is something else since it was last taken.
+    /// Next hops by address, those that have changed since they were last taken.
     pub(super) fn take_next_hops(&mut self) -> BTreeMap<IpAddr, Option<NextHop>> {
         std::mem::take(&mut self.next_hops)
     }

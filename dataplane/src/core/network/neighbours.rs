@@ -46,7 +46,7 @@ struct Entry {
     due: Option<Instant>,
 }
 
-/// What has become due.
+/// The neighbours and addresses whose time has come.
 #[derive(Debug, Default)]
 pub(super) struct Due {
     /// Neighbours that the kernel is to be asked for.
@@ -185,7 +185,7 @@ impl Neighbours {
         self.agenda.first().map(|(at, _)| *at)
     }
 
-    /// What is known of a way through a neighbour.
+    /// The next hop through a neighbour, or how far its resolution has come.
     pub(super) fn resolve(&self, table: &Table, key: Key, hop: Hop, now: Instant) -> NextHop {
         if let Some(next_hop_mac) = valid_mac(table, key) {
             return NextHop::Resolved(Hop {

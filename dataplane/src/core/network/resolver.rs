@@ -49,7 +49,7 @@ struct Followed {
     route: Option<Route>,
     /// The neighbour on the way.
     neighbour: Option<Key>,
-    /// What is known of the way. There is none to an own address.
+    /// The next hop, or how far its resolution has come. An own address has none.
     next_hop: Option<NextHop>,
 }
 
@@ -82,7 +82,7 @@ enum Way {
     Nowhere,
 }
 
-/// What came of working out.
+/// The changes that working out next hops has led to.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// Next hops that are others than before.

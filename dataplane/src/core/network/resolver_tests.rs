@@ -54,7 +54,7 @@ fn route(ifindex: u32, gateway: Option<Ipv4Addr>) -> Route {
     }
 }
 
-/// What is known of the network, and what follows.
+/// A network, and the next hops that follow from it.
 struct Ways {
     table: Table,
     resolver: Resolver,

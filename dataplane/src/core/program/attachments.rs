@@ -19,10 +19,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Time between two looks at whether what was attached still is.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What is awaited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaited {
-    /// What is gone.
+    /// The programs that are gone from their interfaces.
     Look,
     /// The outcomes of a round.
     Round,
@@ -32,9 +31,9 @@ enum Awaited {
 #[derive(Debug, Default)]
 pub(in crate::core) struct Attachments {
     uplinks: BTreeMap<String, InterfaceStatus>,
-    /// What is wrong with bridges, by name.
+    /// Errors of attaching to bridges, by the interface's name.
     bridges: BTreeMap<String, String>,
-    /// What this process has attached: index of the interface by hook and name.
+    /// Programs that this process has attached: index of the interface by hook and name.
     done: BTreeMap<(Hook, String), u32>,
     /// Whether tc programs are attached by links; `None` before the first one was.
     uses_tcx: Option<bool>,
@@ -45,7 +44,7 @@ pub(in crate::core) struct Attachments {
     failed: bool,
     retry_at: Option<Instant>,
     looked_at: Option<Instant>,
-    /// What the last round went by.
+    /// The spec of the last round.
     spec: Option<LoadBalancerNodeSpec>,
     wanted_bridges: BTreeSet<u32>,
 }
@@ -56,7 +55,7 @@ impl Attachments {
         self.uplinks.values()
     }
 
-    /// What is wrong with bridges.
+    /// The errors of attaching to bridges.
     pub(in crate::core) fn bridge_problems(&self) -> impl Iterator<Item = &str> {
         self.bridges.values().map(String::as_str)
     }
@@ -185,7 +184,7 @@ impl Attachments {
         self.done.get(&(hook, interface.to_owned())) == Some(&ifindex)
     }
 
-    /// What an uplink lacks. One that comes up later is told by the kernel.
+    /// The attachment that an uplink lacks. The kernel tells of an uplink that comes up later.
     fn missing_uplink(&mut self, table: &Table, name: &str, mode: XdpMode) -> Option<Attachment> {
         let Some((ifindex, link)) = table.link_by_name(name) else {
             self.forget(name);

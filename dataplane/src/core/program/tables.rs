@@ -29,23 +29,22 @@ pub(in crate::core) struct Revisions {
     pub(in crate::core) pools: u64,
 }
 
-/// What is awaited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Awaited {
-    /// What the maps hold.
+    /// The content of the maps.
     Image,
     /// The outcome of the operations of a plan.
     Applied,
 }
 
-/// What the tables tell of themselves.
+/// The problems of the tables, for the report.
 #[derive(Clone, Debug, Default)]
 pub(in crate::core) struct Summary {
-    /// What is not live, in the order in which it is told.
+    /// Problems because of which something is not live, in the order in which they are told.
     pub(in crate::core) not_live: Vec<Problem>,
-    /// What is not as described, though the decisions are in force; at least as much of it as a message holds.
+    /// Problems in spite of which the decisions are in force, in words; at least as many as a message holds.
     pub(in crate::core) notes: String,
-    /// What it was made of: the planner's troubles, by their number, and what the source missed.
+    /// Source of the summary: the planner's count of changes of troubles, and the problems of the source.
     of: (u64, Vec<Problem>),
 }
 
@@ -53,7 +52,7 @@ pub(in crate::core) struct Summary {
 #[derive(Debug)]
 pub(in crate::core) struct Tables {
     node: String,
-    /// What is planned for: the numbers of decisions and network, and the node's role.
+    /// Input that is planned for: the versions of decisions and network, and the node's role.
     source: Option<(u64, u64, Role)>,
     planner: SharedPlanner,
     /// Whether the maps must be read back before anything is written.
@@ -221,7 +220,7 @@ impl Tables {
         }
         self.was_full = !full.is_empty();
         let problems = planner.problems();
-        // What was missed and limits say more than what follows from them, so they come first.
+        // Missed objects and limits say more than the problems that follow from them, so they come first.
         let not_fitting = full.iter().copied().filter(|problem| problem.exception);
         let not_live = missed.iter().chain(not_fitting);
         self.summary = Summary {
@@ -257,12 +256,12 @@ impl Tables {
         self.failure.as_deref()
     }
 
-    /// What follows from configuration and maps, and a number that changes with it.
+    /// The summary of the tables' problems, and a number that changes with it.
     pub(in crate::core) fn summary(&self) -> (&Summary, u64) {
         (&self.summary, self.changes)
     }
 
-    /// What plans the maps.
+    /// The planner of the maps.
     pub(in crate::core) fn planner(&self) -> &SharedPlanner {
         &self.planner
     }

@@ -1,4 +1,4 @@
-//! What the planner is told of this node.
+//! The planner's view of this node.
 
 use sluice_api::{LoadBalancerNodeSpec, NodeRole};
 use sluice_planner::{NodeView, Role};
@@ -21,7 +21,7 @@ pub(super) fn node_view(name: &str, spec: &LoadBalancerNodeSpec, network: &Netwo
     }
 }
 
-/// What a node of this role does. A director also takes what other directors send to servers at its own addresses.
+/// The role of a node with this spec. A director also takes what other directors send to servers at its own addresses.
 pub(super) fn role(spec: &LoadBalancerNodeSpec) -> Role {
     Role {
         director: spec.role == NodeRole::Director,

@@ -1,4 +1,4 @@
-//! What is left of the core once the node is detached: it says so, and does nothing else until the process ends.
+//! The core of a detached node: it reports that the node is detached, and does nothing else until the process ends.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ const MESSAGE: &str = "every program, map and pin is off this node; an agent tha
 pub(in crate::core) struct Detached {
     before: LoadBalancerNodeStatus,
     generation: i64,
-    /// What was written, and when.
+    /// The status written last, and when.
     written: Option<(LoadBalancerNodeStatus, Instant)>,
 }
 

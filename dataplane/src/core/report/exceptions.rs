@@ -1,4 +1,4 @@
-//! What a node names beside the revisions that it acknowledges.
+//! The exceptions that a node names beside the revisions that it acknowledges.
 
 use std::collections::BTreeMap;
 

@@ -24,9 +24,9 @@ use exceptions::exceptions;
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// What changes within so long of the last change is gathered for one write,
+/// Time without another change after which a changed status is written, so that changes close together share one write.
 const GATHER: Duration = Duration::from_millis(200);
-/// and written after this time though it still changes.
+/// Time since the first change after which the status is written though it still changes.
 const GATHER_AT_MOST: Duration = Duration::from_secs(1);
 
 /// The rooms that are reported on.
@@ -229,10 +229,10 @@ impl Report {
 
     fn acknowledged(&self, rooms: Rooms<'_>) -> Revisions {
         if rooms.intent.held.is_some() {
-            // What is in force are decisions of another world, with numbers of their own, or some that were never read.
+            // The decisions in force are another world's, with revisions of its own, or some were never read by this agent.
             return Revisions::default();
         }
-        // What was live before stays in the maps while the newest decisions cannot be applied.
+        // The decisions that were live before stay in the maps while the newest ones cannot be applied.
         let before = Revisions {
             virtual_servers: self.status.acknowledged_revision,
             pools: self.status.acknowledged_pool_revision,

@@ -43,14 +43,14 @@ const POD: &str = "10.244.0.2";
 struct World {
     core: Core,
     now: Now,
-    /// What was done, in words, but for what is shown.
+    /// Effects that were carried out, in words, those of [`Effect::Publish`] aside.
     done: Vec<String>,
     table: Table,
     routes: BTreeMap<IpAddr, Route>,
     /// Effects that fail, by their first word.
     failing: BTreeSet<&'static str>,
     attached: BTreeSet<(Hook, String)>,
-    /// What the maps hold.
+    /// The content of the maps.
     maps: Image,
     published: Published,
     status: Option<LoadBalancerNodeStatus>,
@@ -116,21 +116,21 @@ impl World {
         }
     }
 
-    /// What the core does in one turn.
+    /// Gives the core one turn and returns the effects.
     fn turn(&mut self) -> Vec<String> {
         self.done.clear();
         self.tell(Input::Turn);
         std::mem::take(&mut self.done)
     }
 
-    /// What the core does in one turn at a later time.
+    /// Gives the core one turn at a later time and returns the effects.
     fn after(&mut self, time: Duration) -> Vec<String> {
         self.now.instant += time;
         self.now.time += time;
         self.turn()
     }
 
-    /// What the core does when it hears of a change of the network.
+    /// Tells the core of a change of the network, gives it one turn and returns the effects of that turn.
     fn hear(&mut self, message: RouteNetlinkMessage) -> Vec<String> {
         self.notice(message);
         self.turn()
@@ -148,7 +148,7 @@ impl World {
         deadline.map(|at| at.saturating_duration_since(self.now.instant))
     }
 
-    /// What the maps hold by the last plan.
+    /// The content of the maps by the last plan.
     fn planned(&self) -> Image {
         let Phase::Working(working) = &self.core.0 else {
             unreachable!("a detached node has no maps")

@@ -32,7 +32,7 @@ pub(super) fn address(ifindex: u32, address: Ipv4Addr) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewAddress(message)
 }
 
-/// What is asked of the kernel among what is done.
+/// Those of the effects done that ask the kernel for something.
 fn asked(done: Vec<String>) -> Vec<String> {
     let is_question = |word: &&str| ["ReadTable", "ReadGateways", "FindRoutes"].contains(word);
     let mut asked = done;

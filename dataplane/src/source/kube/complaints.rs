@@ -18,7 +18,7 @@ struct Trouble {
     complained: Option<Instant>,
 }
 
-/// What is in trouble now.
+/// Present troubles, by the name of what fails.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Complaints(Arc<Mutex<BTreeMap<&'static str, Trouble>>>);
 

@@ -27,7 +27,7 @@ use crate::source::{Changes, Event, Mark, SliceKey};
 /// Objects of a kind that are kept.
 pub(super) const MAX_OBJECTS: usize = 100_000;
 
-/// What an API server says of this node's own object.
+/// Facts of this node's own object by which an API server is recognised.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Own {
     /// Its `metadata.uid`.
@@ -53,7 +53,7 @@ pub(super) struct Index {
     /// The uid of this node's object in the world that is believed.
     trusted: Option<String>,
     doubted: bool,
-    /// What the server said of this node with the list that is being taken in.
+    /// This node's object as the server had it with the list that is being taken in.
     own: Option<Own>,
     revision: u64,
     pool_revision: u64,
@@ -62,7 +62,7 @@ pub(super) struct Index {
     findings: Findings,
 }
 
-/// What the core knows of objects that have changed since it was told.
+/// Objects that have changed since the core was told of them, each as the core knows it.
 #[derive(Debug, Default)]
 struct Pending {
     virtual_servers: BTreeMap<ObjectKey, Option<Arc<Decision>>>,
@@ -70,14 +70,14 @@ struct Pending {
     slices: BTreeMap<SliceKey, Option<Arc<Slice>>>,
 }
 
-/// What is to be told of reading, but not to the core.
+/// Results of reading that concern the driver and not the core.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     /// A list was of another world than what is known: everything is to be listed anew.
     pub(super) other_world: bool,
     /// Objects that are not taken over, and why.
     pub(super) complaints: Vec<String>,
-    /// What failed: the kind, the verb, and why.
+    /// Requests that failed: the kind, the verb and the error.
     pub(super) failures: Vec<(&'static str, &'static str, RequestError)>,
 }
 
@@ -169,7 +169,7 @@ impl Index {
         self.doubted && !self.complete
     }
 
-    /// What was found since the last call.
+    /// The findings since the last call.
     pub(super) fn take_findings(&mut self) -> Findings {
         std::mem::take(&mut self.findings)
     }
@@ -284,7 +284,7 @@ impl Index {
             self.told.refused = Some(message.clone());
             return Some(Event::NodeRefused(message));
         };
-        // What was refused is taken back by telling the spec again.
+        // A valid spec ends an earlier refusal, so it is told then even if it is the one told last.
         let was_refused = self.told.refused.take().is_some();
         let mut node = Box::new(LoadBalancerNode::new(&self.node, spec));
         node.metadata.generation = Some(generation);
@@ -339,7 +339,7 @@ impl Index {
         Some(Event::Decided(changes))
     }
 
-    /// What is missed of the decisions.
+    /// Problems with decisions that could not be taken over, and with the list of directors.
     fn problems(&self) -> Vec<Problem> {
         let servers = problems(ObjectKind::VirtualServer, &self.virtual_servers);
         let pools = problems(ObjectKind::RealServerPool, &self.pools);
@@ -410,7 +410,7 @@ impl watched::Index for Index {
     }
 }
 
-/// What objects are now, of those that are not as they were.
+/// The objects that differ from before, as they are now.
 fn changed<K: Ord, T: PartialEq>(
     before: BTreeMap<K, Option<Arc<T>>>,
     now: impl Fn(&K) -> Option<Arc<T>>,
@@ -428,7 +428,7 @@ fn never_read<T: PartialEq>(store: &Store<T>) -> Option<&ObjectKey> {
     unreadable.find(|key| !store.objects.contains_key(*key))
 }
 
-/// What is missed of a kind.
+/// Problems with the objects of a kind that cannot be read or are left out.
 fn problems<T: PartialEq>(kind: ObjectKind, store: &Store<T>) -> Vec<Problem> {
     let problem = |key: &ObjectKey, reason, message| Problem {
         kind,

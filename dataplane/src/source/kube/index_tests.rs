@@ -156,7 +156,7 @@ fn mark(events: &[Event]) -> Option<(u64, u64)> {
     decisions(events).map(|told| (told.mark.revision, told.mark.pool_revision))
 }
 
-/// What the core was told of virtual servers: their names, and `-` before those that are gone.
+/// Names of the virtual servers that the core was told of, with `-` before those that are gone.
 fn virtual_servers(events: &[Event]) -> Vec<String> {
     let told = decisions(events).into_iter();
     let told = told.flat_map(|told| &told.virtual_servers);
@@ -271,7 +271,7 @@ fn broken<W: Watched<Object = DynamicObject>>(name: &str, version: u32) -> Item<
     item::<W>(value)
 }
 
-/// What the core was told to be missed.
+/// Kinds, names and reasons of the missed objects that the core was told of.
 fn missed(events: &[Event]) -> Vec<String> {
     let problems = decisions(events)
         .into_iter()
@@ -533,7 +533,7 @@ fn peers_are_the_other_directors() {
     assert_eq!(index.news(), [Event::Peers(BTreeMap::new())]);
 }
 
-/// What the node says of the list of directors, and whether the core was told of other peers.
+/// Messages of the missed objects that the core was told of, and whether it was told of peers.
 fn of_peers(index: &mut Index) -> (Vec<String>, bool) {
     let (mut notes, mut told) = (Vec::new(), false);
     for event in index.news() {

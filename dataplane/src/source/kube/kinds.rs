@@ -1,4 +1,4 @@
-//! What is watched. Each kind is one implementation of [`Watched`] and one line of [`KINDS`].
+//! The kinds of objects that are watched. Each is one implementation of [`Watched`] and one line of [`KINDS`].
 //!
 //! Of an object no more is decoded than matters here, so that one with a spec of a later version is read all the same.
 

@@ -7,7 +7,7 @@
 //! lease: renews while the core's loop goes round and status is of now; its answers tell when the server is another one
 //! ```
 //!
-//! What cannot be reached is not news: the core goes on with what it knows. Nothing here keeps it waiting.
+//! An API server that cannot be reached is no news: the core goes on with what it knows. Nothing here keeps it waiting.
 
 mod complaints;
 mod driver;
@@ -46,7 +46,7 @@ pub use node::StatusWriter;
 
 /// How long an answer of the API server is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What went wrong with the API server.
+/// Errors in setting up or asking the API server as a source.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
     /// There is no configuration of it.
@@ -66,12 +66,12 @@ pub enum Error {
     Interfaces(String),
 }
 
-/// What a LoadBalancerNode is created with, if there is none.
+/// The spec of the LoadBalancerNode that is created if there is none.
 #[derive(Clone, Debug)]
 pub struct NewNode {
     /// Names of the uplinks; empty: those of the node's default routes.
     pub interfaces: Vec<String>,
-    /// What the node does.
+    /// The node's role.
     pub role: NodeRole,
     /// How XDP programs are attached.
     pub xdp_mode: XdpMode,
@@ -104,7 +104,7 @@ impl fmt::Debug for Kube {
     }
 }
 
-/// What the API server knew of this node before.
+/// This node's object as the API server has it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Before {
     /// Its status.
@@ -149,7 +149,7 @@ impl Kube {
         })
     }
 
-    /// What the API server knows of this node; `None` if it has no such object.
+    /// Reads this node's object from the API server; `None` if there is none.
     pub async fn before(&self) -> Result<Option<Before>, Error> {
         Ok(self.own().await?)
     }

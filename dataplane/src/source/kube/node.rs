@@ -96,7 +96,7 @@ fn default_interfaces() -> Result<Vec<String>, Error> {
 pub struct StatusWriter {
     server: Kube,
     runtime: Handle,
-    /// What was written last, and the uid of the object then.
+    /// The status written last, and the uid of the object then.
     written: Mutex<Option<(LoadBalancerNodeStatus, Option<String>)>>,
 }
 
@@ -110,7 +110,7 @@ impl StatusWriter {
     }
 
     /// Writes a status; waits for the API server, so it must not be called by what serves. The heartbeat is the Lease's.
-    /// What fails is tried again with the next status, which comes every few seconds.
+    /// A write that fails is tried again with the next status, which comes every few seconds.
     pub fn write(&self, mut status: LoadBalancerNodeStatus) {
         status.heartbeat_time = None;
         let uid = self.server.own_uid.borrow().clone();
