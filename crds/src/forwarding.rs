@@ -86,7 +86,7 @@ impl ForwardingMode {
     }
 }
 
-/// What is hashed to choose the pool.
+/// The fields that are hashed to choose the pool.
 #[derive(
     JsonSchema,
     Serialize,

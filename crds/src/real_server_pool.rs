@@ -102,7 +102,7 @@ pub struct StaticServer {
     pub target_ports: Vec<TargetPort>,
 }
 
-/// What became of a pool.
+/// The state of a pool.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct RealServerPoolStatus {

@@ -15,12 +15,12 @@ use crate::object::Kind;
 use crate::rules;
 use crate::{LoadBalancerNode, RealServerPool, RolloutPolicy, VirtualServer};
 
-/// What is wrong with a field.
+/// A fault of a field.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FieldError {
     /// Path from the object's root, such as `spec.pools[1].weight`.
     pub path: String,
-    /// What is wrong and what to do.
+    /// The fault and its remedy.
     pub message: String,
 }
 

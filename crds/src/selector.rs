@@ -34,7 +34,7 @@ pub struct LabelRequirement {
     /// The label's name.
     #[schemars(length(min = 1, max = MAX_LABEL_KEY_LENGTH))]
     pub key: String,
-    /// What is asked of its value.
+    /// The condition on its value.
     pub operator: LabelOperator,
     /// The values for `In` and `NotIn`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -42,7 +42,7 @@ pub struct LabelRequirement {
     pub values: Vec<String>,
 }
 
-/// What is asked of a label.
+/// Conditions on a label.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LabelOperator {
     /// It has one of the values.

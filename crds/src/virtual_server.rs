@@ -123,7 +123,7 @@ pub struct WeightedPool {
 }
 
 impl DecidedVirtualServer {
-    /// What a spec asks for, with its own weights. Texts that are no address are left out: validate first.
+    /// The content that a spec asks for, with its own weights. Texts that are no address are left out: validate first.
     pub fn of_spec(spec: &VirtualServerSpec) -> Self {
         let addresses = spec.addresses.iter();
         let port = |port: &VirtualServerPort| DecidedPort {
@@ -146,7 +146,7 @@ impl DecidedVirtualServer {
     }
 }
 
-/// What became of a virtual server.
+/// The state of a virtual server.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualServerStatus {

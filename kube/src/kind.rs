@@ -46,7 +46,7 @@ impl<I: Index> Kind<I> {
         (self.is_complete)(index)
     }
 
-    /// What is known of the kind stays, but it takes a new list to be complete.
+    /// The known objects of the kind stay, but it takes a new list to be complete.
     pub fn expect_list(&self, index: &mut I) {
         (self.expect_list)(index);
     }

@@ -52,7 +52,7 @@ pub trait Watched: 'static {
     fn changed(index: &mut Self::Index, changes: Vec<Change<Self::Kept>>);
 }
 
-/// What a message is about.
+/// The subject of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Topic {
     /// A list begins.

@@ -60,14 +60,14 @@ pub struct Usage {
     pub vips: usize,
 }
 
-/// What became of a plan.
+/// The outcome of a plan.
 pub(crate) struct Planned {
-    /// What the maps hold of the VIP ports, and what they shall hold.
+    /// The VIP ports that the maps hold, and those that they shall hold.
     pub(crate) part: Image,
     pub(crate) desired: Image,
-    /// What the rings that shall be in place follow from, as far as that is known anew.
+    /// The layouts of the rings that shall be in place, as far as they were computed anew.
     pub(crate) layouts: BTreeMap<u32, Arc<RingLayout>>,
-    /// What did not fit, by VIP port. The parts concerned stay as they were.
+    /// Parts that did not fit, by VIP port. They stay as they were.
     pub(crate) full: BTreeMap<VipPort, BTreeSet<Problem>>,
 }
 

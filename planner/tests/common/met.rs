@@ -1,4 +1,4 @@
-//! What packets meet in maps, whatever the numbers are that a node gave.
+//! The tables as packets meet them, whatever the numbers are that a node gave.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use sluice_planner::Endpoint;
 
 use super::maps::Maps;
 
-/// What packets see of heads, the directors' or the others: thresholds, and each slot's server as it is known everywhere.
+/// Heads as packets see them, the directors' or the others: thresholds, and each slot's server as it is known everywhere.
 pub type Owners = BTreeMap<Endpoint, Vec<(u32, Vec<([u8; 16], [u8; 2])>)>>;
 
 pub fn owners(maps: &Maps, slot: fn(VipWord) -> u32) -> Owners {

@@ -1,4 +1,4 @@
-//! What pods and people may do.
+//! Rights of pods and people.
 
 use super::*;
 
