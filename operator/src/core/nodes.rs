@@ -226,11 +226,13 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Of a virtual server's decision.
+    /// Of a virtual server's decision. Pools that are gone do not count: no node reads their decisions any more.
     fn of(world: &World, key: &ObjectKey, decision: &Decision) -> Self {
         let pools = decision.content.pools.iter().filter(|pool| pool.weight > 0);
+        let pools = pools.map(|pool| key.sibling(&pool.name));
+        let pools = pools.filter(|pool| world.pools.contains_key(pool));
         let pool_revision = pools
-            .filter_map(|pool| Some(world.pool_decision(&key.sibling(&pool.name))?.revision))
+            .filter_map(|pool| Some(world.pool_decision(&pool)?.revision))
             .max();
         Self {
             revision: decision.revision,
