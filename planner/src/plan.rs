@@ -8,6 +8,7 @@ mod place;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use sluice_abi::{FIRST_REPLY_INDEX, Head, HeadPool, MapName, RingWord, ServerWord, VipWord};
@@ -137,6 +138,7 @@ impl<'a> Planner<'a> {
                 None => return,
             },
         };
+        let is_marked = before.is_none() || self.mark(vip_port, config);
         let scope = Scope {
             vip_port,
             config,
@@ -165,7 +167,35 @@ impl<'a> Planner<'a> {
         }
         let vips = &mut self.desired.vips;
         vips.insert(vip_port.into(), word);
-        vips.insert(Endpoint::marker(vip_port.address), VipWord(0));
+        if is_marked {
+            vips.insert(Endpoint::marker(vip_port.address), VipWord(0));
+        }
+    }
+
+    fn has_marker(&self, address: IpAddr) -> bool {
+        let marker = Endpoint::marker(address);
+        self.tables.image.vips.contains_key(&marker) || self.desired.vips.contains_key(&marker)
+    }
+
+    /// Whether there is room for the marker of an address whose VIP port is in the maps already: the agent may have been
+    /// stopped between the two.
+    fn mark(&mut self, vip_port: VipPort, config: &VipPortConfig) -> bool {
+        let address = vip_port.address;
+        if self.has_marker(address) || self.vip_room.take(address, 1) {
+            return true;
+        }
+        let consequence = format!("{address} is not marked as a VIP for its other ports");
+        self.vips_full(vip_port, config, &consequence);
+        false
+    }
+
+    fn vips_full(&mut self, vip_port: VipPort, config: &VipPortConfig, consequence: &str) {
+        let map = if vip_port.address.is_ipv4() {
+            MapName::Vips4
+        } else {
+            MapName::Vips6
+        };
+        self.full(config, map, self.limits.vips, consequence);
     }
 
     /// The head by which a director balances.
@@ -208,18 +238,10 @@ impl<'a> Planner<'a> {
     ) -> Option<(u32, Vec<u32>)> {
         // The first VIP port of an address brings the address marker.
         let address = vip_port.address;
-        let marker = Endpoint::marker(address);
-        let has_marker =
-            self.tables.image.vips.contains_key(&marker) || self.desired.vips.contains_key(&marker);
-        let entries = if has_marker { 1 } else { 2 };
+        let entries = if self.has_marker(address) { 1 } else { 2 };
         let consequence = format!("{vip_port} is not served");
         if !self.vip_room.take(address, entries) {
-            let map = if address.is_ipv4() {
-                MapName::Vips4
-            } else {
-                MapName::Vips6
-            };
-            self.full(config, map, self.limits.vips, &consequence);
+            self.vips_full(vip_port, config, &consequence);
             return None;
         }
         let wanted = usize::from(config.director) + usize::from(rs_side);
