@@ -21,7 +21,7 @@ use tracing::warn;
 use crate::options::RunOptions;
 
 /// How long the start waits for the API server: what is pinned is taken over without it.
-const PATIENCE: Duration = Duration::from_secs(3);
+const START_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A source that nothing was asked of yet.
 pub(crate) enum Source {
@@ -70,7 +70,7 @@ impl Source {
                 })
             }
             Self::Kube(server) => {
-                let before = match timeout(PATIENCE, server.before()).await {
+                let before = match timeout(START_TIMEOUT, server.before()).await {
                     Ok(Ok(before)) => before.map(Box::new),
                     Ok(Err(error)) => {
                         warn!("cannot ask the API server, starting without it: {error}");

@@ -21,7 +21,7 @@ pub const SHOP: &str = "shop";
 /// The nodes.
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// How long what nodes do may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_mins(2);
+pub const CHANGE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The cluster and what the kernel held before Sluice was on it.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Sluice {
     pub fn await_ready(&self, name: &str) -> Result<()> {
         let words = format!(
             "wait --namespace {SHOP} --for=condition=Ready virtualserver/{name} --timeout={}s",
-            PATIENCE.as_secs()
+            CHANGE_TIMEOUT.as_secs()
         );
         self.kubectl(&words)?;
         Ok(())

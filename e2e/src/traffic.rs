@@ -14,7 +14,8 @@ const KEPT: usize = 24;
 const MAKERS: usize = 3;
 /// New connections that are looked at to judge a share.
 const SAMPLE: u64 = 1_500;
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long these connections may take.
+const CONNECTIONS_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Connections to a VIP, in both families.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl Traffic {
     pub fn sample(&self) -> Result<MakerReport> {
         self.maker.take_report().expect_none_failed()?;
         let before = self.maker.made();
-        until("new connections", PATIENCE, || {
+        until("new connections", CONNECTIONS_TIMEOUT, || {
             self.maker.made() >= before + SAMPLE
         })?;
         let report = self.maker.take_report();

@@ -31,7 +31,7 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::state::State;
 
 /// How long [`ask`] waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Errors of the admin endpoint and of asking it.
 #[derive(thiserror::Error, Debug)]
@@ -196,7 +196,7 @@ async fn answer(
 pub fn ask(socket: &Path, path: &str) -> Result<String, Error> {
     let exchange = || -> io::Result<String> {
         let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         // HTTP/1.0: the answer ends where the connection does, and is not chunked.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n")?;
         let mut answer = String::new();

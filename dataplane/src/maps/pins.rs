@@ -23,7 +23,7 @@ use super::sys::{detach_link, open_pin};
 use super::{Error, system_error};
 
 /// How long an agent waits for the one before it to end.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 const FILTER: &str = "filter-";
 const QDISC: &str = "qdisc-";
@@ -55,7 +55,7 @@ impl PinLock {
         loop {
             match lock.try_lock() {
                 Ok(()) => break,
-                Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
+                Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_TIMEOUT => {
                     thread::sleep(Duration::from_millis(50));
                 }
                 Err(TryLockError::WouldBlock) => {

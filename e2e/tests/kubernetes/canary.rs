@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use sluice_e2e::stage::{PATIENCE, SHOP, Sluice, WEB};
+use sluice_e2e::stage::{CHANGE_TIMEOUT, SHOP, Sluice, WEB};
 use sluice_e2e::traffic::{Traffic, expect_share};
 
 /// From the second version back to the first one: each step waits for a command.
@@ -41,7 +41,7 @@ pub(crate) fn back(sluice: &mut Sluice) -> Result<()> {
         sluice.cluster.admin().apply(BACK)?;
         sluice.plugin(&format!("--namespace {SHOP} rollout promote back"))?;
     }
-    sluice.until("rolloutpolicy/back", PATIENCE, |policy| {
+    sluice.until("rolloutpolicy/back", CHANGE_TIMEOUT, |policy| {
         policy["status"]["phase"] == "Completed"
     })?;
     expect_share(&traffic.sample()?, "web-v1", 100)?;
@@ -52,11 +52,11 @@ pub(crate) fn back(sluice: &mut Sluice) -> Result<()> {
 
 /// Waits until the policy's step has this weight and its gate is reached: then every live node has acknowledged it.
 fn gated(sluice: &Sluice, weight: u32) -> Result<()> {
-    sluice.until("rolloutpolicy/back", PATIENCE, |policy| {
+    sluice.until("rolloutpolicy/back", CHANGE_TIMEOUT, |policy| {
         let status = &policy["status"];
         status["phase"] == "Gated" && status["step"]["weight"] == weight
     })?;
-    let web = sluice.until("virtualserver/web", PATIENCE, |_| true)?;
+    let web = sluice.until("virtualserver/web", CHANGE_TIMEOUT, |_| true)?;
     let acknowledged = &web["status"]["acknowledged"];
     let decision = &web["status"]["decision"];
     ensure!(

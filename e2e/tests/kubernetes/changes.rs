@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use sluice_e2e::stage::{PATIENCE, SHOP, SYSTEM, Sluice, WEB};
+use sluice_e2e::stage::{CHANGE_TIMEOUT, SHOP, SYSTEM, Sluice, WEB};
 use sluice_e2e::traffic::Traffic;
 use sluice_tests::kube::Part;
 
@@ -50,11 +50,11 @@ fn scale(sluice: &Sluice, replicas: usize) -> Result<()> {
 fn settled(sluice: &Sluice, replicas: usize) -> Result<()> {
     sluice.kubectl(&format!(
         "rollout status --namespace {SHOP} deployment/web-v1 --timeout={}s",
-        PATIENCE.as_secs()
+        CHANGE_TIMEOUT.as_secs()
     ))?;
     sluice
         .cluster
-        .await_pods(SHOP, SELECTOR, replicas, PATIENCE)?;
+        .await_pods(SHOP, SELECTOR, replicas, CHANGE_TIMEOUT)?;
     Ok(())
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn restarts(sluice: &mut Sluice) -> Result<()> {
         sluice.kubectl(&format!("rollout restart --namespace {SYSTEM} {what}"))?;
         sluice.kubectl(&format!(
             "rollout status --namespace {SYSTEM} {what} --timeout={}s",
-            PATIENCE.as_secs()
+            CHANGE_TIMEOUT.as_secs()
         ))?;
         traffic.sample()?;
     }

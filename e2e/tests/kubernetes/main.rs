@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sluice_e2e::stage::{NODES, PATIENCE, Sluice, WEB};
+use sluice_e2e::stage::{CHANGE_TIMEOUT, NODES, Sluice, WEB};
 use sluice_e2e::traffic::Traffic;
 use sluice_tests::net::fabric::{client_sources, vip_of_one};
 use sluice_tests::net::suite::Suite;
@@ -141,7 +141,7 @@ fn source(sluice: &mut Sluice) -> Result<()> {
         let label = "sluice.dev/pool=everywhere";
         let question = ["get", "endpointslices", "-n", "shop", "-l", label];
         let admin = sluice.cluster.admin();
-        admin.until(&question, PATIENCE, |list| {
+        admin.until(&question, CHANGE_TIMEOUT, |list| {
             list["items"].as_array().map(Vec::len) == Some(wanted)
         })
     };
@@ -163,10 +163,10 @@ fn every_pair(sluice: &mut Sluice) -> Result<()> {
     let nodes = NODES.len();
     let pods = sluice
         .cluster
-        .await_pods("shop", "app=everywhere", nodes, PATIENCE)?;
+        .await_pods("shop", "app=everywhere", nodes, CHANGE_TIMEOUT)?;
     sluice.await_ready("everywhere")?;
     // Ready says that there are servers; the last pod may have become one a moment later.
-    sluice.until("realserverpool/everywhere", PATIENCE, |pool| {
+    sluice.until("realserverpool/everywhere", CHANGE_TIMEOUT, |pool| {
         pool["status"]["readyServers"] == nodes
     })?;
     for director in NODES {

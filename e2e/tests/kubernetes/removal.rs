@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sluice_e2e::stage::{NODES, PATIENCE, SHOP, SYSTEM, Sluice, WEB};
+use sluice_e2e::stage::{CHANGE_TIMEOUT, NODES, SHOP, SYSTEM, Sluice, WEB};
 use sluice_tests::kube::BpfObjects;
 use sluice_tests::net::until;
 
@@ -24,26 +24,30 @@ pub(crate) fn uninstall(sluice: &mut Sluice) -> Result<()> {
     sluice.quick_start("Removing")?;
     let mut left = String::new();
     // The kernel frees maps some time after their last user is gone.
-    until("the kernel to free programs and maps", PATIENCE, || {
-        left = BpfObjects::now().map_or_else(
-            |error| error.to_string(),
-            |now| {
-                let left = now.since(&sluice.before);
-                if left.is_empty() {
-                    String::new()
-                } else {
-                    left.to_string()
-                }
-            },
-        );
-        left.is_empty()
-    })
+    until(
+        "the kernel to free programs and maps",
+        CHANGE_TIMEOUT,
+        || {
+            left = BpfObjects::now().map_or_else(
+                |error| error.to_string(),
+                |now| {
+                    let left = now.since(&sluice.before);
+                    if left.is_empty() {
+                        String::new()
+                    } else {
+                        left.to_string()
+                    }
+                },
+            );
+            left.is_empty()
+        },
+    )
     .with_context(|| left.clone())?;
     for name in NODES {
         let node = sluice.cluster.node(name)?;
         let mut namespaces = Ok(String::new());
         // The pod of the Job that asked the agents goes a moment after the release.
-        until("network namespaces to go", PATIENCE, || {
+        until("network namespaces to go", CHANGE_TIMEOUT, || {
             namespaces = node.run("ls /run/netns");
             namespaces.as_ref().is_ok_and(|list| list.trim().is_empty())
         })
@@ -73,7 +77,7 @@ pub(crate) fn lost_node(sluice: &mut Sluice) -> Result<()> {
     sluice.cluster.route_vip(WEB, &NODES[..1])?;
     sluice.apply_example("rollout")?;
     let policy = "rolloutpolicy/web";
-    sluice.until(policy, PATIENCE, |policy| {
+    sluice.until(policy, CHANGE_TIMEOUT, |policy| {
         policy["status"]["phase"] == "Gated"
     })?;
     // Clients come in by the first node; with the operator's node its next one would have to come up first.
@@ -90,14 +94,14 @@ pub(crate) fn lost_node(sluice: &mut Sluice) -> Result<()> {
     sluice.cluster.kill_node(lost)?;
     let start = Instant::now();
     sluice.plugin(&format!("--namespace {SHOP} rollout promote web"))?;
-    sluice.until(policy, PATIENCE, |policy| {
+    sluice.until(policy, CHANGE_TIMEOUT, |policy| {
         let step = &policy["status"]["step"];
         step["index"] == 1 && step["liveTime"].is_string()
     })?;
     let held_up = start.elapsed();
     println!("the step was in force {held_up:.1?} after {lost} was lost");
     ensure!(held_up <= HELD_UP, "the step was held up for {held_up:?}");
-    let web = sluice.until("virtualserver/web", PATIENCE, |_| true)?;
+    let web = sluice.until("virtualserver/web", CHANGE_TIMEOUT, |_| true)?;
     let conditions = web["status"]["conditions"]
         .as_array()
         .context("conditions")?;

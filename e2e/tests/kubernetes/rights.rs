@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sluice_e2e::stage::{PATIENCE, SYSTEM, Sluice};
+use sluice_e2e::stage::{CHANGE_TIMEOUT, SYSTEM, Sluice};
 use sluice_tests::kube::audit;
 
 /// How long an agent that lacks a capability is looked at. One that has all of them is ready after about two seconds.
@@ -29,7 +29,7 @@ pub(crate) fn capabilities(sluice: &mut Sluice) -> Result<()> {
         patch(sluice, daemon_set, given, &json!(all))?;
         sluice.kubectl(&format!(
             "rollout status --namespace {SYSTEM} {daemon_set} --timeout={}s",
-            PATIENCE.as_secs()
+            CHANGE_TIMEOUT.as_secs()
         ))?;
     }
     Ok(())

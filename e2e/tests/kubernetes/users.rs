@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use sluice_e2e::stage::{PATIENCE, Sluice, plugin};
+use sluice_e2e::stage::{CHANGE_TIMEOUT, Sluice, plugin};
 use sluice_tests::kube::Account;
 use sluice_tests::net::until;
 
@@ -20,7 +20,7 @@ pub(crate) fn people(sluice: &mut Sluice) -> Result<()> {
     let everywhere = person(sluice, "everywhere", "clusterrolebinding", &["edit"])?;
 
     editor.apply(&example("web")?)?;
-    let limit = format!("--timeout={}s", PATIENCE.as_secs());
+    let limit = format!("--timeout={}s", CHANGE_TIMEOUT.as_secs());
     for words in [
         format!("rollout status {in_team} deployment/web-v1 deployment/web-v2 {limit}"),
         format!("wait {in_team} --for=condition=Ready virtualserver/web {limit}"),
@@ -30,7 +30,7 @@ pub(crate) fn people(sluice: &mut Sluice) -> Result<()> {
     editor.apply(&example("rollout")?)?;
     let policy = ["get", "--namespace", TEAM, "rolloutpolicy/web"];
     let admin = sluice.cluster.admin();
-    admin.until(&policy, PATIENCE, |policy| {
+    admin.until(&policy, CHANGE_TIMEOUT, |policy| {
         policy["status"]["phase"] == "Gated"
     })?;
     reads(&viewer, &everywhere)?;
@@ -60,7 +60,7 @@ fn person(sluice: &Sluice, name: &str, binding: &str, roles: &[&str]) -> Result<
         "get"
     };
     let question = format!("auth can-i {verb} rolloutpolicies --namespace {TEAM}");
-    until("the roles to count", PATIENCE, || {
+    until("the roles to count", CHANGE_TIMEOUT, || {
         account.kubectl(question.split(' ')).is_ok()
     })?;
     Ok(account)

@@ -27,7 +27,7 @@ mod tests;
 mod world;
 
 pub use links::{Links, Object};
-pub use nodes::{Liveness, Standing};
+pub use nodes::Liveness;
 pub use parts::{Dirty, reconcile_parts};
 pub use reconcile::reconcile;
-pub use world::{Cluster, Node, Outcome, World};
+pub use world::{Cluster, Node, Outcome, Standing, World};

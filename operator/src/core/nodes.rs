@@ -7,7 +7,7 @@ use sluice_api::{
     Time,
 };
 
-use super::world::{Node, World};
+use super::world::{Node, Standing, World};
 
 /// Tells live nodes from silent ones by the change of their heartbeat on the own monotonic clock. What a heartbeat says is
 /// never compared with the own time: clocks differ.
@@ -40,18 +40,6 @@ const FIRST_REPORT_MS: u64 = 5_000;
 
 /// How long rollouts wait for the first acknowledgement of a node.
 const JOIN_MS: u64 = 40_000;
-
-/// Who waits for a node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Standing {
-    /// It has acknowledged something, or was there before anything was decided: everything waits for it.
-    #[default]
-    Joined,
-    /// It came after something was decided, and has acknowledged nothing yet: rollouts wait for it, conditions do not.
-    Joining,
-    /// It has been joining for too long: nothing waits for it until it acknowledges something.
-    Late,
-}
 
 /// How long a node is listened to in any case before it is taken for silent: agents renew every 5 s.
 const SURE_MS: u64 = 10_000;

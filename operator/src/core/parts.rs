@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_api::{ExceptionKind, Kind, ObjectKey, Time};
 
 use super::links::{Links, Object};
-use super::nodes::Standing;
 use super::reconcile::reconcile;
-use super::world::{Cluster, Node, Outcome, World};
+use super::world::{Cluster, Node, Outcome, Standing, World};
 
 /// The objects that the core has to decide anew.
 #[derive(Clone, PartialEq, Eq, Debug)]

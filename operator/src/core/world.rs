@@ -9,8 +9,6 @@ use sluice_api::{
 };
 use sluice_planner::{Slice, Slices};
 
-use super::nodes::Standing;
-
 /// All objects, with the status last written for them.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct World {
@@ -38,6 +36,18 @@ pub struct Cluster {
     pub services: BTreeMap<ObjectKey, BTreeSet<IpAddr>>,
     /// The EndpointSlices of Services and of pools that select pods.
     pub slices: BTreeMap<ObjectKey, Slice>,
+}
+
+/// Who waits for a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Standing {
+    /// It has acknowledged something, or was there before anything was decided: everything waits for it.
+    #[default]
+    Joined,
+    /// It came after something was decided, and has acknowledged nothing yet: rollouts wait for it, conditions do not.
+    Joining,
+    /// It has been joining for too long: nothing waits for it until it acknowledges something.
+    Late,
 }
 
 /// A node.

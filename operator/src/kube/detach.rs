@@ -16,13 +16,13 @@ use tracing::{info, warn};
 /// Nodes are looked at this often.
 const POLL: Duration = Duration::from_millis(500);
 /// How long an answer of the API server is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The nodes could not be removed.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
     /// The API server did not answer in time.
-    #[error("the API server has not answered for {} s: is it reachable from here?", PATIENCE.as_secs())]
+    #[error("the API server has not answered for {} s: is it reachable from here?", ANSWER_TIMEOUT.as_secs())]
     Silent,
     /// The API server refused.
     #[error("the API server refuses: may this account list, patch and delete loadbalancernodes?")]
@@ -112,7 +112,7 @@ async fn remove(api: &Api<LoadBalancerNode>) -> Result<(), Error> {
 }
 
 async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    within(PATIENCE, request)
+    within(ANSWER_TIMEOUT, request)
         .await
         .map_err(|error| match error {
             RequestError::Slow(_) => Error::Silent,

@@ -18,7 +18,8 @@ use crate::metrics::Metrics;
 
 /// Events that wait to be written.
 const QUEUE: usize = 256;
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the answer to a write is waited for.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most characters that a note may have (Kubernetes API reference, Event).
 const NOTE_LENGTH: usize = 1000;
 
@@ -90,7 +91,7 @@ async fn write(client: Client, mut news: Receiver<News>, metrics: Arc<Metrics>) 
             secondary: None,
         };
         let request = recorder.publish(&event, &about);
-        let Err(failure) = within(PATIENCE, request).await else {
+        let Err(failure) = within(WRITE_TIMEOUT, request).await else {
             told = false;
             continue;
         };

@@ -20,7 +20,6 @@ use super::facts::{NAME_MARK, PodFacts, SliceFacts};
 use super::labels::ByLabel;
 use super::memory::{Decided, Memory};
 use super::slices::name_prefix;
-use super::watch::KINDS;
 use crate::core::{Cluster, Dirty, Links, Liveness, Node, Object, Outcome, World, reconcile_parts};
 use crate::managed::Managed;
 
@@ -75,17 +74,6 @@ impl Index {
             dirty: Dirty::All,
             ..Self::default()
         }
-    }
-
-    /// The kinds whose first list is waited for, with what keeps it. Nothing is decided before.
-    pub(super) fn awaited(&mut self) -> Vec<(&'static str, Option<String>)> {
-        let mut awaited = Vec::new();
-        for kind in KINDS {
-            if !kind.is_complete(self) {
-                awaited.push((kind.name, self.lost.get(kind.name).cloned()));
-            }
-        }
-        awaited
     }
 
     /// The objects that turned out not to be taken in since the last call.

@@ -38,6 +38,19 @@ pub(super) fn only(kind: &str) -> Option<String> {
     (kind == PeersList::NAME).then(|| PEERS_CONFIG_MAP.to_owned())
 }
 
+impl Index {
+    /// The kinds whose first list is waited for, with what keeps it. Nothing is decided before.
+    pub(super) fn awaited(&mut self) -> Vec<(&'static str, Option<String>)> {
+        let mut awaited = Vec::new();
+        for kind in KINDS {
+            if !kind.is_complete(self) {
+                awaited.push((kind.name, self.lost.get(kind.name).cloned()));
+            }
+        }
+        awaited
+    }
+}
+
 /// The object, unless it cannot be decoded.
 fn decoded<K>(object: DeserializeGuard<K>) -> Result<K, String> {
     object.0.map_err(|invalid| invalid.error)

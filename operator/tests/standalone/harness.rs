@@ -17,7 +17,7 @@ use sluice_directory::{
 };
 
 /// Longest time for a condition to come true.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CONDITION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A directory with an operator.
 pub(crate) struct Standalone {
@@ -158,7 +158,7 @@ impl Standalone {
 
     /// Waits until `get` gives something.
     pub(crate) fn wait<T>(&mut self, what: &str, get: impl Fn(&Self) -> Option<T>) -> T {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + CONDITION_TIMEOUT;
         loop {
             self.beat();
             if let Some(value) = get(self) {

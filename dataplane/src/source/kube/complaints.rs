@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 /// Trouble that is over by then is not worth a warning: an API server that is restarted is away for that long.
-const PATIENCE: Duration = Duration::from_secs(10);
+const WARN_AFTER: Duration = Duration::from_secs(10);
 /// Time between two complaints of one kind while they last.
 const COMPLAINT: Duration = Duration::from_mins(1);
 
@@ -50,7 +50,7 @@ impl Complaints {
             since: now,
             complained: None,
         });
-        let due = now >= trouble.since + PATIENCE
+        let due = now >= trouble.since + WARN_AFTER
             && trouble.complained.is_none_or(|at| now >= at + COMPLAINT);
         if due {
             trouble.complained = Some(now);

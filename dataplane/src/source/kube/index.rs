@@ -13,15 +13,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sluice_api::{
-    Decision, EndpointSource, LoadBalancerNode, ObjectKey, PEERS_CONFIG_MAP, Peers, PoolDecision,
-    Validate,
+    Decision, EndpointSource, Kind, LoadBalancerNode, ObjectKey, PEERS_CONFIG_MAP, Peers,
+    PoolDecision, Validate,
 };
 use sluice_kube::error::RequestError;
 use sluice_kube::store::{Change, Missed, Store};
-use sluice_kube::watched::{self, Watched};
+use sluice_kube::watched;
 use sluice_planner::{ObjectKind, Problem, Reason, Slice};
 
-use super::kinds::{KINDS, Node, Pools, VirtualServers};
+use super::own_node::Node;
 use crate::source::{Changes, Event, Mark, SliceKey};
 
 /// Objects of a kind that are kept.
@@ -227,8 +227,8 @@ impl Index {
         if !self.served || self.told.mark.is_some() {
             return None;
         }
-        let server = never_read(&self.virtual_servers).map(|key| (VirtualServers::NAME, key));
-        server.or_else(|| never_read(&self.pools).map(|key| (Pools::NAME, key)))
+        let server = never_read(&self.virtual_servers).map(|key| (Kind::VirtualServer.name(), key));
+        server.or_else(|| never_read(&self.pools).map(|key| (Kind::RealServerPool.name(), key)))
     }
 
     fn detach_requested(&self) -> Option<i64> {
@@ -250,7 +250,7 @@ impl Index {
 
     /// Draws the conclusions from a change. Believes a doubtful world once everything was listed and something is decided there.
     pub(super) fn settle(&mut self) {
-        self.complete = KINDS.iter().all(|kind| kind.is_complete(self));
+        self.complete = self.are_all_listed();
         let own = self.own.take();
         if self.doubted && self.complete && self.has_decisions() {
             self.doubted = false;
@@ -389,9 +389,7 @@ impl watched::Index for Index {
             self.own = own;
             return true;
         }
-        for kind in KINDS {
-            kind.expect_list(self);
-        }
+        self.expect_lists();
         self.complete = false;
         self.findings.other_world = true;
         false

@@ -1,10 +1,10 @@
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use sluice_api::DETACH_ANNOTATION;
-use sluice_kube::watched::take;
+use sluice_kube::watched::{Watched, take};
 use sluice_kube::{Event as Watch, Item};
 
-use super::super::kinds::{Nodes, PeersList, PoolSlices, ServiceSlices};
+use super::super::kinds::{Nodes, PeersList, PoolSlices, Pools, ServiceSlices, VirtualServers};
 use super::*;
 
 const NODE: &str = "d1";

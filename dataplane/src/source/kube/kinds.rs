@@ -11,9 +11,8 @@ use kube::{Api, Client, Resource};
 use serde::Deserialize;
 use serde_json::Value;
 use sluice_api::{
-    DETACH_ANNOTATION, Decision, EndpointSource, LoadBalancerNode, LoadBalancerNodeSpec,
-    PEERS_CONFIG_MAP, PEERS_KEY, POOL_LABEL, Peers, PoolDecision, RealServerPool, SERVICE_LABEL,
-    VirtualServer, read_peers,
+    Decision, EndpointSource, LoadBalancerNode, PEERS_CONFIG_MAP, PEERS_KEY, POOL_LABEL, Peers,
+    PoolDecision, RealServerPool, SERVICE_LABEL, VirtualServer, read_peers,
 };
 use sluice_kube::Kind;
 use sluice_kube::store::{Change, Store};
@@ -21,6 +20,7 @@ use sluice_kube::watched::Watched;
 use sluice_planner::Slice;
 
 use super::index::{Index, MAX_OBJECTS};
+use super::own_node::Node;
 
 /// The kinds that are watched.
 pub(super) const KINDS: &[Kind<Index>] = &[
@@ -31,6 +31,20 @@ pub(super) const KINDS: &[Kind<Index>] = &[
     Kind::of::<PoolSlices>(),
     Kind::of::<ServiceSlices>(),
 ];
+
+impl Index {
+    /// Whether all kinds were listed.
+    pub(super) fn are_all_listed(&mut self) -> bool {
+        KINDS.iter().all(|kind| kind.is_complete(self))
+    }
+
+    /// Takes nothing of any kind but a new list.
+    pub(super) fn expect_lists(&mut self) {
+        for kind in KINDS {
+            kind.expect_list(self);
+        }
+    }
+}
 
 /// The only object of a kind that this node's agent watches, where it is not all.
 pub(super) fn only(kind: &str, node: &str) -> Option<String> {
@@ -211,32 +225,10 @@ fn decision<T: for<'de> Deserialize<'de>>(data: &Value) -> Result<Option<Arc<T>>
     }
 }
 
-/// A LoadBalancerNode.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct Node {
-    pub(super) generation: i64,
-    pub(super) spec: Result<LoadBalancerNodeSpec, String>,
-    pub(super) detach: bool,
-}
-
-impl Node {
-    /// Takes what matters from an object.
-    pub(super) fn of(object: &DynamicObject) -> Self {
-        let spec = object.data.get("spec").unwrap_or(&Value::Null);
-        let spec =
-            LoadBalancerNodeSpec::deserialize(spec).map_err(|error| format!("spec: {error}"));
-        let annotations = object.metadata.annotations.as_ref();
-        Self {
-            generation: object.metadata.generation.unwrap_or_default(),
-            detach: annotations.is_some_and(|all| all.contains_key(DETACH_ANNOTATION)),
-            spec,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use sluice_api::DETACH_ANNOTATION;
 
     use super::*;
 

@@ -15,6 +15,7 @@ mod index;
 mod kinds;
 mod lease;
 mod node;
+mod own_node;
 
 use std::fmt;
 use std::future::Future;
@@ -40,12 +41,12 @@ use crate::state::State;
 
 use complaints::Complaints;
 use index::Own;
-use kinds::Node;
+use own_node::Node;
 
 pub use node::StatusWriter;
 
 /// How long an answer of the API server is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Errors in setting up or asking the API server as a source.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
@@ -231,5 +232,5 @@ fn before(object: DynamicObject) -> Before {
 
 /// The answer to a request, if it comes in time.
 async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
-    sluice_kube::error::within(PATIENCE, request).await
+    sluice_kube::error::within(ANSWER_TIMEOUT, request).await
 }
