@@ -8,7 +8,7 @@ use sluice_planner::Limits;
 /// Maps of a few entries.
 pub(crate) const LIMITS: Limits = Limits {
     vips: 64,
-    backends: 64,
+    replies: 64,
     locals: 64,
     peers: 64,
     heads: 64,

@@ -76,7 +76,7 @@ impl Capacity {
             used: used as u64,
         };
         vec![
-            entry("Backends", limits.backends, usage.backends),
+            entry("Backends", limits.replies, usage.replies),
             entry("Heads", limits.heads, usage.heads),
             entry("Locals", limits.locals, usage.locals),
             entry("Peers", limits.peers, usage.peers),

@@ -10,7 +10,7 @@ use sluice_abi::{FIRST_REPLY_INDEX, Head, HeadPool, ServerRecord, ServerWord, Vi
 use sluice_api::VipPort;
 
 use crate::ids::{self, ServerKey};
-use crate::{Endpoint, Image, head};
+use crate::{Image, Socket, head};
 
 /// The part of an image that VIP ports own, as each plan leaves it.
 pub(crate) fn owned(image: &Image) -> Image {
@@ -28,8 +28,8 @@ struct Adopter<'a> {
     image: &'a Image,
     /// Servers that are complete by themselves.
     servers: BTreeMap<u32, &'a ServerRecord>,
-    /// Service indices of backends, each at one endpoint.
-    backends: BTreeMap<Endpoint, u32>,
+    /// Reply indices, each at one socket.
+    replies: BTreeMap<Socket, u32>,
     /// VIP ports by index.
     indices: BTreeMap<u32, VipPort>,
     /// Start and end of rings, in slots.
@@ -48,17 +48,17 @@ impl<'a> Adopter<'a> {
         });
         let servers = servers.collect();
         let mut indices = BTreeSet::new();
-        let backends = image
-            .backends
+        let replies = image
+            .replies
             .iter()
-            .map(|(&endpoint, &index)| (endpoint, index));
-        let backends = backends
+            .map(|(&socket, &index)| (socket, index));
+        let replies = replies
             .filter(|&(_, index)| index >= FIRST_REPLY_INDEX && indices.insert(index))
             .collect();
         Self {
             image,
             servers,
-            backends,
+            replies,
             indices: BTreeMap::new(),
             extents: BTreeMap::new(),
             owned: Image {
@@ -110,7 +110,7 @@ impl<'a> Adopter<'a> {
         }
         self.indices.insert(index, vip_port);
         self.owned.vips.insert(vip_port.into(), word);
-        let marker = Endpoint::marker(vip_port.address);
+        let marker = Socket::marker(vip_port.address);
         if let Some(word) = self.image.vips.get(&marker).filter(|word| word.0 == 0) {
             self.owned.vips.insert(marker, *word);
         }
@@ -139,7 +139,7 @@ impl<'a> Adopter<'a> {
             record.is_some_and(|record| {
                 record.facts.index() == index
                     && record.tag == pool.tag
-                    && self.has_backend(vip_port, record)
+                    && self.has_reply(vip_port, record)
             })
         };
         let parts = ring.content.parts();
@@ -147,9 +147,9 @@ impl<'a> Adopter<'a> {
     }
 
     /// Whether replies from a server are told as its record has it.
-    fn has_backend(&self, vip_port: VipPort, record: &ServerRecord) -> bool {
+    fn has_reply(&self, vip_port: VipPort, record: &ServerRecord) -> bool {
         record.facts.reply_index() == 0
-            || self.backends.get(&backend_of(vip_port, record)) == Some(&record.facts.reply_index())
+            || self.replies.get(&reply_of(vip_port, record)) == Some(&record.facts.reply_index())
     }
 
     /// Servers of the VIP ports that are owned, and what belongs to them; all other server ids leave their epochs.
@@ -158,13 +158,11 @@ impl<'a> Adopter<'a> {
             let record = self.servers.get(&id).copied();
             let owner =
                 record.and_then(|record| Some((self.indices.get(&record.facts.index())?, record)));
-            let owner = owner.filter(|(vip_port, record)| self.has_backend(**vip_port, record));
+            let owner = owner.filter(|(vip_port, record)| self.has_reply(**vip_port, record));
             if let Some((vip_port, record)) = owner {
                 if record.facts.reply_index() != 0 {
-                    let backend = backend_of(*vip_port, record);
-                    self.owned
-                        .backends
-                        .insert(backend, record.facts.reply_index());
+                    let reply = reply_of(*vip_port, record);
+                    self.owned.replies.insert(reply, record.facts.reply_index());
                 }
                 self.owned.servers.insert(id, word);
                 self.owned.records.insert(word.slot(), *record);
@@ -179,7 +177,7 @@ impl<'a> Adopter<'a> {
             let word = self.owned.servers.get(id).filter(|word| word.present());
             let record = word.and_then(|word| self.owned.records.get(&word.slot()));
             if record.is_some_and(|record| {
-                record.facts.index() == local.service && ids::address_of(record) == local.address
+                record.facts.index() == local.index && ids::address_of(record) == local.address
             }) {
                 self.owned.locals.insert(*local, *id);
             }
@@ -187,7 +185,7 @@ impl<'a> Adopter<'a> {
     }
 }
 
-fn backend_of(vip_port: VipPort, record: &ServerRecord) -> Endpoint {
+fn reply_of(vip_port: VipPort, record: &ServerRecord) -> Socket {
     let port = u16::from_be_bytes(record.port);
-    Endpoint::new(ids::address_of(record), vip_port.protocol, port)
+    Socket::new(ids::address_of(record), vip_port.protocol, port)
 }

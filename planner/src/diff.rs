@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sluice_abi::{RingWord, ServerWord, VipWord};
 
-use crate::{Endpoint, Image, MapOp, RingLayout};
+use crate::{Image, MapOp, RingLayout, Socket};
 
 /// The operations that turn `actual` into `desired`, in an order of which every prefix is safe:
 ///
@@ -63,14 +63,14 @@ fn writes(actual: &Image, desired: &Image, layouts: &BTreeMap<u32, Arc<RingLayou
 
 /// Endpoints go before their address marker.
 fn removals_of_entries(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
-    let gone = |endpoint: &&Endpoint| !desired.vips.contains_key(endpoint);
-    let (markers, endpoints): (Vec<_>, Vec<_>) = actual
+    let gone = |socket: &&Socket| !desired.vips.contains_key(socket);
+    let (markers, sockets): (Vec<_>, Vec<_>) = actual
         .vips
         .keys()
         .filter(gone)
-        .partition(|endpoint| endpoint.is_marker());
-    for &endpoint in endpoints.into_iter().chain(markers) {
-        ops.push(MapOp::RemoveVip { endpoint });
+        .partition(|socket| socket.is_marker());
+    for &socket in sockets.into_iter().chain(markers) {
+        ops.push(MapOp::RemoveVip { socket });
     }
     for &local in actual.locals.keys() {
         if !desired.locals.contains_key(&local) {
@@ -86,9 +86,9 @@ fn flips(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
     for &mac in desired.peers.difference(&actual.peers) {
         ops.push(MapOp::AddPeer { mac });
     }
-    for (&endpoint, &service) in &desired.backends {
-        if actual.backends.get(&endpoint) != Some(&service) {
-            ops.push(MapOp::SetBackend { endpoint, service });
+    for (&socket, &index) in &desired.replies {
+        if actual.replies.get(&socket) != Some(&index) {
+            ops.push(MapOp::SetReply { socket, index });
         }
     }
     // A server begins to drain after the heads have stopped choosing it, and stops before they begin.
@@ -127,18 +127,17 @@ fn flips(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
     ops.append(&mut later);
 }
 
-/// An address is marked once it has endpoints.
+/// An address is marked once it has sockets.
 fn vip_flips(actual: &Image, desired: &Image) -> Vec<MapOp> {
-    let changed =
-        |(endpoint, word): &(&Endpoint, &VipWord)| actual.vips.get(endpoint) != Some(word);
-    let (markers, endpoints): (Vec<_>, Vec<_>) = desired
+    let changed = |(socket, word): &(&Socket, &VipWord)| actual.vips.get(socket) != Some(word);
+    let (markers, sockets): (Vec<_>, Vec<_>) = desired
         .vips
         .iter()
         .filter(changed)
-        .partition(|(endpoint, _)| endpoint.is_marker());
-    let in_order = endpoints.into_iter().chain(markers);
+        .partition(|(socket, _)| socket.is_marker());
+    let in_order = sockets.into_iter().chain(markers);
     in_order
-        .map(|(&endpoint, &word)| MapOp::SetVip { endpoint, word })
+        .map(|(&socket, &word)| MapOp::SetVip { socket, word })
         .collect()
 }
 
@@ -159,9 +158,9 @@ fn removals(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
             ops.push(MapOp::SetServer { id, word });
         }
     }
-    for &endpoint in actual.backends.keys() {
-        if !desired.backends.contains_key(&endpoint) {
-            ops.push(MapOp::RemoveBackend { endpoint });
+    for &socket in actual.replies.keys() {
+        if !desired.replies.contains_key(&socket) {
+            ops.push(MapOp::RemoveReply { socket });
         }
     }
 }

@@ -8,15 +8,15 @@ use crate::{Image, Mac, Ring, head, ids};
 
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (endpoint, word) in &self.vips {
-            if endpoint.is_marker() {
-                writeln!(f, "vip {endpoint}")?;
+        for (socket, word) in &self.vips {
+            if socket.is_marker() {
+                writeln!(f, "vip {socket}")?;
                 continue;
             }
-            let (service, head, rs_head) = (word.index(), word.head(), word.rs_head());
+            let (index, head, rs_head) = (word.index(), word.head(), word.rs_head());
             writeln!(
                 f,
-                "vip {endpoint}: service {service}, head {head}, rs head {rs_head}"
+                "vip {socket}: index {index}, head {head}, rs head {rs_head}"
             )?;
         }
         for (slot, entry) in &self.heads {
@@ -27,7 +27,7 @@ impl fmt::Display for Image {
             };
             writeln!(
                 f,
-                "head {slot}: service {}, seed {:08x}, by {by}",
+                "head {slot}: index {}, seed {:08x}, by {by}",
                 entry.index, entry.seed
             )?;
             for pool in head::pools(entry) {
@@ -55,14 +55,14 @@ impl fmt::Display for Image {
             write!(f, "record {slot}: ")?;
             write_record(f, record)?;
         }
-        for (endpoint, index) in &self.backends {
-            writeln!(f, "backend {endpoint}: service {index}")?;
+        for (socket, index) in &self.replies {
+            writeln!(f, "reply {socket}: index {index}")?;
         }
         for (local, server) in &self.locals {
             writeln!(
                 f,
-                "local {}, service {}: server {server}",
-                local.address, local.service
+                "local {}, index {}: server {server}",
+                local.address, local.index
             )?;
         }
         for mac in &self.peers {
@@ -94,14 +94,14 @@ fn write_record(f: &mut fmt::Formatter<'_>, record: &ServerRecord) -> fmt::Resul
         u16::from_be_bytes(record.port),
         u16::from_be_bytes(record.vip_port),
     );
-    let (service, tag) = (record.facts.index(), record.tag);
+    let (index, tag) = (record.facts.index(), record.tag);
     let mode = mode_name(record.facts.mode());
     write!(
         f,
-        "{mode} {address} port {port} for port {vip_port}, service {service}, pool {tag:08x}"
+        "{mode} {address} port {port} for port {vip_port}, index {index}, pool {tag:08x}"
     )?;
     if record.facts.reply_index() != 0 {
-        write!(f, ", backend {}", record.facts.reply_index())?;
+        write!(f, ", reply {}", record.facts.reply_index())?;
     }
     if record.alt != [0; 16] {
         let alt = ids::address_from(record.alt, record.facts.is_ipv6());

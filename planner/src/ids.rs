@@ -12,28 +12,28 @@ use sluice_api::ForwardingMode;
 use crate::config::abi_mode;
 use crate::{Image, Limits};
 
-/// The identity of a server of a service: a server with another key gets another id, and thus flows of its own.
+/// The identity of a server of a VIP port: a server with another key gets another id, and thus flows of its own.
 ///
-/// The backend is part of it: it is the index under which replies find the flow, and an index that is free again must not
+/// The reply is part of it: it is the index under which replies find the flow, and an index that is free again must not
 /// lead to flows of a server that is still there. So is FullNAT: flows made in another mode have claimed no port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct ServerKey {
-    pub(crate) service: u32,
+    pub(crate) index: u32,
     pub(crate) tag: u32,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    pub(crate) backend: u32,
+    pub(crate) reply: u32,
     pub(crate) full_nat: bool,
 }
 
-/// Which of a service's two heads a ring belongs to.
+/// Which of a VIP port's two heads a ring belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Side {
     Director,
     RealServer,
 }
 
-/// The identity of a ring: service index, side and the pool's tag.
+/// The identity of a ring: index of the VIP port, side and the pool's tag.
 pub(crate) type RingOwner = (u32, Side, u32);
 
 /// The server's address in a record.
@@ -52,11 +52,11 @@ pub(crate) fn address_from(octets: [u8; 16], is_ipv6: bool) -> IpAddr {
 
 pub(crate) fn key_of(record: &ServerRecord) -> ServerKey {
     ServerKey {
-        service: record.facts.index(),
+        index: record.facts.index(),
         tag: record.tag,
         address: address_of(record),
         port: u16::from_be_bytes(record.port),
-        backend: record.facts.reply_index(),
+        reply: record.facts.reply_index(),
         full_nat: record.facts.mode() == Some(abi_mode(ForwardingMode::FullNat)),
     }
 }
@@ -244,8 +244,8 @@ impl Arena {
 /// Everything that plans hand out.
 #[derive(Debug)]
 pub(crate) struct Free {
-    pub(crate) services: Numbers,
-    pub(crate) backends: Numbers,
+    pub(crate) indices: Numbers,
+    pub(crate) replies: Numbers,
     pub(crate) heads: Numbers,
     pub(crate) rings: Numbers,
     pub(crate) records: Numbers,
@@ -257,12 +257,12 @@ impl Free {
     /// The numbers and ring slots that these maps leave free.
     pub(crate) fn new(actual: &Image, limits: &Limits) -> Self {
         let vips = || actual.vips.values();
-        let services = vips().map(|word| word.index());
-        let backends = actual.backends.values().copied();
+        let indices = vips().map(|word| word.index());
+        let replies = actual.replies.values().copied();
         let heads = vips().flat_map(|word| [word.head(), word.rs_head()]);
         Self {
-            services: Numbers::new(1, FIRST_REPLY_INDEX, services),
-            backends: Numbers::new(FIRST_REPLY_INDEX, MOST_INDICES, backends),
+            indices: Numbers::new(1, FIRST_REPLY_INDEX, indices),
+            replies: Numbers::new(FIRST_REPLY_INDEX, MOST_INDICES, replies),
             heads: Numbers::new(1, limits.heads.min(VipWord::MOST_HEADS), heads),
             rings: Numbers::new(1, limits.rings, actual.rings.keys().copied()),
             records: Numbers::new(

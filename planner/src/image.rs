@@ -19,9 +19,9 @@ use crate::{Mac, hash};
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Image {
     /// `VIPS4` and `VIPS6`.
-    pub vips: BTreeMap<Endpoint, VipWord>,
-    /// `REPLIES4` and `REPLIES6`: service indices of servers' endpoints.
-    pub backends: BTreeMap<Endpoint, u32>,
+    pub vips: BTreeMap<Socket, VipWord>,
+    /// `REPLIES4` and `REPLIES6`: the reply indices of real servers' sockets.
+    pub replies: BTreeMap<Socket, u32>,
     /// `LOCALS4` and `LOCALS6`: server ids.
     pub locals: BTreeMap<Local, u32>,
     /// `PEERS`.
@@ -74,7 +74,7 @@ impl RingContent {
 
 /// Key of `VIPS*` and `REPLIES*`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Endpoint {
+pub struct Socket {
     /// The address.
     pub address: IpAddr,
     /// The port; 0 in an address marker.
@@ -89,7 +89,7 @@ pub struct Local {
     /// The server's own address.
     pub address: IpAddr,
     /// Service index.
-    pub service: u32,
+    pub index: u32,
 }
 
 /// A map key of one address family or the other.
@@ -101,7 +101,7 @@ pub enum ByFamily<V4, V6> {
     V6(V6),
 }
 
-impl Endpoint {
+impl Socket {
     /// A port of a VIP or of a server.
     pub const fn new(address: IpAddr, protocol: Protocol, port: u16) -> Self {
         Self {
@@ -156,13 +156,13 @@ impl Endpoint {
     }
 }
 
-impl From<VipPort> for Endpoint {
+impl From<VipPort> for Socket {
     fn from(vip_port: VipPort) -> Self {
         Self::new(vip_port.address, vip_port.protocol, vip_port.port)
     }
 }
 
-impl From<PortKey<4>> for Endpoint {
+impl From<PortKey<4>> for Socket {
     fn from(key: PortKey<4>) -> Self {
         Self {
             address: Ipv4Addr::from(key.addr).into(),
@@ -172,7 +172,7 @@ impl From<PortKey<4>> for Endpoint {
     }
 }
 
-impl From<PortKey<16>> for Endpoint {
+impl From<PortKey<16>> for Socket {
     fn from(key: PortKey<16>) -> Self {
         Self {
             address: Ipv6Addr::from(key.addr).into(),
@@ -182,7 +182,7 @@ impl From<PortKey<16>> for Endpoint {
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let protocol = match self.protocol {
             sluice_abi::TCP => "tcp",
@@ -197,7 +197,7 @@ impl fmt::Display for Endpoint {
 impl Local {
     /// The map key.
     pub fn key(&self) -> ByFamily<LocalKey<4>, LocalKey<16>> {
-        let index = self.service;
+        let index = self.index;
         match self.address {
             IpAddr::V4(a) => ByFamily::V4(LocalKey {
                 addr: a.octets(),
@@ -215,7 +215,7 @@ impl From<LocalKey<4>> for Local {
     fn from(key: LocalKey<4>) -> Self {
         Self {
             address: Ipv4Addr::from(key.addr).into(),
-            service: key.index,
+            index: key.index,
         }
     }
 }
@@ -224,7 +224,7 @@ impl From<LocalKey<16>> for Local {
     fn from(key: LocalKey<16>) -> Self {
         Self {
             address: Ipv6Addr::from(key.addr).into(),
-            service: key.index,
+            index: key.index,
         }
     }
 }

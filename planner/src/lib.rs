@@ -34,7 +34,7 @@ mod tables;
 mod view;
 
 pub use endpoints::{Slice, SliceEndpoint, SliceOwner, Slices};
-pub use image::{ByFamily, Endpoint, Image, Local, Ring, RingContent};
+pub use image::{ByFamily, Image, Local, Ring, RingContent, Socket};
 pub use members::RingLayout;
 pub use op::{Limits, MapOp};
 pub use planner::{Planner, ServerInfo};

@@ -148,7 +148,7 @@ impl Check<'_> {
             return own.all(|server| {
                 let local = Local {
                     address: server.address,
-                    service: word.index(),
+                    index: word.index(),
                 };
                 self.actual.locals.contains_key(&local)
             });

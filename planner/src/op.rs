@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sluice_abi::{Head, RingWord, ServerRecord, ServerWord, VipWord};
 
-use crate::{Endpoint, Local, Mac, RingLayout};
+use crate::{Local, Mac, RingLayout, Socket};
 
 /// One map write.
 ///
@@ -51,26 +51,26 @@ pub enum MapOp {
     /// Sets an entry of `VIPS*`.
     SetVip {
         /// The key.
-        endpoint: Endpoint,
+        socket: Socket,
         /// The value.
         word: VipWord,
     },
     /// Removes an entry of `VIPS*`.
     RemoveVip {
         /// The key.
-        endpoint: Endpoint,
+        socket: Socket,
     },
     /// Sets an entry of `REPLIES*`.
-    SetBackend {
+    SetReply {
         /// The key.
-        endpoint: Endpoint,
-        /// The service index.
-        service: u32,
+        socket: Socket,
+        /// The reply index.
+        index: u32,
     },
     /// Removes an entry of `REPLIES*`.
-    RemoveBackend {
+    RemoveReply {
         /// The key.
-        endpoint: Endpoint,
+        socket: Socket,
     },
     /// Sets an entry of `LOCALS*`.
     SetLocal {
@@ -101,10 +101,10 @@ pub enum MapOp {
 /// How much the maps hold. Of a map in two families, what each of the two holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Entries of `VIPS4`, and of `VIPS6`: virtual servers' endpoints and one marker per address.
+    /// Entries of `VIPS4`, and of `VIPS6`: VIP ports and one marker per address.
     pub vips: u32,
     /// Entries of `REPLIES4`, and of `REPLIES6`.
-    pub backends: u32,
+    pub replies: u32,
     /// Entries of `LOCALS4`, and of `LOCALS6`.
     pub locals: u32,
     /// Entries of `PEERS`.

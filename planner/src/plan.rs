@@ -21,7 +21,7 @@ use crate::members::{Members, RingLayout};
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::ring::RingKey;
 use crate::tables::{Keyed, Planned, Tables};
-use crate::{Endpoint, Image, Limits, Local, Ring, RingContent, share};
+use crate::{Image, Limits, Local, Ring, RingContent, Socket, share};
 
 /// Plans the VIP ports together; `None`: it shall not be served. What they give up is free for the plan after this one.
 pub(crate) fn plan(
@@ -39,7 +39,7 @@ pub(crate) fn plan(
     let mut planner = Planner {
         limits: tables.limits,
         vip_room,
-        backend_room: tables.room(Keyed::Backends),
+        reply_room: tables.room(Keyed::Replies),
         local_room: tables.room(Keyed::Locals),
         tables,
         part,
@@ -76,7 +76,7 @@ struct Planner<'a> {
     /// The VIP ports' part of the maps as it is.
     part: Image,
     vip_room: Room,
-    backend_room: Room,
+    reply_room: Room,
     local_room: Room,
     /// Rings that stay as they are whatever is wanted.
     kept_rings: BTreeSet<u32>,
@@ -168,12 +168,12 @@ impl<'a> Planner<'a> {
         let vips = &mut self.desired.vips;
         vips.insert(vip_port.into(), word);
         if is_marked {
-            vips.insert(Endpoint::marker(vip_port.address), VipWord(0));
+            vips.insert(Socket::marker(vip_port.address), VipWord(0));
         }
     }
 
     fn has_marker(&self, address: IpAddr) -> bool {
-        let marker = Endpoint::marker(address);
+        let marker = Socket::marker(address);
         self.tables.image.vips.contains_key(&marker) || self.desired.vips.contains_key(&marker)
     }
 
@@ -229,7 +229,7 @@ impl<'a> Planner<'a> {
         head(scope.config, scope.index, entries)
     }
 
-    /// A service index and head slots for a VIP port that is not in the maps: all of it or nothing.
+    /// An index and head slots for a VIP port that is not in the maps: all of it or nothing.
     fn new_vip_port(
         &mut self,
         vip_port: VipPort,
@@ -252,7 +252,7 @@ impl<'a> Planner<'a> {
             self.full(config, MapName::Heads, self.limits.heads, &consequence);
             return None;
         }
-        let Some(index) = self.tables.free.services.take() else {
+        let Some(index) = self.tables.free.indices.take() else {
             self.full(config, MapName::Vips4, FIRST_REPLY_INDEX, &consequence);
             return None;
         };
@@ -400,7 +400,7 @@ impl<'a> Planner<'a> {
         for Placed { config, id } in placed.filter(|p| p.config.reach == Reach::Local) {
             let local = Local {
                 address: config.address,
-                service: scope.index,
+                index: scope.index,
             };
             if self.desired.locals.contains_key(&local) {
                 continue;
@@ -449,8 +449,8 @@ impl<'a> Planner<'a> {
             .filter_map(|id| desired.rings.get(id));
         let in_rings = rings.flat_map(|ring| ring.content.parts());
         let in_rings: BTreeSet<u32> = in_rings.map(|&(id, _)| id).collect();
-        let backends = actual.backends.iter();
-        let backends: BTreeMap<u32, Endpoint> = backends.map(|(&e, &i)| (i, e)).collect();
+        let replies = actual.replies.iter();
+        let replies: BTreeMap<u32, Socket> = replies.map(|(&e, &i)| (i, e)).collect();
         for id in in_rings {
             if desired.servers.contains_key(&id) {
                 continue;
@@ -463,10 +463,8 @@ impl<'a> Planner<'a> {
             };
             desired.servers.insert(id, *word);
             desired.records.insert(word.slot(), *record);
-            if let Some(endpoint) = backends.get(&record.facts.reply_index()) {
-                desired
-                    .backends
-                    .insert(*endpoint, record.facts.reply_index());
+            if let Some(socket) = replies.get(&record.facts.reply_index()) {
+                desired.replies.insert(*socket, record.facts.reply_index());
             }
         }
     }

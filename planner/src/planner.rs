@@ -33,7 +33,7 @@ use crate::known::Known;
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::resolve::{Claims, claims, tags, vip_port};
 use crate::tables::{Tables, Usage};
-use crate::{Endpoint, Image, Limits, Mac, MapOp, NextHop, NodeView, Server, live};
+use crate::{Image, Limits, Mac, MapOp, NextHop, NodeView, Server, Socket, live};
 
 /// A VIP port that somebody claims.
 #[derive(Debug, Default)]
@@ -99,7 +99,7 @@ impl Planner {
         self.first = diff(image, &owned, &BTreeMap::new());
         self.dirty = self.claimed.keys().copied().collect();
         self.dirty
-            .extend(owned.vips.keys().filter_map(Endpoint::vip_port));
+            .extend(owned.vips.keys().filter_map(Socket::vip_port));
         self.tables = Tables::new(self.tables.limits, owned);
     }
 

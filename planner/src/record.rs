@@ -57,12 +57,7 @@ fn base_record(vip_port: VipPort, mode: ForwardingMode, key: ServerKey) -> Serve
         port: key.port.to_be_bytes(),
         vip_port: vip_port.port.to_be_bytes(),
         tag: key.tag,
-        facts: ServerFacts::new(
-            key.service,
-            key.backend,
-            abi_mode(mode),
-            key.address.is_ipv6(),
-        ),
+        facts: ServerFacts::new(key.index, key.reply, abi_mode(mode), key.address.is_ipv6()),
         ..ServerRecord::default()
     }
 }

@@ -1,8 +1,8 @@
 //! The content of the maps, by owner: the part of each VIP port can be taken out, planned anew and put back.
 //!
 //! A VIP port owns its word in `VIPS`, the heads that this names, the rings that these name, the servers with its index and
-//! their records and locals. It shares the address marker with the other ports of its address, and backends with whoever has
-//! a server at the same endpoint. [`crate::adopt`] leaves of maps only what is owned so, and
+//! their records and locals. It shares the address marker with the other ports of its address, and replies with whoever has
+//! a server at the same socket. [`crate::adopt`] leaves of maps only what is owned so, and
 //! everything here relies on it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use sluice_api::VipPort;
 use crate::ids::{self, Free, RingOwner, Room, ServerKey, Side};
 use crate::members::RingLayout;
 use crate::problem::Problem;
-use crate::{Endpoint, Image, Limits, Local, head};
+use crate::{Image, Limits, Local, Socket, head};
 
 /// The content of the maps, and the numbers that are free.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub(crate) struct Tables {
     /// Layouts of the rings in place, as far as they are known: of maps that were read back none is.
     pub(crate) layouts: BTreeMap<u32, Arc<RingLayout>>,
     pub(crate) free: Free,
-    /// How many servers have a backend.
-    backend_users: BTreeMap<Endpoint, u32>,
+    /// How many servers have a reply.
+    reply_users: BTreeMap<Socket, u32>,
     /// How many VIP ports an address has.
     ports_of_address: BTreeMap<IpAddr, u32>,
     entries: Entries,
@@ -41,7 +41,7 @@ pub(crate) struct Tables {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Usage {
     /// Of `REPLIES*`.
-    pub backends: usize,
+    pub replies: usize,
     /// Of `HEADS`.
     pub heads: usize,
     /// Of `LOCALS*`.
@@ -75,7 +75,7 @@ pub(crate) struct Planned {
 #[derive(Clone, Copy, Default, Debug)]
 struct Entries {
     vips: [u32; 2],
-    backends: [u32; 2],
+    replies: [u32; 2],
     locals: [u32; 2],
 }
 
@@ -83,7 +83,7 @@ struct Entries {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Keyed {
     Vips,
-    Backends,
+    Replies,
     Locals,
 }
 
@@ -101,7 +101,7 @@ impl Tables {
             servers: BTreeMap::new(),
             rings: BTreeMap::new(),
             layouts: BTreeMap::new(),
-            backend_users: BTreeMap::new(),
+            reply_users: BTreeMap::new(),
             ports_of_address: BTreeMap::new(),
             entries: Entries::default(),
             ring_slots: 0,
@@ -115,7 +115,7 @@ impl Tables {
     pub(crate) fn room(&self, map: Keyed) -> Room {
         let (limit, entries) = match map {
             Keyed::Vips => (self.limits.vips, self.entries.vips),
-            Keyed::Backends => (self.limits.backends, self.entries.backends),
+            Keyed::Replies => (self.limits.replies, self.entries.replies),
             Keyed::Locals => (self.limits.locals, self.entries.locals),
         };
         Room::new(entries.map(|entries| limit.saturating_sub(entries)))
@@ -125,7 +125,7 @@ impl Tables {
     pub(crate) fn usage(&self) -> Usage {
         let fuller = |[v4, v6]: [u32; 2]| v4.max(v6) as usize;
         Usage {
-            backends: fuller(self.entries.backends),
+            replies: fuller(self.entries.replies),
             heads: self.image.heads.len(),
             locals: fuller(self.entries.locals),
             peers: self.image.peers.len(),
@@ -159,7 +159,7 @@ impl Tables {
 
     fn with_index(&self, index: u32) -> impl Iterator<Item = (&ServerKey, u32)> {
         let all = self.servers.range(first_server(index)..);
-        all.take_while(move |(key, _)| key.service == index)
+        all.take_while(move |(key, _)| key.index == index)
             .map(|(key, &id)| (key, id))
     }
 
@@ -171,7 +171,7 @@ impl Tables {
                 continue;
             };
             part.vips.insert(vip_port.into(), word);
-            let marker = Endpoint::marker(vip_port.address);
+            let marker = Socket::marker(vip_port.address);
             copy(&self.image.vips, &mut part.vips, &marker);
             copy(&self.image.heads, &mut part.heads, &word.head());
             copy(&self.image.heads, &mut part.heads, &word.rs_head());
@@ -187,13 +187,13 @@ impl Tables {
                 if let Some(server) = self.image.servers.get(&id) {
                     copy(&self.image.records, &mut part.records, &server.slot());
                 }
-                if key.backend != 0 {
-                    let backend = Endpoint::new(key.address, vip_port.protocol, key.port);
-                    copy(&self.image.backends, &mut part.backends, &backend);
+                if key.reply != 0 {
+                    let reply = Socket::new(key.address, vip_port.protocol, key.port);
+                    copy(&self.image.replies, &mut part.replies, &reply);
                 }
                 let local = Local {
                     address: key.address,
-                    service: key.service,
+                    index: key.index,
                 };
                 copy(&self.image.locals, &mut part.locals, &local);
             }
@@ -213,24 +213,24 @@ impl Tables {
 
     /// Sees to it that a part and what it shall become agree in what others share with them.
     pub(crate) fn share(&self, part: &mut Image, desired: &mut Image) {
-        let used = users_of_backends(desired);
-        desired.backends.retain(|_, index| used.contains_key(index));
+        let used = users_of_replies(desired);
+        desired.replies.retain(|_, index| used.contains_key(index));
         for key in desired.vips.keys().filter(|key| key.is_marker()) {
             copy(&self.image.vips, &mut part.vips, key);
         }
-        for key in desired.backends.keys() {
-            copy(&self.image.backends, &mut part.backends, key);
+        for key in desired.replies.keys() {
+            copy(&self.image.replies, &mut part.replies, key);
         }
         for (key, word) in part.vips.iter().filter(|(key, _)| key.is_marker()) {
             if self.other_ports(part, key.address) > 0 {
                 desired.vips.entry(*key).or_insert(*word);
             }
         }
-        let users = users_of_backends(part);
-        for (endpoint, index) in &part.backends {
-            let all = self.backend_users.get(endpoint).copied().unwrap_or(0);
+        let users = users_of_replies(part);
+        for (socket, index) in &part.replies {
+            let all = self.reply_users.get(socket).copied().unwrap_or(0);
             if all > users.get(index).copied().unwrap_or(0) {
-                desired.backends.entry(*endpoint).or_insert(*index);
+                desired.replies.entry(*socket).or_insert(*index);
             }
         }
     }
@@ -273,14 +273,14 @@ impl Tables {
                 free.servers.give_back(*id, word.epoch());
             }
         }
-        for (endpoint, index) in &part.backends {
-            if !desired.backends.contains_key(endpoint) {
-                free.backends.give_back(*index);
+        for (socket, index) in &part.replies {
+            if !desired.replies.contains_key(socket) {
+                free.replies.give_back(*index);
             }
         }
         for (key, word) in part.vips.iter().filter(|(key, _)| !key.is_marker()) {
             if !desired.vips.contains_key(key) {
-                free.services.give_back(word.index());
+                free.indices.give_back(word.index());
             }
         }
         self.settle(&desired);
@@ -293,15 +293,15 @@ impl Tables {
     fn settle(&mut self, desired: &Image) {
         let free = &mut self.free;
         let vips = desired.vips.values();
-        let services: BTreeSet<u32> = vips.map(|word| word.index()).collect();
-        let backends: BTreeSet<u32> = desired.backends.values().copied().collect();
+        let indices: BTreeSet<u32> = vips.map(|word| word.index()).collect();
+        let replies: BTreeSet<u32> = desired.replies.values().copied().collect();
         let offsets: BTreeSet<u32> = desired
             .rings
             .values()
             .map(|ring| ring.word.offset())
             .collect();
-        free.services.settle(|index| services.contains(&index));
-        free.backends.settle(|index| backends.contains(&index));
+        free.indices.settle(|index| indices.contains(&index));
+        free.replies.settle(|index| replies.contains(&index));
         free.heads.settle(|slot| desired.heads.contains_key(&slot));
         free.rings.settle(|ring| desired.rings.contains_key(&ring));
         free.records
@@ -333,11 +333,8 @@ impl Tables {
             image.rings.remove(id);
             self.ring_slots -= ring.word.slots();
         }
-        let endpoints: BTreeMap<u32, Endpoint> = part
-            .backends
-            .iter()
-            .map(|(&e, &index)| (index, e))
-            .collect();
+        let sockets: BTreeMap<u32, Socket> =
+            part.replies.iter().map(|(&e, &index)| (index, e)).collect();
         for (id, word) in &part.servers {
             image.servers.remove(id);
             if let Some(record) = image.records.remove(&word.slot()) {
@@ -345,14 +342,14 @@ impl Tables {
                 if word.path() == Path::Tc {
                     lower(&mut self.by_tc, record.ifindex);
                 }
-                if let Some(endpoint) = endpoints.get(&record.facts.reply_index()) {
-                    lower(&mut self.backend_users, *endpoint);
+                if let Some(socket) = sockets.get(&record.facts.reply_index()) {
+                    lower(&mut self.reply_users, *socket);
                 }
             }
         }
-        for endpoint in part.backends.keys() {
-            image.backends.remove(endpoint);
-            self.entries.backends[family(endpoint.address)] -= 1;
+        for socket in part.replies.keys() {
+            image.replies.remove(socket);
+            self.entries.replies[family(socket.address)] -= 1;
         }
         for mac in &part.peers {
             image.peers.remove(mac);
@@ -367,8 +364,8 @@ impl Tables {
         for key in part.vips.keys() {
             self.entries.vips[family(key.address)] += 1;
         }
-        for key in part.backends.keys() {
-            self.entries.backends[family(key.address)] += 1;
+        for key in part.replies.keys() {
+            self.entries.replies[family(key.address)] += 1;
         }
         for key in part.locals.keys() {
             self.entries.locals[family(key.address)] += 1;
@@ -390,11 +387,8 @@ impl Tables {
                 }
             }
         }
-        let endpoints: BTreeMap<u32, Endpoint> = part
-            .backends
-            .iter()
-            .map(|(&e, &index)| (index, e))
-            .collect();
+        let sockets: BTreeMap<u32, Socket> =
+            part.replies.iter().map(|(&e, &index)| (index, e)).collect();
         for (id, word) in part.servers.iter().filter(|(_, word)| word.present()) {
             let Some(record) = part.records.get(&word.slot()) else {
                 continue;
@@ -403,13 +397,13 @@ impl Tables {
             if word.path() == Path::Tc {
                 *self.by_tc.entry(record.ifindex).or_default() += 1;
             }
-            if let Some(endpoint) = endpoints.get(&record.facts.reply_index()) {
-                *self.backend_users.entry(*endpoint).or_default() += 1;
+            if let Some(socket) = sockets.get(&record.facts.reply_index()) {
+                *self.reply_users.entry(*socket).or_default() += 1;
             }
         }
         let image = &mut self.image;
         image.vips.extend(part.vips);
-        image.backends.extend(part.backends);
+        image.replies.extend(part.replies);
         image.locals.extend(part.locals);
         image.peers.extend(part.peers);
         image.heads.extend(part.heads);
@@ -435,7 +429,7 @@ fn lower<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) {
     }
 }
 
-fn users_of_backends(part: &Image) -> BTreeMap<u32, u32> {
+fn users_of_replies(part: &Image) -> BTreeMap<u32, u32> {
     let mut users = BTreeMap::new();
     for word in part.servers.values().filter(|word| word.present()) {
         if let Some(record) = part.records.get(&word.slot()) {
@@ -445,19 +439,19 @@ fn users_of_backends(part: &Image) -> BTreeMap<u32, u32> {
     users
 }
 
-fn first_server(service: u32) -> ServerKey {
+fn first_server(index: u32) -> ServerKey {
     ServerKey {
-        service,
+        index,
         tag: 0,
         address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         port: 0,
-        backend: 0,
+        reply: 0,
         full_nat: false,
     }
 }
 
-fn first_ring(service: u32) -> RingOwner {
-    (service, Side::Director, 0)
+fn first_ring(index: u32) -> RingOwner {
+    (index, Side::Director, 0)
 }
 
 fn copy<K: Ord + Copy, V: Clone>(from: &BTreeMap<K, V>, to: &mut BTreeMap<K, V>, key: &K) {

@@ -21,7 +21,7 @@ use proptest::sample::{select, subsequence};
 use sluice_abi::{FIRST_REPLY_INDEX, Path, RingWord, ServerWord, VipWord};
 use sluice_api::{DecidedVirtualServer, ForwardingMode, Protocol};
 use sluice_planner::{
-    Endpoint, Image, Limits, Mac, MapOp, NextHop, Problem, Reason, Ring, RingContent, Server, Via,
+    Image, Limits, Mac, MapOp, NextHop, Problem, Reason, Ring, RingContent, Server, Socket, Via,
 };
 
 const ADDRESSES: [&str; 7] = [
@@ -119,9 +119,9 @@ fn runs() -> impl Strategy<Value = Vec<(Moment, usize)>> {
 fn tight() -> impl Strategy<Value = Limits> {
     let keyed = (1_u32..8, 0_u32..6, 0_u32..3, 0_u32..3);
     (keyed, 1_u32..12, 1_u32..12, 0_u32..8, 1_u32..24, 1_u32..24).prop_map(
-        |((vips, backends, locals, peers), heads, rings, arena, servers, records)| Limits {
+        |((vips, replies, locals, peers), heads, rings, arena, servers, records)| Limits {
             vips,
-            backends,
+            replies,
             locals,
             peers,
             heads,
@@ -136,19 +136,19 @@ fn tight() -> impl Strategy<Value = Limits> {
 /// Something wrong in the maps.
 #[derive(Clone, Debug)]
 enum Damage {
-    Vip(Endpoint, u64),
+    Vip(Socket, u64),
     Server(u32, u64),
     Ring(u32, u32, u8),
     NoRecord(u32),
     NoHead(u32),
-    Backend(u8, u32),
+    Reply(u8, u32),
 }
 
 impl Damage {
     fn apply(self, image: &mut Image) {
         match self {
-            Self::Vip(endpoint, word) => {
-                image.vips.insert(endpoint, VipWord(word));
+            Self::Vip(socket, word) => {
+                image.vips.insert(socket, VipWord(word));
             }
             Self::Server(id, word) => {
                 image.servers.insert(id, ServerWord(word));
@@ -165,19 +165,19 @@ impl Damage {
             Self::NoHead(slot) => {
                 image.heads.remove(&slot);
             }
-            Self::Backend(last, index) => {
-                let endpoint = Endpoint::new([10, 0, 0, last].into(), Protocol::Tcp, 80);
-                image.backends.insert(endpoint, index);
+            Self::Reply(last, index) => {
+                let socket = Socket::new([10, 0, 0, last].into(), Protocol::Tcp, 80);
+                image.replies.insert(socket, index);
             }
         }
     }
 }
 
 fn damages() -> impl Strategy<Value = Vec<Damage>> {
-    let endpoint = (select(VIPS.to_vec()), select(vec![0, 80, 443]));
-    let endpoint = endpoint.prop_map(|(vip, port)| match port {
-        0 => Endpoint::marker(ip(vip)),
-        port => Endpoint::new(ip(vip), Protocol::Tcp, port),
+    let socket = (select(VIPS.to_vec()), select(vec![0, 80, 443]));
+    let socket = socket.prop_map(|(vip, port)| match port {
+        0 => Socket::marker(ip(vip)),
+        port => Socket::new(ip(vip), Protocol::Tcp, port),
     });
     let near_or_any = prop_oneof![0_u64..8, any::<u64>()];
     let server = prop_oneof![
@@ -185,15 +185,15 @@ fn damages() -> impl Strategy<Value = Vec<Damage>> {
         (0_u32..8, any::<u8>())
             .prop_map(|(slot, epoch)| { ServerWord::new(slot, epoch, Path::Xdp, false).0 })
     ];
-    let backend = prop_oneof![FIRST_REPLY_INDEX - 2..FIRST_REPLY_INDEX + 4, any::<u32>()];
+    let reply = prop_oneof![FIRST_REPLY_INDEX - 2..FIRST_REPLY_INDEX + 4, any::<u32>()];
     let damage = prop_oneof![
-        (endpoint, near_or_any).prop_map(|(endpoint, word)| Damage::Vip(endpoint, word)),
+        (socket, near_or_any).prop_map(|(socket, word)| Damage::Vip(socket, word)),
         (0_u32..12, server).prop_map(|(id, word)| Damage::Server(id, word)),
         (0_u32..8, 0_u32..20_000, 0_u8..14)
             .prop_map(|(r, offset, log2)| Damage::Ring(r, offset, log2)),
         (1_u32..8).prop_map(Damage::NoRecord),
         (1_u32..8).prop_map(Damage::NoHead),
-        (1_u8..5, backend).prop_map(|(last, index)| Damage::Backend(last, index)),
+        (1_u8..5, reply).prop_map(|(last, index)| Damage::Reply(last, index)),
     ];
     prop::collection::vec(damage, 1..6)
 }
@@ -265,8 +265,8 @@ proptest! {
         prop_assert_eq!(anew.problems(), incremental.problems());
         prop_assert_eq!(anew.exceptions(), incremental.exceptions());
 
-        let served: BTreeSet<Endpoint> = anew.served().map(|(vip_port, _)| vip_port.into()).collect();
-        let found: BTreeSet<Endpoint> = actual.vips.keys().filter(|e| !e.is_marker()).copied().collect();
+        let served: BTreeSet<Socket> = anew.served().map(|(vip_port, _)| vip_port.into()).collect();
+        let found: BTreeSet<Socket> = actual.vips.keys().filter(|e| !e.is_marker()).copied().collect();
         prop_assert_eq!(&found, &served);
         let addresses: BTreeSet<IpAddr> = served.iter().map(|e| e.address).collect();
         let markers: BTreeSet<IpAddr> =
@@ -412,8 +412,8 @@ fn faults_are_found() {
                 }
             }
         }),
-        ("a server without its backend", |ops| {
-            ops.retain(|op| !matches!(op, MapOp::SetBackend { .. }));
+        ("a server without its reply", |ops| {
+            ops.retain(|op| !matches!(op, MapOp::SetReply { .. }));
         }),
     ];
     let (mut maps, ops) = step(&from, &to);

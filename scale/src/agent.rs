@@ -36,7 +36,7 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 
 const LIMITS: Limits = Limits {
     vips: 32_768,
-    backends: 262_144,
+    replies: 262_144,
     locals: 4_096,
     peers: 1_024,
     heads: 65_536,

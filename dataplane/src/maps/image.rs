@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use sluice_abi::{MapName, RingWord};
-use sluice_planner::{ByFamily, Endpoint, Image, Local, Mac, MapOp, Ring, RingContent};
+use sluice_planner::{ByFamily, Image, Local, Mac, MapOp, Ring, RingContent, Socket};
 
 use super::{Error, Maps, map_error};
 
@@ -40,7 +40,7 @@ impl Maps {
         let peers = peers.map_err(map_error(MapName::Peers, "read it"))?;
         Ok(Image {
             vips,
-            backends: self.replies()?,
+            replies: self.replies()?,
             locals: self.locals()?,
             peers: peers.into_iter().map(|(key, _)| Mac(key.mac)).collect(),
             heads,
@@ -50,7 +50,7 @@ impl Maps {
         })
     }
 
-    fn vips(&self) -> Result<BTreeMap<Endpoint, sluice_abi::VipWord>, Error> {
+    fn vips(&self) -> Result<BTreeMap<Socket, sluice_abi::VipWord>, Error> {
         let v4 = self.vips4.entries();
         let v4 = v4.map_err(map_error(MapName::Vips4, "read it"))?;
         let v6 = self.vips6.entries();
@@ -60,7 +60,7 @@ impl Maps {
         Ok(v4.chain(v6).collect())
     }
 
-    fn replies(&self) -> Result<BTreeMap<Endpoint, u32>, Error> {
+    fn replies(&self) -> Result<BTreeMap<Socket, u32>, Error> {
         let v4 = self.replies4.entries();
         let v4 = v4.map_err(map_error(MapName::Replies4, "read it"))?;
         let v6 = self.replies6.entries();
@@ -123,19 +123,19 @@ impl Maps {
                 .rings
                 .set(*ring, word)
                 .map_err(map_error(MapName::Rings, "write it")),
-            MapOp::SetVip { endpoint, word } => match endpoint.key() {
+            MapOp::SetVip { socket, word } => match socket.key() {
                 ByFamily::V4(key) => written(MapName::Vips4, self.vips4.set(&key, word)),
                 ByFamily::V6(key) => written(MapName::Vips6, self.vips6.set(&key, word)),
             },
-            MapOp::RemoveVip { endpoint } => match endpoint.key() {
+            MapOp::RemoveVip { socket } => match socket.key() {
                 ByFamily::V4(key) => written(MapName::Vips4, self.vips4.remove(&key)),
                 ByFamily::V6(key) => written(MapName::Vips6, self.vips6.remove(&key)),
             },
-            MapOp::SetBackend { endpoint, service } => match endpoint.key() {
-                ByFamily::V4(key) => written(MapName::Replies4, self.replies4.set(&key, service)),
-                ByFamily::V6(key) => written(MapName::Replies6, self.replies6.set(&key, service)),
+            MapOp::SetReply { socket, index } => match socket.key() {
+                ByFamily::V4(key) => written(MapName::Replies4, self.replies4.set(&key, index)),
+                ByFamily::V6(key) => written(MapName::Replies6, self.replies6.set(&key, index)),
             },
-            MapOp::RemoveBackend { endpoint } => match endpoint.key() {
+            MapOp::RemoveReply { socket } => match socket.key() {
                 ByFamily::V4(key) => written(MapName::Replies4, self.replies4.remove(&key)),
                 ByFamily::V6(key) => written(MapName::Replies6, self.replies6.remove(&key)),
             },

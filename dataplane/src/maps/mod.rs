@@ -249,7 +249,7 @@ impl Maps {
         let smaller = |a: u32, b: u32| a.min(b);
         Limits {
             vips: smaller(self.vips4.max_entries(), self.vips6.max_entries()),
-            backends: smaller(self.replies4.max_entries(), self.replies6.max_entries()),
+            replies: smaller(self.replies4.max_entries(), self.replies6.max_entries()),
             locals: smaller(self.locals4.max_entries(), self.locals6.max_entries()),
             peers: self.peers.max_entries(),
             heads: self.heads.max_entries(),

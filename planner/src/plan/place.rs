@@ -4,7 +4,7 @@ use sluice_abi::{FIRST_REPLY_INDEX, MOST_INDICES, MapName, ServerRecord, ServerW
 use sluice_api::ForwardingMode;
 
 use super::{Placed, Planner, Scope};
-use crate::Endpoint;
+use crate::Socket;
 use crate::config::{PoolConfig, Reach, ServerConfig};
 use crate::ids::ServerKey;
 use crate::record::wanted_record;
@@ -20,16 +20,16 @@ impl<'a> Planner<'a> {
 
     /// Gives a server its id, word and record; `None` if it has to wait or does not fit.
     fn place(&mut self, scope: Scope<'_>, pool: &PoolConfig, server: &ServerConfig) -> Option<u32> {
-        let backend = match (scope.config.decided.mode, server.reach) {
-            (ForwardingMode::Nat, _) | (_, Reach::Local) => self.backend(scope, server)?,
+        let reply = match (scope.config.decided.mode, server.reach) {
+            (ForwardingMode::Nat, _) | (_, Reach::Local) => self.reply(scope, server)?,
             _ => 0,
         };
         let key = ServerKey {
-            service: scope.index,
+            index: scope.index,
             tag: pool.tag,
             address: server.address,
             port: server.port,
-            backend,
+            reply,
             full_nat: scope.config.decided.mode == ForwardingMode::FullNat,
         };
         let known = self.tables.servers.get(&key).copied();
@@ -98,31 +98,31 @@ impl<'a> Planner<'a> {
         self.desired.records.insert(word.slot(), record);
     }
 
-    /// The index of a server's endpoint, by which replies from it are told.
-    fn backend(&mut self, scope: Scope<'_>, server: &ServerConfig) -> Option<u32> {
+    /// The index of a server's socket, by which replies from it are told.
+    fn reply(&mut self, scope: Scope<'_>, server: &ServerConfig) -> Option<u32> {
         let protocol = scope.vip_port.protocol;
-        let endpoint = Endpoint::new(server.address, protocol, server.port);
-        if let Some(&index) = self.desired.backends.get(&endpoint) {
+        let socket = Socket::new(server.address, protocol, server.port);
+        if let Some(&index) = self.desired.replies.get(&socket) {
             return Some(index);
         }
-        let index = match self.tables.image.backends.get(&endpoint) {
+        let index = match self.tables.image.replies.get(&socket) {
             Some(&index) => Some(index),
-            None if self.backend_room.take(endpoint.address, 1) => self.tables.free.backends.take(),
+            None if self.reply_room.take(socket.address, 1) => self.tables.free.replies.take(),
             None => None,
         };
         let Some(index) = index else {
-            let v4 = endpoint.address.is_ipv4();
+            let v4 = socket.address.is_ipv4();
             let map = if v4 {
                 MapName::Replies4
             } else {
                 MapName::Replies6
             };
-            let limit = self.limits.backends.min(MOST_INDICES - FIRST_REPLY_INDEX);
+            let limit = self.limits.replies.min(MOST_INDICES - FIRST_REPLY_INDEX);
             let consequence = format!("server {} takes no flows", server.address);
             self.full(scope.config, map, limit, &consequence);
             return None;
         };
-        self.desired.backends.insert(endpoint, index);
+        self.desired.replies.insert(socket, index);
         Some(index)
     }
 }

@@ -10,7 +10,7 @@ use sluice_abi::{
     FIRST_REPLY_INDEX, ForwardingMode, Head, RingWord, SHARE_WHOLE, ServerRecord, ServerWord,
     VipWord,
 };
-use sluice_planner::{Endpoint, Image, Limits, Local, Mac, MapOp, Ring, RingContent};
+use sluice_planner::{Image, Limits, Local, Mac, MapOp, Ring, RingContent, Socket};
 
 type Check = Result<(), String>;
 
@@ -25,8 +25,8 @@ macro_rules! ensure {
 /// The maps, as large as `limits` say.
 pub struct Maps {
     limits: Limits,
-    vips: BTreeMap<Endpoint, VipWord>,
-    backends: BTreeMap<Endpoint, u32>,
+    vips: BTreeMap<Socket, VipWord>,
+    replies: BTreeMap<Socket, u32>,
     locals: BTreeMap<Local, u32>,
     peers: BTreeSet<Mac>,
     heads: BTreeMap<u32, Head>,
@@ -64,7 +64,7 @@ impl Maps {
         Self {
             limits,
             vips: BTreeMap::new(),
-            backends: BTreeMap::new(),
+            replies: BTreeMap::new(),
             locals: BTreeMap::new(),
             peers: BTreeSet::new(),
             heads: BTreeMap::new(),
@@ -79,7 +79,7 @@ impl Maps {
     /// Fills empty maps. The slots of a ring come in the order of their servers, since an image does not keep theirs.
     pub fn load(&mut self, image: &Image) {
         self.vips = image.vips.clone();
-        self.backends = image.backends.clone();
+        self.replies = image.replies.clone();
         self.locals = image.locals.clone();
         self.heads = image.heads.clone();
         self.servers = image.servers.clone();
@@ -103,29 +103,23 @@ impl Maps {
             }
             MapOp::SetServer { id, word } => self.set_server(*id, *word)?,
             MapOp::SetRing { ring, word } => self.set_ring(*ring, *word)?,
-            MapOp::SetVip { endpoint, word } => {
-                self.vips.insert(*endpoint, *word);
-                let family = |e: &&Endpoint| e.address.is_ipv4() == endpoint.address.is_ipv4();
+            MapOp::SetVip { socket, word } => {
+                self.vips.insert(*socket, *word);
+                let family = |e: &&Socket| e.address.is_ipv4() == socket.address.is_ipv4();
                 let entries = self.vips.keys().filter(family).count();
                 ensure!(entries <= self.limits.vips as usize, "VIPS is full");
             }
-            MapOp::RemoveVip { endpoint } => {
-                ensure!(
-                    self.vips.remove(endpoint).is_some(),
-                    "no {endpoint} to remove"
-                );
+            MapOp::RemoveVip { socket } => {
+                ensure!(self.vips.remove(socket).is_some(), "no {socket} to remove");
             }
-            MapOp::SetBackend { endpoint, service } => {
-                self.backends.insert(*endpoint, *service);
-                let family = |e: &&Endpoint| e.address.is_ipv4() == endpoint.address.is_ipv4();
-                let entries = self.backends.keys().filter(family).count();
-                ensure!(entries <= self.limits.backends as usize, "REPLIES is full");
+            MapOp::SetReply { socket, index } => {
+                self.replies.insert(*socket, *index);
+                let family = |e: &&Socket| e.address.is_ipv4() == socket.address.is_ipv4();
+                let entries = self.replies.keys().filter(family).count();
+                ensure!(entries <= self.limits.replies as usize, "REPLIES is full");
             }
-            MapOp::RemoveBackend { endpoint } => {
-                ensure!(
-                    self.backends.remove(endpoint).is_some(),
-                    "no backend {endpoint}"
-                );
+            MapOp::RemoveReply { socket } => {
+                ensure!(self.replies.remove(socket).is_some(), "no reply {socket}");
             }
             MapOp::SetLocal { local, server } => {
                 self.locals.insert(*local, *server);
@@ -240,10 +234,10 @@ impl Maps {
 
     /// Whether a packet that starts now finds everything it is led to.
     pub fn check(&self) -> Check {
-        for (endpoint, word) in self.vips.iter().filter(|(e, _)| !e.is_marker()) {
+        for (socket, word) in self.vips.iter().filter(|(e, _)| !e.is_marker()) {
             ensure!(
                 (1..FIRST_REPLY_INDEX).contains(&word.index()),
-                "{endpoint} without a service"
+                "{socket} without an index"
             );
             for slot in [word.head(), word.rs_head()]
                 .into_iter()
@@ -255,7 +249,7 @@ impl Maps {
                     .ok_or_else(|| format!("no head {slot}"))?;
                 ensure!(
                     head.index == word.index(),
-                    "{endpoint}: head of another service"
+                    "{socket}: head of another VIP port"
                 );
                 self.check_head(head)?;
             }
@@ -263,18 +257,18 @@ impl Maps {
         for (local, id) in &self.locals {
             let record = self.record(*id)?;
             ensure!(
-                record.facts.index() == local.service,
+                record.facts.index() == local.index,
                 "{local:?}: server of another service"
             );
         }
-        let indices: BTreeSet<u32> = self.backends.values().copied().collect();
+        let indices: BTreeSet<u32> = self.replies.values().copied().collect();
         ensure!(
-            indices.len() == self.backends.len(),
-            "two backends of one index"
+            indices.len() == self.replies.len(),
+            "two replies of one index"
         );
         ensure!(
             indices.iter().all(|&index| index >= FIRST_REPLY_INDEX),
-            "a backend's index is a service's"
+            "a reply's index is a VIP port's"
         );
         let mut identities = BTreeSet::new();
         for (id, word) in self.servers.iter().filter(|(_, word)| word.present()) {
@@ -285,10 +279,10 @@ impl Maps {
             );
             if record.facts.reply_index() != 0 {
                 let found = self
-                    .backends
+                    .replies
                     .values()
                     .any(|&index| index == record.facts.reply_index());
-                ensure!(found, "server {id} of word {word:?} without its backend");
+                ensure!(found, "server {id} of word {word:?} without its reply");
             }
         }
         Ok(())
@@ -368,7 +362,7 @@ impl Maps {
         let record = |word: &ServerWord| Some((word.slot(), *self.records.get(&word.slot())?));
         Image {
             vips: self.vips.clone(),
-            backends: self.backends.clone(),
+            replies: self.replies.clone(),
             locals: self.locals.clone(),
             peers: self.peers.clone(),
             heads: slots.filter_map(heads).collect(),
@@ -382,7 +376,7 @@ impl Maps {
 /// The properties that tell one server from another.
 fn identity(record: &ServerRecord) -> impl Ord + use<> {
     let full_nat = record.facts.mode() == Some(ForwardingMode::FullNat);
-    let (service, backend) = (record.facts.index(), record.facts.reply_index());
+    let (index, reply) = (record.facts.index(), record.facts.reply_index());
     let tag = record.tag;
-    (service, tag, record.addr, record.port, backend, full_nat)
+    (index, tag, record.addr, record.port, reply, full_nat)
 }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_abi::{Path, ServerFacts, ServerRecord, VipWord};
-use sluice_planner::Endpoint;
+use sluice_planner::Socket;
 
 use super::maps::Maps;
 
 /// Heads as packets see them, the directors' or the others: thresholds, and each slot's server as it is known everywhere.
-pub type Owners = BTreeMap<Endpoint, Vec<(u32, Vec<([u8; 16], [u8; 2])>)>>;
+pub type Owners = BTreeMap<Socket, Vec<(u32, Vec<([u8; 16], [u8; 2])>)>>;
 
 pub fn owners(maps: &Maps, slot: fn(VipWord) -> u32) -> Owners {
     let image = maps.image();
@@ -32,10 +32,10 @@ pub fn owners(maps: &Maps, slot: fn(VipWord) -> u32) -> Owners {
         let slots = ring.and_then(|ring| maps.slots(ring.word));
         slots.map_or(vec![], |slots| slots.iter().map(owner).collect())
     };
-    let service = |(endpoint, word): (&Endpoint, &VipWord)| {
+    let index = |(socket, word): (&Socket, &VipWord)| {
         let pools = pools(slot(*word));
         (
-            *endpoint,
+            *socket,
             pools
                 .map(|pool| (pool.threshold, ring(pool.ring)))
                 .collect(),
@@ -44,22 +44,18 @@ pub fn owners(maps: &Maps, slot: fn(VipWord) -> u32) -> Owners {
     image
         .vips
         .iter()
-        .filter(|(endpoint, _)| !endpoint.is_marker())
-        .map(service)
+        .filter(|(socket, _)| !socket.is_marker())
+        .map(index)
         .collect()
 }
 
 /// All that packets meet: beside [`owners`], each server's way and state, and which server a tunnel leads to.
-pub type Met = ([Owners; 2], BTreeMap<Endpoint, BTreeSet<String>>);
+pub type Met = ([Owners; 2], BTreeMap<Socket, BTreeSet<String>>);
 
 pub fn met(maps: &Maps) -> Met {
     let image = maps.image();
-    let mut servers: BTreeMap<Endpoint, BTreeSet<String>> = BTreeMap::new();
-    for (vip_port, word) in image
-        .vips
-        .iter()
-        .filter(|(endpoint, _)| !endpoint.is_marker())
-    {
+    let mut servers: BTreeMap<Socket, BTreeSet<String>> = BTreeMap::new();
+    for (vip_port, word) in image.vips.iter().filter(|(socket, _)| !socket.is_marker()) {
         let present = image.servers.iter().filter(|(_, word)| word.present());
         let of_port = present.filter_map(|(id, server)| {
             let record = image.records[&server.slot()];

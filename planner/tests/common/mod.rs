@@ -23,7 +23,7 @@ use sluice_planner::{
 
 pub const ROOMY: Limits = Limits {
     vips: 4096,
-    backends: 4096,
+    replies: 4096,
     locals: 4096,
     peers: 64,
     heads: 4096,

@@ -8,7 +8,7 @@ use sluice_abi::{
     ForwardingMode, Head, POOL_BY_CLIENT_ADDRESS, Path, SHARE_WHOLE, ServerRecord, ServerWord,
     VipWord,
 };
-use sluice_planner::{Endpoint, Image, Mac, MapOp, Ring};
+use sluice_planner::{Image, Mac, MapOp, Ring, Socket};
 
 use crate::node::Node;
 use crate::text::address;
@@ -67,8 +67,8 @@ fn kind(write: &MapOp) -> &'static str {
         MapOp::SetRing { .. } => "ring word",
         MapOp::SetVip { .. } => "VIP word",
         MapOp::RemoveVip { .. } => "VIP removed",
-        MapOp::SetBackend { .. } => "reply entry",
-        MapOp::RemoveBackend { .. } => "reply entry removed",
+        MapOp::SetReply { .. } => "reply entry",
+        MapOp::RemoveReply { .. } => "reply entry removed",
         MapOp::SetLocal { .. } => "own server",
         MapOp::RemoveLocal { .. } => "own server removed",
         MapOp::AddPeer { .. } => "director",
@@ -81,7 +81,7 @@ struct Dump<'a> {
     node: &'a Node,
     image: &'a Image,
     /// VIP ports by the index that records and entries name them by.
-    vip_ports: BTreeMap<u32, &'a Endpoint>,
+    vip_ports: BTreeMap<u32, &'a Socket>,
 }
 
 impl<'a> Dump<'a> {
@@ -188,7 +188,7 @@ impl<'a> Dump<'a> {
     }
 
     fn replies(&self) -> String {
-        let entries = self.image.backends.iter();
+        let entries = self.image.replies.iter();
         lines(entries.map(|(from, index)| {
             let told = self
                 .image
@@ -202,7 +202,7 @@ impl<'a> Dump<'a> {
 
     fn own_servers(&self) -> String {
         lines(self.image.locals.iter().map(|(local, id)| {
-            let vip_port = self.vip_port_of(local.service);
+            let vip_port = self.vip_port_of(local.index);
             format!("to {} for {vip_port}: {}", local.address, self.server(*id))
         }))
     }

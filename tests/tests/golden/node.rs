@@ -16,7 +16,7 @@ use crate::cluster::Decided;
 /// Maps in which everything of a case has room.
 const LIMITS: Limits = Limits {
     vips: 4096,
-    backends: 4096,
+    replies: 4096,
     locals: 4096,
     peers: 64,
     heads: 4096,
