@@ -4,17 +4,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use futures::{StreamExt, TryStreamExt};
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use sluice_api::{RealServerPool, VirtualServer};
 use sluice_tests::kube::{Account, Operated};
 
 use crate::figure::{Figure, Figures, memory_mb};
 
-/// Requests under way at one time when objects are applied.
-const AT_ONCE: usize = 16;
 /// Time between two looks at what is decided.
 const LOOK: Duration = Duration::from_millis(250);
 /// Much longer than it takes.
@@ -30,14 +27,14 @@ pub(crate) fn figures(count: u32) -> Result<Vec<Figure>> {
     let admin = stage.admin().clone();
 
     let pools: Vec<Value> = (0..count).map(pool).collect();
-    apply::<RealServerPool>(&admin, &pools)?;
+    admin.apply_many::<RealServerPool>(&pools)?;
     await_decided(&admin, count, |pool: &RealServerPool| {
         let status = pool.status.as_ref();
         status.is_some_and(|status| status.decision.is_some())
     })?;
     let servers: Vec<Value> = (0..count).map(virtual_server).collect();
     let start = Instant::now();
-    apply::<VirtualServer>(&admin, &servers)?;
+    admin.apply_many::<VirtualServer>(&servers)?;
     let applied = start.elapsed().as_secs_f64();
     figures.add("API server: virtual servers applied", applied, "s");
     await_decided(&admin, count, |server: &VirtualServer| {
@@ -67,27 +64,6 @@ pub(crate) fn figures(count: u32) -> Result<Vec<Figure>> {
     );
     stage.stop_operator(OPERATOR)?;
     Ok(figures.list())
-}
-
-fn apply<K>(admin: &Account, objects: &[Value]) -> Result<()>
-where
-    K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned,
-{
-    admin.with_client(async |client| {
-        let api: Api<K> = Api::namespaced(client, "default");
-        let api = &api;
-        let writes = objects.iter().map(|object| async move {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            let parameters = PatchParams::apply("bench").force();
-            api.patch(name, &parameters, &Patch::Apply(object)).await
-        });
-        let mut writes = futures::stream::iter(writes).buffer_unordered(AT_ONCE);
-        while writes.try_next().await?.is_some() {}
-        Ok(())
-    })
 }
 
 fn await_decided<K>(admin: &Account, count: u32, is_done: fn(&K) -> bool) -> Result<()>

@@ -11,10 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use futures::{StreamExt, TryStreamExt};
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams};
-use serde::de::DeserializeOwned;
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use sluice_api::{LoadBalancerNode, RealServerPool, VirtualServer, find_condition};
 use sluice_tests::kube::{Account, Operated, PlayedFleet, condition};
@@ -31,8 +29,6 @@ const POOLS: u16 = 250;
 const NODES: u8 = 20;
 /// The node that comes and goes.
 const GUEST: &str = "guest";
-/// Applied at one time.
-const AT_ONCE: usize = 16;
 
 /// Longest time until everything is decided and acknowledged.
 const ALL_LIVE: Duration = Duration::from_mins(3);
@@ -187,7 +183,7 @@ impl Quiet {
         self.measure(
             &what,
             nodes + DECISION,
-            || apply::<VirtualServer>(self.admin(), &[wanted]),
+            || self.admin().apply_many::<VirtualServer>(&[wanted]),
             || {
                 let found = self.operated.get("virtualserver", &name);
                 found.is_ok_and(|found| {
@@ -223,28 +219,6 @@ fn static_pool(number: u16) -> Value {
     )
 }
 
-/// Applies objects of the namespace `default`.
-fn apply<K>(admin: &Account, objects: &[Value]) -> Result<()>
-where
-    K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + fmt::Debug
-        + DeserializeOwned,
-{
-    admin.with_client(async |client| {
-        let api: Api<K> = Api::namespaced(client, "default");
-        let api = &api;
-        let writes = objects.iter().map(|object| async move {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            let parameters = PatchParams::apply("test").force();
-            api.patch(name, &parameters, &Patch::Apply(object)).await
-        });
-        let mut writes = futures::stream::iter(writes).buffer_unordered(AT_ONCE);
-        while writes.try_next().await?.is_some() {}
-        Ok(())
-    })
-}
-
 /// How many virtual servers are ready.
 fn ready(admin: &Account) -> Result<usize> {
     admin.with_client(async |client| {
@@ -271,12 +245,12 @@ fn all(stage: &mut Quiet) -> Result<()> {
         "pods",
         &json!({"servers": selector}),
     ));
-    apply::<RealServerPool>(admin, &pools)?;
+    admin.apply_many::<RealServerPool>(&pools)?;
     let mut servers: Vec<Value> = (0..SERVERS - 1).map(|number| server(number, 1)).collect();
     let vip = IpAddr::from([203, 0, 113, 250]);
     let pods = virtual_server_at("pods", "FullNAT", &[vip], &[WEB], &[("pods", 1)]);
     servers.push(pods);
-    apply::<VirtualServer>(admin, &servers)?;
+    admin.apply_many::<VirtualServer>(&servers)?;
     println!("applied after {:.1} s", start.elapsed().as_secs_f64());
     until("all virtual servers to be ready", ALL_LIVE, || {
         // A look costs the API server more than a decision does.

@@ -8,9 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use futures::{StreamExt, TryStreamExt};
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use sluice_api::{ConditionType, RealServerPool, VirtualServer, find_condition};
 use sluice_tests::kube::Account;
@@ -27,8 +26,6 @@ const COUNT: u16 = 1000;
 /// Virtual servers at one address, each with a port of its own.
 const AT_ONE_ADDRESS: u16 = 100;
 const FIRST_PORT: u16 = 2000;
-/// Requests under way at one time when all are applied.
-const AT_ONCE: usize = 16;
 /// Much longer than it takes.
 const LIMIT: Duration = Duration::from_mins(2);
 /// Between two looks at all of them.
@@ -91,21 +88,6 @@ fn server(number: u16, weights: [u32; 2]) -> Value {
     };
     let address = target(number).ip();
     virtual_server_at(&name(number), "FullNAT", &[address], &[port], &pools)
-}
-
-async fn apply<K>(api: Api<K>, objects: Vec<Value>) -> Result<()>
-where
-    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    let api = &api;
-    let writes = objects.iter().map(|object| async move {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let parameters = PatchParams::apply("test").force();
-        api.patch(name, &parameters, &Patch::Apply(object)).await
-    });
-    let mut writes = futures::stream::iter(writes).buffer_unordered(AT_ONCE);
-    while writes.try_next().await?.is_some() {}
-    Ok(())
 }
 
 /// How many are decided, acknowledged by the node, and ready.
@@ -222,17 +204,11 @@ fn all(stage: &mut Scale) -> Result<()> {
     stage.await_operator()?;
     stage.print_memory()?;
     let start = Instant::now();
-    stage.admin()?.with_client(async |client| {
-        let pools: Api<RealServerPool> = Api::namespaced(client.clone(), "default");
-        let objects = (0..COUNT).map(|number| pool(number, addresses[usize::from(number % 2)]));
-        apply(pools, objects.collect()).await?;
-        let servers: Api<VirtualServer> = Api::namespaced(client, "default");
-        apply(
-            servers,
-            (0..COUNT).map(|number| server(number, [1, 0])).collect(),
-        )
-        .await
-    })?;
+    let admin = stage.admin()?;
+    let pools = (0..COUNT).map(|number| pool(number, addresses[usize::from(number % 2)]));
+    admin.apply_many::<RealServerPool>(&pools.collect::<Vec<_>>())?;
+    let servers = (0..COUNT).map(|number| server(number, [1, 0]));
+    admin.apply_many::<VirtualServer>(&servers.collect::<Vec<_>>())?;
     println!(
         "applied: {COUNT} pools and virtual servers after {:.1} s",
         start.elapsed().as_secs_f64()
@@ -261,10 +237,7 @@ fn change(stage: &mut Scale) -> Result<()> {
     let client = stage.fabric.client();
     for number in [0, COUNT / 2, COUNT - 2] {
         let start = Instant::now();
-        admin.with_client(async |client| {
-            let servers: Api<VirtualServer> = Api::namespaced(client, "default");
-            apply(servers, vec![server(number, [0, 1])]).await
-        })?;
+        admin.apply_many::<VirtualServer>(&[server(number, [0, 1])])?;
         let expected = SERVERS[usize::from((number + 1) % 2)];
         until("the change to be in force", SOON, || {
             let answer = client.within(|| Protocol::Tcp.ask(None, target(number)));
@@ -306,10 +279,7 @@ fn restart(stage: &mut Scale) -> Result<()> {
     stage.sluice.restart_operator()?;
     stage.await_operator()?;
     // One that it has to decide, after it has looked at all others.
-    admin.with_client(async |client| {
-        let servers: Api<VirtualServer> = Api::namespaced(client, "default");
-        apply(servers, vec![server(1, [0, 1])]).await
-    })?;
+    admin.apply_many::<VirtualServer>(&[server(1, [0, 1])])?;
     stage.await_all(Instant::now())?;
     let mut after = revisions(&admin)?;
     let mut before = before;

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher;
 use nix::sys::signal::Signal;
@@ -69,22 +69,6 @@ fn pool(name: &str) -> Value {
         "kind": "RealServerPool",
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"servers": {"static": [{"name": "s", "address": "10.0.0.1"}]}},
-    })
-}
-
-/// Applies virtual servers, several at a time: kubectl would take longer than what is to be seen.
-fn apply_all(admin: &Account, servers: &[Value]) -> Result<()> {
-    admin.with_client(async |client| {
-        let api: Api<VirtualServer> = Api::namespaced(client, "default");
-        let api = &api;
-        let writes = servers.iter().map(|server| async move {
-            let name = server["metadata"]["name"].as_str().unwrap_or_default();
-            let parameters = PatchParams::apply("test").force();
-            api.patch(name, &parameters, &Patch::Apply(server)).await
-        });
-        let mut writes = futures::stream::iter(writes).buffer_unordered(16);
-        while writes.try_next().await?.is_some() {}
-        Ok(())
     })
 }
 
@@ -160,7 +144,7 @@ fn expect_rising(history: &History) -> Result<()> {
 
 fn paused(stage: &mut Operated) -> Result<()> {
     let admin = stage.admin().clone();
-    apply_all(&admin, &servers(1..=MANY, [1, 0]))?;
+    admin.apply_many::<VirtualServer>(&servers(1..=MANY, [1, 0]))?;
     let recorder = Recorder::start(&admin)?;
     until("all to wait for their pools", CHANGE_TIMEOUT, || {
         let known = stage.metrics(ONE).unwrap_or_default();
@@ -183,7 +167,7 @@ fn paused(stage: &mut Operated) -> Result<()> {
     stage.start_operator(TWO)?;
     await_weights(stage, 1..=MANY, [1, 0])?;
     let changed = MANY - CHANGED..=MANY;
-    apply_all(&admin, &servers(changed.clone(), [1, 3]))?;
+    admin.apply_many::<VirtualServer>(&servers(changed.clone(), [1, 3]))?;
     await_weights(stage, changed.clone(), [1, 3])?;
     let before = decisions(&admin)?;
 
@@ -211,7 +195,7 @@ fn paused(stage: &mut Operated) -> Result<()> {
     )
     .with_context(|| format!("{highest}: {:#?}", stage.metrics(ONE)))?;
     // Both decide what comes next.
-    apply_all(&admin, &servers(1..=1, [5, 1]))?;
+    admin.apply_many::<VirtualServer>(&servers(1..=1, [5, 1]))?;
     await_weights(stage, 1..=1, [5, 1])?;
     let mut after = decisions(&admin)?;
     let mut before = before;
@@ -266,7 +250,7 @@ fn both(stage: &mut Operated) -> Result<()> {
     let before = late(stage)?;
     for round in 1..=8 {
         let weights = [round, round % 3 + 1];
-        apply_all(&admin, &servers(1..=CHANGED, weights))?;
+        admin.apply_many::<VirtualServer>(&servers(1..=CHANGED, weights))?;
         await_weights(stage, 1..=CHANGED, weights)?;
     }
     let refused = late(stage)? - before;

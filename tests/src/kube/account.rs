@@ -1,6 +1,7 @@
 //! Somebody with a kubeconfig, and what they can do: kubectl, helm, a client in Rust.
 
 use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,13 +9,20 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kube::{Client, Config, config};
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{Patch, PatchParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Config, Resource, config};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime;
 
 use super::kubeconfig::Kubeconfig;
 use super::programs::program;
 use crate::net::{Namespace, until};
+
+/// Requests of [`Account::apply_many`] that are under way at one time.
+const AT_ONCE: usize = 16;
 
 /// A user of a cluster, in the namespace of its API server.
 ///
@@ -157,6 +165,28 @@ impl Account {
     {
         let path = self.kubeconfig.path();
         self.namespace.within(|| run_client(path, work))?
+    }
+
+    /// Applies objects of one kind in the namespace `default`, several at a time: kubectl takes them one after the other.
+    pub fn apply_many<K>(&self, objects: &[Value]) -> Result<()>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        self.with_client(async |client| {
+            let api: Api<K> = Api::namespaced(client, "default");
+            let api = &api;
+            let writes = objects.iter().map(|object| async move {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                let parameters = PatchParams::apply("test").force();
+                api.patch(name, &parameters, &Patch::Apply(object)).await
+            });
+            let mut writes = futures::stream::iter(writes).buffer_unordered(AT_ONCE);
+            while writes.try_next().await?.is_some() {}
+            Ok(())
+        })
     }
 
     /// Runs `work` with a client on a thread of its own, such as a watch beside the test.
