@@ -10,4 +10,5 @@ pub mod kube;
 mod managed;
 pub mod metrics;
 mod order;
+mod sets;
 pub mod standalone;

@@ -14,6 +14,8 @@ use sluice_api::{
 };
 use sluice_planner::{Slice, SliceOwner};
 
+use crate::sets::remove;
+
 /// An object whose status the operator decides.
 pub type Object = (Kind, ObjectKey);
 
@@ -332,14 +334,5 @@ fn owner(key: &ObjectKey, source: EndpointSource, name: &str) -> SliceOwner {
         namespace: key.namespace.clone(),
         source,
         name: name.to_owned(),
-    }
-}
-
-fn remove<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
-    if let Some(set) = sets.get_mut(key) {
-        set.remove(value);
-        if set.is_empty() {
-            sets.remove(key);
-        }
     }
 }

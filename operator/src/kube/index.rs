@@ -165,10 +165,9 @@ impl Index {
                 continue;
             }
             self.dirty_pools.insert(key.clone());
-            let of = |endpoints: Option<&DecidedEndpoints>| endpoints?.selector.clone();
-            let before = of(selecting.get(key));
-            let now = of(endpoints.as_ref());
-            self.by_label.pool(key, before.as_ref(), now.as_ref());
+            let before = selector_of(selecting.get(key));
+            let now = selector_of(endpoints.as_ref());
+            self.by_label.pool(key, before, now);
             match endpoints {
                 Some(endpoints) => selecting.insert(key.clone(), endpoints),
                 None => selecting.remove(key),
@@ -285,17 +284,17 @@ impl Index {
     pub(super) fn pods_changed(&mut self, changes: &[Change<PodFacts>]) {
         for Change { key, before, .. } in changes {
             let now = self.pods.objects.get(key);
-            let labels = |pod: Option<&'_ PodFacts>| pod.map(|pod| pod.labels.clone());
-            let (old, new) = (labels(before.as_ref()), labels(now));
-            self.by_label.pod(key, old.as_ref(), new.as_ref());
+            let old = before.as_ref().map(|pod| &pod.labels);
+            let new = now.map(|pod| &pod.labels);
+            self.by_label.pod(key, old, new);
             let Some(selecting) = &self.selecting else {
                 continue;
             };
-            for labels in old.iter().chain(&new) {
+            let other = new.filter(|new| old != Some(*new));
+            for labels in old.into_iter().chain(other) {
                 let pools = self.by_label.pools(&key.namespace, labels);
                 let pools = pools.filter(|pool| {
-                    let endpoints = selecting.get(pool);
-                    let selector = endpoints.and_then(|endpoints| endpoints.selector.as_ref());
+                    let selector = selector_of(selecting.get(pool));
                     selector.is_some_and(|selector| selector.matches(labels))
                 });
                 self.dirty_pools.extend(pools.cloned());
@@ -440,6 +439,11 @@ impl watched::Index for Index {
         warn!(kind, object = %object.key, "{}", object.why);
         self.missed.push((kind, object));
     }
+}
+
+/// The selector that decided endpoints come by.
+fn selector_of(endpoints: Option<&DecidedEndpoints>) -> Option<&PodSelector> {
+    endpoints?.selector.as_ref()
 }
 
 /// Whether a slice of ours is or was this pool's.

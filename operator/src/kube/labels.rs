@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{ObjectKey, PodSelector};
 
+use crate::sets::remove;
+
 /// Labels of a pod.
 type Labels = BTreeMap<String, String>;
 /// Namespace, label, value.
@@ -25,7 +27,7 @@ impl ByLabel {
             return;
         }
         for (name, value) in before.into_iter().flatten() {
-            take_out(
+            remove(
                 &mut self.pods,
                 &label(&pod.namespace, name, value),
                 &pod.name,
@@ -47,9 +49,9 @@ impl ByLabel {
         if let Some(selector) = before {
             match selector.match_labels.first_key_value() {
                 Some((name, value)) => {
-                    take_out(&mut self.pools, &label(&pool.namespace, name, value), pool);
+                    remove(&mut self.pools, &label(&pool.namespace, name, value), pool);
                 }
-                None => take_out(&mut self.unlabelled, &pool.namespace, pool),
+                None => remove(&mut self.unlabelled, &pool.namespace, pool),
             }
         }
         if let Some(selector) = now {
@@ -94,15 +96,6 @@ impl ByLabel {
 
 fn label(namespace: &str, name: &str, value: &str) -> Label {
     (namespace.to_owned(), name.to_owned(), value.to_owned())
-}
-
-fn take_out<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
-    if let Some(set) = sets.get_mut(key) {
-        set.remove(value);
-        if set.is_empty() {
-            sets.remove(key);
-        }
-    }
 }
 
 #[cfg(test)]
