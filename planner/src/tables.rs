@@ -240,9 +240,10 @@ impl Tables {
         let Planned {
             part,
             desired,
-            layouts,
+            mut layouts,
             ..
         } = planned;
+        layouts.retain(|id, _| desired.rings.contains_key(id));
         let free = &mut self.free;
         for (slot, _) in part
             .heads
