@@ -159,7 +159,10 @@ impl Attachments {
             let attachment = self.missing_uplink(table, name, spec.xdp_mode);
             effects.extend(attachment.map(Effect::Attach));
         }
-        self.bridges.clear();
+        self.bridges.retain(|name, _| {
+            let link = table.link_by_name(name);
+            link.is_some_and(|(ifindex, _)| bridges.contains(&ifindex))
+        });
         for &ifindex in bridges {
             let attachment = self.missing_bridge(table, ifindex);
             effects.extend(attachment.map(Effect::Attach));
@@ -235,6 +238,7 @@ impl Attachments {
             (Wanted::Bridge, Ok(attached)) => {
                 self.uses_tcx = Some(attached.tc_by_link);
                 self.note(Hook::Ingress, attachment);
+                self.bridges.remove(&attachment.interface);
                 info!(
                     interface = attachment.interface,
                     "attached, for replies of servers behind it"
@@ -242,8 +246,11 @@ impl Attachments {
             }
             (Wanted::Bridge, Err(error)) => {
                 let name = &attachment.interface;
-                warn!("replies of servers behind {name} are lost: {error}");
-                self.bridges.insert(name.clone(), error.to_string());
+                let error = error.to_string();
+                if self.bridges.get(name) != Some(&error) {
+                    warn!("replies of servers behind {name} are lost: {error}");
+                }
+                self.bridges.insert(name.clone(), error);
                 self.failed = true;
             }
         }
