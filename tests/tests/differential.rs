@@ -115,7 +115,10 @@ impl Machine for Faulty {
             now_ns: input.now_ns + skew,
             ..*input
         })?;
-        self.frames += u32::from(!output.frame.is_empty());
+        if output.frame.is_empty() {
+            return Ok(output);
+        }
+        self.frames += 1;
         if self.frames.is_multiple_of(100) {
             match self.fault {
                 Fault::Bit => output

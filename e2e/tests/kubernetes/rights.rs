@@ -60,6 +60,7 @@ fn fails(sluice: &Sluice) -> Result<String> {
             .as_array()
             .into_iter()
             .flatten()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
             .max_by_key(|pod| {
                 pod["metadata"]["creationTimestamp"]
                     .as_str()

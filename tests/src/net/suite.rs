@@ -96,10 +96,11 @@ impl<S: Stage> Suite<S> {
         let mut failed = 0;
         for (name, run) in self.checks {
             let start = Instant::now();
-            let result = guard(|| run(&mut stage)).and_then(|()| stage.after_check());
+            let result = guard(|| run(&mut stage).and_then(|()| stage.after_check()));
             if !tell(&name, start, &result) {
                 failed += 1;
-                println!("{}", stage.evidence());
+                let evidence = guard(|| Ok(stage.evidence()));
+                println!("{}", evidence.unwrap_or_else(|error| format!("{error:#}")));
             }
         }
         let start = Instant::now();
