@@ -132,7 +132,7 @@ impl Problem {
         }
     }
 
-    /// Whether the object is not there, or the kind is not known.
+    /// Whether the API server answered 404 (Not Found).
     pub const fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }

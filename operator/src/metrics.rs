@@ -31,7 +31,7 @@ pub struct StateLabel {
 pub struct WriteLabels {
     /// The kind of the object.
     pub kind: &'static str,
-    /// `ok`, `stale`, `field_manager_conflict`, `refused` or `unavailable`.
+    /// `ok`, `stale`, `field_manager_conflict`, `refused`, `unavailable`, `gone` or `failed`.
     pub result: &'static str,
 }
 

@@ -36,8 +36,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Errors of the admin endpoint and of asking it.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
-    /// Another process listens there, or may not be listened there.
-    #[error("cannot listen on {address}: stop who does, or choose another address with {option}")]
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: stop the process that does, or choose another address with {option}"
+    )]
     Listen {
         /// The address.
         address: String,
