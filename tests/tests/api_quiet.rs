@@ -46,8 +46,8 @@ const LEAVING: usize = 20;
 const ENDPOINT: usize = 3;
 /// Beside one a node.
 const DECISION: usize = 3;
-/// A virtual server whose pool is decided anew is ready again once that is in force: it says both.
-const SERVED: usize = 2;
+/// A virtual server whose pool is decided anew is ready again once that is in force: it says both, and that by an Event.
+const SERVED: usize = 3;
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
