@@ -150,10 +150,19 @@ impl OpenSource {
                 directory,
                 file,
                 state: source,
-            } => file::run(directory, state.node.clone(), file, source, move |event| {
-                // The core ends only with the process.
-                let _ = inbox.send(Input::Source(event));
-            }),
+            } => {
+                let source = file::Source {
+                    directory,
+                    node: state.node.clone(),
+                    file,
+                    state: source,
+                    served,
+                };
+                file::run(source, move |event| {
+                    // The core ends only with the process.
+                    let _ = inbox.send(Input::Source(event));
+                });
+            }
             Self::Kube { server, .. } => server.run(state, adopted, served, inbox),
         }
     }

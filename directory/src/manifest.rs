@@ -9,15 +9,24 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use serde_saphyr::budget::BudgetBreach;
 use sluice_api::{
-    API_VERSION, FieldError, Kind, LoadBalancerNode, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, ObjectKey,
-    RealServerPool, RolloutPolicy, VirtualServer, is_label, is_subdomain, schema,
+    API_VERSION, FieldError, Kind, LoadBalancerNode, MAX_LABEL_LENGTH, ObjectKey, RealServerPool,
+    RolloutPolicy, VirtualServer, is_label, is_subdomain, schema,
 };
 
 use crate::yaml::Node;
 
 /// Largest manifest in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
+/// Most documents in a manifest.
+pub const MAX_DOCUMENTS: usize = 1_024;
+/// Most values in a manifest: lists, maps, and what is in them.
+pub const MAX_VALUES: usize = 250_000;
+/// How deep lists and maps of a manifest may be nested.
+pub const MAX_DEPTH: usize = 64;
+/// Longest name of an object, in bytes: its status file and its node's lock are named after it.
+pub const MAX_NAME_BYTES: usize = 240;
 /// Namespace of a namespaced object that gives none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -90,14 +99,26 @@ impl fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
+impl ManifestError {
+    /// A problem of the file as a whole, with its remedy.
+    pub(crate) fn of_file(message: impl Into<String>) -> Self {
+        file_error(None, message.into())
+    }
+}
+
 /// Reads a manifest. All errors of all documents are returned.
 pub fn parse(text: &str) -> Result<Vec<Object>, Vec<ManifestError>> {
     if text.len() > MAX_MANIFEST_BYTES {
-        let message =
-            format!("larger than {MAX_MANIFEST_BYTES} bytes: split it into several files");
-        return Err(vec![file_error(None, message)]);
+        return Err(vec![file_error(None, too_large())]);
     }
-    let options = serde_saphyr::options! { with_snippet: false };
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_documents: MAX_DOCUMENTS,
+            max_nodes: MAX_VALUES,
+            max_depth: MAX_DEPTH,
+        },
+    };
     let documents: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|error| vec![yaml_error(&error)])?;
     let mut objects = Vec::new();
@@ -124,11 +145,40 @@ fn file_error(line: Option<u64>, message: String) -> ManifestError {
     }
 }
 
+/// The message on a manifest of more than [`MAX_MANIFEST_BYTES`].
+pub(crate) fn too_large() -> String {
+    format!("larger than {MAX_MANIFEST_BYTES} bytes: split it into several files")
+}
+
 fn yaml_error(error: &serde_saphyr::Error) -> ManifestError {
     let line = error.location().map(|location| location.line());
-    let text = error.to_string();
-    let message = text.lines().next().unwrap_or_default();
-    file_error(line, format!("not valid YAML, correct it there: {message}"))
+    let message = match error.without_snippet() {
+        serde_saphyr::Error::Budget { breach, .. } => limit(breach),
+        other => {
+            let text = other.to_string();
+            let message = text.lines().next().unwrap_or_default();
+            format!("not valid YAML, correct it there: {message}")
+        }
+    };
+    file_error(line, message)
+}
+
+/// The limit that a manifest exceeds, and the remedy.
+fn limit(breach: &BudgetBreach) -> String {
+    match breach {
+        BudgetBreach::Documents { .. } => {
+            format!("more than {MAX_DOCUMENTS} documents: split it into several files")
+        }
+        BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. } => {
+            format!("more than {MAX_VALUES} values: split it into several files")
+        }
+        BudgetBreach::Depth { .. } => {
+            format!("nested more than {MAX_DEPTH} deep, as no object is: correct it there")
+        }
+        _ => "too many anchors, aliases or merge keys (& * <<): write out what they stand for, or split it into several \
+              files"
+            .to_owned(),
+    }
 }
 
 struct Document {
@@ -259,8 +309,10 @@ impl Document {
                 None
             }
         };
-        if !is_subdomain(&name) || name.len() > MAX_NAME_LENGTH {
-            let message = "must be lower-case letters, digits, - and ., at most 253 characters";
+        if !is_subdomain(&name) || name.len() > MAX_NAME_BYTES {
+            let message = format!(
+                "must be lower-case letters, digits, - and ., at most {MAX_NAME_BYTES} characters"
+            );
             errors.push(self.error("metadata.name", message));
         }
         if let Some(namespace) = &namespace

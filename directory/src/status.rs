@@ -7,9 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sluice_api::{API_VERSION, Kind, ObjectKey, SPEC_HASH_ANNOTATION};
 
-use super::{
-    Directory, DirectoryError, entries, io_error, read_to_string, remove, write_atomically,
-};
+use super::{Directory, DirectoryError, write_atomically};
+use crate::files::{MAX_FILE_NAME, entries, fnv, io_error, is_loop, read_to_string};
 
 /// An object without its spec.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -94,7 +93,74 @@ pub struct FileReport {
     pub serving: String,
 }
 
+/// The decisions that the operator has written, told apart from those that others have removed.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Inventory {
+    /// Virtual servers with a decision.
+    pub virtual_servers: Names,
+    /// Pools with a decision.
+    pub pools: Names,
+}
+
+/// How many objects there are, and a digest of their names.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Names {
+    count: u64,
+    digest: String,
+}
+
+impl Names {
+    /// Of these objects, in any order.
+    pub fn of<'a>(keys: impl Iterator<Item = &'a ObjectKey>) -> Self {
+        let (mut count, mut sum) = (0, 0_u64);
+        for key in keys {
+            count += 1;
+            sum = sum.wrapping_add(fnv(key.to_string().as_bytes()));
+        }
+        Self {
+            count,
+            digest: format!("{sum:016x}"),
+        }
+    }
+}
+
 impl Directory {
+    /// The status file of an object.
+    pub fn status_path(&self, kind: Kind, key: &ObjectKey) -> PathBuf {
+        let mut path = self.kind_path(kind);
+        if kind.namespaced() {
+            path.push(&key.namespace);
+        }
+        path.push(format!("{}.yaml", key.name));
+        path
+    }
+
+    /// The last version of a manifest that parsed.
+    pub fn last_good_path(&self, manifest: &str) -> PathBuf {
+        self.status_root().join("last-good").join(manifest)
+    }
+
+    /// The report on a manifest that does not count as it is.
+    pub fn report_path(&self, manifest: &str) -> PathBuf {
+        let mut name = manifest.to_owned();
+        // A name that is not UTF-8 grows when it is written as such.
+        if name.len() > MAX_FILE_NAME {
+            name = format!("{:016x}", fnv(manifest.as_bytes()));
+        }
+        self.status_root().join("files").join(name)
+    }
+
+    /// The highest revision of decisions whose status files are gone.
+    pub fn revision_path(&self) -> PathBuf {
+        self.status_root().join("revision.yaml")
+    }
+
+    /// The operator's [`Inventory`].
+    pub fn inventory_path(&self) -> PathBuf {
+        self.status_root().join("inventory.yaml")
+    }
+
     /// The status file of an object; `None` if there is none.
     pub fn read_status<S: DeserializeOwned>(
         &self,
@@ -111,12 +177,8 @@ impl Directory {
         file: &StatusFile<S>,
     ) -> Result<(), DirectoryError> {
         let key = ObjectKey::new(&file.metadata.namespace, &file.metadata.name);
-        write_yaml(&self.status_path(kind, &key), file)
-    }
-
-    /// Removes the status file of an object.
-    pub fn remove_status(&self, kind: Kind, key: &ObjectKey) -> Result<(), DirectoryError> {
-        remove(&self.status_path(kind, key))
+        let path = self.status_path(kind, &key);
+        write_atomically(&path, render_status(&path, file)?.as_bytes())
     }
 
     /// The objects of a kind that have a status file.
@@ -128,7 +190,11 @@ impl Directory {
             return Ok(keys);
         }
         for namespace in entries(&path)? {
-            collect(&path.join(&namespace), &namespace, &mut keys)?;
+            match collect(&path.join(&namespace), &namespace, &mut keys) {
+                // Nothing of Sluice's; it must not hide the rest.
+                Err(DirectoryError::Io { source, .. }) if is_loop(&source) => {}
+                result => result?,
+            }
         }
         Ok(keys)
     }
@@ -139,38 +205,25 @@ impl Directory {
         Ok(floor.map_or(0, |floor| floor.revision))
     }
 
-    /// Replaces what [`Self::read_revision_floor`] gives. To be called before the status file is removed.
-    pub fn write_revision_floor(&self, revision: u64) -> Result<(), DirectoryError> {
-        write_yaml(&self.revision_path(), &RevisionFloor { revision })
+    /// What [`Self::read_revision_floor`] reads. To be written before the status file is removed.
+    pub fn revision_floor(&self, revision: u64) -> Result<String, DirectoryError> {
+        render_status(&self.revision_path(), &RevisionFloor { revision })
     }
 
-    fn revision_path(&self) -> PathBuf {
-        self.root.join(".status/revision.yaml")
+    /// The operator's inventory; `None` if there is none.
+    pub fn read_inventory(&self) -> Result<Option<Inventory>, DirectoryError> {
+        read_yaml(&self.inventory_path())
     }
 
-    /// Replaces the report on a manifest.
-    pub fn write_report(&self, report: &FileReport) -> Result<(), DirectoryError> {
-        write_yaml(&self.report_path(&report.file), report)
+    /// Replaces the inventory.
+    pub fn write_inventory(&self, inventory: &Inventory) -> Result<(), DirectoryError> {
+        let path = self.inventory_path();
+        write_atomically(&path, render_status(&path, inventory)?.as_bytes())
     }
 
-    /// Removes the reports on all manifests but the named ones.
-    pub fn keep_reports(&self, keep: &[&str]) -> Result<(), DirectoryError> {
-        keep_only(&self.report_path(""), keep)
+    fn kind_path(&self, kind: Kind) -> PathBuf {
+        self.status_root().join(kind.name())
     }
-
-    /// Removes the last-good copies of all manifests but the named ones, lest a removed manifest come back.
-    pub fn keep_last_good(&self, keep: &[&str]) -> Result<(), DirectoryError> {
-        keep_only(&self.last_good_path(""), keep)
-    }
-}
-
-fn keep_only(path: &Path, keep: &[&str]) -> Result<(), DirectoryError> {
-    for name in entries(path)? {
-        if !keep.contains(&name.as_str()) {
-            remove(&path.join(&name))?;
-        }
-    }
-    Ok(())
 }
 
 fn collect(path: &Path, namespace: &str, keys: &mut Vec<ObjectKey>) -> Result<(), DirectoryError> {
@@ -185,34 +238,34 @@ fn collect(path: &Path, namespace: &str, keys: &mut Vec<ObjectKey>) -> Result<()
 }
 
 pub(super) fn read_yaml<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DirectoryError> {
-    let Some(text) = read_to_string(path)? else {
-        return Ok(None);
-    };
+    match read_to_string(path)? {
+        Some(text) => parse_status(path, &text).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads the text of the status file at `path`.
+pub fn parse_status<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, DirectoryError> {
     let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(&text, options)
-        .map(Some)
-        .map_err(|error| DirectoryError::Corrupt {
-            path: path.to_owned(),
-            message: error
-                .to_string()
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
-        })
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| DirectoryError::Corrupt {
+        path: path.to_owned(),
+        message: error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+    })
 }
 
-fn write_yaml(path: &Path, value: &impl Serialize) -> Result<(), DirectoryError> {
-    let text = serde_saphyr::to_string(value)
-        .map_err(|error| io_error(path, "encode", std::io::Error::other(error.to_string())))?;
-    write_atomically(path, text.as_bytes())
+/// The text of the status file at `path`.
+pub fn render_status(path: &Path, value: &impl Serialize) -> Result<String, DirectoryError> {
+    serde_saphyr::to_string(value)
+        .map_err(|error| io_error(path, "encode", std::io::Error::other(error.to_string())))
 }
 
-/// FNV-1a of the spec as JSON: tells an edited spec from an equal one.
+/// A hash of the spec as JSON: tells an edited spec from an equal one.
 fn spec_hash(spec: &impl Serialize) -> String {
     let bytes = serde_json::to_vec(spec).unwrap_or_default();
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}")
+    format!("{:016x}", fnv(&bytes))
 }

@@ -1,8 +1,10 @@
 use std::fs;
 
+use std::path::PathBuf;
+
 use sluice_api::{
-    DecidedPool, DecidedPort, DecidedVirtualServer, Decision, ForwardingMode,
-    LoadBalancerNodeStatus, PoolSelection, Protocol, VirtualServerStatus,
+    DecidedPool, DecidedPort, DecidedVirtualServer, Decision, ForwardingMode, Kind,
+    LoadBalancerNodeStatus, ObjectKey, PoolSelection, Protocol, VirtualServerStatus,
 };
 
 use super::*;
@@ -40,13 +42,6 @@ metadata: {name: web}
 spec: {servers: {static: [{name: a, address: 10.0.0.1}]}}
 ";
 
-fn names(reader: &ManifestReader) -> Vec<String> {
-    reader
-        .manifests()
-        .flat_map(|(_, state)| state.objects.iter().map(|object| object.key().to_string()))
-        .collect()
-}
-
 fn status(revision: u64, name: &str) -> VirtualServerStatus {
     VirtualServerStatus {
         decision: Some(Decision {
@@ -74,63 +69,13 @@ fn status(revision: u64, name: &str) -> VirtualServerStatus {
 }
 
 #[test]
-fn a_change_counts_when_it_has_been_seen_twice() {
-    let temporary = Temporary::new("settle");
-    let mut reader = ManifestReader::new(temporary.directory());
-    temporary.write("a.yaml", POOL);
-    temporary.write("notes.txt", "x: [");
-    assert!(!reader.poll().expect("poll") && !reader.is_complete());
-    assert!(reader.poll().expect("poll") && reader.is_complete());
-    assert_eq!(names(&reader), ["default/web"]);
-    assert!(!reader.poll().expect("poll"));
-
-    temporary.write("a.yaml", "");
-    assert!(!reader.poll().expect("poll"));
-    temporary.write("a.yaml", &POOL.replace("web", "other"));
-    assert!(!reader.poll().expect("poll"), "changed again");
-    assert_eq!(names(&reader), ["default/web"]);
-    assert!(reader.poll().expect("poll"));
-    assert_eq!(names(&reader), ["default/other"]);
-
-    fs::remove_file(temporary.0.join("a.yaml")).expect("remove");
-    assert!(!reader.poll().expect("poll"));
-    assert!(reader.poll().expect("poll"));
-    assert!(names(&reader).is_empty());
-}
-
-#[test]
-fn a_broken_manifest_is_replaced_by_its_last_good_copy() {
-    let temporary = Temporary::new("broken");
-    temporary.write("a.yaml", "kind: [");
-    temporary.write(".status/last-good/a.yaml", POOL);
-    temporary.write("b.yaml", "kind: [");
-    let mut reader = ManifestReader::new(temporary.directory());
-    reader.poll().expect("poll");
-    reader.poll().expect("poll");
-    let states: Vec<_> = reader
-        .manifests()
-        .map(|(_, s)| (s.source, s.errors.len()))
-        .collect();
-    assert_eq!(states, [(Source::LastGood, 1), (Source::Nothing, 1)]);
-    assert_eq!(names(&reader), ["default/web"]);
-
-    temporary.write("b.yaml", &POOL.replace("web", "b"));
-    reader.poll().expect("poll");
-    reader.poll().expect("poll");
-    temporary.write("b.yaml", "kind: [[");
-    reader.poll().expect("poll");
-    reader.poll().expect("poll");
-    assert_eq!(names(&reader), ["default/web", "default/b"]);
-}
-
-#[test]
 fn of_an_object_that_is_given_twice_the_first_counts() {
     let temporary = Temporary::new("twice");
     temporary.write("a.yaml", POOL);
     temporary.write("b.yaml", &POOL.replace("10.0.0.1", "10.0.0.2"));
     let mut reader = ManifestReader::new(temporary.directory());
-    reader.poll().expect("poll");
-    reader.poll().expect("poll");
+    reader.poll(0);
+    reader.poll(200);
     let in_force = reader.in_force();
     let [Object::RealServerPool(pool)] = in_force.objects[..] else {
         panic!("{in_force:?}");
@@ -202,8 +147,84 @@ fn decisions_are_read_when_a_file_changed() {
     assert_eq!(decisions.virtual_servers.len(), 2);
 
     temporary.write(".status/VirtualServer/shop/a.yaml", "status: [");
-    assert!(reader.poll().is_err());
-    assert!(reader.poll().is_err(), "told until it is put right");
+    let decisions = reader.poll().expect("poll").expect("changed");
+    assert_eq!(decisions.virtual_servers.len(), 1);
+    let unreadable: Vec<_> = decisions
+        .unreadable
+        .keys()
+        .map(|id| id.1.to_string())
+        .collect();
+    assert_eq!(unreadable, ["shop/a"]);
+}
+
+#[test]
+fn decisions_are_whole_when_they_are_those_of_the_inventory() {
+    let temporary = Temporary::new("inventory");
+    let directory = temporary.directory();
+    let keys = ["a", "b"].map(|name| ObjectKey::new("shop", name));
+    for (key, revision) in keys.iter().zip(4..) {
+        let file = StatusFile::new(Kind::VirtualServer, key, status(revision, "http"));
+        directory
+            .write_status(Kind::VirtualServer, &file)
+            .expect("write");
+    }
+    let read = || {
+        let decisions = DecisionReader::new(directory.clone()).poll();
+        decisions.expect("poll").expect("the first")
+    };
+    assert!(!read().is_whole, "the operator has said nothing");
+    let inventory = Inventory {
+        virtual_servers: Names::of(keys.iter().rev()),
+        pools: Names::of([].into_iter()),
+    };
+    directory.write_inventory(&inventory).expect("write");
+    assert!(read().is_whole);
+    let path = directory.status_path(Kind::VirtualServer, &keys[0]);
+    temporary.write(".status/VirtualServer/shop/a.yaml", "status: [");
+    let unreadable = read();
+    assert!(unreadable.is_whole && !unreadable.withdraws(Kind::VirtualServer, &keys[0]));
+    fs::remove_file(&path).expect("remove");
+    let lost = read();
+    assert!(!lost.is_whole && !lost.withdraws(Kind::VirtualServer, &keys[0]));
+    let inventory = Inventory {
+        virtual_servers: Names::of(keys[1..].iter()),
+        ..inventory
+    };
+    directory.write_inventory(&inventory).expect("write");
+    let withdrawn = read();
+    assert!(withdrawn.withdraws(Kind::VirtualServer, &keys[0]));
+    assert!(!withdrawn.withdraws(Kind::VirtualServer, &keys[1]));
+}
+
+#[test]
+fn a_mirror_puts_right_what_others_do_to_its_files() {
+    let temporary = Temporary::new("mirror");
+    let mut mirror = Mirror::default();
+    let paths = ["a", "b", "c", "d"].map(|name| temporary.0.join(".status/files").join(name));
+    for path in &paths {
+        mirror
+            .write(path, &path.display().to_string())
+            .expect("write");
+    }
+    assert!(mirror.heal().0.is_empty());
+    let content = fs::read_to_string(&paths[0]).expect("there");
+    fs::remove_file(&paths[0]).expect("remove");
+    fs::write(&paths[1], content.replace(".status", ".stauts")).expect("write");
+    // As it was, though written anew.
+    fs::write(&paths[2], paths[2].display().to_string()).expect("write");
+    let (healed, result) = mirror.heal();
+    assert_eq!(healed, [&paths[0], &paths[1]]);
+    result.expect("healed");
+    assert_eq!(fs::read_to_string(&paths[0]).expect("there"), content);
+    assert!(mirror.heal().0.is_empty());
+    // All are gone, and something is in the way of one.
+    fs::remove_dir_all(temporary.0.join(".status")).expect("remove");
+    fs::create_dir_all(paths[3].join("in the way")).expect("directory");
+    let (healed, result) = mirror.heal();
+    assert_eq!(healed.len(), 4);
+    result.expect("healed");
+    mirror.remove(&paths[0]).expect("removed");
+    assert!(!paths[0].exists() && mirror.heal().0.is_empty());
 }
 
 #[test]
@@ -227,4 +248,32 @@ fn a_lock_has_one_holder() {
     );
     drop(held);
     temporary.directory().lock("operator").expect("free again");
+}
+
+#[test]
+fn a_lock_outlives_the_status_files_and_is_missed_when_it_is_gone() {
+    let temporary = Temporary::new("lock-lost");
+    temporary.write(".status/files/a.yaml", "file");
+    let held = temporary.directory().lock("operator").expect("free");
+    fs::remove_dir_all(temporary.0.join(".status")).expect("remove");
+    temporary.directory().lock("operator").expect_err("held");
+    held.verify().expect("held");
+    // Without its file it locks nobody out: it is taken anew, unless somebody was faster.
+    fs::remove_file(temporary.0.join(".operator.lock")).expect("remove");
+    held.verify().expect("taken anew");
+    temporary.directory().lock("operator").expect_err("held");
+    fs::remove_file(temporary.0.join(".operator.lock")).expect("remove");
+    let second = temporary.directory().lock("operator").expect("free");
+    held.verify().expect_err("held by the second");
+    drop(second);
+    held.verify().expect("taken anew");
+}
+
+#[test]
+fn status_is_not_written_where_the_directory_is_gone() {
+    let temporary = Temporary::new("gone");
+    let path = temporary.directory().report_path("a.yaml");
+    fs::remove_dir_all(&temporary.0).expect("remove");
+    write_atomically(&path, b"x").expect_err("no directory");
+    assert!(!temporary.0.exists());
 }

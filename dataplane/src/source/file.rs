@@ -1,9 +1,11 @@
 //! The directory of standalone mode as a source, and as the place of this node's status.
 //!
-//! Unreadable files, a missing directory of decisions and a missing manifest of this node are no news: the core goes on with
-//! what it knows, and an agent that starts over pinned maps leaves the maps as they are until the decisions can be read.
+//! Losing the directory withdraws nothing. Unreadable and missing files, another directory in its place and a missing manifest
+//! of this node are no news: the core goes on with what it knows. Only where the operator's inventory agrees with the files
+//! is a decision that is missing withdrawn. An agent that starts tells nothing until then, so pinned maps stay as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -15,8 +17,9 @@ use sluice_api::{
 };
 use sluice_directory::manifest::Object;
 use sluice_directory::{
-    DecisionReader, Directory, DirectoryError, Lock, ManifestReader, StatusFile,
+    DecisionReader, Decisions, Directory, DirectoryError, Lock, ManifestReader, StatusFile,
 };
+use sluice_planner::{ObjectKind, Problem, Reason};
 use tracing::{info, warn};
 
 use super::{Changes, Event, Mark, SourceState};
@@ -24,9 +27,11 @@ use super::{Changes, Event, Mark, SourceState};
 /// Time between two looks at the directory.
 const POLL: Duration = Duration::from_millis(100);
 /// Time between two looks at other nodes' status, which changes with every heartbeat.
-const POLL_PEERS: Duration = Duration::from_secs(1);
+const POLL_PEERS_MS: u64 = 1_000;
 /// Time between two complaints of one kind while they last.
-const COMPLAINT: Duration = Duration::from_mins(1);
+const COMPLAINT_MS: u64 = 60_000;
+/// An agent that starts says why it knows no decisions after so long: the operator writes them one after the other.
+const HELD_MS: u64 = 2_000;
 
 /// Names of the kinds of files read, in metrics and messages.
 const DECISIONS: &str = "decisions";
@@ -38,7 +43,7 @@ const NODES: &str = "peers";
 pub struct NodeFile {
     directory: Directory,
     file: Arc<Mutex<StatusFile<LoadBalancerNodeStatus>>>,
-    _lock: Arc<Lock>,
+    lock: Arc<Lock>,
 }
 
 impl NodeFile {
@@ -59,46 +64,58 @@ impl NodeFile {
         Ok(Self {
             directory: directory.clone(),
             file: Arc::new(Mutex::new(file)),
-            _lock: Arc::new(lock),
+            lock: Arc::new(lock),
         })
     }
 
     /// The status as written last.
     pub fn status(&self) -> LoadBalancerNodeStatus {
-        self.lock().status.clone()
+        self.file().status.clone()
     }
 
-    /// Replaces the status.
+    /// Replaces the status, if no other process does so.
     pub fn write(&self, status: LoadBalancerNodeStatus) -> Result<(), DirectoryError> {
-        let mut file = self.lock();
+        self.lock.verify()?;
+        let mut file = self.file();
         file.status = status;
         self.directory.write_status(Kind::LoadBalancerNode, &file)
     }
 
     /// The generation of a spec.
     fn count(&self, spec: &LoadBalancerNodeSpec) -> i64 {
-        let mut file = self.lock();
+        let mut file = self.file();
         file.metadata.count_spec(spec);
         file.metadata.generation
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, StatusFile<LoadBalancerNodeStatus>> {
+    fn file(&self) -> std::sync::MutexGuard<'_, StatusFile<LoadBalancerNodeStatus>> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// A directory, and the node that reads it.
+#[derive(Debug)]
+pub struct Source {
+    /// The directory.
+    pub directory: Directory,
+    /// The node's name.
+    pub node: String,
+    /// Its status file.
+    pub file: NodeFile,
+    /// How the source fares.
+    pub state: Arc<SourceState>,
+    /// Whether maps of an earlier agent serve something.
+    pub served: bool,
+}
+
 /// Reads the directory for as long as the process lives, in a thread of its own. `tell` may wait.
-pub fn run(
-    directory: Directory,
-    node: String,
-    file: NodeFile,
-    state: Arc<SourceState>,
-    mut tell: impl FnMut(Event) + Send + 'static,
-) {
+pub fn run(source: Source, mut tell: impl FnMut(Event) + Send + 'static) {
     thread::spawn(move || {
-        let mut reader = Reader::new(directory, node, file, state);
+        let mut reader = Reader::new(source);
+        let start = Instant::now();
         loop {
-            for event in reader.poll() {
+            let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            for event in reader.poll(now_ms) {
                 tell(event);
             }
             thread::sleep(POLL);
@@ -111,21 +128,40 @@ struct Reader {
     node: String,
     file: NodeFile,
     state: Arc<SourceState>,
+    served: bool,
     decisions: DecisionReader,
     manifests: ManifestReader,
-    told_virtual_servers: BTreeMap<ObjectKey, Arc<Decision>>,
-    told_pools: BTreeMap<ObjectKey, Arc<PoolDecision>>,
+    told: Told,
     directors: BTreeSet<String>,
-    peers_polled: Option<Instant>,
+    peers_ms: Option<u64>,
     told_node: Option<LoadBalancerNodeSpec>,
     refused_node: Option<LoadBalancerNodeSpec>,
     told_peers: Option<BTreeMap<String, BTreeSet<IpAddr>>>,
     node_is_missing: bool,
-    complained: BTreeMap<&'static str, Instant>,
+    complained: BTreeMap<&'static str, u64>,
+}
+
+/// The decisions that the core knows.
+#[derive(Default)]
+struct Told {
+    virtual_servers: BTreeMap<ObjectKey, Arc<Decision>>,
+    pools: BTreeMap<ObjectKey, Arc<PoolDecision>>,
+    mark: Option<Mark>,
+    /// Why nothing is told.
+    doubt: Option<String>,
+    /// The doubt that was told.
+    held: Option<String>,
 }
 
 impl Reader {
-    fn new(directory: Directory, node: String, file: NodeFile, state: Arc<SourceState>) -> Self {
+    fn new(source: Source) -> Self {
+        let Source {
+            directory,
+            node,
+            file,
+            state,
+            served,
+        } = source;
         for kind in [DECISIONS, MANIFESTS, NODES] {
             state.expect(kind);
         }
@@ -136,10 +172,10 @@ impl Reader {
             node,
             file,
             state,
-            told_virtual_servers: BTreeMap::new(),
-            told_pools: BTreeMap::new(),
+            served,
+            told: Told::default(),
             directors: BTreeSet::new(),
-            peers_polled: None,
+            peers_ms: None,
             told_node: None,
             refused_node: None,
             told_peers: None,
@@ -148,60 +184,55 @@ impl Reader {
         }
     }
 
-    fn poll(&mut self) -> Vec<Event> {
+    fn poll(&mut self, now_ms: u64) -> Vec<Event> {
+        let changed = self.manifests.poll(now_ms);
+        if let Err(error) = self.manifests.check() {
+            for kind in [MANIFESTS, DECISIONS, NODES] {
+                self.complain(kind, &error, now_ms);
+            }
+            return Vec::new();
+        }
         let mut events = Vec::new();
-        events.extend(self.poll_decisions());
-        events.extend(self.poll_manifests());
-        events.extend(self.poll_peers());
+        events.extend(self.node_news(changed, now_ms));
+        events.extend(self.decision_news(now_ms));
+        events.extend(self.peer_news(now_ms));
         events
     }
 
-    fn poll_decisions(&mut self) -> Option<Event> {
-        // The operator makes this directory with the first decision and never removes it. Without it nothing is known.
-        let decided = self.directory.root().join(".status/VirtualServer");
-        if !decided.is_dir() {
-            return None;
-        }
+    fn decision_news(&mut self, now_ms: u64) -> Vec<Event> {
         match self.decisions.poll() {
             Ok(found) => {
                 self.state.synced(DECISIONS);
-                let found = found?;
-                self.state.events(DECISIONS, 1);
-                Some(Event::Decided(Changes {
-                    virtual_servers: changes(&mut self.told_virtual_servers, found.virtual_servers),
-                    pools: changes(&mut self.told_pools, found.pools),
-                    slices: BTreeMap::new(),
-                    mark: Mark {
-                        revision: found.revision,
-                        pool_revision: found.revision,
-                        // One that cannot be read withholds all.
-                        missed: Vec::new(),
-                    },
-                }))
+                let mut events = Vec::new();
+                if let Some(found) = found {
+                    self.state.events(DECISIONS, 1);
+                    for error in found.unreadable.values() {
+                        self.complain(DECISIONS, error, now_ms);
+                    }
+                    events.extend(self.told.take(found, self.served));
+                    self.state.hold(self.told.doubt.clone());
+                }
+                events.extend(self.told.held(now_ms));
+                events
             }
             Err(error) => {
-                self.complain(DECISIONS, &error);
-                None
+                self.complain(DECISIONS, &error, now_ms);
+                Vec::new()
             }
         }
     }
 
-    fn poll_manifests(&mut self) -> Option<Event> {
-        match self.manifests.poll() {
-            Ok(changed) => {
-                self.state.synced(MANIFESTS);
-                self.state.events(MANIFESTS, u64::from(changed));
-                if !self.manifests.is_complete() {
-                    return None;
-                }
-                if !changed && self.told_node.is_some() {
-                    return None;
-                }
+    fn node_news(&mut self, changed: bool, now_ms: u64) -> Option<Event> {
+        self.state.synced(MANIFESTS);
+        self.state.events(MANIFESTS, u64::from(changed));
+        if !changed && self.told_node.is_some() {
+            return None;
+        }
+        if !self.manifests.is_complete() {
+            if now_ms >= HELD_MS {
+                self.report_missing();
             }
-            Err(error) => {
-                self.complain(MANIFESTS, &error);
-                return None;
-            }
+            return None;
         }
         let in_force = self.manifests.in_force().objects.into_iter();
         let nodes = in_force.filter_map(|object| match object {
@@ -216,7 +247,7 @@ impl Reader {
             .filter(|(name, spec)| spec.role == NodeRole::Director && **name != self.node)
             .map(|(name, _)| name.clone())
             .collect();
-        self.peers_polled = None;
+        self.peers_ms = None;
         let Some(spec) = nodes.remove(&self.node) else {
             self.report_missing();
             return None;
@@ -256,31 +287,41 @@ impl Reader {
         }
     }
 
-    fn poll_peers(&mut self) -> Option<Event> {
-        let now = Instant::now();
-        if self.peers_polled.is_some_and(|at| now < at + POLL_PEERS) {
+    /// The addresses of a director whose report is gone or cannot be read stay: it may be silent, but not gone.
+    fn peer_news(&mut self, now_ms: u64) -> Option<Event> {
+        if !self.manifests.is_complete() {
+            // Nobody has said which nodes there are.
+            self.state.synced(NODES);
             return None;
         }
-        self.peers_polled = Some(now);
+        if self.peers_ms.is_some_and(|at| now_ms < at + POLL_PEERS_MS) {
+            return None;
+        }
+        self.peers_ms = Some(now_ms);
         let mut peers = BTreeMap::new();
+        let mut problem = None;
         for name in &self.directors {
             let key = ObjectKey::new("", name);
-            match self
-                .directory
-                .read_status::<LoadBalancerNodeStatus>(Kind::LoadBalancerNode, &key)
-            {
-                Ok(Some(file)) => {
-                    peers.insert(name.clone(), file.status.addresses.into_iter().collect());
-                }
-                // A director that has not started yet sends nothing.
-                Ok(None) => {}
+            let file: Result<Option<StatusFile<LoadBalancerNodeStatus>>, _> =
+                self.directory.read_status(Kind::LoadBalancerNode, &key);
+            let before = self.told_peers.as_ref().and_then(|told| told.get(name));
+            let addresses = match file {
+                Ok(Some(file)) => Some(file.status.addresses.into_iter().collect()),
+                // Or it has not started yet, and sends nothing.
+                Ok(None) => before.cloned(),
                 Err(error) => {
-                    self.complain(NODES, &error);
-                    return None;
+                    problem = Some(error);
+                    before.cloned()
                 }
+            };
+            if let Some(addresses) = addresses {
+                peers.insert(name.clone(), addresses);
             }
         }
-        self.state.synced(NODES);
+        match problem {
+            Some(error) => self.complain(NODES, &error, now_ms),
+            None => self.state.synced(NODES),
+        }
         if self.told_peers.as_ref() == Some(&peers) {
             return None;
         }
@@ -289,33 +330,118 @@ impl Reader {
         Some(Event::Peers(peers))
     }
 
-    fn complain(&mut self, what: &'static str, error: &DirectoryError) {
+    fn complain(&mut self, what: &'static str, error: &impl fmt::Display, now_ms: u64) {
         self.state.failed(what);
-        let now = Instant::now();
-        let quiet = self
-            .complained
-            .get(what)
-            .is_some_and(|&at| now < at + COMPLAINT);
-        if !quiet {
-            self.complained.insert(what, now);
+        let last = self.complained.get(what);
+        if last.is_none_or(|&at| now_ms >= at + COMPLAINT_MS) {
+            self.complained.insert(what, now_ms);
             warn!("cannot read {what}, going on with what is known: {error}");
         }
     }
 }
 
-/// How `found` differs from what was `told`, which is then the same.
+impl Told {
+    /// Tells how what was found differs. `served`: maps of an earlier agent serve something.
+    fn take(&mut self, found: Decisions, served: bool) -> Option<Event> {
+        if self.mark.is_none() {
+            // Maps would lose what is missing.
+            self.doubt = doubt(&found).filter(|_| served);
+            let is_empty = found.virtual_servers.is_empty() && found.pools.is_empty();
+            if self.doubt.is_some() || is_empty && !found.is_whole {
+                return None;
+            }
+        }
+        let revision = if found.is_whole {
+            found.revision
+        } else {
+            // What is missing may have changed since it was told.
+            self.mark.as_ref().map_or(0, |mark| mark.revision)
+        };
+        let mark = Mark {
+            revision,
+            pool_revision: revision,
+            missed: problems(&found),
+        };
+        let servers = withdrawn(&self.virtual_servers, |key| {
+            found.withdraws(Kind::VirtualServer, key)
+        });
+        let pools = withdrawn(&self.pools, |key| {
+            found.withdraws(Kind::RealServerPool, key)
+        });
+        let changes = Changes {
+            virtual_servers: changes(&mut self.virtual_servers, servers, found.virtual_servers),
+            pools: changes(&mut self.pools, pools, found.pools),
+            slices: BTreeMap::new(),
+            mark,
+        };
+        if changes.is_empty() && self.mark.as_ref() == Some(&changes.mark) {
+            return None;
+        }
+        self.mark = Some(changes.mark.clone());
+        Some(Event::Decided(changes))
+    }
+
+    /// Tells why nothing is told, if that lasts.
+    fn held(&mut self, now_ms: u64) -> Option<Event> {
+        if self.held == self.doubt || self.doubt.is_some() && now_ms < HELD_MS {
+            return None;
+        }
+        self.held.clone_from(&self.doubt);
+        Some(Event::Held(self.held.clone()))
+    }
+}
+
+/// Why decisions must not be taken for all there are.
+fn doubt(found: &Decisions) -> Option<String> {
+    if let Some(((kind, key), error)) = found.unreadable.first_key_value() {
+        return Some(format!(
+            "{kind} {key} cannot be read, and the maps that were taken over may serve it: going on by what was decided before \
+             until the operator has written it once more: {error}"
+        ));
+    }
+    (!found.is_whole).then(|| {
+        "the operator's status files are not complete, and the maps that were taken over may serve what is missing: going on \
+         by what was decided before until the operator has written them; see that it is running"
+            .to_owned()
+    })
+}
+
+/// Exceptions for the decisions that cannot be read.
+fn problems(found: &Decisions) -> Vec<Problem> {
+    let problem = |((kind, key), error): (&(Kind, ObjectKey), &String)| Problem {
+        kind: match kind {
+            Kind::VirtualServer => ObjectKind::VirtualServer,
+            _ => ObjectKind::RealServerPool,
+        },
+        object: key.clone(),
+        reason: Reason::Unreadable,
+        message: format!(
+            "this node's agent cannot read it, what was known of it stays; the operator writes it once more: {error}"
+        ),
+        exception: true,
+    };
+    found.unreadable.iter().map(problem).collect()
+}
+
+fn withdrawn<T>(
+    told: &BTreeMap<ObjectKey, Arc<T>>,
+    is_withdrawn: impl Fn(&ObjectKey) -> bool,
+) -> Vec<ObjectKey> {
+    let keys = told.keys().filter(|key| is_withdrawn(key));
+    keys.cloned().collect()
+}
+
+/// How what was found differs from what was `told`, which is then the same but for what is missing and not `gone`.
 fn changes<T: PartialEq>(
     told: &mut BTreeMap<ObjectKey, Arc<T>>,
+    gone: Vec<ObjectKey>,
     found: BTreeMap<ObjectKey, T>,
 ) -> BTreeMap<ObjectKey, Option<Arc<T>>> {
     let mut changes = BTreeMap::new();
-    told.retain(|key, _| {
-        let keep = found.contains_key(key);
-        if !keep {
-            changes.insert(key.clone(), None);
-        }
-        keep
-    });
+    for key in gone {
+        told.remove(&key);
+        changes.insert(key, None);
+    }
     for (key, content) in found {
         if told.get(&key).is_none_or(|told| **told != content) {
             let content = Arc::new(content);
@@ -327,162 +453,5 @@ fn changes<T: PartialEq>(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::path::{Path, PathBuf};
-
-    use super::*;
-
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let path =
-                std::env::temp_dir().join(format!("sluice-agent-{}-{name}", std::process::id()));
-            let _ = fs::remove_dir_all(&path);
-            fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-
-        fn write(&self, path: &str, text: &str) {
-            let path = self.0.join(path);
-            fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).unwrap();
-            fs::write(path, text).unwrap();
-        }
-
-        fn reader(&self) -> Reader {
-            let directory = Directory::new(&self.0);
-            let file = NodeFile::open(&directory, "d1").unwrap();
-            Reader::new(directory, "d1".to_owned(), file, Arc::default())
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn node(name: &str, interface: &str) -> String {
-        format!(
-            "apiVersion: sluice.dev/v1alpha1\nkind: LoadBalancerNode\nmetadata: {{name: {name}}}\n\
-             spec: {{role: Director, interfaces: [{interface}]}}\n"
-        )
-    }
-
-    /// Manifests count when two polls have seen them alike.
-    fn settle(reader: &mut Reader) -> Vec<Event> {
-        (0..3).flat_map(|_| reader.poll()).collect()
-    }
-
-    fn interfaces(events: &[Event]) -> Vec<String> {
-        events
-            .iter()
-            .find_map(|event| match event {
-                Event::Node(node) => Some(node.spec.interfaces.clone()),
-                _ => None,
-            })
-            .unwrap_or_default()
-    }
-
-    #[test]
-    fn an_empty_directory_says_nothing_of_decisions_and_node() {
-        let scratch = Scratch::new("empty");
-        let events = settle(&mut scratch.reader());
-        assert_eq!(events, [Event::Peers(BTreeMap::new())]);
-    }
-
-    #[test]
-    fn the_node_is_told_once_and_again_when_it_changes() {
-        let scratch = Scratch::new("node");
-        scratch.write("node.yaml", &node("d1", "eth0"));
-        let mut reader = scratch.reader();
-        assert_eq!(interfaces(&settle(&mut reader)), ["eth0"]);
-        assert!(interfaces(&settle(&mut reader)).is_empty());
-        scratch.write("node.yaml", &node("d1", "eth1"));
-        let events = settle(&mut reader);
-        assert_eq!(interfaces(&events), ["eth1"]);
-        let generation = events.iter().find_map(|event| match event {
-            Event::Node(node) => node.metadata.generation,
-            _ => None,
-        });
-        assert_eq!(generation, Some(2));
-    }
-
-    #[test]
-    fn a_node_that_vanishes_is_no_news() {
-        let scratch = Scratch::new("gone");
-        scratch.write("node.yaml", &node("d1", "eth0"));
-        let mut reader = scratch.reader();
-        settle(&mut reader);
-        fs::remove_file(scratch.0.join("node.yaml")).unwrap();
-        assert!(settle(&mut reader).is_empty());
-    }
-
-    #[test]
-    fn a_spec_that_breaks_a_rule_leaves_the_one_before() {
-        let scratch = Scratch::new("refused");
-        scratch.write("node.yaml", &node("d1", "eth0"));
-        let mut reader = scratch.reader();
-        settle(&mut reader);
-        scratch.write("node.yaml", &node("d1", "a-name-that-is-too-long"));
-        let events = settle(&mut reader);
-        let [Event::NodeRefused(message)] = &events[..] else {
-            unreachable!("{events:?}")
-        };
-        assert!(message.contains("spec.interfaces"), "{message}");
-        assert!(settle(&mut reader).is_empty());
-        scratch.write("node.yaml", &node("d1", "eth0"));
-        assert_eq!(interfaces(&settle(&mut reader)), ["eth0"]);
-    }
-
-    #[test]
-    fn peers_are_the_other_directors() {
-        let scratch = Scratch::new("peers");
-        for name in ["d1", "d2"] {
-            scratch.write(&format!("{name}.yaml"), &node(name, "eth0"));
-            scratch.write(
-                &format!(".status/LoadBalancerNode/{name}.yaml"),
-                &format!(
-                    "apiVersion: sluice.dev/v1alpha1\nkind: LoadBalancerNode\nmetadata: {{name: {name}}}\n\
-                     status: {{addresses: [10.0.0.1]}}\n"
-                ),
-            );
-        }
-        let events = settle(&mut scratch.reader());
-        let peers: Vec<&BTreeMap<_, _>> = events
-            .iter()
-            .filter_map(|event| match event {
-                Event::Peers(peers) if !peers.is_empty() => Some(peers),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(peers.len(), 1);
-        assert_eq!(peers[0].keys().collect::<Vec<_>>(), ["d2"]);
-    }
-
-    #[test]
-    fn decisions_are_told_and_survive_a_lost_status_directory() {
-        let scratch = Scratch::new("decisions");
-        let mut reader = scratch.reader();
-        scratch.write(
-            ".status/VirtualServer/shop/web.yaml",
-            "apiVersion: sluice.dev/v1alpha1\nkind: VirtualServer\nmetadata: {name: web, namespace: shop}\n\
-             status: {decision: {revision: 7, generation: 1, addresses: [203.0.113.1], \
-             ports: [{name: http, protocol: TCP, port: 80}], mode: NAT, poolSelection: Flow, \
-             pools: [{name: a, weight: 1, specWeight: 1}]}}\n",
-        );
-        let revisions = |events: &[Event]| -> Vec<u64> {
-            events
-                .iter()
-                .filter_map(|event| match event {
-                    Event::Decided(changes) => Some(changes.mark.revision),
-                    _ => None,
-                })
-                .collect()
-        };
-        assert_eq!(revisions(&settle(&mut reader)), [7]);
-        fs::remove_dir_all(scratch.0.join(".status/VirtualServer")).unwrap();
-        assert!(revisions(&settle(&mut reader)).is_empty());
-    }
-}
+#[path = "file_tests.rs"]
+mod tests;

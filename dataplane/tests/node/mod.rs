@@ -13,7 +13,7 @@ use sluice_api::{
     DecidedVirtualServer, Decision, ForwardingMode, Kind, LoadBalancerNodeStatus, ObjectKey,
     PoolDecision, PoolSelection, Protocol, RealServerPoolStatus, Time, VirtualServerStatus,
 };
-use sluice_directory::{Directory, StatusFile};
+use sluice_directory::{Directory, Inventory, Names, StatusFile};
 use sluice_tests::net::{Namespace, Process, Run, Veth, object_path, until};
 
 /// How long a change may take. Most take a fraction of a second, but the verifier may be slow.
@@ -146,6 +146,11 @@ impl Node {
         let key = ObjectKey::new("default", "web");
         let file = StatusFile::new(Kind::VirtualServer, &key, web);
         directory.write_status(Kind::VirtualServer, &file)?;
+        let pool = ObjectKey::new("default", "pool");
+        directory.write_inventory(&Inventory {
+            virtual_servers: Names::of([&key].into_iter()),
+            pools: Names::of([&pool].into_iter()),
+        })?;
         Ok(())
     }
 

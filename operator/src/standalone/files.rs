@@ -4,13 +4,15 @@ use sluice_api::{
     Kind, ObjectKey, RealServerPool, RealServerPoolStatus, RolloutPolicy, RolloutPolicyStatus,
     VirtualServer, VirtualServerStatus,
 };
-use sluice_directory::{Directory, DirectoryError};
+use sluice_directory::{Directory, DirectoryError, Mirror};
 
 use super::store::Store;
 use crate::order::{Numbers, Object, Stands, Status, Written};
 
 /// All kinds whose status the operator writes.
 pub(super) struct Files<'a> {
+    pub(super) directory: &'a Directory,
+    pub(super) mirror: &'a mut Mirror,
     pub(super) virtual_servers: &'a mut Store<VirtualServer>,
     pub(super) pools: &'a mut Store<RealServerPool>,
     pub(super) policies: &'a mut Store<RolloutPolicy>,
@@ -29,16 +31,14 @@ impl Files<'_> {
     }
 
     /// Writes a status.
-    pub(super) fn write(
-        &mut self,
-        directory: &Directory,
-        key: &ObjectKey,
-        status: Status,
-    ) -> Result<(), DirectoryError> {
+    pub(super) fn write(&mut self, key: &ObjectKey, status: Status) -> Result<(), DirectoryError> {
+        let (directory, mirror) = (self.directory, &mut *self.mirror);
         match status {
-            Status::VirtualServer(status) => self.virtual_servers.write(directory, key, status),
-            Status::Pool(status) => self.pools.write(directory, key, status),
-            Status::Policy(status) => self.policies.write(directory, key, status),
+            Status::VirtualServer(status) => {
+                self.virtual_servers.write(directory, mirror, key, status)
+            }
+            Status::Pool(status) => self.pools.write(directory, mirror, key, status),
+            Status::Policy(status) => self.policies.write(directory, mirror, key, status),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Manifests: objects in force, last-good copies and reports on broken files.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 
 use sluice_api::{ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
 use sluice_directory::manifest::Object;
 use sluice_directory::{
-    Directory, DirectoryError, FileReport, ManifestReader, Source, write_atomically,
+    Directory, DirectoryError, Failures, FileReport, Hold, InForce, ManifestReader, ManifestState,
+    Mirror, Source, WORD, render_status,
 };
 use tracing::{info, warn};
 
@@ -36,8 +38,18 @@ impl Manifests {
     }
 
     /// Looks at the directory. Returns whether [`Self::inputs`] may give something else now.
-    pub(super) fn poll(&mut self) -> Result<bool, DirectoryError> {
-        self.reader.poll()
+    pub(super) fn poll(&mut self, monotonic_ms: u64) -> bool {
+        self.reader.poll(monotonic_ms)
+    }
+
+    /// An error while the directory is not there, or another one is in its place.
+    pub(super) fn check(&self) -> Result<(), DirectoryError> {
+        self.reader.check()
+    }
+
+    /// Whether another directory counts since the last call.
+    pub(super) fn take_moved(&mut self) -> bool {
+        self.reader.take_moved()
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -45,60 +57,80 @@ impl Manifests {
     }
 
     /// The objects in force. Writes last-good copies of what parsed and reports on what is broken.
-    pub(super) fn inputs(&mut self) -> Result<Inputs, DirectoryError> {
+    pub(super) fn inputs(&mut self, mirror: &mut Mirror, failures: &mut Failures) -> Inputs {
         let mut inputs = Inputs::default();
         let in_force = self.reader.in_force();
-        for object in in_force.objects {
-            inputs.add(object.clone());
+        for object in &in_force.objects {
+            inputs.add((*object).clone());
         }
         let mut reports = BTreeMap::new();
         for (name, state) in self.reader.manifests() {
-            let mut errors: Vec<String> = state.errors.iter().map(ToString::to_string).collect();
-            let duplicates = in_force.duplicates.get(name);
-            let serving = match state.source {
-                Source::File if duplicates.is_some() => "the other objects of this file",
-                Source::File => "this file",
-                Source::LastGood => "the last version of this file that was not broken",
-                Source::Nothing => "nothing of this file",
-            };
-            errors.extend(duplicates.into_iter().flatten().cloned());
             if let Some(text) = &state.text {
-                self.keep_copy(name, text)?;
+                let path = self.directory.last_good_path(name);
+                failures.note(mirror.write(&path, text));
             }
-            if !errors.is_empty() {
-                let report = FileReport {
-                    file: name.to_owned(),
-                    errors,
-                    serving: serving.to_owned(),
-                };
+            if let Some(report) = self.report(name, state, &in_force) {
                 reports.insert(name.to_owned(), report);
             }
         }
+        // Lest a manifest that was removed come back when a broken one takes its name.
         let names: Vec<&str> = self.reader.manifests().map(|(name, _)| name).collect();
-        self.directory.keep_last_good(&names)?;
-        self.report(reports)?;
-        Ok(inputs)
+        let copies = self.directory.last_good_path("");
+        failures.note(mirror.keep_only(&copies, |name| names.contains(&name)));
+        self.write(reports, mirror, failures);
+        inputs
     }
 
-    fn keep_copy(&self, name: &str, text: &str) -> Result<(), DirectoryError> {
-        let path = self.directory.last_good_path(name);
-        if std::fs::read_to_string(&path).is_ok_and(|copy| copy == text) {
-            return Ok(());
+    /// Why a manifest does not count as it is; `None` if it does.
+    fn report(
+        &self,
+        name: &str,
+        state: &ManifestState,
+        in_force: &InForce<'_>,
+    ) -> Option<FileReport> {
+        let mut errors: Vec<String> = state.errors.iter().map(ToString::to_string).collect();
+        let duplicates = in_force.duplicates.get(name);
+        let mut serving = match state.source {
+            Source::File if duplicates.is_some() => "the other objects of this file",
+            Source::File => "this file",
+            Source::LastGood => "the last version of this file that was not broken",
+            Source::Nothing => "nothing of this file",
+        };
+        errors.extend(duplicates.into_iter().flatten().cloned());
+        if self.reader.held().get(name) == Some(&Hold::Everything) {
+            errors.push(format!(
+                "no object is left in the directory, as when it was emptied by mistake, so nothing is removed: bring the \
+                 manifests back, or create the file {WORD} in the directory if everything is to be removed"
+            ));
+            serving = "the version of this file before";
         }
-        write_atomically(&path, text.as_bytes())
+        (!errors.is_empty()).then(|| FileReport {
+            file: name.to_owned(),
+            errors,
+            serving: serving.to_owned(),
+        })
     }
 
-    fn report(&mut self, reports: BTreeMap<String, FileReport>) -> Result<(), DirectoryError> {
-        let names: Vec<&str> = reports.keys().map(String::as_str).collect();
-        self.directory.keep_reports(&names)?;
+    fn write(
+        &mut self,
+        reports: BTreeMap<String, FileReport>,
+        mirror: &mut Mirror,
+        failures: &mut Failures,
+    ) {
+        let mut kept = Vec::new();
         for (name, report) in &reports {
+            let path = self.directory.report_path(name);
+            let text = render_status(&path, report);
+            failures.note(text.and_then(|text| mirror.write(&path, &text)));
+            kept.extend(path.file_name().map(OsStr::to_os_string));
             if self.reports.get(name) != Some(report) {
-                self.directory.write_report(report)?;
                 for error in &report.errors {
                     warn!(file = name, serving = report.serving, "{error}");
                 }
             }
         }
+        let directory = self.directory.report_path("");
+        failures.note(mirror.keep_only(&directory, |name| kept.iter().any(|kept| kept == name)));
         for name in self
             .reports
             .keys()
@@ -107,7 +139,6 @@ impl Manifests {
             info!(file = name, "is in order again or gone");
         }
         self.reports = reports;
-        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
 //! Standalone mode: the core over the files of a directory (see [`sluice_directory`]).
 //!
 //! One call of [`Standalone::tick`] looks at the files and writes what changed. What is in memory is what is on disk: after
-//! a failed write the next tick decides anew. A restart at any point goes on from the files.
+//! a failed write the next tick decides anew, and files that others change or remove are written once more. A restart at
+//! any point goes on from the files. No file holds up the others.
 
 mod files;
 mod manifests;
@@ -11,7 +12,10 @@ mod store;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer};
-use sluice_directory::{Directory, DirectoryError, Lock};
+use sluice_directory::{
+    Directory, DirectoryError, Failures, Inventory, Lock, Mirror, render_status,
+};
+use tracing::warn;
 
 use crate::core::{Outcome, World, reconcile};
 use crate::order::{Failure, Next, Schedule, Write};
@@ -22,6 +26,8 @@ use store::Store;
 
 /// Timers of rollouts, the only ones of the core, are looked at this often when nothing else happens.
 const IDLE_MS: u64 = 1000;
+/// Status files are looked at this often for what others changed, and what failed is tried again.
+const HEAL_MS: u64 = 1000;
 
 /// The operator of one directory.
 #[derive(Debug)]
@@ -29,67 +35,136 @@ pub struct Standalone {
     directory: Directory,
     manifests: Manifests,
     nodes: Nodes,
+    mirror: Mirror,
     virtual_servers: Store<VirtualServer>,
     pools: Store<RealServerPool>,
     policies: Store<RolloutPolicy>,
     revision_floor: u64,
+    /// Whether the status files have to be read: at the start, and when another directory counts.
+    unread: bool,
     /// Whether the manifests say something that was not taken yet.
     stale: bool,
     /// When the core last ran, and whether its answer may not be final yet.
     last_ms: u64,
     busy: bool,
+    healed_ms: u64,
+    /// The last failure, until it has not come again.
+    failing: Option<(u64, String)>,
     schedule: Schedule,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Standalone {
-    /// Takes the directory's lock and reads what was decided before.
+    /// Takes the directory's lock.
     pub fn open(directory: Directory) -> Result<Self, DirectoryError> {
-        let lock = directory.lock("operator")?;
         Ok(Self {
+            lock: directory.lock("operator")?,
             manifests: Manifests::new(directory.clone()),
             nodes: Nodes::default(),
-            virtual_servers: Store::load(&directory)?,
-            pools: Store::load(&directory)?,
-            policies: Store::load(&directory)?,
-            revision_floor: directory.read_revision_floor()?,
+            mirror: Mirror::default(),
+            virtual_servers: Store::new(),
+            pools: Store::new(),
+            policies: Store::new(),
+            revision_floor: 0,
+            unread: true,
             stale: true,
             last_ms: 0,
             busy: true,
+            healed_ms: 0,
+            failing: None,
             // Who reads the files claims all revisions up to the highest.
             schedule: Schedule::new(1),
             directory,
-            _lock: lock,
         })
     }
 
-    /// One round. `now` is stored and shown; `monotonic_ms` tells how long a node has been silent.
+    /// One round. `now` is stored and shown; `monotonic_ms` tells how long anything has lasted. While the directory is lost
+    /// or locked by another process nothing is concluded and nothing is written.
     pub fn tick(&mut self, now: &Time, monotonic_ms: u64) -> Result<(), DirectoryError> {
-        let changed = self.manifests.poll()?;
+        self.stale |= self.manifests.poll(monotonic_ms);
+        self.manifests.check()?;
+        self.lock.verify()?;
+        self.unread |= self.manifests.take_moved();
         if !self.manifests.is_complete() {
             return Ok(());
         }
-        self.stale |= changed;
+        if self.unread {
+            self.read()?;
+        }
+        let mut failures = Failures::default();
+        if monotonic_ms.saturating_sub(self.healed_ms) >= HEAL_MS {
+            self.healed_ms = monotonic_ms;
+            self.heal(&mut failures);
+            self.stale |= self.failing.is_some();
+        }
         if self.stale {
-            let inputs = self.manifests.inputs()?;
-            self.virtual_servers.replace(inputs.virtual_servers);
-            self.pools.replace(inputs.pools);
-            self.policies.replace(inputs.policies);
-            self.nodes.want(inputs.nodes);
-            self.stale = false;
-            self.busy = true;
+            self.take_inputs(&mut failures);
         }
         let is_decided = self.virtual_servers.has_decisions() || self.pools.has_decisions();
-        self.busy |= self.nodes.look(&self.directory, is_decided, monotonic_ms)?;
+        let news = self.nodes.look(&self.directory, is_decided, monotonic_ms);
+        self.busy |= failures.note(news).unwrap_or_default();
         let due = monotonic_ms.saturating_sub(self.last_ms) >= IDLE_MS;
         if self.busy || (due && !self.policies.objects.is_empty()) {
             self.last_ms = monotonic_ms;
             let outcome = self.reconcile(now);
-            // Stays set when a write fails: what was not written is decided again.
-            self.busy = true;
-            self.busy = self.write(outcome, monotonic_ms)?;
+            self.busy = self.write(outcome, monotonic_ms, &mut failures);
         }
+        self.tell(failures, monotonic_ms)
+    }
+
+    /// A failure is told until nothing waits to be tried again.
+    fn tell(&mut self, failures: Failures, monotonic_ms: u64) -> Result<(), DirectoryError> {
+        if let Err(error) = failures.result() {
+            self.failing = Some((monotonic_ms, error.to_string()));
+            return Err(error);
+        }
+        let waits = self.schedule.waiting() > 0;
+        let is_over = |at_ms: u64| !waits && monotonic_ms.saturating_sub(at_ms) > 2 * HEAL_MS;
+        self.failing = self.failing.take().filter(|(at_ms, _)| !is_over(*at_ms));
+        match &self.failing {
+            Some((_, message)) => Err(DirectoryError::Again(message.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads what was decided before.
+    fn read(&mut self) -> Result<(), DirectoryError> {
+        self.mirror.forget();
+        let (directory, mirror) = (&self.directory, &mut self.mirror);
+        self.virtual_servers.load(directory, mirror)?;
+        self.pools.load(directory, mirror)?;
+        self.policies.load(directory, mirror)?;
+        let floor = directory.read_revision_floor()?;
+        self.revision_floor = self.revision_floor.max(floor);
+        self.unread = false;
+        self.stale = true;
         Ok(())
+    }
+
+    fn take_inputs(&mut self, failures: &mut Failures) {
+        let mut of_inputs = Failures::default();
+        let inputs = self.manifests.inputs(&mut self.mirror, &mut of_inputs);
+        self.virtual_servers.replace(inputs.virtual_servers);
+        self.pools.replace(inputs.pools);
+        self.policies.replace(inputs.policies);
+        self.nodes.want(inputs.nodes);
+        self.stale = false;
+        self.busy = true;
+        failures.note(of_inputs.result());
+    }
+
+    /// Puts right what others did to the status files.
+    fn heal(&mut self, failures: &mut Failures) {
+        let (healed, result) = self.mirror.heal();
+        if let Some(first) = healed.first() {
+            let (count, first) = (healed.len(), first.display());
+            warn!(count, %first, "status files were changed or removed by somebody else: written once more");
+        }
+        failures.note(result);
+        let (directory, mirror) = (&self.directory, &mut self.mirror);
+        failures.note(self.virtual_servers.remove_strays(directory, mirror));
+        failures.note(self.pools.remove_strays(directory, mirror));
+        failures.note(self.policies.remove_strays(directory, mirror));
     }
 
     fn reconcile(&mut self, now: &Time) -> Outcome {
@@ -116,22 +191,46 @@ impl Standalone {
     }
 
     /// Writes what changed, in order. Returns whether anything changed or is left to be written.
-    fn write(&mut self, outcome: Outcome, monotonic_ms: u64) -> Result<bool, DirectoryError> {
-        let directory = &self.directory;
+    fn write(&mut self, outcome: Outcome, monotonic_ms: u64, failures: &mut Failures) -> bool {
         let gone = self.virtual_servers.highest_gone(&outcome.virtual_servers);
         let gone = gone.max(self.pools.highest_gone(&outcome.pools));
         if gone > self.revision_floor {
-            directory.write_revision_floor(gone)?;
+            let path = self.directory.revision_path();
+            let floor = self.directory.revision_floor(gone);
+            let written = floor.and_then(|text| self.mirror.write(&path, &text));
+            if failures.note(written).is_none() {
+                // Without it a revision could be given twice.
+                return true;
+            }
             self.revision_floor = gone;
         }
-        let mut changed = self
-            .virtual_servers
-            .keep(directory, |key| outcome.virtual_servers.contains_key(key))?;
-        changed |= self
-            .policies
-            .keep(directory, |key| outcome.policies.contains_key(key))?;
+        let (directory, mirror) = (&self.directory, &mut self.mirror);
+        let kept = |key: &ObjectKey| outcome.virtual_servers.contains_key(key);
+        let removed = self.virtual_servers.keep(directory, mirror, kept);
+        let mut changed = failures.note(removed).unwrap_or(true);
+        let kept = |key: &ObjectKey| outcome.policies.contains_key(key);
+        let removed = self.policies.keep(directory, mirror, kept);
+        changed |= failures.note(removed).unwrap_or(true);
         let pools: BTreeSet<ObjectKey> = outcome.pools.keys().cloned().collect();
+        changed |= self.write_statuses(outcome, monotonic_ms, failures);
+        // Decisions that no longer name them are written.
+        let kept = |key: &ObjectKey| pools.contains(key);
+        let removed = self.pools.keep(&self.directory, &mut self.mirror, kept);
+        changed |= failures.note(removed).unwrap_or(true);
+        failures.note(self.write_inventory());
+        changed || self.schedule.pending_count() > 0
+    }
+
+    /// Returns whether any was written.
+    fn write_statuses(
+        &mut self,
+        outcome: Outcome,
+        monotonic_ms: u64,
+        failures: &mut Failures,
+    ) -> bool {
         let mut files = Files {
+            directory: &self.directory,
+            mirror: &mut self.mirror,
             virtual_servers: &mut self.virtual_servers,
             pools: &mut self.pools,
             policies: &mut self.policies,
@@ -140,18 +239,26 @@ impl Standalone {
             .reopen([Kind::VirtualServer, Kind::RealServerPool]);
         self.schedule.retain(|object| files.has(object));
         self.schedule.decide(&files, outcome);
+        let mut changed = false;
         while let Next::Write(write) = self.schedule.next(&files, monotonic_ms) {
             let Write { object, status } = *write;
-            let result = files.write(directory, &object.1, status);
+            let result = files.write(&object.1, status);
             let failure = result.as_ref().err();
             let failure = failure.map(|error| Failure::Failed(error.to_string()));
             let answer = failure.as_ref().map_or(Ok(()), Err);
             self.schedule.answered(&object, answer, monotonic_ms);
-            result?;
-            changed = true;
+            changed |= failures.note(result).is_some();
         }
-        // Decisions that no longer name them are written.
-        changed |= self.pools.keep(directory, |key| pools.contains(key))?;
-        Ok(changed || self.schedule.pending_count() > 0)
+        changed
+    }
+
+    /// Says which decisions there are, so that agents tell those that were withdrawn from files that somebody removed.
+    fn write_inventory(&mut self) -> Result<(), DirectoryError> {
+        let path = self.directory.inventory_path();
+        let inventory = Inventory {
+            virtual_servers: self.virtual_servers.decided(),
+            pools: self.pools.decided(),
+        };
+        self.mirror.write(&path, &render_status(&path, &inventory)?)
     }
 }

@@ -68,21 +68,21 @@ impl Nodes {
         Ok(changed || self.known.len() != count)
     }
 
-    /// A report that cannot be read is no news: what the node said before still holds.
+    /// A report that is gone or cannot be read is no news: what the node said before still holds, until it has been silent
+    /// for too long.
     fn read(&self, directory: &Directory, name: &str) -> LoadBalancerNodeStatus {
         let key = ObjectKey::new("", name);
         let file: Result<Option<StatusFile<_>>, _> =
             directory.read_status(Kind::LoadBalancerNode, &key);
+        let before = self.known.get(name).map(|node| &node.status);
         match file {
-            Ok(file) => file.map(|file| file.status).unwrap_or_default(),
-            Err(error) => {
-                let before = self.known.get(name).map(|node| node.status.clone());
-                if before.is_none() {
-                    warn!(%error, "a node's report cannot be read");
-                }
-                before.unwrap_or_default()
+            Ok(Some(file)) => return file.status,
+            Err(error) if before.is_none() => {
+                warn!(%error, "a node's report cannot be read");
             }
+            Ok(None) | Err(_) => {}
         }
+        before.cloned().unwrap_or_default()
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use sluice_api::ObjectKey;
-use sluice_directory::{Directory, DirectoryError, StatusFile};
+use sluice_directory::{
+    Directory, DirectoryError, Failures, Mirror, Names, StatusFile, parse_status, render_status,
+};
 use tracing::{info, warn};
 
 use crate::managed::{Managed, tell};
@@ -18,25 +20,45 @@ pub(super) struct Store<K: Managed> {
 }
 
 impl<K: Managed> Store<K> {
-    /// Reads the status files. One that cannot be read is as good as none: its object is decided anew.
-    pub(super) fn load(directory: &Directory) -> Result<Self, DirectoryError> {
-        let mut files = BTreeMap::new();
+    /// Nothing is known yet.
+    pub(super) fn new() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// Reads the status files. One that cannot be read is as good as none: its object is decided anew. Of two statuses of an
+    /// object, on disk and in memory, the one whose decision is newer counts.
+    pub(super) fn load(
+        &mut self,
+        directory: &Directory,
+        mirror: &mut Mirror,
+    ) -> Result<(), DirectoryError> {
         for key in directory.list_status(K::KIND)? {
-            match directory.read_status(K::KIND, &key) {
+            let path = directory.status_path(K::KIND, &key);
+            let file: Result<Option<StatusFile<K::Status>>, _> = mirror
+                .adopt(&path)
+                .and_then(|text| text.map(|text| parse_status(&path, text)).transpose());
+            match file {
                 Ok(Some(file)) => {
-                    files.insert(key, file);
+                    let known = self.files.get(&key);
+                    let newest = known.map(|known| K::revision(&known.status));
+                    if newest.is_none_or(|newest| newest < K::revision(&file.status)) {
+                        self.files.insert(key, file);
+                    }
                 }
                 Ok(None) => {}
-                Err(error @ DirectoryError::Corrupt { .. }) => {
-                    warn!(%error, "decides anew");
-                }
-                Err(error) => return Err(error),
+                Err(error) => warn!(%error, "decides anew"),
             }
         }
-        Ok(Self {
-            objects: BTreeMap::new(),
-            files,
-        })
+        let mut failures = Failures::default();
+        for (key, file) in &self.files {
+            if file.status != K::Status::default() {
+                failures.note(put::<K>(directory, mirror, key, file));
+            }
+        }
+        failures.result()
     }
 
     /// Takes the objects that there are now and counts their generations.
@@ -99,8 +121,10 @@ impl<K: Managed> Store<K> {
     pub(super) fn keep(
         &mut self,
         directory: &Directory,
+        mirror: &mut Mirror,
         keep: impl Fn(&ObjectKey) -> bool,
     ) -> Result<bool, DirectoryError> {
+        let mut failures = Failures::default();
         let gone: Vec<ObjectKey> = self
             .files
             .keys()
@@ -108,17 +132,39 @@ impl<K: Managed> Store<K> {
             .cloned()
             .collect();
         for key in &gone {
-            directory.remove_status(K::KIND, key)?;
-            self.files.remove(key);
-            info!(kind = %K::KIND, object = %key, "is gone");
+            let removed = mirror.remove(&directory.status_path(K::KIND, key));
+            if failures.note(removed).is_some() {
+                self.files.remove(key);
+                info!(kind = %K::KIND, object = %key, "is gone");
+            }
         }
+        failures.result()?;
         Ok(!gone.is_empty())
+    }
+
+    /// Removes files of objects that the operator knows nothing of.
+    pub(super) fn remove_strays(
+        &self,
+        directory: &Directory,
+        mirror: &mut Mirror,
+    ) -> Result<(), DirectoryError> {
+        let mut failures = Failures::default();
+        for key in directory.list_status(K::KIND)? {
+            if !self.files.contains_key(&key) {
+                let path = directory.status_path(K::KIND, &key);
+                if failures.note(mirror.remove(&path)).is_some() {
+                    warn!(file = %path.display(), "is no status of Sluice's: removed");
+                }
+            }
+        }
+        failures.result()
     }
 
     /// Writes a status.
     pub(super) fn write(
         &mut self,
         directory: &Directory,
+        mirror: &mut Mirror,
         key: &ObjectKey,
         status: K::Status,
     ) -> Result<(), DirectoryError> {
@@ -126,7 +172,7 @@ impl<K: Managed> Store<K> {
             return Ok(());
         };
         let before = std::mem::replace(&mut file.status, status);
-        if let Err(error) = directory.write_status(K::KIND, file) {
+        if let Err(error) = put::<K>(directory, mirror, key, file) {
             file.status = before;
             return Err(error);
         }
@@ -136,4 +182,21 @@ impl<K: Managed> Store<K> {
         }
         Ok(())
     }
+
+    /// The objects with a decision, as they stand on disk.
+    pub(super) fn decided(&self) -> Names {
+        let decided = self.files.iter();
+        let decided = decided.filter(|(_, file)| K::revision(&file.status) > 0);
+        Names::of(decided.map(|(key, _)| key))
+    }
+}
+
+fn put<K: Managed>(
+    directory: &Directory,
+    mirror: &mut Mirror,
+    key: &ObjectKey,
+    file: &StatusFile<K::Status>,
+) -> Result<(), DirectoryError> {
+    let path = directory.status_path(K::KIND, key);
+    mirror.write(&path, &render_status(&path, file)?)
 }

@@ -207,12 +207,17 @@ impl Standalone {
 
     /// All decisions.
     pub(crate) fn decisions(&self) -> Decisions {
-        let mut reader = DecisionReader::new(self.directory.clone());
         loop {
-            if let Some(decisions) = reader.poll().expect("no torn file") {
+            if let Some(decisions) = self.try_decisions() {
                 return decisions;
             }
         }
+    }
+
+    /// All decisions; `None` while they change.
+    pub(crate) fn try_decisions(&self) -> Option<Decisions> {
+        let mut reader = DecisionReader::new(self.directory.clone());
+        reader.poll().expect("no torn file")
     }
 
     pub(crate) fn weights(&self, name: &str) -> Option<Vec<u32>> {
@@ -272,7 +277,7 @@ impl Agent {
             return;
         }
         self.beats += 1;
-        if let Some(decisions) = decisions {
+        if let Some(decisions) = decisions.filter(|decisions| decisions.is_whole) {
             self.status.acknowledged_revision = decisions.revision;
             self.status.acknowledged_pool_revision = decisions.revision;
         }

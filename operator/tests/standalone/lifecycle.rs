@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use sluice_api::Kind;
-use sluice_directory::DecisionReader;
+use sluice_directory::{DecisionReader, WRITTEN_MS};
 
 use crate::harness::{OTHER, POOLS, Standalone, WEB, assert_parts, key};
 
@@ -56,7 +56,8 @@ fn an_unchanged_spec_keeps_generation_and_revision_over_restarts() {
         }
         s.write("web.yaml", &format!("# comment {round}\n{WEB}"));
         s.start();
-        s.pass(Duration::from_millis(800));
+        // Longer than a file that may have been written in place waits to count.
+        s.pass(Duration::from_millis(WRITTEN_MS + 1_000));
         assert_eq!(s.virtual_server("web"), before);
     }
     s.assert_quiet_log();
@@ -232,8 +233,14 @@ fn sigkill_while_writing_leaves_whole_files_and_rising_revisions() {
     let mut s = Standalone::new();
     let mut highest = 0;
     for round in 1..=12 {
-        s.write("many.yaml", &many(round));
         s.start();
+        s.wait("start", |s| {
+            let starts = s.log().matches("started").count();
+            (starts >= usize::try_from(round).expect("small")).then_some(())
+        });
+        // It has looked once: what replaces a file that it has seen counts at once.
+        s.pass(Duration::from_millis(100));
+        s.write("many.yaml", &many(round));
         // From before the first write to after the last one.
         std::thread::sleep(Duration::from_millis(180 + u64::from(round) * 25));
         s.kill();

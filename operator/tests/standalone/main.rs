@@ -4,5 +4,6 @@
 mod bad_input;
 mod harness;
 mod lifecycle;
+mod loss;
 mod rollout;
 mod silence;
