@@ -70,7 +70,7 @@ pub use selector::{LabelOperator, LabelRequirement, PodSelector};
 pub use target_port::{PortRef, TargetPort};
 pub use validate::Validate;
 pub use virtual_server::{
-    Acknowledged, Forwarding, VirtualServer, VirtualServerAddress, VirtualServerPort,
+    Acknowledged, Claim, Forwarding, VirtualServer, VirtualServerAddress, VirtualServerPort,
     VirtualServerSpec, VirtualServerStatus, WeightedPool,
 };
 

@@ -1,12 +1,14 @@
 //! `VirtualServer`: where clients connect.
 
+use std::net::IpAddr;
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::address::parse_ip;
 use crate::condition::Condition;
-use crate::decision::{DecidedPool, DecidedPort, DecidedVirtualServer, Decision};
+use crate::decision::{DecidedPool, DecidedPort, DecidedVirtualServer, Decision, VipPort};
 use crate::forwarding::{ForwardingMode, PoolSelection, Protocol};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
@@ -164,6 +166,32 @@ pub struct VirtualServerStatus {
     /// The revision that nodes acknowledged, and its weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<Acknowledged>,
+    /// What the spec asks for while another virtual server has some of it. Absent: it waits for nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
+}
+
+/// The VIP ports that a virtual server waits for.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// Of those that wait for a VIP port the one with the lowest turn gets it when it is free. A spec that asks for more gets a
+    /// new turn.
+    pub turn: u64,
+    /// The VIPs that the spec asks for.
+    #[schemars(with = "Vec<String>", length(max = MAX_ADDRESSES), inner(length(max = MAX_ADDRESS_LENGTH)))]
+    pub addresses: Vec<IpAddr>,
+    /// The ports that it asks for.
+    #[schemars(length(max = MAX_PORTS))]
+    pub ports: Vec<DecidedPort>,
+}
+
+impl Claim {
+    /// Every address with every protocol and port.
+    pub fn vip_ports(&self) -> impl Iterator<Item = VipPort> + '_ {
+        let of_address = |&address| self.ports.iter().map(move |port| port.at(address));
+        self.addresses.iter().flat_map(of_address)
+    }
 }
 
 /// The revision of a virtual server's decision that nodes acknowledged, and its weights.

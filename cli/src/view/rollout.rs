@@ -1,5 +1,6 @@
 //! A rollout policy and its run.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use serde::Serialize;
@@ -103,7 +104,8 @@ pub struct NextCommand {
     pub annotation: String,
 }
 
-/// The policy that drives a virtual server: the oldest, and none that the operator refuses for another one's sake.
+/// The policy that drives a virtual server: the one whose run it is, else the oldest, and none that the operator refuses for
+/// another one's sake.
 pub fn driver<'a>(
     policies: &'a [RolloutPolicy],
     virtual_server: &ObjectKey,
@@ -122,8 +124,11 @@ pub fn driver<'a>(
                         && condition.reason == Reason::PolicyConflict.to_string()
                 })
             });
+            let run = status.and_then(|status| status.run.as_ref());
+            let run = run.filter(|run| run.virtual_server_name == virtual_server.name);
+            let began = run.map(|run| run.start_time.clone());
             let created = policy.metadata.creation_timestamp.clone();
-            (conflict, created, ObjectKey::of(*policy))
+            (conflict, Reverse(began), created, ObjectKey::of(*policy))
         })
 }
 

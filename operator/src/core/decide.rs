@@ -6,7 +6,7 @@ use sluice_api::{
     DecidedPool, DecidedRealServerPool, DecidedVirtualServer, Decision, ObjectKey, PoolDecision,
 };
 
-use super::admission::Refusal;
+use super::claims::Admitted;
 use super::pools::Checked;
 use super::world::World;
 
@@ -19,7 +19,7 @@ pub(super) struct Decided {
 /// Each virtual server's content: its newest spec if admitted, else its last decision unless that was `withdrawn`.
 pub(super) fn served(
     world: &World,
-    admitted: &BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>>,
+    admitted: &Admitted,
     withdrawn: &BTreeSet<ObjectKey>,
 ) -> BTreeMap<ObjectKey, DecidedVirtualServer> {
     admitted

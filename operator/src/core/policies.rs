@@ -1,5 +1,6 @@
 //! Rollout policies: which one drives a virtual server, one step of its run, and the weights it asks for.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use sluice_api::{
@@ -26,6 +27,9 @@ pub(super) struct Rollouts {
     /// The weights of the virtual servers that a policy drives.
     pub(super) weights: BTreeMap<ObjectKey, Vec<DecidedPool>>,
 }
+
+/// Smaller drives: whoever has a run comes before those without, whose beginning is `None`.
+type Rank<'a> = (Reverse<Option<&'a Time>>, Option<&'a Time>, &'a ObjectKey);
 
 /// `served` holds what each virtual server is served by from now on; those without any are absent.
 pub(super) fn drive(
@@ -102,10 +106,10 @@ fn driven_target(
     (drivers.get(&target) == Some(&key)).then_some(target)
 }
 
-/// One policy for each virtual server: the older one; where creation timestamps are equal, being whole seconds, or there are
-/// none (files), the one whose run it is; then by name.
+/// One policy for each virtual server: the one whose run it is keeps it, of several the one that began last. Where none has a
+/// run, the older policy, then the first by name.
 fn drivers(world: &World) -> BTreeMap<ObjectKey, &ObjectKey> {
-    let mut drivers: BTreeMap<ObjectKey, (Option<&Time>, bool, &ObjectKey)> = BTreeMap::new();
+    let mut drivers: BTreeMap<ObjectKey, Rank<'_>> = BTreeMap::new();
     for (key, policy) in &world.policies {
         let name = &policy.spec.virtual_server_name;
         let created = policy.metadata.creation_timestamp.as_ref();
@@ -113,8 +117,9 @@ fn drivers(world: &World) -> BTreeMap<ObjectKey, &ObjectKey> {
             .status
             .as_ref()
             .and_then(|status| status.run.as_ref());
-        let runs = run.is_some_and(|run| run.virtual_server_name == *name);
-        let rank = (created, !runs, key);
+        let run = run.filter(|run| run.virtual_server_name == *name);
+        let began = run.map(|run| &run.start_time);
+        let rank = (Reverse(began), created, key);
         drivers
             .entry(key.sibling(name))
             .and_modify(|best| *best = (*best).min(rank))

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{DecidedRealServerPool, DecidedVirtualServer, ObjectKey};
+use sluice_api::{Claim, DecidedRealServerPool, ObjectKey};
 
 use super::admission::{self, PoolView, Refusal};
-use super::claims;
+use super::claims::{self, Admitted, Claims};
 use super::world::World;
 
 /// Pools and virtual servers, checked together.
@@ -18,9 +18,11 @@ pub(super) struct Checked {
     /// Why a pool's newest spec is not what it has.
     pub(super) refused_pools: BTreeMap<ObjectKey, Vec<Refusal>>,
     /// Each virtual server's newest spec.
-    pub(super) admitted: BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>>,
+    pub(super) admitted: Admitted,
     /// Virtual servers whose last decision cannot stay.
     pub(super) withdrawn: BTreeSet<ObjectKey>,
+    /// The claims of the virtual servers that wait for VIP ports.
+    pub(super) claims: BTreeMap<ObjectKey, Claim>,
 }
 
 pub(super) fn check(world: &World) -> Checked {
@@ -44,14 +46,15 @@ pub(super) fn check(world: &World) -> Checked {
             slices: &slices,
         };
         let mut admitted = admit_all(world, &view);
-        let withdrawn = claims::resolve(world, &mut admitted);
+        let Claims { lost, waiting } = claims::resolve(world, &mut admitted);
         let misfits = misfits(world, &view, &admitted, &refused);
         if misfits.is_empty() {
             return Checked {
                 contents,
                 refused_pools: refused,
                 admitted,
-                withdrawn,
+                withdrawn: lost,
+                claims: waiting,
             };
         }
         for (key, refusals) in misfits {
@@ -74,10 +77,7 @@ fn refuse(
     refused.insert(key.clone(), refusals);
 }
 
-fn admit_all(
-    world: &World,
-    view: &PoolView<'_>,
-) -> BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>> {
+fn admit_all(world: &World, view: &PoolView<'_>) -> Admitted {
     world
         .virtual_servers
         .iter()
@@ -92,7 +92,7 @@ fn admit_all(
 fn misfits(
     world: &World,
     view: &PoolView<'_>,
-    admitted: &BTreeMap<ObjectKey, Result<DecidedVirtualServer, Vec<Refusal>>>,
+    admitted: &Admitted,
     refused: &BTreeMap<ObjectKey, Vec<Refusal>>,
 ) -> BTreeMap<ObjectKey, Vec<Refusal>> {
     let mut found: BTreeMap<ObjectKey, Vec<Refusal>> = BTreeMap::new();

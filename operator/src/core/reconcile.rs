@@ -41,10 +41,9 @@ pub fn reconcile(world: &World, now: &Time) -> Outcome {
         let status = status::pool(world, key, decision, refusals, &used, &slices, now);
         outcome.pools.insert(key.clone(), status);
     }
-    for (key, result) in &checked.admitted {
-        let refusals = result.as_ref().err().map_or(&[][..], Vec::as_slice);
+    for key in world.virtual_servers.keys() {
         let decision = decided.virtual_servers.get(key).cloned();
-        let status = status::virtual_server(world, key, decision, refusals, now);
+        let status = status::virtual_server(world, key, decision, &checked, now);
         outcome.virtual_servers.insert(key.clone(), status);
     }
     for (key, driven) in rollouts.policies {

@@ -13,6 +13,7 @@ use sluice_rollout::STEP_DEADLINE_SECONDS;
 use super::admission::Refusal;
 use super::nodes::{self, Acknowledgement, Asker};
 use super::policies::Driven;
+use super::pools::Checked;
 use super::world::World;
 
 /// Writes an object's conditions.
@@ -68,10 +69,12 @@ pub(super) fn virtual_server(
     world: &World,
     key: &ObjectKey,
     decision: Option<Decision>,
-    refusals: &[Refusal],
+    checked: &Checked,
     now: &Time,
 ) -> VirtualServerStatus {
     let object = &world.virtual_servers[key];
+    let refusals = checked.admitted[key].as_ref().err();
+    let refusals = refusals.map_or(&[][..], Vec::as_slice);
     let last = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or_default();
     let mut conditions = Conditions {
@@ -135,6 +138,7 @@ pub(super) fn virtual_server(
             .as_ref()
             .map(|decision| acknowledged(last.acknowledged, decision, &acknowledgement)),
         decision,
+        claim: checked.claims.get(key).cloned(),
     }
 }
 

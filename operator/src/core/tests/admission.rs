@@ -1,10 +1,5 @@
 use super::*;
 
-fn other(text: &str, name: &str) -> String {
-    let server = text.split("---").next().expect("a document");
-    server.replace("name: web", &format!("name: {name}"))
-}
-
 /// An edit of a good spec, the reason for which it is refused, and parts of the message.
 type Refused = (
     &'static str,
@@ -237,90 +232,4 @@ fn a_pool_that_is_gone_stays_while_it_is_used() {
     sim.settle();
     assert_eq!(sim.ready("web").1, "Live");
     assert!(sim.world.orphans.is_empty());
-}
-
-#[test]
-fn in_files_the_one_that_has_the_endpoint_keeps_it() {
-    let mut sim = served();
-    sim.apply(&other(MANIFESTS, "a"));
-    sim.settle();
-    let (_, reason, message) = sim.ready("a");
-    assert_eq!(reason, "AddressConflict");
-    assert!(
-        message.contains("203.0.113.10 port 80 is held by VirtualServer default/web"),
-        "{message}"
-    );
-    assert!(message.contains("spec.ports[0].port"), "{message}");
-    assert_eq!(sim.ready("web").1, "Live");
-    sim.apply(&other(&MANIFESTS.replace("port: 80}", "port: 81}"), "a"));
-    sim.settle();
-    assert_eq!(
-        (sim.ready("a").1, sim.ready("web").1),
-        ("Live".to_owned(), "Live".to_owned())
-    );
-    // It wants the other's port now, but keeps its own.
-    sim.apply(&other(&MANIFESTS.replace("port: 80}", "port: 81}"), "web"));
-    sim.assert_refused("AddressConflict", &["held by VirtualServer default/a"]);
-    sim.world.virtual_servers.remove(&key("a"));
-    sim.settle();
-    assert_eq!(sim.ready("web").1, "Live");
-}
-
-#[test]
-fn of_two_new_ones_the_first_by_name_gets_the_endpoint_and_by_time_the_older() {
-    let mut sim = Sim::new(MANIFESTS);
-    sim.apply(&other(MANIFESTS, "a"));
-    sim.settle();
-    assert_eq!(
-        (sim.ready("a").1.as_str(), sim.ready("web").1.as_str()),
-        ("Live", "AddressConflict")
-    );
-
-    let at = |seconds| Some(Time(Timestamp::from_second(seconds).expect("time")));
-    let mut sim = Sim::new(MANIFESTS);
-    sim.apply(&other(MANIFESTS, "a"));
-    sim.world
-        .virtual_servers
-        .get_mut(&key("a"))
-        .expect("a")
-        .metadata
-        .creation_timestamp = at(20);
-    sim.world
-        .virtual_servers
-        .get_mut(&key("web"))
-        .expect("web")
-        .metadata
-        .creation_timestamp = at(10);
-    sim.settle();
-    assert_eq!(
-        (sim.ready("a").1.as_str(), sim.ready("web").1.as_str()),
-        ("AddressConflict", "Live")
-    );
-    // Timestamps are whole seconds: of two that are equal, the one that is served goes on being served.
-    sim.world
-        .virtual_servers
-        .get_mut(&key("a"))
-        .expect("a")
-        .metadata
-        .creation_timestamp = at(10);
-    sim.settle();
-    assert_eq!(
-        (sim.ready("a").1.as_str(), sim.ready("web").1.as_str()),
-        ("AddressConflict", "Live")
-    );
-    sim.world
-        .virtual_servers
-        .get_mut(&key("a"))
-        .expect("a")
-        .metadata
-        .creation_timestamp = at(5);
-    sim.settle();
-    assert_eq!(
-        (sim.ready("a").1.as_str(), sim.ready("web").1.as_str()),
-        ("Live", "AddressConflict")
-    );
-    assert!(
-        sim.world.decision(&key("web")).is_none(),
-        "two decisions never share an endpoint"
-    );
 }

@@ -1,6 +1,7 @@
 //! The core as users see it: manifests in, decisions and conditions out.
 
 mod admission;
+mod claims;
 mod cluster;
 mod decisions;
 mod joining;

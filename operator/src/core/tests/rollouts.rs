@@ -158,6 +158,29 @@ fn the_second_policy_of_a_virtual_server_waits() {
     );
 }
 
+/// The age of a policy says nothing of when it named this virtual server.
+#[test]
+fn an_older_policy_that_is_edited_takes_no_run_over() {
+    let mut sim = served();
+    let at = |seconds| Some(Time(Timestamp::from_second(seconds).expect("time")));
+    let old = POLICY.replace("name: roll", "name: old");
+    sim.apply(&old.replace("virtualServerName: web", "virtualServerName: shop"));
+    sim.apply(POLICY);
+    sim.settle();
+    sim.apply(&old);
+    for (name, seconds) in [("old", 10), ("roll", 20)] {
+        let policy = sim.world.policies.get_mut(&key(name)).expect("a policy");
+        policy.metadata.creation_timestamp = at(seconds);
+    }
+    sim.settle();
+    assert_eq!(sim.policy_ready("old").1, "PolicyConflict");
+    assert_eq!(sim.policy_ready("roll").1, "RolloutWaiting");
+    assert_eq!(sim.weights("web"), [50, 50]);
+    sim.world.policies.remove(&key("roll"));
+    sim.settle();
+    assert_eq!(sim.policy_ready("old").1, "RolloutWaiting");
+}
+
 #[test]
 fn policies_that_fit_no_virtual_server_are_told_so() {
     let cases = [
