@@ -12,6 +12,7 @@ use sluice_api::{
 use sluice_planner::Slices;
 
 use super::nodes;
+use super::vips;
 use super::world::{Cluster, World};
 
 /// Why a spec is not served.
@@ -30,17 +31,18 @@ impl Refusal {
     }
 }
 
-/// The content that each pool would have, and the endpoints that there are.
-pub(super) struct PoolView<'a> {
+/// The content that each pool would have, the endpoints that there are, and the VIPs in force that no longer can be VIPs.
+pub(super) struct View<'a> {
     pub(super) contents: &'a BTreeMap<ObjectKey, DecidedRealServerPool>,
     pub(super) slices: &'a Slices<'a>,
+    pub(super) unusable: &'a vips::Unusable,
 }
 
 /// Checks a virtual server's spec against everything but other virtual servers.
 pub(super) fn admit(
     key: &ObjectKey,
     spec: &VirtualServerSpec,
-    pools: &PoolView<'_>,
+    view: &View<'_>,
     world: &World,
 ) -> Result<DecidedVirtualServer, Vec<Refusal>> {
     let mut refusals: Vec<Refusal> = spec
@@ -55,31 +57,13 @@ pub(super) fn admit(
         return Err(refusals);
     }
     let wanted = DecidedVirtualServer::of_spec(spec);
-    for (i, &address) in wanted.addresses.iter().enumerate() {
-        let path = format!("spec.addresses[{i}].ip");
-        if let Some(what) = not_usable(address) {
-            let message = format!(
-                "{address} is {what}: give an address that clients reach and that no node has as its own"
-            );
-            refusals.push(Refusal::new(Reason::AddressNotUsable, path, message));
-        } else if let Some(service) = world.service_with(address) {
-            let message = format!(
-                "{address} is the cluster IP of Service {service}: give an address that clients outside the cluster reach"
-            );
-            refusals.push(Refusal::new(Reason::AddressNotUsable, path, message));
-        } else if let Some(node) = world.node_with(address) {
-            let message = format!(
-                "{address} is an address of node {node}: give one that no node has, or remove it from that node"
-            );
-            refusals.push(Refusal::new(Reason::VipIsNodeAddress, path, message));
-        }
-    }
+    refusals.extend(vips::refusals(key, &wanted, view.unusable, world));
     for (i, pool) in wanted.pools.iter().enumerate() {
         let path = format!("spec.pools[{i}].name");
         let pool = key.sibling(&pool.name);
-        match pools.contents.get(&pool) {
+        match view.contents.get(&pool) {
             Some(content) => refusals.extend(
-                fit(&wanted, &pool, content, pools.slices, world)
+                fit(&wanted, &pool, content, view.slices, world)
                     .into_iter()
                     .map(|(reason, message)| Refusal::new(reason, path.clone(), message)),
             ),
@@ -350,7 +334,7 @@ fn merged(own: &[TargetPort], pool: &[TargetPort]) -> Vec<DecidedTargetPort> {
 }
 
 /// Why an address can be neither a VIP nor a server's.
-fn not_usable(address: IpAddr) -> Option<&'static str> {
+pub(super) fn not_usable(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         Some("the unspecified address")
     } else if address.is_loopback() {

@@ -7,7 +7,7 @@
 //!          decide ─┘ weights and revisions ─► Outcome: the status of every object
 //! ```
 //!
-//! Whatever is refused keeps its last decision; a condition says why.
+//! Whatever is refused keeps its last decision, unless that cannot be served any more either; a condition says why.
 //!
 //! [`reconcile`] looks at a whole world. [`reconcile_parts`] gives the same for the objects that may have changed, of which
 //! [`Links`] tells what is linked to them.
@@ -24,6 +24,7 @@ mod reconcile;
 mod status;
 #[cfg(test)]
 mod tests;
+mod vips;
 mod world;
 
 pub use links::{Links, Object};

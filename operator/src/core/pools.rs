@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{Claim, DecidedRealServerPool, ObjectKey};
 
-use super::admission::{self, PoolView, Refusal};
+use super::admission::{self, Refusal, View};
 use super::claims::{self, Admitted, Claims};
+use super::vips;
 use super::world::World;
 
 /// Pools and virtual servers, checked together.
@@ -29,6 +30,7 @@ pub(super) fn check(world: &World) -> Checked {
     let slices = world.slices();
     let mut contents = BTreeMap::new();
     let mut refused = BTreeMap::new();
+    let unusable = vips::unusable(world);
     for (key, pool) in &world.pools {
         match admission::accept(key, &pool.spec, world) {
             Ok(new) => {
@@ -41,19 +43,21 @@ pub(super) fn check(world: &World) -> Checked {
     }
     // Each round refuses at least one pool more, so there are at most as many rounds as pools.
     loop {
-        let view = PoolView {
+        let view = View {
             contents: &contents,
             slices: &slices,
+            unusable: &unusable,
         };
         let mut admitted = admit_all(world, &view);
         let Claims { lost, waiting } = claims::resolve(world, &mut admitted);
         let misfits = misfits(world, &view, &admitted, &refused);
         if misfits.is_empty() {
+            let withdrawn = withdraw(lost, &unusable, &mut admitted);
             return Checked {
                 contents,
                 refused_pools: refused,
                 admitted,
-                withdrawn: lost,
+                withdrawn,
                 claims: waiting,
             };
         }
@@ -77,7 +81,28 @@ fn refuse(
     refused.insert(key.clone(), refusals);
 }
 
-fn admit_all(world: &World, view: &PoolView<'_>) -> Admitted {
+/// The virtual servers whose last decision cannot stay. Says why, where the refusal of the newest spec does not.
+fn withdraw(
+    mut lost: BTreeSet<ObjectKey>,
+    unusable: &vips::Unusable,
+    admitted: &mut Admitted,
+) -> BTreeSet<ObjectKey> {
+    lost.extend(unusable.keys().cloned());
+    for key in unusable.keys() {
+        let Some(Err(refusals)) = admitted.get_mut(key) else {
+            continue;
+        };
+        for refusal in vips::withdrawal(key, unusable) {
+            let message = &refusal.error.message;
+            if refusals.iter().all(|other| other.error.message != *message) {
+                refusals.push(refusal);
+            }
+        }
+    }
+    lost
+}
+
+fn admit_all(world: &World, view: &View<'_>) -> Admitted {
     world
         .virtual_servers
         .iter()
@@ -91,7 +116,7 @@ fn admit_all(world: &World, view: &PoolView<'_>) -> Admitted {
 /// Pools with new servers that would break a decision which stays, while their last ones would not.
 fn misfits(
     world: &World,
-    view: &PoolView<'_>,
+    view: &View<'_>,
     admitted: &Admitted,
     refused: &BTreeMap<ObjectKey, Vec<Refusal>>,
 ) -> BTreeMap<ObjectKey, Vec<Refusal>> {
@@ -100,6 +125,9 @@ fn misfits(
         let (Err(_), Some(decision)) = (result, world.decision(key)) else {
             continue;
         };
+        if view.unusable.contains_key(key) {
+            continue;
+        }
         let served = &decision.content;
         for pool in &served.pools {
             let pool = key.sibling(&pool.name);

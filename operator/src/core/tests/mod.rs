@@ -8,6 +8,7 @@ mod joining;
 mod parts;
 mod properties;
 mod rollouts;
+mod vips;
 
 use std::net::IpAddr;
 

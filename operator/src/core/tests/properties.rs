@@ -193,8 +193,16 @@ proptest! {
                     _ => prop_assert!(decision.revision > highest, "a changed decision has a new revision"),
                 }
             }
-            for key in before.keys().filter(|key| sim.world.virtual_servers.contains_key(key)) {
-                prop_assert!(after.contains_key(key), "{key} lost its decision after {action:?}");
+            let there = before.iter().filter(|(key, _)| sim.world.virtual_servers.contains_key(key));
+            for (key, last) in there.filter(|(key, _)| !after.contains_key(key)) {
+                let mut vips = last.content.addresses.iter();
+                let is_withdrawn = vips.any(|vip| sim.world.node_with(*vip).is_some());
+                prop_assert!(is_withdrawn, "{key} lost its decision after {action:?}");
+            }
+            for (key, decision) in &after {
+                let mut vips = decision.content.addresses.iter();
+                let node = vips.find_map(|vip| sim.world.node_with(*vip));
+                prop_assert!(node.is_none(), "{key} has a VIP of node {node:?} after {action:?}");
             }
             highest = sim.world.highest_revision();
         }

@@ -1,0 +1,98 @@
+//! Which addresses a virtual server may have as VIPs.
+//!
+//! A VIP that has become the address of a node or the cluster IP of a Service is withdrawn: packets for it are theirs.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use sluice_api::{DecidedVirtualServer, ObjectKey, Reason};
+
+use super::admission::{Refusal, not_usable};
+use super::world::World;
+
+/// Why an address is no VIP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Objection {
+    reason: Reason,
+    message: String,
+}
+
+/// By virtual server, the VIPs of its last decision that cannot stay.
+pub(super) type Unusable = BTreeMap<ObjectKey, BTreeMap<IpAddr, Objection>>;
+
+/// Looks at the VIPs of all decisions.
+pub(super) fn unusable(world: &World) -> Unusable {
+    let mut unusable = Unusable::new();
+    for key in world.virtual_servers.keys() {
+        for &address in decided(world, key) {
+            if let Some(objection) = to_anybody(world, address) {
+                let of_this_one = unusable.entry(key.clone()).or_default();
+                of_this_one.insert(address, objection);
+            }
+        }
+    }
+    unusable
+}
+
+/// The refusals of the VIPs that a spec asks for.
+pub(super) fn refusals(
+    key: &ObjectKey,
+    wanted: &DecidedVirtualServer,
+    unusable: &Unusable,
+    world: &World,
+) -> Vec<Refusal> {
+    let known = decided(world, key);
+    let addresses = wanted.addresses.iter().enumerate();
+    let refusals = addresses.filter_map(|(i, address)| {
+        let objection = if known.contains(address) {
+            unusable.get(key)?.get(address)?.clone()
+        } else {
+            to_anybody(world, *address)?
+        };
+        let path = format!("spec.addresses[{i}].ip");
+        Some(objection.refusal(path))
+    });
+    refusals.collect()
+}
+
+/// What a virtual server's last decision is withdrawn for.
+pub(super) fn withdrawal<'a>(
+    key: &ObjectKey,
+    unusable: &'a Unusable,
+) -> impl Iterator<Item = Refusal> + 'a {
+    let objections = unusable.get(key).into_iter().flatten();
+    objections.map(|(_, objection)| objection.refusal("status.decision.addresses"))
+}
+
+impl Objection {
+    fn refusal(&self, path: impl Into<String>) -> Refusal {
+        Refusal::new(self.reason, path, &self.message)
+    }
+}
+
+fn decided<'a>(world: &'a World, key: &ObjectKey) -> &'a [IpAddr] {
+    let decision = world.decision(key);
+    decision.map_or(&[], |decision| &decision.content.addresses)
+}
+
+/// Holds for whoever has the VIP in a decision, too.
+fn to_anybody(world: &World, address: IpAddr) -> Option<Objection> {
+    let (reason, message) = if let Some(what) = not_usable(address) {
+        let message = format!(
+            "{address} is {what}: give an address that clients reach and that no node has as its own"
+        );
+        (Reason::AddressNotUsable, message)
+    } else if let Some(service) = world.service_with(address) {
+        let message = format!(
+            "{address} is the cluster IP of Service {service}: give an address that clients outside the cluster reach"
+        );
+        (Reason::AddressNotUsable, message)
+    } else {
+        let node = world.node_with(address)?;
+        let message = format!(
+            "{address} is an address of node {node}: give one that no node has, or remove it from that node"
+        );
+        (Reason::VipIsNodeAddress, message)
+    };
+    Some(Objection { reason, message })
+}
