@@ -75,7 +75,7 @@ pub enum Reason {
     ServerIsVip,
     /// The VIP is an address of a node.
     VipIsNodeAddress,
-    /// An address is loopback, link-local, multicast or unspecified.
+    /// An address is loopback, link-local, multicast or unspecified, or a VIP is somebody else's.
     AddressNotUsable,
     /// The target port differs where nothing translates it.
     TargetPortMismatch,

@@ -41,6 +41,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const PAGE: u32 = 500;
 /// First and longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// Pause after an answer that there is no such kind, where that may be so.
+const ABSENT: Duration = Duration::from_mins(1);
 /// A watch that has lived for so long works.
 const STEADY: Duration = Duration::from_secs(5);
 
@@ -288,7 +290,12 @@ impl<W: Watched> Follower<W> {
     /// Tells of a failure, and waits before the next attempt.
     async fn fail(&mut self, verb: &'static str, error: RequestError) {
         let world = *self.world.borrow();
-        let pause = self.back_off.next_pause();
+        let is_absent = W::MAY_BE_ABSENT && error.code() == Some(404);
+        let pause = if is_absent {
+            ABSENT
+        } else {
+            self.back_off.next_pause()
+        };
         if self.tell(world, Event::Failed { verb, error }).await {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

@@ -41,6 +41,8 @@ pub trait Watched: 'static {
     const LABELS: Option<&'static str> = None;
     /// How many objects are read of a list, at least; what is left out beyond is the store's to tell.
     const MAX_OBJECTS: usize = MAX_OBJECTS;
+    /// Whether an API server may lack this kind for good. It is asked for less often then.
+    const MAY_BE_ABSENT: bool = false;
 
     /// Where the objects are. `namespace` is Sluice's own.
     fn api(client: &Client, namespace: &str) -> Api<Self::Object>;

@@ -1,6 +1,7 @@
 //! The operator's executable.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use sluice_api::Time;
 use sluice_api::jiff::Timestamp;
 use sluice_directory::Directory;
@@ -57,6 +59,23 @@ struct RunOptions {
     /// Address of health and metrics, or "none"; absent: 127.0.0.1:9201, and none in standalone mode.
     #[arg(long, env = "SLUICE_ADMIN", value_name = "ADDRESS")]
     admin: Option<Admin>,
+    /// Blocks of addresses that no virtual server may newly have as a VIP, such as 10.0.0.0/8 or 203.0.113.1.
+    #[arg(
+        long,
+        env = "SLUICE_RESERVED_ADDRESSES",
+        value_name = "BLOCK",
+        value_delimiter = ','
+    )]
+    reserved_addresses: Vec<Reserved>,
+}
+
+impl RunOptions {
+    fn reserved(&self) -> BTreeSet<IpNet> {
+        self.reserved_addresses
+            .iter()
+            .map(|block| block.0)
+            .collect()
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -85,6 +104,22 @@ impl std::str::FromStr for Admin {
         let address = text.parse();
         let address = address.map_err(|_| "must be an address and port, or none".to_owned())?;
         Ok(Self(Some(address)))
+    }
+}
+
+/// A block of addresses, or one.
+#[derive(Clone, Copy, Debug)]
+struct Reserved(IpNet);
+
+impl std::str::FromStr for Reserved {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let single = || text.parse().map(|address: IpAddr| IpNet::from(address));
+        let block = text.parse().or_else(|_| single());
+        let block =
+            block.map_err(|_| "must be an address, or a block such as 10.0.0.0/8".to_owned())?;
+        Ok(Self(block.trunc()))
     }
 }
 
@@ -169,11 +204,15 @@ async fn work(
     mut stop: Stop,
 ) -> Result<()> {
     if let Some(path) = &options.dir {
-        return standalone(path, metrics, stop).await;
+        return standalone(path, &options.reserved(), metrics, stop).await;
     }
     let (client, namespace) = kube::connect(kubeconfig, options.namespace.as_deref()).await?;
     info!(namespace, "started");
-    kube::run(client, &namespace, Arc::clone(metrics), stop.wait()).await?;
+    let reserved = options.reserved();
+    let metrics = Arc::clone(metrics);
+    let run = kube::run(client, &namespace, &reserved, metrics, stop.wait());
+    // It holds everything that is known, which is too much for the stack of whoever waits for it.
+    Box::pin(run).await?;
     info!("stopped");
     Ok(())
 }
@@ -200,13 +239,19 @@ impl Stop {
     }
 }
 
-async fn standalone(path: &Path, metrics: &Metrics, mut stop: Stop) -> Result<()> {
+async fn standalone(
+    path: &Path,
+    reserved: &BTreeSet<IpNet>,
+    metrics: &Metrics,
+    mut stop: Stop,
+) -> Result<()> {
     ensure!(
         path.is_dir(),
         "{} is no directory: create it and put manifests there",
         path.display()
     );
     let mut operator = Standalone::open(Directory::new(path))?;
+    operator.reserve(reserved);
     info!(directory = %path.display(), "started");
     let start = Instant::now();
     let mut interval = tokio::time::interval(POLL);

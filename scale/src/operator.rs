@@ -1,6 +1,6 @@
 //! The operator's core: objects, endpoints and reports in, statuses out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process;
 
@@ -11,7 +11,7 @@ use sluice_api::{
     RealServerPool, Time, VirtualServer, find_condition, pool_label,
 };
 use sluice_operator::core::{
-    Cluster, Links, Node, Object, Outcome, Standing, World, reconcile_parts,
+    Cluster, Links, Node, Object, Outcome, Standing, Trust, World, reconcile_parts,
 };
 use sluice_planner::{Slice, SliceEndpoint, SliceOwner};
 
@@ -71,7 +71,7 @@ struct Operator {
 impl Operator {
     fn new(virtual_servers: u32, nodes: u32) -> Self {
         let cluster = Cluster {
-            services: BTreeMap::new(),
+            services: BTreeSet::new(),
             slices: (0..virtual_servers)
                 .map(|number| (slice_key(number), slice(number)))
                 .collect(),
@@ -263,6 +263,7 @@ fn node(number: u32) -> (String, Node) {
         wanted: true,
         starting: false,
         standing: Standing::Joined,
+        trust: Trust::Believed,
     };
     (format!("node-{number}"), node)
 }

@@ -238,10 +238,7 @@ pub(super) fn accept(
         }
         (None, Some(name)) => {
             let path = "spec.servers.serviceName";
-            if !cluster(world, path)?
-                .services
-                .contains_key(&key.sibling(name))
-            {
+            if !cluster(world, path)?.services.contains(&key.sibling(name)) {
                 let message = format!(
                     "Service {} does not exist: create it or correct the name",
                     key.sibling(name)

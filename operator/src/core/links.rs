@@ -3,11 +3,11 @@
 //! Objects are linked where the core looks at them together: a virtual server with its pools, with the policies that
 //! drive it, and with whoever claims one of its VIP ports, each by its spec and by its decision. Objects that are linked,
 //! directly or by way of others, make a *part*. The core's answer for an object depends on its part, on the nodes, and on
-//! the Services and EndpointSlices that the part names, and on nothing else.
+//! the Services and EndpointSlices that the part names, on who else has its VIPs, and on nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
+use ipnet::IpNet;
 use sluice_api::{
     DecidedEndpoints, DecidedVirtualServer, Decision, EndpointSource, Kind, ObjectKey,
     PoolDecision, Protocol, RealServerPool, RolloutPolicy, VipPort, VirtualServer, pool_label,
@@ -51,8 +51,6 @@ impl End {
 pub struct Links {
     objects: BTreeMap<Object, BTreeSet<End>>,
     ends: BTreeMap<End, BTreeSet<Object>>,
-    /// Services by their addresses in the cluster.
-    services: BTreeMap<IpAddr, BTreeSet<ObjectKey>>,
     /// EndpointSlices by their owners.
     slices: BTreeMap<SliceOwner, BTreeSet<ObjectKey>>,
 }
@@ -134,27 +132,9 @@ impl Links {
         self.put((Kind::RolloutPolicy, key.clone()), ends)
     }
 
-    /// Takes a Service's addresses. Returns what that concerns.
-    pub fn service(
-        &mut self,
-        key: &ObjectKey,
-        before: &BTreeSet<IpAddr>,
-        now: &BTreeSet<IpAddr>,
-    ) -> BTreeSet<Object> {
-        for address in before {
-            remove(&mut self.services, address, key);
-        }
-        for address in now {
-            self.services
-                .entry(*address)
-                .or_default()
-                .insert(key.clone());
-        }
-        let mut concerned = self.with(&End::Service(key.clone())).clone();
-        for address in before.union(now) {
-            concerned.extend(self.at(*address));
-        }
-        concerned
+    /// The objects that a Service's coming or going concerns.
+    pub fn with_service(&self, key: &ObjectKey) -> &BTreeSet<Object> {
+        self.with(&End::Service(key.clone()))
     }
 
     /// Takes an EndpointSlice. Returns what that concerns.
@@ -254,20 +234,15 @@ impl Links {
         part
     }
 
-    /// The Services that a part names, or whose addresses its VIPs are.
+    /// The Services that a part names.
     pub(super) fn services_of<'a>(
         &'a self,
         part: &'a BTreeSet<Object>,
     ) -> impl Iterator<Item = &'a ObjectKey> {
-        let named = self.ends_of(part).filter_map(|end| match end {
+        self.ends_of(part).filter_map(|end| match end {
             End::Service(key) => Some(key),
             _ => None,
-        });
-        let addresses = self.ends_of(part).filter_map(|end| match end {
-            End::VipPort(vip) => self.services.get(&vip.address),
-            _ => None,
-        });
-        named.chain(addresses.flatten())
+        })
     }
 
     /// The EndpointSlices of a part's pools.
@@ -288,17 +263,18 @@ impl Links {
             .flatten()
     }
 
-    /// The virtual servers that claim a port of this address.
-    fn at(&self, address: IpAddr) -> impl Iterator<Item = Object> + '_ {
+    /// The virtual servers that claim a port of an address of this block.
+    pub fn within(&self, block: IpNet) -> impl Iterator<Item = &Object> {
         let first = End::VipPort(VipPort {
-            address,
+            address: block.network(),
             port: 0,
             protocol: Protocol::Tcp,
         });
         let ends = self.ends.range(first..);
-        let ends = ends
-            .take_while(move |(end, _)| matches!(end, End::VipPort(vip) if vip.address == address));
-        ends.flat_map(|(_, objects)| objects.iter().cloned())
+        let ends = ends.take_while(
+            move |(end, _)| matches!(end, End::VipPort(vip) if block.contains(&vip.address)),
+        );
+        ends.flat_map(|(_, objects)| objects)
     }
 
     fn with(&self, end: &End) -> &BTreeSet<Object> {

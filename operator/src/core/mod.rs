@@ -12,6 +12,7 @@
 //! [`reconcile`] looks at a whole world. [`reconcile_parts`] gives the same for the objects that may have changed, of which
 //! [`Links`] tells what is linked to them.
 
+mod addresses;
 mod admission;
 mod claims;
 mod decide;
@@ -27,6 +28,7 @@ mod tests;
 mod vips;
 mod world;
 
+pub use addresses::{Addresses, Holder, HolderKind};
 pub use links::{Links, Object};
 pub use nodes::Liveness;
 pub use parts::{Dirty, reconcile_parts};

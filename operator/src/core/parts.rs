@@ -106,9 +106,11 @@ pub fn reconcile_parts(
 ) -> Outcome {
     let mut outcome = Outcome::default();
     let mut nodes = std::mem::take(&mut world.nodes);
+    let mut addresses = std::mem::take(&mut world.addresses);
     for objects in parts {
         let mut part = World {
             nodes,
+            addresses,
             revision_floor: world.revision_floor,
             cluster: surroundings(world, links, objects),
             ..World::default()
@@ -116,13 +118,13 @@ pub fn reconcile_parts(
         exchange(objects, world, &mut part);
         let told = reconcile(&part, now);
         exchange(objects, &mut part, world);
-        nodes = part.nodes;
+        (nodes, addresses) = (part.nodes, part.addresses);
         world.revision_floor = world.revision_floor.max(told.highest_revision());
         outcome.virtual_servers.extend(told.virtual_servers);
         outcome.pools.extend(told.pools);
         outcome.policies.extend(told.policies);
     }
-    world.nodes = nodes;
+    (world.nodes, world.addresses) = (nodes, addresses);
     outcome
 }
 
@@ -130,11 +132,11 @@ pub fn reconcile_parts(
 fn surroundings(world: &World, links: &Links, objects: &BTreeSet<Object>) -> Option<Cluster> {
     let all = world.cluster.as_ref()?;
     let services = links.services_of(objects);
-    let services = services.filter_map(|key| Some((key.clone(), all.services.get(key)?.clone())));
+    let services = services.filter(|key| all.services.contains(key));
     let slices = links.slices_of(objects);
     let slices = slices.filter_map(|key| Some((key.clone(), all.slices.get(key)?.clone())));
     Some(Cluster {
-        services: services.collect(),
+        services: services.cloned().collect(),
         slices: slices.collect(),
     })
 }

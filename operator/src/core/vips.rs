@@ -1,12 +1,14 @@
 //! Which addresses a virtual server may have as VIPs.
 //!
-//! A VIP that has become the address of a node or the cluster IP of a Service is withdrawn: packets for it are theirs.
+//! A virtual server that is new at a VIP must not take it from anybody else in the cluster. A VIP in a decision stays, whatever
+//! others come to claim, unless it has become the address of a node or the cluster IP of a Service: packets for it are theirs.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use sluice_api::{DecidedVirtualServer, ObjectKey, Reason};
 
+use super::addresses::{Holder, HolderKind};
 use super::admission::{Refusal, not_usable};
 use super::world::World;
 
@@ -47,7 +49,7 @@ pub(super) fn refusals(
         let objection = if known.contains(address) {
             unusable.get(key)?.get(address)?.clone()
         } else {
-            to_anybody(world, *address)?
+            to_newcomers(world, *address)?
         };
         let path = format!("spec.addresses[{i}].ip");
         Some(objection.refusal(path))
@@ -65,6 +67,10 @@ pub(super) fn withdrawal<'a>(
 }
 
 impl Objection {
+    fn new(reason: Reason, message: String) -> Self {
+        Self { reason, message }
+    }
+
     fn refusal(&self, path: impl Into<String>) -> Refusal {
         Refusal::new(self.reason, path, &self.message)
     }
@@ -77,22 +83,44 @@ fn decided<'a>(world: &'a World, key: &ObjectKey) -> &'a [IpAddr] {
 
 /// Holds for whoever has the VIP in a decision, too.
 fn to_anybody(world: &World, address: IpAddr) -> Option<Objection> {
-    let (reason, message) = if let Some(what) = not_usable(address) {
+    if let Some(what) = not_usable(address) {
         let message = format!(
             "{address} is {what}: give an address that clients reach and that no node has as its own"
         );
-        (Reason::AddressNotUsable, message)
-    } else if let Some(service) = world.service_with(address) {
-        let message = format!(
-            "{address} is the cluster IP of Service {service}: give an address that clients outside the cluster reach"
-        );
-        (Reason::AddressNotUsable, message)
-    } else {
-        let node = world.node_with(address)?;
-        let message = format!(
-            "{address} is an address of node {node}: give one that no node has, or remove it from that node"
-        );
-        (Reason::VipIsNodeAddress, message)
+        return Some(Objection::new(Reason::AddressNotUsable, message));
+    }
+    if let Some(node) = world.node_with(address) {
+        return Some(of_node(address, &format!("is an address of node {node}")));
+    }
+    let holders = world.addresses.holders(address);
+    let stronger = holders.filter(|holder| holder.kind.is_stronger_than_a_decision());
+    Some(of_holder(address, stronger.min()?))
+}
+
+/// Holds for a virtual server that has the VIP in no decision. One that has it goes on: else whoever may write a Service
+/// could take others' VIPs away.
+fn to_newcomers(world: &World, address: IpAddr) -> Option<Objection> {
+    to_anybody(world, address)
+        .or_else(|| Some(of_holder(address, world.addresses.holders(address).min()?)))
+}
+
+fn of_node(address: IpAddr, holds: &str) -> Objection {
+    let message =
+        format!("{address} {holds}: give one that no node has, or remove it from that node");
+    Objection::new(Reason::VipIsNodeAddress, message)
+}
+
+fn of_holder(address: IpAddr, holder: &Holder) -> Objection {
+    let remedy = match holder.kind {
+        HolderKind::Node => return of_node(address, &holder.to_string()),
+        HolderKind::ClusterIp | HolderKind::ServiceCidr | HolderKind::PodCidr => {
+            "give an address that clients outside the cluster reach"
+        }
+        HolderKind::Reserved => {
+            "give another one, or have it taken out of the operator's --reserved-addresses"
+        }
+        HolderKind::Service | HolderKind::EndpointSlice => "give another one, or remove it there",
     };
-    Some(Objection { reason, message })
+    let message = format!("{address} {holder}: {remedy}");
+    Objection::new(Reason::AddressNotUsable, message)
 }

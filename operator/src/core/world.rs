@@ -9,6 +9,8 @@ use sluice_api::{
 };
 use sluice_planner::{Slice, Slices};
 
+use super::addresses::Addresses;
+
 /// All objects, with the status last written for them.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct World {
@@ -27,13 +29,15 @@ pub struct World {
     pub revision_floor: u64,
     /// Services and EndpointSlices of the cluster; `None` in standalone mode.
     pub cluster: Option<Cluster>,
+    /// Who has which addresses, the nodes' own reports aside.
+    pub addresses: Addresses,
 }
 
 /// The objects beside Sluice's own kinds that the core needs of a Kubernetes cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Cluster {
-    /// Services and their addresses in the cluster.
-    pub services: BTreeMap<ObjectKey, BTreeSet<IpAddr>>,
+    /// Services.
+    pub services: BTreeSet<ObjectKey>,
     /// The EndpointSlices of Services and of pools that select pods.
     pub slices: BTreeMap<ObjectKey, Slice>,
 }
@@ -135,15 +139,6 @@ impl World {
             .max()
             .unwrap_or_default()
             .max(self.revision_floor)
-    }
-
-    /// The Service that has this address in the cluster.
-    pub fn service_with(&self, address: IpAddr) -> Option<&ObjectKey> {
-        let services = self.cluster.iter().flat_map(|cluster| &cluster.services);
-        services
-            .into_iter()
-            .find(|(_, addresses)| addresses.contains(&address))
-            .map(|(key, _)| key)
     }
 
     /// The EndpointSlices that there are, by owner.

@@ -1,10 +1,12 @@
 //! The parts of foreign objects that the operator keeps: only those it needs, since there are many objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Pod;
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use sluice_api::{POOL_LABEL, parse_ip};
 use sluice_planner::Slice;
 
@@ -88,11 +90,76 @@ impl PodFacts {
     }
 }
 
+/// The addresses of a Service.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct ServiceFacts {
+    /// In the cluster; none if it is headless.
+    pub(super) cluster_ips: BTreeSet<IpNet>,
+    /// Outside: external IPs, and those of its load balancer.
+    pub(super) external: BTreeSet<IpNet>,
+}
+
+impl ServiceFacts {
+    pub(super) fn of(service: Service) -> Self {
+        let spec = service.spec.unwrap_or_default();
+        let status = service.status.unwrap_or_default();
+        let balancer = status.load_balancer.unwrap_or_default();
+        let ingress = balancer.ingress.unwrap_or_default();
+        let external = spec.external_ips.unwrap_or_default();
+        let external = external.into_iter().chain(spec.load_balancer_ip);
+        let external = external.chain(ingress.into_iter().filter_map(|ingress| ingress.ip));
+        Self {
+            cluster_ips: singles(spec.cluster_ips.unwrap_or_default()),
+            external: singles(external),
+        }
+    }
+}
+
+/// The addresses of a Node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct NodeFacts {
+    /// Its own, as its kubelet says.
+    pub(super) own: BTreeSet<IpNet>,
+    /// Those that its pods get.
+    pub(super) pods: BTreeSet<IpNet>,
+}
+
+impl NodeFacts {
+    pub(super) fn of(node: Node) -> Self {
+        let spec = node.spec.unwrap_or_default();
+        let status = node.status.unwrap_or_default();
+        let own = status.addresses.unwrap_or_default();
+        let pods = spec.pod_cidrs.unwrap_or_default();
+        Self {
+            own: singles(own.into_iter().map(|address| address.address)),
+            pods: blocks(pods.into_iter().chain(spec.pod_cidr)),
+        }
+    }
+}
+
+/// The ranges of a ServiceCIDR.
+pub(super) fn ranges(object: ServiceCIDR) -> BTreeSet<IpNet> {
+    blocks(object.spec.unwrap_or_default().cidrs.unwrap_or_default())
+}
+
+/// Those of the texts that are addresses: among a Node's there are names.
+fn singles(texts: impl IntoIterator<Item = String>) -> BTreeSet<IpNet> {
+    let addresses = texts.into_iter().filter_map(|text| parse_ip(&text));
+    addresses.map(IpNet::from).collect()
+}
+
+fn blocks(texts: impl IntoIterator<Item = String>) -> BTreeSet<IpNet> {
+    let blocks = texts.into_iter().filter_map(|text| text.parse().ok());
+    blocks.collect()
+}
+
 /// The parts of an EndpointSlice that the operator keeps.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct SliceFacts {
     /// The planner's reading of it, if it is a Service's or a pool's.
     pub(super) slice: Option<Slice>,
+    /// The addresses of its endpoints.
+    pub(super) addresses: BTreeSet<IpNet>,
     /// The whole of it, if it is or was one of ours.
     pub(super) own: Option<Box<EndpointSlice>>,
 }
@@ -106,8 +173,10 @@ impl SliceFacts {
         let own = (label(POOL_LABEL).is_some()
             && label(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY))
             || slice.metadata.name.as_ref().is_some_and(marked);
+        let endpoints = slice.endpoints.iter().flatten();
         Self {
             slice: Slice::read(&slice),
+            addresses: singles(endpoints.flat_map(|endpoint| endpoint.addresses.clone())),
             own: own.then(|| Box::new(slice)),
         }
     }

@@ -1,8 +1,8 @@
 //! Everything that is known, kept up by the watches and by the answers to our own writes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 use sluice_api::{
@@ -13,14 +13,17 @@ use sluice_kube::Item;
 use sluice_kube::error::RequestError;
 use sluice_kube::lease::LeaseFacts;
 use sluice_kube::store::{Change, Missed, Store};
-use sluice_kube::watched;
+use sluice_kube::watched::{self, Watched as _};
 use tracing::{info, warn};
 
-use super::facts::{NAME_MARK, PodFacts, SliceFacts};
+use super::facts::{NAME_MARK, NodeFacts, PodFacts, ServiceFacts, SliceFacts};
 use super::labels::ByLabel;
 use super::memory::{Decided, Memory};
 use super::slices::name_prefix;
-use crate::core::{Cluster, Dirty, Links, Liveness, Node, Object, Outcome, World, reconcile_parts};
+use super::watch::ServiceCidrs;
+use crate::core::{
+    Addresses, Cluster, Dirty, Links, Liveness, Node, Object, Outcome, World, reconcile_parts,
+};
 use crate::managed::Managed;
 
 /// The operator's view of the API server's objects.
@@ -32,12 +35,15 @@ pub(super) struct Index {
     pub(super) nodes: Store<LoadBalancerNode>,
     pub(super) leases: Store<LeaseFacts>,
     pub(super) pods: Store<PodFacts>,
-    pub(super) services: Store<BTreeSet<IpAddr>>,
+    pub(super) services: Store<ServiceFacts>,
     pub(super) slices: Store<SliceFacts>,
+    pub(super) kube_nodes: Store<NodeFacts>,
+    pub(super) service_cidrs: Store<BTreeSet<IpNet>>,
     pub(super) peers: Store<String>,
     /// Where the nodes' Leases are.
     pub(super) namespace: String,
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
+    pub(super) addresses: Addresses,
     pub(super) known_nodes: BTreeMap<String, Node>,
     pub(super) liveness: Liveness,
     /// Runs while the Leases are heard of: a lost watch makes no node silent.
@@ -47,6 +53,8 @@ pub(super) struct Index {
     pub(super) heard_before_ms: u64,
     /// The kinds whose watch is lost, and why.
     pub(super) lost: BTreeMap<&'static str, String>,
+    /// The kinds that the API server does not have.
+    absent: BTreeSet<&'static str>,
     orphans: BTreeMap<ObjectKey, RealServerPoolStatus>,
     /// The pools of pods, as the core last decided; `None` before it did.
     pub(super) selecting: Option<BTreeMap<ObjectKey, DecidedEndpoints>>,
@@ -73,6 +81,17 @@ impl Index {
             namespace: namespace.to_owned(),
             dirty: Dirty::All,
             ..Self::default()
+        }
+    }
+
+    /// Whether the API server does not have this kind. It is not waited for.
+    pub(super) fn is_absent(&self, kind: &str) -> bool {
+        self.absent.contains(kind)
+    }
+
+    fn note_absence(&mut self, kind: &'static str, error: &str) {
+        if self.absent.insert(kind) {
+            info!(kind, error, "goes on without it");
         }
     }
 
@@ -136,6 +155,7 @@ impl Index {
             orphans: std::mem::take(&mut self.orphans),
             revision_floor: self.revision_floor,
             cluster: Some(std::mem::take(&mut self.cluster)),
+            addresses: std::mem::take(&mut self.addresses),
         };
         let outcome = reconcile_parts(&mut world, &self.links, parts, now);
         self.virtual_servers.objects = world.virtual_servers;
@@ -146,6 +166,7 @@ impl Index {
         self.known_nodes = world.nodes;
         self.orphans = world.orphans;
         self.cluster = world.cluster.unwrap_or_default();
+        self.addresses = world.addresses;
         outcome
     }
 
@@ -364,23 +385,9 @@ impl Index {
         })
     }
 
-    pub(super) fn services_changed(&mut self, changes: Vec<Change<BTreeSet<IpAddr>>>) {
-        for Change { key, before, .. } in changes {
-            let now = self.services.objects.get(&key);
-            let none = BTreeSet::new();
-            let concerned =
-                self.links
-                    .service(&key, before.as_ref().unwrap_or(&none), now.unwrap_or(&none));
-            self.dirty.extend(concerned);
-            match now {
-                Some(addresses) => self.cluster.services.insert(key, addresses.clone()),
-                None => self.cluster.services.remove(&key),
-            };
-        }
-    }
-
     pub(super) fn slices_changed(&mut self, changes: &[Change<SliceFacts>]) {
         for Change { key, before, .. } in changes {
+            self.endpoints_changed(key, before.as_ref());
             let now = self.slices.objects.get(key);
             let slice = |facts: Option<&'_ SliceFacts>| facts.and_then(|facts| facts.slice.clone());
             let (old, new) = (slice(before.as_ref()), slice(now));
@@ -425,10 +432,16 @@ impl watched::Index for Index {
         if self.lost.remove(kind).is_some() {
             info!(kind, "is watched again");
         }
+        self.absent.remove(kind);
     }
 
     fn failed(&mut self, kind: &'static str, verb: &'static str, error: RequestError) {
+        let is_absent = error.code() == Some(404);
         let error = format!("cannot {verb} {kind}: {error}");
+        if is_absent && kind == ServiceCidrs::NAME {
+            self.note_absence(kind, &error);
+            return;
+        }
         if self.lost.get(kind) != Some(&error) {
             warn!(kind, error, "the watch is lost; tries again");
         }

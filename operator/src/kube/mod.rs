@@ -12,6 +12,7 @@
 //! Every write carries the version that it was computed from: if the object has changed, the answer is a conflict, and the
 //! watch tells what to decide from.
 
+mod addresses;
 mod conflict;
 pub mod detach;
 mod endpoints;

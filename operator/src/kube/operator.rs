@@ -1,8 +1,10 @@
 //! The loop.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use kube::Client;
 use sluice_api::Time;
 use sluice_api::jiff::Timestamp;
@@ -43,10 +45,12 @@ const REST: u32 = 3;
 /// Writes under way at one time.
 const AT_ONCE: usize = 8;
 
-/// Runs the operator until `stop` is ready. `namespace` has the Leases of the nodes' agents.
+/// Runs the operator until `stop` is ready. `namespace` has the Leases of the nodes' agents, and no VIP may be in the `reserved`
+/// blocks.
 pub async fn run(
     client: Client,
     namespace: &str,
+    reserved: &BTreeSet<IpNet>,
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
@@ -56,8 +60,10 @@ pub async fn run(
     watch(&client, namespace, &world, &guard, &sender);
     drop(sender);
     let now = Moment::now();
+    let mut index = Index::new(namespace);
+    index.reserve(reserved);
     let operator = Operator {
-        index: Index::new(namespace),
+        index,
         world,
         namespace: namespace.to_owned(),
         writer: Writer::new(client.clone(), Arc::clone(&metrics)),

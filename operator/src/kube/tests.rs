@@ -1,5 +1,7 @@
 //! The index, without an API server.
 
+mod addresses;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -15,7 +17,8 @@ use super::facts::{PodFacts, SliceFacts};
 use super::flight::{Ground, fly};
 use super::index::Index;
 use super::watch::{
-    Leases, Nodes, PeersList, Pods, Policies, Pools, Services, Slices, VirtualServers,
+    KubeNodes, Leases, Nodes, PeersList, Pods, Policies, Pools, ServiceCidrs, Services, Slices,
+    VirtualServers,
 };
 use super::writer::Writer;
 use crate::core::{Dirty, Node, Standing};
@@ -93,6 +96,8 @@ fn index(virtual_server: VirtualServer, pool: RealServerPool) -> Index {
     list::<Pods>(&mut index, Vec::new());
     list::<Services>(&mut index, Vec::new());
     list::<PeersList>(&mut index, Vec::new());
+    list::<KubeNodes>(&mut index, Vec::new());
+    list::<ServiceCidrs>(&mut index, Vec::new());
     assert_eq!(index.awaited(), [(Slices::NAME, None)]);
     list::<Slices>(&mut index, Vec::new());
     assert!(index.awaited().is_empty());

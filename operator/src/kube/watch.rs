@@ -1,23 +1,24 @@
 //! The watched kinds. Each is one implementation of [`Watched`] and one line of [`KINDS`].
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
 use sluice_api::{
     LoadBalancerNode, NODE_LABEL, PEERS_CONFIG_MAP, PEERS_KEY, RealServerPool, RolloutPolicy,
-    VirtualServer, parse_ip,
+    VirtualServer,
 };
 use sluice_kube::Kind;
 use sluice_kube::lease::LeaseFacts;
 use sluice_kube::store::{Change, Store};
 use sluice_kube::watched::Watched;
 
-use super::facts::{PodFacts, SliceFacts};
+use super::facts::{NodeFacts, PodFacts, ServiceFacts, SliceFacts, ranges};
 use super::index::Index;
 
 /// The kinds that are watched.
@@ -30,6 +31,8 @@ pub(super) const KINDS: &[Kind<Index>] = &[
     Kind::of::<Pods>(),
     Kind::of::<Services>(),
     Kind::of::<Slices>(),
+    Kind::of::<KubeNodes>(),
+    Kind::of::<ServiceCidrs>(),
     Kind::of::<PeersList>(),
 ];
 
@@ -43,7 +46,7 @@ impl Index {
     pub(super) fn awaited(&mut self) -> Vec<(&'static str, Option<String>)> {
         let mut awaited = Vec::new();
         for kind in KINDS {
-            if !kind.is_complete(self) {
+            if !kind.is_complete(self) && !self.is_absent(kind.name) {
                 awaited.push((kind.name, self.lost.get(kind.name).cloned()));
             }
         }
@@ -199,32 +202,30 @@ impl Watched for Pods {
     }
 }
 
-/// Services: the addresses that each has in the cluster; none if it is headless.
+/// Services: whether there is one, and its addresses.
 pub(super) struct Services;
 
 impl Watched for Services {
     type Index = Index;
     type Object = DeserializeGuard<Service>;
-    type Kept = BTreeSet<IpAddr>;
+    type Kept = ServiceFacts;
     const NAME: &'static str = "Service";
 
     fn api(client: &Client, _: &str) -> Api<Self::Object> {
         Api::all(client.clone())
     }
-    fn keep(object: Self::Object) -> Result<BTreeSet<IpAddr>, String> {
-        let spec = decoded(object)?.spec.unwrap_or_default();
-        let addresses = spec.cluster_ips.unwrap_or_default();
-        Ok(addresses.iter().filter_map(|ip| parse_ip(ip)).collect())
+    fn keep(object: Self::Object) -> Result<ServiceFacts, String> {
+        decoded(object).map(ServiceFacts::of)
     }
-    fn store(index: &mut Index) -> &mut Store<BTreeSet<IpAddr>> {
+    fn store(index: &mut Index) -> &mut Store<ServiceFacts> {
         &mut index.services
     }
-    fn changed(index: &mut Index, changes: Vec<Change<BTreeSet<IpAddr>>>) {
-        index.services_changed(changes);
+    fn changed(index: &mut Index, changes: Vec<Change<ServiceFacts>>) {
+        index.services_changed(&changes);
     }
 }
 
-/// EndpointSlices: those of Services, and our own.
+/// EndpointSlices: those of Services, our own, and the addresses in all of them.
 pub(super) struct Slices;
 
 impl Watched for Slices {
@@ -244,6 +245,53 @@ impl Watched for Slices {
     }
     fn changed(index: &mut Index, changes: Vec<Change<SliceFacts>>) {
         index.slices_changed(&changes);
+    }
+}
+
+/// Nodes: their addresses, and those of their pods.
+pub(super) struct KubeNodes;
+
+impl Watched for KubeNodes {
+    type Index = Index;
+    type Object = DeserializeGuard<Node>;
+    type Kept = NodeFacts;
+    const NAME: &'static str = "Node";
+
+    fn api(client: &Client, _: &str) -> Api<Self::Object> {
+        Api::all(client.clone())
+    }
+    fn keep(object: Self::Object) -> Result<NodeFacts, String> {
+        decoded(object).map(NodeFacts::of)
+    }
+    fn store(index: &mut Index) -> &mut Store<NodeFacts> {
+        &mut index.kube_nodes
+    }
+    fn changed(index: &mut Index, changes: Vec<Change<NodeFacts>>) {
+        index.kube_nodes_changed(&changes);
+    }
+}
+
+/// The ranges that Services get their cluster IPs from. API servers before Kubernetes 1.33 do not tell them.
+pub(super) struct ServiceCidrs;
+
+impl Watched for ServiceCidrs {
+    type Index = Index;
+    type Object = DeserializeGuard<ServiceCIDR>;
+    type Kept = BTreeSet<IpNet>;
+    const NAME: &'static str = "ServiceCIDR";
+    const MAY_BE_ABSENT: bool = true;
+
+    fn api(client: &Client, _: &str) -> Api<Self::Object> {
+        Api::all(client.clone())
+    }
+    fn keep(object: Self::Object) -> Result<BTreeSet<IpNet>, String> {
+        decoded(object).map(ranges)
+    }
+    fn store(index: &mut Index) -> &mut Store<BTreeSet<IpNet>> {
+        &mut index.service_cidrs
+    }
+    fn changed(index: &mut Index, changes: Vec<Change<BTreeSet<IpNet>>>) {
+        index.service_cidrs_changed(&changes);
     }
 }
 

@@ -11,13 +11,14 @@ mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer};
 use sluice_directory::{
     Directory, DirectoryError, Failures, Inventory, Lock, Mirror, render_status,
 };
 use tracing::warn;
 
-use crate::core::{Outcome, World, reconcile};
+use crate::core::{Addresses, Outcome, World, reconcile};
 use crate::order::{Failure, Next, Schedule, Write};
 use files::Files;
 use manifests::Manifests;
@@ -36,6 +37,7 @@ pub struct Standalone {
     manifests: Manifests,
     nodes: Nodes,
     mirror: Mirror,
+    addresses: Addresses,
     virtual_servers: Store<VirtualServer>,
     pools: Store<RealServerPool>,
     policies: Store<RolloutPolicy>,
@@ -62,6 +64,7 @@ impl Standalone {
             manifests: Manifests::new(directory.clone()),
             nodes: Nodes::default(),
             mirror: Mirror::default(),
+            addresses: Addresses::default(),
             virtual_servers: Store::new(),
             pools: Store::new(),
             policies: Store::new(),
@@ -76,6 +79,11 @@ impl Standalone {
             schedule: Schedule::new(1),
             directory,
         })
+    }
+
+    /// No VIP may newly be in these blocks.
+    pub fn reserve(&mut self, blocks: &BTreeSet<IpNet>) {
+        self.addresses.reserve(blocks);
     }
 
     /// One round. `now` is stored and shown; `monotonic_ms` tells how long anything has lasted. While the directory is lost
@@ -176,6 +184,7 @@ impl Standalone {
             orphans: BTreeMap::new(),
             revision_floor: self.revision_floor.max(self.schedule.given()),
             cluster: None,
+            addresses: std::mem::take(&mut self.addresses),
         };
         let world = World {
             orphans: self.pools.statuses_without(&world.pools),
@@ -187,6 +196,7 @@ impl Standalone {
         self.pools.objects = world.pools;
         self.policies.objects = world.policies;
         self.nodes.known = world.nodes;
+        self.addresses = world.addresses;
         outcome
     }
 

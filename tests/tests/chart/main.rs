@@ -263,7 +263,15 @@ fn values_reach_the_command_lines() {
         assert!(agent.iter().any(|found| found == argument), "{argument}");
     }
     let operator = arguments(&objects, "Deployment", "sluice-operator");
-    assert_eq!(operator, ["--admin=0.0.0.0:1234", "--log-json", "--more"]);
+    assert_eq!(
+        operator,
+        [
+            "--admin=0.0.0.0:1234",
+            "--reserved-addresses=192.0.2.0/24,2001:db8::1",
+            "--log-json",
+            "--more"
+        ]
+    );
     let pods = pods(&objects);
     let probe = &pods["DaemonSet/sluice-agent"]["containers"][0]["readinessProbe"]["httpGet"];
     let expected = json!({"host": "127.0.0.1", "path": "/readyz", "port": 2345});

@@ -1,7 +1,8 @@
 //! The operator's side: objects and reports in, the status of every object out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
@@ -11,7 +12,9 @@ use sluice_api::{
     ROLLOUT_COMMAND_ANNOTATION, Time, parse_ip,
 };
 use sluice_directory::manifest::Object;
-use sluice_operator::core::{Cluster as Surroundings, Node, Standing, World, reconcile};
+use sluice_operator::core::{
+    Cluster as Surroundings, Holder, HolderKind, Node, Standing, Timers, Trust, World, reconcile,
+};
 use sluice_planner::Slice;
 
 use crate::case::{AgentState, Source};
@@ -19,6 +22,7 @@ use crate::case::{AgentState, Source};
 /// All objects, and the operator's core at work on them.
 pub(crate) struct Cluster {
     world: World,
+    held: BTreeMap<Holder, BTreeSet<IpNet>>,
     roles: BTreeMap<String, NodeRole>,
 }
 
@@ -37,6 +41,7 @@ impl Cluster {
                 cluster,
                 ..World::default()
             },
+            held: BTreeMap::new(),
             roles: BTreeMap::new(),
         }
     }
@@ -84,7 +89,7 @@ impl Cluster {
             None => {
                 let cluster = self.surroundings();
                 let slice = kind == "EndpointSlice" && cluster.slices.remove(&key).is_some();
-                slice || kind == "Service" && cluster.services.remove(&key).is_some()
+                slice || kind == "Service" && self.delete_service(&key)
             }
         };
         assert!(found, "{path} is not there");
@@ -109,14 +114,32 @@ impl Cluster {
         self.surroundings().slices.insert(key, slice);
     }
 
+    fn delete_service(&mut self, key: &ObjectKey) -> bool {
+        self.hold(HolderKind::ClusterIp, key, &BTreeSet::new());
+        self.hold(HolderKind::Service, key, &BTreeSet::new());
+        self.surroundings().services.remove(key)
+    }
+
+    /// Takes which addresses somebody has.
+    fn hold(&mut self, kind: HolderKind, key: &ObjectKey, now: &BTreeSet<IpNet>) {
+        let holder = Holder::new(kind, key.clone());
+        let before = self.held.insert(holder.clone(), now.clone());
+        let before = before.unwrap_or_default();
+        self.world.addresses.put(&holder, &before, now);
+    }
+
     /// Creates or replaces a Service.
     pub(crate) fn service(&mut self, service: &Service) {
-        let addresses = service.spec.iter().flat_map(|spec| &spec.cluster_ips);
-        let addresses = addresses.flatten().filter_map(|text| parse_ip(text));
-        let addresses = addresses.collect();
-        self.surroundings()
-            .services
-            .insert(key_of(&service.metadata), addresses);
+        let key = key_of(&service.metadata);
+        let spec = service.spec.clone().unwrap_or_default();
+        let parse = |texts: Option<Vec<String>>| {
+            let texts = texts.unwrap_or_default();
+            let addresses = texts.iter().filter_map(|text| parse_ip(text));
+            addresses.map(IpNet::from).collect()
+        };
+        self.hold(HolderKind::ClusterIp, &key, &parse(spec.cluster_ips));
+        self.hold(HolderKind::Service, &key, &parse(spec.external_ips));
+        self.surroundings().services.insert(key);
     }
 
     fn surroundings(&mut self) -> &mut Surroundings {
@@ -147,6 +170,7 @@ impl Cluster {
             wanted: self.roles.contains_key(node),
             starting: agent == AgentState::Starting,
             standing: Standing::Joined,
+            trust: Trust::Believed,
         };
         self.world.nodes.insert(node.to_owned(), node_now);
     }
@@ -158,6 +182,14 @@ impl Cluster {
 
     /// The operator looks at everything once and writes what it finds. Returns whether anything changed.
     pub(crate) fn round(&mut self, now: &Time) -> bool {
+        let now_ms = u64::try_from(now.0.as_millisecond()).expect("after 1970");
+        let policies = self.world.policies.iter();
+        let stood = policies.map(|(key, policy)| {
+            let status = policy.status.as_ref();
+            (key.clone(), self.timers.look(key, status, now_ms))
+        });
+        self.world.stood = stood.collect();
+        self.world.revision_floor = self.world.highest_revision();
         let before = self.world.clone();
         let outcome = reconcile(&self.world, now);
         let world = &mut self.world;

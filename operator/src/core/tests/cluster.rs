@@ -1,6 +1,6 @@
 //! Pools whose servers come from Kubernetes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sluice_api::EndpointSource;
 use sluice_planner::{Slice, SliceEndpoint, SliceOwner};
@@ -84,7 +84,7 @@ fn a_service_must_exist_and_may_go_without_taking_the_decision_with_it() {
         "{message}"
     );
     let cluster = sim.world.cluster.as_mut().expect("in a cluster");
-    cluster.services.insert(key("web"), BTreeSet::new());
+    cluster.services.insert(key("web"));
     sim.settle();
     assert_eq!(sim.ready("web").1, "Live");
     let decided = sim.world.pool_decision(&key("v1")).cloned();
@@ -145,21 +145,6 @@ fn a_directory_has_neither_pods_nor_services() {
         assert_eq!(reason, "NeedsKubernetes");
         assert!(message.contains("spec.servers.static"), "{message}");
     }
-}
-
-#[test]
-fn a_cluster_ip_is_no_vip() {
-    let mut sim = in_cluster("FullNAT", "{selector: {matchLabels: {app: web}}}");
-    let vip = "203.0.113.10".parse().expect("address");
-    let cluster = sim.world.cluster.as_mut().expect("in a cluster");
-    cluster.services.insert(key("dns"), BTreeSet::from([vip]));
-    sim.settle();
-    let (_, reason, message) = sim.ready("web");
-    assert_eq!(reason, "AddressNotUsable");
-    assert!(
-        message.contains("spec.addresses[0].ip") && message.contains("default/dns"),
-        "{message}"
-    );
 }
 
 #[test]

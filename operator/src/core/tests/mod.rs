@@ -10,8 +10,10 @@ mod properties;
 mod rollouts;
 mod vips;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
     Condition, ConditionType, ExceptionKind, LoadBalancerNodeStatus, NodeException, ObjectKey,
@@ -56,6 +58,8 @@ spec:
 /// A world and the clock that drives it.
 struct Sim {
     world: World,
+    /// Who has which addresses, beside the nodes' reports.
+    held: BTreeMap<(HolderKind, String), BTreeSet<IpNet>>,
     seconds: i64,
 }
 
@@ -63,6 +67,7 @@ impl Sim {
     fn new(manifests: &str) -> Self {
         let mut sim = Self {
             world: World::default(),
+            held: BTreeMap::new(),
             seconds: 0,
         };
         sim.apply(manifests);
@@ -87,6 +92,18 @@ impl Sim {
             standing: Standing::Joined,
         };
         self.world.nodes.insert(name.to_owned(), node);
+    }
+
+    /// Somebody has these blocks of addresses, and no others any more.
+    fn hold(&mut self, kind: HolderKind, name: &str, blocks: &[&str]) {
+        let now: BTreeSet<IpNet> = blocks
+            .iter()
+            .map(|block| block.parse().expect("a block"))
+            .collect();
+        let place = (kind, name.to_owned());
+        let before = self.held.insert(place, now.clone()).unwrap_or_default();
+        let holder = Holder::new(kind, key(name));
+        self.world.addresses.put(&holder, &before, &now);
     }
 
     /// Replaces objects by those of a manifest, as a user does.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use sluice_api::Kind;
 
-use super::properties::{act, any_action};
+use super::properties::{VIPS, act, any_action};
 use super::*;
 
 /// Takes what all objects of a world are linked to, and notes which of them changed since the world before.
@@ -39,6 +39,12 @@ fn notice(links: &mut Links, dirty: &mut Dirty, before: &World, now: &World) {
         }
         // Its time may have come.
         dirty.extend([(Kind::RolloutPolicy, key.clone())]);
+    }
+    for vip in VIPS.map(|vip| vip.parse().expect("an address")) {
+        let changed = before.addresses.holders(vip).ne(now.addresses.holders(vip));
+        if changed {
+            dirty.extend(links.within(IpNet::from(vip)).cloned());
+        }
     }
     for name in before.nodes.keys().chain(now.nodes.keys()) {
         let (before, now) = (before.nodes.get(name), now.nodes.get(name));

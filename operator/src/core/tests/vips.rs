@@ -1,28 +1,63 @@
 //! Which addresses may be VIPs, and for how long.
 
-use std::collections::BTreeSet;
-
 use super::*;
 
 const VIP: &str = "203.0.113.10";
 
-fn vip() -> IpAddr {
-    VIP.parse().expect("address")
-}
+const BLOCK: &str = "203.0.113.10/32";
 
-/// `web` is served, in a cluster.
-fn in_cluster() -> Sim {
-    let mut sim = Sim::new(MANIFESTS);
-    sim.world.cluster = Some(Cluster::default());
-    sim.settle();
-    assert_eq!(sim.ready("web").1, "Live");
-    sim
-}
-
-fn cluster_ip(sim: &mut Sim, addresses: BTreeSet<IpAddr>) {
-    let cluster = sim.world.cluster.as_mut().expect("in a cluster");
-    cluster.services.insert(key("dns"), addresses);
-}
+/// Whoever may have the VIP, in blocks of these sizes, what a newcomer is told, and whether an incumbent loses it.
+const HOLDERS: [(HolderKind, &str, &str, &str, bool); 7] = [
+    (
+        HolderKind::Node,
+        BLOCK,
+        "VipIsNodeAddress",
+        "is an address of node default/x",
+        true,
+    ),
+    (
+        HolderKind::ClusterIp,
+        BLOCK,
+        "AddressNotUsable",
+        "is the cluster IP of Service default/x",
+        true,
+    ),
+    (
+        HolderKind::ServiceCidr,
+        "203.0.112.0/20",
+        "AddressNotUsable",
+        "is in the range of ServiceCIDR default/x",
+        false,
+    ),
+    (
+        HolderKind::PodCidr,
+        "203.0.113.0/24",
+        "AddressNotUsable",
+        "is in the range of the pods of node default/x",
+        false,
+    ),
+    (
+        HolderKind::Reserved,
+        "203.0.0.0/16",
+        "AddressNotUsable",
+        "is in the reserved range x",
+        false,
+    ),
+    (
+        HolderKind::Service,
+        BLOCK,
+        "AddressNotUsable",
+        "is an external or load balancer address of Service default/x",
+        false,
+    ),
+    (
+        HolderKind::EndpointSlice,
+        BLOCK,
+        "AddressNotUsable",
+        "is an endpoint of EndpointSlice default/x",
+        false,
+    ),
+];
 
 /// `web` is refused for this reason, and nothing of it is in force.
 fn assert_withdrawn(sim: &Sim, reason: &str, part: &str) {
@@ -47,14 +82,44 @@ fn a_vip_that_became_an_address_of_a_node_is_withdrawn() {
 }
 
 #[test]
-fn a_vip_that_became_a_cluster_ip_is_withdrawn() {
-    let mut sim = in_cluster();
-    cluster_ip(&mut sim, BTreeSet::from([vip()]));
-    sim.settle();
-    assert_withdrawn(&sim, "AddressNotUsable", "cluster IP of Service default/dns");
-    cluster_ip(&mut sim, BTreeSet::new());
-    sim.settle();
-    assert_eq!(sim.ready("web").1, "Live");
+fn a_newcomer_is_refused_what_is_somebody_elses() {
+    for (kind, block, reason, part, _) in HOLDERS {
+        let mut sim = Sim::new(MANIFESTS);
+        sim.hold(kind, "x", &[block]);
+        sim.settle();
+        assert_withdrawn(&sim, reason, part);
+        sim.hold(kind, "x", &["203.0.113.11/32", "198.51.100.0/24"]);
+        sim.settle();
+        assert_eq!(sim.ready("web").1, "Live", "{kind:?}");
+    }
+}
+
+/// Whoever may write a Service or an EndpointSlice takes nobody's VIP. Not even its owner notices: nothing is written.
+#[test]
+fn what_others_claim_later_withdraws_no_incumbent() {
+    for (kind, block, reason, part, withdraws) in HOLDERS {
+        let mut sim = served();
+        let before = sim.world.virtual_servers[&key("web")].clone();
+        sim.hold(kind, "x", &[block]);
+        sim.settle();
+        if withdraws {
+            assert_withdrawn(&sim, reason, part);
+            sim.hold(kind, "x", &[]);
+            sim.settle();
+            assert_eq!(sim.ready("web").1, "Live");
+            continue;
+        }
+        let web = &sim.world.virtual_servers[&key("web")];
+        assert_eq!(web.status, before.status, "{kind:?}");
+        // Nor may it do without a change of its own.
+        sim.edit("port: 80}", "port: 81}");
+        sim.settle();
+        assert_eq!(sim.ready("web").1, "Live", "{kind:?}");
+        // A second VIP is new, the first is not.
+        sim.hold(kind, "y", &["198.51.100.9/32"]);
+        sim.edit(VIP, "198.51.100.9");
+        sim.assert_refused(reason, &["198.51.100.9", "spec.addresses[0].ip"]);
+    }
 }
 
 /// The newest spec is refused for something else; then both are told.
