@@ -15,6 +15,10 @@ pub const SPEC_HASH_ANNOTATION: &str = "sluice.dev/spec-hash";
 pub const DETACH_ANNOTATION: &str = "sluice.dev/detach";
 /// Label of the EndpointSlices that the operator writes for a pool that selects pods; see [`pool_label`].
 pub const POOL_LABEL: &str = "sluice.dev/pool";
+/// Label of an EndpointSlice that says who writes it (Kubernetes API reference, EndpointSlice).
+pub const SLICE_MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// Its value where the operator does.
+pub const SLICE_MANAGER: &str = "operator.sluice.dev";
 /// Label of a Service's EndpointSlices: the Service's name.
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Label of the Leases that agents renew: the node's name, if it is short enough for a label.

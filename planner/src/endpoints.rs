@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sluice_api::{
-    DecidedEndpoints, DecidedRealServerPool, EndpointSource, POOL_LABEL, PortRef, SERVICE_LABEL,
-    TargetPort,
+    DecidedEndpoints, DecidedRealServerPool, EndpointSource, GROUP, Kind, POOL_LABEL, PortRef,
+    SERVICE_LABEL, SLICE_MANAGER, SLICE_MANAGER_LABEL, TargetPort, pool_label,
 };
 
 use crate::{Server, ServerPorts};
@@ -69,12 +69,17 @@ pub struct SliceEndpoint {
 }
 
 impl Slice {
-    /// Reads a slice; `None` if it is neither a pool's nor a Service's. Addresses that are no IP addresses are left out, and
-    /// of several of one endpoint the first one counts, as the API asks for.
+    /// Reads a slice; `None` if it is neither a pool's nor a Service's. It is a pool's if the operator wrote it, which the
+    /// pool's label alone does not say: a Service's labels go over to its slices. Addresses that are no IP addresses are left
+    /// out, and of several of one endpoint the first one counts, as the API asks for.
     pub fn read(slice: &EndpointSlice) -> Option<Self> {
         let labels = slice.metadata.labels.as_ref()?;
         let named = |label, source| labels.get(label).map(|name| (source, name));
+        let is_managed = labels.get(SLICE_MANAGER_LABEL).map(String::as_str) == Some(SLICE_MANAGER);
+        let is_of =
+            |pool: &str| is_managed && pool_of(slice).map(pool_label).as_deref() == Some(pool);
         let (source, name) = named(POOL_LABEL, EndpointSource::Pods)
+            .filter(|(_, pool)| is_of(pool))
             .or_else(|| named(SERVICE_LABEL, EndpointSource::Service))?;
         let ports = slice.ports.iter().flatten().filter_map(|port| {
             let number = u16::try_from(port.port?).ok()?;
@@ -103,6 +108,17 @@ impl Slice {
             endpoints: endpoints.collect(),
         })
     }
+}
+
+/// The name of the pool that controls a slice.
+pub fn pool_of(slice: &EndpointSlice) -> Option<&str> {
+    let mut owners = slice.metadata.owner_references.iter().flatten();
+    let pool = owners.find(|owner| {
+        let group = owner.api_version.split_once('/').map(|(group, _)| group);
+        let is_pool = group == Some(GROUP) && owner.kind == Kind::RealServerPool.name();
+        is_pool && owner.controller == Some(true)
+    });
+    pool.map(|owner| owner.name.as_str())
 }
 
 /// Slices by their owner.

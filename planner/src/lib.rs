@@ -33,7 +33,7 @@ mod share;
 mod tables;
 mod view;
 
-pub use endpoints::{Slice, SliceEndpoint, SliceOwner, Slices};
+pub use endpoints::{Slice, SliceEndpoint, SliceOwner, Slices, pool_of};
 pub use image::{ByFamily, Image, Local, Ring, RingContent, Socket};
 pub use members::RingLayout;
 pub use op::{Limits, MapOp};

@@ -6,10 +6,14 @@ use sluice_api::{DecidedEndpoints, DecidedRealServerPool, EndpointSource, Target
 use sluice_planner::{Server, Slice, Slices};
 
 fn slice(labels: &Value, ports: &Value, endpoints: &Value) -> Option<Slice> {
+    owned(&json!([]), labels, ports, endpoints)
+}
+
+fn owned(owners: &Value, labels: &Value, ports: &Value, endpoints: &Value) -> Option<Slice> {
     let object: EndpointSlice = serde_json::from_value(json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {"name": "any", "namespace": "shop", "labels": labels},
+        "metadata": {"name": "any", "namespace": "shop", "labels": labels, "ownerReferences": owners},
         "addressType": "IPv4",
         "ports": ports,
         "endpoints": endpoints,
@@ -176,10 +180,54 @@ fn the_only_port_of_a_service_serves_every_port() {
     assert_eq!(pool[0].ports.default, Some(8080));
 }
 
+fn by_pool(name: &str) -> Value {
+    json!([{
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "RealServerPool", "name": name, "uid": "u", "controller": true,
+    }])
+}
+
+/// A Service's labels go over to its slices, so anybody who may label a Service could have its endpoints taken for a pool's.
+#[test]
+fn a_slice_is_a_pools_if_the_operator_wrote_it_for_that_pool() {
+    let managed = |by: &str| {
+        json!({
+            "sluice.dev/pool": "web", "kubernetes.io/service-name": "thief",
+            "endpointslice.kubernetes.io/managed-by": by,
+        })
+    };
+    let (ours, theirs) = ("operator.sluice.dev", "endpointslice-controller.k8s.io");
+    let service = json!([{
+        "apiVersion": "v1", "kind": "Service", "name": "thief", "uid": "u", "controller": true,
+    }]);
+    let namesake = json!([{
+        "apiVersion": "example.com/v1", "kind": "RealServerPool", "name": "web", "uid": "u", "controller": true,
+    }]);
+    let mut no_controller = by_pool("web");
+    no_controller[0]["controller"] = json!(false);
+    for (by, owners, source) in [
+        (ours, by_pool("web"), EndpointSource::Pods),
+        (theirs, by_pool("web"), EndpointSource::Service),
+        (theirs, service.clone(), EndpointSource::Service),
+        (ours, service, EndpointSource::Service),
+        (ours, json!([]), EndpointSource::Service),
+        (ours, by_pool("other"), EndpointSource::Service),
+        (ours, namesake, EndpointSource::Service),
+        (ours, no_controller, EndpointSource::Service),
+    ] {
+        let slice = owned(&owners, &managed(by), &json!([]), &json!([]));
+        let slice = slice.expect("is somebody's");
+        assert_eq!(slice.owner.source, source, "{by}, {owners}");
+    }
+}
+
 #[test]
 fn pods_keep_the_port_unless_the_pool_names_another() {
-    let labels = json!({"sluice.dev/pool": "web", "kubernetes.io/service-name": "other"});
-    let slice = slice(
+    let labels = json!({
+        "sluice.dev/pool": "web", "kubernetes.io/service-name": "other",
+        "endpointslice.kubernetes.io/managed-by": "operator.sluice.dev",
+    });
+    let slice = owned(
+        &by_pool("web"),
         &labels,
         &json!([{"name": "web-port", "port": 3000}]),
         &json!([{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "web-1"}}]),

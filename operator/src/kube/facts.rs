@@ -7,13 +7,9 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use sluice_api::{POOL_LABEL, parse_ip};
-use sluice_planner::Slice;
+use sluice_api::{SLICE_MANAGER, SLICE_MANAGER_LABEL, parse_ip};
+use sluice_planner::{Slice, pool_of};
 
-/// Label that says who writes a slice (Kubernetes API reference, EndpointSlice).
-pub(super) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
-/// Its value in our slices.
-pub(super) const MANAGED_BY: &str = "operator.sluice.dev";
 /// Part of the names of all our slices.
 pub(super) const NAME_MARK: &str = "-sluice-";
 
@@ -160,7 +156,7 @@ pub(super) struct SliceFacts {
     pub(super) slice: Option<Slice>,
     /// The addresses of its endpoints.
     pub(super) addresses: BTreeSet<IpNet>,
-    /// The whole of it, if it is or was one of ours.
+    /// The whole of it, if it is one of ours, or was before somebody took its label or its owner away.
     pub(super) own: Option<Box<EndpointSlice>>,
 }
 
@@ -169,10 +165,8 @@ impl SliceFacts {
         slice.metadata.managed_fields = None;
         let labels = slice.metadata.labels.as_ref();
         let label = |name: &str| labels.and_then(|labels| labels.get(name));
-        let marked = |name: &String| name.contains(NAME_MARK);
-        let own = (label(POOL_LABEL).is_some()
-            && label(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY))
-            || slice.metadata.name.as_ref().is_some_and(marked);
+        let is_managed = label(SLICE_MANAGER_LABEL).is_some_and(|by| by == SLICE_MANAGER);
+        let own = is_managed || pool_of(&slice).is_some();
         let endpoints = slice.endpoints.iter().flatten();
         Self {
             slice: Slice::read(&slice),

@@ -79,7 +79,13 @@ fn pool(version: u32, revision: u64) -> Item<Option<Arc<PoolDecision>>> {
 
 fn slice(pool: &str, version: u32, address: &str) -> Item<Option<Arc<Slice>>> {
     let mut value = named(&format!("{pool}-slice"), version);
-    value["metadata"]["labels"] = json!({"sluice.dev/pool": pool});
+    value["metadata"]["labels"] = json!({
+        "sluice.dev/pool": pool,
+        "endpointslice.kubernetes.io/managed-by": "operator.sluice.dev",
+    });
+    value["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "RealServerPool", "name": pool, "uid": "u", "controller": true,
+    }]);
     value["addressType"] = json!("IPv4");
     value["endpoints"] = json!([{"addresses": [address]}]);
     item::<PoolSlices>(value)

@@ -173,7 +173,7 @@ impl Watched for PoolSlices {
         all::<EndpointSlice>(client)
     }
     fn keep(object: DynamicObject) -> Result<Self::Kept, String> {
-        slice(object)
+        slice(object, EndpointSource::Pods)
     }
     fn store(index: &mut Index) -> &mut Store<Self::Kept> {
         &mut index.pool_slices
@@ -198,7 +198,7 @@ impl Watched for ServiceSlices {
         all::<EndpointSlice>(client)
     }
     fn keep(object: DynamicObject) -> Result<Self::Kept, String> {
-        slice(object)
+        slice(object, EndpointSource::Service)
     }
     fn store(index: &mut Index) -> &mut Store<Self::Kept> {
         &mut index.service_slices
@@ -208,11 +208,12 @@ impl Watched for ServiceSlices {
     }
 }
 
-fn slice(object: DynamicObject) -> Result<Option<Arc<Slice>>, String> {
-    object
-        .try_parse::<EndpointSlice>()
-        .map(|slice| Slice::read(&slice).map(Arc::new))
-        .map_err(|error| error.to_string())
+/// The labels by which slices are watched are anybody's to give; whose a slice is says [`Slice::read`].
+fn slice(object: DynamicObject, source: EndpointSource) -> Result<Option<Arc<Slice>>, String> {
+    let slice = object.try_parse::<EndpointSlice>();
+    let slice = Slice::read(&slice.map_err(|error| error.to_string())?);
+    let slice = slice.filter(|slice| slice.owner.source == source);
+    Ok(slice.map(Arc::new))
 }
 
 /// `status.decision`; the rest of an object is not looked at.

@@ -15,10 +15,11 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use sluice_api::{
-    API_VERSION, DecidedEndpoints, Kind, ObjectKey, POOL_LABEL, PortRef, RealServerPool, pool_label,
+    API_VERSION, DecidedEndpoints, Kind, ObjectKey, POOL_LABEL, PortRef, RealServerPool,
+    SLICE_MANAGER, SLICE_MANAGER_LABEL, pool_label,
 };
 
-use super::facts::{MANAGED_BY, MANAGED_BY_LABEL, NAME_MARK, NamedPort, PodFacts};
+use super::facts::{NAME_MARK, NamedPort, PodFacts};
 use group::{Group, Groups};
 
 /// Label by which kube-proxy leaves a slice to another proxy.
@@ -82,7 +83,7 @@ impl<'a> Wanted<'a> {
     fn slice(&self, name: String, group: &Group, endpoints: Vec<Endpoint>) -> EndpointSlice {
         let labels = [
             (POOL_LABEL, pool_label(&self.key.name)),
-            (MANAGED_BY_LABEL, MANAGED_BY.to_owned()),
+            (SLICE_MANAGER_LABEL, SLICE_MANAGER.to_owned()),
             (PROXY_LABEL, PROXY.to_owned()),
         ];
         let owner = OwnerReference {
