@@ -29,9 +29,12 @@ pub(super) struct Endpoints {
     crowded: BTreeSet<ObjectKey>,
 }
 
+/// A write. Each goes over the version that it was planned from, so that of two operators the one that knows less writes
+/// nothing.
 enum Job {
-    Apply(Box<EndpointSlice>),
-    Delete(ObjectKey),
+    /// Without a stamp the slice is new.
+    Apply(Box<EndpointSlice>, Option<Stamp>),
+    Delete(ObjectKey, Stamp),
 }
 
 /// Without an error it was not tried, since the API server had just been found to be away.
@@ -74,11 +77,19 @@ impl Endpoints {
             if plan.gaining.is_empty() && plan.changed.is_empty() && plan.delete.is_empty() {
                 self.waiting.end(&key);
             }
-            let apply = |slice| (key.clone(), Job::Apply(Box::new(slice)));
+            let slices = &index.slices;
+            let apply = |slice: EndpointSlice| {
+                let stamp = slices.stamp(&ObjectKey::of(&slice)).cloned();
+                (key.clone(), Job::Apply(Box::new(slice), stamp))
+            };
             first.extend(plan.gaining.into_iter().map(apply));
             then.extend(plan.changed.into_iter().map(apply));
-            let delete = |name: &String| (key.clone(), Job::Delete(key.sibling(name)));
-            then.extend(plan.delete.iter().map(delete));
+            let delete = |name: &String| {
+                let slice = key.sibling(name);
+                let stamp = slices.stamp(&slice)?.clone();
+                Some((key.clone(), Job::Delete(slice, stamp)))
+            };
+            then.extend(plan.delete.iter().filter_map(delete));
         }
         // Once there is no answer, none is waited for any longer.
         let down = Cell::new(false);
@@ -191,12 +202,12 @@ async fn run(writer: &Writer, down: &Cell<bool>, pool: ObjectKey, job: Job) -> A
         return (pool, Err(None));
     }
     let answer = match job {
-        Job::Apply(slice) => {
-            let answer = writer.slice(&slice).await;
+        Job::Apply(slice, stamp) => {
+            let answer = writer.slice(&slice, stamp.as_ref()).await;
             answer.map(|slice| Done::Applied(Box::new(slice)))
         }
-        Job::Delete(key) => {
-            let answer = writer.delete_slice(&key).await;
+        Job::Delete(key, stamp) => {
+            let answer = writer.delete_slice(&key, &stamp).await;
             answer.map(|()| Done::Deleted(key))
         }
     };

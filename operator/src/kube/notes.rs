@@ -97,8 +97,12 @@ impl Notes {
             );
         }
         self.left_out = wanted.left_out;
+        let stamp = index.peers.stamp(&wanted.key).cloned();
         let writer = writer.clone();
-        let write = Box::pin(async move { writer.peers(&wanted).await.map(Written::Peers) });
+        let write = Box::pin(async move {
+            let item = writer.peers(&wanted, stamp.as_ref()).await?;
+            Ok(Written::Peers(item))
+        });
         if self.fly(Note::Peers, write, now_ms) {
             self.peers_ms = Some(now_ms);
         }

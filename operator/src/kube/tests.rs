@@ -1,6 +1,7 @@
 //! The index, without an API server.
 
 mod addresses;
+mod slices;
 
 use std::sync::Arc;
 
@@ -69,6 +70,23 @@ fn pool(servers: &Value) -> RealServerPool {
 
 fn fixed() -> Value {
     json!({"static": [{"name": "a", "address": "10.0.0.1"}]})
+}
+
+/// A slice that the operator wrote for the pool `v1`.
+fn own_slice(name: &str) -> SliceFacts {
+    let slice = json!({
+        "metadata": {
+            "name": name, "namespace": "shop",
+            "labels": {
+                "sluice.dev/pool": "v1", "endpointslice.kubernetes.io/managed-by": "operator.sluice.dev",
+            },
+            "ownerReferences": [{
+                "apiVersion": "sluice.dev/v1alpha1", "kind": "RealServerPool", "name": "v1", "uid": "u", "controller": true,
+            }],
+        },
+        "addressType": "IPv4", "endpoints": [],
+    });
+    SliceFacts::of(serde_json::from_value(slice).expect("a slice"))
 }
 
 fn list<W: Watched<Index = Index>>(index: &mut Index, items: Vec<Item<W::Kept>>) {
@@ -297,15 +315,8 @@ fn pods_and_slices_wake_the_pools_that_they_concern() {
     assert!(index.dirty_pools.contains(&key("v1")), "it has lost a pod");
     index.dirty_pools.clear();
 
-    let slice = json!({
-        "metadata": {"name": "x", "namespace": "shop", "labels": {
-            "sluice.dev/pool": "v1", "endpointslice.kubernetes.io/managed-by": "operator.sluice.dev",
-        }},
-        "addressType": "IPv4", "endpoints": [],
-    });
-    let slice = SliceFacts::of(serde_json::from_value(slice).expect("a slice"));
     index.dirty = Dirty::default();
-    apply::<Slices>(&mut index, item("x", "u", 23, Ok(slice)));
+    apply::<Slices>(&mut index, item("x", "u", 23, Ok(own_slice("x"))));
     assert!(!index.dirty.is_empty() && index.dirty_pools.contains(&key("v1")));
     index.dirty_pools.clear();
     delete::<Slices>(&mut index, key("x"), stamp("u", 24));
@@ -402,14 +413,7 @@ fn slices_stay_until_no_node_forwards_by_them() {
     let selecting = json!({"selector": {"matchLabels": {"app": "web"}}});
     let mut index = index(virtual_server("v1"), pool(&selecting));
     decide(&mut index, 10);
-    let slice = json!({
-        "metadata": {"name": "x", "namespace": "shop", "labels": {
-            "sluice.dev/pool": "v1", "endpointslice.kubernetes.io/managed-by": "operator.sluice.dev",
-        }},
-        "addressType": "IPv4", "endpoints": [],
-    });
-    let slice = SliceFacts::of(serde_json::from_value(slice).expect("a slice"));
-    let slice = item("x", "u", 11, Ok(slice));
+    let slice = item("x", "u", 11, Ok(own_slice("x")));
     apply::<Slices>(&mut index, slice);
     let mut object = index.pools.objects[&key("v1")].clone();
     object.spec = pool(&fixed()).spec;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -93,15 +93,23 @@ impl Writer {
         self.finish(kind, request).await.map(answered)
     }
 
-    /// Writes the list of directors, which is ours alone.
-    pub(super) async fn peers(&self, wanted: &Wanted) -> Result<Item<String>, WriteError> {
+    /// Writes the list of directors, which is ours alone, over the version that it was compared with.
+    pub(super) async fn peers(
+        &self,
+        wanted: &Wanted,
+        stamp: Option<&Stamp>,
+    ) -> Result<Item<String>, WriteError> {
         let key = &wanted.key;
-        let body = json!({
+        let mut body = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": key.name, "namespace": key.namespace},
             "data": {PEERS_KEY: wanted.text},
         });
+        if let Some(stamp) = stamp {
+            body["metadata"]["uid"] = json!(stamp.uid);
+            body["metadata"]["resourceVersion"] = json!(stamp.version.to_string());
+        }
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), &key.namespace);
         let parameters = PatchParams::apply(OPERATOR_MANAGER).force();
         let patch = Patch::Apply(&body);
@@ -110,20 +118,46 @@ impl Writer {
         Ok(Item::of(object, |object| Ok(peers_text(object))))
     }
 
-    /// Writes a slice, which is ours alone.
-    pub(super) async fn slice(&self, slice: &EndpointSlice) -> Result<EndpointSlice, WriteError> {
+    /// Writes a slice, which is ours alone, over the version that it was computed from. Without one it is new: should there be
+    /// a slice of this name meanwhile, it stays.
+    pub(super) async fn slice(
+        &self,
+        slice: &EndpointSlice,
+        stamp: Option<&Stamp>,
+    ) -> Result<EndpointSlice, WriteError> {
         let key = ObjectKey::of(slice);
-        let parameters = PatchParams::apply(OPERATOR_MANAGER).force();
-        let patch = Patch::Apply(slice);
         let api = self.slices(&key.namespace);
+        let Some(stamp) = stamp else {
+            let parameters = PostParams {
+                field_manager: Some(OPERATOR_MANAGER.to_owned()),
+                ..PostParams::default()
+            };
+            let request = api.create(&parameters, slice);
+            return self.finish("EndpointSlice", request).await;
+        };
+        let mut slice = slice.clone();
+        slice.metadata.uid = Some(stamp.uid.clone());
+        slice.metadata.resource_version = Some(stamp.version.to_string());
+        let parameters = PatchParams::apply(OPERATOR_MANAGER).force();
+        let patch = Patch::Apply(&slice);
         let request = api.patch(&key.name, &parameters, &patch);
         self.finish("EndpointSlice", request).await
     }
 
-    /// Deletes a slice of ours. One that is gone already is as good.
-    pub(super) async fn delete_slice(&self, key: &ObjectKey) -> Result<(), WriteError> {
+    /// Deletes a slice of ours, if it is still the one that was looked at. One that is gone already is as good.
+    pub(super) async fn delete_slice(
+        &self,
+        key: &ObjectKey,
+        stamp: &Stamp,
+    ) -> Result<(), WriteError> {
         let api = self.slices(&key.namespace);
-        let parameters = DeleteParams::default();
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(stamp.uid.clone()),
+                resource_version: Some(stamp.version.to_string()),
+            }),
+            ..DeleteParams::default()
+        };
         let request = async {
             match api.delete(&key.name, &parameters).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
