@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::forwarding::{ForwardingMode, PoolSelection, Protocol};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, MAX_POOLS, MAX_PORTS,
-    MAX_STATIC_SERVERS,
+    MAX_REVISION, MAX_STATIC_SERVERS,
 };
 use crate::selector::PodSelector;
 use crate::target_port::TargetPort;
@@ -19,10 +19,12 @@ use crate::target_port::TargetPort;
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
     /// From one counter for the whole cluster, raised with every changed decision.
+    #[schemars(range(max = MAX_REVISION))]
     pub revision: u64,
     /// Every decision of a virtual server up to this revision was written before this one. A node that has read this one
     /// may acknowledge as much. Less than `revision` if others were being written at the same time.
     #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(max = MAX_REVISION))]
     pub complete_revision: u64,
     /// The generation of the spec that this was resolved from.
     pub generation: i64,
@@ -122,9 +124,11 @@ pub struct DecidedPool {
 #[serde(rename_all = "camelCase")]
 pub struct PoolDecision {
     /// From the same counter as [`Decision::revision`].
+    #[schemars(range(max = MAX_REVISION))]
     pub revision: u64,
     /// As [`Decision::complete_revision`], of the decisions of pools.
     #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(max = MAX_REVISION))]
     pub complete_revision: u64,
     /// The generation of the spec that this was resolved from.
     pub generation: i64,

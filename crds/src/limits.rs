@@ -50,5 +50,8 @@ pub const MAX_INTERFACE_NAME_LENGTH: usize = 15;
 pub const MAX_MESSAGE_LENGTH: usize = 1024;
 /// Characters of a rollout command.
 pub const MAX_COMMAND_LENGTH: usize = 128;
+/// The highest revision. It is a whole number for every reader of JSON, and at a million decisions a second it lasts for thirty
+/// years.
+pub const MAX_REVISION: u64 = 1_000_000_000_000_000;
 /// Seconds after which a node that did not renew its heartbeat no longer counts.
 pub const NODE_SILENT_SECONDS: u64 = 40;

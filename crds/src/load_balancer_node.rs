@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::{Condition, Time};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES,
-    MAX_LABEL_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES,
+    MAX_LABEL_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_REVISION,
 };
 use crate::rules;
 
@@ -107,10 +107,12 @@ pub struct LoadBalancerNodeStatus {
     pub addresses: Vec<IpAddr>,
     /// Every decision on a virtual server up to this revision is live, the exceptions aside.
     #[serde(default)]
+    #[schemars(range(max = MAX_REVISION))]
     pub acknowledged_revision: u64,
     /// Every decision on a pool up to this revision is live, the exceptions aside. It has a number of its own, since an API
     /// server tells of changes in order within a kind only.
     #[serde(default)]
+    #[schemars(range(max = MAX_REVISION))]
     pub acknowledged_pool_revision: u64,
     /// Objects that are not live or not as decided, and why: one entry an object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -263,7 +263,7 @@ fn node(number: u32) -> (String, Node) {
         wanted: true,
         starting: false,
         standing: Standing::Joined,
-        trust: Trust::Believed,
+        disbelieved: false,
     };
     (format!("node-{number}"), node)
 }

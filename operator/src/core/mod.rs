@@ -33,4 +33,5 @@ pub use links::{Links, Object};
 pub use nodes::Liveness;
 pub use parts::{Dirty, reconcile_parts};
 pub use reconcile::reconcile;
-pub use world::{Cluster, Node, Outcome, Standing, World};
+pub use timers::Timers;
+pub use world::{Cluster, Node, Outcome, Standing, Trust, World};

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use sluice_api::{
-    Decision, ExceptionKind, LoadBalancerNodeStatus, NODE_SILENT_SECONDS, NodeException, ObjectKey,
-    Time,
+    Decision, ExceptionKind, LoadBalancerNodeStatus, MAX_REVISION, NODE_SILENT_SECONDS,
+    NodeException, ObjectKey, Time,
 };
 
-use super::world::{Node, Standing, World};
+use super::world::{Node, Standing, Trust, World};
 
 /// Tells live nodes from silent ones by the change of their heartbeat on the own monotonic clock. What a heartbeat says is
 /// never compared with the own time: clocks differ.
@@ -27,6 +27,8 @@ struct Heard {
     was_first: bool,
     /// Since when it has acknowledged nothing of what was decided before it came.
     joining_ms: Option<u64>,
+    /// Whether it has acknowledged something that was believed.
+    is_believed: bool,
 }
 
 impl Heard {
@@ -37,6 +39,10 @@ impl Heard {
 
 /// How long the first report of a node is waited for before VIPs are admitted without knowing its addresses.
 const FIRST_REPORT_MS: u64 = 5_000;
+
+/// By how much the first acknowledgement of a node may be beyond all revisions that are known: decisions may be gone, with a
+/// backup that was restored or with their objects, and what nodes acknowledge is all that is left of them.
+const MAX_LOST_REVISIONS: u64 = 1_000_000_000;
 
 /// How long rollouts wait for the first acknowledgement of a node.
 const JOIN_MS: u64 = 40_000;
@@ -62,6 +68,7 @@ impl Liveness {
             before_ms: before_ms.min(NODE_SILENT_SECONDS * 1000 - SURE_MS),
             was_first: false,
             joining_ms: None,
+            is_believed: false,
         });
         if heard.heartbeat.as_ref() != heartbeat {
             heard.heartbeat = heartbeat.cloned();
@@ -113,6 +120,32 @@ impl Liveness {
         } else {
             Standing::Late
         }
+    }
+
+    /// Takes an acknowledgement that cannot be true out of an observed node's report: new revisions go on above what nodes
+    /// acknowledge, so that a node could use the numbers up. `given` is the highest revision that is known. Returns the revision
+    /// that is not believed.
+    pub fn disbelieve(
+        &mut self,
+        node: &str,
+        status: &mut LoadBalancerNodeStatus,
+        given: u64,
+    ) -> Option<u64> {
+        let heard = self.heard.get_mut(node)?;
+        let pools = status.acknowledged_pool_revision;
+        let claimed = status.acknowledged_revision.max(pools);
+        let most = if heard.is_believed {
+            given
+        } else {
+            given.saturating_add(MAX_LOST_REVISIONS).min(MAX_REVISION)
+        };
+        if claimed <= most {
+            heard.is_believed |= claimed > 0;
+            return None;
+        }
+        status.acknowledged_revision = 0;
+        status.acknowledged_pool_revision = 0;
+        Some(claimed)
     }
 
     /// Whether a node that has not reported yet may still be starting.
@@ -248,7 +281,9 @@ fn of_revision(
         if is_any_joined && !asker.waits_for(node.standing) {
             continue;
         }
-        if !wanted.is_met(&node.status) {
+        if node.trust == Trust::Disbelieved {
+            result.exceptions.push((name, DISBELIEVED.to_owned()));
+        } else if !wanted.is_met(&node.status) {
             result.awaited.push(name);
         }
         let exceptions = &node.status.exceptions;
@@ -267,6 +302,10 @@ fn of_revision(
     }
     result
 }
+
+/// Names no revision, which the node could change as it likes.
+const DISBELIEVED: &str = "acknowledges a revision that was never given, so nothing that it acknowledges is believed: restart \
+                           its agent, and find out who else writes the status of its LoadBalancerNode";
 
 fn told(exception: &NodeException) -> String {
     let kind = match exception.kind {

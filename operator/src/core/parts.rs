@@ -50,12 +50,13 @@ impl Dirty {
                 wanted,
                 starting,
                 standing,
+                trust,
             } = node;
             let unlisted = status.exception_count as usize > status.exceptions.len();
             (
                 *live,
                 *wanted,
-                *starting,
+                (*starting, *trust),
                 *standing == Standing::Joined,
                 unlisted,
                 status.addresses.clone(),

@@ -54,6 +54,16 @@ pub enum Standing {
     Late,
 }
 
+/// Whether a node's acknowledgements can be true.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Trust {
+    /// As far as can be told.
+    #[default]
+    Believed,
+    /// It acknowledges a revision that was never given. Its status says instead that it has acknowledged nothing.
+    Disbelieved,
+}
+
 /// A node.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Node {
@@ -67,6 +77,8 @@ pub struct Node {
     pub starting: bool,
     /// Who waits for it while it is live.
     pub standing: Standing,
+    /// Whether what it acknowledges can be true.
+    pub trust: Trust,
 }
 
 impl Node {

@@ -64,7 +64,7 @@ pub(super) struct Index {
     pub(super) wrote_servers: Memory<VirtualServer>,
     pub(super) wrote_pools: Memory<RealServerPool>,
     /// The highest revision that was tried to be given, or is gone.
-    revision_floor: u64,
+    pub(super) revision_floor: u64,
     /// For which objects the core may say something else now.
     pub(super) dirty: Dirty,
     /// Kinds of which decisions went away, or were changed by others.

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::index::Index;
 use super::silence::is_reported;
 use super::watch::Leases;
-use crate::core::Node;
+use crate::core::{Node, Trust};
 
 /// A question about silent nodes that found no answer is asked again after this time.
 const DOUBT_MS: u64 = 2_000;
@@ -22,6 +22,19 @@ fn is_detached(node: &LoadBalancerNode) -> bool {
     conditions
         .and_then(|conditions| find_condition(conditions, ConditionType::Detached))
         .is_some_and(|condition| condition.status == "True")
+}
+
+/// Logs an acknowledgement that is not believed any more, or again.
+fn tell_claim(node: &str, before: Option<&Node>, claimed: Option<u64>, given: u64) {
+    let was_disbelieved = before.is_some_and(|before| before.trust == Trust::Disbelieved);
+    match claimed {
+        Some(claimed) if !was_disbelieved => warn!(
+            node,
+            claimed, given, "acknowledges a revision that was never given, and is not believed"
+        ),
+        None if was_disbelieved => info!(node, "acknowledges what was given again"),
+        _ => {}
+    }
 }
 
 impl Index {
@@ -93,18 +106,22 @@ impl Index {
             let live = self
                 .liveness
                 .observe(name, renewed.as_ref(), before_ms, self.heard_ms);
-            let status = object.status.clone().unwrap_or_default();
+            let mut status = object.status.clone().unwrap_or_default();
             let standing = self
                 .liveness
                 .standing(name, &status, is_decided, self.heard_ms);
+            let given = self.revision_floor;
+            let claimed = self.liveness.disbelieve(name, &mut status, given);
+            let before = self.known_nodes.get(name);
+            tell_claim(name, before, claimed, given);
             let node = Node {
                 status,
                 live,
                 wanted: true,
                 starting: self.liveness.is_starting(name, self.heard_ms),
                 standing,
+                trust: claimed.map_or(Trust::Believed, |_| Trust::Disbelieved),
             };
-            let before = self.known_nodes.get(name);
             if before.is_some_and(|before| before.live) && !live {
                 warn!(node = name, "is silent and no longer waited for");
             } else if before.is_some_and(|before| !before.live) && live {

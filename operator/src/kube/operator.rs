@@ -233,6 +233,8 @@ impl Operator {
             let answer = self.writer.leases(&self.namespace).await;
             self.index.leases_read(answer);
         }
+        // A node may acknowledge a decision before the answer to its write is here.
+        self.index.raise_floor(self.schedule.given());
         self.index.look_at_nodes();
         self.notes.start(&self.index, &self.writer, &now(), now_ms);
         self.endpoints

@@ -107,7 +107,7 @@ mod tests {
     use sluice_kube::{Item, Stamp};
 
     use super::*;
-    use crate::core::{Node, Standing};
+    use crate::core::{Node, Standing, Trust};
 
     fn time(second: i64) -> Time {
         Time(sluice_api::jiff::Timestamp::from_second(second).expect("a time"))
@@ -133,6 +133,7 @@ mod tests {
             wanted: true,
             starting: false,
             standing: Standing::Joined,
+            trust: Trust::Believed,
         };
         index.nodes.apply(Item {
             key: ObjectKey::new("", "d1"),

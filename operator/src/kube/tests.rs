@@ -22,7 +22,7 @@ use super::watch::{
     VirtualServers,
 };
 use super::writer::Writer;
-use crate::core::{Dirty, Node, Standing};
+use crate::core::{Dirty, Node, Standing, Trust};
 use crate::metrics::Metrics;
 use crate::order::{Next, Schedule};
 
@@ -434,6 +434,7 @@ fn slices_stay_until_no_node_forwards_by_them() {
         wanted: true,
         starting: false,
         standing: Standing::Joined,
+        trust: Trust::Believed,
     };
     index.known_nodes.insert("n1".to_owned(), node.clone());
     assert_eq!(deleted(&index), None, "a node has not heard of the new one");

@@ -109,7 +109,10 @@ impl Standalone {
             self.take_inputs(&mut failures);
         }
         let is_decided = self.virtual_servers.has_decisions() || self.pools.has_decisions();
-        let news = self.nodes.look(&self.directory, is_decided, monotonic_ms);
+        let given = self.given();
+        let news = self
+            .nodes
+            .look(&self.directory, given, is_decided, monotonic_ms);
         self.busy |= failures.note(news).unwrap_or_default();
         let due = monotonic_ms.saturating_sub(self.last_ms) >= IDLE_MS;
         if self.busy || (due && !self.policies.objects.is_empty()) {
@@ -173,6 +176,14 @@ impl Standalone {
         failures.note(self.virtual_servers.remove_strays(directory, mirror));
         failures.note(self.pools.remove_strays(directory, mirror));
         failures.note(self.policies.remove_strays(directory, mirror));
+    }
+
+    /// The highest revision that is known to have been given.
+    fn given(&self) -> u64 {
+        let servers = self.virtual_servers.highest_revision();
+        let pools = self.pools.highest_revision();
+        let floor = self.revision_floor.max(self.schedule.given());
+        servers.max(pools).max(floor)
     }
 
     fn reconcile(&mut self, now: &Time) -> Outcome {

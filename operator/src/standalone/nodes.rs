@@ -6,7 +6,7 @@ use sluice_api::{Kind, LoadBalancerNodeStatus, ObjectKey};
 use sluice_directory::{Directory, DirectoryError, StatusFile};
 use tracing::{info, warn};
 
-use crate::core::{Liveness, Node};
+use crate::core::{Liveness, Node, Trust};
 
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
@@ -22,11 +22,12 @@ impl Nodes {
         self.wanted = names.into_iter().collect();
     }
 
-    /// Reads all reports. Returns whether anything but heartbeats changed. `is_decided`: there is a decision that nodes could
-    /// acknowledge.
+    /// Reads all reports. Returns whether anything but heartbeats changed. `given` is the highest revision that is known, and
+    /// `is_decided` says whether there is a decision that nodes could acknowledge.
     pub(super) fn look(
         &mut self,
         directory: &Directory,
+        given: u64,
         is_decided: bool,
         monotonic_ms: u64,
     ) -> Result<bool, DirectoryError> {
@@ -36,12 +37,23 @@ impl Nodes {
         let mut changed = false;
         for name in &names {
             let before = self.known.get(name);
-            let status = self.read(directory, name);
+            let mut status = self.read(directory, name);
             let heartbeat = status.heartbeat_time.as_ref();
             let live = self.liveness.observe(name, heartbeat, 0, monotonic_ms);
             let standing = self
                 .liveness
                 .standing(name, &status, is_decided, monotonic_ms);
+            let claimed = self.liveness.disbelieve(name, &mut status, given);
+            if let Some(claimed) =
+                claimed.filter(|_| before.is_none_or(|before| before.trust == Trust::Believed))
+            {
+                warn!(
+                    node = name,
+                    claimed,
+                    given,
+                    "acknowledges a revision that was never given, and is not believed"
+                );
+            }
             let wanted = self.wanted.contains(name);
             let node = Node {
                 status,
@@ -49,6 +61,7 @@ impl Nodes {
                 wanted,
                 starting: wanted && self.liveness.is_starting(name, monotonic_ms),
                 standing,
+                trust: claimed.map_or(Trust::Believed, |_| Trust::Disbelieved),
             };
             if before.is_some_and(|before| before.live) && !live {
                 warn!(node = name, "is silent and no longer waited for");
@@ -91,6 +104,16 @@ fn same_but_heartbeat(a: &Node, b: &Node) -> bool {
         heartbeat_time: None,
         ..node.status.clone()
     };
-    let flags = |node: &Node| (node.live, node.wanted, node.starting, node.standing);
+    let flags = |node: &Node| {
+        let Node {
+            status: _,
+            live,
+            wanted,
+            starting,
+            standing,
+            trust,
+        } = *node;
+        (live, wanted, starting, standing, trust)
+    };
     flags(a) == flags(b) && without(a) == without(b)
 }

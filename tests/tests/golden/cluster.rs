@@ -170,7 +170,7 @@ impl Cluster {
             wanted: self.roles.contains_key(node),
             starting: agent == AgentState::Starting,
             standing: Standing::Joined,
-            trust: Trust::Believed,
+            disbelieved: false,
         };
         self.world.nodes.insert(node.to_owned(), node_now);
     }

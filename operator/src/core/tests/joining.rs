@@ -158,3 +158,60 @@ proptest! {
         prop_assert_eq!(&statuses(&sim), &rest, "it is gone");
     }
 }
+
+fn claim(revision: u64, pool_revision: u64) -> LoadBalancerNodeStatus {
+    LoadBalancerNodeStatus {
+        acknowledged_revision: revision,
+        acknowledged_pool_revision: pool_revision,
+        ..LoadBalancerNodeStatus::default()
+    }
+}
+
+#[test]
+fn what_was_never_given_is_not_believed() {
+    let mut liveness = Liveness::default();
+    liveness.observe("d1", None, 0, 0);
+    let mut check = |status: &LoadBalancerNodeStatus, given| {
+        let mut status = status.clone();
+        let claimed = liveness.disbelieve("d1", &mut status, given);
+        let left = (
+            status.acknowledged_revision,
+            status.acknowledged_pool_revision,
+        );
+        (claimed, left)
+    };
+    assert_eq!(check(&claim(0, 0), 7), (None, (0, 0)));
+    assert_eq!(check(&claim(u64::MAX, 3), 7), (Some(u64::MAX), (0, 0)));
+    assert_eq!(check(&claim(5, u64::MAX), 7), (Some(u64::MAX), (0, 0)));
+    // What was given may be forgotten, but not so much.
+    assert_eq!(check(&claim(5_000, 4_000), 7), (None, (5_000, 4_000)));
+    // From then on it is known.
+    assert_eq!(check(&claim(5_001, 0), 5_000), (Some(5_001), (0, 0)));
+    assert_eq!(check(&claim(5_001, 0), 5_001), (None, (5_001, 0)));
+}
+
+#[test]
+fn a_node_that_is_not_believed_is_named_and_raises_no_revision() {
+    let mut sim = served();
+    let revision = sim.revision("web");
+    let node = sim.world.nodes.get_mut("d1").expect("d1");
+    let mut liveness = Liveness::default();
+    liveness.observe("d1", None, 0, 0);
+    node.status.acknowledged_revision = u64::MAX;
+    let claimed = liveness.disbelieve("d1", &mut node.status, revision);
+    assert_eq!(claimed, Some(u64::MAX));
+    node.trust = Trust::Disbelieved;
+    sim.edit("weight: 0", "weight: 7");
+    sim.tick();
+    let (status, reason, message) = sim.ready("web");
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "NodeException")
+    );
+    assert!(
+        message.contains("d1: acknowledges a revision that was never given"),
+        "{message}"
+    );
+    assert_eq!(condition(&sim, ConditionType::NodeExceptions).0, "True");
+    assert_eq!(sim.revision("web"), revision + 1);
+}

@@ -90,6 +90,7 @@ impl Sim {
             wanted: true,
             starting: false,
             standing: Standing::Joined,
+            trust: Trust::Believed,
         };
         self.world.nodes.insert(name.to_owned(), node);
     }
