@@ -134,7 +134,14 @@ pub enum Rollout {
     },
     /// Give everything back to the stable pool, also after completion
     #[command(after_help = ROLLOUT_EXAMPLES)]
-    Abort(Order),
+    Abort {
+        /// Even if the stable pool has no server that takes new flows
+        #[arg(long)]
+        force: bool,
+        /// The policy and how long to wait.
+        #[command(flatten)]
+        order: Order,
+    },
     /// Stop the run where it is
     #[command(after_help = ROLLOUT_EXAMPLES)]
     Pause(Order),

@@ -56,6 +56,7 @@ fn not_driven(policy: &RolloutPolicy) -> Option<String> {
     let key = ObjectKey::of(policy);
     let status = policy.status.as_ref()?;
     let goes_on = [
+        Reason::AwaitingServers,
         Reason::DeadlineExceeded,
         Reason::RolloutProgressing,
         Reason::RolloutWaiting,
@@ -119,6 +120,14 @@ const fn remedy(refusal: Refusal, phase: RolloutPhase) -> (&'static str, &'stati
         (Refusal::NotPaused, _) => (
             "the run is not paused, it goes on by itself; see how with",
             "get",
+        ),
+        (Refusal::CandidateWithoutServers, _) => (
+            "the candidate pool has no server that takes new flows; see how the run stands with",
+            "get",
+        ),
+        (Refusal::StableWithoutServers, _) => (
+            "the stable pool has no server that takes new flows; this gives it everything all the same",
+            "abort --force",
         ),
         (Refusal::Paused, _) => ("the run is paused; this lets it go on first", "resume"),
     }

@@ -1,6 +1,6 @@
 //! Following a run: from two views to the lines that tell what changed, and whether it is over.
 
-use sluice_api::{CommandResult, RolloutPhase};
+use sluice_api::{CommandResult, Reason, RolloutPhase};
 
 use crate::text::{duration, phase_line};
 use crate::view::{LiveNodes, RolloutView};
@@ -40,6 +40,15 @@ pub fn diff(previous: Option<&RolloutView>, current: &RolloutView) -> Vec<String
                 lines.extend(phase(current));
             }
         }
+    }
+    let lacking = |view: &RolloutView| {
+        let state = &view.state;
+        let lacks = state.reason == Reason::AwaitingServers.to_string();
+        lacks.then(|| format!("waiting: {}", state.message))
+    };
+    let now = lacking(current);
+    if now != previous.and_then(lacking) {
+        lines.extend(now);
     }
     let stalled = |view: &RolloutView| {
         let state = view.state.stalled.then_some(&view.state)?;

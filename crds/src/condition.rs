@@ -101,6 +101,8 @@ pub enum Reason {
     RolloutCompleted,
     /// The stable pool has the whole share again.
     RolloutAborted,
+    /// A pool that is to gain weight has no server that takes new flows.
+    AwaitingServers,
     /// Nodes did not acknowledge a step in time.
     DeadlineExceeded,
     /// The pool's Service does not exist.

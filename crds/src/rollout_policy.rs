@@ -14,7 +14,7 @@ use crate::rules;
 /// Moves the share of two pools of a virtual server from the stable to the candidate one, step by step.
 ///
 /// Commands to a run are the annotation `sluice.dev/rollout-command: <verb>/<run>/<step>`; verbs are `promote`,
-/// `promote-full`, `abort`, `pause`, `resume` and `retry`.
+/// `promote-full`, `abort`, `abort-force`, `pause`, `resume` and `retry`.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[kube(
     group = "sluice.dev",

@@ -14,6 +14,8 @@ pub enum CommandVerb {
     PromoteFull,
     /// Gives everything back to the stable pool.
     Abort,
+    /// The same, though that has no server that takes new flows.
+    AbortForce,
     /// Stops the run.
     Pause,
     /// Lets it go on.
@@ -24,10 +26,11 @@ pub enum CommandVerb {
 
 impl CommandVerb {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Promote,
         Self::PromoteFull,
         Self::Abort,
+        Self::AbortForce,
         Self::Pause,
         Self::Resume,
         Self::Retry,
@@ -39,6 +42,7 @@ impl CommandVerb {
             Self::Promote => "promote",
             Self::PromoteFull => "promote-full",
             Self::Abort => "abort",
+            Self::AbortForce => "abort-force",
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Retry => "retry",
@@ -66,8 +70,8 @@ pub struct Command {
 /// A text that is no command.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
 #[error(
-    "must be <verb>/<run>/<step> with the verb promote, promote-full, abort, pause, resume or retry and run and step as in \
-     status.run.id and status.step.index"
+    "must be <verb>/<run>/<step> with the verb promote, promote-full, abort, abort-force, pause, resume or retry and run and \
+     step as in status.run.id and status.step.index"
 )]
 pub struct FormatError;
 
@@ -141,15 +145,26 @@ pub enum Refusal {
     /// A paused run has to be resumed first.
     #[error("the run is paused: resume it first")]
     Paused,
+    /// The candidate would gain, and has nobody to serve it.
+    #[error(
+        "the candidate pool has no server that takes new flows, and its share would be dropped: see that its servers are ready"
+    )]
+    CandidateWithoutServers,
+    /// The stable pool would gain, and has nobody to serve it.
+    #[error(
+        "the stable pool has no server that takes new flows, and the share that it gets back would be dropped: see that its \
+         servers are ready, or give abort-force (kubectl sluice rollout abort --force)"
+    )]
+    StableWithoutServers,
 }
 
 /// Whether a run in this phase takes the command.
 pub const fn check(verb: CommandVerb, phase: RolloutPhase) -> Result<(), Refusal> {
-    use CommandVerb::{Abort, Pause, Promote, PromoteFull, Resume, Retry};
+    use CommandVerb::{Abort, AbortForce, Pause, Promote, PromoteFull, Resume, Retry};
     use RolloutPhase::{Aborted, Completed, Paused};
     match (verb, phase) {
-        (Abort, Aborted) => Err(Refusal::AlreadyAborted),
-        (Abort, _) | (Retry, Aborted) | (Resume, Paused) => Ok(()),
+        (Abort | AbortForce, Aborted) => Err(Refusal::AlreadyAborted),
+        (Abort | AbortForce, _) | (Retry, Aborted) | (Resume, Paused) => Ok(()),
         (Retry, _) => Err(Refusal::NotAborted),
         (_, Completed | Aborted) => Err(Refusal::Over),
         (Resume, _) => Err(Refusal::NotPaused),
@@ -206,15 +221,15 @@ mod tests {
 
     #[test]
     fn commands_fit_phases() {
-        use CommandVerb::{Abort, Pause, Promote, PromoteFull, Resume, Retry};
+        use CommandVerb::{Abort, AbortForce, Pause, Promote, PromoteFull, Resume, Retry};
         use RolloutPhase::{Aborted, Completed, Gated, Paused, Pausing, Progressing};
-        let running: &[CommandVerb] = &[Promote, PromoteFull, Abort, Pause];
+        let running: &[CommandVerb] = &[Promote, PromoteFull, Abort, AbortForce, Pause];
         for (phase, allowed) in [
             (Progressing, running),
             (Pausing, running),
             (Gated, running),
-            (Paused, &[Abort, Resume]),
-            (Completed, &[Abort]),
+            (Paused, &[Abort, AbortForce, Resume]),
+            (Completed, &[Abort, AbortForce]),
             (Aborted, &[Retry]),
         ] {
             for verb in CommandVerb::ALL {

@@ -8,11 +8,14 @@
 //!                               Paused        from any state: abort ► Aborted ─ retry ► a new run
 //! ```
 //!
-//! A step that the nodes no longer all run (a node joined, a weight was edited) is not left before they do.
+//! A step that the nodes no longer all run (a node joined, a weight was edited) is not left before they do. Neither pool gains
+//! weight before it has a server that takes new flows: until then the run stays as it is.
 
 mod carry_out;
 #[cfg(test)]
 mod tests;
+
+use std::cmp::Ordering;
 
 use sluice_api::{
     CanaryStep, CommandResult, HistoryEntry, LastCommand, MAX_HISTORY, RolloutEvent, RolloutPhase,
@@ -34,6 +37,37 @@ pub struct Observation<'a> {
     pub live: bool,
     /// The command annotation.
     pub command: Option<&'a str>,
+    /// The candidate's percentage of the share in force.
+    pub weight: u8,
+    /// Which pools have servers that take new flows.
+    pub ready: Sides,
+}
+
+/// One of the two pools of a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The stable pool.
+    Stable,
+    /// The candidate.
+    Candidate,
+}
+
+/// What holds for each of the two pools.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sides {
+    /// For the stable pool.
+    pub stable: bool,
+    /// For the candidate.
+    pub candidate: bool,
+}
+
+/// The outcome of [`advance`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct Advanced {
+    /// The run as it is now.
+    pub status: RolloutPolicyStatus,
+    /// The pool that is to gain weight next, and waits for a server that takes new flows.
+    pub lacks_servers: Option<Side>,
 }
 
 /// Moves the run one state further: at most one step.
@@ -41,36 +75,63 @@ pub fn advance(
     spec: &RolloutPolicySpec,
     status: &RolloutPolicyStatus,
     observed: Observation<'_>,
-) -> RolloutPolicyStatus {
+) -> Advanced {
     let mut run = Run {
         steps: steps(spec),
         spec,
         now: observed.now,
+        ready: observed.ready,
         status: status.clone(),
+        lacks_servers: None,
     };
-    let mut live = observed.live;
-    if !run.is_current() {
-        run.start();
-        live = false;
-    } else if run.follow_edits() {
-        live = false;
+    run.go_on(observed);
+    Advanced {
+        status: run.status,
+        lacks_servers: run.lacks_servers,
     }
-    match observed.command {
-        Some(text) => live &= !run.command(text),
-        None => run.forget_ignored(),
-    }
-    run.progress(live);
-    run.status
 }
 
 struct Run<'a> {
     spec: &'a RolloutPolicySpec,
     steps: Vec<CanaryStep>,
     now: &'a Time,
+    ready: Sides,
     status: RolloutPolicyStatus,
+    lacks_servers: Option<Side>,
 }
 
 impl Run<'_> {
+    fn go_on(&mut self, observed: Observation<'_>) {
+        let mut live = observed.live;
+        if !self.is_current() {
+            // Nothing is begun yet that a command could be for.
+            if !self.start(observed.weight) {
+                return;
+            }
+            live = false;
+        } else if self.follow_edits() {
+            live = false;
+        }
+        match observed.command {
+            Some(text) => live &= !self.command(text, observed.weight),
+            None => self.forget_ignored(),
+        }
+        if self.lacks_servers.is_none() {
+            self.progress(live);
+        }
+    }
+
+    /// Whether the candidate may have this percentage instead of that: whoever gains by it must have servers.
+    fn may_change(&mut self, from: u8, to: u8) -> bool {
+        let (side, is_ready) = match to.cmp(&from) {
+            Ordering::Equal => return true,
+            Ordering::Greater => (Side::Candidate, self.ready.candidate),
+            Ordering::Less => (Side::Stable, self.ready.stable),
+        };
+        self.lacks_servers = (!is_ready).then_some(side);
+        is_ready
+    }
+
     fn is_current(&self) -> bool {
         self.status.step.is_some()
             && self.status.run.as_ref().is_some_and(|run| {
@@ -80,7 +141,11 @@ impl Run<'_> {
             })
     }
 
-    fn start(&mut self) {
+    /// Begins a run, if the candidate may have the weight of the first step instead of this one.
+    fn start(&mut self, weight: u8) -> bool {
+        if !self.may_change(weight, self.steps[0].weight) {
+            return false;
+        }
         let previous = self.status.run.as_ref().map(|run| run.id.clone());
         let finished = matches!(
             self.status.phase,
@@ -97,6 +162,7 @@ impl Run<'_> {
             start_time: self.now.clone(),
         });
         self.enter(0, RolloutEvent::Started);
+        true
     }
 
     /// FNV-1a, short enough to be typed.
@@ -134,20 +200,24 @@ impl Run<'_> {
         self.note(event);
     }
 
-    /// Takes over edited steps without a restart. Returns whether the weight in force changes by it.
+    /// Takes over edited steps without a restart, once whoever gains by it has servers. Returns whether the weight in force
+    /// changes by it.
     fn follow_edits(&mut self) -> bool {
         if self.is_over() {
             return false;
         }
         let last = self.last();
+        let Some((index, before)) = self.status.step.as_ref().map(|s| (s.index, s.weight)) else {
+            return false;
+        };
+        let weight = self.steps[index.min(last) as usize].weight;
+        if index <= last && before == weight || !self.may_change(before, weight) {
+            return false;
+        }
+        let index = index.min(last);
         let Some(step) = &mut self.status.step else {
             return false;
         };
-        let index = step.index.min(last);
-        let weight = self.steps[index as usize].weight;
-        if step.index == index && step.weight == weight {
-            return false;
-        }
         step.index = index;
         step.weight = weight;
         step.live_time = None;
@@ -198,7 +268,11 @@ impl Run<'_> {
         } else if !live {
             RolloutPhase::Progressing
         } else if index < self.last() {
-            return self.enter(index + 1, RolloutEvent::StepEntered);
+            let (from, to) = (step.weight, self.steps[index as usize + 1].weight);
+            if self.may_change(from, to) {
+                return self.enter(index + 1, RolloutEvent::StepEntered);
+            }
+            RolloutPhase::Progressing
         } else {
             self.note(RolloutEvent::Completed);
             RolloutPhase::Completed

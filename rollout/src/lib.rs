@@ -10,6 +10,6 @@ mod split;
 mod steps;
 
 pub use command::{Command, CommandVerb, FormatError, Refusal, answered, check};
-pub use engine::{Observation, STEP_DEADLINE_SECONDS, advance};
+pub use engine::{Advanced, Observation, STEP_DEADLINE_SECONDS, Side, Sides, advance};
 pub use split::split;
 pub use steps::{paused_seconds, steps};

@@ -142,7 +142,8 @@ fn show(output: Output, lines: &[String], view: &RolloutView) -> anyhow::Result<
 
 fn exit_code(end: End, verb: Option<CommandVerb>) -> u8 {
     match (end, verb) {
-        (End::Completed, _) | (End::Aborted, Some(CommandVerb::Abort)) => EXIT_DONE,
+        (End::Completed, _)
+        | (End::Aborted, Some(CommandVerb::Abort | CommandVerb::AbortForce)) => EXIT_DONE,
         (End::Aborted | End::Stalled, _) => EXIT_NOT_COMPLETED,
     }
 }

@@ -21,7 +21,11 @@ pub async fn run(connection: &Connection, verb: Rollout) -> anyhow::Result<u8> {
         Rollout::Get { target, output } => return get(&cluster, &target, output).await,
         Rollout::Promote { full: true, order } => (CommandVerb::PromoteFull, order),
         Rollout::Promote { full: false, order } => (CommandVerb::Promote, order),
-        Rollout::Abort(order) => (CommandVerb::Abort, order),
+        Rollout::Abort { force: true, order } => (CommandVerb::AbortForce, order),
+        Rollout::Abort {
+            force: false,
+            order,
+        } => (CommandVerb::Abort, order),
         Rollout::Pause(order) => (CommandVerb::Pause, order),
         Rollout::Resume(order) => (CommandVerb::Resume, order),
         Rollout::Retry(order) => (CommandVerb::Retry, order),

@@ -1,6 +1,6 @@
 //! `kubectl sluice rollout get` as text.
 
-use sluice_api::RolloutPhase;
+use sluice_api::{Reason, RolloutPhase};
 
 use crate::view::RolloutView;
 
@@ -45,6 +45,9 @@ pub fn rollout(view: &RolloutView, paint: Paint) -> String {
 
 /// Phase and step in one line, without names.
 pub fn phase_line(view: &RolloutView) -> String {
+    if view.state.reason == Reason::AwaitingServers.to_string() {
+        return format!("Waiting: {}", view.state.message);
+    }
     let (Some(phase), Some(step)) = (view.phase, &view.step) else {
         return "no run has begun".to_owned();
     };

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 
 use sluice_api::{
     DecidedPool, DecidedVirtualServer, FieldError, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason,
-    RolloutPolicy, RolloutPolicyStatus, Time, Validate,
+    RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, Time, Validate,
 };
-use sluice_rollout::{self as rollout, Observation};
+use sluice_planner::Server;
+use sluice_rollout::{self as rollout, Observation, Side, Sides};
 
 use super::admission::Refusal;
 use super::nodes::{self, Asker};
+use super::pools::Checked;
 use super::world::World;
 
 /// A policy's status after this tick, and the refusals that hold its run.
@@ -19,6 +21,8 @@ pub(super) struct Driven {
     pub(super) status: RolloutPolicyStatus,
     /// Why the run does not move.
     pub(super) refusals: Vec<Refusal>,
+    /// The pool that has to have servers before the run moves.
+    pub(super) lacks_servers: Option<String>,
 }
 
 /// The results of all policies, and the weights that they give virtual servers.
@@ -34,9 +38,11 @@ type Rank<'a> = (Reverse<Option<&'a Time>>, Option<&'a Time>, &'a ObjectKey);
 /// `served` holds what each virtual server is served by from now on; those without any are absent.
 pub(super) fn drive(
     world: &World,
+    checked: &Checked,
     served: &BTreeMap<ObjectKey, DecidedVirtualServer>,
     now: &Time,
 ) -> Rollouts {
+    let slices = world.slices();
     let drivers = drivers(world);
     let mut rollouts = Rollouts {
         policies: BTreeMap::new(),
@@ -47,13 +53,33 @@ pub(super) fn drive(
         let virtual_server = served.get(&target);
         let refusals = refusals(world, key, policy, virtual_server, &drivers);
         let mut status = policy.status.clone().unwrap_or_default();
+        let mut lacks_servers = None;
         if let (Some(virtual_server), true) = (virtual_server, refusals.is_empty()) {
+            let takes_flows = |pool: &str| {
+                let pool = key.sibling(pool);
+                let content = checked.contents.get(&pool);
+                content.is_some_and(|content| {
+                    let servers = slices.servers(&pool.namespace, content);
+                    takes_flows(virtual_server, &servers)
+                })
+            };
+            let spec = &policy.spec;
             let observed = Observation {
                 now,
                 live: is_live(world, &target, virtual_server, &status),
                 command: command(policy),
+                weight: weight_in_force(world, &target, spec),
+                ready: Sides {
+                    stable: takes_flows(&spec.stable_pool_name),
+                    candidate: takes_flows(&spec.candidate_pool_name),
+                },
             };
-            status = rollout::advance(&policy.spec, &status, observed);
+            let advanced = rollout::advance(spec, &status, observed);
+            status = advanced.status;
+            lacks_servers = advanced.lacks_servers.map(|side| match side {
+                Side::Stable => spec.stable_pool_name.clone(),
+                Side::Candidate => spec.candidate_pool_name.clone(),
+            });
         }
         // A policy that is refused now still holds what its run has reached.
         if let Some(target) = driven_target(key, &status, &drivers)
@@ -62,11 +88,38 @@ pub(super) fn drive(
         {
             rollouts.weights.insert(target, weights);
         }
-        rollouts
-            .policies
-            .insert(key.clone(), Driven { status, refusals });
+        let driven = Driven {
+            status,
+            refusals,
+            lacks_servers,
+        };
+        rollouts.policies.insert(key.clone(), driven);
     }
     rollouts
+}
+
+/// Whether each VIP finds a server that takes new flows.
+fn takes_flows(virtual_server: &DecidedVirtualServer, servers: &[Server]) -> bool {
+    virtual_server.addresses.iter().all(|vip| {
+        let serves = |server: &Server| {
+            server.weight > 0 && server.address.is_ipv6() == vip.is_ipv6()
+        };
+        servers.iter().any(serves)
+    })
+}
+
+/// The candidate's percentage of the share of both pools, as decided.
+fn weight_in_force(world: &World, target: &ObjectKey, spec: &RolloutPolicySpec) -> u8 {
+    let pools = world.decision(target).map(|decision| &decision.content.pools);
+    let weight = |name: &str| {
+        let mut pools = pools.into_iter().flatten();
+        let pool = pools.find(|pool| pool.name == name);
+        pool.map_or(0, |pool| u64::from(pool.weight))
+    };
+    let candidate = weight(&spec.candidate_pool_name);
+    let share = candidate + weight(&spec.stable_pool_name);
+    let percent = (candidate * 100).checked_div(share).unwrap_or_default();
+    u8::try_from(percent).unwrap_or(100)
 }
 
 /// The weights that a run asks for.

@@ -12,7 +12,7 @@ use super::{policies, pools, status};
 pub fn reconcile(world: &World, now: &Time) -> Outcome {
     let checked = pools::check(world);
     let served = decide::served(world, &checked.admitted, &checked.withdrawn);
-    let rollouts = policies::drive(world, &served, now);
+    let rollouts = policies::drive(world, &checked, &served, now);
     let decided = decide::decide(world, &checked, served, rollouts.weights);
 
     let mut outcome = Outcome::default();

@@ -327,6 +327,7 @@ pub(super) fn policy(
     let Driven {
         mut status,
         refusals,
+        lacks_servers,
     } = driven;
     let mut conditions = Conditions {
         list: std::mem::take(&mut status.conditions),
@@ -342,13 +343,28 @@ pub(super) fn policy(
             let errors: Vec<String> = refusals.iter().map(|r| r.error.to_string()).collect();
             State::Stalled(first.reason, errors.join("; "))
         }
-        None => progress(world, &target, &status, now),
+        None => match &lacks_servers {
+            Some(pool) => lacking(&status, pool),
+            None => progress(world, &target, &status, now),
+        },
     });
     RolloutPolicyStatus {
         observed_generation: generation,
         conditions: conditions.list,
         ..status
     }
+}
+
+fn lacking(status: &RolloutPolicyStatus, pool: &str) -> State {
+    let what = status.step.as_ref().map_or_else(
+        || "the run begins".to_owned(),
+        |step| format!("step {} ({} %) is left", step.index, step.weight),
+    );
+    let message = format!(
+        "{what} once RealServerPool {pool} has a server that takes new flows in each family of the VIPs: see that its servers \
+         are ready"
+    );
+    State::Reconciling(Reason::AwaitingServers, message)
 }
 
 fn progress(world: &World, target: &ObjectKey, status: &RolloutPolicyStatus, now: &Time) -> State {

@@ -7,8 +7,9 @@ use crate::command::{Command, CommandVerb, Refusal, answered, check};
 use crate::steps::paused_seconds;
 
 impl Run<'_> {
-    /// Carries out a command unless it was looked at before. Returns whether the weight in force changes by it.
-    pub(super) fn command(&mut self, text: &str) -> bool {
+    /// Carries out a command unless it was looked at before. `in_force` is the candidate's percentage. Returns whether the weight
+    /// changes by the command.
+    pub(super) fn command(&mut self, text: &str, in_force: u8) -> bool {
         if answered(text, &self.status).is_some() {
             return false;
         }
@@ -31,7 +32,10 @@ impl Run<'_> {
             return false;
         }
         let weight = self.weight();
-        let outcome = self.carry_out(command.verb);
+        let held = self.lacks_servers;
+        let outcome = self.carry_out(command.verb, in_force);
+        // A command that is refused holds nothing, and one that is carried out goes before what is held.
+        self.lacks_servers = held.filter(|_| self.weight() == weight);
         let (result, message) = match outcome {
             Ok(()) => (CommandResult::Accepted, String::new()),
             Err(refusal) => (CommandResult::Ignored, refusal.to_string()),
@@ -52,16 +56,27 @@ impl Run<'_> {
         self.status.step.as_ref().map(|step| step.weight)
     }
 
-    fn carry_out(&mut self, verb: CommandVerb) -> Result<(), Refusal> {
+    fn carry_out(&mut self, verb: CommandVerb, in_force: u8) -> Result<(), Refusal> {
         check(verb, self.status.phase.unwrap_or(RolloutPhase::Progressing))?;
+        let now = self.weight().unwrap_or_default();
         match verb {
-            CommandVerb::Abort => self.abort(),
-            CommandVerb::Retry => self.start(),
+            CommandVerb::Abort if !self.may_change(now, 0) => {
+                return Err(Refusal::StableWithoutServers);
+            }
+            CommandVerb::Abort | CommandVerb::AbortForce => self.abort(),
+            CommandVerb::Retry => {
+                if !self.start(in_force) {
+                    return Err(Refusal::CandidateWithoutServers);
+                }
+            }
             CommandVerb::Resume => self.resume(),
             CommandVerb::Pause => self.pause(),
             CommandVerb::Promote => {
                 self.promote();
                 self.note(RolloutEvent::Promoted);
+            }
+            CommandVerb::PromoteFull if !self.may_change(now, 100) => {
+                return Err(Refusal::CandidateWithoutServers);
             }
             CommandVerb::PromoteFull => {
                 self.enter(self.last(), RolloutEvent::PromotedFull);

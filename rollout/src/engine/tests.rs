@@ -37,15 +37,47 @@ fn tick(
     command: Option<&str>,
 ) {
     let now = at(seconds);
-    *status = advance(
-        spec,
-        status,
-        Observation {
-            now: &now,
-            live,
-            command,
+    let observed = Observation {
+        live,
+        command,
+        ..observation(&now, status)
+    };
+    let advanced = advance(spec, status, observed);
+    *status = advanced.status;
+    assert_eq!(advanced.lacks_servers, None);
+}
+
+/// Everything is as it should be.
+fn observation<'a>(now: &'a Time, status: &RolloutPolicyStatus) -> Observation<'a> {
+    Observation {
+        now,
+        live: true,
+        command: None,
+        weight: status.step.as_ref().map_or(0, |step| step.weight),
+        ready: Sides {
+            stable: true,
+            candidate: true,
         },
-    );
+    }
+}
+
+/// One tick in which these sides have servers that take flows. Returns who lacks them.
+fn tick_with(
+    spec: &RolloutPolicySpec,
+    status: &mut RolloutPolicyStatus,
+    seconds: i64,
+    (stable, candidate): (bool, bool),
+    command: Option<&str>,
+) -> Option<Side> {
+    let now = at(seconds);
+    let observed = Observation {
+        command,
+        ready: Sides { stable, candidate },
+        ..observation(&now, status)
+    };
+    let advanced = advance(spec, status, observed);
+    *status = advanced.status;
+    advanced.lacks_servers
 }
 
 fn index(status: &RolloutPolicyStatus) -> u32 {
@@ -223,6 +255,89 @@ fn a_command_given_too_early_is_not_kept_but_may_be_given_again() {
     assert_eq!(result(&s), CommandResult::Accepted, "stays to be read");
 }
 
+const CANDIDATE: Option<Side> = Some(Side::Candidate);
+
+#[test]
+fn the_candidate_gains_nothing_before_it_has_servers() {
+    let spec = spec(vec![step(10, 0, false), step(50, 0, true)]);
+    let mut s = RolloutPolicyStatus::default();
+    for seconds in 0..3 {
+        let lacks = tick_with(&spec, &mut s, seconds, (true, false), None);
+        assert_eq!(lacks, CANDIDATE);
+        assert_eq!(s, RolloutPolicyStatus::default(), "no run has begun");
+    }
+    assert_eq!(tick_with(&spec, &mut s, 3, (false, true), None), None);
+    assert_eq!(weight(&s), 10, "the stable pool gains nothing");
+    for seconds in 4..9 {
+        let lacks = tick_with(&spec, &mut s, seconds, (true, false), None);
+        assert_eq!((lacks, weight(&s)), (CANDIDATE, 10));
+    }
+    assert!(s.step.as_ref().expect("step").live_time.is_some());
+    tick(&spec, &mut s, 9, true, None);
+    assert_eq!(weight(&s), 50);
+    tick(&spec, &mut s, 10, true, None);
+    // A gate that was opened stays open.
+    let promote = command(&s, "promote");
+    let lacks = tick_with(&spec, &mut s, 11, (true, false), Some(&promote));
+    assert_eq!((lacks, result(&s)), (CANDIDATE, CommandResult::Accepted));
+    assert_eq!(weight(&s), 50);
+    tick(&spec, &mut s, 12, true, Some(&promote));
+    assert_eq!(weight(&s), 100);
+}
+
+#[test]
+fn an_edit_that_gives_one_side_more_waits_for_its_servers() {
+    let edited = |weight| spec(vec![step(weight, 0, true)]);
+    let mut s = RolloutPolicyStatus::default();
+    tick(&edited(10), &mut s, 0, true, None);
+    let up = tick_with(&edited(30), &mut s, 1, (true, false), None);
+    assert_eq!((up, weight(&s)), (CANDIDATE, 10));
+    let down = tick_with(&edited(5), &mut s, 2, (false, true), None);
+    assert_eq!((down, weight(&s)), (Some(Side::Stable), 10));
+    tick(&edited(5), &mut s, 3, true, None);
+    assert_eq!(weight(&s), 5);
+}
+
+#[test]
+fn commands_that_give_a_side_without_servers_more_are_refused() {
+    let spec = spec(vec![step(10, 0, true)]);
+    let mut s = RolloutPolicyStatus::default();
+    tick(&spec, &mut s, 0, true, None);
+    tick(&spec, &mut s, 1, true, None);
+    let message = |s: &RolloutPolicyStatus| s.last_command.clone().expect("a command").message;
+    let full = command(&s, "promote-full");
+    let lacks = tick_with(&spec, &mut s, 2, (true, false), Some(&full));
+    assert_eq!((lacks, result(&s)), (None, CommandResult::Ignored));
+    assert!(message(&s).contains("the candidate pool has no server"));
+    let abort = command(&s, "abort");
+    let lacks = tick_with(&spec, &mut s, 3, (false, true), Some(&abort));
+    assert_eq!((lacks, result(&s)), (None, CommandResult::Ignored));
+    assert!(message(&s).contains("abort --force"));
+    assert_eq!((weight(&s), s.phase), (10, Some(RolloutPhase::Gated)));
+    let force = command(&s, "abort-force");
+    tick_with(&spec, &mut s, 4, (false, true), Some(&force));
+    assert_eq!((weight(&s), s.phase), (0, Some(RolloutPhase::Aborted)));
+    let retry = command(&s, "retry");
+    tick_with(&spec, &mut s, 5, (true, false), Some(&retry));
+    assert_eq!((weight(&s), result(&s)), (0, CommandResult::Ignored));
+    tick(&spec, &mut s, 6, true, None);
+    tick(&spec, &mut s, 7, true, Some(&retry));
+    assert_eq!((weight(&s), result(&s)), (10, CommandResult::Accepted));
+}
+
+/// What is held holds no command that takes weight away again.
+#[test]
+fn a_run_that_is_held_can_be_aborted() {
+    let spec = spec(vec![step(10, 0, false), step(50, 0, true)]);
+    let mut s = RolloutPolicyStatus::default();
+    tick(&spec, &mut s, 0, true, None);
+    tick_with(&spec, &mut s, 1, (true, false), None);
+    let abort = command(&s, "abort");
+    let lacks = tick_with(&spec, &mut s, 2, (true, false), Some(&abort));
+    assert_eq!((lacks, weight(&s)), (None, 0));
+    assert_eq!(s.phase, Some(RolloutPhase::Aborted));
+}
+
 #[derive(Clone, Debug)]
 struct Tick {
     seconds: i64,
@@ -230,10 +345,11 @@ struct Tick {
     command: Option<(usize, bool, bool)>,
 }
 
-const VERBS: [&str; 6] = [
+const VERBS: [&str; 7] = [
     "promote",
     "promote-full",
     "abort",
+    "abort-force",
     "pause",
     "resume",
     "retry",
@@ -349,7 +465,7 @@ proptest! {
         let mut text = None;
         tick(&spec, &mut s, 0, false, None);
         for t in &ticks {
-            if t.command.is_some_and(|(verb, ..)| matches!(VERBS[verb], "abort" | "retry")) {
+            if t.command.is_some_and(|(verb, ..)| matches!(VERBS[verb], "abort" | "abort-force" | "retry")) {
                 continue;
             }
             text = annotation(t, &s, text);

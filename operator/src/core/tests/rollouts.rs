@@ -117,6 +117,64 @@ fn a_rollout_moves_the_share_and_ends_with_the_candidate() {
     assert_eq!(sim.weights("web"), [100, 5]);
 }
 
+/// Gives `roll` a command for its run and step.
+fn command(sim: &mut Sim, verb: &str) {
+    let policy = sim.world.policies.get_mut(&key("roll")).expect("roll");
+    let status = policy.status.as_ref().expect("status");
+    let run = &status.run.as_ref().expect("run").id;
+    let step = status.step.as_ref().expect("step").index;
+    let annotations = policy.metadata.annotations.get_or_insert_default();
+    annotations.insert(
+        ROLLOUT_COMMAND_ANNOTATION.to_owned(),
+        format!("{verb}/{run}/{step}"),
+    );
+}
+
+const LAST_SERVER: &str = "address: 10.0.0.2, weight: 3";
+
+#[test]
+fn a_candidate_without_servers_gets_no_share() {
+    let mut sim = served();
+    sim.edit(LAST_SERVER, "address: 10.0.0.2, weight: 0");
+    sim.apply(POLICY);
+    sim.settle();
+    assert_eq!(sim.weights("web"), [100, 0]);
+    let (status, reason, message) = sim.policy_ready("roll");
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "AwaitingServers")
+    );
+    assert!(message.contains("RealServerPool v2"), "{message}");
+    sim.apply(MANIFESTS);
+    sim.tick();
+    assert_eq!(sim.weights("web"), [90, 10]);
+    sim.edit(LAST_SERVER, "address: 10.0.0.2, weight: 0");
+    sim.settle();
+    assert_eq!(sim.weights("web"), [90, 10], "what it has it keeps");
+    assert_eq!(sim.policy_ready("roll").1, "AwaitingServers");
+    sim.apply(MANIFESTS);
+    sim.settle();
+    assert_eq!(sim.weights("web"), [50, 50]);
+}
+
+#[test]
+fn nothing_goes_back_to_a_stable_pool_without_servers_but_by_force() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    sim.settle();
+    sim.edit("address: 10.0.0.1", "address: 10.0.0.1, weight: 0");
+    command(&mut sim, "abort");
+    sim.settle();
+    assert_eq!(sim.weights("web"), [50, 50]);
+    let status = sim.world.policies[&key("roll")].status.as_ref();
+    let last = status.and_then(|status| status.last_command.clone());
+    let message = last.expect("a command").message;
+    assert!(message.contains("abort --force"), "{message}");
+    command(&mut sim, "abort-force");
+    sim.settle();
+    assert_eq!(sim.weights("web"), [100, 0]);
+}
+
 #[test]
 fn a_share_that_does_not_divide_is_scaled() {
     let mut sim = served();
