@@ -189,10 +189,11 @@ pub struct RolloutStep {
     /// When every live node had acknowledged it; absent: not yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live_time: Option<Time>,
-    /// Since when the pause has been running; absent: it does not run.
+    /// Since when the pause has been running, or when `pausedSeconds` was last counted; absent: it does not run. It is for people:
+    /// the operator counts by its own clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_start_time: Option<Time>,
-    /// Seconds of the pause that had passed before `pauseStartTime`.
+    /// Seconds of the pause that an operator saw pass until `pauseStartTime`; counted now and then.
     #[serde(default)]
     pub paused_seconds: u32,
     /// Whether the command `promote` was given for this step.

@@ -23,16 +23,22 @@ use sluice_api::{
 };
 
 use crate::command::cut;
-use crate::steps::{paused_seconds, steps};
+use crate::steps::steps;
 
 /// A step that the nodes have not acknowledged after this time is told as stalled. It goes on when they do.
-pub const STEP_DEADLINE_SECONDS: i64 = 600;
+pub const STEP_DEADLINE_SECONDS: u32 = 600;
+/// A pause that runs is noted after this part of it, but within these seconds: that much of it is waited for again after a
+/// restart at most.
+const NOTED_PART: u32 = 10;
+const NOTED_SECONDS: (u32, u32) = (10, 600);
 
 /// The engine's input besides spec and status.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {
-    /// Whole seconds count.
+    /// For people to read: hosts' clocks differ. Whole seconds count.
     pub now: &'a Time,
+    /// Seconds that the operator saw pass while the step stood as it does, beyond those that the status counts.
+    pub passed_seconds: u32,
     /// Every live node runs the weights that the status asks for, and there is a live node.
     pub live: bool,
     /// The command annotation.
@@ -80,6 +86,7 @@ pub fn advance(
         steps: steps(spec),
         spec,
         now: observed.now,
+        passed_seconds: observed.passed_seconds,
         ready: observed.ready,
         status: status.clone(),
         lacks_servers: None,
@@ -95,6 +102,7 @@ struct Run<'a> {
     spec: &'a RolloutPolicySpec,
     steps: Vec<CanaryStep>,
     now: &'a Time,
+    passed_seconds: u32,
     ready: Sides,
     status: RolloutPolicyStatus,
     lacks_servers: Option<Side>,
@@ -185,6 +193,7 @@ impl Run<'_> {
     }
 
     fn enter(&mut self, index: u32, event: RolloutEvent) {
+        self.passed_seconds = 0;
         let index = index.min(self.last());
         let weight = self.steps[index as usize].weight;
         self.status.step = Some(RolloutStep {
@@ -215,6 +224,7 @@ impl Run<'_> {
             return false;
         }
         let index = index.min(last);
+        self.passed_seconds = 0;
         let Some(step) = &mut self.status.step else {
             return false;
         };
@@ -244,6 +254,7 @@ impl Run<'_> {
         };
         if live && step.live_time.is_none() {
             step.live_time = Some(now.clone());
+            self.passed_seconds = 0;
             if !paused && !aborted {
                 step.pause_start_time = Some(now);
             }
@@ -257,11 +268,11 @@ impl Run<'_> {
         };
         let (index, promoted) = (step.index, step.promoted);
         let plan = &self.steps[index.min(self.last()) as usize];
+        let pause_seconds = plan.pause_seconds.unwrap_or_default();
         let phase = if step.live_time.is_none() {
             RolloutPhase::Progressing
-        } else if !promoted
-            && paused_seconds(step, self.now) < plan.pause_seconds.unwrap_or_default()
-        {
+        } else if !promoted && self.paused_seconds() < pause_seconds {
+            self.note_pause(pause_seconds);
             RolloutPhase::Pausing
         } else if !promoted && plan.gate.is_some() {
             RolloutPhase::Gated
@@ -278,6 +289,30 @@ impl Run<'_> {
             RolloutPhase::Completed
         };
         self.status.phase = Some(phase);
+    }
+
+    /// Seconds of the step's pause that have passed.
+    fn paused_seconds(&self) -> u32 {
+        self.status.step.as_ref().map_or(0, |step| {
+            let is_running = step.pause_start_time.is_some();
+            let more = if is_running { self.passed_seconds } else { 0 };
+            step.paused_seconds.saturating_add(more)
+        })
+    }
+
+    /// Counts in status what has passed of a pause, if it is enough.
+    fn note_pause(&mut self, pause_seconds: u32) {
+        let (least, most) = NOTED_SECONDS;
+        if self.passed_seconds < (pause_seconds / NOTED_PART).clamp(least, most) {
+            return;
+        }
+        let seconds = self.paused_seconds();
+        let now = self.now.clone();
+        if let Some(step) = &mut self.status.step {
+            step.paused_seconds = seconds;
+            step.pause_start_time = Some(now);
+        }
+        self.passed_seconds = 0;
     }
 
     fn note(&mut self, event: RolloutEvent) {

@@ -15,7 +15,8 @@ pub fn steps(spec: &RolloutPolicySpec) -> Vec<CanaryStep> {
     steps
 }
 
-/// Seconds of a step's pause that have passed, those in which the run was paused not counted.
+/// About how many seconds of a step's pause have passed, those in which the run was paused not counted. The operator's clock may
+/// differ from that of `now`; it counts by itself and does not go by this.
 pub fn paused_seconds(step: &RolloutStep, now: &Time) -> u32 {
     let running = step.pause_start_time.as_ref().map_or(0, |since| {
         let seconds = now.0.as_second() - since.0.as_second();

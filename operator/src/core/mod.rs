@@ -25,6 +25,7 @@ mod reconcile;
 mod status;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod vips;
 mod world;
 
@@ -34,4 +35,4 @@ pub use nodes::Liveness;
 pub use parts::{Dirty, reconcile_parts};
 pub use reconcile::reconcile;
 pub use timers::Timers;
-pub use world::{Cluster, Node, Outcome, Standing, Trust, World};
+pub use world::{Cluster, Node, Outcome, Standing, World};

@@ -151,7 +151,10 @@ fn exchange(objects: &BTreeSet<Object>, from: &mut World, to: &mut World) {
                 pass(key, &mut from.pools, &mut to.pools);
                 pass(key, &mut from.orphans, &mut to.orphans);
             }
-            Kind::RolloutPolicy => pass(key, &mut from.policies, &mut to.policies),
+            Kind::RolloutPolicy => {
+                pass(key, &mut from.policies, &mut to.policies);
+                pass(key, &mut from.stood, &mut to.stood);
+            }
             Kind::LoadBalancerNode => {}
         }
     }

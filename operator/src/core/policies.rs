@@ -23,6 +23,8 @@ pub(super) struct Driven {
     pub(super) refusals: Vec<Refusal>,
     /// The pool that has to have servers before the run moves.
     pub(super) lacks_servers: Option<String>,
+    /// Seconds for which the step has stood as it does.
+    pub(super) stood_seconds: u32,
 }
 
 /// The results of all policies, and the weights that they give virtual servers.
@@ -54,6 +56,7 @@ pub(super) fn drive(
         let refusals = refusals(world, key, policy, virtual_server, &drivers);
         let mut status = policy.status.clone().unwrap_or_default();
         let mut lacks_servers = None;
+        let stood_seconds = world.stood.get(key).copied().unwrap_or_default();
         if let (Some(virtual_server), true) = (virtual_server, refusals.is_empty()) {
             let takes_flows = |pool: &str| {
                 let pool = key.sibling(pool);
@@ -66,6 +69,7 @@ pub(super) fn drive(
             let spec = &policy.spec;
             let observed = Observation {
                 now,
+                passed_seconds: stood_seconds,
                 live: is_live(world, &target, virtual_server, &status),
                 command: command(policy),
                 weight: weight_in_force(world, &target, spec),
@@ -92,6 +96,7 @@ pub(super) fn drive(
             status,
             refusals,
             lacks_servers,
+            stood_seconds,
         };
         rollouts.policies.insert(key.clone(), driven);
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use sluice_api::{
     Acknowledged, Condition, ConditionType, Decision, ForwardingMode, NODE_SILENT_SECONDS,
-    ObjectKey, PoolDecision, RealServerPoolStatus, Reason, RolloutPhase, RolloutPolicyStatus, Time,
-    VirtualServerStatus, set_condition,
+    ObjectKey, PoolDecision, RealServerPoolStatus, Reason, RolloutPhase, RolloutPolicy,
+    RolloutPolicyStatus, Time, VirtualServerStatus, find_condition, set_condition,
 };
 use sluice_planner::{Server, Slices};
 use sluice_rollout::STEP_DEADLINE_SECONDS;
@@ -328,6 +328,7 @@ pub(super) fn policy(
         mut status,
         refusals,
         lacks_servers,
+        stood_seconds,
     } = driven;
     let mut conditions = Conditions {
         list: std::mem::take(&mut status.conditions),
@@ -345,7 +346,8 @@ pub(super) fn policy(
         }
         None => match &lacks_servers {
             Some(pool) => lacking(&status, pool),
-            None => progress(world, &target, &status, now),
+            None if is_overdue(object, &status, stood_seconds) => overdue(world, &target, &status),
+            None => progress(&status),
         },
     });
     RolloutPolicyStatus {
@@ -367,19 +369,39 @@ fn lacking(status: &RolloutPolicyStatus, pool: &str) -> State {
     State::Reconciling(Reason::AwaitingServers, message)
 }
 
-fn progress(world: &World, target: &ObjectKey, status: &RolloutPolicyStatus, now: &Time) -> State {
+/// Whether a step has waited too long for nodes. An operator that starts anew sees no more of that than what was told before.
+fn is_overdue(policy: &RolloutPolicy, status: &RolloutPolicyStatus, stood_seconds: u32) -> bool {
+    let before = policy.status.as_ref();
+    let began = |status: &RolloutPolicyStatus| {
+        let step = status.step.as_ref()?;
+        let waits = step.live_time.is_none() && status.phase != Some(RolloutPhase::Paused);
+        waits.then(|| (step.index, step.start_time.clone()))
+    };
+    let now = began(status);
+    if now.is_none() || before.and_then(began) != now {
+        return false;
+    }
+    let conditions = before.map_or(&[][..], |before| &before.conditions);
+    let was_told = find_condition(conditions, ConditionType::Stalled)
+        .is_some_and(|stalled| stalled.reason == Reason::DeadlineExceeded.to_string());
+    was_told || stood_seconds > STEP_DEADLINE_SECONDS
+}
+
+fn overdue(world: &World, target: &ObjectKey, status: &RolloutPolicyStatus) -> State {
+    let step = status.step.as_ref();
+    let (index, weight) = step.map_or((0, 0), |step| (step.index, step.weight));
+    let message = format!(
+        "step {index} ({weight} %) is not in force on every live node {STEP_DEADLINE_SECONDS} s after it began: {}",
+        obstacle(world, target)
+    );
+    State::Stalled(Reason::DeadlineExceeded, message)
+}
+
+fn progress(status: &RolloutPolicyStatus) -> State {
     let Some(step) = &status.step else {
         return State::Reconciling(Reason::RolloutProgressing, String::new());
     };
     let (index, weight) = (step.index, step.weight);
-    let over = now.0.as_second() - step.start_time.0.as_second() > STEP_DEADLINE_SECONDS;
-    if step.live_time.is_none() && over && status.phase != Some(RolloutPhase::Paused) {
-        let message = format!(
-            "step {index} ({weight} %) is not in force on every live node {STEP_DEADLINE_SECONDS} s after it began: {}",
-            obstacle(world, target)
-        );
-        return State::Stalled(Reason::DeadlineExceeded, message);
-    }
     let run = status.run.as_ref().map_or("", |run| run.id.as_str());
     match status.phase {
         Some(RolloutPhase::Completed) => State::Ready(

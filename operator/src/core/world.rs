@@ -29,6 +29,8 @@ pub struct World {
     pub revision_floor: u64,
     /// Services and EndpointSlices of the cluster; `None` in standalone mode.
     pub cluster: Option<Cluster>,
+    /// Seconds for which each policy's step has stood as it does (see [`Timers`](super::Timers)).
+    pub stood: BTreeMap<ObjectKey, u32>,
     /// Who has which addresses, the nodes' own reports aside.
     pub addresses: Addresses,
 }

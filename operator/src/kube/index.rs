@@ -22,7 +22,8 @@ use super::memory::{Decided, Memory};
 use super::slices::name_prefix;
 use super::watch::ServiceCidrs;
 use crate::core::{
-    Addresses, Cluster, Dirty, Links, Liveness, Node, Object, Outcome, World, reconcile_parts,
+    Addresses, Cluster, Dirty, Links, Liveness, Node, Object, Outcome, Timers, World,
+    reconcile_parts,
 };
 use crate::managed::Managed;
 
@@ -46,6 +47,7 @@ pub(super) struct Index {
     pub(super) addresses: Addresses,
     pub(super) known_nodes: BTreeMap<String, Node>,
     pub(super) liveness: Liveness,
+    timers: Timers,
     /// Runs while the Leases are heard of: a lost watch makes no node silent.
     pub(super) heard_ms: u64,
     pub(super) looked_ms: u64,
@@ -147,6 +149,7 @@ impl Index {
             .restore(keys(Kind::VirtualServer), servers);
         let pools = &mut self.pools.objects;
         let pools = self.wrote_pools.restore(keys(Kind::RealServerPool), pools);
+        let stood = self.stood(keys(Kind::RolloutPolicy));
         let mut world = World {
             virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
             pools: std::mem::take(&mut self.pools.objects),
@@ -156,6 +159,7 @@ impl Index {
             revision_floor: self.revision_floor,
             cluster: Some(std::mem::take(&mut self.cluster)),
             addresses: std::mem::take(&mut self.addresses),
+            stood,
         };
         let outcome = reconcile_parts(&mut world, &self.links, parts, now);
         self.virtual_servers.objects = world.virtual_servers;
@@ -168,6 +172,20 @@ impl Index {
         self.cluster = world.cluster.unwrap_or_default();
         self.addresses = world.addresses;
         outcome
+    }
+
+    /// How long the steps of these policies have stood as they do.
+    fn stood<'a>(
+        &mut self,
+        policies: impl Iterator<Item = &'a ObjectKey>,
+    ) -> BTreeMap<ObjectKey, u32> {
+        let (timers, now_ms) = (&mut self.timers, self.looked_ms);
+        let stood = policies.map(|key| {
+            let policy = self.policies.objects.get(key);
+            let status = policy.and_then(|policy| policy.status.as_ref());
+            (key.clone(), timers.look(key, status, now_ms))
+        });
+        stood.collect()
     }
 
     /// Takes which pods the pools have by what the core decided. A spec that it refused does not count: the pool goes on with

@@ -18,7 +18,7 @@ use sluice_directory::{
 };
 use tracing::warn;
 
-use crate::core::{Addresses, Outcome, World, reconcile};
+use crate::core::{Addresses, Outcome, Timers, World, reconcile};
 use crate::order::{Failure, Next, Schedule, Write};
 use files::Files;
 use manifests::Manifests;
@@ -38,6 +38,7 @@ pub struct Standalone {
     nodes: Nodes,
     mirror: Mirror,
     addresses: Addresses,
+    timers: Timers,
     virtual_servers: Store<VirtualServer>,
     pools: Store<RealServerPool>,
     policies: Store<RolloutPolicy>,
@@ -65,6 +66,7 @@ impl Standalone {
             nodes: Nodes::default(),
             mirror: Mirror::default(),
             addresses: Addresses::default(),
+            timers: Timers::default(),
             virtual_servers: Store::new(),
             pools: Store::new(),
             policies: Store::new(),
@@ -117,7 +119,7 @@ impl Standalone {
         let due = monotonic_ms.saturating_sub(self.last_ms) >= IDLE_MS;
         if self.busy || (due && !self.policies.objects.is_empty()) {
             self.last_ms = monotonic_ms;
-            let outcome = self.reconcile(now);
+            let outcome = self.reconcile(now, monotonic_ms);
             self.busy = self.write(outcome, monotonic_ms, &mut failures);
         }
         self.tell(failures, monotonic_ms)
@@ -178,6 +180,17 @@ impl Standalone {
         failures.note(self.policies.remove_strays(directory, mirror));
     }
 
+    /// How long the steps of all policies have stood as they do.
+    fn stood(&mut self, monotonic_ms: u64) -> BTreeMap<ObjectKey, u32> {
+        let policies = self.policies.objects.iter();
+        let timers = &mut self.timers;
+        let stood = policies.map(|(key, policy)| {
+            let seconds = timers.look(key, policy.status.as_ref(), monotonic_ms);
+            (key.clone(), seconds)
+        });
+        stood.collect()
+    }
+
     /// The highest revision that is known to have been given.
     fn given(&self) -> u64 {
         let servers = self.virtual_servers.highest_revision();
@@ -186,7 +199,8 @@ impl Standalone {
         servers.max(pools).max(floor)
     }
 
-    fn reconcile(&mut self, now: &Time) -> Outcome {
+    fn reconcile(&mut self, now: &Time, monotonic_ms: u64) -> Outcome {
+        let stood = self.stood(monotonic_ms);
         let world = World {
             virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
             pools: std::mem::take(&mut self.pools.objects),
@@ -196,6 +210,7 @@ impl Standalone {
             revision_floor: self.revision_floor.max(self.schedule.given()),
             cluster: None,
             addresses: std::mem::take(&mut self.addresses),
+            stood,
         };
         let world = World {
             orphans: self.pools.statuses_without(&world.pools),

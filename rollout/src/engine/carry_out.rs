@@ -4,7 +4,6 @@ use sluice_api::{CommandResult, RolloutEvent, RolloutPhase};
 
 use super::Run;
 use crate::command::{Command, CommandVerb, Refusal, answered, check};
-use crate::steps::paused_seconds;
 
 impl Run<'_> {
     /// Carries out a command unless it was looked at before. `in_force` is the candidate's percentage. Returns whether the weight
@@ -93,6 +92,7 @@ impl Run<'_> {
     }
 
     fn abort(&mut self) {
+        self.passed_seconds = 0;
         if let Some(step) = &mut self.status.step {
             step.weight = 0;
             step.start_time = self.now.clone();
@@ -104,16 +104,19 @@ impl Run<'_> {
     }
 
     fn pause(&mut self) {
+        let seconds = self.paused_seconds();
         if let Some(step) = &mut self.status.step {
-            step.paused_seconds = paused_seconds(step, self.now);
+            step.paused_seconds = seconds;
             step.pause_start_time = None;
         }
+        self.passed_seconds = 0;
         self.status.phase = Some(RolloutPhase::Paused);
         self.note(RolloutEvent::Paused);
     }
 
     fn resume(&mut self) {
         let now = self.now.clone();
+        self.passed_seconds = 0;
         if let Some(step) = &mut self.status.step
             && step.live_time.is_some()
         {

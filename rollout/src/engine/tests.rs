@@ -49,8 +49,12 @@ fn tick(
 
 /// Everything is as it should be.
 fn observation<'a>(now: &'a Time, status: &RolloutPolicyStatus) -> Observation<'a> {
+    let step = status.step.as_ref();
+    let since = step.and_then(|step| step.pause_start_time.as_ref());
+    let passed = since.map_or(0, |since| now.0.as_second() - since.0.as_second());
     Observation {
         now,
+        passed_seconds: u32::try_from(passed).expect("time goes on"),
         live: true,
         command: None,
         weight: status.step.as_ref().map_or(0, |step| step.weight),
@@ -336,6 +340,35 @@ fn a_run_that_is_held_can_be_aborted() {
     let lacks = tick_with(&spec, &mut s, 2, (true, false), Some(&abort));
     assert_eq!((lacks, weight(&s)), (None, 0));
     assert_eq!(s.phase, Some(RolloutPhase::Aborted));
+}
+
+/// The operator moves to a host whose clock is 15 minutes ahead, and later to one that is behind.
+#[test]
+fn a_pause_is_counted_by_no_other_hosts_clock() {
+    let spec = spec(vec![step(10, 100, false)]);
+    let mut s = RolloutPolicyStatus::default();
+    tick(&spec, &mut s, 0, true, None);
+    tick(&spec, &mut s, 1, true, None);
+    let shown = |status: &mut RolloutPolicyStatus, seconds, passed_seconds| {
+        let (now, then) = (at(seconds), at(10_000));
+        let observed = Observation {
+            now: &now,
+            passed_seconds,
+            ..observation(&then, status)
+        };
+        *status = advance(&spec, status, observed).status;
+        (index(status), status.phase)
+    };
+    let pausing = (0, Some(RolloutPhase::Pausing));
+    assert_eq!(shown(&mut s, 902, 1), pausing);
+    assert_eq!(shown(&mut s, 911, 10), pausing);
+    let noted = |s: &RolloutPolicyStatus| s.step.as_ref().expect("a step").paused_seconds;
+    assert_eq!(noted(&s), 10, "a tenth is noted");
+    assert_eq!(shown(&mut s, 20, 9), pausing);
+    assert_eq!(noted(&s), 10, "and less than that is not");
+    assert_eq!(shown(&mut s, 20, 89), pausing);
+    assert_eq!(noted(&s), 99);
+    assert_eq!(shown(&mut s, 20, 1).0, 1);
 }
 
 #[derive(Clone, Debug)]

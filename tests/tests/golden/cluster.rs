@@ -13,7 +13,7 @@ use sluice_api::{
 };
 use sluice_directory::manifest::Object;
 use sluice_operator::core::{
-    Cluster as Surroundings, Holder, HolderKind, Node, Standing, Timers, Trust, World, reconcile,
+    Cluster as Surroundings, Holder, HolderKind, Node, Standing, Timers, World, reconcile,
 };
 use sluice_planner::Slice;
 
@@ -23,6 +23,7 @@ use crate::case::{AgentState, Source};
 pub(crate) struct Cluster {
     world: World,
     held: BTreeMap<Holder, BTreeSet<IpNet>>,
+    timers: Timers,
     roles: BTreeMap<String, NodeRole>,
 }
 
@@ -42,6 +43,7 @@ impl Cluster {
                 ..World::default()
             },
             held: BTreeMap::new(),
+            timers: Timers::default(),
             roles: BTreeMap::new(),
         }
     }
@@ -189,7 +191,6 @@ impl Cluster {
             (key.clone(), self.timers.look(key, status, now_ms))
         });
         self.world.stood = stood.collect();
-        self.world.revision_floor = self.world.highest_revision();
         let before = self.world.clone();
         let outcome = reconcile(&self.world, now);
         let world = &mut self.world;

@@ -60,7 +60,11 @@ struct Sim {
     world: World,
     /// Who has which addresses, beside the nodes' reports.
     held: BTreeMap<(HolderKind, String), BTreeSet<IpNet>>,
+    timers: Timers,
+    /// On the monotonic clock.
     seconds: i64,
+    /// By how much the clock that shows the time is ahead of it.
+    clock_offset: i64,
 }
 
 impl Sim {
@@ -68,7 +72,9 @@ impl Sim {
         let mut sim = Self {
             world: World::default(),
             held: BTreeMap::new(),
+            timers: Timers::default(),
             seconds: 0,
+            clock_offset: 0,
         };
         sim.apply(manifests);
         sim.node("d1", &["10.0.0.250"]);
@@ -152,7 +158,9 @@ impl Sim {
 
     fn tick(&mut self) {
         self.seconds += 1;
-        let now = Time(Timestamp::from_second(1_700_000_000 + self.seconds).expect("time"));
+        let shown = 1_700_000_000 + self.seconds + self.clock_offset;
+        let now = Time(Timestamp::from_second(shown).expect("time"));
+        self.look_at_timers();
         self.world.revision_floor = self.world.highest_revision();
         let outcome = reconcile(&self.world, &now);
         for (key, status) in outcome.virtual_servers {
@@ -174,6 +182,16 @@ impl Sim {
         for (key, status) in outcome.policies {
             self.world.policies.get_mut(&key).expect("known").status = Some(status);
         }
+    }
+
+    fn look_at_timers(&mut self) {
+        let now_ms = u64::try_from(self.seconds * 1000).expect("after the start");
+        let policies = self.world.policies.iter();
+        let stood = policies.map(|(key, policy)| {
+            let status = policy.status.as_ref();
+            (key.clone(), self.timers.look(key, status, now_ms))
+        });
+        self.world.stood = stood.collect();
     }
 
     /// Ticks with all nodes acknowledging what there is.

@@ -22,7 +22,7 @@ fn exceptions_are_told_and_hold_a_rollout() {
         sim.ready("web")
     );
     assert_eq!(sim.weights("web"), [90, 10]);
-    sim.seconds += sluice_rollout::STEP_DEADLINE_SECONDS;
+    sim.seconds += i64::from(sluice_rollout::STEP_DEADLINE_SECONDS);
     sim.settle();
     let (_, reason, message) = sim.policy_ready("roll");
     assert_eq!(reason, "DeadlineExceeded");
@@ -115,6 +115,75 @@ fn a_rollout_moves_the_share_and_ends_with_the_candidate() {
     sim.edit("name: v2, weight: 0", "name: v2, weight: 5");
     sim.settle();
     assert_eq!(sim.weights("web"), [100, 5]);
+}
+
+/// A canary whose first step lasts a hundred seconds, in that step on every node.
+fn pausing() -> Sim {
+    let mut sim = served();
+    sim.apply(&POLICY.replace("{weight: 10}", "{weight: 10, pauseSeconds: 100}"));
+    sim.settle();
+    let status = sim.world.policies[&key("roll")].status.clone();
+    assert_eq!(
+        status.expect("status").phase,
+        Some(RolloutPhase::Pausing)
+    );
+    sim
+}
+
+/// Seconds until the first step is left.
+fn left(sim: &mut Sim) -> i64 {
+    let began = sim.seconds;
+    while sim.weights("web") == [90, 10] {
+        assert!(sim.seconds - began < 1_000, "it never is");
+        sim.tick();
+        sim.acknowledge();
+    }
+    sim.seconds - began
+}
+
+#[test]
+fn a_pause_lasts_as_long_on_a_host_with_another_clock() {
+    let (before, mut sim) = (left(&mut pausing()), pausing());
+    for offset in [900, -900, 0] {
+        sim.clock_offset = offset;
+        sim.tick();
+        assert_eq!(sim.weights("web"), [90, 10]);
+    }
+    assert_eq!(left(&mut sim), before - 3);
+}
+
+#[test]
+fn of_a_pause_little_is_waited_for_again_after_a_restart() {
+    let mut sim = pausing();
+    let whole = left(&mut pausing());
+    for _ in 0..50 {
+        sim.tick();
+    }
+    sim.timers = Timers::default();
+    // While it was away nobody saw time pass.
+    sim.seconds += 500;
+    sim.tick();
+    let rest = left(&mut sim);
+    assert!((whole - 51..=whole - 39).contains(&rest), "{rest} of {whole}");
+}
+
+/// A deadline is a span of time, too.
+#[test]
+fn a_step_is_not_late_for_another_hosts_clock() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    sim.tick();
+    sim.clock_offset = 900;
+    sim.tick();
+    assert_eq!(sim.policy_ready("roll").1, "RolloutProgressing");
+    sim.seconds += i64::from(sluice_rollout::STEP_DEADLINE_SECONDS);
+    sim.tick();
+    assert_eq!(sim.policy_ready("roll").1, "DeadlineExceeded");
+    sim.timers = Timers::default();
+    sim.tick();
+    assert_eq!(sim.policy_ready("roll").1, "DeadlineExceeded", "is still so");
+    sim.settle();
+    assert_eq!(sim.policy_ready("roll").1, "RolloutWaiting");
 }
 
 /// Gives `roll` a command for its run and step.
