@@ -53,7 +53,7 @@ pub use load_balancer_node::{
 pub use object::{
     AGENT_MANAGER, CLI_MANAGER, DETACH_ANNOTATION, Kind, NODE_LABEL, OPERATOR_MANAGER, ObjectKey,
     POOL_LABEL, ROLLOUT_COMMAND_ANNOTATION, SERVICE_LABEL, SLICE_MANAGER, SLICE_MANAGER_LABEL,
-    SPEC_HASH_ANNOTATION, node_lease, pool_label,
+    SPEC_HASH_ANNOTATION, node_label, node_lease, pool_label,
 };
 pub use peers::{MAX_PEERS_BYTES, PEERS_CONFIG_MAP, PEERS_KEY, Peers, read_peers, write_peers};
 pub use real_server_pool::{

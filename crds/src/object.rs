@@ -21,7 +21,7 @@ pub const SLICE_MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 pub const SLICE_MANAGER: &str = "operator.sluice.dev";
 /// Label of a Service's EndpointSlices: the Service's name.
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-/// Label of the Leases that agents renew: the node's name, if it is short enough for a label.
+/// Label of the Leases that agents renew; see [`node_label`].
 pub const NODE_LABEL: &str = "sluice.dev/node";
 /// The operator's field manager.
 pub const OPERATOR_MANAGER: &str = "sluice-operator";
@@ -32,13 +32,22 @@ pub const CLI_MANAGER: &str = "sluice-cli";
 
 /// The value of [`POOL_LABEL`] for a pool: its name, or, where that is too long for a label, its beginning and a hash.
 pub fn pool_label(pool: &str) -> String {
-    if pool.len() <= MAX_LABEL_LENGTH {
-        return pool.to_owned();
+    label_value(pool)
+}
+
+/// The value of [`NODE_LABEL`] for a node, made as [`pool_label`] is.
+pub fn node_label(node: &str) -> String {
+    label_value(node)
+}
+
+fn label_value(name: &str) -> String {
+    if name.len() <= MAX_LABEL_LENGTH {
+        return name.to_owned();
     }
-    let hash = pool.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    let beginning: String = pool.chars().take(MAX_LABEL_LENGTH - 17).collect();
+    let beginning: String = name.chars().take(MAX_LABEL_LENGTH - 17).collect();
     format!("{beginning}-{hash:016x}")
 }
 

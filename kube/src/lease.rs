@@ -7,9 +7,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use sluice_api::jiff::Timestamp;
-use sluice_api::{
-    AGENT_MANAGER, MAX_LABEL_LENGTH, NODE_LABEL, NODE_SILENT_SECONDS, Time, node_lease,
-};
+use sluice_api::{AGENT_MANAGER, NODE_LABEL, NODE_SILENT_SECONDS, Time, node_label, node_lease};
 
 use crate::error::{RequestError, within};
 use crate::identity::Position;
@@ -62,14 +60,10 @@ impl LeaseFacts {
 }
 
 fn lease(node: &str, now: Timestamp) -> Value {
-    let mut metadata = json!({"name": node_lease(node)});
-    if node.len() <= MAX_LABEL_LENGTH {
-        metadata["labels"] = json!({NODE_LABEL: node});
-    }
     json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": metadata,
+        "metadata": {"name": node_lease(node), "labels": {NODE_LABEL: node_label(node)}},
         "spec": {
             "holderIdentity": node,
             "leaseDurationSeconds": NODE_SILENT_SECONDS,
@@ -80,6 +74,8 @@ fn lease(node: &str, now: Timestamp) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use sluice_api::MAX_LABEL_LENGTH;
+
     use super::*;
 
     #[test]
@@ -92,9 +88,17 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_has_no_label() {
-        let lease = lease(&"n".repeat(64), Timestamp::UNIX_EPOCH);
-        assert_eq!(lease["metadata"].get("labels"), None);
+    /// Leases are found by their label, so without one its node would count as silent.
+    fn a_long_name_has_a_label_too() {
+        let long = format!("{}.example.com", "n".repeat(60));
+        let lease = lease(&long, Timestamp::UNIX_EPOCH);
+        let label = lease["metadata"]["labels"]["sluice.dev/node"].as_str();
+        let label = label.expect("a label");
+        assert!(
+            label.len() <= MAX_LABEL_LENGTH && sluice_api::is_label(label),
+            "{label}"
+        );
+        assert_ne!(label, node_label(&long.replace("com", "org")));
     }
 
     #[test]

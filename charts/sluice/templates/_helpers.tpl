@@ -52,7 +52,7 @@ chart's version is none of them, or pods would be replaced where only the chart 
 {{/* Where a pod may run and how much it matters, as fields of a pod, from the values of its component. */}}
 {{- define "sluice.placement" -}}
 nodeSelector:
-  {{- merge (dict) .nodeSelector (dict "kubernetes.io/os" "linux") | toYaml | nindent 2 }}
+  {{- merge (dict) .nodeSelector (dict "kubernetes.io/os" "linux" "kubernetes.io/arch" "amd64") | toYaml | nindent 2 }}
 {{- with .affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}

@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use serde::Serialize;
 use sluice_api::{
     ConditionType, LoadBalancerNode, LoadBalancerNodeStatus, NODE_LABEL, NODE_SILENT_SECONDS,
-    ObjectKey, find_condition,
+    ObjectKey, find_condition, node_label,
 };
 use sluice_kube::lease::LeaseFacts;
 
@@ -70,6 +70,7 @@ pub struct InterfaceView {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Leases {
     now: i64,
+    /// By the nodes' labels.
     written: BTreeMap<String, i64>,
 }
 
@@ -91,7 +92,7 @@ impl Leases {
 
     fn presence(&self, node: &str) -> Presence {
         let limit = i64::try_from(NODE_SILENT_SECONDS).unwrap_or(i64::MAX);
-        match self.written.get(node) {
+        match self.written.get(&node_label(node)) {
             Some(written) if self.now - written > limit => Presence::Silent,
             Some(_) => Presence::Live,
             None => Presence::Unknown,

@@ -293,6 +293,7 @@ fn values_reach_the_command_lines() {
         assert_eq!(container["imagePullPolicy"], "Always", "{name}");
         assert_eq!(pod["imagePullSecrets"], json!([{"name": "pull"}]), "{name}");
         assert_eq!(pod["nodeSelector"]["kubernetes.io/os"], "linux", "{name}");
+        assert_eq!(pod["nodeSelector"]["kubernetes.io/arch"], "amd64", "{name}");
     }
     // A label of the values cannot take a pod out of its selector.
     let operator = object(&objects, "Deployment", "sluice-operator").unwrap();
