@@ -101,7 +101,7 @@ pub enum Reason {
     RolloutCompleted,
     /// The stable pool has the whole share again.
     RolloutAborted,
-    /// A pool that is to gain weight has no server that takes new flows.
+    /// A pool with a share, or one that is to gain weight, has no server that takes new flows.
     AwaitingServers,
     /// Nodes did not acknowledge a step in time.
     DeadlineExceeded,

@@ -36,6 +36,8 @@ pub const MAX_INTERFACES: usize = 16;
 pub const MAX_NODE_ADDRESSES: usize = 256;
 /// Exceptions that a node reports one by one.
 pub const MAX_EXCEPTIONS: usize = 256;
+/// Exceptions that a node reports beside those by a number each.
+pub const MAX_UNLISTED_EXCEPTIONS: usize = 16_384;
 /// Conditions of an object.
 pub const MAX_CONDITIONS: usize = 16;
 /// Characters of an object's name (RFC 1123 subdomain).

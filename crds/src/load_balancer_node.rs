@@ -10,7 +10,9 @@ use crate::condition::{Condition, Time};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES,
     MAX_LABEL_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_REVISION,
+    MAX_UNLISTED_EXCEPTIONS,
 };
+use crate::object::{Kind, ObjectKey};
 use crate::rules;
 
 /// The settings and the report of one node's agent.
@@ -121,6 +123,10 @@ pub struct LoadBalancerNodeStatus {
     /// Number of all exceptions, including those that `exceptions` has no room for.
     #[serde(default)]
     pub exception_count: u32,
+    /// The objects for which `exceptions` has no room, each by the FNV-1a hash of `Kind/namespace/name`, in ascending order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_UNLISTED_EXCEPTIONS))]
+    pub unlisted_exceptions: Vec<u32>,
     /// Standalone mode: when the agent last said that it lives. Only its change counts: clocks of nodes are never compared.
     /// In Kubernetes the node's Lease says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -138,6 +144,21 @@ pub struct LoadBalancerNodeStatus {
     #[schemars(length(max = 64))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub capacity: Vec<CapacityEntry>,
+}
+
+impl LoadBalancerNodeStatus {
+    /// Whether the node has an exception for this object that its list has no room for, as far as it can be told.
+    pub fn has_unlisted(&self, kind: ExceptionKind, object: &ObjectKey) -> bool {
+        let told = self.exceptions.len() + self.unlisted_exceptions.len();
+        let is_cut = self.exception_count as usize > told;
+        if !is_cut && self.unlisted_exceptions.is_empty() {
+            return false;
+        }
+        let hash = kind.hash_of(object);
+        let last = self.unlisted_exceptions.last();
+        self.unlisted_exceptions.binary_search(&hash).is_ok()
+            || is_cut && last.is_none_or(|last| *last < hash)
+    }
 }
 
 /// Something that a node cannot do as decided.
@@ -169,6 +190,20 @@ pub enum ExceptionKind {
     VirtualServer,
     /// A pool.
     RealServerPool,
+}
+
+impl ExceptionKind {
+    /// The number by which [`LoadBalancerNodeStatus::unlisted_exceptions`] names an object: FNV-1a of 32 bits.
+    pub fn hash_of(self, object: &ObjectKey) -> u32 {
+        let kind = match self {
+            Self::VirtualServer => Kind::VirtualServer,
+            Self::RealServerPool => Kind::RealServerPool,
+        };
+        let text = format!("{kind}/{object}");
+        text.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        })
+    }
 }
 
 /// An uplink.

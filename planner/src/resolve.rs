@@ -106,6 +106,10 @@ pub(crate) fn tags(pools: &[DecidedPool]) -> Vec<u32> {
     tags
 }
 
+fn is_of_family(server: &Server, vip: IpAddr) -> bool {
+    server.address.is_ipv4() == vip.is_ipv4()
+}
+
 struct Resolver<'a> {
     known: &'a Known,
     problems: BTreeSet<Problem>,
@@ -124,11 +128,6 @@ impl Resolver<'_> {
     /// Notes what is not served as described, though the decision is in force.
     fn report(&mut self, kind: ObjectKind, object: &ObjectKey, reason: Reason, message: String) {
         self.insert(kind, object, reason, message, false);
-    }
-
-    /// Notes what keeps a decision from being in force.
-    fn except(&mut self, kind: ObjectKind, object: &ObjectKey, reason: Reason, message: String) {
-        self.insert(kind, object, reason, message, true);
     }
 
     fn insert(
@@ -188,11 +187,15 @@ impl Resolver<'_> {
                      of the virtual server",
                     scope.name
                 );
-                self.except(
+                // Where no node has servers, the operator says so.
+                let takes_flows =
+                    |server: &Server| server.weight > 0 && is_of_family(server, scope.vip);
+                self.insert(
                     ObjectKind::RealServerPool,
                     &pool_name,
                     Reason::NoServers,
                     message,
+                    known.iter().any(takes_flows),
                 );
             }
         } else {
@@ -200,12 +203,11 @@ impl Resolver<'_> {
                 "spec.pools names {}, which does not exist: create the RealServerPool, or remove it from spec.pools",
                 share.name
             );
-            self.insert(
+            self.report(
                 ObjectKind::VirtualServer,
                 scope.name,
                 Reason::PoolNotFound,
                 message,
-                share.weight > 0,
             );
         }
         PoolConfig {
@@ -224,7 +226,7 @@ impl Resolver<'_> {
     ) -> Vec<ServerConfig> {
         let mut candidates: Vec<(&Server, u16)> = Vec::new();
         for server in known {
-            if server.address.is_ipv4() != scope.vip.is_ipv4() {
+            if !is_of_family(server, scope.vip) {
                 continue;
             }
             match server.ports.behind(scope.port) {

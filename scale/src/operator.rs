@@ -263,7 +263,7 @@ fn node(number: u32) -> (String, Node) {
         wanted: true,
         starting: false,
         standing: Standing::Joined,
-        disbelieved: false,
+        trust: Trust::Believed,
     };
     (format!("node-{number}"), node)
 }

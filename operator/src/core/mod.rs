@@ -22,6 +22,7 @@ mod parts;
 mod policies;
 mod pools;
 mod reconcile;
+mod servers;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -35,4 +36,4 @@ pub use nodes::Liveness;
 pub use parts::{Dirty, reconcile_parts};
 pub use reconcile::reconcile;
 pub use timers::Timers;
-pub use world::{Cluster, Node, Outcome, Standing, World};
+pub use world::{Cluster, Node, Outcome, Standing, Trust, World};

@@ -211,17 +211,11 @@ pub(super) fn of_decision<'a>(
     asker: Asker,
 ) -> Acknowledgement<'a> {
     let wanted = Wanted::of(world, key, decision);
-    of_revision(world, wanted, asker, |exception| {
-        exception.namespace == key.namespace
-            && match exception.kind {
-                ExceptionKind::VirtualServer => exception.name == key.name,
-                ExceptionKind::RealServerPool => decision
-                    .content
-                    .pools
-                    .iter()
-                    .any(|pool| pool.weight > 0 && pool.name == exception.name),
-            }
-    })
+    let pools = decision.content.pools.iter().filter(|pool| pool.weight > 0);
+    let pools = pools.map(|pool| (ExceptionKind::RealServerPool, key.sibling(&pool.name)));
+    let own = (ExceptionKind::VirtualServer, key.clone());
+    let objects: Vec<_> = [own].into_iter().chain(pools).collect();
+    of_revision(world, wanted, asker, &objects)
 }
 
 /// The live nodes' answer to a pool's decision.
@@ -230,11 +224,8 @@ pub(super) fn of_pool<'a>(world: &'a World, key: &ObjectKey, revision: u64) -> A
         revision: 0,
         pool_revision: revision,
     };
-    of_revision(world, wanted, Asker::Condition, |exception| {
-        exception.kind == ExceptionKind::RealServerPool
-            && exception.namespace == key.namespace
-            && exception.name == key.name
-    })
+    let objects = [(ExceptionKind::RealServerPool, key.clone())];
+    of_revision(world, wanted, Asker::Condition, &objects)
 }
 
 /// Revisions that a node must have acknowledged.
@@ -267,12 +258,19 @@ impl Wanted {
     }
 }
 
-fn of_revision(
-    world: &World,
+/// `objects` are those whose exceptions count.
+fn of_revision<'a>(
+    world: &'a World,
     wanted: Wanted,
     asker: Asker,
-    concerns: impl Fn(&NodeException) -> bool,
-) -> Acknowledgement<'_> {
+    objects: &[(ExceptionKind, ObjectKey)],
+) -> Acknowledgement<'a> {
+    let concerns = |exception: &&NodeException| {
+        objects.iter().any(|(kind, object)| {
+            let names = (&exception.namespace, &exception.name);
+            *kind == exception.kind && names == (&object.namespace, &object.name)
+        })
+    };
     let mut result = Acknowledgement::default();
     let live = || world.nodes.iter().filter(|(_, node)| node.live);
     let is_any_joined = live().any(|(_, node)| asker.waits_for(node.standing));
@@ -287,21 +285,21 @@ fn of_revision(
             result.awaited.push(name);
         }
         let exceptions = &node.status.exceptions;
-        let concerning = exceptions.iter().filter(|e| concerns(e)).map(told);
+        let concerning = exceptions.iter().filter(concerns).map(told);
         result
             .exceptions
             .extend(concerning.map(|text| (name.as_str(), text)));
-        let unlisted = (node.status.exception_count as usize).saturating_sub(exceptions.len());
-        if unlisted > 0 {
-            let text = format!(
-                "has exceptions for {unlisted} objects beyond those that its status has room for, perhaps for this one: \
-                 correct what it lists"
-            );
-            result.exceptions.push((name, text));
+        let mut objects = objects.iter();
+        if objects.any(|(kind, object)| node.status.has_unlisted(*kind, object)) {
+            result.exceptions.push((name, UNLISTED.to_owned()));
         }
     }
     result
 }
+
+/// Counts nothing: how many there are changes with other objects.
+const UNLISTED: &str = "has exceptions for more objects than its status has room for, and for this one or a pool of it among \
+                        them: see its agent's dump, and correct what its status lists";
 
 /// Names no revision, which the node could change as it likes.
 const DISBELIEVED: &str = "acknowledges a revision that was never given, so nothing that it acknowledges is believed: restart \

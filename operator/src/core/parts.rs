@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{ExceptionKind, Kind, ObjectKey, Time};
+use sluice_api::{ExceptionKind, Kind, LoadBalancerNodeStatus, ObjectKey, Time};
 
 use super::links::{Links, Object};
 use super::reconcile::reconcile;
@@ -52,17 +52,16 @@ impl Dirty {
                 standing,
                 trust,
             } = node;
-            let unlisted = status.exception_count as usize > status.exceptions.len();
             (
                 *live,
                 *wanted,
                 (*starting, *trust),
                 *standing == Standing::Joined,
-                unlisted,
                 status.addresses.clone(),
+                unlisted(status),
             )
         };
-        if rest(before) != rest(now) || rest(now).4 {
+        if rest(before) != rest(now) {
             *self = Self::All;
             return;
         }
@@ -94,6 +93,13 @@ impl Dirty {
             (kind, ObjectKey::new(&exception.namespace, &exception.name))
         }));
     }
+}
+
+/// The exceptions that a node does not list, as far as it tells of them.
+fn unlisted(status: &LoadBalancerNodeStatus) -> (bool, Vec<u32>) {
+    let numbers = status.unlisted_exceptions.clone();
+    let told = status.exceptions.len() + numbers.len();
+    (status.exception_count as usize > told, numbers)
 }
 
 /// The new status of the objects of these parts: the same that [`reconcile`] gives for the whole world, as far as `links`

@@ -7,12 +7,11 @@ use sluice_api::{
     DecidedPool, DecidedVirtualServer, FieldError, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason,
     RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, Time, Validate,
 };
-use sluice_planner::Server;
 use sluice_rollout::{self as rollout, Observation, Side, Sides};
 
 use super::admission::Refusal;
 use super::nodes::{self, Asker};
-use super::pools::Checked;
+use super::servers::Servers;
 use super::world::World;
 
 /// A policy's status after this tick, and the refusals that hold its run.
@@ -40,11 +39,10 @@ type Rank<'a> = (Reverse<Option<&'a Time>>, Option<&'a Time>, &'a ObjectKey);
 /// `served` holds what each virtual server is served by from now on; those without any are absent.
 pub(super) fn drive(
     world: &World,
-    checked: &Checked,
+    servers: Servers<'_>,
     served: &BTreeMap<ObjectKey, DecidedVirtualServer>,
     now: &Time,
 ) -> Rollouts {
-    let slices = world.slices();
     let drivers = drivers(world);
     let mut rollouts = Rollouts {
         policies: BTreeMap::new(),
@@ -59,12 +57,9 @@ pub(super) fn drive(
         let stood_seconds = world.stood.get(key).copied().unwrap_or_default();
         if let (Some(virtual_server), true) = (virtual_server, refusals.is_empty()) {
             let takes_flows = |pool: &str| {
-                let pool = key.sibling(pool);
-                let content = checked.contents.get(&pool);
-                content.is_some_and(|content| {
-                    let servers = slices.servers(&pool.namespace, content);
-                    takes_flows(virtual_server, &servers)
-                })
+                servers
+                    .unserved(&key.sibling(pool), virtual_server)
+                    .is_none()
             };
             let spec = &policy.spec;
             let observed = Observation {
@@ -103,19 +98,11 @@ pub(super) fn drive(
     rollouts
 }
 
-/// Whether each VIP finds a server that takes new flows.
-fn takes_flows(virtual_server: &DecidedVirtualServer, servers: &[Server]) -> bool {
-    virtual_server.addresses.iter().all(|vip| {
-        let serves = |server: &Server| {
-            server.weight > 0 && server.address.is_ipv6() == vip.is_ipv6()
-        };
-        servers.iter().any(serves)
-    })
-}
-
 /// The candidate's percentage of the share of both pools, as decided.
 fn weight_in_force(world: &World, target: &ObjectKey, spec: &RolloutPolicySpec) -> u8 {
-    let pools = world.decision(target).map(|decision| &decision.content.pools);
+    let pools = world
+        .decision(target)
+        .map(|decision| &decision.content.pools);
     let weight = |name: &str| {
         let mut pools = pools.into_iter().flatten();
         let pool = pools.find(|pool| pool.name == name);

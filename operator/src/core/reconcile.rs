@@ -1,10 +1,11 @@
 //! The whole core in order.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use sluice_api::{ObjectKey, Time};
 
 use super::decide;
+use super::servers::Servers;
 use super::world::{Outcome, World};
 use super::{policies, pools, status};
 
@@ -12,26 +13,26 @@ use super::{policies, pools, status};
 pub fn reconcile(world: &World, now: &Time) -> Outcome {
     let checked = pools::check(world);
     let served = decide::served(world, &checked.admitted, &checked.withdrawn);
-    let rollouts = policies::drive(world, &checked, &served, now);
+    let slices = world.slices();
+    let servers = Servers {
+        contents: &checked.contents,
+        slices: &slices,
+    };
+    let rollouts = policies::drive(world, servers, &served, now);
     let decided = decide::decide(world, &checked, served, rollouts.weights);
 
     let mut outcome = Outcome::default();
-    let used: BTreeSet<ObjectKey> = decided
-        .virtual_servers
-        .iter()
-        .flat_map(|(key, decision)| {
-            decision
-                .content
-                .pools
-                .iter()
-                .map(|pool| key.sibling(&pool.name))
-        })
-        .collect();
+    let mut used: BTreeMap<ObjectKey, u32> = BTreeMap::new();
+    for (key, decision) in &decided.virtual_servers {
+        for pool in &decision.content.pools {
+            let weight = used.entry(key.sibling(&pool.name)).or_default();
+            *weight = pool.weight.max(*weight);
+        }
+    }
     for (key, _) in decide::orphans(world, &decided) {
         let status = status::orphan(world, &key, now);
         outcome.pools.insert(key, status);
     }
-    let slices = world.slices();
     for key in world.pools.keys() {
         let refusals = checked
             .refused_pools
@@ -43,7 +44,13 @@ pub fn reconcile(world: &World, now: &Time) -> Outcome {
     }
     for key in world.virtual_servers.keys() {
         let decision = decided.virtual_servers.get(key).cloned();
-        let status = status::virtual_server(world, key, decision, &checked, now);
+        let seen = status::Seen {
+            world,
+            checked: &checked,
+            servers,
+            now,
+        };
+        let status = status::virtual_server(seen, key, decision);
         outcome.virtual_servers.insert(key.clone(), status);
     }
     for (key, driven) in rollouts.policies {

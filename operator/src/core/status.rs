@@ -1,6 +1,6 @@
 //! Conditions, from what nodes report and what was refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{
     Acknowledged, Condition, ConditionType, Decision, ForwardingMode, NODE_SILENT_SECONDS,
@@ -14,6 +14,7 @@ use super::admission::Refusal;
 use super::nodes::{self, Acknowledgement, Asker};
 use super::policies::Driven;
 use super::pools::Checked;
+use super::servers::Servers;
 use super::world::World;
 
 /// Writes an object's conditions.
@@ -65,13 +66,26 @@ impl Conditions<'_> {
     }
 }
 
+/// What the status of a virtual server follows from.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) world: &'a World,
+    pub(super) checked: &'a Checked,
+    pub(super) servers: Servers<'a>,
+    pub(super) now: &'a Time,
+}
+
 pub(super) fn virtual_server(
-    world: &World,
+    seen: Seen<'_>,
     key: &ObjectKey,
     decision: Option<Decision>,
-    checked: &Checked,
-    now: &Time,
 ) -> VirtualServerStatus {
+    let Seen {
+        world,
+        checked,
+        servers,
+        now,
+    } = seen;
     let object = &world.virtual_servers[key];
     let refusals = checked.admitted[key].as_ref().err();
     let refusals = refusals.map_or(&[][..], Vec::as_slice);
@@ -97,28 +111,15 @@ pub(super) fn virtual_server(
                 decision.as_ref().map(|d| (d.generation, d.revision)),
             ),
         ),
-        (Some(_), []) => in_force(&acknowledgement),
+        (Some(decision), []) => match lacking_pool(key, decision, servers) {
+            Some(message) if acknowledgement.is_complete() => {
+                State::Reconciling(Reason::AwaitingServers, message)
+            }
+            _ => in_force(&acknowledgement),
+        },
         (None, []) => State::Reconciling(Reason::AwaitingNodes, String::new()),
     });
-    let silent = decision
-        .as_ref()
-        .map(|decision| nodes::silent(world, key, decision))
-        .unwrap_or_default();
-    if silent.is_empty() {
-        conditions.set(ConditionType::NodesSilent, false, Reason::AsExpected, "");
-    } else {
-        let message = format!(
-            "no report for more than {NODE_SILENT_SECONDS} s from {}, and no acknowledgement of what was decided: start the \
-             agent there or remove the LoadBalancerNode; it is not waited for",
-            silent.join(", ")
-        );
-        conditions.set(
-            ConditionType::NodesSilent,
-            true,
-            Reason::NodeSilent,
-            &message,
-        );
-    }
+    tell_silent(&mut conditions, world, key, decision.as_ref());
     if acknowledgement.exceptions.is_empty() {
         conditions.set(ConditionType::NodeExceptions, false, Reason::AsExpected, "");
     } else {
@@ -140,6 +141,42 @@ pub(super) fn virtual_server(
         decision,
         claim: checked.claims.get(key).cloned(),
     }
+}
+
+/// Names the nodes that fell silent before they acknowledged what is decided.
+fn tell_silent(
+    conditions: &mut Conditions<'_>,
+    world: &World,
+    key: &ObjectKey,
+    decision: Option<&Decision>,
+) {
+    let kind = ConditionType::NodesSilent;
+    let silent = decision.map(|decision| nodes::silent(world, key, decision));
+    let silent = silent.unwrap_or_default();
+    if silent.is_empty() {
+        return conditions.set(kind, false, Reason::AsExpected, "");
+    }
+    let message = format!(
+        "no report for more than {NODE_SILENT_SECONDS} s from {}, and no acknowledgement of what was decided: start the \
+         agent there or remove the LoadBalancerNode; it is not waited for",
+        silent.join(", ")
+    );
+    conditions.set(kind, true, Reason::NodeSilent, &message);
+}
+
+/// Tells of a pool with a share that has no server for it.
+fn lacking_pool(key: &ObjectKey, decision: &Decision, servers: Servers<'_>) -> Option<String> {
+    let content = &decision.content;
+    let mut pools = content.pools.iter().filter(|pool| pool.weight > 0);
+    pools.find_map(|pool| {
+        let vip = servers.unserved(&key.sibling(&pool.name), content)?;
+        let family = if vip.is_ipv6() { "IPv6" } else { "IPv4" };
+        Some(format!(
+            "RealServerPool {} has a share and no {family} server that takes new flows, so that its share of those to {vip} \
+             is dropped: see that its servers are ready, or set its weight in spec.pools to 0",
+            pool.name
+        ))
+    })
 }
 
 /// Pods send replies by way of their own node. Behind NAT they must come back to the director, which has to be told to
@@ -257,7 +294,7 @@ pub(super) fn pool(
     key: &ObjectKey,
     decision: Option<PoolDecision>,
     refusals: &[Refusal],
-    used: &BTreeSet<ObjectKey>,
+    used: &BTreeMap<ObjectKey, u32>,
     slices: &Slices<'_>,
     now: &Time,
 ) -> RealServerPoolStatus {
@@ -269,6 +306,11 @@ pub(super) fn pool(
         generation,
         now,
     };
+    let servers = decision
+        .as_ref()
+        .map(|decision| slices.servers(&key.namespace, &decision.content))
+        .unwrap_or_default();
+    let ready_servers = named(&servers, 1);
     conditions.state(&match (&decision, refusals) {
         (decision, [first, ..]) => State::Stalled(
             first.reason,
@@ -277,22 +319,28 @@ pub(super) fn pool(
                 decision.as_ref().map(|d| (d.generation, d.revision)),
             ),
         ),
-        (Some(_), []) if !used.contains(key) => State::Ready(
+        (Some(_), []) if !used.contains_key(key) => State::Ready(
             Reason::Unused,
             "accepted; no virtual server in force uses it".to_owned(),
         ),
-        (Some(decision), []) => in_force(&nodes::of_pool(world, key, decision.revision)),
+        (Some(decision), []) => {
+            let acknowledgement = nodes::of_pool(world, key, decision.revision);
+            let has_share = used.get(key).is_some_and(|weight| *weight > 0);
+            if acknowledgement.is_complete() && has_share && ready_servers == 0 {
+                let message = "has a share and no server that takes new flows, so that its share is dropped: see that its \
+                               servers are ready";
+                State::Reconciling(Reason::AwaitingServers, message.to_owned())
+            } else {
+                in_force(&acknowledgement)
+            }
+        }
         (None, []) => State::Reconciling(Reason::AwaitingNodes, String::new()),
     });
-    let servers = decision
-        .as_ref()
-        .map(|decision| slices.servers(&key.namespace, &decision.content))
-        .unwrap_or_default();
     RealServerPoolStatus {
         observed_generation: generation,
         conditions: conditions.list,
         servers: named(&servers, 0),
-        ready_servers: named(&servers, 1),
+        ready_servers,
         decision,
     }
 }

@@ -115,9 +115,10 @@ impl<K: Managed> Store<K> {
         statuses.map(K::revision).max().unwrap_or_default()
     }
 
-    /// The highest revision among the files of all objects but these; 0 if there is none.
-    pub(super) fn highest_gone<T>(&self, keep: &BTreeMap<ObjectKey, T>) -> u64 {
-        let gone = self.files.iter().filter(|(key, _)| !keep.contains_key(key));
+    /// The highest revision among the files of objects that have no decision any more; 0 if there is none.
+    pub(super) fn highest_gone(&self, keep: &BTreeMap<ObjectKey, K::Status>) -> u64 {
+        let is_gone = |key| keep.get(key).is_none_or(|status| K::revision(status) == 0);
+        let gone = self.files.iter().filter(|(key, _)| is_gone(key));
         gone.map(|(_, file)| K::revision(&file.status))
             .max()
             .unwrap_or_default()

@@ -13,7 +13,7 @@ use sluice_api::{
 };
 use sluice_directory::manifest::Object;
 use sluice_operator::core::{
-    Cluster as Surroundings, Holder, HolderKind, Node, Standing, Timers, World, reconcile,
+    Cluster as Surroundings, Holder, HolderKind, Node, Standing, Timers, Trust, World, reconcile,
 };
 use sluice_planner::Slice;
 
@@ -172,7 +172,7 @@ impl Cluster {
             wanted: self.roles.contains_key(node),
             starting: agent == AgentState::Starting,
             standing: Standing::Joined,
-            disbelieved: false,
+            trust: Trust::Believed,
         };
         self.world.nodes.insert(node.to_owned(), node_now);
     }
@@ -191,6 +191,7 @@ impl Cluster {
             (key.clone(), self.timers.look(key, status, now_ms))
         });
         self.world.stood = stood.collect();
+        self.world.revision_floor = self.world.highest_revision();
         let before = self.world.clone();
         let outcome = reconcile(&self.world, now);
         let world = &mut self.world;

@@ -66,6 +66,7 @@ fn detached(before: LoadBalancerNodeStatus, generation: i64, now: &Time) -> Load
         acknowledged_pool_revision: 0,
         exceptions: Vec::new(),
         exception_count: 0,
+        unlisted_exceptions: Vec::new(),
         capacity: Vec::new(),
         ..before
     };

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use sluice_api::{ExceptionKind, MAX_MESSAGE_LENGTH, NodeException, ObjectKey};
+use sluice_api::{
+    ExceptionKind, MAX_EXCEPTIONS, MAX_MESSAGE_LENGTH, MAX_UNLISTED_EXCEPTIONS, NodeException,
+    ObjectKey,
+};
 use sluice_planner::{ObjectKind, Problem};
 
 /// Characters that a message needs to say that there is more.
@@ -39,6 +42,20 @@ pub(super) fn exceptions<'a>(
         })
     };
     objects.into_iter().filter_map(exception).collect()
+}
+
+/// The exceptions beyond those that a status lists, by the numbers of their objects.
+pub(super) fn unlisted(exceptions: &[NodeException]) -> Vec<u32> {
+    let more = exceptions.iter().skip(MAX_EXCEPTIONS);
+    let mut numbers: Vec<u32> = more
+        .map(|exception| {
+            let object = ObjectKey::new(&exception.namespace, &exception.name);
+            exception.kind.hash_of(&object)
+        })
+        .collect();
+    numbers.sort_unstable();
+    numbers.truncate(MAX_UNLISTED_EXCEPTIONS);
+    numbers
 }
 
 /// All that is wrong with one object, of which the first reason is told beside it; where there is no room for all, how much
@@ -123,5 +140,34 @@ mod tests {
         let long = no_servers("v1", &"é".repeat(2 * MAX_MESSAGE_LENGTH));
         let message = &exceptions([&long])[0].message;
         assert_eq!(message.chars().count(), MAX_MESSAGE_LENGTH);
+    }
+
+    #[test]
+    fn what_a_list_has_no_room_for_is_told_by_number() {
+        let count = MAX_EXCEPTIONS + 3;
+        let problems: Vec<Problem> = (0..count)
+            .map(|number| {
+                let name = format!("v{number:04}");
+                problem(
+                    ObjectKind::VirtualServer,
+                    &name,
+                    Reason::EndpointConflict,
+                    "x",
+                )
+            })
+            .collect();
+        let all = exceptions(&problems);
+        let status = sluice_api::LoadBalancerNodeStatus {
+            exception_count: u32::try_from(count).expect("few"),
+            exceptions: all[..MAX_EXCEPTIONS].to_vec(),
+            unlisted_exceptions: unlisted(&all),
+            ..sluice_api::LoadBalancerNodeStatus::default()
+        };
+        let told = |exception: &NodeException| {
+            let object = ObjectKey::new(&exception.namespace, &exception.name);
+            status.has_unlisted(exception.kind, &object)
+        };
+        assert_eq!(all.iter().filter(|exception| told(exception)).count(), 3);
+        assert!(all[MAX_EXCEPTIONS..].iter().all(told));
     }
 }

@@ -20,7 +20,7 @@ use super::program::{Program, Revisions};
 use crate::state::{Capacity, Published};
 
 pub(super) use detached::Detached;
-use exceptions::exceptions;
+use exceptions::{exceptions, unlisted};
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -184,6 +184,7 @@ impl Report {
             acknowledged_pool_revision: acknowledged.pools,
             exception_count: u32::try_from(exceptions.len()).unwrap_or(u32::MAX),
             exceptions: exceptions.iter().take(MAX_EXCEPTIONS).cloned().collect(),
+            unlisted_exceptions: unlisted(exceptions),
             heartbeat_time: self.status.heartbeat_time.clone(),
             interfaces: rooms.program.attachments.uplinks().cloned().collect(),
             capabilities: Some(self.capabilities(rooms)),

@@ -86,6 +86,10 @@ fn a_service_must_exist_and_may_go_without_taking_the_decision_with_it() {
     let cluster = sim.world.cluster.as_mut().expect("in a cluster");
     cluster.services.insert(key("web"));
     sim.settle();
+    assert_eq!(sim.ready("web").1, "AwaitingServers");
+    let ready = endpoints(EndpointSource::Service, &[("10.0.1.1", true)]);
+    set_slices(&mut sim, vec![ready]);
+    sim.settle();
     assert_eq!(sim.ready("web").1, "Live");
     let decided = sim.world.pool_decision(&key("v1")).cloned();
     assert!(decided.is_some());

@@ -311,7 +311,12 @@ fn ready(conditions: &[Condition]) -> (String, String, String) {
 
 /// Status and message of a condition of `web`.
 fn condition(sim: &Sim, kind: ConditionType) -> (String, String) {
-    let status = sim.world.virtual_servers[&key("web")].status.as_ref();
+    condition_of(sim, "web", kind)
+}
+
+/// Status and message of a condition of a virtual server.
+fn condition_of(sim: &Sim, name: &str, kind: ConditionType) -> (String, String) {
+    let status = sim.world.virtual_servers[&key(name)].status.as_ref();
     let conditions = &status.expect("status").conditions;
     let found = find_condition(conditions, kind).expect("told");
     (found.status.clone(), found.message.clone())

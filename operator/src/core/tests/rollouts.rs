@@ -52,14 +52,54 @@ fn what_a_node_does_not_list_is_not_in_force() {
         reason: "NoServers".to_owned(),
         message: "no server".to_owned(),
     }];
+    // An agent that does not say for which: any object may be among them.
     sim.settle();
     let (_, reason, message) = sim.ready("web");
     assert_eq!(reason, "NodeException");
-    assert!(
-        message.contains("d1: has exceptions for 2 objects"),
-        "{message}"
-    );
+    assert!(message.contains("d1: has exceptions for more"), "{message}");
     assert_eq!(sim.weights("web"), [90, 10], "the step waits");
+    // One that does: what is left out concerns those that are.
+    let of = |name: &str| ExceptionKind::RealServerPool.hash_of(&key(name));
+    for (left_out, is_told) in [(["x", "y"], false), (["x", "v1"], true)] {
+        let mut numbers = left_out.map(of);
+        numbers.sort_unstable();
+        let status = &mut sim.world.nodes.get_mut("d1").expect("d1").status;
+        status.unlisted_exceptions = numbers.to_vec();
+        sim.settle();
+        let reason = sim.ready("web").1;
+        assert_eq!(reason == "NodeException", is_told, "{left_out:?}: {reason}");
+    }
+}
+
+/// 257 pools without servers filled every node's list, and then nothing counted as in force any more.
+#[test]
+fn pools_without_servers_are_nobody_elses_concern() {
+    let mut sim = served();
+    let none = MANIFESTS
+        .replace("name: web", "name: empty")
+        .replace("name: v1", "name: none")
+        .replace("203.0.113.10", "203.0.113.11")
+        .replace("address: 10.0.0.1", "address: 10.0.0.9, weight: 0");
+    sim.apply(&none);
+    sim.settle();
+    assert_eq!(sim.ready("web").1, "Live");
+    for (status, reason, message) in [sim.ready("empty"), sim.pool_ready("none")] {
+        let found = (status.as_str(), reason.as_str());
+        assert_eq!(found, ("False", "AwaitingServers"));
+        assert!(message.contains("no"), "{message}");
+    }
+    assert!(
+        sim.ready("empty")
+            .2
+            .contains("RealServerPool none has a share")
+    );
+    assert_eq!(
+        condition_of(&sim, "empty", ConditionType::NodeExceptions).0,
+        "False"
+    );
+    sim.apply(&none.replace("10.0.0.9, weight: 0", "10.0.0.9"));
+    sim.settle();
+    assert_eq!(sim.ready("empty").1, "Live");
 }
 
 #[test]
@@ -123,10 +163,7 @@ fn pausing() -> Sim {
     sim.apply(&POLICY.replace("{weight: 10}", "{weight: 10, pauseSeconds: 100}"));
     sim.settle();
     let status = sim.world.policies[&key("roll")].status.clone();
-    assert_eq!(
-        status.expect("status").phase,
-        Some(RolloutPhase::Pausing)
-    );
+    assert_eq!(status.expect("status").phase, Some(RolloutPhase::Pausing));
     sim
 }
 
@@ -164,7 +201,10 @@ fn of_a_pause_little_is_waited_for_again_after_a_restart() {
     sim.seconds += 500;
     sim.tick();
     let rest = left(&mut sim);
-    assert!((whole - 51..=whole - 39).contains(&rest), "{rest} of {whole}");
+    assert!(
+        (whole - 51..=whole - 39).contains(&rest),
+        "{rest} of {whole}"
+    );
 }
 
 /// A deadline is a span of time, too.
@@ -181,7 +221,11 @@ fn a_step_is_not_late_for_another_hosts_clock() {
     assert_eq!(sim.policy_ready("roll").1, "DeadlineExceeded");
     sim.timers = Timers::default();
     sim.tick();
-    assert_eq!(sim.policy_ready("roll").1, "DeadlineExceeded", "is still so");
+    assert_eq!(
+        sim.policy_ready("roll").1,
+        "DeadlineExceeded",
+        "is still so"
+    );
     sim.settle();
     assert_eq!(sim.policy_ready("roll").1, "RolloutWaiting");
 }
