@@ -25,7 +25,7 @@ const UNIT: [&str; 10] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 26] = [
+const EQUIPPED: [&str; 27] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_faults",
@@ -37,6 +37,7 @@ const EQUIPPED: [&str; 26] = [
     "sluice-tests/api_schema",
     "sluice-tests/api_slices",
     "sluice-tests/api_stale",
+    "sluice-tests/api_tenants",
     "sluice-tests/bench",
     "sluice-tests/chart",
     "sluice-tests/chart_api",

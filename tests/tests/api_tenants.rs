@@ -1,0 +1,287 @@
+//! What the owner of one namespace can do to the VIPs of another, on a real API server: nothing. And what nodes and the
+//! cluster's own ranges do to them.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use sluice_tests::kube::{Account, CHANGE_TIMEOUT, Operated, condition};
+use sluice_tests::net::manifest::{object, web_server};
+use sluice_tests::net::suite::Suite;
+
+const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 11));
+/// The VIP of the victim.
+const VIP: &str = "203.0.113.10";
+const VICTIM: &str = "default";
+const THIEF: &str = "thief";
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.check("an older object that is edited takes no VIP", edited);
+    suite.check("who asked first gets what becomes free", in_turn);
+    suite.check("what others claim takes no VIP", claimed);
+    suite.check("new VIPs are nobody else's addresses", newcomers);
+    suite.check("a VIP that a node got is withdrawn", withdrawn);
+    suite.check("a labelled Service gets no slices adopted", labelled);
+    suite.main(|| {
+        let mut stage = Operated::start()?;
+        stage.expect_complaint("reason=\"AddressConflict\"");
+        stage.play_agent("n1", &[NODE])?;
+        stage.start_operator("one")?;
+        let admin = stage.admin();
+        admin.kubectl(["create", "namespace", THIEF])?;
+        for namespace in [VICTIM, THIEF] {
+            admin.apply(&within(namespace, pool()).to_string())?;
+        }
+        // It is the oldest object of all.
+        let old = within(THIEF, web_server("old", "203.0.113.99", "v1"));
+        admin.apply(&old.to_string())?;
+        await_reason(admin, THIEF, "old", "Live")?;
+        stage.apply(&[web_server("web", VIP, "v1")])?;
+        await_reason(stage.admin(), VICTIM, "web", "Live")?;
+        Ok(stage)
+    })
+}
+
+fn pool() -> Value {
+    let spec = json!({
+        "servers": {"static": [{"name": "a", "address": "10.0.0.1"}]},
+        "targetPorts": [{"name": "web", "port": 8080}],
+    });
+    object("RealServerPool", "v1", &spec)
+}
+
+fn within(namespace: &str, mut object: Value) -> Value {
+    object["metadata"]["namespace"] = json!(namespace);
+    object
+}
+
+fn get(admin: &Account, namespace: &str, name: &str) -> Result<Value> {
+    admin.json(["get", "virtualserver", name, "--namespace", namespace])
+}
+
+/// Waits until the newest spec of a virtual server is judged like this.
+fn await_reason(admin: &Account, namespace: &str, name: &str, reason: &str) -> Result<Value> {
+    let question = ["get", "virtualserver", name, "--namespace", namespace];
+    admin.until(&question, CHANGE_TIMEOUT, |object| {
+        let ready = condition(object, "Ready");
+        ready["reason"] == reason && ready["observedGeneration"] == object["metadata"]["generation"]
+    })
+}
+
+/// Tries to take the VIP of `web`, and shows that not a letter of its status changes.
+fn try_to_take(stage: &Operated, attempt: impl FnOnce(&Account) -> Result<()>) -> Result<()> {
+    let admin = stage.admin();
+    let before = get(admin, VICTIM, "web")?;
+    attempt(admin)?;
+    // Whatever the operator makes of it, it has done so once it has decided a later object.
+    let later = within(THIEF, web_server("later", "203.0.113.98", "v1"));
+    admin.apply(&later.to_string())?;
+    await_reason(admin, THIEF, "later", "Live")?;
+    let after = get(admin, VICTIM, "web")?;
+    ensure!(before["status"] == after["status"], "{after:#}");
+    admin.kubectl(["delete", "virtualserver", "later", "--namespace", THIEF])?;
+    Ok(())
+}
+
+fn edited(stage: &mut Operated) -> Result<()> {
+    try_to_take(stage, |admin| {
+        let edit = within(THIEF, web_server("old", VIP, "v1"));
+        admin.apply(&edit.to_string())?;
+        let refused = await_reason(admin, THIEF, "old", "AddressConflict")?;
+        let kept = &refused["status"]["decision"]["addresses"];
+        ensure!(*kept == json!(["203.0.113.99"]), "{refused:#}");
+        Ok(())
+    })
+}
+
+fn in_turn(stage: &mut Operated) -> Result<()> {
+    let admin = stage.admin();
+    stage.apply(&[web_server("young", VIP, "v1")])?;
+    let young = await_reason(admin, VICTIM, "young", "AddressConflict")?;
+    let old = get(admin, THIEF, "old")?;
+    let turn = |object: &Value| object["status"]["claim"]["turn"].as_u64();
+    ensure!(turn(&old) < turn(&young), "{old:#}, {young:#}");
+    admin.kubectl(["delete", "virtualserver", "web"])?;
+    await_reason(admin, THIEF, "old", "Live")?;
+    let back = within(THIEF, web_server("old", "203.0.113.99", "v1"));
+    admin.apply(&back.to_string())?;
+    await_reason(admin, VICTIM, "young", "Live")?;
+    admin.kubectl(["delete", "virtualserver", "young"])?;
+    stage.apply(&[web_server("web", VIP, "v1")])?;
+    await_reason(admin, VICTIM, "web", "Live")?;
+    Ok(())
+}
+
+/// Objects that the owner of a namespace may write, and that name an address.
+fn claims(address: &str) -> [Value; 3] {
+    let service = |name: &str, more: Value| {
+        let mut service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": THIEF},
+            "spec": {"ports": [{"port": 80}]},
+        });
+        for (field, value) in more.as_object().into_iter().flatten() {
+            service["spec"][field] = value.clone();
+        }
+        service
+    };
+    [
+        service("external", json!({"externalIPs": [address]})),
+        service(
+            "balancer",
+            json!({"type": "LoadBalancer", "loadBalancerIP": address}),
+        ),
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "hand-made", "namespace": THIEF},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [address]}],
+        }),
+    ]
+}
+
+const CLAIMS: [&str; 3] = [
+    "service/external",
+    "service/balancer",
+    "endpointslice/hand-made",
+];
+
+fn make(admin: &Account, address: &str) -> Result<()> {
+    for claim in claims(address) {
+        admin.apply(&claim.to_string())?;
+    }
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": address}]}}});
+    let status = status.to_string();
+    let patch = ["--subresource=status", "--type=merge", "--patch", &status];
+    let object = ["patch", "service", "balancer", "--namespace", THIEF];
+    admin.kubectl([&object[..], &patch].concat())?;
+    Ok(())
+}
+
+fn unmake(admin: &Account) -> Result<()> {
+    for claim in CLAIMS {
+        admin.kubectl(["delete", claim, "--namespace", THIEF])?;
+    }
+    Ok(())
+}
+
+fn claimed(stage: &mut Operated) -> Result<()> {
+    try_to_take(stage, |admin| make(admin, VIP))?;
+    // An operator that starts anew finds it as it is.
+    stage.stop_operator("one")?;
+    stage.start_operator("one")?;
+    try_to_take(stage, |_| Ok(()))?;
+    // Its owner may change it.
+    let mut web = web_server("web", VIP, "v1");
+    web["spec"]["ports"][0]["port"] = json!(8081);
+    stage.apply(&[web])?;
+    await_reason(stage.admin(), VICTIM, "web", "Live")?;
+    stage.apply(&[web_server("web", VIP, "v1")])?;
+    await_reason(stage.admin(), VICTIM, "web", "Live")?;
+    unmake(stage.admin())
+}
+
+/// A new virtual server at this address is refused for these words.
+fn expect_refusal(stage: &Operated, address: &str, reason: &str, words: &str) -> Result<()> {
+    let admin = stage.admin();
+    stage.expect_complaint(&format!("reason=\"{reason}\""));
+    stage.apply(&[web_server("new", address, "v1")])?;
+    let refused = await_reason(admin, VICTIM, "new", reason)?;
+    let message = condition(&refused, "Stalled")["message"].to_string();
+    ensure!(message.contains(words), "{message}");
+    ensure!(refused["status"]["decision"].is_null(), "{refused:#}");
+    admin.kubectl(["delete", "virtualserver", "new"])?;
+    Ok(())
+}
+
+fn node(own: &str, pods: &str) -> (Value, String) {
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": "outside"},
+        "spec": {"podCIDR": pods, "podCIDRs": [pods]},
+    });
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": own}]}});
+    (node, status.to_string())
+}
+
+fn make_node(admin: &Account, own: &str, pods: &str) -> Result<()> {
+    let (node, status) = node(own, pods);
+    admin.apply(&node.to_string())?;
+    let patch = ["--subresource=status", "--type=merge", "--patch", &status];
+    admin.kubectl([&["patch", "node", "outside"][..], &patch].concat())?;
+    Ok(())
+}
+
+fn newcomers(stage: &mut Operated) -> Result<()> {
+    let new = "203.0.113.50";
+    make(stage.admin(), new)?;
+    for claim in CLAIMS {
+        let words = match claim {
+            "endpointslice/hand-made" => "endpoint of EndpointSlice thief/hand-made",
+            _ => "address of Service thief/",
+        };
+        expect_refusal(stage, new, "AddressNotUsable", words)?;
+        let admin = stage.admin();
+        admin.kubectl(["delete", claim, "--namespace", THIEF])?;
+    }
+    make_node(stage.admin(), "198.51.100.9", "198.51.100.128/25")?;
+    expect_refusal(stage, "198.51.100.9", "VipIsNodeAddress", "of node outside")?;
+    let pods = "range of the pods of node outside";
+    expect_refusal(stage, "198.51.100.200", "AddressNotUsable", pods)?;
+    stage.admin().kubectl(["delete", "node", "outside"])?;
+    let services = ["get", "servicecidr", "kubernetes"];
+    let range = stage.admin().json(services)?["spec"]["cidrs"][0].take();
+    let range = range.as_str().unwrap_or_default();
+    let first = range.split(".0/").next().unwrap_or_default();
+    let words = "range of ServiceCIDR kubernetes";
+    expect_refusal(stage, &format!("{first}.77"), "AddressNotUsable", words)?;
+    // Nothing of it lasts.
+    stage.apply(&[web_server("new", new, "v1")])?;
+    await_reason(stage.admin(), VICTIM, "new", "Live")?;
+    stage.admin().kubectl(["delete", "virtualserver", "new"])?;
+    Ok(())
+}
+
+fn withdrawn(stage: &mut Operated) -> Result<()> {
+    stage.expect_complaint("reason=\"VipIsNodeAddress\"");
+    let admin = stage.admin();
+    make_node(admin, VIP, "198.51.100.0/24")?;
+    let refused = await_reason(admin, VICTIM, "web", "VipIsNodeAddress")?;
+    ensure!(refused["status"]["decision"].is_null(), "{refused:#}");
+    admin.kubectl(["delete", "node", "outside"])?;
+    await_reason(admin, VICTIM, "web", "Live")?;
+    Ok(())
+}
+
+/// The slice is as Kubernetes' controller makes it for a Service with the label.
+fn labelled(stage: &mut Operated) -> Result<()> {
+    let admin = stage.admin();
+    let spec = json!({"servers": {"selector": {"matchLabels": {"app": "none"}}}});
+    let pool = object("RealServerPool", "pods", &spec);
+    stage.apply(&[pool])?;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "svc-x7k2p", "namespace": VICTIM, "labels": {
+            "sluice.dev/pool": "pods", "kubernetes.io/service-name": "svc",
+            "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+        }},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.9.9.9"]}],
+    });
+    admin.apply(&slice.to_string())?;
+    let question = ["get", "endpointslice", "svc-x7k2p"];
+    let before = admin.json(question)?;
+    try_to_take(stage, |_| Ok(()))?;
+    let pool = ["get", "realserverpool", "pods"];
+    admin.until(&pool, CHANGE_TIMEOUT, |object| {
+        object["status"]["servers"] == 0
+    })?;
+    let after = admin.json(question)?;
+    ensure!(before == after, "{after:#}");
+    for path in ["endpointslice/svc-x7k2p", "realserverpool/pods"] {
+        admin.kubectl(["delete", path])?;
+    }
+    Ok(())
+}
