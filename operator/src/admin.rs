@@ -2,7 +2,7 @@
 //!
 //! | path | says |
 //! |---|---|
-//! | `/healthz` | 200 while the operator's loop goes round |
+//! | `/healthz` | 200 while the operator's loop goes round, however slow the API server answers |
 //! | `/readyz` | 200 when everything was read once, else 503 and what is waited for |
 //! | `/metrics` | OpenMetrics |
 

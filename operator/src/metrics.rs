@@ -91,11 +91,11 @@ impl Default for Metrics {
     }
 }
 
-/// The loop counts as standing still after this time: longer than its slowest write.
+/// The loop counts as standing still after this time: longer than the slowest answer that it waits for.
 const STILL: Duration = Duration::from_mins(1);
 
 impl Metrics {
-    /// The loop went round.
+    /// The loop went round, or had the answer that it waited for, or gave it up.
     pub fn turn(&self) {
         let turned = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.turned_ms.store(turned, Ordering::Relaxed);
@@ -112,14 +112,15 @@ impl Metrics {
         }
     }
 
-    /// Whether the loop went round lately.
+    /// Whether the loop went round lately, or got on with what it waits for.
     pub fn is_healthy(&self) -> bool {
-        let turned = self.turned_ms.load(Ordering::Relaxed);
-        let still = self
-            .start
-            .elapsed()
-            .saturating_sub(Duration::from_millis(turned));
-        still < STILL
+        self.stands_still() < STILL
+    }
+
+    /// How long the loop has not got on.
+    pub(crate) fn stands_still(&self) -> Duration {
+        let turned = Duration::from_millis(self.turned_ms.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(turned)
     }
 
     /// Says what is waited for; nothing: ready.

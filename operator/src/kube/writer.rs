@@ -192,11 +192,57 @@ impl Writer {
                 DEADLINE.as_secs()
             ))),
         };
+        // Who waits for one answer after the other, each with a deadline, does not stand still.
+        self.metrics.turn();
         let took = began.elapsed().as_secs_f64();
         self.metrics.write_seconds.observe(took);
         let name = result.as_ref().map_or_else(WriteError::name, |_| "ok");
         let labels = WriteLabels { kind, result: name };
         self.metrics.writes.get_or_create(&labels).inc();
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::Config;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// An API server that takes its time, and then fails.
+    async fn slow(answer_after: Duration) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0; 4096];
+                    let _ = stream.read(&mut request).await;
+                    tokio::time::sleep(answer_after).await;
+                    let answer =
+                        b"HTTP/1.1 503 Slow\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                    let _ = stream.write_all(answer).await;
+                });
+            }
+        });
+        let url = format!("http://{address}").parse().expect("a URL");
+        Client::try_from(Config::new(url)).expect("a client")
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_waits_for_slow_answers_does_not_stand_still() {
+        let answer_after = Duration::from_millis(300);
+        let metrics = Arc::new(Metrics::default());
+        let writer = Writer::new(slow(answer_after).await, Arc::clone(&metrics));
+        let began = Instant::now();
+        for name in ["a", "b", "c"] {
+            let key = ObjectKey::new("shop", name);
+            let answer = writer.delete_slice(&key, &Stamp::default()).await;
+            assert!(matches!(answer, Err(WriteError::Unavailable(_))));
+            assert!(metrics.stands_still() < answer_after);
+        }
+        assert!(began.elapsed() >= 3 * answer_after);
     }
 }
