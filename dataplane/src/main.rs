@@ -25,7 +25,8 @@ fn main() -> ExitCode {
             set_up_log(LogFormat::Text);
             detach(&place)
         }
-        Command::Dump(place) => dump(&place),
+        Command::Dump(place) => ask(&place, "/maps"),
+        Command::Health(place) => ask(&place, "/healthz"),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,7 +79,7 @@ fn detach(place: &Place) -> Result<()> {
     Ok(())
 }
 
-fn dump(place: &Place) -> Result<()> {
-    print!("{}", admin::ask(&place.socket(), "/maps")?);
+fn ask(place: &Place, path: &str) -> Result<()> {
+    print!("{}", admin::ask(&place.socket(), path)?);
     Ok(())
 }

@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Detach(Place),
     /// Shows the maps that a running agent intends and those in the kernel, as JSON.
     Dump(Place),
+    /// Asks a running agent whether its loop goes round; ends with an error if not, or if none answers.
+    Health(Place),
 }
 
 /// Where an agent keeps what outlives it, and how it is asked.

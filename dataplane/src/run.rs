@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::{fs, io, panic, process, thread};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use prometheus_client::registry::Registry;
 use sluice_agent::admin::Listeners;
 use sluice_agent::core::{Core, Input};
@@ -51,7 +51,7 @@ async fn run_until_signal(options: &RunOptions) -> Result<()> {
     let object = options.object()?;
     let source = Source::configure(options).await?;
     let pins = PinLock::acquire(&options.place.pin_dir)?;
-    let listeners = Listeners::bind(options.admin.0, &options.place.socket()).await?;
+    let listeners = Listeners::bind(options.admin.0, &options.place.socket()).await;
     let socket = listeners.socket().to_owned();
     let source = source.open(&options.node).await?;
     let (state, core_ended) = match source.detach() {
@@ -64,10 +64,7 @@ async fn run_until_signal(options: &RunOptions) -> Result<()> {
     tokio::select! {
         _ = terminate.recv() => info!("terminated; forwarding goes on"),
         _ = interrupt.recv() => info!("interrupted; forwarding goes on"),
-        result = served => {
-            result.context("the admin endpoint")?;
-            bail!("the admin endpoint ended");
-        }
+        () = served => bail!("the admin endpoint ended"),
         _ = core_ended => bail!("the agent's loop ended"),
     }
     // Whoever asks now gets a clear refusal.

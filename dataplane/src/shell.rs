@@ -36,6 +36,8 @@ pub struct Shell {
     tools: Option<Tools>,
     /// Whether the source knew the newest of everything when the core was last told.
     synced: Option<bool>,
+    /// Where the admin endpoint could not listen when the core was last told.
+    closed_doors: Vec<String>,
 }
 
 /// Handles to the maps, the programs and the kernel's network, with which effects are carried out.
@@ -57,6 +59,7 @@ impl Shell {
             mailbox,
             tools,
             synced: None,
+            closed_doors: Vec::new(),
         }
     }
 
@@ -98,6 +101,11 @@ impl Shell {
         let synced = self.state.source.unsynced().is_zero();
         if self.synced.replace(synced) != Some(synced) {
             self.tell(core, Input::SourceSynced(synced));
+        }
+        let closed: Vec<String> = self.state.closed_doors().into_values().collect();
+        if self.closed_doors != closed {
+            self.closed_doors.clone_from(&closed);
+            self.tell(core, Input::DoorsClosed(closed));
         }
         self.tell(core, Input::Turn);
     }

@@ -1,5 +1,6 @@
 //! The agent's state for its admin endpoint: written by the core and the sweeper, read by the endpoint.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -139,6 +140,7 @@ pub struct State {
     maps: RwLock<Option<Arc<Maps>>>,
     published: RwLock<Published>,
     censuses: RwLock<Censuses>,
+    closed_doors: RwLock<BTreeMap<&'static str, String>>,
     start: Instant,
     last_turn: AtomicU64,
 }
@@ -158,6 +160,7 @@ impl State {
             apply_seconds: Histogram::default(),
             published: RwLock::new(published),
             censuses: RwLock::default(),
+            closed_doors: RwLock::default(),
             start: Instant::now(),
             last_turn: AtomicU64::new(0),
         }
@@ -206,6 +209,26 @@ impl State {
             .censuses
             .write()
             .unwrap_or_else(PoisonError::into_inner) = censuses;
+    }
+
+    /// The options of the addresses at which the admin endpoint cannot listen, and why not.
+    pub fn closed_doors(&self) -> BTreeMap<&'static str, String> {
+        let doors = self.closed_doors.read();
+        doors.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The admin endpoint cannot listen at the address of an option.
+    pub fn close_door(&self, option: &'static str, reason: String) {
+        let doors = self.closed_doors.write();
+        let mut doors = doors.unwrap_or_else(PoisonError::into_inner);
+        doors.insert(option, reason);
+    }
+
+    /// It listens there.
+    pub fn open_door(&self, option: &str) {
+        let doors = self.closed_doors.write();
+        let mut doors = doors.unwrap_or_else(PoisonError::into_inner);
+        doors.remove(option);
     }
 
     /// The core's loop has made a turn.

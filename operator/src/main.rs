@@ -187,13 +187,9 @@ async fn run(options: &RunOptions, kubeconfig: Option<&Path>) -> Result<()> {
     let Some(address) = options.admin.unwrap_or(usual).0 else {
         return work.await;
     };
-    let admin = admin::serve(address, Arc::clone(&metrics)).await?;
     tokio::select! {
         result = work => result,
-        result = admin => match result {
-            Ok(()) => bail!("the admin endpoint has ended"),
-            Err(error) => Err(error).context("the admin endpoint has ended"),
-        },
+        () = admin::serve(address, Arc::clone(&metrics)) => bail!("the admin endpoint has ended"),
     }
 }
 

@@ -330,6 +330,13 @@ impl Metrics {
         for (name, help, value) in counters {
             counter(encoder, name, help, None, single(value))?;
         }
+        let closed = self.state.closed_doors();
+        let doors = ["admin", "socket"].map(|option| {
+            let label = vec![("option", option.to_owned())];
+            (label, u64::from(closed.contains_key(option)))
+        });
+        let help = "1 while the admin endpoint cannot listen at the address of this option; it is tried again";
+        gauge(encoder, "sluice_admin_closed", help, pairs(&doors))?;
         let drops = counts.netlink_drops.load(Ordering::Relaxed);
         let queues = [(vec![("queue", "netlink".to_owned())], drops)];
         let help = "News that a bounded queue had no room for; everything was asked for anew";

@@ -10,6 +10,7 @@
 mod dump;
 mod metrics;
 
+use std::fmt;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -24,30 +25,23 @@ use axum::extract::State as Extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use crate::state::State;
 
+/// Time between two tries to listen at an address that cannot be had.
+const RETRY: Duration = Duration::from_secs(5);
 /// How long [`ask`] waits for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Errors of the admin endpoint and of asking it.
+/// Errors of asking the admin endpoint.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
-    /// The address cannot be listened on.
-    #[error(
-        "cannot listen on {address}: stop the process that does, or choose another address with {option}"
-    )]
-    Listen {
-        /// The address.
-        address: String,
-        /// The option that sets it.
-        option: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
     /// No agent answers.
     #[error("no agent answers at {}: is it running, with the same --pin-dir or --socket?", path.display())]
     Ask {
@@ -75,45 +69,31 @@ struct Shared {
 /// Listening sockets.
 #[derive(Debug)]
 pub struct Listeners {
-    tcp: Option<TcpListener>,
-    unix: UnixListener,
+    tcp: Option<(SocketAddr, io::Result<TcpListener>)>,
+    unix: io::Result<UnixListener>,
     socket: PathBuf,
 }
 
 impl Listeners {
-    /// Binds both. A socket file that an earlier agent left is replaced: the caller holds the pins, so it is nobody's.
-    pub async fn bind(address: Option<SocketAddr>, socket: &Path) -> Result<Self, Error> {
+    /// Binds both. A socket file that an earlier agent left is replaced: the caller holds the pins, so it is nobody's. What
+    /// cannot be had is told and tried again by [`Self::serve`].
+    pub async fn bind(address: Option<SocketAddr>, socket: &Path) -> Self {
         let tcp = match address {
-            Some(address) => {
-                Some(
-                    TcpListener::bind(address)
-                        .await
-                        .map_err(|source| Error::Listen {
-                            address: address.to_string(),
-                            option: "--admin",
-                            source,
-                        })?,
-                )
-            }
+            Some(address) => Some((address, TcpListener::bind(address).await)),
             None => None,
         };
-        let unix = bind_unix(socket).map_err(|source| Error::Listen {
-            address: socket.display().to_string(),
-            option: "--socket",
-            source,
-        })?;
-        Ok(Self {
+        Self {
             tcp,
-            unix,
+            unix: bind_unix(socket),
             socket: socket.to_owned(),
-        })
+        }
     }
 
     /// Answers for as long as it is polled. `registry` gets the agent's metrics.
-    pub async fn serve(self, state: Arc<State>, mut registry: Registry) -> io::Result<()> {
+    pub async fn serve(self, state: Arc<State>, mut registry: Registry) {
         metrics::register(&mut registry, Arc::clone(&state));
         let shared = Shared {
-            state,
+            state: Arc::clone(&state),
             registry: Arc::new(registry),
         };
         let public = Router::new()
@@ -121,19 +101,75 @@ impl Listeners {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics_text));
         let private = public.clone().route("/maps", get(maps));
-        let unix = axum::serve(self.unix, private.with_state(shared.clone()));
-        match self.tcp {
-            Some(tcp) => {
-                let tcp = axum::serve(tcp, public.with_state(shared));
-                tokio::try_join!(unix.into_future(), tcp.into_future()).map(drop)
-            }
-            None => unix.await,
-        }
+        let socket = &self.socket;
+        let unix = Door {
+            name: "socket",
+            address: socket.display().to_string(),
+            router: private.with_state(shared.clone()),
+            state: &state,
+        };
+        let unix = unix.keep_open(self.unix, async || bind_unix(socket));
+        let Some((address, tcp)) = self.tcp else {
+            return unix.await;
+        };
+        let door = Door {
+            name: "admin",
+            address: address.to_string(),
+            router: public.with_state(shared),
+            state: &state,
+        };
+        let tcp = door.keep_open(tcp, async || TcpListener::bind(address).await);
+        tokio::join!(unix, tcp);
     }
 
     /// Where the Unix socket is.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+}
+
+/// One of the places at which the agent answers.
+struct Door<'a> {
+    /// The option that sets its address.
+    name: &'static str,
+    address: String,
+    router: Router,
+    state: &'a State,
+}
+
+impl Door<'_> {
+    /// Answers there for as long as it is polled. While it cannot, the agent does its work without, and says so.
+    async fn keep_open<L>(self, first: io::Result<L>, bind: impl AsyncFn() -> io::Result<L>)
+    where
+        L: Listener,
+        L::Addr: fmt::Debug,
+    {
+        let mut listener = first;
+        loop {
+            let ended = match listener {
+                Ok(listener) => {
+                    if self.state.closed_doors().contains_key(self.name) {
+                        info!("listens on {} again", self.address);
+                        self.state.open_door(self.name);
+                    }
+                    axum::serve(listener, self.router.clone()).await
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ended {
+                let Self { name, address, .. } = &self;
+                let message = format!(
+                    "cannot listen on {address} for health and metrics ({error}): stop the process that does, or choose another address \
+                     with --{name}"
+                );
+                if self.state.closed_doors().get(name) != Some(&message) {
+                    warn!("{message}; goes on without, and tries again");
+                    self.state.close_door(name, message);
+                }
+            }
+            sleep(RETRY).await;
+            listener = bind().await;
+        }
     }
 }
 
@@ -218,4 +254,51 @@ pub fn ask(socket: &Path, path: &str) -> Result<String, Error> {
         status: status.to_owned(),
         body: body.trim().to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn until(what: &str, is_true: impl Fn() -> bool) {
+        for _ in 0..1_000 {
+            if is_true() {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{what} did not come");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_port_that_is_taken_is_told_and_tried_again() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = taken.local_addr().expect("an address");
+        let socket = std::env::temp_dir().join(format!("sluice-admin-{}.sock", std::process::id()));
+        let state = Arc::new(State::new("n".to_owned(), None, Arc::default()));
+        let listeners = Listeners::bind(Some(address), &socket).await;
+        let serving = listeners.serve(Arc::clone(&state), Registry::default());
+        let asking = async {
+            until("the complaint", || !state.closed_doors().is_empty()).await;
+            let reason = state.closed_doors().remove("admin").expect("told");
+            assert!(
+                reason.contains(&address.to_string()) && reason.contains("with --admin"),
+                "{reason}"
+            );
+            let asked = socket.clone();
+            let metrics = tokio::task::spawn_blocking(move || ask(&asked, "/metrics")).await;
+            let metrics = metrics.expect("no panic").expect("an answer");
+            assert!(
+                metrics.contains("sluice_admin_closed{option=\"admin\"} 1"),
+                "{metrics}"
+            );
+            drop(taken);
+            until("the port", || state.closed_doors().is_empty()).await;
+        };
+        tokio::select! {
+            () = serving => panic!("it goes on"),
+            () = asking => {}
+        }
+        let _ = fs::remove_file(socket);
+    }
 }

@@ -29,6 +29,8 @@ pub enum Input {
     Source(Event),
     /// Whether the source knows the newest of everything.
     SourceSynced(bool),
+    /// Why the admin endpoint cannot listen where it should; empty: it does.
+    DoorsClosed(Vec<String>),
     /// News of the kernel's network.
     Netlink(Box<RouteNetlinkMessage>),
     /// News of the kernel's network was lost.

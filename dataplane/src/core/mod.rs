@@ -128,6 +128,7 @@ impl Working {
                 tables,
                 attachments,
             },
+            report,
             ..
         } = self;
         match input {
@@ -138,6 +139,10 @@ impl Working {
             }
             Input::SourceSynced(synced) => {
                 intent.synced = synced;
+                return None;
+            }
+            Input::DoorsClosed(reasons) => {
+                report.closed_doors = reasons;
                 return None;
             }
             Input::Netlink(message) => {

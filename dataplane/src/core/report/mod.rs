@@ -52,6 +52,8 @@ pub(super) struct Report {
     exceptions: Arc<Vec<NodeException>>,
     /// The summary that the exceptions were made of.
     summary: u64,
+    /// Why the admin endpoint cannot listen where it should.
+    pub(super) closed_doors: Vec<String>,
 }
 
 /// A status that is to be written.
@@ -95,6 +97,7 @@ impl Report {
             changed: None,
             exceptions: Arc::default(),
             summary: 0,
+            closed_doors: Vec::new(),
         }
     }
 
@@ -194,7 +197,13 @@ impl Report {
                 .collect(),
         };
         let (reason, message) = if not_ready.is_empty() {
-            (Reason::AsExpected, summary.notes.clone())
+            // It serves without the admin endpoint, so the node is ready.
+            let notes = self.closed_doors.iter().chain([&summary.notes]);
+            let notes: Vec<&str> = notes
+                .map(String::as_str)
+                .filter(|note| !note.is_empty())
+                .collect();
+            (Reason::AsExpected, notes.join("; "))
         } else {
             (Reason::NotInForce, not_ready.join("; "))
         };

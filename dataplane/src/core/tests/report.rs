@@ -131,3 +131,18 @@ fn a_core_that_begins_detached_only_says_so() {
     assert!(world.not_ready().starts_with("detached: "));
     assert!(world.turn().is_empty());
 }
+
+#[test]
+fn an_admin_port_that_is_taken_is_told_and_the_node_is_ready() {
+    let mut world = World::settled(&[SERVER]);
+    let reason = "cannot listen on 127.0.0.1:9200".to_owned();
+    world.tell(Input::DoorsClosed(vec![reason.clone()]));
+    world.turn();
+    world.after(GATHER);
+    let ready = &status(&world).conditions[0];
+    assert_eq!((ready.status.as_str(), &ready.message), ("True", &reason));
+    world.tell(Input::DoorsClosed(Vec::new()));
+    world.turn();
+    world.after(GATHER);
+    assert_eq!(status(&world).conditions[0].message, "");
+}
