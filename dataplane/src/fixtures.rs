@@ -11,6 +11,7 @@ pub(crate) const LIMITS: Limits = Limits {
     replies: 64,
     locals: 64,
     peers: 64,
+    peer_nets: 64,
     heads: 64,
     rings: 64,
     ring_slots: 65_536,

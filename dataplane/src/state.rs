@@ -80,6 +80,7 @@ impl Capacity {
             entry("Backends", limits.replies, usage.replies),
             entry("Heads", limits.heads, usage.heads),
             entry("Locals", limits.locals, usage.locals),
+            entry("PeerNets", limits.peer_nets, usage.peer_nets),
             entry("Peers", limits.peers, usage.peers),
             entry("Records", limits.records, usage.records),
             entry("RingSlots", limits.ring_slots, usage.ring_slots),

@@ -63,6 +63,8 @@ impl<'a> Adopter<'a> {
             extents: BTreeMap::new(),
             owned: Image {
                 peers: image.peers.clone(),
+                macs: image.macs.clone(),
+                peer_nets: image.peer_nets.clone(),
                 ..Image::default()
             },
         }

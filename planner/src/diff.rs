@@ -77,14 +77,31 @@ fn removals_of_entries(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
             ops.push(MapOp::RemoveLocal { local });
         }
     }
+    for &prefix in actual.peer_nets.difference(&desired.peer_nets) {
+        ops.push(MapOp::RemovePeerNet { prefix });
+    }
     for &mac in actual.peers.difference(&desired.peers) {
         ops.push(MapOp::RemovePeer { mac });
     }
 }
 
 fn flips(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
+    // Who is a peer counts as one once what it sends on its own behalf is known.
+    for &prefix in desired.peer_nets.difference(&actual.peer_nets) {
+        ops.push(MapOp::AddPeerNet { prefix });
+    }
     for &mac in desired.peers.difference(&actual.peers) {
         ops.push(MapOp::AddPeer { mac });
+    }
+    for (&index, &word) in &desired.macs {
+        if actual.macs.get(&index) != Some(&word) {
+            ops.push(MapOp::SetMac { index, word });
+        }
+    }
+    for &index in actual.macs.keys() {
+        if !desired.macs.contains_key(&index) {
+            ops.push(MapOp::SetMac { index, word: 0 });
+        }
     }
     for (&socket, &index) in &desired.replies {
         if actual.replies.get(&socket) != Some(&index) {

@@ -65,11 +65,26 @@ impl fmt::Display for Image {
                 local.address, local.index
             )?;
         }
-        for mac in &self.peers {
-            writeln!(f, "peer {mac}")?;
-        }
-        Ok(())
+        write_surroundings(f, self)
     }
+}
+
+fn write_surroundings(f: &mut fmt::Formatter<'_>, image: &Image) -> fmt::Result {
+    for mac in &image.peers {
+        writeln!(f, "peer {mac}")?;
+    }
+    for prefix in &image.peer_nets {
+        writeln!(f, "of a peer {prefix}")?;
+    }
+    let own = image.macs.range(..sluice_abi::OWN_MAC_WORDS);
+    for (_, word) in own {
+        let bytes = word.to_le_bytes();
+        let mac = bytes
+            .first_chunk()
+            .map_or_else(Mac::default, |mac| Mac(*mac));
+        writeln!(f, "own {mac} by interface {}", word >> 48)?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Ring {

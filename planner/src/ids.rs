@@ -12,7 +12,8 @@ use sluice_api::ForwardingMode;
 use crate::config::abi_mode;
 use crate::{Image, Limits};
 
-/// The identity of a server of a VIP port: a server with another key gets another id, and thus flows of its own.
+/// What a server id stands for: a server of a VIP port as one pool names it. To flows the pool does not matter
+/// ([`ServerKey::without_pool`]): a server that another pool names takes its id with it.
 ///
 /// The reply is part of it: it is the index under which replies find the flow, and an index that is free again must not
 /// lead to flows of a server that is still there. So is FullNAT: flows made in another mode have claimed no port.
@@ -24,6 +25,13 @@ pub(crate) struct ServerKey {
     pub(crate) port: u16,
     pub(crate) reply: u32,
     pub(crate) full_nat: bool,
+}
+
+impl ServerKey {
+    /// The server whatever pool names it: what its flows depend on.
+    pub(crate) fn without_pool(self) -> Self {
+        Self { tag: 0, ..self }
+    }
 }
 
 /// Which of a VIP port's two heads a ring belongs to.

@@ -5,14 +5,16 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use sluice_abi::{Head, LocalKey, MacKey, PortKey, RingWord, ServerRecord, ServerWord, VipWord};
+use sluice_abi::{
+    Head, LocalKey, MacKey, PortKey, PrefixKey, RingWord, ServerRecord, ServerWord, VipWord,
+};
 use sluice_api::{Protocol, VipPort};
 
-use crate::{Mac, hash};
+use crate::{Mac, Prefix, hash};
 
 /// The part of the maps that the planner decides: everything but flows, counters and `CONFIG`.
 ///
-/// To read one back: all entries of `VIPS*`, `REPLIES*`, `LOCALS*` and `PEERS`; the `HEADS` slots that VIP words name;
+/// To read one back: all entries of `VIPS*`, `REPLIES*`, `LOCALS*`, `PEERS` and `PEER_NETS*`; every word of `MACS` that is not 0; the `HEADS` slots that VIP words name;
 /// every present word of `RINGS` that lies within `RING_SLOTS`, with the slots it covers; every word of `SERVERS` that is
 /// not 0 (an absent one keeps its epoch); the `RECORDS` slots that present server words name. Slots that no word names
 /// are free and not part of the image.
@@ -26,6 +28,10 @@ pub struct Image {
     pub locals: BTreeMap<Local, u32>,
     /// `PEERS`.
     pub peers: BTreeSet<Mac>,
+    /// `MACS`, words other than 0.
+    pub macs: BTreeMap<u32, u64>,
+    /// `PEER_NETS4` and `PEER_NETS6`.
+    pub peer_nets: BTreeSet<Prefix>,
     /// `HEADS`, the slots in use.
     pub heads: BTreeMap<u32, Head>,
     /// `RINGS`, the present words with their slots.
@@ -225,6 +231,41 @@ impl From<LocalKey<16>> for Local {
         Self {
             address: Ipv6Addr::from(key.addr).into(),
             index: key.index,
+        }
+    }
+}
+
+impl Prefix {
+    /// The map key.
+    pub fn key(&self) -> ByFamily<PrefixKey<4>, PrefixKey<16>> {
+        let length = u32::from(self.length);
+        match self.address {
+            IpAddr::V4(a) => ByFamily::V4(PrefixKey {
+                length,
+                addr: a.octets(),
+            }),
+            IpAddr::V6(a) => ByFamily::V6(PrefixKey {
+                length,
+                addr: a.octets(),
+            }),
+        }
+    }
+}
+
+impl From<PrefixKey<4>> for Prefix {
+    fn from(key: PrefixKey<4>) -> Self {
+        Self {
+            address: Ipv4Addr::from(key.addr).into(),
+            length: u8::try_from(key.length).unwrap_or(32),
+        }
+    }
+}
+
+impl From<PrefixKey<16>> for Prefix {
+    fn from(key: PrefixKey<16>) -> Self {
+        Self {
+            address: Ipv6Addr::from(key.addr).into(),
+            length: u8::try_from(key.length).unwrap_or(128),
         }
     }
 }

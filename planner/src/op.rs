@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sluice_abi::{Head, RingWord, ServerRecord, ServerWord, VipWord};
 
-use crate::{Local, Mac, RingLayout, Socket};
+use crate::{Local, Mac, Prefix, RingLayout, Socket};
 
 /// One map write.
 ///
@@ -94,6 +94,23 @@ pub enum MapOp {
         /// The key.
         mac: Mac,
     },
+    /// Sets a word of `MACS`.
+    SetMac {
+        /// Its index.
+        index: u32,
+        /// The word; 0 = none.
+        word: u64,
+    },
+    /// Adds an entry to `PEER_NETS*`.
+    AddPeerNet {
+        /// The key.
+        prefix: Prefix,
+    },
+    /// Removes an entry of `PEER_NETS*`.
+    RemovePeerNet {
+        /// The key.
+        prefix: Prefix,
+    },
     /// Waits until no packet that was in a program when the wait began is in it any more.
     Grace,
 }
@@ -109,6 +126,8 @@ pub struct Limits {
     pub locals: u32,
     /// Entries of `PEERS`.
     pub peers: u32,
+    /// Entries of `PEER_NETS4`, and of `PEER_NETS6`.
+    pub peer_nets: u32,
     /// Slots of `HEADS`; slot 0 is never used.
     pub heads: u32,
     /// Words of `RINGS`; id 0 is never used.

@@ -4,6 +4,7 @@
 //! not fit it keeps the part concerned as it is: a pool whose new ring has no room goes on with the old ring, and the
 //! servers of that ring stay.
 
+mod identity;
 mod place;
 
 use std::collections::btree_map::Entry;
@@ -11,7 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_abi::{FIRST_REPLY_INDEX, Head, HeadPool, MapName, RingWord, ServerWord, VipWord};
+use identity::Identities;
+use sluice_abi::{
+    FIRST_REPLY_INDEX, Head, HeadPool, MapName, RingWord, ServerRecord, ServerWord, VipWord,
+};
 use sluice_api::{DecidedPool, ForwardingMode, VipPort};
 
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
@@ -46,6 +50,7 @@ pub(crate) fn plan(
         kept_rings: BTreeSet::new(),
         layouts: BTreeMap::new(),
         desired: Image::default(),
+        identities: Identities::default(),
         full: BTreeSet::new(),
     };
     let mut full = BTreeMap::new();
@@ -82,6 +87,8 @@ struct Planner<'a> {
     kept_rings: BTreeSet<u32>,
     layouts: BTreeMap<u32, Arc<RingLayout>>,
     desired: Image,
+    /// The servers of the VIP port being planned.
+    identities: Identities<'a>,
     /// Problems for lack of room with the VIP port being planned.
     full: BTreeSet<Problem>,
 }
@@ -105,6 +112,14 @@ struct PlacedPool<'a> {
 struct Placed<'a> {
     config: &'a ServerConfig,
     id: u32,
+}
+
+/// What the maps have of a server id.
+#[derive(Clone, Copy)]
+struct Before {
+    id: u32,
+    word: ServerWord,
+    record: ServerRecord,
 }
 
 impl<'a> Planner<'a> {
@@ -144,12 +159,14 @@ impl<'a> Planner<'a> {
             config,
             index,
         };
+        self.identities = Identities::new(scope, self.tables.with_index(index));
         let placed = config.pools().map(|(decided, pool)| PlacedPool {
             decided,
             config: pool,
             servers: self.place_pool(scope, pool),
         });
         let pools: Vec<PlacedPool<'_>> = placed.collect();
+        self.keep_spares(scope);
 
         let mut word = before.unwrap_or_default();
         let (mut head, mut rs_head) = (0, 0);

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_api::{DecidedVirtualServer, ObjectKey, VipPort};
+use sluice_api::{DecidedVirtualServer, ForwardingMode, ObjectKey, VipPort};
 
 use crate::adopt;
 use crate::config::VipPortConfig;
@@ -32,8 +32,9 @@ use crate::ids::address_of;
 use crate::known::Known;
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::resolve::{Claims, claims, tags, vip_port};
+use crate::surroundings::{self, Surroundings};
 use crate::tables::{Tables, Usage};
-use crate::{Image, Limits, Mac, MapOp, NextHop, NodeView, Server, Socket, live};
+use crate::{Image, Limits, MapOp, NextHop, NodeView, Server, Socket, live};
 
 /// A VIP port that somebody claims.
 #[derive(Debug, Default)]
@@ -64,8 +65,8 @@ pub struct Planner {
     claimed: BTreeMap<VipPort, Claimed>,
     /// VIP ports with which something is wrong.
     troubles: BTreeMap<VipPort, Trouble>,
-    /// Says that not all peers fit.
-    more_peers: Option<Problem>,
+    /// Says what of the node's surroundings does not fit.
+    more: BTreeSet<Problem>,
     /// Counts changes of what is wrong.
     trouble_changes: u64,
     /// VIP ports that are to be planned anew.
@@ -83,7 +84,7 @@ impl Planner {
             refused: BTreeMap::new(),
             claimed: BTreeMap::new(),
             troubles: BTreeMap::new(),
-            more_peers: None,
+            more: BTreeSet::new(),
             trouble_changes: 0,
             dirty: BTreeSet::new(),
             tables: Tables::new(limits, Image::default()),
@@ -126,9 +127,9 @@ impl Planner {
 
     /// Takes in what the node sees of itself.
     pub fn set_view(&mut self, view: NodeView) {
-        let more_peers = more_peers(&view, self.tables.limits.peers);
-        self.trouble_changes += u64::from(self.more_peers != more_peers);
-        self.more_peers = more_peers;
+        let more = surroundings::left_out(&view, &self.tables);
+        self.trouble_changes += u64::from(self.more != more);
+        self.more = more;
         let old = std::mem::replace(&mut self.known.view, view);
         let new = &self.known.view;
         if old.name != new.name || old.role != new.role {
@@ -224,8 +225,8 @@ impl Planner {
         if !operations.is_empty() {
             return operations;
         }
-        let peers = self.wanted_peers();
-        if self.dirty.is_empty() && peers == self.tables.image.peers {
+        let around = Surroundings::wanted(&self.known.view, &self.tables);
+        if self.dirty.is_empty() && around == Surroundings::of(&self.tables.image) {
             return operations;
         }
         let mut wanted = BTreeMap::new();
@@ -236,8 +237,8 @@ impl Planner {
             troubles.entry(vip_port).or_default().problems = problems;
         }
         let mut planned = crate::plan::plan(&mut self.tables, &wanted);
-        planned.part.peers.clone_from(&self.tables.image.peers);
-        planned.desired.peers = peers;
+        Surroundings::of(&self.tables.image).put_into(&mut planned.part);
+        around.put_into(&mut planned.desired);
         let mut full = std::mem::take(&mut planned.full);
         operations = diff(&planned.part, &planned.desired, &planned.layouts);
         self.tables.replace(planned);
@@ -288,15 +289,6 @@ impl Planner {
         }
     }
 
-    fn wanted_peers(&self) -> BTreeSet<Mac> {
-        let limit = self.tables.limits.peers as usize;
-        let view = &self.known.view;
-        if view.keeps_peers {
-            return self.tables.image.peers.clone();
-        }
-        view.peers.iter().copied().take(limit).collect()
-    }
-
     /// The content of the maps once all operations that were returned are applied.
     pub fn image(&self) -> &Image {
         &self.tables.image
@@ -331,7 +323,7 @@ impl Planner {
     /// Problems for lack of room in the maps. The parts concerned are as they were.
     pub fn full(&self) -> BTreeSet<&Problem> {
         let of_ports = self.troubles.values().flat_map(|trouble| &trouble.full);
-        of_ports.chain(&self.more_peers).collect()
+        of_ports.chain(&self.more).collect()
     }
 
     /// Problems because of which decisions are not live: exceptions that a node names beside the revision it acknowledges.
@@ -349,6 +341,14 @@ impl Planner {
     pub fn served(&self) -> impl Iterator<Item = (VipPort, &ObjectKey)> {
         let claimed = self.claimed.iter();
         claimed.filter_map(|(vip_port, claimed)| Some((*vip_port, claimed.served.as_ref()?)))
+    }
+
+    /// The VIP ports that are served, and by which forwarding mode.
+    pub fn served_modes(&self) -> impl Iterator<Item = (VipPort, ForwardingMode)> {
+        self.served().filter_map(|(vip_port, key)| {
+            let decided = self.known.virtual_servers.get(key)?;
+            Some((vip_port, decided.mode))
+        })
     }
 
     /// The servers in the maps.
@@ -415,18 +415,4 @@ fn conflict(at: VipPort, key: &ObjectKey, other: &ObjectKey) -> Problem {
         ),
         exception: true,
     }
-}
-
-fn more_peers(view: &NodeView, limit: u32) -> Option<Problem> {
-    let more = view.peers.len().saturating_sub(limit as usize);
-    (more > 0).then(|| Problem {
-        kind: ObjectKind::LoadBalancerNode,
-        object: ObjectKey::new("", &view.name),
-        reason: Reason::LimitExceeded,
-        message: format!(
-            "PEERS is full ({limit} entries), so packets from {more} directors more are balanced again: give the agent \
-             larger maps"
-        ),
-        exception: true,
-    })
 }

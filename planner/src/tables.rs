@@ -48,6 +48,8 @@ pub struct Usage {
     pub locals: usize,
     /// Of `PEERS`.
     pub peers: usize,
+    /// Of `PEER_NETS*`.
+    pub peer_nets: usize,
     /// Of `RECORDS`.
     pub records: usize,
     /// Of `RING_SLOTS`.
@@ -129,12 +131,19 @@ impl Tables {
             heads: self.image.heads.len(),
             locals: fuller(self.entries.locals),
             peers: self.image.peers.len(),
+            peer_nets: self.peer_nets(),
             records: self.image.records.len(),
             ring_slots: self.ring_slots as usize,
             rings: self.image.rings.len(),
             servers: self.servers.len(),
             vips: fuller(self.entries.vips),
         }
+    }
+
+    fn peer_nets(&self) -> usize {
+        let nets = &self.image.peer_nets;
+        let v4 = nets.iter().filter(|net| net.address.is_ipv4()).count();
+        v4.max(nets.len() - v4)
     }
 
     /// Indices of the interfaces by which the tc programs deliver.
@@ -157,7 +166,8 @@ impl Tables {
         })
     }
 
-    fn with_index(&self, index: u32) -> impl Iterator<Item = (&ServerKey, u32)> {
+    /// Keys and ids of the servers of the VIP port with this index.
+    pub(crate) fn with_index(&self, index: u32) -> impl Iterator<Item = (&ServerKey, u32)> {
         let all = self.servers.range(first_server(index)..);
         all.take_while(move |(key, _)| key.index == index)
             .map(|(key, &id)| (key, id))
@@ -355,6 +365,12 @@ impl Tables {
         for mac in &part.peers {
             image.peers.remove(mac);
         }
+        for index in part.macs.keys() {
+            image.macs.remove(index);
+        }
+        for prefix in &part.peer_nets {
+            image.peer_nets.remove(prefix);
+        }
         for local in part.locals.keys() {
             image.locals.remove(local);
             self.entries.locals[family(local.address)] -= 1;
@@ -407,6 +423,8 @@ impl Tables {
         image.replies.extend(part.replies);
         image.locals.extend(part.locals);
         image.peers.extend(part.peers);
+        image.macs.extend(part.macs);
+        image.peer_nets.extend(part.peer_nets);
         image.heads.extend(part.heads);
         image.rings.extend(part.rings);
         image.servers.extend(part.servers);

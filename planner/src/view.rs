@@ -36,10 +36,37 @@ pub struct NodeView {
     pub role: Role,
     /// Every address of the node, loopback left out: a server at one of them is reached by way of the node's own stack.
     pub addresses: BTreeSet<IpAddr>,
+    /// Own Ethernet addresses, with the index of the interface that frames to them come by.
+    pub macs: BTreeSet<(u32, Mac)>,
     /// MAC addresses of the other directors.
     pub peers: BTreeSet<Mac>,
+    /// Addresses from which the other directors send packets on their own behalf.
+    pub peer_nets: BTreeSet<Prefix>,
     /// Nobody has said yet which other directors there are: those in the maps stay.
     pub keeps_peers: bool,
+}
+
+/// The addresses that begin with the same bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Prefix {
+    /// One of them.
+    pub address: IpAddr,
+    /// How many bits count.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// An address alone.
+    pub const fn host(address: IpAddr) -> Self {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        Self { address, length }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
 }
 
 /// The next hop towards an address, or how far its resolution has come.

@@ -21,7 +21,8 @@ use proptest::sample::{select, subsequence};
 use sluice_abi::{FIRST_REPLY_INDEX, Path, RingWord, ServerWord, VipWord};
 use sluice_api::{DecidedVirtualServer, ForwardingMode, Protocol};
 use sluice_planner::{
-    Image, Limits, Mac, MapOp, NextHop, Problem, Reason, Ring, RingContent, Server, Socket, Via,
+    Image, Limits, Mac, MapOp, NextHop, Prefix, Problem, Reason, Ring, RingContent, Server, Socket,
+    Via,
 };
 
 const ADDRESSES: [&str; 7] = [
@@ -94,10 +95,17 @@ fn views() -> impl Strategy<Value = View> {
     let peers = prop::collection::btree_set((0_u8..3).prop_map(|i| Mac([2, 0, 0, 0, 0, i])), 0..3);
     (role, own, hops, peers).prop_map(|(role, own, hops, peers)| {
         let mut view = node(role, &own);
+        view.node.peer_nets = peers.iter().copied().map(peer_net).collect();
+        view.node.macs = peers.iter().map(|mac| (2, *mac)).collect();
         view.node.peers = peers;
         view.next_hops = ADDRESSES.iter().copied().map(ip).zip(hops).collect();
         view
     })
+}
+
+fn peer_net(mac: Mac) -> Prefix {
+    let address = IpAddr::from([10, 9, 0, mac.0[5]]);
+    Prefix::host(address)
 }
 
 fn moments() -> impl Strategy<Value = Moment> {
@@ -124,6 +132,7 @@ fn tight() -> impl Strategy<Value = Limits> {
             replies,
             locals,
             peers,
+            peer_nets: peers,
             heads,
             rings,
             ring_slots: arena * 4096 + 3,

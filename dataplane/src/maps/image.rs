@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use sluice_abi::{MapName, RingWord};
-use sluice_planner::{ByFamily, Image, Local, Mac, MapOp, Ring, RingContent, Socket};
+use sluice_planner::{ByFamily, Image, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket};
 
 use super::{Error, Maps, map_error};
 
@@ -43,6 +43,8 @@ impl Maps {
             replies: self.replies()?,
             locals: self.locals()?,
             peers: peers.into_iter().map(|(key, _)| Mac(key.mac)).collect(),
+            macs: self.macs()?,
+            peer_nets: self.peer_nets()?,
             heads,
             rings: self.rings()?,
             servers,
@@ -57,6 +59,28 @@ impl Maps {
         let v6 = v6.map_err(map_error(MapName::Vips6, "read it"))?;
         let v4 = v4.into_iter().map(|(key, word)| (key.into(), word));
         let v6 = v6.into_iter().map(|(key, word)| (key.into(), word));
+        Ok(v4.chain(v6).collect())
+    }
+
+    fn macs(&self) -> Result<BTreeMap<u32, u64>, Error> {
+        let mut macs = BTreeMap::new();
+        for index in 0..self.macs.max_entries() {
+            let word = self.macs.get(index);
+            let word = word.map_err(map_error(MapName::Macs, "read it"))?;
+            if word != 0 {
+                macs.insert(index, word);
+            }
+        }
+        Ok(macs)
+    }
+
+    fn peer_nets(&self) -> Result<BTreeSet<Prefix>, Error> {
+        let v4 = self.peer_nets4.entries();
+        let v4 = v4.map_err(map_error(MapName::PeerNets4, "read it"))?;
+        let v6 = self.peer_nets6.entries();
+        let v6 = v6.map_err(map_error(MapName::PeerNets6, "read it"))?;
+        let v4 = v4.into_iter().map(|(key, _)| key.into());
+        let v6 = v6.into_iter().map(|(key, _)| key.into());
         Ok(v4.chain(v6).collect())
     }
 
@@ -149,6 +173,15 @@ impl Maps {
             },
             MapOp::AddPeer { mac } => written(MapName::Peers, self.peers.set(&(*mac).into(), &1)),
             MapOp::RemovePeer { mac } => written(MapName::Peers, self.peers.remove(&(*mac).into())),
+            MapOp::SetMac { index, word } => written(MapName::Macs, self.macs.set(*index, word)),
+            MapOp::AddPeerNet { prefix } => match prefix.key() {
+                ByFamily::V4(key) => written(MapName::PeerNets4, self.peer_nets4.set(&key, &1)),
+                ByFamily::V6(key) => written(MapName::PeerNets6, self.peer_nets6.set(&key, &1)),
+            },
+            MapOp::RemovePeerNet { prefix } => match prefix.key() {
+                ByFamily::V4(key) => written(MapName::PeerNets4, self.peer_nets4.remove(&key)),
+                ByFamily::V6(key) => written(MapName::PeerNets6, self.peer_nets6.remove(&key)),
+            },
             MapOp::Grace => {
                 self.grace();
                 Ok(())

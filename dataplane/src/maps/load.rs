@@ -16,6 +16,9 @@ use super::sys::{map_info, open_pin};
 use super::{Error, Maps, Sizes, map_error, system_error};
 use std::os::fd::AsFd;
 
+/// After so many time units (1.07 s) the stack sends the next reply to a next hop.
+const NEXT_HOP_REFRESH: u64 = 1;
+
 /// The part of the FullNAT claims that half-open flows may hold.
 const HALF_OPEN_SHARE: u32 = 4;
 
@@ -176,6 +179,7 @@ fn prepare(maps: &Maps, pins: &PinLock, sizes: &Sizes, adopted: bool) -> Result<
     maps.set_config(ConfigWord::HalfOpenPortLimit, limit)?;
     maps.set_config(ConfigWord::HalfOpenTimeouts, Timeouts::HALF_OPEN.0)?;
     maps.set_config(ConfigWord::EstablishedTimeouts, Timeouts::ESTABLISHED.0)?;
+    maps.set_config(ConfigWord::NextHopRefresh, NEXT_HOP_REFRESH)?;
     if adopted {
         info!(pins = %pins.directory().display(), "adopted the pinned maps");
         return Ok(());

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use sluice_abi::{
     ConfigWord, DropReason, FullNatKey, FullNatValue, Head, LocalKey, MacKey, MapName, PortKey,
-    RingWord, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
+    PrefixKey, RingWord, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_planner::Limits;
 
@@ -162,7 +162,14 @@ impl Sizes {
                 Some(self.servers)
             }
             MapName::RingSlots => Some(self.ring_slots / 2),
-            MapName::Config | MapName::Peers | MapName::Drops | MapName::Stats => None,
+            MapName::Config
+            | MapName::Peers
+            | MapName::Macs
+            | MapName::PeerNets4
+            | MapName::PeerNets6
+            | MapName::NextHops
+            | MapName::Drops
+            | MapName::Stats => None,
         }
     }
 }
@@ -182,6 +189,9 @@ pub struct Maps {
     locals4: Hash<LocalKey<4>, u32>,
     locals6: Hash<LocalKey<16>, u32>,
     peers: Hash<MacKey, u32>,
+    macs: Array<u64>,
+    peer_nets4: Hash<PrefixKey<4>, u32>,
+    peer_nets6: Hash<PrefixKey<16>, u32>,
     heads: Shared<Head>,
     rings: Array<RingWord>,
     ring_slots: Shared<[u32; 2]>,
@@ -227,6 +237,9 @@ impl Maps {
             locals4: typed!(MapName::Locals4, Hash::new),
             locals6: typed!(MapName::Locals6, Hash::new),
             peers: typed!(MapName::Peers, Hash::new),
+            macs: typed!(MapName::Macs, Array::new),
+            peer_nets4: typed!(MapName::PeerNets4, Hash::new),
+            peer_nets6: typed!(MapName::PeerNets6, Hash::new),
             heads: shared!(MapName::Heads, size_of::<Head>()),
             rings: typed!(MapName::Rings, Array::new),
             ring_slots: shared!(MapName::RingSlots, size_of::<[u32; 2]>()),
@@ -252,6 +265,7 @@ impl Maps {
             replies: smaller(self.replies4.max_entries(), self.replies6.max_entries()),
             locals: smaller(self.locals4.max_entries(), self.locals6.max_entries()),
             peers: self.peers.max_entries(),
+            peer_nets: smaller(self.peer_nets4.max_entries(), self.peer_nets6.max_entries()),
             heads: self.heads.max_entries(),
             rings: self.rings.max_entries(),
             ring_slots: 2 * self.ring_slots.max_entries(),

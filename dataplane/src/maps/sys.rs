@@ -12,7 +12,7 @@ use std::slice;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use sluice_abi::{
-    FullNatKey, FullNatValue, Head, LocalKey, MacKey, PortKey, RingWord, ServerCounters,
+    FullNatKey, FullNatValue, Head, LocalKey, MacKey, PortKey, PrefixKey, RingWord, ServerCounters,
     ServerRecord, ServerWord, VipWord,
 };
 
@@ -35,6 +35,8 @@ plain!(
     PortKey<16>,
     LocalKey<4>,
     LocalKey<16>,
+    PrefixKey<4>,
+    PrefixKey<16>,
     MacKey,
     VipWord,
     Head,

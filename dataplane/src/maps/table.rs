@@ -24,7 +24,7 @@ fn short() -> io::Error {
     io::Error::from(io::ErrorKind::UnexpectedEof)
 }
 
-/// A hash map.
+/// A hash map, or one by longest prefix.
 #[derive(Debug)]
 pub(super) struct Hash<K, V> {
     raw: RawMap,

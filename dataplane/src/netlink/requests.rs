@@ -22,7 +22,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::table::NEIGHBOUR_PROTOCOL;
-use super::{Error, Table};
+use super::{Error, Medium, Table};
 use crate::maps::Filter;
 
 /// Dumps that changed while they were read are read again, this often at most.
@@ -151,7 +151,7 @@ impl Requests {
         let mut names: Vec<String> = indices
             .into_iter()
             .filter_map(|ifindex| table.link_by_index(ifindex))
-            .filter(|link| !link.loopback)
+            .filter(|link| link.medium != Medium::Loopback)
             .map(|link| link.name.clone())
             .collect();
         names.sort();

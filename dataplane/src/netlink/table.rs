@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage,
@@ -32,12 +32,27 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is up and has a carrier.
     pub up: bool,
-    /// Whether it is a loopback interface.
-    pub loopback: bool,
+    /// The packets that it carries.
+    pub medium: Medium,
     /// Whether it is a bridge.
     pub bridge: bool,
+    /// The interface of this node that it is on top of: it gets the frames to its own Ethernet address from there.
+    pub lower: Option<u32>,
+    /// The bridge or bond that it is a port of.
+    pub master: Option<u32>,
     /// How an XDP program is attached, if one is.
     pub xdp: Option<Mode>,
+}
+
+/// The packets that an interface carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Medium {
+    /// Those of the node to itself.
+    Loopback,
+    /// Ethernet frames.
+    Ethernet,
+    /// Packets without Ethernet headers, as tunnels do.
+    Other,
 }
 
 /// The state of a neighbour's link-layer address.
@@ -177,6 +192,27 @@ impl Table {
             .map(|(&ifindex, link)| (ifindex, link))
     }
 
+    /// The Ethernet addresses by which frames that come by an interface are for this node: its own, and those of interfaces
+    /// on top of it and of the bridge or bond that it is a port of.
+    pub fn macs_of(&self, ifindex: u32) -> BTreeSet<Mac> {
+        let mut found = BTreeSet::new();
+        let mut next = vec![ifindex];
+        while let Some(ifindex) = next.pop() {
+            let Some(link) = self.links.get(&ifindex) else {
+                continue;
+            };
+            if !found.insert(ifindex) {
+                continue;
+            }
+            next.extend(link.master);
+            let above = self.links.iter();
+            let above = above.filter(|(_, link)| link.lower == Some(ifindex));
+            next.extend(above.map(|(&ifindex, _)| ifindex));
+        }
+        let links = found.iter().filter_map(|ifindex| self.links.get(ifindex));
+        links.filter_map(|link| link.mac).collect()
+    }
+
     /// Own addresses, those of loopback interfaces left out unless they are global.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.addresses
@@ -218,10 +254,14 @@ impl Table {
                 .header
                 .flags
                 .contains(LinkFlags::Up | LinkFlags::LowerUp),
-            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            medium: medium(message),
             bridge: false,
+            lower: None,
+            master: None,
             xdp: None,
         };
+        let mut below = None;
+        let mut stacked = false;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -229,11 +269,16 @@ impl Table {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::LinkInfo(info) => {
                     link.bridge = info.contains(&LinkInfo::Kind(InfoKind::Bridge));
+                    stacked = info.iter().any(is_stacked);
                 }
+                LinkAttribute::Link(ifindex) => below = Some(*ifindex),
+                LinkAttribute::Controller(ifindex) => link.master = Some(*ifindex),
                 LinkAttribute::Xdp(xdp) => link.xdp = xdp.iter().find_map(xdp_mode),
                 _ => {}
             }
         }
+        // Of a veth it is the other end, of a tunnel the interface below.
+        link.lower = below.filter(|_| stacked);
         let up = link.up;
         let before = self.links.insert(ifindex, link);
         if before.as_ref() == self.links.get(&ifindex) {
@@ -310,6 +355,22 @@ impl Table {
         let before = self.neighbours.insert(key, entry);
         (before != Some(entry)).then_some(Change::Neighbour(key.0, key.1))
     }
+}
+
+fn medium(message: &LinkMessage) -> Medium {
+    if message.header.flags.contains(LinkFlags::Loopback) {
+        Medium::Loopback
+    } else if message.header.link_layer_type == LinkLayerType::Ether {
+        Medium::Ethernet
+    } else {
+        Medium::Other
+    }
+}
+
+/// Whether an interface of this kind takes frames to its own Ethernet address from the one below.
+fn is_stacked(info: &LinkInfo) -> bool {
+    use InfoKind::{MacVlan, MacVtap, Vlan};
+    matches!(info, LinkInfo::Kind(Vlan | MacVlan | MacVtap))
 }
 
 /// The addresses that a route is for.
@@ -413,6 +474,42 @@ mod tests {
         let left = RouteNetlinkMessage::DelLink(link(2, "eth0", AddressFamily::Bridge));
         assert_eq!(table.apply(&left), None);
         assert!(table.link_by_name("eth0").is_some());
+    }
+
+    /// eth0 is a port of a bond, which has a VLAN device with a macvlan on top; a veth names its other end likewise.
+    #[test]
+    fn frames_to_upper_devices_come_by_the_lowest() {
+        let mut table = Table::default();
+        let device = |ifindex: u32, kind, below, master| {
+            let mut message = link(ifindex, &format!("dev{ifindex}"), AddressFamily::Unspec);
+            let mac = u8::try_from(ifindex).unwrap();
+            message.attributes[1] = LinkAttribute::Address(vec![2, 0, 0, 0, 0, mac]);
+            message.attributes.extend([
+                LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
+                LinkAttribute::Link(below),
+                LinkAttribute::Controller(master),
+            ]);
+            RouteNetlinkMessage::NewLink(message)
+        };
+        for message in [
+            device(2, InfoKind::Other("physical".into()), 0, 3),
+            device(3, InfoKind::Bond, 0, 0),
+            device(4, InfoKind::Vlan, 3, 0),
+            device(5, InfoKind::MacVlan, 4, 0),
+            device(6, InfoKind::Veth, 2, 0),
+            device(7, InfoKind::Vxlan, 2, 0),
+        ] {
+            table.apply(&message);
+        }
+        let macs = |table: &Table, ifindex| {
+            let macs = table.macs_of(ifindex).into_iter();
+            macs.map(|mac| mac.0[5]).collect::<Vec<_>>()
+        };
+        assert_eq!(macs(&table, 2), [2, 3, 4, 5]);
+        assert_eq!(macs(&table, 4), [4, 5]);
+        assert_eq!(macs(&table, 6), [6]);
+        table.apply(&device(4, InfoKind::Vlan, 2, 0));
+        assert_eq!(macs(&table, 3), [3], "the VLAN device went elsewhere");
     }
 
     #[test]

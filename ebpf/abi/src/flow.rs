@@ -176,6 +176,11 @@ impl FlowData {
     pub const fn epoch(self) -> u8 {
         (self.0 >> 20) as u8
     }
+    /// Whether the flow is this server's, by the id and its epoch.
+    #[inline(always)]
+    pub const fn same_server(self, server: u32, epoch: u8) -> bool {
+        self.server() == server && self.epoch() == epoch
+    }
     /// The state; `None` if no known state is stored.
     pub const fn state(self) -> Option<FlowState> {
         FlowState::from_u8((self.0 >> 28) as u8 & 15)

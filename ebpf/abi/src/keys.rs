@@ -41,6 +41,18 @@ pub struct MacKey {
 }
 const _: () = assert!(size_of::<MacKey>() == 8);
 
+/// Key of `PEER_NETS*`, by longest prefix: addresses whose packets a director sends on its own behalf, its own ones and
+/// those of pods behind it. The value is 1. The layout is the kernel's (`struct bpf_lpm_trie_key`).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PrefixKey<const A: usize> {
+    /// How many bits of `addr` count.
+    pub length: u32,
+    /// Network byte order.
+    pub addr: [u8; A],
+}
+const _: () = assert!(size_of::<PrefixKey<4>>() == 8 && size_of::<PrefixKey<16>>() == 20);
+
 /// First index of real servers' ports in `REPLIES*`; those below are VIP ports.
 pub const FIRST_REPLY_INDEX: u32 = 1 << 19;
 /// Indices of VIP ports and of real servers' ports are below this.

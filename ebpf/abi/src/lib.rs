@@ -25,6 +25,7 @@ pub mod bench;
 mod flow;
 mod head;
 mod keys;
+mod mac;
 mod names;
 mod reason;
 mod server;
@@ -37,13 +38,17 @@ pub use flow::{
 pub use head::{
     Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SHARE_WHOLE, Scheduler,
 };
-pub use keys::{FIRST_REPLY_INDEX, LocalKey, MOST_INDICES, MacKey, PortKey, VipWord};
+pub use keys::{FIRST_REPLY_INDEX, LocalKey, MOST_INDICES, MacKey, PortKey, PrefixKey, VipWord};
+pub use mac::{
+    MAC_WORDS, NEXT_HOP_BUCKET, NEXT_HOP_WORDS, NextHopWord, OWN_BUCKET, OWN_MAC_WORDS,
+    PEER_FILTER_WORDS, mac_number, own_bucket, own_mac, peer_bit,
+};
 pub use names::{CONFIG_WORDS, ConfigWord, MapName};
 pub use reason::{DropReason, MOST_DROP_REASONS, MOST_STATS, Stat};
 pub use server::{ForwardingMode, Path, ServerCounters, ServerFacts, ServerRecord, ServerWord};
 
 /// Version of the layout of every map. The agent adopts pinned maps only if the version stored in them equals this.
-pub const ABI_VERSION: u64 = 3;
+pub const ABI_VERSION: u64 = 4;
 
 /// TCP's protocol number (RFC 9293).
 pub const TCP: u8 = 6;

@@ -19,6 +19,14 @@ pub enum MapName {
     Locals6,
     /// Hash [`crate::MacKey`] → `u32`.
     Peers,
+    /// Array of `u64`: own addresses, and a filter of the other directors'; see [`crate::own_mac`].
+    Macs,
+    /// Longest prefix [`crate::PrefixKey<4>`] → `u32`.
+    PeerNets4,
+    /// Longest prefix [`crate::PrefixKey<16>`] → `u32`.
+    PeerNets6,
+    /// Array of [`crate::NextHopWord`].
+    NextHops,
     /// Array of [`crate::Head`].
     Heads,
     /// Array of [`crate::RingWord`].
@@ -51,7 +59,7 @@ pub enum MapName {
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::Config,
         Self::Vips4,
         Self::Vips6,
@@ -60,6 +68,10 @@ impl MapName {
         Self::Locals4,
         Self::Locals6,
         Self::Peers,
+        Self::Macs,
+        Self::PeerNets4,
+        Self::PeerNets6,
+        Self::NextHops,
         Self::Heads,
         Self::Rings,
         Self::RingSlots,
@@ -87,6 +99,10 @@ impl MapName {
             Self::Locals4 => "LOCALS4",
             Self::Locals6 => "LOCALS6",
             Self::Peers => "PEERS",
+            Self::Macs => "MACS",
+            Self::PeerNets4 => "PEER_NETS4",
+            Self::PeerNets6 => "PEER_NETS6",
+            Self::NextHops => "NEXT_HOPS",
             Self::Heads => "HEADS",
             Self::Rings => "RINGS",
             Self::RingSlots => "RING_SLOTS",
@@ -127,6 +143,8 @@ pub enum ConfigWord {
     HalfOpenTimeouts = 7,
     /// [`crate::Timeouts`] of the states 4 to 7.
     EstablishedTimeouts = 8,
+    /// Age, in the units of [`crate::NextHopWord::age`], at which the stack sends the next reply to a next hop; 0 = never.
+    NextHopRefresh = 9,
 }
 
 /// Number of words in `CONFIG`. Those that no [`ConfigWord`] names are 0 and room for more.

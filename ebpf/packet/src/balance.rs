@@ -4,8 +4,8 @@ use crate::choice::{Choice, Chosen, is_for};
 use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple};
 use crate::server::server_of;
-use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, fullnat, schedule};
-use sluice_abi::{DropReason, FarEnd, FlowData, MacKey, Path, VipWord};
+use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, fullnat, mac, schedule};
+use sluice_abi::{DropReason, FarEnd, FlowData, Path, VipWord};
 
 /// Sends a packet to a VIP on its way.
 #[inline(always)]
@@ -26,6 +26,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         port: tuple.destination_port,
     };
     let key = Key::new(tables, &tuple.source, tuple.source_port, far);
+    let balanced = mac::is_balanced(packet, tables, tuple);
     let current = flow::find_current(tables, &key, tuple, now)
         .and_then(|data| {
             Some(Chosen {
@@ -35,15 +36,20 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
             })
         })
         .filter(|chosen| {
-            chosen.server.serves(vip.index()) && is_for(chosen.server.word.path(), hook)
+            let path = chosen.server.word.path();
+            chosen.server.serves(vip.index())
+                && is_for(path, hook)
+                && (!balanced || matches!(path, Path::Local))
         });
     let chosen = if let Some(chosen) = current {
         chosen
     } else {
         let zero = packet.unknown_zero();
         tuple.forget_constants(zero);
-        let choice = Choice::of(key, vip.index(), now, hook, zero);
-        match choose(packet, tables, tuple, vip, choice)? {
+        let mut choice = Choice::of(key, vip.index(), now, hook, zero);
+        choice.balanced = balanced;
+        choice.head = head_slot(vip, balanced);
+        match choose(tables, tuple, choice)? {
             Some(chosen) => chosen,
             None => return Ok(Outcome::PASS),
         }
@@ -53,11 +59,9 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
 
 /// The server of a flow that is new, or whose entry this packet changes. `None`: another hook delivers.
 #[inline(always)]
-fn choose<'a, const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
-    packet: &P,
+fn choose<'a, const A: usize, T: Tables + FamilyTables<A>>(
     tables: &'a T,
     tuple: &Tuple<A>,
-    vip: VipWord,
     mut choice: Choice<'a, A>,
 ) -> Result<Option<Chosen<'a>>, DropReason> {
     follow(tables, tuple, &mut choice)?;
@@ -71,7 +75,6 @@ fn choose<'a, const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         }
     }
     if choice.new_flow {
-        choice.head = head_slot(packet, tables, vip);
         if choice.head == 0 {
             return Err(DropReason::NotMyServer);
         }
@@ -101,14 +104,19 @@ fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
     if let Some(found) = flow::find(tables, &choice.key, choice.now) {
         let server = server_of(tables, found.data).filter(|server| server.serves(choice.index));
         if let Some(server) = server {
-            if matches!(server.word.path(), Path::Unresolved) {
+            // Two directors that disagree about a flow would send it to and fro until its TTL ends.
+            let refused = choice.balanced && !matches!(server.word.path(), Path::Local);
+            if refused && choice.head == 0 {
+                return Err(DropReason::NotMyServer);
+            }
+            if !refused && matches!(server.word.path(), Path::Unresolved) {
                 return Err(DropReason::NextHopUnresolved);
             }
-            if !is_for(server.word.path(), choice.hook) {
+            if !refused && !is_for(server.word.path(), choice.hook) {
                 return Ok(());
             }
             let again = tuple.opens() && (flow::is_over(found.state) || server.word.draining());
-            if !again {
+            if !again && !refused {
                 let news = flow::follow(
                     tables,
                     &choice.key,
@@ -124,9 +132,9 @@ fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
                 return Ok(());
             }
         }
-        // The entry's flow is over, its server is gone, or it is another flow's whose key looks the same. It would hide the
-        // new flow's entry, which begins in the half-open table.
-        flow::remove::<A, T>(tables, &found, &choice.key);
+        // The entry's flow is over, its server is gone or not for this packet, or it is another flow's whose key looks the
+        // same. It would hide the new flow's entry, which begins in the half-open table.
+        flow::remove::<A, T>(tables, found.data, &choice.key);
     }
     choice.new_flow = true;
     Ok(())
@@ -145,17 +153,10 @@ fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
     }
 }
 
-/// Which head a new flow asks; 0: none. A frame from another director is for this node's own servers and is never
-/// balanced again.
+/// Which head a new flow asks; 0: none. A packet that another director has balanced is for this node's own servers.
 #[inline(always)]
-fn head_slot<P: Packet, T: Tables>(packet: &P, tables: &T, vip: VipWord) -> u32 {
-    let from_peer = packet.get::<6>(6).is_some_and(|&[a, b, c, d, e, f]| {
-        tables.is_peer(&MacKey {
-            mac: [a, b, c, d, e, f],
-            pad: [0; 2],
-        })
-    });
-    if from_peer || vip.head() == 0 {
+fn head_slot(vip: VipWord, balanced: bool) -> u32 {
+    if balanced || vip.head() == 0 {
         vip.rs_head()
     } else {
         vip.head()
@@ -182,6 +183,9 @@ fn record<const A: usize, T: Tables + FamilyTables<A>>(
     flow::begin(tables, &choice.key, data, choice.now);
     if server.reply_end().index != 0 {
         let back = Key::new(tables, &tuple.source, tuple.source_port, server.reply_end());
+        if choice.left_behind != FlowData::default() {
+            flow::remove(tables, choice.left_behind, &back);
+        }
         flow::begin(tables, &back, data, choice.now);
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Choice<'a, const A: usize> {
     pub(crate) head: u32,
     /// The new data of a known flow's entry, 0 if nothing changed: the other direction's entry must say the same.
     pub(crate) news: FlowData,
+    /// The data of the entry that an earlier flow left where the way back of a new one goes; 0 if there is none.
+    pub(crate) left_behind: FlowData,
     /// The flow's key, as the client's packets have it.
     pub(crate) key: Key<A>,
     /// Index of the VIP port.
@@ -44,6 +46,8 @@ pub(crate) struct Choice<'a, const A: usize> {
     /// Which table the flow's entry was in.
     pub(crate) was_in: Table,
     pub(crate) new_flow: bool,
+    /// Another director has balanced the packet already: only this node's own servers may get it.
+    pub(crate) balanced: bool,
 }
 
 impl<'a, const A: usize> Choice<'a, A> {
@@ -57,6 +61,7 @@ impl<'a, const A: usize> Choice<'a, A> {
             id: zero,
             head: zero,
             news: FlowData(u64::from(zero)),
+            left_behind: FlowData(u64::from(zero)),
             key,
             index,
             now,
@@ -64,6 +69,7 @@ impl<'a, const A: usize> Choice<'a, A> {
             hook,
             was_in: Table::Established,
             new_flow: false,
+            balanced: false,
         }
     }
 

@@ -14,6 +14,7 @@ pub use insert::insert_words;
 pub(crate) use key::Key;
 
 use crate::headers::{ACK, FIN, RST, SYN, Tuple};
+use crate::server::server_of;
 use crate::{FamilyTables, Tables};
 use entry::locate;
 use sluice_abi::{FlowClock, FlowData, FlowState, Stat, UDP};
@@ -102,14 +103,14 @@ pub(crate) fn replace<const A: usize, T: Tables + FamilyTables<A>>(
     FamilyTables::<A>::change_flow(tables, key.words, found.data, data);
 }
 
-/// Removes an entry, unless it changed meanwhile.
+/// Removes the entry with this data, unless it changed meanwhile.
 #[inline(always)]
 pub(crate) fn remove<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
-    found: &Found,
+    found: FlowData,
     key: &Key<A>,
 ) {
-    FamilyTables::<A>::change_flow(tables, key.words, found.data, FlowData::default());
+    FamilyTables::<A>::change_flow(tables, key.words, found, FlowData::default());
 }
 
 /// Puts a flow into the table of its state, in the place of its old entry, a free slot, an expired flow or else the oldest
@@ -191,7 +192,8 @@ pub(crate) fn follow_reply<const A: usize, T: Tables + FamilyTables<A>>(
     Some(data)
 }
 
-/// Makes the entry of the other direction say what this one says.
+/// Makes the entry of the other direction say what this one says. What another flow left there gives way if its server is
+/// gone, or if it is over and this one is not: a new flow whose packets met those of the old one may not have removed it.
 #[inline(always)]
 pub(crate) fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
@@ -199,16 +201,21 @@ pub(crate) fn accompany<const A: usize, T: Tables + FamilyTables<A>>(
     data: FlowData,
     now: FlowClock,
 ) {
-    match find(tables, key, now) {
-        Some(found) if found.data.server() != data.server() => {}
-        Some(found) => match found.table() {
-            Table::Established => replace(tables, &found, key, data),
-            Table::HalfOpen => promote(tables, key, &found, data, now),
-        },
-        None => {
-            insert(tables, key, data, now);
+    if let Some(found) = find(tables, key, now) {
+        if found.data.same_server(data.server(), data.epoch()) {
+            return match found.table() {
+                Table::Established => replace(tables, &found, key, data),
+                Table::HalfOpen => promote(tables, key, &found, data, now),
+            };
         }
+        let goes_on = data.state().is_some_and(|state| !is_over(state));
+        let gives_way = is_over(found.state) && goes_on;
+        if !gives_way && server_of(tables, found.data).is_some() {
+            return;
+        }
+        remove(tables, found.data, key);
     }
+    insert(tables, key, data, now);
 }
 
 /// Refreshes an established flow's entry after news of the other direction.
@@ -221,7 +228,7 @@ pub(crate) fn keep_alive<const A: usize, T: Tables + FamilyTables<A>>(
 ) {
     if let Some(found) = find(tables, key, now)
         && matches!(found.table(), Table::Established)
-        && found.data.server() == data.server()
+        && found.data.same_server(data.server(), data.epoch())
     {
         replace(tables, &found, key, data);
     }
@@ -235,7 +242,7 @@ pub(crate) fn forget<const A: usize, T: Tables + FamilyTables<A>>(
     now: FlowClock,
 ) {
     if let Some(found) = find(tables, key, now) {
-        remove(tables, &found, key);
+        remove(tables, found.data, key);
     }
 }
 
@@ -248,7 +255,7 @@ fn promote<const A: usize, T: Tables + FamilyTables<A>>(
     now: FlowClock,
 ) {
     if insert(tables, key, data, now) {
-        remove(tables, found, key);
+        remove(tables, found.data, key);
         tables.stat(Stat::Promoted);
     }
 }

@@ -6,6 +6,8 @@
 //! The way of a packet through [`ingress`]:
 //!
 //! ```text
+//! frame for this node? ── no ─► pass
+//!            │ yes
 //! parse ─► IPIP to one of our servers? ── yes ─► unwrap: VIP → server, record the way back, up
 //!            │ no
 //!          VIP? ── yes ─► balance: flow table, else pool and ring ─► deliver by mode and path
@@ -40,7 +42,9 @@ mod fullnat;
 pub mod hash;
 mod headers;
 mod lookup;
+mod mac;
 mod marker;
+mod next_hop;
 mod reply;
 mod rewrite;
 mod schedule;

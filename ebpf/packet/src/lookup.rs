@@ -1,7 +1,8 @@
 //! The first part of the decision: whose packet it is.
 
 use crate::headers::{ETHERNET, Ip, Tuple};
-use crate::{FamilyTables, Hook, Outcome, Packet, Tables, balance, marker};
+use crate::mac::Whose;
+use crate::{FamilyTables, Hook, Outcome, Packet, Tables, balance, mac, marker};
 use sluice_abi::DropReason;
 
 /// Sends a packet to a virtual server on its way. [`crate::Action::Unwrap`] and [`crate::Action::Reply`] ask for the part
@@ -12,6 +13,12 @@ pub(crate) fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     tables: &T,
     hook: Hook,
 ) -> Result<Outcome, DropReason> {
+    match mac::whose(packet, tables) {
+        Whose::Uplink => {}
+        // Servers answer there. Pods and other hosts behind it are no clients: their own traffic is not captured.
+        Whose::Device => return Ok(Outcome::REPLY),
+        Whose::Others => return Ok(Outcome::PASS),
+    }
     let Some(ip) = Ip::<A>::parse(packet, ETHERNET) else {
         return Ok(Outcome::PASS);
     };

@@ -3,7 +3,9 @@
 use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple, same_address};
 use crate::server::{address, server_of};
-use crate::{FamilyTables, Hook, Outcome, Packet, Route, Tables, fullnat, marker, rewrite};
+use crate::{
+    Action, FamilyTables, Hook, Outcome, Packet, Route, Tables, fullnat, marker, next_hop, rewrite,
+};
 use sluice_abi::{DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd, Path, Stat};
 
 /// A reply that reaches the director from outside.
@@ -34,6 +36,9 @@ pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         return Err(DropReason::Truncated);
     }
     let outcome = to_client(packet, tables, hook, &ip, &way)?;
+    if outcome.action == Action::Pass {
+        return Ok(outcome);
+    }
     translate(packet, &ip, &tuple, &way)?;
     tables.count_reply(way.server, u32::from(ip.length));
     Ok(outcome)
@@ -167,6 +172,7 @@ fn claimed<const A: usize, T: Tables + FamilyTables<A>>(
 }
 
 /// Routes a reply from the VIP to the client and does what a router does to it, before the addresses are rewritten.
+/// [`Outcome::PASS`]: tc does it all.
 #[inline(always)]
 fn to_client<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
@@ -177,9 +183,16 @@ fn to_client<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
 ) -> Result<Outcome, DropReason> {
     let route = tables.route(packet.ifindex(), &way.vip, &way.client);
     if let (Route::NoNeighbour { .. }, Hook::Xdp) = (route, hook) {
-        // The stack finds the neighbour and forwards: the source is the VIP, which is no address of its own.
+        // tc restores the VIP and has the stack find the neighbour. Were the VIP restored here, the stack would forward a
+        // packet whose source is the VIP: strict reverse-path filters and firewalls drop that.
         tables.stat(Stat::ToStack);
-        return Ok(Outcome::UP);
+        return Ok(Outcome::PASS);
+    }
+    if let (Route::Resolved { next_hop_mac, .. }, Hook::Xdp) = (&route, hook)
+        && next_hop::is_due(tables, next_hop_mac)
+    {
+        tables.stat(Stat::ToStack);
+        return Ok(Outcome::PASS);
     }
     if ip.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
@@ -190,7 +203,7 @@ fn to_client<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         (Route::NoNeighbour { ifindex } | Route::Resolved { ifindex, .. }, Hook::Tc) => {
             Ok(Outcome::neigh(ifindex))
         }
-        (Route::NoNeighbour { .. }, Hook::Xdp) => Ok(Outcome::UP),
+        (Route::NoNeighbour { .. }, Hook::Xdp) => Ok(Outcome::PASS),
         (
             Route::Resolved {
                 ifindex,

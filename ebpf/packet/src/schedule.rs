@@ -6,7 +6,7 @@ use crate::headers::Tuple;
 use crate::server::{Server, server, server_of};
 use crate::{FamilyTables, Tables, hash};
 use sluice_abi::{
-    DropReason, FlowClock, Head, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Path, RingWord, Scheduler,
+    DropReason, FlowData, Head, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Path, RingWord, Scheduler,
 };
 
 /// Servers that a new flow tries when its client's port is in use towards the first ones.
@@ -51,7 +51,7 @@ fn by_ring<'a, const A: usize, T: Tables + FamilyTables<A>>(
         if !is_for(server.word.path(), choice.hook) {
             return Ok(());
         }
-        if server.reply_end().index == 0 || way_back_is_free(tables, &server, tuple, choice.now) {
+        if server.reply_end().index == 0 || way_back_is_free(tables, &server, tuple, choice) {
             choice.set_server(Some(server));
             return Ok(());
         }
@@ -87,16 +87,27 @@ fn pool_ring<const A: usize, T: Tables>(
     Err(DropReason::NoServer)
 }
 
-/// Whether replies of this server to this client's port would belong to this flow alone.
+/// Whether replies of this server to this client's port would belong to this flow alone. A connection attempt takes the
+/// place of a flow that is over, and any flow that of one of the same VIP port or whose server is gone.
 #[inline(always)]
 fn way_back_is_free<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     server: &Server<'_>,
     tuple: &Tuple<A>,
-    now: FlowClock,
+    choice: &mut Choice<'_, A>,
 ) -> bool {
     let back = Key::new(tables, &tuple.source, tuple.source_port, server.reply_end());
-    flow::find(tables, &back, now).is_none_or(|found| {
-        found.data.server() == server.id || server_of(tables, found.data).is_none()
-    })
+    choice.left_behind = FlowData::default();
+    let Some(found) = flow::find(tables, &back, choice.now) else {
+        return true;
+    };
+    let holder = server_of(tables, found.data);
+    let own = found.data.same_server(server.id, server.word.epoch());
+    let free = own
+        || tuple.opens() && flow::is_over(found.state)
+        || holder.is_none_or(|holder| holder.serves(choice.index));
+    if free && (tuple.opens() || !own) {
+        choice.left_behind = found.data;
+    }
+    free
 }

@@ -1,8 +1,8 @@
 //! The decision's view of the world: a packet, the maps, the clock and chance.
 
 use sluice_abi::{
-    FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, PortKey, RingWord,
-    ServerRecord, ServerWord, Stat, VipWord,
+    FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, NextHopWord, PortKey,
+    RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 
 /// Where a program runs.
@@ -37,6 +37,10 @@ pub trait Packet {
         ports: u16,
         zero_is_none: bool,
     ) -> Option<()>;
+    /// Whether the kernel has found that the frame's destination is the device that it came by. XDP comes before that.
+    fn is_for_device(&self) -> bool {
+        false
+    }
     /// 0, but not known to be: where the verifier would follow a computation once for each constant that may come in,
     /// adding this makes the constants one.
     fn unknown_zero(&self) -> u32 {
@@ -67,6 +71,8 @@ pub trait FamilyTables<const A: usize> {
     fn reply_index(&self, key: &PortKey<A>) -> Option<u32>;
     /// `LOCALS*`.
     fn local(&self, key: &LocalKey<A>) -> Option<u32>;
+    /// `PEER_NETS*`: whether a director sends packets from this address on its own behalf.
+    fn is_peers_own(&self, address: &[u8; A]) -> bool;
     /// A bucket of the established flow table; `hash` is masked by the table's size.
     fn flows(&self, hash: u32) -> Option<Self::Bucket<'_>>;
     /// A bucket of the half-open flow table; `hash` is masked by the table's size.
@@ -123,6 +129,17 @@ pub trait Tables: FamilyTables<4> + FamilyTables<16> {
     fn server(&self, id: u32) -> Option<ServerWord>;
     /// A slot of `RECORDS`.
     fn record(&self, slot: u32) -> Option<&ServerRecord>;
+    /// A word of `MACS`.
+    fn mac_word(&self, index: u32) -> u64;
+    /// An Ethernet address as a number, its first byte the lowest. A method, so that programs can read bytes one by one: an
+    /// address that a route gave stands unaligned on the stack.
+    fn mac_number(&self, mac: &[u8; 6]) -> u64 {
+        sluice_abi::mac_number(mac)
+    }
+    /// A word of `NEXT_HOPS`.
+    fn next_hop(&self, index: u32) -> NextHopWord;
+    /// Replaces a word of `NEXT_HOPS` unless it is another one than `old`; returns whether it did.
+    fn change_next_hop(&self, index: u32, old: NextHopWord, new: NextHopWord) -> bool;
     /// `PEERS`: whether the frame's sender is another director.
     fn is_peer(&self, mac: &MacKey) -> bool;
     /// Monotonic clock in nanoseconds.

@@ -9,8 +9,9 @@ use sluice_abi::{DropReason, FlowData, LocalKey, Path, Stat};
 /// Congestion experienced, in the ECN field (RFC 3168).
 const CE: u8 = 3;
 
-/// A tunnelled packet: ours if its inner destination is a virtual server; others pass, for the kernel may have a tunnel
-/// device.
+/// A tunnelled packet: ours if it comes to a server of this node and its inner destination is that server's virtual server;
+/// others pass, for the kernel may have a tunnel device. A VIP is no end of a tunnel: a router would send what passed back
+/// here until its TTL ends.
 #[inline(always)]
 pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
@@ -21,26 +22,31 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         return Ok(Outcome::PASS);
     };
     if outer.fragment || outer.payload != at {
-        return Ok(Outcome::PASS);
+        return marker::not_transport::<A, P, T>(packet, tables, &outer);
     }
     let Some(mut ip) = Ip::<A>::parse(packet, at) else {
+        return marker::no_virtual_server::<A, P, T>(packet, tables, &outer);
+    };
+    let Some(own) = outer.destination(packet) else {
         return Ok(Outcome::PASS);
     };
     let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
+        marker::no_virtual_server::<A, P, T>(packet, tables, &outer)?;
         return marker::not_transport::<A, P, T>(packet, tables, &ip);
     };
     tuple.forget_constants(packet.unknown_zero());
     let Some(vip) = tables.vip(&tuple.destination_key()) else {
+        marker::no_virtual_server::<A, P, T>(packet, tables, &outer)?;
         return marker::no_virtual_server::<A, P, T>(packet, tables, &ip);
-    };
-    let Some(own) = outer.destination(packet) else {
-        return Ok(Outcome::PASS);
     };
     let local = LocalKey {
         addr: own,
         index: vip.index(),
     };
-    let id = tables.local(&local).ok_or(DropReason::NotMyServer)?;
+    let Some(id) = tables.local(&local) else {
+        marker::no_virtual_server::<A, P, T>(packet, tables, &outer)?;
+        return Err(DropReason::NotMyServer);
+    };
     if at + usize::from(ip.length) > packet.length() {
         return Err(DropReason::Truncated);
     }
@@ -81,18 +87,21 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
     }
     let now = flow::now(tables);
     let key = Key::new(tables, &tuple.source, tuple.source_port, server.reply_end());
-    if let Some(found) = flow::find(tables, &key, now)
-        && let Some(holder) = server_of(tables, found.data)
-        && holder.reply_end() == server.reply_end()
-    {
-        if holder.id != server.id {
-            return Err(DropReason::PortInUse);
+    if let Some(found) = flow::find(tables, &key, now) {
+        let again = tuple.opens() && flow::is_over(found.state);
+        let holder = server_of(tables, found.data)
+            .filter(|holder| !again && holder.reply_end() == server.reply_end());
+        match holder {
+            Some(holder) if !holder.serves(server.record.facts.index()) => {
+                return Err(DropReason::PortInUse);
+            }
+            Some(_) => {
+                flow::follow(tables, &key, &found, tuple.protocol, tuple.flags, now);
+                return Ok(());
+            }
+            // It would hide the new flow's entry, which begins in the half-open table.
+            None => flow::remove(tables, found.data, &key),
         }
-        if !(tuple.opens() && flow::is_over(found.state)) {
-            flow::follow(tables, &key, &found, tuple.protocol, tuple.flags, now);
-            return Ok(());
-        }
-        flow::remove(tables, &found, &key);
     }
     let state = flow::first_state(tuple);
     flow::begin(

@@ -228,6 +228,13 @@ impl Packet for Skb {
         (results == [0, 0]).then_some(())
     }
 
+    /// `PACKET_HOST`: the stack compares with the device that the packet came by, which may be a bridge or an overlay.
+    #[inline(always)]
+    fn is_for_device(&self) -> bool {
+        // SAFETY: the kernel's context.
+        unsafe { (*self.context.skb.skb).pkt_type == 0 }
+    }
+
     /// A packet's length is too small a number to make it of.
     #[inline(always)]
     fn unknown_zero(&self) -> u32 {

@@ -3,11 +3,11 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray},
     macros::btf_map,
 };
 use sluice_abi::{
-    CONFIG_WORDS, FullNatKey, FullNatValue, Head, LocalKey, MOST_DROP_REASONS, MOST_STATS, MacKey,
+    CONFIG_WORDS, FullNatKey, FullNatValue, Head, LocalKey, MAC_WORDS, MOST_DROP_REASONS, NEXT_HOP_WORDS, MOST_STATS, MacKey,
     PortKey, RingWord, ServerCounters, ServerRecord, ServerWord, VipWord,
 };
 
@@ -41,6 +41,15 @@ pub static LOCALS4: HashMap<LocalKey<4>, u32, 16384, NO_PREALLOC> = HashMap::new
 pub static LOCALS6: HashMap<LocalKey<16>, u32, 16384, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static PEERS: HashMap<MacKey, u32, 1024, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static MACS: Array<u64, { MAC_WORDS as usize }> = Array::new();
+#[btf_map]
+pub static PEER_NETS4: LpmTrie<[u8; 4], u32, 8192> = LpmTrie::new();
+#[btf_map]
+pub static PEER_NETS6: LpmTrie<[u8; 16], u32, 8192> = LpmTrie::new();
+
+#[btf_map]
+pub static NEXT_HOPS: Array<u64, { NEXT_HOP_WORDS as usize }> = Array::new();
 
 #[btf_map]
 pub static HEADS: Array<Head, 16384, MMAPABLE> = Array::new();

@@ -6,12 +6,13 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST,
         bpf_fib_lookup as FibLookup,
     },
+    btf_maps::lpm_trie::Key,
     cty::c_void,
     helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use sluice_abi::{
-    ConfigWord, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, PortKey,
-    RingWord, ServerRecord, ServerWord, Stat, VipWord,
+    ConfigWord, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey,
+    NextHopWord, PortKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_packet::{Bucket, FamilyTables, Route, Tables, change_words, find_words, insert_words};
 
@@ -45,19 +46,26 @@ impl<const N: usize> Bucket for Words<N> {
 
     #[inline(always)]
     fn compare_exchange(&self, word: usize, old: u64, new: u64) -> u64 {
-        let target = self.at(word);
-        let was: u64;
-        // SAFETY: inside the bucket. rustc's BPF target has no compare-exchange of its own.
-        unsafe {
-            core::arch::asm!(
-                "r0 = cmpxchg_64({target} + 0, r0, {new})",
-                target = in(reg) target,
-                new = in(reg) new,
-                inout("r0") old => was,
-            );
-        }
-        was
+        // SAFETY: inside the bucket.
+        unsafe { compare_exchange(self.at(word), old, new) }
     }
+}
+
+/// Writes `new` to an aligned word of a map if it is `old`; returns what it was. rustc's BPF target has no compare-exchange
+/// of its own.
+#[inline(always)]
+unsafe fn compare_exchange(target: *mut u64, old: u64, new: u64) -> u64 {
+    let was: u64;
+    // SAFETY: the caller's.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({target} + 0, r0, {new})",
+            target = in(reg) target,
+            new = in(reg) new,
+            inout("r0") old => was,
+        );
+    }
+    was
 }
 
 /// The maps of this object, and the context that the routing helper asks for.
@@ -93,6 +101,7 @@ macro_rules! family {
         vips: $vips:ident,
         replies: $replies:ident,
         locals: $locals:ident,
+        peer_nets: $peer_nets:ident,
         flows: $flows:ident masked by $flows_mask:ident,
         half_open: $half:ident masked by $half_mask:ident,
         fullnat: $fullnat:ident,
@@ -157,6 +166,11 @@ macro_rules! family {
                 unsafe { maps::$locals.get(key) }.copied()
             }
             #[inline(always)]
+            fn is_peers_own(&self, address: &[u8; $a]) -> bool {
+                let key = Key::new(8 * $a, *address);
+                maps::$peer_nets.get(&key).is_some()
+            }
+            #[inline(always)]
             fn flows(&self, hash: u32) -> Option<Words<$words>> {
                 maps::$flows
                     .get_ptr_mut(hash & constant(&maps::$flows_mask))
@@ -214,6 +228,7 @@ family! {
     vips: VIPS4,
     replies: REPLIES4,
     locals: LOCALS4,
+    peer_nets: PEER_NETS4,
     flows: FLOWS4 masked by FLOWS4_MASK,
     half_open: HALF4 masked by HALF4_MASK,
     fullnat: FULLNAT4,
@@ -228,6 +243,7 @@ family! {
     vips: VIPS6,
     replies: REPLIES6,
     locals: LOCALS6,
+    peer_nets: PEER_NETS6,
     flows: FLOWS6 masked by FLOWS6_MASK,
     half_open: HALF6 masked by HALF6_MASK,
     fullnat: FULLNAT6,
@@ -268,6 +284,41 @@ impl Tables for Maps {
     #[inline(always)]
     fn record(&self, slot: u32) -> Option<&ServerRecord> {
         maps::RECORDS.get(slot)
+    }
+    #[inline(always)]
+    fn mac_word(&self, index: u32) -> u64 {
+        // SAFETY: one word; volatile, so that it is read once.
+        maps::MACS
+            .get_ptr(index)
+            .map_or(0, |word| unsafe { core::ptr::read_volatile(word) })
+    }
+    #[inline(always)]
+    fn mac_number(&self, mac: &[u8; 6]) -> u64 {
+        let mut number = 0;
+        let mut i = 0;
+        while i < 6 {
+            // SAFETY: a valid reference; volatile, so that bytes are not read together.
+            let byte = unsafe { core::ptr::read_volatile(&raw const mac[i]) };
+            number |= u64::from(byte) << (8 * i);
+            i += 1;
+        }
+        number
+    }
+    #[inline(always)]
+    fn next_hop(&self, index: u32) -> NextHopWord {
+        // SAFETY: one word; volatile, so that it is read once.
+        NextHopWord(
+            maps::NEXT_HOPS
+                .get_ptr(index)
+                .map_or(0, |word| unsafe { core::ptr::read_volatile(word) }),
+        )
+    }
+    #[inline(always)]
+    fn change_next_hop(&self, index: u32, old: NextHopWord, new: NextHopWord) -> bool {
+        // SAFETY: an aligned word of the map.
+        maps::NEXT_HOPS
+            .get_ptr_mut(index)
+            .is_some_and(|word| unsafe { compare_exchange(word, old.0, new.0) == old.0 })
     }
     #[inline(always)]
     fn is_peer(&self, mac: &MacKey) -> bool {

@@ -3,14 +3,14 @@
 use sluice_abi::{FIRST_REPLY_INDEX, MOST_INDICES, MapName, ServerRecord, ServerWord};
 use sluice_api::ForwardingMode;
 
-use super::{Placed, Planner, Scope};
+use super::{Before, Placed, Planner, Scope};
 use crate::Socket;
 use crate::config::{PoolConfig, Reach, ServerConfig};
 use crate::ids::ServerKey;
 use crate::record::wanted_record;
 
 impl<'a> Planner<'a> {
-    pub(super) fn place_pool(&mut self, scope: Scope<'_>, pool: &'a PoolConfig) -> Vec<Placed<'a>> {
+    pub(super) fn place_pool(&mut self, scope: Scope<'a>, pool: &'a PoolConfig) -> Vec<Placed<'a>> {
         let place = |server| {
             let id = self.place(scope, pool, server)?;
             Some(Placed { config: server, id })
@@ -19,8 +19,14 @@ impl<'a> Planner<'a> {
     }
 
     /// Gives a server its id, word and record; `None` if it has to wait or does not fit.
-    fn place(&mut self, scope: Scope<'_>, pool: &PoolConfig, server: &ServerConfig) -> Option<u32> {
-        let reply = match (scope.config.decided.mode, server.reach) {
+    fn place(
+        &mut self,
+        scope: Scope<'a>,
+        pool: &PoolConfig,
+        server: &'a ServerConfig,
+    ) -> Option<u32> {
+        let mode = scope.config.decided.mode;
+        let reply = match (mode, server.reach) {
             (ForwardingMode::Nat, _) | (_, Reach::Local) => self.reply(scope, server)?,
             _ => 0,
         };
@@ -30,37 +36,20 @@ impl<'a> Planner<'a> {
             address: server.address,
             port: server.port,
             reply,
-            full_nat: scope.config.decided.mode == ForwardingMode::FullNat,
+            full_nat: mode == ForwardingMode::FullNat,
         };
         let known = self.tables.servers.get(&key).copied();
-        let before = known.and_then(|id| {
-            let word = self.part.servers.get(&id)?;
-            Some((id, *word, *self.part.records.get(&word.slot())?))
-        });
-        if before.is_none() && server.reach == Reach::Pending {
-            return None;
-        }
-        let old = before.map(|(_, word, record)| (word.path(), record));
-        let (path, record) = wanted_record(
-            scope.vip_port,
-            scope.config.decided.mode,
-            key,
-            server.reach,
-            old,
-        );
-        if let Some((id, word, old_record)) = before {
-            let (slot, path, record) = if old_record == record {
-                (word.slot(), path, record)
-            } else if let Some(slot) = self.tables.free.records.take() {
-                (slot, path, record)
-            } else {
-                self.no_records(scope, server);
-                (word.slot(), word.path(), old_record)
-            };
-            let word = ServerWord::new(slot, word.epoch(), path, server.draining);
-            self.put_server(id, word, record);
+        let known = known.or_else(|| self.identities.take_spare(key));
+        if let Some(before) = known.and_then(|id| self.before(id)) {
+            let id = before.id;
+            self.renew(scope, key, server, before);
+            self.identities.set_placed(key, server);
             return Some(id);
         }
+        if server.reach == Reach::Pending {
+            return None;
+        }
+        let (path, record) = wanted_record(scope.vip_port, mode, key, server.reach, None);
         let Some(slot) = self.tables.free.records.take() else {
             self.no_records(scope, server);
             return None;
@@ -75,12 +64,37 @@ impl<'a> Planner<'a> {
             );
             return None;
         };
-        self.put_server(
-            id,
-            ServerWord::new(slot, epoch, path, server.draining),
-            record,
-        );
+        let word = ServerWord::new(slot, epoch, path, self.identities.drains(server));
+        self.put_server(id, word, record);
+        self.identities.set_placed(key, server);
         Some(id)
+    }
+
+    /// Keeps an id, with what its word and record shall be now.
+    pub(super) fn renew(
+        &mut self,
+        scope: Scope<'a>,
+        key: ServerKey,
+        server: &ServerConfig,
+        before: Before,
+    ) {
+        let Before { id, word, record } = before;
+        // The way to it is the same whatever pool named it.
+        let tag = key.tag;
+        let old = Some((word.path(), ServerRecord { tag, ..record }));
+        let mode = scope.config.decided.mode;
+        let (path, wanted) = wanted_record(scope.vip_port, mode, key, server.reach, old);
+        let (slot, path, wanted) = if record == wanted {
+            (word.slot(), path, wanted)
+        } else if let Some(slot) = self.tables.free.records.take() {
+            (slot, path, wanted)
+        } else {
+            self.no_records(scope, server);
+            (word.slot(), word.path(), record)
+        };
+        let draining = self.identities.drains(server);
+        let word = ServerWord::new(slot, word.epoch(), path, draining);
+        self.put_server(id, word, wanted);
     }
 
     fn no_records(&mut self, scope: Scope<'_>, server: &ServerConfig) {

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluice_abi::{
-    FIRST_REPLY_INDEX, ForwardingMode, Head, RingWord, SHARE_WHOLE, ServerRecord, ServerWord,
-    VipWord,
+    FIRST_REPLY_INDEX, ForwardingMode, Head, MAC_WORDS, RingWord, SHARE_WHOLE, ServerRecord,
+    ServerWord, VipWord,
 };
-use sluice_planner::{Image, Limits, Local, Mac, MapOp, Ring, RingContent, Socket};
+use sluice_planner::{Image, Limits, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket};
 
 type Check = Result<(), String>;
 
@@ -29,6 +29,8 @@ pub struct Maps {
     replies: BTreeMap<Socket, u32>,
     locals: BTreeMap<Local, u32>,
     peers: BTreeSet<Mac>,
+    macs: BTreeMap<u32, u64>,
+    peer_nets: BTreeSet<Prefix>,
     heads: BTreeMap<u32, Head>,
     rings: BTreeMap<u32, RingWord>,
     ring_slots: Vec<u32>,
@@ -67,6 +69,8 @@ impl Maps {
             replies: BTreeMap::new(),
             locals: BTreeMap::new(),
             peers: BTreeSet::new(),
+            macs: BTreeMap::new(),
+            peer_nets: BTreeSet::new(),
             heads: BTreeMap::new(),
             rings: BTreeMap::new(),
             ring_slots: vec![u32::MAX; limits.ring_slots as usize],
@@ -93,6 +97,17 @@ impl Maps {
             }
             self.rings.insert(*id, ring.word);
         }
+    }
+
+    fn set_mac(&mut self, index: u32, word: u64) -> Check {
+        ensure!(index < MAC_WORDS, "MACS has no index {index}");
+        let before = if word == 0 {
+            self.macs.remove(&index)
+        } else {
+            self.macs.insert(index, word)
+        };
+        ensure!(before.unwrap_or(0) != word, "MACS {index} twice");
+        Ok(())
     }
 
     /// Applies one operation and says if it, or what it leads to, can harm a packet.
@@ -135,6 +150,13 @@ impl Maps {
             }
             MapOp::AddPeer { mac } => ensure!(self.peers.insert(*mac), "{mac} twice"),
             MapOp::RemovePeer { mac } => ensure!(self.peers.remove(mac), "no {mac}"),
+            MapOp::SetMac { index, word } => self.set_mac(*index, *word)?,
+            MapOp::AddPeerNet { prefix } => {
+                ensure!(self.peer_nets.insert(*prefix), "{prefix} twice");
+            }
+            MapOp::RemovePeerNet { prefix } => {
+                ensure!(self.peer_nets.remove(prefix), "no {prefix}");
+            }
             MapOp::Grace => self.held = Reach::default(),
         }
         self.check()?;
@@ -274,8 +296,8 @@ impl Maps {
         for (id, word) in self.servers.iter().filter(|(_, word)| word.present()) {
             let record = self.record(*id)?;
             ensure!(
-                identities.insert(identity(record)),
-                "server {id} is there twice"
+                identities.insert((identity(record), record.tag)),
+                "server {id} is there twice for one pool"
             );
             if record.facts.reply_index() != 0 {
                 let found = self
@@ -307,8 +329,13 @@ impl Maps {
             let ids: BTreeSet<u32> = slots.iter().copied().collect();
             for id in ids {
                 let record = self.record(id)?;
-                let its_own = record.facts.index() == head.index && record.tag == pool.tag;
-                ensure!(its_own, "ring {}: server {id} of another pool", pool.ring);
+                // For a moment it may be named by a pool that takes it over.
+                let its_own = record.facts.index() == head.index;
+                ensure!(
+                    its_own,
+                    "ring {}: server {id} of another VIP port",
+                    pool.ring
+                );
             }
         }
         Ok(())
@@ -365,6 +392,8 @@ impl Maps {
             replies: self.replies.clone(),
             locals: self.locals.clone(),
             peers: self.peers.clone(),
+            macs: self.macs.clone(),
+            peer_nets: self.peer_nets.clone(),
             heads: slots.filter_map(heads).collect(),
             rings: self.rings.iter().filter_map(ring).collect(),
             servers: self.servers.clone(),
@@ -373,10 +402,9 @@ impl Maps {
     }
 }
 
-/// The properties that tell one server from another.
+/// The properties that tell one server from another to its flows: the pool that names it is none.
 fn identity(record: &ServerRecord) -> impl Ord + use<> {
     let full_nat = record.facts.mode() == Some(ForwardingMode::FullNat);
     let (index, reply) = (record.facts.index(), record.facts.reply_index());
-    let tag = record.tag;
-    (index, tag, record.addr, record.port, reply, full_nat)
+    (index, record.addr, record.port, reply, full_nat)
 }

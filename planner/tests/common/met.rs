@@ -57,13 +57,8 @@ pub fn met(maps: &Maps) -> Met {
     let mut servers: BTreeMap<Socket, BTreeSet<String>> = BTreeMap::new();
     for (vip_port, word) in image.vips.iter().filter(|(socket, _)| !socket.is_marker()) {
         let present = image.servers.iter().filter(|(_, word)| word.present());
-        let of_port = present.filter_map(|(id, server)| {
+        let of_port = present.filter_map(|(_, server)| {
             let record = image.records[&server.slot()];
-            let locals = image
-                .locals
-                .iter()
-                .filter(|(_, local)| *local == id)
-                .count();
             let facts = record.facts;
             let at = facts.index() == word.index();
             let mode = facts.mode().expect("a record has a mode");
@@ -74,7 +69,9 @@ pub fn met(maps: &Maps) -> Met {
                 mode,
                 facts.is_ipv6(),
             );
+            // To a packet the pool does not matter, which may have more ids than one for a server.
             let mut record = ServerRecord {
+                tag: 0,
                 facts: nameless.with_mtu(facts.mtu()),
                 ..record
             };
@@ -90,14 +87,14 @@ pub fn met(maps: &Maps) -> Met {
                 };
             }
             at.then(|| {
-                format!(
-                    "{:?} {} {locals} {record:?}",
-                    server.path(),
-                    server.draining()
-                )
+                let (path, draining) = (server.path(), server.draining());
+                format!("{path:?} {draining} {record:?}")
             })
         });
-        servers.insert(*vip_port, of_port.collect());
+        let locals = image.locals.keys();
+        let locals = locals.filter(|local| local.index == word.index());
+        let locals = locals.map(|local| format!("by tunnel at {}", local.address));
+        servers.insert(*vip_port, of_port.chain(locals).collect());
     }
     let heads = [VipWord::head, VipWord::rs_head].map(|slot| owners(maps, slot));
     (heads, servers)

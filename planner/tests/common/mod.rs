@@ -26,6 +26,7 @@ pub const ROOMY: Limits = Limits {
     replies: 4096,
     locals: 4096,
     peers: 64,
+    peer_nets: 64,
     heads: 4096,
     rings: 4096,
     ring_slots: 1 << 22,

@@ -12,7 +12,8 @@ use std::{
 
 use sluice_abi::{
     CONFIG_WORDS, ConfigWord, DropReason, FlowClock, FlowData, FullNatKey, FullNatValue, Head,
-    LocalKey, MacKey, PortKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
+    LocalKey, MAC_WORDS, MacKey, NEXT_HOP_WORDS, NextHopWord, PortKey, PrefixKey, RingWord,
+    ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_packet::{Bucket, FamilyTables, Hook, Packet, Route, Tables, Verdict};
 
@@ -162,6 +163,11 @@ impl Bucket for HostBucket<'_> {
     }
 }
 
+fn in_prefix<const A: usize>(address: &[u8; A], net: &PrefixKey<A>) -> bool {
+    let bit = |bytes: &[u8; A], n: usize| bytes[n / 8] >> (7 - n % 8) & 1;
+    (0..net.length as usize).all(|n| bit(address, n) == bit(&net.addr, n))
+}
+
 struct HostFamily<const A: usize> {
     setup: Family<A>,
     flows: Vec<Vec<AtomicU64>>,
@@ -218,6 +224,8 @@ pub struct HostTables {
     v6: HostFamily<16>,
     config: Vec<AtomicU64>,
     peers: BTreeSet<MacKey>,
+    macs: Vec<u64>,
+    next_hops: Vec<AtomicU64>,
     heads: Vec<Head>,
     rings: Vec<RingWord>,
     ring_slots: Vec<u32>,
@@ -247,6 +255,8 @@ impl HostTables {
             v6: HostFamily::new(&setup.v6),
             config: atomics(CONFIG_WORDS as usize),
             peers: setup.peers.clone(),
+            macs: array(MAC_WORDS, &setup.macs),
+            next_hops: atomics(NEXT_HOP_WORDS as usize),
             heads: array(sizes::HEADS, &setup.heads),
             rings: array(sizes::RINGS, &setup.rings),
             ring_slots: array(sizes::RING_SLOTS, &setup.ring_slots),
@@ -277,6 +287,7 @@ impl HostTables {
         self.counters = old.counters;
         self.drops = old.drops;
         self.stats = old.stats;
+        self.next_hops = old.next_hops;
         let ports = ConfigWord::HalfOpenPorts as usize;
         self.config[ports] = AtomicU64::new(old.config[ports].load(Ordering::SeqCst));
     }
@@ -330,6 +341,10 @@ impl HostTables {
             counters: BTreeMap::new(),
             drops: BTreeMap::new(),
             stats: BTreeMap::new(),
+            next_hops: (0..)
+                .zip(values(&self.next_hops))
+                .filter(|(_, word)| *word != 0)
+                .collect(),
             half_open_ports: self.config(ConfigWord::HalfOpenPorts),
         };
         for (id, counters) in (0..).zip(&self.counters) {
@@ -373,6 +388,10 @@ macro_rules! family {
             }
             fn local(&self, key: &LocalKey<$a>) -> Option<u32> {
                 self.$family.setup.locals.get(key).copied()
+            }
+            fn is_peers_own(&self, address: &[u8; $a]) -> bool {
+                let mut nets = self.$family.setup.peer_nets.iter();
+                nets.any(|net| in_prefix(address, net))
             }
             fn flows(&self, hash: u32) -> Option<HostBucket<'_>> {
                 HostFamily::<$a>::bucket(&self.$family.flows, hash, self.dawdles)
@@ -433,6 +452,19 @@ impl Tables for HostTables {
     }
     fn record(&self, slot: u32) -> Option<&ServerRecord> {
         self.records.get(slot as usize)
+    }
+    fn mac_word(&self, index: u32) -> u64 {
+        self.macs.get(index as usize).copied().unwrap_or(0)
+    }
+    fn next_hop(&self, index: u32) -> NextHopWord {
+        let word = self.next_hops.get(index as usize);
+        NextHopWord(word.map_or(0, |word| word.load(Ordering::SeqCst)))
+    }
+    fn change_next_hop(&self, index: u32, old: NextHopWord, new: NextHopWord) -> bool {
+        self.next_hops.get(index as usize).is_some_and(|word| {
+            word.compare_exchange(old.0, new.0, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+        })
     }
     fn is_peer(&self, mac: &MacKey) -> bool {
         self.peers.contains(mac)

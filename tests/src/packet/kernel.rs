@@ -49,6 +49,8 @@ pub struct Kernel {
     v4: KernelFamily<4, 8, 16, 24, 64>,
     v6: KernelFamily<16, 20, 40, 48, 128>,
     peers: Hash<8, 4>,
+    macs: Array<MapData, u64>,
+    next_hops: Array<MapData, u64>,
     heads: Array<MapData, [u8; 128]>,
     rings: Array<MapData, u64>,
     ring_slots: Array<MapData, [u8; 8]>,
@@ -142,6 +144,8 @@ impl Kernel {
             v4: KernelFamily::take(&mut ebpf, 4)?,
             v6: KernelFamily::take(&mut ebpf, 6)?,
             peers: hash(&mut ebpf, "PEERS")?,
+            macs: map_array(&mut ebpf, "MACS")?,
+            next_hops: map_array(&mut ebpf, "NEXT_HOPS")?,
             heads: map_array(&mut ebpf, "HEADS")?,
             rings: map_array(&mut ebpf, "RINGS")?,
             ring_slots: map_array(&mut ebpf, "RING_SLOTS")?,
@@ -256,6 +260,9 @@ impl Machine for Kernel {
             let zero = PerCpuValues::try_from(vec![[0; 5]; cpus])?;
             self.counters.set(id, zero, 0)?;
         }
+        for index in 0..self.next_hops.len() {
+            self.next_hops.set(index, 0, 0)?;
+        }
         for reason in DropReason::ALL {
             let zero = PerCpuValues::try_from(vec![0; cpus])?;
             self.drops.set(*reason as u32, zero, 0)?;
@@ -278,6 +285,7 @@ impl Machine for Kernel {
             peers.map(|key| (layout::mac(key), [1, 0, 0, 0])).collect()
         };
         write_hash(&mut self.peers, &peers(&old), &peers(setup))?;
+        write_array(&mut self.macs, &old.macs, &setup.macs, |word| *word)?;
         write_hash(&mut self.routes, &routes(&old), &routes(setup))?;
         write_array(&mut self.heads, &old.heads, &setup.heads, layout::head)?;
         write_array(&mut self.rings, &old.rings, &setup.rings, |word| word.0)?;
@@ -341,6 +349,7 @@ impl Machine for Kernel {
             counters: BTreeMap::new(),
             drops: BTreeMap::new(),
             stats: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
             half_open_ports: self.config.get(&(ConfigWord::HalfOpenPorts as u32), 0)?,
         };
         for id in 0..sizes::SERVERS {
@@ -352,6 +361,12 @@ impl Machine for Kernel {
             }
             if total != [0; 5] {
                 state.counters.insert(id, total);
+            }
+        }
+        for (index, word) in (0..).zip(self.next_hops.iter()) {
+            let word = word?;
+            if word != 0 {
+                state.next_hops.insert(index, word);
             }
         }
         for reason in DropReason::ALL {

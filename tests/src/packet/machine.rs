@@ -113,6 +113,8 @@ pub struct State {
     pub drops: BTreeMap<DropReason, u64>,
     /// Events.
     pub stats: BTreeMap<Stat, u64>,
+    /// `NEXT_HOPS`, words other than 0.
+    pub next_hops: BTreeMap<u32, u64>,
     /// The word `HalfOpenPorts` of `CONFIG`.
     pub half_open_ports: u64,
 }

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray},
+    maps::{
+        Array, HashMap, MapData, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
+use sluice_abi::PrefixKey;
 
 use super::{
     layout,
@@ -28,6 +32,7 @@ pub(super) struct KernelFamily<
     vips: Hash<E, 8>,
     replies: Hash<E, 4>,
     locals: Hash<E, 4>,
+    peer_nets: LpmTrie<MapData, [u8; A], u32>,
     claims: Hash<CK, CV>,
     flows: Array<MapData, [u8; B]>,
     half_open: Array<MapData, [u8; B]>,
@@ -41,6 +46,13 @@ pub(super) fn hash<const K: usize, const V: usize>(
         .take_map(name)
         .with_context(|| format!("no map {name}"))?;
     HashMap::try_from(map).with_context(|| format!("layout of map {name}"))
+}
+
+fn trie<const A: usize>(ebpf: &mut Ebpf, name: &str) -> Result<LpmTrie<MapData, [u8; A], u32>> {
+    let map = ebpf
+        .take_map(name)
+        .with_context(|| format!("no map {name}"))?;
+    LpmTrie::try_from(map).with_context(|| format!("layout of map {name}"))
 }
 
 pub(super) fn map_array<V: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<Array<MapData, V>> {
@@ -66,6 +78,7 @@ impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: 
             vips: hash(ebpf, &name("VIPS"))?,
             replies: hash(ebpf, &name("REPLIES"))?,
             locals: hash(ebpf, &name("LOCALS"))?,
+            peer_nets: trie(ebpf, &name("PEER_NETS"))?,
             claims: hash(ebpf, &name("FULLNAT"))?,
             flows: map_array(ebpf, &name("FLOWS"))?,
             half_open: map_array(ebpf, &name("HALF"))?,
@@ -92,7 +105,15 @@ impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: 
                 .map(|(key, id)| (layout::local(key), id.to_le_bytes()))
                 .collect()
         };
-        write_hash(&mut self.locals, &locals(old), &locals(new))
+        write_hash(&mut self.locals, &locals(old), &locals(new))?;
+        let key = |prefix: &PrefixKey<A>| Key::new(prefix.length, prefix.addr);
+        for gone in old.peer_nets.difference(&new.peer_nets) {
+            self.peer_nets.remove(&key(gone))?;
+        }
+        for added in new.peer_nets.difference(&old.peer_nets) {
+            self.peer_nets.insert(&key(added), 1, 0)?;
+        }
+        Ok(())
     }
 
     pub(super) fn free_ports(&mut self) -> Result<()> {

@@ -7,8 +7,8 @@ use std::{
 
 use sluice_abi::{
     ConfigWord, FIRST_REPLY_INDEX, FarEnd, FlowData, ForwardingMode, FullNatKey, FullNatValue,
-    Head, HeadPool, LocalKey, MacKey, Path, PortKey, RingWord, SHARE_WHOLE, ServerFacts,
-    ServerRecord, ServerWord, Timeouts, VipWord,
+    Head, HeadPool, LocalKey, MacKey, Path, PortKey, PrefixKey, RingWord, SHARE_WHOLE, ServerFacts,
+    ServerRecord, ServerWord, Timeouts, VipWord, mac_number,
 };
 use sluice_packet::Route;
 
@@ -48,6 +48,8 @@ pub struct Family<const A: usize> {
     pub replies: BTreeMap<PortKey<A>, u32>,
     /// `LOCALS*`.
     pub locals: BTreeMap<LocalKey<A>, u32>,
+    /// `PEER_NETS*`.
+    pub peer_nets: BTreeSet<PrefixKey<A>>,
     /// `FULLNAT*`, before the first packet.
     pub claims: BTreeMap<FullNatKey<A>, FullNatValue<A>>,
     /// The routing table, by destination address.
@@ -60,6 +62,7 @@ impl<const A: usize> Default for Family<A> {
             vips: BTreeMap::new(),
             replies: BTreeMap::new(),
             locals: BTreeMap::new(),
+            peer_nets: BTreeSet::new(),
             claims: BTreeMap::new(),
             routes: BTreeMap::new(),
         }
@@ -77,6 +80,8 @@ pub struct Setup {
     pub config: BTreeMap<u32, u64>,
     /// `PEERS`.
     pub peers: BTreeSet<MacKey>,
+    /// `MACS`.
+    pub macs: BTreeMap<u32, u64>,
     /// `HEADS`.
     pub heads: BTreeMap<u32, Head>,
     /// `RINGS`.
@@ -203,7 +208,7 @@ pub fn address_field(address: IpAddr) -> [u8; 16] {
 }
 
 impl Setup {
-    /// Tables of a director that knows nothing yet; half-open flows may hold 1000 FullNAT ports.
+    /// Tables of a director that knows nothing but its own Ethernet address; half-open flows may hold 1000 FullNAT ports.
     pub fn director() -> Self {
         let mut setup = Self::default();
         setup.config(ConfigWord::AbiVersion, sluice_abi::ABI_VERSION);
@@ -211,6 +216,7 @@ impl Setup {
         setup.config(ConfigWord::HalfOpenPortLimit, 1000);
         setup.config(ConfigWord::HalfOpenTimeouts, Timeouts::HALF_OPEN.0);
         setup.config(ConfigWord::EstablishedTimeouts, Timeouts::ESTABLISHED.0);
+        setup.own_mac(DIRECTOR_MAC);
         setup
     }
 
@@ -373,9 +379,34 @@ impl Setup {
         }
     }
 
+    /// Adds an own Ethernet address of the interface that test packets come by.
+    pub fn own_mac(&mut self, mac: Mac) {
+        let word = sluice_abi::own_mac(mac_number(&mac), IFINDEX);
+        let first = sluice_abi::own_bucket(word);
+        let mut places = first..first + sluice_abi::OWN_BUCKET;
+        let free = places.find(|place| !self.macs.contains_key(place));
+        self.macs.insert(free.expect("a bucket with room"), word);
+    }
+
     /// Adds another director.
     pub fn peer(&mut self, mac: Mac) {
         self.peers.insert(MacKey { mac, pad: [0; 2] });
+        let (index, bit) = sluice_abi::peer_bit(mac_number(&mac));
+        *self.macs.entry(index).or_default() |= bit;
+    }
+
+    /// Adds addresses, by their first `length` bits, from which directors send packets on their own behalf.
+    pub fn peer_net(&mut self, address: IpAddr, length: u32) {
+        match address {
+            IpAddr::V4(ip) => {
+                let addr = ip.octets();
+                self.v4.peer_nets.insert(PrefixKey { length, addr });
+            }
+            IpAddr::V6(ip) => {
+                let addr = ip.octets();
+                self.v6.peer_nets.insert(PrefixKey { length, addr });
+            }
+        }
     }
 
     /// Puts a claim into `FULLNAT*` as if a flow had made it.

@@ -73,6 +73,9 @@ fn kind(write: &MapOp) -> &'static str {
         MapOp::RemoveLocal { .. } => "own server removed",
         MapOp::AddPeer { .. } => "director",
         MapOp::RemovePeer { .. } => "director removed",
+        MapOp::SetMac { .. } => "MAC word",
+        MapOp::AddPeerNet { .. } => "address of a director",
+        MapOp::RemovePeerNet { .. } => "address of a director removed",
         MapOp::Grace => "grace",
     }
 }

@@ -19,6 +19,7 @@ const LIMITS: Limits = Limits {
     replies: 4096,
     locals: 4096,
     peers: 64,
+    peer_nets: 64,
     heads: 4096,
     rings: 4096,
     ring_slots: 1 << 22,
@@ -96,7 +97,9 @@ impl Node {
                 real_server: true,
             },
             addresses: self.addresses.clone(),
+            macs: BTreeSet::new(),
             peers,
+            peer_nets: BTreeSet::new(),
             keeps_peers: false,
         });
         self.tell(decided);

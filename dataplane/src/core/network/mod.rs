@@ -337,6 +337,27 @@ impl Network {
         self.peers.as_ref()
     }
 
+    /// Whether a default route leads through an interface.
+    pub(super) fn has_gateway(&self, ifindex: u32) -> bool {
+        let mut gateways = self.gateways.iter();
+        gateways.any(|&(leads_there, _)| leads_there == ifindex)
+    }
+
+    /// Whether there is a default route.
+    pub(super) fn has_gateways(&self) -> bool {
+        !self.gateways.is_empty()
+    }
+
+    /// Own Ethernet addresses, with the index of the uplink that frames to them come by.
+    pub(super) fn own_macs(&self) -> BTreeSet<(u32, Mac)> {
+        let uplinks = self.uplinks.iter();
+        let macs = uplinks.flat_map(|&uplink| {
+            let macs = self.table.macs_of(uplink).into_iter();
+            macs.map(move |mac| (uplink, mac))
+        });
+        macs.collect()
+    }
+
     /// The Ethernet address of a followed address that is on the link of an uplink.
     pub(super) fn mac_on_link(&self, address: IpAddr) -> Option<Mac> {
         self.resolver.mac_on_link(self.around(), address)

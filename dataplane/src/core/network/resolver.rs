@@ -7,7 +7,7 @@ use std::time::Instant;
 use sluice_planner::{Hop, Mac, NextHop, Via};
 
 use super::neighbours::{Key, Neighbours, valid_mac};
-use crate::netlink::{Prefix, Route, Table};
+use crate::netlink::{Medium, Prefix, Route, Table};
 
 /// The node as the resolver sees it.
 #[derive(Clone, Copy, Debug)]
@@ -251,7 +251,7 @@ fn way(around: Surroundings<'_>, address: IpAddr, route: &Route) -> Way {
     let (Some(link), Some(source)) = (around.table.link_by_index(ifindex), source) else {
         return Way::Nowhere;
     };
-    if link.loopback {
+    if link.medium == Medium::Loopback {
         return Way::Nowhere;
     }
     let mut hop = Hop {

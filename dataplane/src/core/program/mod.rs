@@ -16,6 +16,7 @@ use super::network::Network;
 
 pub(super) use attachments::Attachments;
 pub(super) use tables::{Revisions, Tables};
+pub(super) use view::is_director;
 
 /// The room of the program.
 #[derive(Debug)]

@@ -1,7 +1,9 @@
 //! The planner's view of this node.
 
+use std::net::IpAddr;
+
 use sluice_api::{LoadBalancerNodeSpec, NodeRole};
-use sluice_planner::{NodeView, Role};
+use sluice_planner::{NodeView, Prefix, Role};
 
 use crate::core::network::Network;
 
@@ -10,13 +12,17 @@ pub(super) fn node_view(name: &str, spec: &LoadBalancerNodeSpec, network: &Netwo
     let addresses = network.own_addresses();
     let peers = network.peers().into_iter().flatten();
     let peers = peers.filter(|address| !addresses.contains(address));
+    let peers: Vec<IpAddr> = peers.copied().collect();
     NodeView {
         name: name.to_owned(),
         role: role(spec),
         keeps_peers: network.peers().is_none(),
+        macs: network.own_macs(),
         peers: peers
+            .iter()
             .filter_map(|&address| network.mac_on_link(address))
             .collect(),
+        peer_nets: peers.into_iter().map(Prefix::host).collect(),
         addresses,
     }
 }
@@ -24,7 +30,12 @@ pub(super) fn node_view(name: &str, spec: &LoadBalancerNodeSpec, network: &Netwo
 /// The role of a node with this spec. A director also takes what other directors send to servers at its own addresses.
 pub(super) fn role(spec: &LoadBalancerNodeSpec) -> Role {
     Role {
-        director: spec.role == NodeRole::Director,
+        director: is_director(spec),
         real_server: true,
     }
+}
+
+/// Whether a node with this spec balances packets to VIPs.
+pub(in crate::core) fn is_director(spec: &LoadBalancerNodeSpec) -> bool {
+    spec.role == NodeRole::Director
 }

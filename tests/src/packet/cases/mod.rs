@@ -4,10 +4,12 @@
 mod checksums;
 mod drops;
 mod flows;
+mod frames;
 mod fullnat;
 mod modes;
 mod paths;
 mod tags;
+mod ways_back;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,10 +23,12 @@ use super::{
 pub use checksums::cases as checksums;
 pub use drops::cases as drops;
 pub use flows::cases as flows;
+pub use frames::cases as frames;
 pub use fullnat::cases as fullnat;
 pub use modes::cases as modes;
 pub use paths::cases as paths;
 pub use tags::cases as tags;
+pub use ways_back::cases as ways_back;
 
 /// All packet tables.
 pub fn all() -> Vec<Case> {
@@ -33,9 +37,11 @@ pub fn all() -> Vec<Case> {
         checksums(),
         drops(),
         flows(),
+        frames(),
         fullnat(),
         paths(),
         tags(),
+        ways_back(),
     ];
     tables.into_iter().flatten().collect()
 }

@@ -1,6 +1,8 @@
 //! Beyond the uplink: servers of this node, servers behind a bridge, packets that other directors send here.
 
-use sluice_abi::{DropReason, FlowState, ForwardingMode, Path, Stat, TCP, UDP, VipWord};
+use sluice_abi::{
+    ConfigWord, DropReason, FlowState, ForwardingMode, Path, Stat, TCP, UDP, VipWord,
+};
 use sluice_packet::{Route, Verdict};
 
 use super::{MODES, Net, PROTOCOLS, at_server, first, forwarded, nets};
@@ -31,8 +33,10 @@ pub fn cases() -> Vec<Case> {
             bridge_replies(&net),
             congestion(&net),
             other_tunnels(&net),
+            tunnels_to_a_vip(&net),
             not_ours(&net),
             reply_by_the_stack(&net),
+            next_hops_are_refreshed(&net),
         ]);
     }
     cases.push(other_traffic());
@@ -146,8 +150,8 @@ fn bridge_replies(net: &Net) -> Case {
     case
 }
 
-/// A reply whose way to the client has no known neighbour: XDP restores the VIP and lets the stack forward it, which
-/// takes off the TTL itself.
+/// A reply whose way to the client has no known neighbour: XDP leaves it alone, tc restores the VIP and has the stack find
+/// the neighbour.
 fn reply_by_the_stack(net: &Net) -> Case {
     let mut setup = Setup::director();
     let vip_port = setup.virtual_server(net.vip, UDP);
@@ -164,8 +168,74 @@ fn reply_by_the_stack(net: &Net) -> Case {
             Verdict::Tx,
             &at_server(net, ForwardingMode::Nat, &request),
         )
-        .xdp(&reply, Verdict::Up, &reply.clone().from(net.vip))
-        .check("it is counted", |state| state.stat(Stat::ToStack) == 1)
+        .passes(Program::Xdp, &reply)
+        .check("it is counted once, by who sends it", |state| {
+            state.stat(Stat::ToStack) == 1
+                && state.counters.values().all(|counters| counters[3] == 0)
+        })
+        .run(
+            Program::Ingress,
+            &reply,
+            Verdict::Neigh(3),
+            &reply.clone().ttl(63).from(net.vip),
+        )
+}
+
+/// One reply a second to each next hop leaves by the stack, so that its neighbour table notices changes.
+fn next_hops_are_refreshed(net: &Net) -> Case {
+    let mut setup = Setup::director();
+    setup.config(ConfigWord::NextHopRefresh, 1);
+    let vip_port = setup.virtual_server(net.vip, UDP);
+    setup.only_server(
+        &vip_port,
+        &Server::new(ForwardingMode::Nat, net.server, net.own),
+    );
+    let hops = [(net.client, ROUTER_MAC), (net.other_client, PEER_MAC)];
+    for (client, next_hop_mac) in hops {
+        setup.route(
+            client.ip(),
+            Route::Resolved {
+                ifindex: IFINDEX,
+                source_mac: DIRECTOR_MAC,
+                next_hop_mac,
+            },
+        );
+    }
+    let reply = |client| udp(net.server, client).macs(SERVER_MAC, DIRECTOR_MAC);
+    let mut case = Case::new(format!("{} next hops are refreshed", net.family), setup);
+    for (client, _) in hops {
+        let request = udp(client, net.vip);
+        let sent = at_server(net, ForwardingMode::Nat, &request);
+        case = case.xdp(&request, Verdict::Tx, &sent);
+    }
+    for wait in [0, 3] {
+        case = case.after_seconds(wait);
+        for (client, next_hop) in hops {
+            let reply = reply(client);
+            let translated = reply.clone().ttl(63).from(net.vip);
+            let at_client = translated.clone().macs(DIRECTOR_MAC, next_hop);
+            case = case
+                .passes(Program::Xdp, &reply)
+                .run(
+                    Program::Ingress,
+                    &reply,
+                    Verdict::Neigh(IFINDEX),
+                    &translated,
+                )
+                .xdp(&reply, Verdict::Tx, &at_client);
+        }
+    }
+    case.check("counted", |state| state.stat(Stat::ToStack) == 4)
+        .then(|setup| setup.config(ConfigWord::NextHopRefresh, 0))
+        .after_seconds(3)
+        .xdp(
+            &reply(net.client),
+            Verdict::Tx,
+            &reply(net.client)
+                .ttl(63)
+                .from(net.vip)
+                .macs(DIRECTOR_MAC, ROUTER_MAC),
+        )
 }
 
 /// A frame of another director is for this node's own servers: it is never balanced again.
@@ -368,6 +438,38 @@ fn not_ours(net: &Net) -> Case {
             setup.change_server(id, |word| sluice_abi::ServerWord::absent(word.epoch()));
         })
         .drops(Program::Xdp, &wrapped(ours), DropReason::ServerGone)
+}
+
+/// A VIP is no end of a tunnel. What is inside does not matter.
+fn tunnels_to_a_vip(net: &Net) -> Case {
+    let (setup, _) = tunnel_setup(net, UDP);
+    let wrapped = |frame: Frame| frame.wrapped(net.other_client.ip(), net.vip.ip());
+    let to_nobody = wrapped(udp(net.client, net.other_client));
+    let to_vip = wrapped(udp(net.client, net.vip));
+    let not_transport = wrapped(transport(net.client, net.other_client, 1));
+    let mut case = Case::new(format!("{} tunnels to a VIP", net.family), setup);
+    for frame in [&to_nobody, &to_vip, &not_transport] {
+        case = case.drops(Program::Xdp, frame, DropReason::NoVirtualServer);
+    }
+    case = case.drops(
+        Program::Xdp,
+        &to_nobody.bytes()[..if net.vip.is_ipv4() { 50 } else { 70 }].to_vec(),
+        DropReason::NoVirtualServer,
+    );
+    if net.vip.is_ipv4() {
+        let (mut fragment, mut options) = (to_nobody.clone(), to_nobody.clone());
+        if let (Some(fragment), Some(options)) = (&mut fragment.outer, &mut options.outer) {
+            fragment.fragment = MORE_FRAGMENTS;
+            options.options = vec![1; 4];
+        }
+        case = case
+            .drops(Program::Xdp, &fragment, DropReason::Fragment)
+            .drops(Program::Xdp, &options, DropReason::NoVirtualServer);
+    }
+    case.passes(
+        Program::Xdp,
+        &udp(net.client, net.other_client).wrapped(net.other_client.ip(), net.other_vip.ip()),
+    )
 }
 
 /// Tunnels of others pass: the kernel may have a device for them.

@@ -146,10 +146,14 @@ impl Traffic {
             Program::Xdp
         };
         let from_peer = rng.percent(6);
-        let frame = from_client(rng, this)
-            .macs(if from_peer { PEER_MAC } else { ROUTER_MAC }, DIRECTOR_MAC);
+        let for_others = rng.percent(3);
+        let frame = from_client(rng, this).macs(
+            if from_peer { PEER_MAC } else { ROUTER_MAC },
+            if for_others { SERVER_MAC } else { DIRECTOR_MAC },
+        );
         let (frame, clear) = spoiled(rng, frame);
-        let mut shot = self.shot(rng, program, frame, this.target).aimed(clear);
+        let mut shot = self.shot(rng, program, frame, this.target);
+        shot = shot.aimed(clear && !for_others);
         if this.ports_taken && rng.percent(80) {
             shot.random = 0;
         }

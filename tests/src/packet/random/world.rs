@@ -150,7 +150,16 @@ impl World {
         world.setup.config(ConfigWord::FlowSeed, rng.bits());
         let limit = u64::from(*rng.pick(&[0_u32, 3, 1000, 1000, 1000, 1000]));
         world.setup.config(ConfigWord::HalfOpenPortLimit, limit);
+        let refresh = rng.below(3);
+        world
+            .setup
+            .config(ConfigWord::NextHopRefresh, refresh.into());
         world.setup.peer(PEER_MAC);
+        if rng.percent(30) {
+            // The first two clients.
+            world.setup.peer_net(client(Family::V4, 0, 0).ip(), 31);
+            world.setup.peer_net(client(Family::V6, 0, 0).ip(), 127);
+        }
         for (number, target) in (1..).zip(Target::all()) {
             let twins = rng.percent(45);
             for port in [80, 443] {

@@ -1,0 +1,75 @@
+//! Whose a frame is, by its Ethernet addresses.
+
+use crate::headers::Tuple;
+use crate::{FamilyTables, Packet, Tables};
+use sluice_abi::{MacKey, OWN_BUCKET, own_bucket, own_mac, peer_bit};
+
+/// Offset of a frame's source address.
+const SOURCE: usize = 6;
+
+/// Whose a frame is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// For somebody else: a switch may flood frames, and each director would serve them.
+    Others,
+    /// For this node, by an uplink.
+    Uplink,
+    /// For this node, by a bridge or overlay behind which servers are.
+    Device,
+}
+
+/// Whose the frame is by its destination.
+#[inline(always)]
+pub(crate) fn whose<P: Packet, T: Tables>(packet: &P, tables: &T) -> Whose {
+    let Some(address) = address_at(packet, 0) else {
+        return Whose::Others;
+    };
+    let word = own_mac(address, packet.ifindex());
+    let first = own_bucket(word);
+    let mut place = 0;
+    while place < OWN_BUCKET {
+        if tables.mac_word(first + place) == word {
+            return Whose::Uplink;
+        }
+        place += 1;
+    }
+    if packet.is_for_device() {
+        Whose::Device
+    } else {
+        Whose::Others
+    }
+}
+
+/// Whether another director has balanced the packet already: it sent the frame, and not on its own behalf.
+#[inline(always)]
+pub(crate) fn is_balanced<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &P,
+    tables: &T,
+    tuple: &Tuple<A>,
+) -> bool {
+    let Some(address) = address_at(packet, SOURCE) else {
+        return false;
+    };
+    let (index, bit) = peer_bit(address);
+    tables.mac_word(index) & bit != 0
+        && is_peer(packet, tables)
+        && !FamilyTables::<A>::is_peers_own(tables, &tuple.source)
+}
+
+#[inline(always)]
+fn is_peer<P: Packet, T: Tables>(packet: &P, tables: &T) -> bool {
+    packet.get::<6>(SOURCE).is_some_and(|&[a, b, c, d, e, f]| {
+        tables.is_peer(&MacKey {
+            mac: [a, b, c, d, e, f],
+            pad: [0; 2],
+        })
+    })
+}
+
+/// The Ethernet address at `offset`, as [`sluice_abi::mac_number`].
+#[inline(always)]
+fn address_at<P: Packet>(packet: &P, offset: usize) -> Option<u64> {
+    let low = u32::from_le_bytes(*packet.get::<4>(offset)?);
+    let high = u16::from_le_bytes(*packet.get::<2>(offset + 4)?);
+    Some(u64::from(low) | u64::from(high) << 32)
+}

@@ -1,0 +1,186 @@
+//! To its flows a server is its address, port and mode: pools around it may be renamed, come and go.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use common::{
+    DIRECTOR, PoolEntry, ROOMY, Snapshot, Told, View, node, planner, server, snapshot,
+    virtual_server, with_hops,
+};
+use sluice_api::ForwardingMode;
+use sluice_planner::{Image, NextHop, Server, Via};
+
+const MODES: [ForwardingMode; 4] = [
+    ForwardingMode::Nat,
+    ForwardingMode::FullNat,
+    ForwardingMode::Dr,
+    ForwardingMode::Tun,
+];
+
+fn view() -> View {
+    let hops = [("10.0.0.1", Via::Link), ("10.0.0.2", Via::Link)];
+    with_hops(node(DIRECTOR, &["10.0.0.254"]), &hops)
+}
+
+fn both() -> Vec<Server> {
+    vec![server("a", "10.0.0.1", 1), server("b", "10.0.0.2", 1)]
+}
+
+fn one(weight: u32) -> Vec<Server> {
+    vec![server("a", "10.0.0.1", weight)]
+}
+
+/// A virtual server with these shares, and these pools.
+fn decided(mode: ForwardingMode, shares: &[(&str, u32)], pools: Vec<PoolEntry>) -> Snapshot {
+    snapshot(
+        vec![("web", virtual_server(mode, "192.0.2.1", shares))],
+        pools,
+    )
+}
+
+/// Ids and epochs of the servers in the maps, by address.
+fn ids(planner: &Told) -> BTreeMap<IpAddr, Vec<(u32, u8)>> {
+    let image = planner.image();
+    let mut ids: BTreeMap<IpAddr, Vec<(u32, u8)>> = BTreeMap::new();
+    for (&id, word) in image.servers.iter().filter(|(_, word)| word.present()) {
+        let [a, b, c, d, ..] = image.records[&word.slot()].addr;
+        let of_address = ids.entry(IpAddr::from([a, b, c, d])).or_default();
+        of_address.push((id, word.epoch()));
+    }
+    ids
+}
+
+fn settle(planner: &mut Told, snapshot: &Snapshot) -> BTreeMap<IpAddr, Vec<(u32, u8)>> {
+    planner.set_snapshot(snapshot);
+    while !planner.plan().is_empty() {}
+    ids(planner)
+}
+
+#[test]
+fn a_renamed_pool_keeps_its_flows() {
+    for mode in MODES {
+        let blue = decided(mode, &[("blue", 1)], vec![("blue", both())]);
+        let mut planner = planner(&blue, &view(), &Image::default(), &ROOMY);
+        let before = settle(&mut planner, &blue);
+        assert_eq!(before.len(), 2);
+        let green = decided(mode, &[("green", 1)], vec![("green", both())]);
+        assert_eq!(settle(&mut planner, &green), before, "{mode:?}");
+        assert!(planner.servers().all(|server| server.pool == "green"));
+    }
+}
+
+/// The new name may come to be while nothing is known of the way to the servers, as when the agent starts.
+#[test]
+fn a_renamed_pool_keeps_the_way_to_its_servers() {
+    let blue = decided(ForwardingMode::Dr, &[("blue", 1)], vec![("blue", both())]);
+    let mut planner = planner(&blue, &view(), &Image::default(), &ROOMY);
+    settle(&mut planner, &blue);
+    let paths = |planner: &Told| {
+        let present = planner.image().servers.values();
+        let present = present.filter(|word| word.present());
+        present.map(|word| word.path()).collect::<Vec<_>>()
+    };
+    let before = paths(&planner);
+    let mut pending = view();
+    for next_hop in pending.next_hops.values_mut() {
+        *next_hop = NextHop::Pending;
+    }
+    planner.set_view(pending);
+    let green = decided(ForwardingMode::Dr, &[("green", 1)], vec![("green", both())]);
+    settle(&mut planner, &green);
+    assert_eq!(paths(&planner), before);
+}
+
+#[test]
+fn a_server_that_moves_to_another_pool_keeps_its_flows() {
+    for mode in MODES {
+        let shares = [("blue", 1), ("green", 1)];
+        let step = |blue, green| decided(mode, &shares, vec![("blue", blue), ("green", green)]);
+        let mut planner = planner(&Snapshot::default(), &view(), &Image::default(), &ROOMY);
+        let first = settle(&mut planner, &step(one(1), vec![]));
+        for _ in 0..5 {
+            // With both pools at once for a while, then straight over.
+            for (blue, green) in [
+                (one(1), one(1)),
+                (vec![], one(1)),
+                (one(1), one(1)),
+                (one(1), vec![]),
+                (vec![], one(1)),
+                (one(1), vec![]),
+            ] {
+                let now = settle(&mut planner, &step(blue, green));
+                for (address, ids) in &first {
+                    let now = &now[address];
+                    assert!(ids.iter().all(|id| now.contains(id)), "{mode:?}: {now:?}");
+                    assert!(now.len() <= 2, "{mode:?}: one for each pool: {now:?}");
+                }
+            }
+        }
+        assert!(settle(&mut planner, &step(vec![], vec![])).is_empty());
+    }
+}
+
+#[test]
+fn an_agent_that_starts_anew_keeps_spare_ids() {
+    let shares = [("blue", 1), ("green", 1)];
+    let step = |blue, green| {
+        let pools = vec![("blue", blue), ("green", green)];
+        decided(ForwardingMode::Nat, &shares, pools)
+    };
+    let mut before = planner(&Snapshot::default(), &view(), &Image::default(), &ROOMY);
+    settle(&mut before, &step(one(1), one(1)));
+    let moved = step(vec![], one(1));
+    let ids = settle(&mut before, &moved);
+    assert_eq!(ids.values().map(Vec::len).collect::<Vec<_>>(), [2]);
+    let mut after = planner(&moved, &view(), before.image(), &ROOMY);
+    assert_eq!(after.plan(), []);
+    assert_eq!(settle(&mut after, &moved), ids);
+}
+
+#[test]
+fn a_server_drains_if_all_its_pools_drain_it() {
+    let cases = [(1, 1, false), (0, 1, false), (1, 0, false), (0, 0, true)];
+    for (blue, green, drains) in cases {
+        let shares = [("blue", 1), ("green", 1)];
+        let pools = vec![("blue", one(blue)), ("green", one(green))];
+        let both = decided(ForwardingMode::Nat, &shares, pools);
+        let mut planner = planner(&both, &view(), &Image::default(), &ROOMY);
+        settle(&mut planner, &both);
+        let words = planner.image().servers.values();
+        for word in words.filter(|word| word.present()) {
+            assert_eq!(word.draining(), drains, "weights {blue} and {green}");
+        }
+    }
+}
+
+/// A server at another port, or in another mode, is another server.
+#[test]
+fn another_port_or_mode_is_another_server() {
+    let at = |port| {
+        let mut server = server("a", "10.0.0.1", 1);
+        server.ports = Arc::new(sluice_planner::ServerPorts {
+            by_name: vec![("http".into(), Some(port))],
+            default: None,
+        });
+        vec![server]
+    };
+    let blue = decided(ForwardingMode::Nat, &[("blue", 1)], vec![("blue", at(80))]);
+    let mut planner = planner(&blue, &view(), &Image::default(), &ROOMY);
+    let before = settle(&mut planner, &blue);
+    let green = decided(
+        ForwardingMode::Nat,
+        &[("green", 1)],
+        vec![("green", at(81))],
+    );
+    let moved = settle(&mut planner, &green);
+    assert_ne!(moved, before);
+    let full_nat = decided(
+        ForwardingMode::FullNat,
+        &[("blue", 1)],
+        vec![("blue", at(81))],
+    );
+    assert_ne!(settle(&mut planner, &full_nat), moved);
+}
