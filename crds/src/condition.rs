@@ -21,6 +21,8 @@ pub enum ConditionType {
     NodeExceptions,
     /// The forwarding mode may not suit the servers; the message says when it does and what else there is.
     ForwardingAdvice,
+    /// Settings of a node's network keep packets from being served; the message names each with the remedy.
+    NetworkAdvice,
     /// A node's agent has taken everything off the node, as it was asked to.
     Detached,
     /// A node's agent has been silent for too long; the operator says so.
@@ -42,6 +44,7 @@ impl ConditionType {
             Self::NodesSilent => "NodesSilent",
             Self::NodeExceptions => "NodeExceptions",
             Self::ForwardingAdvice => "ForwardingAdvice",
+            Self::NetworkAdvice => "NetworkAdvice",
             Self::Detached => "Detached",
             Self::Silent => "Silent",
         }
@@ -113,6 +116,8 @@ pub enum Reason {
     ServerNotReachableInMode,
     /// Pods answer through their own node, past the director.
     PodsAnswerDirectly,
+    /// Forwarding, redirects, reverse-path filters or the kind of an interface stand in the way.
+    NetworkSettings,
     /// The annotation `sluice.dev/detach` asked for it.
     DetachRequested,
 }

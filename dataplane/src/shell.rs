@@ -16,7 +16,7 @@ use tracing::{debug, info};
 
 use crate::core::{Attachment, Core, Effect, Input, LeaveError, Now, Place, Wanted};
 use crate::maps::{Attached, Attacher, Error, Hook, Maps};
-use crate::netlink::Requests;
+use crate::netlink::{Requests, Settings};
 use crate::report::Mailbox;
 use crate::state::State;
 
@@ -179,6 +179,13 @@ impl Tools {
             Effect::FindRoutes(addresses) => {
                 let find = |to| (to, self.requests.route(to));
                 Input::RoutesFound(addresses.into_iter().map(find).collect())
+            }
+            Effect::ReadSettings(uplinks) => {
+                let read = |name: String| {
+                    let settings = Settings::read(&name);
+                    (name, settings)
+                };
+                Input::SettingsRead(uplinks.into_iter().map(read).collect())
             }
             Effect::ReadImage => Input::ImageRead(counts.failed(self.image())),
             Effect::Apply(operations) => {

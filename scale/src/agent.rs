@@ -39,6 +39,7 @@ const LIMITS: Limits = Limits {
     replies: 262_144,
     locals: 4_096,
     peers: 1_024,
+    peer_nets: 8_192,
     heads: 65_536,
     rings: 65_536,
     ring_slots: 1 << 26,
@@ -191,6 +192,7 @@ impl Agent {
                 let found = addresses.into_iter().map(|to| (to, Ok(route(to))));
                 Input::RoutesFound(found.collect())
             }
+            Effect::ReadSettings(_) => Input::SettingsRead(std::collections::BTreeMap::new()),
             Effect::ReadImage => Input::ImageRead(Ok(Image::default())),
             Effect::Apply(_) => Input::Applied(Ok(())),
             Effect::LookForPrograms(_) => Input::ProgramsGone(Vec::new()),

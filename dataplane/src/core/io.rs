@@ -1,5 +1,6 @@
 //! The core's inputs and outputs.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use sluice_api::jiff::Timestamp;
 use sluice_planner::{Image, MapOp};
 
 use crate::maps::{self, Attached, Hook, Mode, XdpChoice};
-use crate::netlink::{self, Route, Table};
+use crate::netlink::{self, Route, Settings, Table};
 use crate::source::Event;
 use crate::state::Published;
 
@@ -43,6 +44,8 @@ pub enum Input {
     GatewaysRead(Result<Vec<(u32, IpAddr)>, netlink::Error>),
     /// Of [`Effect::FindRoutes`].
     RoutesFound(Vec<(IpAddr, Result<Route, netlink::Error>)>),
+    /// Of [`Effect::ReadSettings`], by interface.
+    SettingsRead(BTreeMap<String, Settings>),
     /// Of [`Effect::ReadImage`].
     ImageRead(Result<Image, maps::Error>),
     /// Of [`Effect::Apply`].
@@ -73,6 +76,8 @@ pub enum Effect {
     ReadGateways,
     /// Look up the routes to these addresses.
     FindRoutes(Vec<IpAddr>),
+    /// Read settings of these interfaces.
+    ReadSettings(Vec<String>),
     /// Have the kernel resolve a neighbour now and keep it fresh. Has no outcome.
     KeepNeighbour(u32, IpAddr),
     /// Let a neighbour go that an agent registered. Has no outcome.

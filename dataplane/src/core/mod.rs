@@ -16,6 +16,7 @@
 //! program is planned from a network that is known, and the report is made of what was written. What fails is tried again
 //! later, while the rest goes on. [`Core::next_deadline`] says when a turn is due without any news.
 
+mod advice;
 mod back_off;
 mod decided;
 mod intent;
@@ -32,6 +33,7 @@ use sluice_api::LoadBalancerNodeStatus;
 use sluice_planner::Limits;
 use tracing::{error, info};
 
+use advice::Advice;
 use back_off::BackOff;
 use intent::Intent;
 pub use io::{Attachment, Effect, Input, LeaveError, Now, Place, Wanted};
@@ -55,6 +57,7 @@ struct Working {
     intent: Intent,
     network: Network,
     program: Program,
+    advice: Advice,
     report: Report,
     leaving: Leaving,
 }
@@ -81,6 +84,7 @@ impl Core {
             intent: Intent::default(),
             network: Network::new(),
             program: Program::new(node, limits),
+            advice: Advice::default(),
             report: Report::new(node, kernel_release, before),
             leaving: Leaving::default(),
         })))
@@ -164,6 +168,10 @@ impl Working {
             Input::RoutesFound(found) => {
                 network.routes_found(found, intent, now.instant, effects);
             }
+            Input::SettingsRead(settings) => {
+                let rooms = (&self.intent, &self.network, &self.program);
+                self.advice.settings_read(&settings, rooms);
+            }
             Input::ImageRead(read) => tables.image_read(read, intent, now.instant, effects),
             Input::Applied(outcome) => tables.applied(outcome, intent, now.instant, effects),
             Input::ProgramsGone(gone) => attachments.programs_gone(gone),
@@ -195,10 +203,15 @@ impl Working {
             if !self.network.is_waiting() {
                 let (intent, network) = (&mut self.intent, &mut self.network);
                 self.program.turn(intent, network, now.instant, effects);
+                if !self.program.is_waiting() {
+                    self.advice.turn(&self.intent, now.instant, effects);
+                }
             }
         }
-        let waiting =
-            self.network.is_waiting() || self.program.is_waiting() || self.leaving.waiting;
+        let waiting = self.network.is_waiting()
+            || self.program.is_waiting()
+            || self.advice.is_waiting()
+            || self.leaving.waiting;
         if waiting {
             return;
         }
@@ -206,6 +219,7 @@ impl Working {
             intent: &self.intent,
             network: &self.network,
             program: &self.program,
+            advice: self.advice.complaints(),
             not_left: self.leaving.failure.as_deref(),
         };
         self.report.turn(rooms, now, effects);

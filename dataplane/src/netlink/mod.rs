@@ -9,13 +9,15 @@
 
 mod monitor;
 mod requests;
+mod settings;
 mod table;
 
 use std::io;
 
 pub use monitor::Monitor;
 pub use requests::{Requests, Route};
-pub use table::{Change, Link, Neighbour, NeighbourState, Prefix, Table};
+pub use settings::Settings;
+pub use table::{Change, Link, Medium, Neighbour, NeighbourState, Prefix, Table};
 
 /// Errors of rtnetlink.
 #[derive(thiserror::Error, Debug)]

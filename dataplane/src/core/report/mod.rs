@@ -35,6 +35,8 @@ pub(super) struct Rooms<'a> {
     pub(super) intent: &'a Intent,
     pub(super) network: &'a Network,
     pub(super) program: &'a Program,
+    /// What is wrong with the settings of the node's network.
+    pub(super) advice: &'a [String],
     /// Why the node could not be left clean.
     pub(super) not_left: Option<&'a str>,
 }
@@ -216,6 +218,7 @@ impl Report {
             generation,
             &Time(time),
         );
+        advise(&mut status, rooms.advice, generation, &Time(time));
         Some(status)
     }
 
@@ -306,6 +309,24 @@ impl Report {
              log"
         )
     }
+}
+
+/// Says in a condition what is wrong with the settings of the node's network, if anything is.
+fn advise(status: &mut LoadBalancerNodeStatus, advice: &[String], generation: i64, now: &Time) {
+    let kind = ConditionType::NetworkAdvice;
+    if advice.is_empty() {
+        status.conditions.retain(|c| c.type_ != kind.name());
+        return;
+    }
+    set_condition(
+        &mut status.conditions,
+        kind,
+        true,
+        Reason::NetworkSettings,
+        &advice.join("; "),
+        generation,
+        now,
+    );
 }
 
 fn own_addresses(network: &Network) -> Vec<IpAddr> {

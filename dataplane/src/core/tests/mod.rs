@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState as Nud,
 };
@@ -26,7 +26,7 @@ use sluice_planner::Image;
 use super::{Attachment, Core, Effect, Input, LeaveError, Now, Phase, Place, Wanted};
 use crate::fixtures::{LIMITS, virtual_server};
 use crate::maps::{self, Attached, Hook, Mode};
-use crate::netlink::{self, Route, Table};
+use crate::netlink::{self, Route, Settings, Table};
 use crate::source::{Changes, Event, Mark};
 use crate::state::Published;
 
@@ -36,6 +36,8 @@ const BRIDGE: &str = "br0";
 const BRIDGE_INDEX: u32 = 3;
 /// Beyond the uplink.
 const SERVER: &str = "10.0.0.2";
+/// The node's own.
+const OWN: &str = "10.0.0.9";
 /// Behind the bridge.
 const POD: &str = "10.244.0.2";
 
@@ -43,12 +45,16 @@ const POD: &str = "10.244.0.2";
 struct World {
     core: Core,
     now: Now,
-    /// Effects that were carried out, in words, those of [`Effect::Publish`] aside.
+    /// Effects that were carried out, in words, those of [`Effect::Publish`] and [`Effect::ReadSettings`] aside.
     done: Vec<String>,
     table: Table,
     routes: BTreeMap<IpAddr, Route>,
     /// Effects that fail, by their first word.
     failing: BTreeSet<&'static str>,
+    /// Index of the interface through which the default route leads.
+    gateway: u32,
+    /// Settings of every interface.
+    settings: Settings,
     attached: BTreeSet<(Hook, String)>,
     /// The content of the maps.
     maps: Image,
@@ -69,6 +75,8 @@ impl World {
         }
         table.apply(&neighbour(SERVER, Nud::Reachable));
         let routes = [(SERVER, UPLINK_INDEX), (POD, BRIDGE_INDEX)];
+        let mut routes: BTreeMap<_, _> = routes.map(|(to, through)| (ip(to), out(through))).into();
+        routes.insert(ip(OWN), Route::Local);
         Self {
             core,
             now: Now {
@@ -77,8 +85,10 @@ impl World {
             },
             done: Vec::new(),
             table,
-            routes: routes.map(|(to, through)| (ip(to), out(through))).into(),
+            routes,
             failing: BTreeSet::new(),
+            settings: Settings::default(),
+            gateway: BRIDGE_INDEX,
             attached: BTreeSet::new(),
             maps: Image::default(),
             published: Published::default(),
@@ -108,7 +118,7 @@ impl World {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             for effect in self.core.on(input, self.now) {
-                if !matches!(effect, Effect::Publish(_)) {
+                if !matches!(effect, Effect::Publish(_) | Effect::ReadSettings(_)) {
                     self.done.push(name(&effect));
                 }
                 inputs.extend(self.answer(effect));
@@ -189,7 +199,7 @@ impl World {
             Effect::ReadTable if failing("ReadTable") => Input::TableRead(Err(netlink_error())),
             Effect::ReadTable => Input::TableRead(Ok(self.table.clone())),
             Effect::ReadGateways => {
-                Input::GatewaysRead(Ok(vec![(BRIDGE_INDEX, ip("10.244.0.254"))]))
+                Input::GatewaysRead(Ok(vec![(self.gateway, ip("10.244.0.254"))]))
             }
             Effect::FindRoutes(addresses) => {
                 let find = |to: IpAddr| {
@@ -199,6 +209,10 @@ impl World {
                     (to, Ok(self.routes.get(&to).copied().unwrap_or(Route::None)))
                 };
                 Input::RoutesFound(addresses.into_iter().map(find).collect())
+            }
+            Effect::ReadSettings(uplinks) => {
+                let settings = uplinks.into_iter().map(|name| (name, self.settings));
+                Input::SettingsRead(settings.collect())
             }
             Effect::ReadImage if failing("ReadImage") => Input::ImageRead(Err(map_error())),
             Effect::ReadImage => Input::ImageRead(Ok(self.maps.clone())),
@@ -250,6 +264,7 @@ fn name(effect: &Effect) -> String {
         }
         Effect::KeepNeighbour(_, address) => format!("KeepNeighbour {address}"),
         Effect::ReleaseNeighbour(_, address) => format!("ReleaseNeighbour {address}"),
+        Effect::ReadSettings(uplinks) => format!("ReadSettings {}", uplinks.join(",")),
         Effect::ReadImage => "ReadImage".to_owned(),
         Effect::Apply(operations) if operations.is_empty() => "Apply nothing".to_owned(),
         Effect::Apply(_) => "Apply".to_owned(),
@@ -284,6 +299,7 @@ fn out(ifindex: u32) -> Route {
 fn link(ifindex: u32, name: &str, up: bool) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = ifindex;
+    message.header.link_layer_type = LinkLayerType::Ether;
     if up {
         message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
     }

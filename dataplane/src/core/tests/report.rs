@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sluice_api::{ConditionType, LoadBalancerNodeStatus, XdpMode, find_condition};
 
-use super::{Core, Input, POD, SERVER, World, decisions, node};
+use super::{Core, Input, OWN, POD, SERVER, UPLINK_INDEX, World, decisions, node};
+use crate::netlink::Settings;
 use crate::source::Event;
 
 const BEAT: Duration = Duration::from_secs(5);
@@ -36,6 +37,93 @@ fn a_burst_without_end_is_acknowledged_every_second() {
         writes += done.iter().filter(|done| *done == "WriteStatus").count();
     }
     assert!((3..=4).contains(&writes), "{writes} in 4 s");
+}
+
+/// The condition on settings of the node's network, if there is one.
+fn advice(world: &World) -> Option<String> {
+    let conditions = &status(world).conditions;
+    let condition = find_condition(conditions, ConditionType::NetworkAdvice)?;
+    assert_eq!(condition.status, "True");
+    Some(condition.message.clone())
+}
+
+#[test]
+fn settings_that_stand_in_the_way_are_named_with_their_remedy() {
+    const LOOK: Duration = Duration::from_secs(11);
+    let mut world = World::settled(&[SERVER]);
+    let good = Settings {
+        forwards_v4: Some(true),
+        forwards_v6: Some(false),
+        sends_redirects: Some(false),
+        filters_strictly: Some(true),
+    };
+    world.settings = good;
+    world.after(LOOK);
+    world.after(GATHER);
+    assert_eq!(advice(&world), None, "no VIP is IPv6");
+    let cases = [
+        (
+            Settings {
+                forwards_v4: Some(false),
+                ..good
+            },
+            Some("set net.ipv4.ip_forward to 1"),
+        ),
+        (Settings::default(), None),
+        (
+            Settings {
+                sends_redirects: Some(true),
+                ..good
+            },
+            // The default route leads through the bridge.
+            None,
+        ),
+    ];
+    for (settings, remedy) in cases {
+        world.settings = settings;
+        world.after(LOOK);
+        world.after(GATHER);
+        let advice = advice(&world);
+        match remedy {
+            None => assert_eq!(advice, None, "{settings:?}"),
+            Some(remedy) => {
+                let advice = advice.unwrap();
+                assert!(
+                    advice.starts_with("eth0 ") && advice.contains(remedy),
+                    "{advice}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn redirects_and_filters_depend_on_the_way_out() {
+    const LOOK: Duration = Duration::from_secs(11);
+    let mut world = World::settled(&[SERVER, OWN]);
+    world.settings = Settings {
+        forwards_v4: Some(true),
+        sends_redirects: Some(true),
+        filters_strictly: Some(true),
+        ..Settings::default()
+    };
+    world.after(LOOK);
+    world.after(GATHER);
+    let advised = advice(&world).unwrap();
+    assert!(
+        advised.contains("rp_filter to 2"),
+        "the way out is elsewhere: {advised}"
+    );
+    assert!(!advised.contains("redirects"), "{advised}");
+    world.gateway = UPLINK_INDEX;
+    world.hear(super::link(UPLINK_INDEX, "eth0", false));
+    world.hear(super::link(UPLINK_INDEX, "eth0", true));
+    world.after(LOOK);
+    world.after(LOOK);
+    world.after(GATHER);
+    let advised = advice(&world).unwrap();
+    assert!(advised.contains("send_redirects to 0"), "{advised}");
+    assert!(!advised.contains("rp_filter"), "{advised}");
 }
 
 #[test]
