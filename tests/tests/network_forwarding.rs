@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         suite.check(case.to_string(), move |lab| reaches(lab, case));
     }
     suite.check("directors that are servers balance once", directors_serve);
+    suite.check("a pod's own traffic is not captured", pods_are_no_clients);
     suite.check("two FullNAT clients share a source port", share_a_port);
     suite.check("servers keep their offloads", offloads_are_on);
     suite.main(|| {
@@ -256,6 +257,31 @@ fn directors_serve(lab: &mut Lab) -> Result<()> {
         lab.sluice.remove(&name)?;
     }
     Ok(())
+}
+
+/// A virtual server at the address of somebody else, which a pod on the director's node talks to: the bridge that the pod is
+/// behind has programs, for there are servers behind it.
+fn pods_are_no_clients(lab: &mut Lab) -> Result<()> {
+    let victim = lab.fabric.address("far-nat")?;
+    let servers = lab.members(&["pod", Mode::FullNat.servers()[0]])?;
+    let objects = [
+        manifest::pool("captor", &servers, Some(8080)),
+        manifest::virtual_server("captor", "FullNAT", victim, &[("captor", 1)]),
+    ];
+    lab.sluice.apply("captor", &objects)?;
+    lab.sluice.await_weights("captor", &[("captor", 1)])?;
+    let pod = &lab.fabric.node("pod")?.namespace;
+    for family in Family::BOTH {
+        for protocol in Protocol::BOTH {
+            let to = victim.socket(family, 80);
+            let answer = pod.within(|| protocol.ask(None, to))??;
+            ensure!(
+                answer.server == "far-nat",
+                "{protocol} {family}: {answer:?}"
+            );
+        }
+    }
+    lab.sluice.remove("captor")
 }
 
 fn share_a_port(lab: &mut Lab) -> Result<()> {

@@ -48,7 +48,10 @@ pub const POD_BRIDGE: &str = "pods0";
 pub const BACK_LINK: &str = "eth1";
 
 const CONTROL: &str = "control";
+const GUEST: &str = "guest";
 const ROUTER: &str = "router";
+/// How long the switch remembers an address, in hundredths of a second: the kernel's default.
+const SWITCH_AGEING: u32 = 30_000;
 const FAR_ROUTER: &str = "far-router";
 const FAR_LINK: &str = "far0";
 /// Routing table of the far router for servers whose replies go to director 1.
@@ -265,6 +268,23 @@ impl Fabric {
         let address = FABRIC_NET.host(10);
         self.plug(&namespace, CONTROL, address)?;
         use_gateway(&namespace, FABRIC_NET.host(1))?;
+        Ok((namespace, address))
+    }
+
+    /// Makes the switch a hub, which sends each frame to everybody, or a switch again.
+    pub fn set_hub(&self, hub: bool) -> Result<()> {
+        let ageing = if hub { 0 } else { SWITCH_AGEING };
+        self.switch.ip(&format!(
+            "link set {BRIDGE} type bridge ageing_time {ageing}"
+        ))?;
+        Ok(())
+    }
+
+    /// Connects one more host to the segment. Returns its addresses there.
+    pub fn guest(&self) -> Result<(Namespace, Dual)> {
+        let namespace = self.run.namespace(GUEST)?;
+        let address = FABRIC_NET.host(99);
+        self.plug(&namespace, GUEST, address)?;
         Ok((namespace, address))
     }
 

@@ -99,6 +99,14 @@ impl Mode {
         }
     }
 
+    /// The port on its servers; `None`: the VIP's own.
+    pub const fn target_port(self) -> Option<u16> {
+        match self {
+            Self::Nat | Self::FullNat => Some(TRANSLATED_PORT),
+            Self::Dr | Self::Tun => None,
+        }
+    }
+
     /// Whether replies come back through the director.
     pub const fn replies_through_director(self) -> bool {
         matches!(self, Self::Nat | Self::FullNat)
@@ -194,10 +202,7 @@ impl Lab {
     }
 
     fn serve(&self, mode: Mode) -> Result<()> {
-        let target_port = match mode {
-            Mode::Nat | Mode::FullNat => Some(TRANSLATED_PORT),
-            Mode::Dr | Mode::Tun => None,
-        };
+        let target_port = mode.target_port();
         let servers = self.members(&mode.servers())?;
         let (stable, candidate) = servers.split_at(2);
         let pools = [

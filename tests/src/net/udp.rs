@@ -109,6 +109,7 @@ impl StreamReport {
 pub struct UdpStream {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    answered: Arc<AtomicU64>,
     sender: JoinHandle<()>,
     receiver: JoinHandle<Result<StreamReport>>,
 }
@@ -133,10 +134,13 @@ impl UdpStream {
             })
         };
         let (stopped, total) = (Arc::clone(&stop), Arc::clone(&sent));
-        let receiver = thread::spawn(move || collect(&socket, &stopped, &total));
+        let answered = Arc::<AtomicU64>::default();
+        let count = Arc::clone(&answered);
+        let receiver = thread::spawn(move || collect(&socket, &stopped, &total, &count));
         Ok(Self {
             stop,
             sent,
+            answered,
             sender,
             receiver,
         })
@@ -145,6 +149,11 @@ impl UdpStream {
     /// Packets sent so far.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Acquire)
+    }
+
+    /// Answers so far, those that come twice included.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Acquire)
     }
 
     /// Stops sending, and waits for the answers that are under way.
@@ -158,7 +167,12 @@ impl UdpStream {
     }
 }
 
-fn collect(socket: &UdpSocket, stop: &AtomicBool, sent: &AtomicU64) -> Result<StreamReport> {
+fn collect(
+    socket: &UdpSocket,
+    stop: &AtomicBool,
+    sent: &AtomicU64,
+    answers: &AtomicU64,
+) -> Result<StreamReport> {
     let mut numbers = BTreeSet::new();
     let mut servers = BTreeSet::new();
     let mut repeated = 0;
@@ -170,6 +184,7 @@ fn collect(socket: &UdpSocket, stop: &AtomicBool, sent: &AtomicU64) -> Result<St
                 let text = str::from_utf8(&buffer[..n])?;
                 servers.insert(Answer::parse(text)?.server);
                 let number = text.split(' ').next_back().context("an empty answer")?;
+                answers.fetch_add(1, Ordering::AcqRel);
                 repeated += u64::from(!numbers.insert(number.parse::<u64>()?));
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}

@@ -224,6 +224,26 @@ impl Sluice {
         self.expect_running()
     }
 
+    /// Waits until every live node has a pool with so many static servers, each with an address of either family.
+    pub fn await_pool(&mut self, name: &str, servers: usize) -> Result<()> {
+        let mut last = None;
+        let result = wait::until(&format!("every node to have {name}"), CONVERGENCE, || {
+            last = self.pool(name);
+            let decision = last.as_ref().and_then(|status| status.decision.as_ref());
+            decision.is_some_and(|decision| {
+                let has = |node: &String| {
+                    let status = self.node(node);
+                    status.is_some_and(|status| {
+                        status.acknowledged_pool_revision >= decision.revision
+                    })
+                };
+                decision.content.servers.len() == 2 * servers && self.agents.keys().all(has)
+            })
+        });
+        result.with_context(|| format!("the status of {name} is {last:#?}"))?;
+        self.expect_running()
+    }
+
     /// Waits until every agent reports its programs attached in the driver.
     pub fn await_attached(&mut self) -> Result<()> {
         let names: Vec<String> = self.agents.keys().cloned().collect();
