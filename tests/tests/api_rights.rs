@@ -308,7 +308,17 @@ fn slices(stage: &mut Rights) -> Result<()> {
             answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.server == SERVERS[0]))
         })
     })?;
-    // Two more of its verbs: a slice that is no longer needed is deleted.
+    // Two more of its verbs: a slice that is not new is patched, and one that is no longer needed is deleted.
+    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    let status = status.to_string();
+    let patch = ["patch", "pod", "pods", "--subresource=status", "--patch"];
+    let patch = [&patch[..], &[&status]].concat();
+    stage.admin()?.kubectl(patch)?;
+    stage.admin()?.until(&SELECTED, CHANGE_TIMEOUT, |list| {
+        let slices = list["items"].as_array().into_iter().flatten();
+        let mut ready = slices.map(|slice| &slice["endpoints"][0]["conditions"]["ready"]);
+        ready.all(|ready| *ready == false)
+    })?;
     stage.sluice.remove("pods")?;
     stage.sluice.remove("pools")?;
     stage.admin()?.until(&SELECTED, CHANGE_TIMEOUT, |list| {
