@@ -103,7 +103,8 @@ pub struct LoadBalancerNodeStatus {
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The node's own addresses, loopback and link-local ones left out.
+    /// The node's own addresses: those of its uplinks, of interfaces on top of them and, on a director, of loopback interfaces.
+    /// Link-local addresses, 127.0.0.0/8 and ::1 are left out.
     #[serde(default)]
     #[schemars(with = "Vec<String>", length(max = MAX_NODE_ADDRESSES), inner(length(max = MAX_ADDRESS_LENGTH)))]
     pub addresses: Vec<IpAddr>,

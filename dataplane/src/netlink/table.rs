@@ -195,8 +195,24 @@ impl Table {
     /// The Ethernet addresses by which frames that come by an interface are for this node: its own, and those of interfaces
     /// on top of it and of the bridge or bond that it is a port of.
     pub fn macs_of(&self, ifindex: u32) -> BTreeSet<Mac> {
+        let stack = self.stacked_on([ifindex]);
+        let links = stack.iter().filter_map(|ifindex| self.links.get(ifindex));
+        links.filter_map(|link| link.mac).collect()
+    }
+
+    /// Addresses of these interfaces, 127.0.0.0/8 and ::1 left out.
+    pub fn addresses(&self, interfaces: &BTreeSet<u32>) -> BTreeSet<IpAddr> {
+        let addresses = self.addresses.iter();
+        addresses
+            .filter(|(ifindex, address)| interfaces.contains(ifindex) && !address.is_loopback())
+            .map(|&(_, address)| address)
+            .collect()
+    }
+
+    /// These interfaces, those on top of them, and the bridges and bonds that they are ports of.
+    pub fn stacked_on(&self, interfaces: impl IntoIterator<Item = u32>) -> BTreeSet<u32> {
         let mut found = BTreeSet::new();
-        let mut next = vec![ifindex];
+        let mut next: Vec<u32> = interfaces.into_iter().collect();
         while let Some(ifindex) = next.pop() {
             let Some(link) = self.links.get(&ifindex) else {
                 continue;
@@ -209,17 +225,14 @@ impl Table {
             let above = above.filter(|(_, link)| link.lower == Some(ifindex));
             next.extend(above.map(|(&ifindex, _)| ifindex));
         }
-        let links = found.iter().filter_map(|ifindex| self.links.get(ifindex));
-        links.filter_map(|link| link.mac).collect()
+        found
     }
 
-    /// Own addresses, those of loopback interfaces left out unless they are global.
-    pub fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.addresses
-            .iter()
-            .map(|&(_, address)| address)
-            .filter(|address| !address.is_loopback())
-            .collect()
+    /// The loopback interfaces.
+    pub fn loopbacks(&self) -> impl Iterator<Item = u32> {
+        let loopbacks = self.links.iter();
+        let loopbacks = loopbacks.filter(|(_, link)| link.medium == Medium::Loopback);
+        loopbacks.map(|(&ifindex, _)| ifindex)
     }
 
     /// The neighbour at an address beyond an interface.

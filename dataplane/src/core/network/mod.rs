@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage;
+use sluice_api::NodeRole;
 use sluice_planner::{Mac, NextHop};
 use tracing::warn;
 
@@ -44,6 +45,10 @@ pub(super) struct Network {
     heard: BTreeSet<Key>,
     /// Indices of the interfaces that carry XDP.
     uplinks: BTreeSet<u32>,
+    /// The node's role, once it is known.
+    role: Option<NodeRole>,
+    /// Addresses that are the node's by its interfaces, and the version that they were worked out for.
+    interface_addresses: (BTreeSet<IpAddr>, Option<u64>),
     peers: Option<BTreeSet<IpAddr>>,
     gateways: BTreeSet<Key>,
     gateways_changed: bool,
@@ -67,6 +72,8 @@ impl Network {
             neighbours: Neighbours::default(),
             heard: BTreeSet::new(),
             uplinks: BTreeSet::new(),
+            role: None,
+            interface_addresses: (BTreeSet::new(), None),
             peers: None,
             gateways: BTreeSet::new(),
             gateways_changed: false,
@@ -212,6 +219,12 @@ impl Network {
     /// Asks for the next thing that is not known, or, when all is, has neighbours kept.
     pub(super) fn turn(&mut self, intent: &Intent, now: Instant, effects: &mut Vec<Effect>) {
         self.find_uplinks(intent);
+        let role = intent.node.as_ref().map(|node| node.spec.role);
+        self.version += u64::from(role != self.role);
+        self.role = role;
+        if self.interface_addresses.1 != Some(self.version) {
+            self.interface_addresses = (self.find_interface_addresses(), Some(self.version));
+        }
         if self.waiting || !self.retry.is_over(now) {
             return;
         }
@@ -317,9 +330,24 @@ impl Network {
 
     /// Every address of the node, by its interfaces or its routes.
     pub(super) fn own_addresses(&self) -> BTreeSet<IpAddr> {
-        let mut addresses = self.table.addresses();
+        let mut addresses = self.interface_addresses().clone();
         addresses.extend(self.resolver.own());
         addresses
+    }
+
+    /// Addresses that are the node's by its interfaces: the uplinks, what is on top of them, and, on a director, loopback.
+    /// Others are not, such as those that kube-proxy keeps on a dummy interface. A server may have a VIP on loopback, as it
+    /// must where no agent runs.
+    pub(super) fn interface_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.interface_addresses.0
+    }
+
+    fn find_interface_addresses(&self) -> BTreeSet<IpAddr> {
+        let mut interfaces = self.table.stacked_on(self.uplinks.iter().copied());
+        if self.role == Some(NodeRole::Director) {
+            interfaces.extend(self.table.loopbacks());
+        }
+        self.table.addresses(&interfaces)
     }
 
     /// Next hops by address, those that have changed since they were last taken.

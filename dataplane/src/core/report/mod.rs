@@ -184,7 +184,10 @@ impl Report {
         let mut status = LoadBalancerNodeStatus {
             observed_generation: generation,
             conditions: self.status.conditions.clone(),
-            addresses: own_addresses(rooms.network),
+            addresses: own_addresses(rooms.network)
+                .take(MAX_NODE_ADDRESSES)
+                .copied()
+                .collect(),
             acknowledged_revision: acknowledged.virtual_servers,
             acknowledged_pool_revision: acknowledged.pools,
             exception_count: u32::try_from(exceptions.len()).unwrap_or(u32::MAX),
@@ -293,6 +296,13 @@ impl Report {
             }
         }
         reasons.extend(attachments.bridge_problems().map(str::to_owned));
+        let count = own_addresses(rooms.network).count();
+        if count > MAX_NODE_ADDRESSES {
+            reasons.push(format!(
+                "the node has {count} addresses on uplinks and loopback, and its status holds {MAX_NODE_ADDRESSES}: take \
+                 some off, since a virtual server may be given one of the others"
+            ));
+        }
         reasons.extend(failures);
         reasons.extend(intent.refused.clone());
         reasons
@@ -329,15 +339,12 @@ fn advise(status: &mut LoadBalancerNodeStatus, advice: &[String], generation: i6
     );
 }
 
-fn own_addresses(network: &Network) -> Vec<IpAddr> {
-    let addresses = network.table().addresses().into_iter();
-    addresses
-        .filter(|address| match address {
-            IpAddr::V4(address) => !address.is_link_local(),
-            IpAddr::V6(address) => !address.is_unicast_link_local(),
-        })
-        .take(MAX_NODE_ADDRESSES)
-        .collect()
+fn own_addresses(network: &Network) -> impl Iterator<Item = &IpAddr> {
+    let addresses = network.interface_addresses().iter();
+    addresses.filter(|address| match address {
+        IpAddr::V4(address) => !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    })
 }
 
 fn entry(capacity: &Capacity) -> CapacityEntry {

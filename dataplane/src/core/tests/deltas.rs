@@ -168,7 +168,7 @@ fn mark(revision: u64) -> Mark {
     }
 }
 
-fn of_role(role: NodeRole) -> Event {
+pub(super) fn of_role(role: NodeRole) -> Event {
     let Event::Node(mut node) = node(1, XdpMode::Auto) else {
         unreachable!()
     };

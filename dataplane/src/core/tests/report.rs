@@ -1,10 +1,19 @@
 //! Status: what is told, when it is written, and how a node is left.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use sluice_api::{ConditionType, LoadBalancerNodeStatus, XdpMode, find_condition};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
+use sluice_api::{
+    ConditionType, LoadBalancerNodeStatus, MAX_NODE_ADDRESSES, NodeRole, XdpMode, find_condition,
+};
 
-use super::{Core, Input, OWN, POD, SERVER, UPLINK_INDEX, World, decisions, node};
+use super::deltas::of_role;
+use super::network::address;
+use super::{
+    BRIDGE_INDEX, Core, Input, OWN, POD, SERVER, UPLINK_INDEX, World, decisions, link, node,
+};
 use crate::netlink::Settings;
 use crate::source::Event;
 
@@ -233,4 +242,86 @@ fn an_admin_port_that_is_taken_is_told_and_the_node_is_ready() {
     world.turn();
     world.after(GATHER);
     assert_eq!(status(&world).conditions[0].message, "");
+}
+
+/// An interface with more attributes.
+fn link_with(ifindex: u32, name: &str, more: &[LinkAttribute]) -> RouteNetlinkMessage {
+    let RouteNetlinkMessage::NewLink(mut message) = link(ifindex, name, true) else {
+        unreachable!("a link")
+    };
+    message.attributes.extend_from_slice(more);
+    RouteNetlinkMessage::NewLink(message)
+}
+
+fn loopback() -> RouteNetlinkMessage {
+    let RouteNetlinkMessage::NewLink(mut message) = link(1, "lo", true) else {
+        unreachable!("a link")
+    };
+    message.header.flags |= LinkFlags::Loopback;
+    RouteNetlinkMessage::NewLink(message)
+}
+
+fn own(world: &World) -> Vec<IpAddr> {
+    status(world).addresses.clone()
+}
+
+#[test]
+fn own_addresses_are_those_of_uplinks_and_what_is_on_top_and_of_a_directors_loopback() {
+    let mut world = World::settled(&[SERVER]);
+    let before = own(&world);
+    let ip = |n| Ipv4Addr::new(198, 51, 100, n);
+    // A bridge that the uplink is a port of, a VLAN on it, loopback, and a pod's end of a veth, which names an index there.
+    let kind = |kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+    let port = [LinkAttribute::Controller(31)];
+    let vlan = [LinkAttribute::Link(31), kind(InfoKind::Vlan)];
+    let veth = [LinkAttribute::Link(UPLINK_INDEX), kind(InfoKind::Veth)];
+    world.hear(link_with(UPLINK_INDEX, "eth0", &port));
+    world.hear(link(31, "br1", true));
+    world.hear(link_with(32, "br1.7", &vlan));
+    world.hear(loopback());
+    world.hear(link(33, "kube-ipvs0", true));
+    world.hear(link_with(34, "cali1", &veth));
+    for (ifindex, n) in [
+        (UPLINK_INDEX, 2),
+        (31, 31),
+        (32, 32),
+        (1, 1),
+        (33, 33),
+        (34, 34),
+        (BRIDGE_INDEX, 35),
+    ] {
+        world.hear(address(ifindex, ip(n)));
+    }
+    world.hear(address(1, Ipv4Addr::new(127, 0, 0, 9)));
+    world.after(GATHER);
+    let expect = |numbers: &[u8]| -> Vec<IpAddr> {
+        let new = numbers.iter().map(|n| IpAddr::from(ip(*n)));
+        let mut all: Vec<IpAddr> = before.iter().copied().chain(new).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(own(&world), expect(&[1, 2, 31, 32]));
+    // A server may have a VIP on loopback.
+    world.tell(Input::Source(of_role(NodeRole::RealServer)));
+    world.turn();
+    world.after(GATHER);
+    assert_eq!(own(&world), expect(&[2, 31, 32]));
+}
+
+#[test]
+fn addresses_that_have_no_room_in_the_status_are_told() {
+    let mut world = World::settled(&[SERVER]);
+    for n in 0..=u16::try_from(MAX_NODE_ADDRESSES).unwrap() {
+        let [high, low] = n.to_be_bytes();
+        world.notice(address(UPLINK_INDEX, Ipv4Addr::new(198, 18, high, low)));
+    }
+    world.turn();
+    world.after(GATHER);
+    assert_eq!(own(&world).len(), MAX_NODE_ADDRESSES);
+    let not_ready = world.not_ready();
+    assert!(
+        not_ready.contains("addresses on uplinks and loopback")
+            && not_ready.contains("take some off"),
+        "{not_ready}"
+    );
 }
