@@ -251,6 +251,9 @@ fn all(stage: &mut Quiet) -> Result<()> {
         &json!({"servers": selector}),
     ));
     admin.apply_many::<RealServerPool>(&pools)?;
+    // Without a server that takes flows its virtual server would not become ready.
+    make_pod(stage, "first")?;
+    start_pod(stage, "first", "10.7.0.1")?;
     let mut servers: Vec<Value> = (0..SERVERS - 1).map(|number| server(number, 1)).collect();
     let vip = IpAddr::from([203, 0, 113, 250]);
     let pods = virtual_server_at("pods", "FullNAT", &[vip], &[WEB], &[("pods", 1)]);
@@ -281,40 +284,42 @@ fn rest(stage: &mut Quiet) -> Result<()> {
 }
 
 fn endpoint(stage: &mut Quiet) -> Result<()> {
+    make_pod(stage, "second")?;
+    stage.measure(
+        "one endpoint",
+        ENDPOINT,
+        || start_pod(stage, "second", "10.7.0.2"),
+        || {
+            let pool = stage.operated.get("realserverpool", "pods");
+            pool.is_ok_and(|pool| pool["status"]["readyServers"] == 2)
+        },
+    )
+}
+
+fn make_pod(stage: &Quiet, name: &str) -> Result<()> {
     let pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "pod", "namespace": "default", "labels": {"app": "pods"}},
+        "metadata": {"name": name, "namespace": "default", "labels": {"app": "pods"}},
         "spec": {
             "nodeName": "n01",
             "containers": [{"name": "web", "image": "web"}],
         },
     });
-    stage.operated.apply(&[pod])?;
-    let address = json!({"status": {
-        "podIP": "10.7.0.1",
-        "podIPs": [{"ip": "10.7.0.1"}],
+    stage.operated.apply(&[pod]).map(drop)
+}
+
+/// Makes a pod ready at this address, as its kubelet would.
+fn start_pod(stage: &Quiet, name: &str, address: &str) -> Result<()> {
+    let status = json!({"status": {
+        "podIP": address,
+        "podIPs": [{"ip": address}],
         "conditions": [{"type": "Ready", "status": "True"}],
     }})
     .to_string();
-    let patch = [
-        "patch",
-        "pod",
-        "pod",
-        "--subresource=status",
-        "--type=merge",
-        "--patch",
-        &address,
-    ];
-    stage.measure(
-        "one endpoint",
-        ENDPOINT,
-        || stage.admin().kubectl(patch).map(drop),
-        || {
-            let pool = stage.operated.get("realserverpool", "pods");
-            pool.is_ok_and(|pool| pool["status"]["readyServers"] == 1)
-        },
-    )
+    let patch = ["--subresource=status", "--type=merge", "--patch", &status];
+    let patch = [&["patch", "pod", name][..], &patch].concat();
+    stage.admin().kubectl(patch).map(drop)
 }
 
 fn decision(stage: &mut Quiet) -> Result<()> {
