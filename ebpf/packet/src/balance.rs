@@ -26,7 +26,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         port: tuple.destination_port,
     };
     let key = Key::new(tables, &tuple.source, tuple.source_port, far);
-    let balanced = mac::is_balanced(packet, tables, tuple);
+    tuple.balanced = mac::is_balanced(packet, tables, tuple);
     let current = flow::find_current(tables, &key, tuple, now)
         .and_then(|data| {
             Some(Chosen {
@@ -39,7 +39,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
             let path = chosen.server.word.path();
             chosen.server.serves(vip.index())
                 && is_for(path, hook)
-                && (!balanced || matches!(path, Path::Local))
+                && (!tuple.balanced || matches!(path, Path::Local))
         });
     let chosen = if let Some(chosen) = current {
         chosen
@@ -47,8 +47,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         let zero = packet.unknown_zero();
         tuple.forget_constants(zero);
         let mut choice = Choice::of(key, vip.index(), now, hook, zero);
-        choice.balanced = balanced;
-        choice.head = head_slot(vip, balanced);
+        choice.head = head_slot(vip, tuple.balanced);
         match choose(tables, tuple, choice)? {
             Some(chosen) => chosen,
             None => return Ok(Outcome::PASS),
@@ -105,7 +104,7 @@ fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
         let server = server_of(tables, found.data).filter(|server| server.serves(choice.index));
         if let Some(server) = server {
             // Two directors that disagree about a flow would send it to and fro until its TTL ends.
-            let refused = choice.balanced && !matches!(server.word.path(), Path::Local);
+            let refused = tuple.balanced && !matches!(server.word.path(), Path::Local);
             if refused && choice.head == 0 {
                 return Err(DropReason::NotMyServer);
             }
@@ -183,8 +182,8 @@ fn record<const A: usize, T: Tables + FamilyTables<A>>(
     flow::begin(tables, &choice.key, data, choice.now);
     if server.reply_end().index != 0 {
         let back = Key::new(tables, &tuple.source, tuple.source_port, server.reply_end());
-        if choice.left_behind != FlowData::default() {
-            flow::remove(tables, choice.left_behind, &back);
+        if choice.news != FlowData::default() {
+            flow::remove(tables, choice.news, &back);
         }
         flow::begin(tables, &back, data, choice.now);
     }

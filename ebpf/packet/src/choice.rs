@@ -31,10 +31,9 @@ pub(crate) struct Choice<'a, const A: usize> {
     id: u32,
     /// Slot of the head that a new flow asks.
     pub(crate) head: u32,
-    /// The new data of a known flow's entry, 0 if nothing changed: the other direction's entry must say the same.
+    /// Of a known flow the new data of its entry, 0 if nothing changed: the other direction's entry must say the same. Of a
+    /// new flow the data of the entry that an earlier one left where its way back goes, 0 if there is none.
     pub(crate) news: FlowData,
-    /// The data of the entry that an earlier flow left where the way back of a new one goes; 0 if there is none.
-    pub(crate) left_behind: FlowData,
     /// The flow's key, as the client's packets have it.
     pub(crate) key: Key<A>,
     /// Index of the VIP port.
@@ -46,8 +45,6 @@ pub(crate) struct Choice<'a, const A: usize> {
     /// Which table the flow's entry was in.
     pub(crate) was_in: Table,
     pub(crate) new_flow: bool,
-    /// Another director has balanced the packet already: only this node's own servers may get it.
-    pub(crate) balanced: bool,
 }
 
 impl<'a, const A: usize> Choice<'a, A> {
@@ -61,7 +58,6 @@ impl<'a, const A: usize> Choice<'a, A> {
             id: zero,
             head: zero,
             news: FlowData(u64::from(zero)),
-            left_behind: FlowData(u64::from(zero)),
             key,
             index,
             now,
@@ -69,7 +65,6 @@ impl<'a, const A: usize> Choice<'a, A> {
             hook,
             was_in: Table::Established,
             new_flow: false,
-            balanced: false,
         }
     }
 

@@ -119,7 +119,9 @@ pub(crate) struct Tuple<const A: usize> {
     pub(crate) protocol: u8,
     /// TCP flags; 0 for UDP.
     pub(crate) flags: u8,
-    pad: [u8; 2],
+    /// Another director has balanced the packet already: only this node's own servers may get it.
+    pub(crate) balanced: bool,
+    pad: u8,
     pub(crate) destination: [u8; A],
 }
 
@@ -143,7 +145,8 @@ impl<const A: usize> Tuple<A> {
             destination_port: [ports[2], ports[3]],
             protocol: ip.protocol,
             flags,
-            pad: [0; 2],
+            balanced: false,
+            pad: 0,
         })
     }
 

@@ -51,19 +51,21 @@ pub(crate) fn is_balanced<const A: usize, P: Packet, T: Tables + FamilyTables<A>
         return false;
     };
     let (index, bit) = peer_bit(address);
-    tables.mac_word(index) & bit != 0
-        && is_peer(packet, tables)
-        && !FamilyTables::<A>::is_peers_own(tables, &tuple.source)
+    tables.mac_word(index) & bit != 0 && balanced_by(tables, address, tuple)
 }
 
-#[inline(always)]
-fn is_peer<P: Packet, T: Tables>(packet: &P, tables: &T) -> bool {
-    packet.get::<6>(SOURCE).is_some_and(|&[a, b, c, d, e, f]| {
-        tables.is_peer(&MacKey {
-            mac: [a, b, c, d, e, f],
-            pad: [0; 2],
-        })
-    })
+/// Whether this sender is another director, and the packet is not its own. A function of its own, as the steps of
+/// [`crate::balance`].
+#[inline(never)]
+fn balanced_by<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    address: u64,
+    tuple: &Tuple<A>,
+) -> bool {
+    let bytes = address.to_le_bytes();
+    let mac = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
+    tables.is_peer(&MacKey { mac, pad: [0; 2] })
+        && !FamilyTables::<A>::is_peers_own(tables, &tuple.source)
 }
 
 /// The Ethernet address at `offset`, as [`sluice_abi::mac_number`].

@@ -7,8 +7,8 @@ use crate::Tables;
 use sluice_abi::{ConfigWord, NEXT_HOP_BUCKET, NextHopWord};
 
 /// Whether the stack shall send the reply in hand to this next hop. Next hops that find no place among those that are
-/// refreshed stay as they are.
-#[inline(always)]
+/// refreshed stay as they are. A function of its own, as the steps of [`crate::balance`].
+#[inline(never)]
 pub(crate) fn is_due<T: Tables>(tables: &T, mac: &[u8; 6]) -> bool {
     let refresh = tables.config(ConfigWord::NextHopRefresh) as u16;
     if refresh == 0 {

@@ -2,9 +2,11 @@
 
 use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple, same_address};
+use crate::mac::Whose;
 use crate::server::{address, server_of};
 use crate::{
-    Action, FamilyTables, Hook, Outcome, Packet, Route, Tables, fullnat, marker, next_hop, rewrite,
+    Action, FamilyTables, Hook, Outcome, Packet, Route, Tables, fullnat, mac, marker, next_hop,
+    rewrite,
 };
 use sluice_abi::{DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd, Path, Stat};
 
@@ -30,6 +32,10 @@ pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         way_back(tables, &tuple, &mut way, false);
     }
     if way.server == 0 {
+        // By a bridge or overlay come packets of pods, for whom an address may be somebody else's than the VIP's.
+        if mac::whose(packet, tables) != Whose::Uplink {
+            return Ok(Outcome::PASS);
+        }
         return marker::no_virtual_server::<A, P, T>(packet, tables, &ip);
     }
     if ETHERNET + usize::from(ip.length) > packet.length() {

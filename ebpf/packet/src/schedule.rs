@@ -97,7 +97,7 @@ fn way_back_is_free<const A: usize, T: Tables + FamilyTables<A>>(
     choice: &mut Choice<'_, A>,
 ) -> bool {
     let back = Key::new(tables, &tuple.source, tuple.source_port, server.reply_end());
-    choice.left_behind = FlowData::default();
+    choice.news = FlowData::default();
     let Some(found) = flow::find(tables, &back, choice.now) else {
         return true;
     };
@@ -107,7 +107,7 @@ fn way_back_is_free<const A: usize, T: Tables + FamilyTables<A>>(
         || tuple.opens() && flow::is_over(found.state)
         || holder.is_none_or(|holder| holder.serves(choice.index));
     if free && (tuple.opens() || !own) {
-        choice.left_behind = found.data;
+        choice.news = found.data;
     }
     free
 }
