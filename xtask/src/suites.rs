@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::command;
 
 /// Test targets, as `package/target`, that need nothing but cargo.
-const UNIT: [&str; 10] = [
+const UNIT: [&str; 11] = [
     "kubectl-sluice/golden",
     "kubectl-sluice/rollout",
     "kubectl-sluice/watch",
@@ -19,13 +19,14 @@ const UNIT: [&str; 10] = [
     "sluice-operator/standalone",
     "sluice-planner/endpoints",
     "sluice-planner/golden",
+    "sluice-planner/identity",
     "sluice-planner/ring",
     "sluice-planner/sequences",
     "sluice-tests/golden",
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 27] = [
+const EQUIPPED: [&str; 28] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_faults",
@@ -50,6 +51,7 @@ const EQUIPPED: [&str; 27] = [
     "sluice-tests/network_harness",
     "sluice-tests/network_input",
     "sluice-tests/network_restart",
+    "sluice-tests/network_wire",
     "sluice-tests/packet_pools",
     "sluice-tests/packet_tables",
     "sluice-tests/races",

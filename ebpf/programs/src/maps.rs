@@ -7,8 +7,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    CONFIG_WORDS, FullNatKey, FullNatValue, Head, LocalKey, MAC_WORDS, MOST_DROP_REASONS, NEXT_HOP_WORDS, MOST_STATS, MacKey,
-    PortKey, RingWord, ServerCounters, ServerRecord, ServerWord, VipWord,
+    CONFIG_WORDS, FullNatKey, FullNatValue, Head, LocalKey, MAC_WORDS, MOST_DROP_REASONS,
+    MOST_STATS, MacKey, NEXT_HOP_WORDS, PortKey, RingWord, ServerCounters, ServerRecord,
+    ServerWord, VipWord,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;

@@ -11,8 +11,8 @@ use aya_ebpf::{
     helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use sluice_abi::{
-    ConfigWord, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey,
-    NextHopWord, PortKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
+    ConfigWord, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, NextHopWord,
+    PortKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_packet::{Bucket, FamilyTables, Route, Tables, change_words, find_words, insert_words};
 
