@@ -178,10 +178,7 @@ fn canary(lab: &mut Lab) -> Result<()> {
 
     // After the policy is deleted the decided weights stay until the spec's weights change.
     lab.sluice.remove("canary")?;
-    let sluice = &lab.sluice;
-    until("the policy to be gone", STEP_TIMEOUT, || {
-        sluice.rollout("canary").is_none()
-    })?;
+    lab.sluice.await_no_rollout("canary")?;
     let sources = client_sources(Family::V4, 51, 100);
     let spread = Protocol::Udp.ask_from_each(&client, &sources, mode.target(Family::V4))?;
     spread.expect(&shares(mode, 0)[2..], DEVIATIONS)?;

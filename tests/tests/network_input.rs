@@ -341,5 +341,6 @@ fn two_policies(lab: &mut Lab) -> Result<()> {
     all_served(lab)?;
     lab.sluice.remove("second")?;
     lab.sluice.remove("first")?;
+    lab.sluice.await_no_rollout("first")?;
     lab.set_shares(mode, 2, 0)
 }

@@ -9,6 +9,10 @@ use sluice_abi::{ConfigWord, NEXT_HOP_BUCKET, NextHopWord};
 /// Whether the stack shall send the reply in hand to this next hop. Next hops that find no place among those that are
 /// refreshed stay as they are. A function of its own, as the steps of [`crate::balance`].
 #[inline(never)]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "six bytes by value are copied as a misaligned word of the stack"
+)]
 pub(crate) fn is_due<T: Tables>(tables: &T, mac: &[u8; 6]) -> bool {
     let refresh = tables.config(ConfigWord::NextHopRefresh) as u16;
     if refresh == 0 {

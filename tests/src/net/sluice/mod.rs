@@ -224,6 +224,13 @@ impl Sluice {
         self.expect_running()
     }
 
+    /// Waits until a policy is gone: a removal counts when the directory has been still for a while.
+    pub fn await_no_rollout(&self, name: &str) -> Result<()> {
+        wait::until(&format!("policy {name} to be gone"), CONVERGENCE, || {
+            self.rollout(name).is_none()
+        })
+    }
+
     /// Waits until every live node has a pool with so many static servers, each with an address of either family.
     pub fn await_pool(&mut self, name: &str, servers: usize) -> Result<()> {
         let mut last = None;
