@@ -1,7 +1,7 @@
 //! Whether a spec may be served: checks of one object against itself, its pools and the nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_api::{
     DEFAULT_SERVER_WEIGHT, DecidedEndpoints, DecidedRealServerPool, DecidedServer,
@@ -330,9 +330,22 @@ fn merged(own: &[TargetPort], pool: &[TargetPort]) -> Vec<DecidedTargetPort> {
         .collect()
 }
 
+/// Addresses at which clouds tell a machine its secrets, beyond the link-local ones: whoever gets a node to ask there gets
+/// the node's. Azure's wire server, Alibaba Cloud's and Oracle Cloud's metadata services, those of EC2 and of Google Cloud over
+/// IPv6, by their documentation.
+const METADATA_SERVICES: [IpAddr; 5] = [
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+
 /// Why an address can be neither a VIP nor a server's.
 pub(super) fn not_usable(address: IpAddr) -> Option<&'static str> {
-    if address.is_unspecified() {
+    if METADATA_SERVICES.contains(&address) {
+        Some("the address of a cloud's metadata service")
+    } else if address.is_unspecified() {
         Some("the unspecified address")
     } else if address.is_loopback() {
         Some("a loopback address")

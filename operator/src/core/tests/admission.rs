@@ -140,6 +140,18 @@ fn a_bad_pool_keeps_its_last_servers() {
         ),
         (
             "address: 10.0.0.1",
+            "address: 168.63.129.16",
+            "AddressNotUsable",
+            "metadata",
+        ),
+        (
+            "address: 10.0.0.1",
+            "address: \"fd00:ec2::254\"",
+            "AddressNotUsable",
+            "metadata",
+        ),
+        (
+            "address: 10.0.0.1",
             "address: 10.0.0.1.1",
             "InvalidSpec",
             "spec.servers.static[0].address",
