@@ -78,11 +78,8 @@ fn write_surroundings(f: &mut fmt::Formatter<'_>, image: &Image) -> fmt::Result 
     }
     let own = image.macs.range(..sluice_abi::OWN_MAC_WORDS);
     for (_, word) in own {
-        let bytes = word.to_le_bytes();
-        let mac = bytes
-            .first_chunk()
-            .map_or_else(Mac::default, |mac| Mac(*mac));
-        writeln!(f, "own {mac} by interface {}", word >> 48)?;
+        let (address, ifindex) = sluice_abi::own_mac_parts(*word);
+        writeln!(f, "own {} by interface {ifindex}", Mac(address))?;
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ use std::collections::binary_heap::PeekMut;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
 
+use sluice_abi::MIXER;
+
 use crate::hash;
 
 /// A server's identity in a ring: its address, and its port where the mode tells servers of one address apart.
@@ -170,7 +172,7 @@ struct Taker {
 
 impl Taker {
     fn new(key: u64, log2_slots: u8) -> Self {
-        let (a, b) = (hash::mix(key ^ 0x9e37_79b9_7f4a_7c15), hash::mix(!key));
+        let (a, b) = (hash::mix(key ^ MIXER), hash::mix(!key));
         let c = hash::mix(a ^ b.rotate_left(32));
         Self {
             multipliers: [hash::low(a) | 1, hash::low(b) | 1, hash::low(c) | 1],

@@ -43,7 +43,7 @@ impl Maps {
             replies: self.replies()?,
             locals: self.locals()?,
             peers: peers.into_iter().map(|(key, _)| Mac(key.mac)).collect(),
-            macs: self.macs()?,
+            macs: self.macs(),
             peer_nets: self.peer_nets()?,
             heads,
             rings: self.rings()?,
@@ -62,16 +62,10 @@ impl Maps {
         Ok(v4.chain(v6).collect())
     }
 
-    fn macs(&self) -> Result<BTreeMap<u32, u64>, Error> {
-        let mut macs = BTreeMap::new();
-        for index in 0..self.macs.max_entries() {
-            let word = self.macs.get(index);
-            let word = word.map_err(map_error(MapName::Macs, "read it"))?;
-            if word != 0 {
-                macs.insert(index, word);
-            }
-        }
-        Ok(macs)
+    fn macs(&self) -> BTreeMap<u32, u64> {
+        let words = self.macs.words().iter();
+        let words = words.map(|word| word.load(Ordering::Relaxed));
+        (0..).zip(words).filter(|(_, word)| *word != 0).collect()
     }
 
     fn peer_nets(&self) -> Result<BTreeSet<Prefix>, Error> {
@@ -173,7 +167,9 @@ impl Maps {
             },
             MapOp::AddPeer { mac } => written(MapName::Peers, self.peers.set(&(*mac).into(), &1)),
             MapOp::RemovePeer { mac } => written(MapName::Peers, self.peers.remove(&(*mac).into())),
-            MapOp::SetMac { index, word } => written(MapName::Macs, self.macs.set(*index, word)),
+            MapOp::SetMac { index, word } => {
+                written(MapName::Macs, self.macs.set_word(*index, *word))
+            }
             MapOp::AddPeerNet { prefix } => match prefix.key() {
                 ByFamily::V4(key) => written(MapName::PeerNets4, self.peer_nets4.set(&key, &1)),
                 ByFamily::V6(key) => written(MapName::PeerNets6, self.peer_nets6.set(&key, &1)),

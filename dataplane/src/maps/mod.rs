@@ -24,8 +24,8 @@ use std::thread;
 use std::time::Duration;
 
 use sluice_abi::{
-    ConfigWord, DropReason, FullNatKey, FullNatValue, Head, LocalKey, MacKey, MapName, PortKey,
-    PrefixKey, RingWord, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
+    ConfigWord, DropReason, FullNatKey, FullNatValue, Head, LocalKey, MAC_WORDS, MacKey, MapName,
+    PortKey, PrefixKey, RingWord, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_planner::Limits;
 
@@ -189,7 +189,7 @@ pub struct Maps {
     locals4: Hash<LocalKey<4>, u32>,
     locals6: Hash<LocalKey<16>, u32>,
     peers: Hash<MacKey, u32>,
-    macs: Array<u64>,
+    macs: Shared<[u64; MAC_WORDS as usize]>,
     peer_nets4: Hash<PrefixKey<4>, u32>,
     peer_nets6: Hash<PrefixKey<16>, u32>,
     heads: Shared<Head>,
@@ -237,7 +237,7 @@ impl Maps {
             locals4: typed!(MapName::Locals4, Hash::new),
             locals6: typed!(MapName::Locals6, Hash::new),
             peers: typed!(MapName::Peers, Hash::new),
-            macs: typed!(MapName::Macs, Array::new),
+            macs: shared!(MapName::Macs, size_of::<[u64; MAC_WORDS as usize]>()),
             peer_nets4: typed!(MapName::PeerNets4, Hash::new),
             peer_nets6: typed!(MapName::PeerNets6, Hash::new),
             heads: shared!(MapName::Heads, size_of::<Head>()),

@@ -211,6 +211,14 @@ impl<V> Shared<V> {
         self.memory.words()
     }
 
+    /// Replaces a word of the array, which packets may read meanwhile.
+    pub(super) fn set_word(&self, index: u32, word: u64) -> io::Result<()> {
+        let slot = self.words().get(index as usize);
+        slot.ok_or_else(|| Self::no_index(index))?
+            .store(word, Ordering::Release);
+        Ok(())
+    }
+
     fn no_index(index: u32) -> io::Error {
         io::Error::other(format!("no index {index}"))
     }

@@ -18,6 +18,8 @@
 //! Key word 0 means a free slot ([`SLOT_FREE`]), 1 a slot being written ([`SLOT_BUSY`]); neither can be a key since a tag's
 //! highest bit is set.
 
+use crate::MIXER;
+
 /// Entries of a bucket.
 pub const BUCKET_ENTRIES: usize = 4;
 
@@ -56,7 +58,7 @@ impl FarEnd {
     #[inline(always)]
     pub const fn mixed(self) -> u64 {
         let port = u16::from_be_bytes(self.port) as u64;
-        (self.index as u64 | port << 20).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        (self.index as u64 | port << 20).wrapping_mul(MIXER)
     }
     /// The part of it that a key holds: the highest bits of [`Self::mixed`], with the highest one set.
     #[inline(always)]

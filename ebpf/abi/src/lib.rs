@@ -41,7 +41,7 @@ pub use head::{
 pub use keys::{FIRST_REPLY_INDEX, LocalKey, MOST_INDICES, MacKey, PortKey, PrefixKey, VipWord};
 pub use mac::{
     MAC_WORDS, NEXT_HOP_BUCKET, NEXT_HOP_WORDS, NextHopWord, OWN_BUCKET, OWN_MAC_WORDS,
-    PEER_FILTER_WORDS, mac_number, own_bucket, own_mac, peer_bit,
+    PEER_FILTER_WORDS, mac_number, own_bucket, own_mac, own_mac_parts, peer_bit,
 };
 pub use names::{CONFIG_WORDS, ConfigWord, MapName};
 pub use reason::{DropReason, MOST_DROP_REASONS, MOST_STATS, Stat};
@@ -54,3 +54,6 @@ pub const ABI_VERSION: u64 = 4;
 pub const TCP: u8 = 6;
 /// UDP's protocol number (RFC 768).
 pub const UDP: u8 = 17;
+
+/// 2^64 / φ, an odd number by which hashes multiply: each bit changes about half of those above it.
+pub const MIXER: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -12,6 +12,7 @@ use sluice_abi::{DropReason, FarEnd, FlowData, Path, VipWord};
 pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
+    macs: &T::Macs<'_>,
     hook: Hook,
     ip: &Ip<A>,
     tuple: &mut Tuple<A>,
@@ -26,7 +27,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         port: tuple.destination_port,
     };
     let key = Key::new(tables, &tuple.source, tuple.source_port, far);
-    tuple.balanced = mac::is_balanced(packet, tables, tuple);
+    tuple.balanced = mac::is_balanced(packet, tables, macs, tuple);
     let current = flow::find_current(tables, &key, tuple, now)
         .and_then(|data| {
             Some(Chosen {

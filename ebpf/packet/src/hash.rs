@@ -1,5 +1,7 @@
 //! The two hashes: which bucket a flow is in, and which pool and server a new flow gets.
 
+use sluice_abi::MIXER;
+
 /// Finalizer of a 64-bit multiply–xorshift hash: every input bit reaches every output bit.
 #[inline(always)]
 const fn mix(mut h: u64) -> u64 {
@@ -16,7 +18,7 @@ const fn mix(mut h: u64) -> u64 {
 /// The far end is known last, by a look-up. So it comes last, and the client's part is computed meanwhile.
 #[inline(always)]
 pub fn bucket_ipv4(client: u64, far: u64, seed: u64) -> u64 {
-    let h = (client ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let h = (client ^ seed).wrapping_mul(MIXER);
     let h = (h ^ (h >> 32) ^ far).wrapping_mul(0xd6e8_feb8_6659_fd93);
     h ^ (h >> 32)
 }
@@ -24,8 +26,8 @@ pub fn bucket_ipv4(client: u64, far: u64, seed: u64) -> u64 {
 /// As [`bucket_ipv4`], of an IPv6 key's words: the first has the far end in it.
 #[inline(always)]
 pub fn bucket_ipv6(words: &[u64; 3], seed: u64) -> u64 {
-    let h = (words[1] ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let h = (h ^ (h >> 32) ^ words[2]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let h = (words[1] ^ seed).wrapping_mul(MIXER);
+    let h = (h ^ (h >> 32) ^ words[2]).wrapping_mul(MIXER);
     let h = (h ^ (h >> 32) ^ words[0]).wrapping_mul(0xd6e8_feb8_6659_fd93);
     h ^ (h >> 32)
 }
@@ -35,7 +37,7 @@ pub fn bucket_ipv6(words: &[u64; 3], seed: u64) -> u64 {
 #[inline(always)]
 pub fn flow<const A: usize>(client: &[u8; A], port: [u8; 2], seed: u32) -> u64 {
     let port = u64::from(u16::from_be_bytes(port));
-    mix(address(client, seed) ^ port.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    mix(address(client, seed) ^ port.wrapping_mul(MIXER))
 }
 
 /// The 31-bit pool hash by the client's address alone.
@@ -53,7 +55,7 @@ pub fn pool(flow: u64) -> u32 {
 /// The hash that chooses the next candidate when one will not do.
 #[inline(always)]
 pub fn next(flow: u64) -> u64 {
-    mix(flow.wrapping_add(0x9e37_79b9_7f4a_7c15))
+    mix(flow.wrapping_add(MIXER))
 }
 
 #[inline(always)]
@@ -62,7 +64,7 @@ fn address<const A: usize>(client: &[u8; A], seed: u32) -> u64 {
     let mut i = 0;
     while i + 3 < A {
         let word = u32::from_be_bytes([client[i], client[i + 1], client[i + 2], client[i + 3]]);
-        h = (h ^ u64::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        h = (h ^ u64::from(word)).wrapping_mul(MIXER);
         h ^= h >> 32;
         i += 4;
     }

@@ -13,7 +13,10 @@ pub(crate) fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     tables: &T,
     hook: Hook,
 ) -> Result<Outcome, DropReason> {
-    match mac::whose(packet, tables) {
+    let Some(macs) = tables.macs() else {
+        return Ok(Outcome::PASS);
+    };
+    match mac::whose(packet, &macs) {
         Whose::Uplink => {}
         // Servers answer there. Pods and other hosts behind it are no clients: their own traffic is not captured.
         Whose::Device => return Ok(Outcome::REPLY),
@@ -29,7 +32,7 @@ pub(crate) fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         return marker::not_transport::<A, P, T>(packet, tables, &ip);
     };
     match tables.vip(&tuple.destination_key()) {
-        Some(vip) => balance::balance::<A, P, T>(packet, tables, hook, &ip, &mut tuple, vip),
+        Some(vip) => balance::balance::<A, P, T>(packet, tables, &macs, hook, &ip, &mut tuple, vip),
         None => Ok(Outcome::REPLY),
     }
 }

@@ -1,7 +1,7 @@
 //! Whose a frame is, by its Ethernet addresses.
 
 use crate::headers::Tuple;
-use crate::{FamilyTables, Packet, Tables};
+use crate::{FamilyTables, Packet, SharedWords, Tables};
 use sluice_abi::{MacKey, OWN_BUCKET, own_bucket, own_mac, peer_bit};
 
 /// Offset of a frame's source address.
@@ -20,7 +20,7 @@ pub(crate) enum Whose {
 
 /// Whose the frame is by its destination.
 #[inline(always)]
-pub(crate) fn whose<P: Packet, T: Tables>(packet: &P, tables: &T) -> Whose {
+pub(crate) fn whose<P: Packet>(packet: &P, macs: &impl SharedWords) -> Whose {
     let Some(address) = address_at(packet, 0) else {
         return Whose::Others;
     };
@@ -28,7 +28,7 @@ pub(crate) fn whose<P: Packet, T: Tables>(packet: &P, tables: &T) -> Whose {
     let first = own_bucket(word);
     let mut place = 0;
     while place < OWN_BUCKET {
-        if tables.mac_word(first + place) == word {
+        if macs.load((first + place) as usize) == word {
             return Whose::Uplink;
         }
         place += 1;
@@ -45,13 +45,14 @@ pub(crate) fn whose<P: Packet, T: Tables>(packet: &P, tables: &T) -> Whose {
 pub(crate) fn is_balanced<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &P,
     tables: &T,
+    macs: &T::Macs<'_>,
     tuple: &Tuple<A>,
 ) -> bool {
     let Some(address) = address_at(packet, SOURCE) else {
         return false;
     };
     let (index, bit) = peer_bit(address);
-    tables.mac_word(index) & bit != 0 && balanced_by(tables, address, tuple)
+    macs.load(index as usize) & bit != 0 && balanced_by(tables, address, tuple)
 }
 
 /// Whether this sender is another director, and the packet is not its own. A function of its own, as the steps of
@@ -68,10 +69,10 @@ fn balanced_by<const A: usize, T: Tables + FamilyTables<A>>(
         && !FamilyTables::<A>::is_peers_own(tables, &tuple.source)
 }
 
-/// The Ethernet address at `offset`, as [`sluice_abi::mac_number`].
+/// The Ethernet address at `offset`, as [`sluice_abi::mac_number`] but for the upper 16 bits: the two bytes behind it.
 #[inline(always)]
 fn address_at<P: Packet>(packet: &P, offset: usize) -> Option<u64> {
-    let low = u32::from_le_bytes(*packet.get::<4>(offset)?);
-    let high = u16::from_le_bytes(*packet.get::<2>(offset + 4)?);
-    Some(u64::from(low) | u64::from(high) << 32)
+    packet
+        .get::<8>(offset)
+        .map(|bytes| u64::from_le_bytes(*bytes))
 }

@@ -33,7 +33,10 @@ pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     }
     if way.server == 0 {
         // By a bridge or overlay come packets of pods, for whom an address may be somebody else's than the VIP's.
-        if mac::whose(packet, tables) != Whose::Uplink {
+        if !tables
+            .macs()
+            .is_some_and(|macs| mac::whose(packet, &macs) == Whose::Uplink)
+        {
             return Ok(Outcome::PASS);
         }
         return marker::no_virtual_server::<A, P, T>(packet, tables, &ip);

@@ -48,8 +48,8 @@ pub trait Packet {
     }
 }
 
-/// A bucket of a flow table: words that several CPUs share. Indices are below the bucket's size.
-pub trait Bucket {
+/// Words that several CPUs share, such as a bucket of a flow table. Indices are below their number.
+pub trait SharedWords {
     /// Reads a word.
     fn load(&self, word: usize) -> u64;
     /// Writes a word.
@@ -61,7 +61,7 @@ pub trait Bucket {
 /// The tables of one address family; `A` is 4 or 16.
 pub trait FamilyTables<const A: usize> {
     /// A bucket of the flow tables.
-    type Bucket<'a>: Bucket
+    type Bucket<'a>: SharedWords
     where
         Self: 'a;
 
@@ -117,6 +117,11 @@ pub enum Route {
 
 /// The tables that do not depend on the address family, the clock and chance.
 pub trait Tables: FamilyTables<4> + FamilyTables<16> {
+    /// The words of `MACS`.
+    type Macs<'a>: SharedWords
+    where
+        Self: 'a;
+
     /// A word of `CONFIG`.
     fn config(&self, word: sluice_abi::ConfigWord) -> u64;
     /// A slot of `HEADS`.
@@ -129,8 +134,8 @@ pub trait Tables: FamilyTables<4> + FamilyTables<16> {
     fn server(&self, id: u32) -> Option<ServerWord>;
     /// A slot of `RECORDS`.
     fn record(&self, slot: u32) -> Option<&ServerRecord>;
-    /// A word of `MACS`.
-    fn mac_word(&self, index: u32) -> u64;
+    /// `MACS`: [`sluice_abi::MAC_WORDS`] words.
+    fn macs(&self) -> Option<Self::Macs<'_>>;
     /// An Ethernet address as a number, its first byte the lowest. A method, so that programs can read bytes one by one: an
     /// address that a route gave stands unaligned on the stack.
     fn mac_number(&self, mac: &[u8; 6]) -> u64 {

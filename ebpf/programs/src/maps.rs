@@ -43,7 +43,7 @@ pub static LOCALS6: HashMap<LocalKey<16>, u32, 16384, NO_PREALLOC> = HashMap::ne
 #[btf_map]
 pub static PEERS: HashMap<MacKey, u32, 1024, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-pub static MACS: Array<u64, { MAC_WORDS as usize }> = Array::new();
+pub static MACS: Array<[u64; MAC_WORDS as usize], 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static PEER_NETS4: LpmTrie<[u8; 4], u32, 8192> = LpmTrie::new();
 #[btf_map]

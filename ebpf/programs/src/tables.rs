@@ -11,16 +11,18 @@ use aya_ebpf::{
     helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use sluice_abi::{
-    ConfigWord, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, NextHopWord,
-    PortKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
+    ConfigWord, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MAC_WORDS, MacKey,
+    NextHopWord, PortKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
-use sluice_packet::{Bucket, FamilyTables, Route, Tables, change_words, find_words, insert_words};
+use sluice_packet::{
+    FamilyTables, Route, SharedWords, Tables, change_words, find_words, insert_words,
+};
 
 /// Address families of the kernel's `bpf_fib_lookup`.
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// A bucket of `N` words in a map.
+/// `N` words in a map, such as a bucket of a flow table.
 pub struct Words<const N: usize>(*mut u64);
 
 impl<const N: usize> Words<N> {
@@ -31,22 +33,22 @@ impl<const N: usize> Words<N> {
     }
 }
 
-impl<const N: usize> Bucket for Words<N> {
+impl<const N: usize> SharedWords for Words<N> {
     #[inline(always)]
     fn load(&self, word: usize) -> u64 {
-        // SAFETY: inside the bucket; aligned 8-byte reads are single instructions.
+        // SAFETY: inside the value; aligned 8-byte reads are single instructions.
         unsafe { core::ptr::read_volatile(self.at(word)) }
     }
 
     #[inline(always)]
     fn store(&self, word: usize, value: u64) {
-        // SAFETY: inside the bucket.
+        // SAFETY: inside the value.
         unsafe { core::ptr::write_volatile(self.at(word), value) }
     }
 
     #[inline(always)]
     fn compare_exchange(&self, word: usize, old: u64, new: u64) -> u64 {
-        // SAFETY: inside the bucket.
+        // SAFETY: inside the value.
         unsafe { compare_exchange(self.at(word), old, new) }
     }
 }
@@ -254,6 +256,8 @@ family! {
 }
 
 impl Tables for Maps {
+    type Macs<'a> = Words<{ MAC_WORDS as usize }>;
+
     #[inline(always)]
     fn config(&self, word: ConfigWord) -> u64 {
         // SAFETY: one word.
@@ -286,11 +290,8 @@ impl Tables for Maps {
         maps::RECORDS.get(slot)
     }
     #[inline(always)]
-    fn mac_word(&self, index: u32) -> u64 {
-        // SAFETY: one word; volatile, so that it is read once.
-        maps::MACS
-            .get_ptr(index)
-            .map_or(0, |word| unsafe { core::ptr::read_volatile(word) })
+    fn macs(&self) -> Option<Self::Macs<'_>> {
+        maps::MACS.get_ptr_mut(0).map(|words| Words(words.cast()))
     }
     #[inline(always)]
     fn mac_number(&self, mac: &[u8; 6]) -> u64 {

@@ -13,9 +13,9 @@ use aya::{
 };
 use sluice_abi::{
     ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, FIRST_REPLY_INDEX, FarEnd, ForwardingMode,
-    Head, HeadPool, MAX_POOLS, MapName, Path as ServerPath, PortKey, RingWord, SHARE_WHOLE,
-    Scheduler, ServerCounters, ServerFacts, ServerRecord, ServerWord, Stat, Timeouts, VipWord,
-    mac_number, own_bucket, own_mac,
+    Head, HeadPool, MAC_WORDS, MAX_POOLS, MapName, Path as ServerPath, PortKey, RingWord,
+    SHARE_WHOLE, Scheduler, ServerCounters, ServerFacts, ServerRecord, ServerWord, Stat, Timeouts,
+    VipWord, mac_number, own_bucket, own_mac,
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -271,10 +271,12 @@ impl Instance {
         for (word, value) in words {
             config.set(word as u32, value, 0)?;
         }
-        let mut macs = self.array::<u64>(MapName::Macs)?;
+        let mut macs = [0; MAC_WORDS as usize];
         // Test runs come by the loopback device.
         let own = own_mac(mac_number(&DIRECTOR_MAC), 1);
-        macs.set(own_bucket(own), own, 0)?;
+        macs[own_bucket(own) as usize] = own;
+        let mut map = self.array::<[u64; MAC_WORDS as usize]>(MapName::Macs)?;
+        map.set(0, macs, 0)?;
         let mut servers = self.array(MapName::Servers)?;
         for id in 1..=SERVERS {
             let word = ServerWord::new(id, EPOCH, ServerPath::Xdp, false);

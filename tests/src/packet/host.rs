@@ -15,7 +15,7 @@ use sluice_abi::{
     LocalKey, MAC_WORDS, MacKey, NEXT_HOP_WORDS, NextHopWord, PortKey, PrefixKey, RingWord,
     ServerRecord, ServerWord, Stat, VipWord,
 };
-use sluice_packet::{Bucket, FamilyTables, Hook, Packet, Route, Tables, Verdict};
+use sluice_packet::{FamilyTables, Hook, Packet, Route, SharedWords, Tables, Verdict};
 
 use super::{
     machine::{FamilyState, Input, Machine, Output, Program, State},
@@ -134,12 +134,12 @@ fn l4_csum_replace(field: [u8; 2], difference: u16, mark_mangled_0: bool) -> [u8
 }
 
 /// A bucket: shared words.
-pub struct HostBucket<'a> {
+pub struct HostWords<'a> {
     words: &'a [AtomicU64],
     dawdles: bool,
 }
 
-impl HostBucket<'_> {
+impl HostWords<'_> {
     fn dawdle(&self) {
         if self.dawdles {
             std::thread::yield_now();
@@ -147,7 +147,7 @@ impl HostBucket<'_> {
     }
 }
 
-impl Bucket for HostBucket<'_> {
+impl SharedWords for HostWords<'_> {
     fn load(&self, word: usize) -> u64 {
         self.words[word].load(Ordering::Acquire)
     }
@@ -198,10 +198,10 @@ impl<const A: usize> HostFamily<A> {
         }
     }
 
-    fn bucket(table: &[Vec<AtomicU64>], hash: u32, dawdles: bool) -> Option<HostBucket<'_>> {
+    fn bucket(table: &[Vec<AtomicU64>], hash: u32, dawdles: bool) -> Option<HostWords<'_>> {
         let mask = table.len() - 1;
         let words = table.get(hash as usize & mask)?;
-        Some(HostBucket { words, dawdles })
+        Some(HostWords { words, dawdles })
     }
 
     fn claims(&self) -> MutexGuard<'_, BTreeMap<FullNatKey<A>, FullNatValue<A>>> {
@@ -224,7 +224,7 @@ pub struct HostTables {
     v6: HostFamily<16>,
     config: Vec<AtomicU64>,
     peers: BTreeSet<MacKey>,
-    macs: Vec<u64>,
+    macs: Vec<AtomicU64>,
     next_hops: Vec<AtomicU64>,
     heads: Vec<Head>,
     rings: Vec<RingWord>,
@@ -255,7 +255,10 @@ impl HostTables {
             v6: HostFamily::new(&setup.v6),
             config: atomics(CONFIG_WORDS as usize),
             peers: setup.peers.clone(),
-            macs: array(MAC_WORDS, &setup.macs),
+            macs: array(MAC_WORDS, &setup.macs)
+                .into_iter()
+                .map(AtomicU64::new)
+                .collect(),
             next_hops: atomics(NEXT_HOP_WORDS as usize),
             heads: array(sizes::HEADS, &setup.heads),
             rings: array(sizes::RINGS, &setup.rings),
@@ -378,7 +381,7 @@ impl HostTables {
 macro_rules! family {
     ($a:literal, $family:ident) => {
         impl FamilyTables<$a> for HostTables {
-            type Bucket<'a> = HostBucket<'a>;
+            type Bucket<'a> = HostWords<'a>;
 
             fn vip(&self, key: &PortKey<$a>) -> Option<VipWord> {
                 self.$family.setup.vips.get(key).copied()
@@ -393,10 +396,10 @@ macro_rules! family {
                 let mut nets = self.$family.setup.peer_nets.iter();
                 nets.any(|net| in_prefix(address, net))
             }
-            fn flows(&self, hash: u32) -> Option<HostBucket<'_>> {
+            fn flows(&self, hash: u32) -> Option<HostWords<'_>> {
                 HostFamily::<$a>::bucket(&self.$family.flows, hash, self.dawdles)
             }
-            fn half_open(&self, hash: u32) -> Option<HostBucket<'_>> {
+            fn half_open(&self, hash: u32) -> Option<HostWords<'_>> {
                 HostFamily::<$a>::bucket(&self.$family.half_open, hash, self.dawdles)
             }
             fn fullnat(&self, key: &FullNatKey<$a>) -> Option<FullNatValue<$a>> {
@@ -435,6 +438,8 @@ family!(4, v4);
 family!(16, v6);
 
 impl Tables for HostTables {
+    type Macs<'a> = HostWords<'a>;
+
     fn config(&self, word: ConfigWord) -> u64 {
         self.config[word as usize].load(Ordering::SeqCst)
     }
@@ -453,8 +458,11 @@ impl Tables for HostTables {
     fn record(&self, slot: u32) -> Option<&ServerRecord> {
         self.records.get(slot as usize)
     }
-    fn mac_word(&self, index: u32) -> u64 {
-        self.macs.get(index as usize).copied().unwrap_or(0)
+    fn macs(&self) -> Option<HostWords<'_>> {
+        Some(HostWords {
+            words: &self.macs,
+            dawdles: false,
+        })
     }
     fn next_hop(&self, index: u32) -> NextHopWord {
         let word = self.next_hops.get(index as usize);

@@ -12,7 +12,7 @@ use aya::{
     programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
     util::nr_cpus,
 };
-use sluice_abi::{ConfigWord, DropReason, Stat};
+use sluice_abi::{ConfigWord, DropReason, MAC_WORDS, Stat};
 
 use super::{
     layout,
@@ -49,7 +49,7 @@ pub struct Kernel {
     v4: KernelFamily<4, 8, 16, 24, 64>,
     v6: KernelFamily<16, 20, 40, 48, 128>,
     peers: Hash<8, 4>,
-    macs: Array<MapData, u64>,
+    macs: Array<MapData, [u64; MAC_WORDS as usize]>,
     next_hops: Array<MapData, u64>,
     heads: Array<MapData, [u8; 128]>,
     rings: Array<MapData, u64>,
@@ -285,7 +285,11 @@ impl Machine for Kernel {
             peers.map(|key| (layout::mac(key), [1, 0, 0, 0])).collect()
         };
         write_hash(&mut self.peers, &peers(&old), &peers(setup))?;
-        write_array(&mut self.macs, &old.macs, &setup.macs, |word| *word)?;
+        let mut macs = [0; MAC_WORDS as usize];
+        for (index, word) in &setup.macs {
+            macs[*index as usize] = *word;
+        }
+        self.macs.set(0, macs, 0)?;
         write_hash(&mut self.routes, &routes(&old), &routes(setup))?;
         write_array(&mut self.heads, &old.heads, &setup.heads, layout::head)?;
         write_array(&mut self.rings, &old.rings, &setup.rings, |word| word.0)?;

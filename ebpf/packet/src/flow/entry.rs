@@ -1,7 +1,7 @@
 //! Finding and changing entries of the two tables.
 
 use super::Key;
-use crate::{Bucket, FamilyTables, Tables};
+use crate::{FamilyTables, SharedWords, Tables};
 use sluice_abi::{BUCKET_ENTRIES, ConfigWord, FlowClock, FlowData, FlowState, Timeouts};
 
 /// Which of the two tables.

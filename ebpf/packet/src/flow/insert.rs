@@ -2,7 +2,7 @@
 
 use super::Key;
 use super::entry::{Table, bucket};
-use crate::{Bucket, FamilyTables, Tables};
+use crate::{FamilyTables, SharedWords, Tables};
 use sluice_abi::{BUCKET_ENTRIES, FlowClock, FlowData, SLOT_BUSY, SLOT_FREE, Stat, Timeouts};
 
 /// Body of [`FamilyTables::insert_flow`]: `words` are the key's; the flow's state says into which table it is put. `unknown` is 0, as [`crate::Packet::unknown_zero`].
@@ -72,7 +72,7 @@ const SECOND_BUCKET: u32 = 4;
 const WORTH_SHIFT: u32 = 3;
 
 #[inline(always)]
-fn best_slot<const A: usize, B: Bucket>(
+fn best_slot<const A: usize, B: SharedWords>(
     bucket: &B,
     key: &Key<A>,
     (now, timeouts): (FlowClock, Timeouts),

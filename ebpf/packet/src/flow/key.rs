@@ -1,7 +1,7 @@
 //! The keys of flow entries.
 
 use crate::{Tables, hash};
-use sluice_abi::{ConfigWord, FarEnd};
+use sluice_abi::{ConfigWord, FarEnd, MIXER};
 
 /// A flow key. Its words are those that are stored; for IPv4 the second is not stored, it is the hash that chooses the
 /// buckets, and the third is unused.
@@ -27,7 +27,7 @@ impl<const A: usize> Key<A> {
         } else {
             let first = u64::from(u32_at(client, 0)) | u64::from(u32_at(client, 4)) << 32;
             let second = u64::from(u32_at(client, 8)) | u64::from(u32_at(client, 12)) << 32;
-            let folded = (first ^ second.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let folded = (first ^ second.rotate_left(17)).wrapping_mul(MIXER);
             [port | tag | ((folded ^ mixed) >> 32), first, second]
         };
         Self { words }
