@@ -4,7 +4,7 @@ use crate::choice::{Choice, Chosen, is_for};
 use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple};
 use crate::server::server_of;
-use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, fullnat, mac, schedule};
+use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, fullnat, schedule};
 use sluice_abi::{DropReason, FarEnd, FlowData, Path, VipWord};
 
 /// Sends a packet to a VIP on its way.
@@ -12,7 +12,6 @@ use sluice_abi::{DropReason, FarEnd, FlowData, Path, VipWord};
 pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
-    macs: &T::Macs<'_>,
     hook: Hook,
     ip: &Ip<A>,
     tuple: &mut Tuple<A>,
@@ -27,7 +26,6 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         port: tuple.destination_port,
     };
     let key = Key::new(tables, &tuple.source, tuple.source_port, far);
-    tuple.balanced = mac::is_balanced(packet, tables, macs, tuple);
     let current = flow::find_current(tables, &key, tuple, now)
         .and_then(|data| {
             Some(Chosen {

@@ -13,10 +13,10 @@ pub(crate) fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     tables: &T,
     hook: Hook,
 ) -> Result<Outcome, DropReason> {
-    let Some(macs) = tables.macs() else {
+    let (Some(macs), Some(ends)) = (tables.macs(), mac::Ends::of(packet)) else {
         return Ok(Outcome::PASS);
     };
-    match mac::whose(packet, &macs) {
+    match mac::whose(packet, ends, &macs) {
         Whose::Uplink => {}
         // Servers answer there. Pods and other hosts behind it are no clients: their own traffic is not captured.
         Whose::Device => return Ok(Outcome::REPLY),
@@ -31,8 +31,9 @@ pub(crate) fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
         return marker::not_transport::<A, P, T>(packet, tables, &ip);
     };
-    match tables.vip(&tuple.destination_key()) {
-        Some(vip) => balance::balance::<A, P, T>(packet, tables, &macs, hook, &ip, &mut tuple, vip),
-        None => Ok(Outcome::REPLY),
-    }
+    let Some(vip) = tables.vip(&tuple.destination_key()) else {
+        return Ok(Outcome::REPLY);
+    };
+    tuple.balanced = mac::is_balanced(tables, ends, &macs, &tuple);
+    balance::balance::<A, P, T>(packet, tables, hook, &ip, &mut tuple, vip)
 }

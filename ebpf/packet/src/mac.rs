@@ -18,13 +18,30 @@ pub(crate) enum Whose {
     Device,
 }
 
+/// The Ethernet addresses of a frame, as [`sluice_abi::mac_number`] but for the upper 16 bits: the two bytes behind each.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends {
+    destination: u64,
+    source: u64,
+}
+
+impl Ends {
+    /// Reads both while the frame's bounds are at hand.
+    #[inline(always)]
+    pub(crate) fn of<P: Packet>(packet: &P) -> Option<Self> {
+        let source = u64::from_le_bytes(*packet.get::<8>(SOURCE)?);
+        let destination = u64::from_le_bytes(*packet.get::<8>(0)?);
+        Some(Self {
+            destination,
+            source,
+        })
+    }
+}
+
 /// Whose the frame is by its destination.
 #[inline(always)]
-pub(crate) fn whose<P: Packet>(packet: &P, macs: &impl SharedWords) -> Whose {
-    let Some(address) = address_at(packet, 0) else {
-        return Whose::Others;
-    };
-    let word = own_mac(address, packet.ifindex());
+pub(crate) fn whose<P: Packet>(packet: &P, ends: Ends, macs: &impl SharedWords) -> Whose {
+    let word = own_mac(ends.destination, packet.ifindex());
     let first = own_bucket(word);
     let mut place = 0;
     while place < OWN_BUCKET {
@@ -42,17 +59,14 @@ pub(crate) fn whose<P: Packet>(packet: &P, macs: &impl SharedWords) -> Whose {
 
 /// Whether another director has balanced the packet already: it sent the frame, and not on its own behalf.
 #[inline(always)]
-pub(crate) fn is_balanced<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
-    packet: &P,
+pub(crate) fn is_balanced<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
+    ends: Ends,
     macs: &T::Macs<'_>,
     tuple: &Tuple<A>,
 ) -> bool {
-    let Some(address) = address_at(packet, SOURCE) else {
-        return false;
-    };
-    let (index, bit) = peer_bit(address);
-    macs.load(index as usize) & bit != 0 && balanced_by(tables, address, tuple)
+    let (index, bit) = peer_bit(ends.source);
+    macs.load(index as usize) & bit != 0 && balanced_by(tables, ends.source, tuple)
 }
 
 /// Whether this sender is another director, and the packet is not its own. A function of its own, as the steps of
@@ -67,12 +81,4 @@ fn balanced_by<const A: usize, T: Tables + FamilyTables<A>>(
     let mac = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
     tables.is_peer(&MacKey { mac, pad: [0; 2] })
         && !FamilyTables::<A>::is_peers_own(tables, &tuple.source)
-}
-
-/// The Ethernet address at `offset`, as [`sluice_abi::mac_number`] but for the upper 16 bits: the two bytes behind it.
-#[inline(always)]
-fn address_at<P: Packet>(packet: &P, offset: usize) -> Option<u64> {
-    packet
-        .get::<8>(offset)
-        .map(|bytes| u64::from_le_bytes(*bytes))
 }

@@ -33,10 +33,10 @@ pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     }
     if way.server == 0 {
         // By a bridge or overlay come packets of pods, for whom an address may be somebody else's than the VIP's.
-        if !tables
-            .macs()
-            .is_some_and(|macs| mac::whose(packet, &macs) == Whose::Uplink)
-        {
+        let (Some(macs), Some(ends)) = (tables.macs(), mac::Ends::of(packet)) else {
+            return Ok(Outcome::PASS);
+        };
+        if mac::whose(packet, ends, &macs) != Whose::Uplink {
             return Ok(Outcome::PASS);
         }
         return marker::no_virtual_server::<A, P, T>(packet, tables, &ip);
