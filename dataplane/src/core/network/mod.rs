@@ -281,6 +281,7 @@ impl Network {
         let due = self.neighbours.take_due(&self.table, now);
         self.resolver.touch(due.overdue);
         released.extend(self.work_out(now));
+        released.extend(self.neighbours.take_unanswered());
         if !self.released_stale && intent.node.is_some() && intent.decided.is_some() {
             // Neighbours that an earlier agent registered and this one does not need.
             self.released_stale = true;
@@ -386,9 +387,9 @@ impl Network {
         macs.collect()
     }
 
-    /// The Ethernet address of a followed address that is on the link of an uplink.
+    /// The Ethernet address of a followed address that is on the link of an uplink, as it was last known.
     pub(super) fn mac_on_link(&self, address: IpAddr) -> Option<Mac> {
-        self.resolver.mac_on_link(self.around(), address)
+        self.resolver.mac_on_link(address)
     }
 
     /// Whether the kernel keeps followed neighbours fresh by itself.
@@ -399,12 +400,5 @@ impl Network {
     /// Neighbours that are followed, and how many of them are not resolved.
     pub(super) fn neighbours(&self) -> (usize, usize) {
         self.neighbours.counts()
-    }
-
-    fn around(&self) -> Surroundings<'_> {
-        Surroundings {
-            table: &self.table,
-            uplinks: &self.uplinks,
-        }
     }
 }

@@ -3,6 +3,9 @@
 //! A neighbour is *pending* for its first second, then *overdue* until it is resolved. One that was resolved and stops
 //! answering is *unreachable* at once. What is not resolved is asked for every second, and what the kernel does not keep
 //! fresh by itself is used again every ten.
+//!
+//! Other directors are not sent anything: while one does not answer it is asked for ever more seldom, and the kernel, which
+//! would go on asking, does not keep it meanwhile.
 
 use std::collections::btree_map::Entry::Vacant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +20,8 @@ use crate::netlink::{NeighbourState, Table};
 const PENDING_LIMIT: Duration = Duration::from_secs(1);
 /// Time between two requests to resolve a neighbour that is not known.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The same at most, for other directors that do not answer.
+const ASK_SELDOM: Duration = Duration::from_secs(64);
 /// Time between two uses of a neighbour that the kernel does not keep fresh by itself.
 const KEEP_FRESH: Duration = Duration::from_secs(10);
 
@@ -29,6 +34,8 @@ pub(super) struct Neighbours {
     entries: BTreeMap<Key, Entry>,
     /// When something is to be done about a neighbour.
     agenda: BTreeSet<(Instant, Key)>,
+    /// Other directors that do not answer, which the kernel need not keep.
+    unanswered: BTreeSet<Key>,
     unresolved: usize,
     managed: usize,
 }
@@ -37,11 +44,15 @@ pub(super) struct Neighbours {
 struct Entry {
     /// Followed addresses that are reached through it.
     users: BTreeSet<IpAddr>,
+    /// Those of them that are servers'.
+    servers: BTreeSet<IpAddr>,
     /// Whether it is the gateway of a default route.
     gateway: bool,
     unresolved_since: Option<Instant>,
     managed: bool,
     last_asked: Option<Instant>,
+    /// How often it was asked for since it was last resolved.
+    asked_in_vain: u32,
     /// Its place in the agenda.
     due: Option<Instant>,
 }
@@ -56,15 +67,31 @@ pub(super) struct Due {
 }
 
 impl Neighbours {
-    /// An address is reached through a neighbour from now on.
-    pub(super) fn enter(&mut self, key: Key, address: IpAddr, table: &Table, now: Instant) {
-        self.entry(key, table, now).users.insert(address);
+    /// An address is reached through a neighbour from now on. `is_server`: packets are sent there.
+    pub(super) fn enter(
+        &mut self,
+        key: Key,
+        (address, is_server): (IpAddr, bool),
+        table: &Table,
+        now: Instant,
+    ) {
+        let entry = self.entry(key, table, now);
+        entry.users.insert(address);
+        let changed = if is_server {
+            entry.servers.insert(address)
+        } else {
+            entry.servers.remove(&address)
+        };
+        if changed {
+            self.refresh(key, table, now);
+        }
     }
 
     /// An address is not reached through a neighbour any more. Returns whether nothing needs the neighbour then.
     pub(super) fn leave(&mut self, key: Key, address: IpAddr) -> bool {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.users.remove(&address);
+            entry.servers.remove(&address);
         }
         self.drop_unused(key)
     }
@@ -77,7 +104,10 @@ impl Neighbours {
         now: Instant,
     ) -> Vec<Key> {
         for &key in gateways {
-            self.entry(key, table, now).gateway = true;
+            let is_new = !std::mem::replace(&mut self.entry(key, table, now).gateway, true);
+            if is_new {
+                self.refresh(key, table, now);
+            }
         }
         let mut others = Vec::new();
         for (&key, entry) in &mut self.entries {
@@ -103,6 +133,7 @@ impl Neighbours {
         if !self.entries.get(&key).is_some_and(unused) {
             return false;
         }
+        self.unanswered.remove(&key);
         if let Some(entry) = self.entries.remove(&key) {
             self.unresolved -= usize::from(entry.unresolved_since.is_some());
             self.managed -= usize::from(entry.managed);
@@ -144,6 +175,12 @@ impl Neighbours {
             NeighbourState::Valid => None,
             _ => entry.unresolved_since.or(Some(now)),
         };
+        if entry.unresolved_since.is_none() || !entry.is_of_directors_alone() {
+            entry.asked_in_vain = 0;
+            self.unanswered.remove(&key);
+        } else if state(table, key) == NeighbourState::Failed {
+            self.unanswered.insert(key);
+        }
         entry.managed = known.is_some_and(|known| known.managed);
         self.unresolved += usize::from(entry.unresolved_since.is_some());
         self.managed += usize::from(entry.managed);
@@ -173,11 +210,17 @@ impl Neighbours {
             }
             if entry.ask_at(key, table, now).is_some_and(|at| at <= now) {
                 entry.last_asked = Some(now);
+                entry.asked_in_vain = entry.asked_in_vain.saturating_add(1);
                 due.asked.push(key);
             }
             self.refresh(key, table, now);
         }
         due
+    }
+
+    /// Takes the neighbours that the kernel need not keep for now.
+    pub(super) fn take_unanswered(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.unanswered)
     }
 
     /// When something is due.
@@ -225,12 +268,20 @@ impl Entry {
             .is_some_and(|since| now >= since + PENDING_LIMIT)
     }
 
+    fn is_of_directors_alone(&self) -> bool {
+        !self.gateway && self.servers.is_empty()
+    }
+
     /// When the kernel is to be asked; `None`: not at all.
     fn ask_at(&self, key: Key, table: &Table, now: Instant) -> Option<Instant> {
         let pause = match table.neighbour_at(key.0, key.1) {
             Some(known) if known.fixed => return None,
             Some(known) if known.state == NeighbourState::Valid && known.managed => return None,
             Some(known) if known.state == NeighbourState::Valid => KEEP_FRESH,
+            _ if self.is_of_directors_alone() => {
+                let doublings = self.asked_in_vain.saturating_sub(1).min(6);
+                ASK_SELDOM.min(ASK_AGAIN * 2_u32.pow(doublings))
+            }
             _ => ASK_AGAIN,
         };
         Some(self.last_asked.map_or(now, |at| at + pause))

@@ -47,10 +47,13 @@ struct Followed {
     peer: bool,
     /// `None` until the route is known.
     route: Option<Route>,
-    /// The neighbour on the way.
-    neighbour: Option<Key>,
+    /// The neighbour on the way, and whether it leads to a server.
+    neighbour: Option<(Key, bool)>,
     /// The next hop, or how far its resolution has come. An own address has none.
     next_hop: Option<NextHop>,
+    /// Its Ethernet address on the link of an uplink, the last one that was known: a director that does not answer for a
+    /// while is one all the same.
+    mac: Option<Mac>,
 }
 
 impl Followed {
@@ -100,7 +103,9 @@ impl Resolver {
             self.doubted.insert(address);
             Followed::default()
         });
-        *followed.need(need) = true;
+        if !std::mem::replace(followed.need(need), true) {
+            self.touched.insert(address);
+        }
     }
 
     /// Follows an address no more, unless it is needed otherwise.
@@ -183,15 +188,16 @@ impl Resolver {
             let needed = followed.server || followed.peer;
             let route = followed.route.as_ref().filter(|_| needed);
             let way = route.map(|route| way(around, address, route));
-            let key = match &way {
-                Some(Way::Neighbour { key, .. }) => Some(*key),
+            let neighbour = match &way {
+                Some(Way::Neighbour { key, .. }) => Some((*key, followed.server)),
                 _ => None,
             };
-            let before = std::mem::replace(&mut followed.neighbour, key);
-            if let Some(key) = key.filter(|_| key != before) {
-                neighbours.enter(key, address, around.table, now);
+            let before = std::mem::replace(&mut followed.neighbour, neighbour);
+            if let Some((key, is_server)) = neighbour.filter(|_| neighbour != before) {
+                neighbours.enter(key, (address, is_server), around.table, now);
             }
-            if let Some(before) = before.filter(|_| key != before)
+            let key = neighbour.map(|(key, _)| key);
+            if let Some((before, _)) = before.filter(|(before, _)| key != Some(*before))
                 && neighbours.leave(before, address)
             {
                 outcome.released.push(before);
@@ -203,6 +209,12 @@ impl Resolver {
                 Some(Way::Neighbour { key, hop }) => {
                     Some(neighbours.resolve(around.table, *key, *hop, now))
                 }
+            };
+            followed.mac = match &way {
+                Some(Way::Neighbour { key, hop }) if hop.via == Via::Link => {
+                    valid_mac(around.table, *key).or(followed.mac)
+                }
+                _ => None,
             };
             if std::mem::replace(&mut followed.next_hop, next_hop) != next_hop {
                 outcome.next_hops.insert(address, next_hop);
@@ -227,13 +239,9 @@ impl Resolver {
         &self.own
     }
 
-    /// The Ethernet address of a followed address that is on the link of an uplink.
-    pub(super) fn mac_on_link(&self, around: Surroundings<'_>, address: IpAddr) -> Option<Mac> {
-        let followed = self.followed.get(&address)?;
-        match way(around, address, followed.route.as_ref()?) {
-            Way::Neighbour { key, hop } if hop.via == Via::Link => valid_mac(around.table, key),
-            _ => None,
-        }
+    /// The Ethernet address of a followed address that is on the link of an uplink, as it was last known.
+    pub(super) fn mac_on_link(&self, address: IpAddr) -> Option<Mac> {
+        self.followed.get(&address)?.mac
     }
 }
 

@@ -160,6 +160,46 @@ fn a_neighbour_that_stops_answering_is_unreachable_and_asked_for_again() {
     assert_eq!(ways.neighbours.counts(), (1, 1));
 }
 
+/// How often the kernel is asked within this time.
+fn asked_within(ways: &mut Ways, time: Duration) -> usize {
+    let mut asked = 0;
+    while let Some(due) = ways.due().filter(|due| *due < time) {
+        asked += ways.asked(due);
+        ways.work_out(due);
+    }
+    asked
+}
+
+#[test]
+fn a_director_that_does_not_answer_is_asked_for_ever_more_seldom() {
+    let mut known = table();
+    hear(&mut known, SERVER, Nud::Reachable);
+    let mut ways = Ways::new(known, SERVER, route(UPLINK, None));
+    ways.resolver.follow(SERVER.into(), Need::Peer);
+    ways.resolver.leave(SERVER.into(), Need::Server);
+    ways.work_out(NOW);
+    assert_eq!(ways.asked(NOW), 1, "to be kept fresh");
+    ways.hear(SERVER, Nud::Failed, NOW);
+    ways.work_out(NOW);
+    let key = (UPLINK, IpAddr::from(SERVER));
+    assert_eq!(ways.neighbours.take_unanswered(), [key].into());
+    let address = SERVER.into();
+    assert_eq!(ways.resolver.mac_on_link(address), Some(SERVER_MAC));
+    let hour = 3_600 * SECOND;
+    let asked = asked_within(&mut ways, hour);
+    assert!((50..70).contains(&asked), "{asked} times in an hour");
+    // Packets are sent to a server, so that one is wanted back at once.
+    ways.resolver.follow(address, Need::Server);
+    ways.work_out(hour);
+    assert_eq!(ways.asked(hour), 1);
+    assert_eq!(asked_within(&mut ways, hour + 60 * SECOND), 59);
+    assert!(ways.neighbours.take_unanswered().is_empty());
+    ways.resolver.leave(address, Need::Server);
+    ways.hear(SERVER, Nud::Reachable, hour + 60 * SECOND);
+    ways.work_out(hour + 60 * SECOND);
+    assert!(ways.neighbours.take_unanswered().is_empty());
+}
+
 #[test]
 fn a_router_is_the_neighbour_of_what_is_behind_it() {
     let mut known = table();

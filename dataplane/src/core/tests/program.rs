@@ -1,12 +1,13 @@
 //! Maps and attachments: order, failures, and what is tried again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use netlink_packet_route::neighbour::NeighbourState as Nud;
 use sluice_api::{AttachMode, LoadBalancerNodeStatus, XdpMode};
 use sluice_planner::Mac;
 
-use super::{Input, POD, SERVER, UPLINK, World, decisions, ip, node};
+use super::{Input, POD, SERVER, UPLINK, World, decisions, ip, neighbour, node};
 use crate::core::Effect;
 use crate::maps::Hook;
 use crate::source::Event;
@@ -47,6 +48,22 @@ fn peers_of_an_earlier_agent_stay_until_others_are_told() {
         world.turn();
         assert_eq!(world.maps.peers, [known].into());
     }
+    world.tell(Input::Source(Event::Peers(BTreeMap::new())));
+    world.turn();
+    assert!(world.maps.peers.is_empty());
+}
+
+#[test]
+fn a_director_that_does_not_answer_stays_one() {
+    let mut world = World::settled(&[]);
+    let addresses = BTreeSet::from([ip(SERVER)]);
+    let peers = BTreeMap::from([("d2".to_owned(), addresses)]);
+    world.tell(Input::Source(Event::Peers(peers)));
+    world.turn();
+    let known = BTreeSet::from([Mac([2, 0, 0, 0, 0, 7])]);
+    assert_eq!(world.maps.peers, known);
+    world.hear(neighbour(SERVER, Nud::Failed));
+    assert_eq!(world.maps.peers, known);
     world.tell(Input::Source(Event::Peers(BTreeMap::new())));
     world.turn();
     assert!(world.maps.peers.is_empty());
