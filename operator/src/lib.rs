@@ -11,4 +11,5 @@ mod managed;
 pub mod metrics;
 mod order;
 mod sets;
+pub mod settings;
 pub mod standalone;

@@ -1,7 +1,6 @@
 //! The operator's executable.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use sluice_api::Time;
 use sluice_api::jiff::Timestamp;
 use sluice_directory::Directory;
 use sluice_operator::metrics::Metrics;
+use sluice_operator::settings::Settings;
 use sluice_operator::standalone::Standalone;
 use sluice_operator::{admin, kube};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -67,14 +67,25 @@ struct RunOptions {
         value_delimiter = ','
     )]
     reserved_addresses: Vec<Reserved>,
+    /// After how many seconds of silence a LoadBalancerNode without a Node of its name is deleted, with its Lease (standalone
+    /// mode: a node's report without a manifest); 0 = never. One whose Node the operator saw go is deleted after 40.
+    #[arg(
+        long,
+        env = "SLUICE_FORGET_SILENT_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 86_400
+    )]
+    forget_silent_seconds: u64,
 }
 
 impl RunOptions {
-    fn reserved(&self) -> BTreeSet<IpNet> {
-        self.reserved_addresses
-            .iter()
-            .map(|block| block.0)
-            .collect()
+    fn settings(&self) -> Settings {
+        let reserved = self.reserved_addresses.iter().map(|block| block.0);
+        let forget = Some(self.forget_silent_seconds);
+        Settings {
+            reserved: reserved.collect(),
+            forget_silent_seconds: forget.filter(|seconds| *seconds > 0),
+        }
     }
 }
 
@@ -200,13 +211,13 @@ async fn work(
     mut stop: Stop,
 ) -> Result<()> {
     if let Some(path) = &options.dir {
-        return standalone(path, &options.reserved(), metrics, stop).await;
+        return standalone(path, &options.settings(), metrics, stop).await;
     }
     let (client, namespace) = kube::connect(kubeconfig, options.namespace.as_deref()).await?;
     info!(namespace, "started");
-    let reserved = options.reserved();
+    let settings = options.settings();
     let metrics = Arc::clone(metrics);
-    let run = kube::run(client, &namespace, &reserved, metrics, stop.wait());
+    let run = kube::run(client, &namespace, &settings, metrics, stop.wait());
     // It holds everything that is known, which is too much for the stack of whoever waits for it.
     Box::pin(run).await?;
     info!("stopped");
@@ -237,7 +248,7 @@ impl Stop {
 
 async fn standalone(
     path: &Path,
-    reserved: &BTreeSet<IpNet>,
+    settings: &Settings,
     metrics: &Metrics,
     mut stop: Stop,
 ) -> Result<()> {
@@ -247,7 +258,7 @@ async fn standalone(
         path.display()
     );
     let mut operator = Standalone::open(Directory::new(path))?;
-    operator.reserve(reserved);
+    operator.set(settings);
     info!(directory = %path.display(), "started");
     let start = Instant::now();
     let mut interval = tokio::time::interval(POLL);

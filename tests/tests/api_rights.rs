@@ -47,6 +47,7 @@ fn main() -> ExitCode {
     suite.check("without create on events", without_events);
     suite.check("without create on leases", without_leases);
     suite.check("nodes are detached with the hook's account", detach);
+    suite.check("what a node left goes when its Node is gone", departed);
     suite.check("an agent reads its own node alone", only_own_nodes);
     suite.check("what is granted is what is asked for", permissions);
     suite.main(|| {
@@ -476,6 +477,50 @@ fn detach(stage: &mut Rights) -> Result<()> {
             .namespace
             .run("ip -details link show eth0")?;
         ensure!(!links.contains("xdp"), "{node}: {links}");
+    }
+    Ok(())
+}
+
+/// A node whose agent has ended, and whose Node somebody deletes.
+fn departed(stage: &mut Rights) -> Result<()> {
+    const NODE: &str = "old";
+    stage
+        .sluice
+        .expect_complaint("is silent and no longer waited for");
+    let objects = [
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}),
+        json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "LoadBalancerNode",
+            "metadata": {"name": NODE},
+            "spec": {"interfaces": ["eth0"]},
+        }),
+        json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": format!("sluice-node-{NODE}"),
+                "namespace": RELEASE_NAMESPACE,
+                "labels": {"sluice.dev/node": NODE},
+            },
+            "spec": {"holderIdentity": NODE},
+        }),
+    ];
+    let admin = stage.admin()?;
+    admin.apply(&manifest::documents(&objects))?;
+    let object = ["get", "loadbalancernode", NODE];
+    admin.until(&object, AGAIN, |object| {
+        condition(object, "Silent")["status"] == "True"
+    })?;
+    admin.kubectl(["delete", "node", NODE])?;
+    let namespace = ["--namespace", RELEASE_NAMESPACE];
+    for kind in ["lease", "loadbalancernode"] {
+        let list = [&["get", kind][..], &namespace].concat();
+        admin.until(&list, AGAIN, |list| {
+            let mut items = list["items"].as_array().into_iter().flatten();
+            let is_left = |item: &Value| item["metadata"]["name"].to_string().contains(NODE);
+            !items.any(is_left)
+        })?;
     }
     Ok(())
 }

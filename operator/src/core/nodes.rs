@@ -90,6 +90,12 @@ impl Liveness {
             .is_some_and(|heard| heard.is_silent(now_ms) && heard.heartbeat.as_ref() == heartbeat)
     }
 
+    /// For how long a node was observed to give no sign of life.
+    pub fn silent_ms(&self, node: &str, now_ms: u64) -> u64 {
+        let heard = self.heard.get(node);
+        heard.map_or(0, |heard| now_ms.saturating_sub(heard.at_ms))
+    }
+
     /// Whether a node has given a sign of life since it was first observed.
     pub fn was_heard(&self, node: &str) -> bool {
         let heard = self.heard.get(node);

@@ -13,11 +13,6 @@ use crate::core::{Holder, HolderKind};
 const NONE: &BTreeSet<IpNet> = &BTreeSet::new();
 
 impl Index {
-    /// Takes the blocks that the operator's option names.
-    pub(super) fn reserve(&mut self, blocks: &BTreeSet<IpNet>) {
-        self.addresses.reserve(blocks);
-    }
-
     pub(super) fn services_changed(&mut self, changes: &[Change<ServiceFacts>]) {
         for Change { key, before, .. } in changes {
             let now = self.services.objects.get(key).cloned();
@@ -49,6 +44,8 @@ impl Index {
     pub(super) fn kube_nodes_changed(&mut self, changes: &[Change<NodeFacts>]) {
         for Change { key, before, .. } in changes {
             let now = self.kube_nodes.objects.get(key).cloned();
+            self.departures
+                .node_changed(&key.name, before.is_some(), now.is_some());
             let (old, new) = (before.as_ref(), now.as_ref());
             let blocks = [old, new].map(|facts| facts.map_or(NONE, |facts| &facts.own));
             self.hold(HolderKind::Node, key, blocks);

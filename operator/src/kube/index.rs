@@ -16,6 +16,7 @@ use sluice_kube::store::{Change, Missed, Store};
 use sluice_kube::watched::{self, Watched as _};
 use tracing::{info, warn};
 
+use super::departures::Departures;
 use super::facts::{NAME_MARK, NodeFacts, PodFacts, ServiceFacts, SliceFacts};
 use super::labels::ByLabel;
 use super::memory::{Decided, Memory};
@@ -26,6 +27,7 @@ use crate::core::{
     reconcile_parts,
 };
 use crate::managed::Managed;
+use crate::settings::Settings;
 
 /// The operator's view of the API server's objects.
 #[derive(Debug, Default)]
@@ -47,6 +49,7 @@ pub(super) struct Index {
     pub(super) addresses: Addresses,
     pub(super) known_nodes: BTreeMap<String, Node>,
     pub(super) liveness: Liveness,
+    pub(super) departures: Departures,
     timers: Timers,
     /// Runs while the Leases are heard of: a lost watch makes no node silent.
     pub(super) heard_ms: u64,
@@ -84,6 +87,12 @@ impl Index {
             dirty: Dirty::All,
             ..Self::default()
         }
+    }
+
+    /// Takes what the operator's options say.
+    pub(super) fn set(&mut self, settings: &Settings) {
+        self.addresses.reserve(&settings.reserved);
+        self.departures.forget_after(settings.forget_silent_seconds);
     }
 
     /// Whether the API server does not have this kind. It is not waited for.

@@ -14,6 +14,7 @@
 
 mod addresses;
 mod conflict;
+mod departures;
 pub mod detach;
 mod endpoints;
 mod events;

@@ -82,7 +82,7 @@ impl Index {
         self.lease(node)?.renewed.clone()
     }
 
-    fn lease(&self, node: &str) -> Option<&LeaseFacts> {
+    pub(super) fn lease(&self, node: &str) -> Option<&LeaseFacts> {
         let key = ObjectKey::new(self.namespace.clone(), node_lease(node));
         self.leases.objects.get(&key)
     }

@@ -1,4 +1,5 @@
-//! Writes beside those of the core: that a node is silent, in its LoadBalancerNode, and the list of directors for agents.
+//! Writes beside those of the core: that a node is silent, in its LoadBalancerNode, the list of directors for agents, and the
+//! end of what is left of nodes that are gone for good.
 //!
 //! They are few and depend on nothing that the core decides. Each is a task of its own; one that was not taken is tried again
 //! after a pause, like statuses.
@@ -9,9 +10,10 @@ use futures::future::BoxFuture;
 use sluice_api::{Kind, LoadBalancerNode, MAX_PEERS_BYTES, ObjectKey, PEERS_CONFIG_MAP, Time};
 use sluice_kube::Item;
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{debug, info, warn};
 
 use super::conflict::WriteError;
+use super::departures::Departed;
 use super::events::{About, Events, News};
 use super::index::Index;
 use super::peers;
@@ -30,6 +32,8 @@ const PEERS_MS: u64 = 1_000;
 enum Note {
     /// Whether the node of this name is silent.
     Silence(String),
+    /// The end of what the node of this name has left behind.
+    Departure(String),
     /// The list of directors.
     Peers,
 }
@@ -44,6 +48,7 @@ pub(super) struct Answer {
 #[derive(Debug)]
 enum Written {
     Silence(Silence, Box<Item<LoadBalancerNode>>),
+    Departure(Departed),
     Peers(Item<String>),
 }
 
@@ -76,6 +81,15 @@ impl Notes {
             let write = Box::pin(async move {
                 let item = writer.silence(&silence, &uid, &now).await?;
                 Ok(Written::Silence(silence, Box::new(item)))
+            });
+            self.fly(note, write, now_ms);
+        }
+        for departed in index.departed() {
+            let note = Note::Departure(departed.node.clone());
+            let writer = writer.clone();
+            let write = Box::pin(async move {
+                writer.forget(&departed).await?;
+                Ok(Written::Departure(departed))
             });
             self.fly(note, write, now_ms);
         }
@@ -144,11 +158,28 @@ impl Notes {
                 events.tell(news(&silence, &item));
                 index.nodes.written(*item);
             }
+            Ok(Written::Departure(departed)) => {
+                let (node, lease, object) = (
+                    &departed.node,
+                    departed.lease.is_some(),
+                    departed.object.is_some(),
+                );
+                info!(
+                    node,
+                    lease, object, "is gone for good: deleted what it left"
+                );
+                index.forget(&departed);
+            }
             Ok(Written::Peers(item)) => {
                 index.peers.made(item);
             }
-            // The watch tells.
-            Err(WriteError::Gone | WriteError::Stale) => {}
+            Err(error @ (WriteError::Gone | WriteError::Stale)) => {
+                // The watch tells, of a sign of life too.
+                if let Note::Departure(node) = &note {
+                    debug!(node, "{error}; listens to it anew");
+                    index.departures.doubt(node);
+                }
+            }
             Err(error) => {
                 if self.waits.failed(&note, 0, &error.failure(), now_ms) {
                     warn!(?note, "cannot be written: {error}");

@@ -1,10 +1,8 @@
 //! The loop.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use kube::Client;
 use sluice_api::Time;
 use sluice_api::jiff::Timestamp;
@@ -28,6 +26,7 @@ use super::writer::Writer;
 use crate::core::Node;
 use crate::metrics::{KindLabel, Metrics};
 use crate::order::{Next, Schedule};
+use crate::settings::Settings;
 
 /// Room in the queue of what the watches tell; a watch waits when it is full.
 const QUEUE: usize = 1024;
@@ -45,12 +44,11 @@ const REST: u32 = 3;
 /// Writes under way at one time.
 const AT_ONCE: usize = 8;
 
-/// Runs the operator until `stop` is ready. `namespace` has the Leases of the nodes' agents, and no VIP may be in the `reserved`
-/// blocks.
+/// Runs the operator until `stop` is ready. `namespace` has the Leases of the nodes' agents.
 pub async fn run(
     client: Client,
     namespace: &str,
-    reserved: &BTreeSet<IpNet>,
+    settings: &Settings,
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
@@ -61,7 +59,7 @@ pub async fn run(
     drop(sender);
     let now = Moment::now();
     let mut index = Index::new(namespace);
-    index.reserve(reserved);
+    index.set(settings);
     let operator = Operator {
         index,
         world,
@@ -236,6 +234,7 @@ impl Operator {
         // A node may acknowledge a decision before the answer to its write is here.
         self.index.raise_floor(self.schedule.given());
         self.index.look_at_nodes();
+        self.index.look_at_departures();
         self.notes.start(&self.index, &self.writer, &now(), now_ms);
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)

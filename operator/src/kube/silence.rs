@@ -67,12 +67,12 @@ pub(super) fn news(index: &Index) -> Vec<Silence> {
         let before = conditions
             .into_iter()
             .find(|condition| condition.type_ == ConditionType::Silent.name());
-        let says_silent = before.is_some_and(|condition| condition.status == "True");
+        let is_told = says_silent(object);
         let node = index.known_nodes.get(&key.name);
         let is_silent = node.is_some_and(|node| !node.live);
         // An operator that has just begun takes every node for live until it knows better.
         let is_known = is_silent || node.is_none() || index.liveness.was_heard(&key.name);
-        if says_silent != is_silent && is_known {
+        if is_told != is_silent && is_known {
             news.push(Silence {
                 node: key.name.clone(),
                 is_silent,
@@ -81,6 +81,14 @@ pub(super) fn news(index: &Index) -> Vec<Silence> {
         }
     }
     news
+}
+
+/// Whether the node's object says that it is silent.
+pub(super) fn says_silent(object: &LoadBalancerNode) -> bool {
+    let conditions = object.status.as_ref().map(|status| &status.conditions);
+    conditions
+        .and_then(|conditions| find_condition(conditions, ConditionType::Silent))
+        .is_some_and(|condition| condition.status == "True")
 }
 
 /// Whether the node's agent has reported anything: the operator's condition alone is no report.

@@ -1,6 +1,8 @@
 //! The index, without an API server.
 
 mod addresses;
+mod departures;
+mod server;
 mod slices;
 
 use std::sync::Arc;

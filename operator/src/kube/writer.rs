@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -19,6 +20,7 @@ use sluice_kube::{Item, Stamp};
 use tokio::time::timeout;
 
 use super::conflict::WriteError;
+use super::departures::Departed;
 use super::index::answered;
 use super::peers::Wanted;
 use super::silence::Silence;
@@ -151,20 +153,38 @@ impl Writer {
         stamp: &Stamp,
     ) -> Result<(), WriteError> {
         let api = self.slices(&key.namespace);
-        let parameters = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: Some(stamp.uid.clone()),
-                resource_version: Some(stamp.version.to_string()),
-            }),
-            ..DeleteParams::default()
-        };
+        self.delete("EndpointSlice", &api, key, stamp).await
+    }
+
+    /// Deletes what a node has left behind. An agent that lives renews its Lease, so that goes first.
+    pub(super) async fn forget(&self, departed: &Departed) -> Result<(), WriteError> {
+        if let Some((key, stamp)) = &departed.lease {
+            let api = Api::<Lease>::namespaced(self.client.clone(), &key.namespace);
+            self.delete("Lease", &api, key, stamp).await?;
+        }
+        if let Some((key, stamp)) = &departed.object {
+            let api = Api::<LoadBalancerNode>::all(self.client.clone());
+            let kind = Kind::LoadBalancerNode.name();
+            self.delete(kind, &api, key, stamp).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete<K: Clone + Debug + DeserializeOwned>(
+        &self,
+        kind: &'static str,
+        api: &Api<K>,
+        key: &ObjectKey,
+        stamp: &Stamp,
+    ) -> Result<(), WriteError> {
+        let parameters = only(stamp);
         let request = async {
             match api.delete(&key.name, &parameters).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
                 answer => answer.map(drop),
             }
         };
-        self.finish("EndpointSlice", request).await
+        self.finish(kind, request).await
     }
 
     /// Reads the Leases of the nodes' agents past the watch.
@@ -200,6 +220,17 @@ impl Writer {
         let labels = WriteLabels { kind, result: name };
         self.metrics.writes.get_or_create(&labels).inc();
         result
+    }
+}
+
+/// Deletes this version of an object and no other.
+pub(super) fn only(stamp: &Stamp) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(stamp.uid.clone()),
+            resource_version: Some(stamp.version.to_string()),
+        }),
+        ..DeleteParams::default()
     }
 }
 

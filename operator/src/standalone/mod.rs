@@ -11,15 +11,15 @@ mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::IpNet;
 use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer};
 use sluice_directory::{
     Directory, DirectoryError, Failures, Inventory, Lock, Mirror, render_status,
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::core::{Addresses, Outcome, Timers, World, reconcile};
 use crate::order::{Failure, Next, Schedule, Write};
+use crate::settings::Settings;
 use files::Files;
 use manifests::Manifests;
 use nodes::Nodes;
@@ -83,9 +83,10 @@ impl Standalone {
         })
     }
 
-    /// No VIP may newly be in these blocks.
-    pub fn reserve(&mut self, blocks: &BTreeSet<IpNet>) {
-        self.addresses.reserve(blocks);
+    /// Takes what the operator's options say.
+    pub fn set(&mut self, settings: &Settings) {
+        self.addresses.reserve(&settings.reserved);
+        self.nodes.forget_after(settings.forget_silent_seconds);
     }
 
     /// One round. `now` is stored and shown; `monotonic_ms` tells how long anything has lasted. While the directory is lost
@@ -116,6 +117,12 @@ impl Standalone {
             .nodes
             .look(&self.directory, given, is_decided, monotonic_ms);
         self.busy |= failures.note(news).unwrap_or_default();
+        for node in self.nodes.take_departed() {
+            let path = self.directory.status_path(Kind::LoadBalancerNode, &node);
+            if failures.note(self.mirror.remove(&path)).is_some() {
+                info!(%node, "is gone for good: removed its report");
+            }
+        }
         let due = monotonic_ms.saturating_sub(self.last_ms) >= IDLE_MS;
         if self.busy || (due && !self.policies.objects.is_empty()) {
             self.last_ms = monotonic_ms;

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{Kind, LoadBalancerNodeStatus, ObjectKey};
+use sluice_api::{Kind, LoadBalancerNodeStatus, NODE_SILENT_SECONDS, ObjectKey};
 use sluice_directory::{Directory, DirectoryError, StatusFile};
 use tracing::{info, warn};
 
 use crate::core::{Liveness, Node, Trust};
+
+/// Time between two looks counts up to this: while the directory was lost no agent could say that it lives.
+const LONGEST_GAP_MS: u64 = 5_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
@@ -14,9 +17,25 @@ pub(super) struct Nodes {
     pub(super) known: BTreeMap<String, Node>,
     wanted: BTreeSet<String>,
     liveness: Liveness,
+    /// Runs while reports are looked at.
+    heard_ms: u64,
+    looked_ms: u64,
+    /// After how long the report of a silent node goes for which no manifest asks; `None`: never.
+    forget_ms: Option<u64>,
+    departed: Vec<ObjectKey>,
 }
 
 impl Nodes {
+    pub(super) fn forget_after(&mut self, seconds: Option<u64>) {
+        let least = NODE_SILENT_SECONDS;
+        self.forget_ms = seconds.map(|seconds| seconds.max(least).saturating_mul(1000));
+    }
+
+    /// The nodes whose reports are to be removed.
+    pub(super) fn take_departed(&mut self) -> Vec<ObjectKey> {
+        std::mem::take(&mut self.departed)
+    }
+
     /// Names of the nodes that manifests ask for.
     pub(super) fn want(&mut self, names: Vec<String>) {
         self.wanted = names.into_iter().collect();
@@ -34,15 +53,17 @@ impl Nodes {
         let reported = directory.list_status(Kind::LoadBalancerNode)?;
         let mut names: BTreeSet<String> = reported.into_iter().map(|key| key.name).collect();
         names.extend(self.wanted.iter().cloned());
+        let gap_ms = monotonic_ms.saturating_sub(self.looked_ms);
+        self.looked_ms = monotonic_ms;
+        self.heard_ms += gap_ms.min(LONGEST_GAP_MS);
+        let heard_ms = self.heard_ms;
         let mut changed = false;
         for name in &names {
             let before = self.known.get(name);
             let mut status = self.read(directory, name);
             let heartbeat = status.heartbeat_time.as_ref();
-            let live = self.liveness.observe(name, heartbeat, 0, monotonic_ms);
-            let standing = self
-                .liveness
-                .standing(name, &status, is_decided, monotonic_ms);
+            let live = self.liveness.observe(name, heartbeat, 0, heard_ms);
+            let standing = self.liveness.standing(name, &status, is_decided, heard_ms);
             let claimed = self.liveness.disbelieve(name, &mut status, given);
             if let Some(claimed) =
                 claimed.filter(|_| before.is_none_or(|before| before.trust == Trust::Believed))
@@ -59,7 +80,7 @@ impl Nodes {
                 status,
                 live,
                 wanted,
-                starting: wanted && self.liveness.is_starting(name, monotonic_ms),
+                starting: wanted && self.liveness.is_starting(name, heard_ms),
                 standing,
                 trust: claimed.map_or(Trust::Believed, |_| Trust::Disbelieved),
             };
@@ -73,6 +94,10 @@ impl Nodes {
                 self.known.insert(name.clone(), node);
             } else {
                 changed |= self.known.remove(name).is_some();
+                let silent_ms = self.liveness.silent_ms(name, heard_ms);
+                if self.forget_ms.is_some_and(|ms| silent_ms > ms) {
+                    self.departed.push(ObjectKey::new("", name));
+                }
             }
         }
         let count = self.known.len();

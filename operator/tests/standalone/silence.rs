@@ -1,10 +1,13 @@
 //! Nodes that fall silent, with the clock in the test's hand.
 
+use std::fs;
+
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
     Condition, ConditionType, Kind, LoadBalancerNodeStatus, ObjectKey, Time, find_condition,
 };
 use sluice_directory::{DecisionReader, Directory, StatusFile};
+use sluice_operator::settings::Settings;
 use sluice_operator::standalone;
 
 use crate::harness::{POLICY, POOLS, Standalone, WEB};
@@ -28,6 +31,33 @@ struct Clock {
 }
 
 impl Clock {
+    fn new(s: &Standalone) -> Self {
+        Self {
+            operator: standalone::Standalone::open(s.directory.clone()).expect("free"),
+            directory: s.directory.clone(),
+            ms: 0,
+        }
+    }
+
+    /// Lets time pass while the directory is not there.
+    fn lose(&mut self, ms: u64) {
+        let elsewhere = self.directory.root().with_extension("lost");
+        fs::rename(self.directory.root(), &elsewhere).expect("renamed");
+        let now = Time(Timestamp::UNIX_EPOCH);
+        for _ in 0..2 {
+            self.ms += ms / 2;
+            self.operator.tick(&now, self.ms).expect_err("is lost");
+        }
+        fs::rename(&elsewhere, self.directory.root()).expect("renamed back");
+    }
+
+    /// Names of the nodes that have a report.
+    fn reported(&self) -> Vec<String> {
+        let reports = self.directory.list_status(Kind::LoadBalancerNode);
+        let reports = reports.expect("no error").into_iter();
+        reports.map(|key| key.name).collect()
+    }
+
     /// Lets time pass in steps of the operator's poll.
     fn pass(&mut self, ms: u64) {
         for _ in 0..ms / 200 {
@@ -78,11 +108,7 @@ fn a_node_silent_for_forty_seconds_is_named_and_not_waited_for() {
     ] {
         s.write(name, text);
     }
-    let mut clock = Clock {
-        operator: standalone::Standalone::open(s.directory.clone()).expect("free"),
-        directory: s.directory.clone(),
-        ms: 0,
-    };
+    let mut clock = Clock::new(&s);
     clock.pass(400);
     clock.report("d1");
     clock.report("d2");
@@ -116,4 +142,27 @@ fn a_node_silent_for_forty_seconds_is_named_and_not_waited_for() {
     clock.report("d2");
     clock.pass(2_000);
     assert_eq!(silent(&s).status, "False");
+}
+
+#[test]
+fn the_report_of_a_silent_node_goes_if_no_manifest_asks_for_it() {
+    let s = Standalone::new();
+    s.write("nodes.yaml", NODES);
+    let mut clock = Clock::new(&s);
+    clock.operator.set(&Settings {
+        forget_silent_seconds: Some(60),
+        ..Settings::default()
+    });
+    clock.pass(400);
+    clock.report("d1");
+    for _ in 0..20 {
+        clock.report("guest");
+        clock.pass(5_000);
+    }
+    // Nobody can say that it lives while the directory is lost.
+    clock.lose(3_600_000);
+    clock.pass(50_000);
+    assert_eq!(clock.reported(), ["d1", "guest"]);
+    clock.pass(10_000);
+    assert_eq!(clock.reported(), ["d1"], "there is a manifest for it");
 }

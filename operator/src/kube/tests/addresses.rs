@@ -8,6 +8,7 @@ use kube::core::Status;
 use super::*;
 use crate::core::Addresses;
 use crate::kube::facts::{NodeFacts, ServiceFacts, ranges};
+use crate::settings::Settings;
 
 const VIP: &str = "203.0.113.10";
 
@@ -116,7 +117,10 @@ fn a_newcomer_gets_no_address_of_others_and_gets_it_when_it_is_free() {
 fn a_newcomer_gets_no_reserved_address() {
     let mut index = index(virtual_server("v1"), pool(&fixed()));
     let block = "203.0.113.10/31".parse().expect("a block");
-    index.reserve(&BTreeSet::from([block]));
+    index.set(&Settings {
+        reserved: BTreeSet::from([block]),
+        ..Settings::default()
+    });
     decide(&mut index, 10);
     assert!(refusal(&index).contains("in the reserved range 203.0.113.10/31"));
 }

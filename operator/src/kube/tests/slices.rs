@@ -1,13 +1,8 @@
 //! Whose slices are whose, and how they are written.
 
-use std::convert::Infallible;
-use std::sync::Mutex;
-
-use http::{Request, Response};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Client;
-use kube::client::Body;
 
+use super::server::{conflict, deleted, server};
 use super::*;
 use crate::kube::endpoints::Endpoints;
 
@@ -47,44 +42,18 @@ fn slices_of_strangers_are_not_adopted() {
     assert_eq!(status.expect("a status").servers, 0);
 }
 
-/// Requests that came: method, path, and body.
-type Requests = Arc<Mutex<Vec<(String, String, Value)>>>;
-
-/// An API server that takes everything as another operator left it: with this code.
-fn server(code: u16) -> (Client, Requests) {
-    let requests = Requests::default();
-    let noted = Arc::clone(&requests);
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let noted = Arc::clone(&noted);
-        async move {
-            let method = request.method().to_string();
-            let path = request.uri().path().to_owned();
-            let body = request.into_body().collect_bytes().await.expect("a body");
-            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+/// Writes slices to an API server that takes everything as another operator left it: with this code.
+async fn write(index: &mut Index, code: u16) -> Vec<(String, String, Value)> {
+    let (client, requests) = server(move |method, _, body| match method {
+        _ if code == 409 => conflict(),
+        "DELETE" => deleted(),
+        _ => {
             let mut answer = body.clone();
-            if code == 409 {
-                answer = json!({
-                    "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict",
-                    "message": "the object has been modified",
-                });
-            } else if method == "DELETE" {
-                answer =
-                    json!({"apiVersion": "v1", "kind": "Status", "status": "Success", "code": 200});
-            } else {
-                answer["metadata"]["uid"] = json!("new");
-                answer["metadata"]["resourceVersion"] = json!("100");
-            }
-            noted.lock().expect("no panic").push((method, path, body));
-            let body = Body::from(answer.to_string().into_bytes());
-            let response = Response::builder().status(code);
-            Ok::<_, Infallible>(response.body(body).expect("a response"))
+            answer["metadata"]["uid"] = json!("new");
+            answer["metadata"]["resourceVersion"] = json!("100");
+            (code, answer)
         }
     });
-    (Client::new(service, "default"), requests)
-}
-
-async fn write(index: &mut Index, code: u16) -> Vec<(String, String, Value)> {
-    let (client, requests) = server(code);
     let metrics = Arc::new(Metrics::default());
     let writer = Writer::new(client.clone(), Arc::clone(&metrics));
     let events = Events::start(client, &metrics);

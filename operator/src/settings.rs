@@ -1,0 +1,15 @@
+//! Settings that count under Kubernetes and over a directory alike.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+/// What the operator's options say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
+    /// No VIP may newly be in these blocks.
+    pub reserved: BTreeSet<IpNet>,
+    /// After how many seconds of silence whatever a node has left behind goes, if nothing says that there is such a node;
+    /// `None`: never.
+    pub forget_silent_seconds: Option<u64>,
+}
