@@ -3,20 +3,25 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::{Api, Client, ResourceExt};
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client, Resource as _, ResourceExt};
 use serde_json::json;
 use sluice_api::{
     ConditionType, DETACH_ANNOTATION, LoadBalancerNode, OPERATOR_MANAGER, find_condition,
 };
+use sluice_kube::Stamp;
 use sluice_kube::error::{RequestError, within};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
+
+use super::writer::only;
 
 /// Nodes are looked at this often.
 const POLL: Duration = Duration::from_millis(500);
 /// How long an answer of the API server is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long nodes that change while they are deleted are looked at again, when the time for their answers is over.
+const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The nodes could not be removed.
 #[derive(thiserror::Error, Debug)]
@@ -27,10 +32,17 @@ pub enum Error {
     /// The API server refused.
     #[error("the API server refuses: may this account list, patch and delete loadbalancernodes?")]
     Refused(#[source] RequestError),
+    /// A node changes whenever it is to be deleted.
+    #[error(
+        "the LoadBalancerNode {0} changes again and again: find out who writes it, and run this command once more"
+    )]
+    Changes(String),
 }
 
 /// Annotates every node, waits until each has answered, is gone, or the time is over, and deletes them all. Returns the
 /// names of those that did not answer.
+///
+/// A node is deleted as it was looked at: one that has changed, or is another of the same name, is looked at again.
 pub async fn detach_all(client: Client, wait: Duration) -> Result<Vec<String>, Error> {
     let api = Api::<LoadBalancerNode>::all(client);
     let end = Instant::now() + wait;
@@ -40,15 +52,19 @@ pub async fn detach_all(client: Client, wait: Duration) -> Result<Vec<String>, E
         let result = look(&api, &mut asked, &mut done).await;
         let over = Instant::now() >= end;
         match result {
-            Ok(silent) if silent.is_empty() || over => {
-                for name in &silent {
-                    warn!(
-                        node = name,
-                        "has not answered; remove what is left there with: sluice-agent detach"
-                    );
+            Ok(nodes) if nodes.silent.is_empty() || over => {
+                let Some(changed) = remove(&api, &nodes.seen).await? else {
+                    for name in &nodes.silent {
+                        warn!(
+                            node = name,
+                            "has not answered; remove what is left there with: sluice-agent detach"
+                        );
+                    }
+                    return Ok(nodes.silent);
+                };
+                if Instant::now() >= end + CHANGES_TIMEOUT {
+                    return Err(Error::Changes(changed));
                 }
-                remove(&api).await?;
-                return Ok(silent);
             }
             Ok(_) => {}
             Err(error) if over => return Err(error),
@@ -58,15 +74,24 @@ pub async fn detach_all(client: Client, wait: Duration) -> Result<Vec<String>, E
     }
 }
 
-/// Asks who was not asked yet. Returns the names of those who have not answered.
+/// The nodes as they were looked at.
+#[derive(Debug, Default)]
+struct Looked {
+    /// Names of those that have not answered.
+    silent: Vec<String>,
+    /// All, with the version of each.
+    seen: Vec<(String, Stamp)>,
+}
+
+/// Asks who was not asked yet.
 async fn look(
     api: &Api<LoadBalancerNode>,
     asked: &mut BTreeSet<String>,
     done: &mut BTreeSet<String>,
-) -> Result<Vec<String>, Error> {
+) -> Result<Looked, Error> {
     let nodes = answer(api.list(&ListParams::default())).await?;
-    let mut silent = Vec::new();
-    for node in nodes {
+    let mut looked = Looked::default();
+    for mut node in nodes {
         let name = node.name_any();
         if !node.annotations().contains_key(DETACH_ANNOTATION) {
             let patch = json!({"metadata": {"annotations": {DETACH_ANNOTATION: "true"}}});
@@ -76,39 +101,48 @@ async fn look(
             };
             match answer(api.patch(&name, &parameters, &Patch::Merge(&patch))).await {
                 Err(Error::Refused(error)) if error.code() == Some(404) => continue,
-                result => result.map(drop)?,
+                patched => node = patched?,
             }
         }
         if asked.insert(name.clone()) {
             info!(node = name, "is asked to detach");
         }
+        looked.seen.push((name.clone(), Stamp::of(node.meta())));
         let status = node.status.unwrap_or_default();
         let detached = find_condition(&status.conditions, ConditionType::Detached);
         if detached.is_none_or(|condition| condition.status != "True") {
-            silent.push(name);
+            looked.silent.push(name);
         } else if done.insert(name.clone()) {
             info!(node = name, "has detached");
         }
     }
-    let gone = asked.iter().filter(|name| !silent.contains(name));
+    let gone = asked.iter().filter(|name| !looked.silent.contains(name));
     for name in gone.cloned().collect::<Vec<_>>() {
         if done.insert(name.clone()) {
             info!(node = name, "is gone");
         }
     }
-    Ok(silent)
+    Ok(looked)
 }
 
-async fn remove(api: &Api<LoadBalancerNode>) -> Result<(), Error> {
-    for node in answer(api.list(&ListParams::default())).await? {
-        let name = node.name_any();
-        match answer(api.delete(&name, &DeleteParams::default())).await {
+/// Returns one that has changed since it was looked at, and is still there.
+async fn remove(
+    api: &Api<LoadBalancerNode>,
+    seen: &[(String, Stamp)],
+) -> Result<Option<String>, Error> {
+    let mut changed = None;
+    for (name, stamp) in seen {
+        match answer(api.delete(name, &only(stamp))).await {
             Err(Error::Refused(error)) if error.code() == Some(404) => {}
+            Err(Error::Refused(error)) if error.code() == Some(409) => {
+                changed = Some(name.clone());
+                continue;
+            }
             result => result.map(drop)?,
         }
         info!(node = name, "its LoadBalancerNode is deleted");
     }
-    Ok(())
+    Ok(changed)
 }
 
 async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod departures;
+mod detach;
 mod server;
 mod slices;
 
