@@ -17,12 +17,15 @@ pub enum ConditionType {
     Stalled,
     /// Nodes fell silent before they acknowledged what was decided; the message names them.
     NodesSilent,
-    /// Nodes report exceptions for this object; the message names them.
+    /// Nodes report exceptions for this object, or lack an uplink; the message names them.
     NodeExceptions,
     /// The forwarding mode may not suit the servers; the message says when it does and what else there is.
     ForwardingAdvice,
     /// Settings of a node's network keep packets from being served; the message names each with the remedy.
     NetworkAdvice,
+    /// A node's programs are not on all of its uplinks, so that packets for VIPs miss them; the message names each uplink with
+    /// the remedy. It is an exception of the node for every virtual server.
+    NotAttached,
     /// A node's agent has taken everything off the node, as it was asked to.
     Detached,
     /// A node's agent has been silent for too long; the operator says so.
@@ -45,6 +48,7 @@ impl ConditionType {
             Self::NodeExceptions => "NodeExceptions",
             Self::ForwardingAdvice => "ForwardingAdvice",
             Self::NetworkAdvice => "NetworkAdvice",
+            Self::NotAttached => "NotAttached",
             Self::Detached => "Detached",
             Self::Silent => "Silent",
         }
@@ -116,8 +120,10 @@ pub enum Reason {
     ServerNotReachableInMode,
     /// Pods answer through their own node, past the director.
     PodsAnswerDirectly,
-    /// Forwarding, redirects, reverse-path filters or the kind of an interface stand in the way.
+    /// Forwarding, redirects or reverse-path filters stand in the way.
     NetworkSettings,
+    /// An uplink is missing, carries no Ethernet frames, or takes no program of Sluice's.
+    AttachFailed,
     /// The annotation `sluice.dev/detach` asked for it.
     DetachRequested,
 }

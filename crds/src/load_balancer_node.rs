@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::condition::{Condition, Time};
+use crate::condition::{Condition, ConditionType, Time, find_condition};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES,
     MAX_LABEL_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_REVISION,
@@ -98,7 +98,7 @@ pub struct LoadBalancerNodeStatus {
     /// The generation of the spec that the agent runs.
     #[serde(default)]
     pub observed_generation: i64,
-    /// `Ready` and `Detached` by the agent, `Silent` by the operator.
+    /// `Ready`, `NotAttached`, `NetworkAdvice` and `Detached` by the agent, `Silent` by the operator.
     #[serde(default)]
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -148,6 +148,12 @@ pub struct LoadBalancerNodeStatus {
 }
 
 impl LoadBalancerNodeStatus {
+    /// On which uplinks the programs are not, and why: an exception for every virtual server, of which the list has no entries.
+    pub fn not_attached(&self) -> Option<&str> {
+        let condition = find_condition(&self.conditions, ConditionType::NotAttached)?;
+        (condition.status == "True").then_some(condition.message.as_str())
+    }
+
     /// Whether the node has an exception for this object that its list has no room for, as far as it can be told.
     pub fn has_unlisted(&self, kind: ExceptionKind, object: &ObjectKey) -> bool {
         let told = self.exceptions.len() + self.unlisted_exceptions.len();

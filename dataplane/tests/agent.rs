@@ -12,7 +12,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use nix::time::{ClockId, clock_gettime};
 use node::{LIMIT, Node, SERVER, UPLINK, attach_mode};
 use sluice_abi::{ConfigWord, FlowClock, FlowData, FlowState, Timeouts};
-use sluice_api::{AttachMode, ConditionType, find_condition};
+use sluice_api::{AttachMode, ConditionType, LoadBalancerNodeStatus, find_condition};
 use sluice_tests::net::until;
 
 fn config(node: &Node) -> Result<Array<MapData, u64>> {
@@ -27,6 +27,12 @@ fn program(node: &Node) -> Result<Option<String>> {
         .split_whitespace()
         .skip_while(|word| *word != "prog/xdp");
     Ok(words.nth(2).map(str::to_owned))
+}
+
+/// Whether the agent tells that its programs are not on the uplink, with these words.
+fn is_missed(status: &LoadBalancerNodeStatus, words: &str) -> bool {
+    let missed = status.not_attached();
+    missed.is_some_and(|missed| missed.contains(UPLINK) && missed.contains(words))
 }
 
 #[test]
@@ -201,10 +207,48 @@ fn next_hops_follow_the_network() -> Result<()> {
         attach_mode(status) == Some(AttachMode::None)
             && find_condition(&status.conditions, ConditionType::Ready)
                 .is_some_and(|ready| ready.status == "False" && ready.message.contains(UPLINK))
+            && is_missed(status, "there is no interface eth0: create it")
     })?;
     node.connect()?;
-    node.await_live(7)?;
+    let status = node.await_live(7)?;
+    assert_eq!(status.not_attached(), None);
     assert!(program(&node)?.is_some());
+    Ok(())
+}
+
+#[test]
+fn an_uplink_that_another_program_has_is_told_until_it_is_free() -> Result<()> {
+    let mut node = Node::build()?;
+    node.decide(7, &[SERVER])?;
+    node.start(&[])?;
+    node.await_live(7)?;
+    node.agent()?.kill()?;
+    // To an agent with other pins, what is attached is somebody else's.
+    let others = node.take_other_pins();
+    node.start(&[])?;
+    let status = node.await_status("the uplink to be missed", |status| {
+        is_missed(status, "another XDP program is there: take it off")
+    })?;
+    assert_eq!(status.acknowledged_revision, 7, "it is in the maps");
+    fs::remove_file(others.join("links/xdp-eth0"))?;
+    let status = node.await_live(7)?;
+    assert_eq!(status.not_attached(), None);
+    assert_eq!(node.agent()?.complaints(&["not attached"]), [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn an_uplink_without_ethernet_headers_takes_no_program() -> Result<()> {
+    let mut node = Node::build()?;
+    node.director.ip(&format!("link set {UPLINK} name lan0"))?;
+    node.director
+        .ip(&format!("tuntap add dev {UPLINK} mode tun"))?;
+    node.director.ip(&format!("link set {UPLINK} up"))?;
+    node.start(&[])?;
+    node.await_status("the uplink to be refused", |status| {
+        is_missed(status, "no Ethernet frames") && attach_mode(status) == Some(AttachMode::None)
+    })?;
+    assert_eq!(program(&node)?, None);
     Ok(())
 }
 

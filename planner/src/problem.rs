@@ -53,6 +53,8 @@ pub enum Reason {
     NextHopPending,
     /// The next hop towards a server is not known; packets to it are dropped.
     NextHopUnresolved,
+    /// The program that takes a server's replies is not attached.
+    AttachFailed,
     /// This node's agent cannot read what was decided.
     Unreadable,
     /// A map, or the agent, has no room.
@@ -77,6 +79,7 @@ impl Reason {
             Self::ServerNotReachableInMode => "ServerNotReachableInMode",
             Self::NextHopPending => "NextHopPending",
             Self::NextHopUnresolved => "NextHopUnresolved",
+            Self::AttachFailed => "AttachFailed",
             Self::Unreadable => "Unreadable",
             Self::LimitExceeded => "LimitExceeded",
             Self::RingNotInPlace => "RingNotInPlace",

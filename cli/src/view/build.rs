@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sluice_api::{
     Acknowledged, Condition, ConditionType, DecidedPool, DecidedPort, DecidedVirtualServer,
-    Decision, ExceptionKind, LoadBalancerNode, ObjectKey, RealServerPool, RolloutPolicy, Time,
-    VirtualServer, find_condition,
+    Decision, ExceptionKind, Kind, LoadBalancerNode, ObjectKey, RealServerPool, Reason,
+    RolloutPolicy, Time, VirtualServer, find_condition,
 };
 use sluice_planner::Slice;
 
@@ -199,6 +199,17 @@ impl Context<'_> {
             .collect();
         let mut found = Vec::new();
         for node in self.objects.nodes.iter().flatten() {
+            let status = node.status.as_ref().filter(|_| decision.is_some());
+            if let Some(why) = status.and_then(|status| status.not_attached()) {
+                let name = ObjectKey::of(node).name;
+                found.push(ExceptionView {
+                    node: name.clone(),
+                    kind: Kind::LoadBalancerNode.to_string(),
+                    name,
+                    reason: Reason::AttachFailed.to_string(),
+                    message: why.to_owned(),
+                });
+            }
             for exception in node.status.iter().flat_map(|status| &status.exceptions) {
                 let (kind, concerns) = match exception.kind {
                     ExceptionKind::VirtualServer => ("VirtualServer", exception.name == key.name),

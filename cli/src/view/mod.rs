@@ -57,7 +57,7 @@ pub struct VirtualServerView {
     pub acknowledged: Option<AcknowledgedView>,
     /// In the order of the decision, then those that only the spec has.
     pub pools: Vec<PoolView>,
-    /// The exceptions that nodes report for it or for one of its pools.
+    /// The exceptions that nodes report for it, for one of its pools, or for all virtual servers.
     pub exceptions: Vec<ExceptionView>,
     /// The rollout policy that drives it.
     pub rollout: Option<RolloutView>,

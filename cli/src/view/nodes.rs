@@ -125,7 +125,8 @@ pub(super) struct InForce {
 }
 
 impl<'a> Nodes<'a> {
-    /// Where a decision is in force. Nodes in `excepted` have it, but not as decided.
+    /// Where a decision is in force. Nodes in `excepted` have it, but not as decided; packets miss it on those whose programs
+    /// are not attached.
     pub(super) fn in_force(&self, wanted: Wanted, excepted: &BTreeSet<&str>) -> InForce {
         let live: Vec<(String, LoadBalancerNodeStatus)> = self.live().collect();
         let has_joined = |status: &LoadBalancerNodeStatus| {
@@ -143,7 +144,7 @@ impl<'a> Nodes<'a> {
                 || status.acknowledged_pool_revision < wanted.pool_revision;
             if is_behind {
                 awaited.push(name.clone());
-            } else if !excepted.contains(name.as_str()) {
+            } else if !excepted.contains(name.as_str()) && status.not_attached().is_none() {
                 nodes += 1;
             }
         }

@@ -72,16 +72,10 @@ fn complaints(
     let returning = returning.unwrap_or_default();
     let mut complaints = Vec::new();
     for (name, settings) in settings {
-        let Some((ifindex, link)) = network.table().link_by_name(name) else {
+        let link = network.table().link_by_name(name);
+        let Some((ifindex, _)) = link.filter(|(_, link)| link.medium == Medium::Ethernet) else {
             continue;
         };
-        if link.medium != Medium::Ethernet {
-            complaints.push(format!(
-                "{name} carries no Ethernet frames, so nothing that comes by it is served: name another interface in \
-                 spec.interfaces"
-            ));
-            continue;
-        }
         complaints.extend(of_forwarding(name, *settings, &returning));
         let is_way_out = network.has_gateway(ifindex);
         if settings.sends_redirects == Some(true)

@@ -165,7 +165,7 @@ impl Attacher {
             return Ok((now, reason));
         }
         remove_link(&self.pins.link(Hook::Xdp, interface))?;
-        let failed = system_error(format!("attach XDP to {interface}"));
+        let failed = |error| system_error(format!("attach XDP to {interface}"))(named(error));
         let (mode, reason) = match choice {
             XdpChoice::Only(mode) => {
                 let create = |mode| self.create(Hook::Xdp, interface, ifindex, flags(mode));
@@ -317,6 +317,16 @@ impl Attacher {
             remove_directory(&mark)?;
         }
         Ok(())
+    }
+}
+
+/// Says what to do where the kernel says only that XDP is in use.
+fn named(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => io::Error::other(format!(
+            "{error}: another XDP program is there: take it off, or name another interface in spec.interfaces"
+        )),
+        _ => error,
     }
 }
 

@@ -78,6 +78,12 @@ impl Node {
         Ok(())
     }
 
+    /// Gives agents that start from now on pins of their own, and returns those of the ones before.
+    pub(crate) fn take_other_pins(&mut self) -> PathBuf {
+        let others = self.run.pin_directory("other");
+        std::mem::replace(&mut self.pins, others)
+    }
+
     pub(crate) fn write_spec(&self, mode: &str) -> Result<()> {
         let text = format!(
             "apiVersion: sluice.dev/v1alpha1\nkind: LoadBalancerNode\nmetadata: {{name: d1}}\n\

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sluice_api::{
     Decision, ExceptionKind, LoadBalancerNodeStatus, MAX_REVISION, NODE_SILENT_SECONDS,
-    NodeException, ObjectKey, Time,
+    NodeException, ObjectKey, Reason, Time,
 };
 
 use super::world::{Node, Standing, Trust, World};
@@ -264,7 +264,8 @@ impl Wanted {
     }
 }
 
-/// `objects` are those whose exceptions count.
+/// `objects` are those whose exceptions count. Where a virtual server is among them, packets have to reach the programs; a
+/// pool by itself is in force when it is in the maps.
 fn of_revision<'a>(
     world: &'a World,
     wanted: Wanted,
@@ -277,6 +278,8 @@ fn of_revision<'a>(
             *kind == exception.kind && names == (&object.namespace, &object.name)
         })
     };
+    let mut kinds = objects.iter().map(|(kind, _)| *kind);
+    let meets_packets = kinds.any(|kind| kind == ExceptionKind::VirtualServer);
     let mut result = Acknowledgement::default();
     let live = || world.nodes.iter().filter(|(_, node)| node.live);
     let is_any_joined = live().any(|(_, node)| asker.waits_for(node.standing));
@@ -289,6 +292,10 @@ fn of_revision<'a>(
             result.exceptions.push((name, DISBELIEVED.to_owned()));
         } else if !wanted.is_met(&node.status) {
             result.awaited.push(name);
+        }
+        if let Some(why) = node.status.not_attached().filter(|_| meets_packets) {
+            let text = format!("LoadBalancerNode {name}: {}: {why}", Reason::AttachFailed);
+            result.exceptions.push((name, text));
         }
         let exceptions = &node.status.exceptions;
         let concerning = exceptions.iter().filter(concerns).map(told);

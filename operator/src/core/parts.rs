@@ -37,7 +37,8 @@ impl Dirty {
     }
 
     /// Adds what a node's report, its coming or its going concerns: decisions that it acknowledges or no longer does,
-    /// and the objects that it names as exceptions. Whatever else the core reads of a node concerns all objects.
+    /// and the objects that it names as exceptions. Whatever else the core reads of a node concerns all objects, as whether its
+    /// programs are attached does.
     pub fn node_changed(&mut self, links: &Links, before: Option<&Node>, now: Option<&Node>) {
         let (Some(before), Some(now)) = (before, now) else {
             *self = Self::All;
@@ -59,6 +60,7 @@ impl Dirty {
                 *standing == Standing::Joined,
                 status.addresses.clone(),
                 unlisted(status),
+                status.not_attached().map(str::to_owned),
             )
         };
         if rest(before) != rest(now) {

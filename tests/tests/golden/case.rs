@@ -54,6 +54,8 @@ pub(crate) struct NodeNews {
     pub(crate) ways: BTreeMap<IpAddr, Way>,
     /// How its agent does.
     pub(crate) agent: Option<AgentState>,
+    /// Which uplinks its programs are not on, and why; empty: they are on all.
+    pub(crate) not_attached: Option<String>,
 }
 
 /// The way from a node to a server, as far as the node knows it.

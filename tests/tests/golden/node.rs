@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_api::{ExceptionKind, LoadBalancerNodeStatus, NodeException, NodeRole, ObjectKey};
+use sluice_api::jiff::Timestamp;
+use sluice_api::{
+    ConditionType, ExceptionKind, LoadBalancerNodeStatus, NodeException, NodeRole, ObjectKey,
+    Reason, Time, set_condition,
+};
 use sluice_planner::{
     Hop, Image, Limits, Mac, MapOp, NextHop, NodeView, ObjectKind, Planner, Problem, Ring, Role,
     Slices, Via,
@@ -77,6 +81,15 @@ impl Node {
         }
         self.ways.extend(&news.ways);
         self.agent = news.agent.unwrap_or(self.agent);
+        if let Some(missed) = &news.not_attached {
+            let (kind, reason) = (ConditionType::NotAttached, Reason::AttachFailed);
+            let conditions = &mut self.status.conditions;
+            conditions.clear();
+            if !missed.is_empty() {
+                let now = Time(Timestamp::UNIX_EPOCH);
+                set_condition(conditions, kind, true, reason, missed, 1, &now);
+            }
+        }
     }
 
     /// Brings the maps to what was decided, unless the agent does not work.
@@ -122,6 +135,7 @@ impl Node {
             exceptions.into_iter().filter_map(exception).collect();
         self.status = LoadBalancerNodeStatus {
             addresses: self.status.addresses.clone(),
+            conditions: self.status.conditions.clone(),
             acknowledged_revision: revisions.max().unwrap_or_default(),
             acknowledged_pool_revision: pool_revisions.max().unwrap_or_default(),
             exception_count: u32::try_from(exceptions.len()).expect("few"),

@@ -41,7 +41,7 @@ fn condition(condition: &Value, ready: &Value) -> Option<String> {
     if status == "False" && reason == "AsExpected" {
         return None;
     }
-    let repeats = kind != "Ready"
+    let repeats = !std::ptr::eq(condition, ready)
         && ["reason", "message"]
             .iter()
             .all(|p| condition[*p] == ready[*p]);

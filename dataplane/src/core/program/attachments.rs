@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::core::io::{Attachment, Effect, Place, Wanted};
 use crate::maps::{Attached, Error, Hook, Mode, XdpChoice};
-use crate::netlink::Table;
+use crate::netlink::{Medium, Table};
 
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
@@ -55,9 +55,20 @@ impl Attachments {
         self.uplinks.values()
     }
 
-    /// The errors of attaching to bridges.
-    pub(in crate::core) fn bridge_problems(&self) -> impl Iterator<Item = &str> {
-        self.bridges.values().map(String::as_str)
+    /// The uplinks that the programs are not attached to, and why.
+    pub(in crate::core) fn missed_uplinks(&self) -> Vec<String> {
+        let uplinks = self.uplinks.values();
+        let missed = uplinks.filter(|uplink| uplink.attach_mode == AttachMode::None);
+        let text = |uplink: &InterfaceStatus| {
+            let reason = uplink.reason.as_deref().unwrap_or("not attached");
+            format!("{}: {reason}", uplink.name)
+        };
+        missed.map(text).collect()
+    }
+
+    /// The errors of attaching to bridges, by the interface's name.
+    pub(in crate::core) fn bridge_problems(&self) -> &BTreeMap<String, String> {
+        &self.bridges
     }
 
     /// Whether tc programs are attached by links; `None` before the first one was.
@@ -196,6 +207,13 @@ impl Attachments {
             self.set_uplink(name, AttachMode::None, Some(reason));
             return None;
         };
+        if link.medium != Medium::Ethernet {
+            self.forget(name);
+            let reason = "it carries no Ethernet frames, so nothing that comes by it is served: name another interface in \
+                          spec.interfaces";
+            self.set_uplink(name, AttachMode::None, Some(reason.to_owned()));
+            return None;
+        }
         let mut hooks = Hook::ALL.iter();
         if hooks.all(|&hook| self.is_attached(hook, name, ifindex)) {
             return None;
@@ -345,11 +363,13 @@ impl Attachments {
                 .any(|(hook, n)| *hook == Hook::Xdp && n == name)
         };
         let is_wanted = |hook: Hook, name: &str| {
-            let uplinks = self.spec.iter().flat_map(|spec| &spec.interfaces);
-            if uplinks.into_iter().any(|uplink| uplink == name) {
+            let mut uplinks = self.spec.iter().flat_map(|spec| &spec.interfaces);
+            let link = table.link_by_name(name);
+            let takes_programs = link.is_none_or(|(_, link)| link.medium == Medium::Ethernet);
+            if takes_programs && uplinks.any(|uplink| uplink == name) {
                 return true;
             }
-            table.link_by_name(name).is_some_and(|(ifindex, _)| {
+            link.is_some_and(|(ifindex, _)| {
                 hook == Hook::Ingress && (self.wanted_bridges.contains(&ifindex) || !has_xdp(name))
             })
         };

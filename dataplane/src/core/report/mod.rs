@@ -2,6 +2,7 @@
 
 mod detached;
 mod exceptions;
+mod lost;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
-    AttachMode, Capabilities, CapacityEntry, ConditionType, LoadBalancerNodeStatus, MAX_EXCEPTIONS,
+    Capabilities, CapacityEntry, ConditionType, LoadBalancerNodeStatus, MAX_EXCEPTIONS,
     MAX_NODE_ADDRESSES, NodeException, Reason, Time, set_condition,
 };
+use sluice_planner::Problem;
 
 use super::intent::Intent;
 use super::io::{Effect, Now};
@@ -52,8 +54,9 @@ pub(super) struct Report {
     /// Another status than the one last written.
     changed: Option<Changed>,
     exceptions: Arc<Vec<NodeException>>,
-    /// The summary that the exceptions were made of.
+    /// The summary that the exceptions were made of, and the replies that are lost.
     summary: u64,
+    lost: Vec<Problem>,
     /// Why the admin endpoint cannot listen where it should.
     pub(super) closed_doors: Vec<String>,
 }
@@ -99,6 +102,7 @@ impl Report {
             changed: None,
             exceptions: Arc::default(),
             summary: 0,
+            lost: Vec::new(),
             closed_doors: Vec::new(),
         }
     }
@@ -106,9 +110,12 @@ impl Report {
     /// Shows what is, and has it written when it has changed or the heart must beat.
     pub(super) fn turn(&mut self, rooms: Rooms<'_>, now: Now, effects: &mut Vec<Effect>) {
         let (summary, number) = rooms.program.tables.summary();
-        if self.summary != number {
+        let lost = lost::problems(rooms.network, rooms.program);
+        if self.summary != number || self.lost != lost {
+            let problems = summary.not_live.iter().chain(&lost);
+            self.exceptions = Arc::new(exceptions(problems));
             self.summary = number;
-            self.exceptions = Arc::new(exceptions(&summary.not_live));
+            self.lost = lost;
         }
         let not_ready = self.not_ready(rooms);
         let published = self.published(rooms, not_ready.clone());
@@ -221,7 +228,21 @@ impl Report {
             generation,
             &Time(time),
         );
-        advise(&mut status, rooms.advice, generation, &Time(time));
+        let missed = rooms.program.attachments.missed_uplinks();
+        for (kind, reason, amiss) in [
+            (
+                ConditionType::NotAttached,
+                Reason::AttachFailed,
+                &missed[..],
+            ),
+            (
+                ConditionType::NetworkAdvice,
+                Reason::NetworkSettings,
+                rooms.advice,
+            ),
+        ] {
+            warn_of(&mut status, (kind, reason), amiss, generation, &Time(time));
+        }
         Some(status)
     }
 
@@ -289,13 +310,8 @@ impl Report {
         if attachments.uplinks().next().is_none() {
             reasons.push("no program is attached yet".to_owned());
         }
-        for uplink in attachments.uplinks() {
-            if uplink.attach_mode == AttachMode::None {
-                let reason = uplink.reason.as_deref().unwrap_or("not attached");
-                reasons.push(format!("{}: {reason}", uplink.name));
-            }
-        }
-        reasons.extend(attachments.bridge_problems().map(str::to_owned));
+        reasons.extend(attachments.missed_uplinks());
+        reasons.extend(attachments.bridge_problems().values().cloned());
         let count = own_addresses(rooms.network).count();
         if count > MAX_NODE_ADDRESSES {
             reasons.push(format!(
@@ -321,22 +337,21 @@ impl Report {
     }
 }
 
-/// Says in a condition what is wrong with the settings of the node's network, if anything is.
-fn advise(status: &mut LoadBalancerNodeStatus, advice: &[String], generation: i64, now: &Time) {
-    let kind = ConditionType::NetworkAdvice;
-    if advice.is_empty() {
-        status.conditions.retain(|c| c.type_ != kind.name());
+/// Says in a condition what is amiss, if anything is.
+fn warn_of(
+    status: &mut LoadBalancerNodeStatus,
+    (kind, reason): (ConditionType, Reason),
+    amiss: &[String],
+    generation: i64,
+    now: &Time,
+) {
+    let conditions = &mut status.conditions;
+    if amiss.is_empty() {
+        conditions.retain(|condition| condition.type_ != kind.name());
         return;
     }
-    set_condition(
-        &mut status.conditions,
-        kind,
-        true,
-        Reason::NetworkSettings,
-        &advice.join("; "),
-        generation,
-        now,
-    );
+    let message = amiss.join("; ");
+    set_condition(conditions, kind, true, reason, &message, generation, now);
 }
 
 fn own_addresses(network: &Network) -> impl Iterator<Item = &IpAddr> {

@@ -176,7 +176,10 @@ impl World {
             Wanted::Uplink { .. } => (&Hook::ALL[..], Some(Mode::Native)),
             Wanted::Bridge => (&[Hook::Ingress][..], None),
         };
-        let outcome = if self.failing.contains("Attach") {
+        let is_bridge = matches!(attachment.programs, Wanted::Bridge);
+        let fails =
+            self.failing.contains("Attach") || is_bridge && self.failing.contains("AttachBridge");
+        let outcome = if fails {
             Err(map_error())
         } else {
             let programs = hooks.iter().map(|h| (*h, attachment.interface.clone()));

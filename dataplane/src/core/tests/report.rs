@@ -4,15 +4,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType};
 use sluice_api::{
-    ConditionType, LoadBalancerNodeStatus, MAX_NODE_ADDRESSES, NodeRole, XdpMode, find_condition,
+    AttachMode, ConditionType, LoadBalancerNodeStatus, MAX_NODE_ADDRESSES, NodeRole, XdpMode,
+    find_condition,
 };
 
 use super::deltas::of_role;
 use super::network::address;
 use super::{
-    BRIDGE_INDEX, Core, Input, OWN, POD, SERVER, UPLINK_INDEX, World, decisions, link, node,
+    BRIDGE_INDEX, Core, Input, OWN, POD, SERVER, UPLINK, UPLINK_INDEX, World, decisions, link, node,
 };
 use crate::netlink::Settings;
 use crate::source::Event;
@@ -133,6 +134,65 @@ fn redirects_and_filters_depend_on_the_way_out() {
     let advised = advice(&world).unwrap();
     assert!(advised.contains("send_redirects to 0"), "{advised}");
     assert!(!advised.contains("rp_filter"), "{advised}");
+}
+
+/// Every agent acknowledged what no packet could meet.
+#[test]
+fn an_uplink_without_programs_is_told_in_a_condition_until_they_are_attached() {
+    let RouteNetlinkMessage::NewLink(uplink) = link(UPLINK_INDEX, UPLINK, true) else {
+        unreachable!("a link")
+    };
+    let mut world = World::settled(&[SERVER]);
+    assert_eq!(status(&world).not_attached(), None);
+    world.hear(RouteNetlinkMessage::DelLink(uplink.clone()));
+    world.after(GATHER);
+    let told = "eth0: there is no interface eth0: create it, or correct spec.interfaces";
+    assert_eq!(status(&world).not_attached(), Some(told));
+    assert_eq!(status(&world).acknowledged_revision, 7);
+
+    // Another one of that name, first of a kind that nothing could come by, then one that takes no program.
+    let mut tunnel = uplink.clone();
+    tunnel.header.link_layer_type = LinkLayerType::None;
+    world.hear(RouteNetlinkMessage::NewLink(tunnel.clone()));
+    world.after(GATHER);
+    let missed = status(&world).not_attached().unwrap();
+    assert!(missed.contains("no Ethernet frames"), "{missed}");
+    world.hear(RouteNetlinkMessage::DelLink(tunnel));
+    world.failing.insert("Attach");
+    world.hear(RouteNetlinkMessage::NewLink(uplink));
+    world.after(GATHER);
+    assert_eq!(
+        status(&world).not_attached(),
+        Some("eth0: cannot do it: no")
+    );
+    assert_eq!(status(&world).interfaces[0].attach_mode, AttachMode::None);
+
+    world.failing.clear();
+    world.after(Duration::from_secs(2));
+    world.after(GATHER);
+    assert_eq!(status(&world).not_attached(), None);
+    assert_eq!(status(&world).interfaces[0].attach_mode, AttachMode::Native);
+}
+
+#[test]
+fn a_pool_whose_replies_are_lost_behind_a_bridge_is_an_exception() {
+    let mut world = World::settled(&[SERVER]);
+    world.failing.insert("AttachBridge");
+    world.tell(Input::Source(decisions(8, &[SERVER, POD])));
+    world.turn();
+    world.after(GATHER);
+    let told = |world: &World| {
+        let exceptions = status(world).exceptions.iter();
+        let texts = exceptions.map(|e| format!("{} {}: {}", e.name, e.reason, e.message));
+        texts.collect::<Vec<String>>()
+    };
+    let lost = "v1 AttachFailed: replies of servers behind br0 are lost: cannot do it: no";
+    assert_eq!(told(&world), [lost]);
+    assert_eq!(status(&world).not_attached(), None, "packets come in");
+    world.failing.clear();
+    world.after(Duration::from_secs(2));
+    world.after(GATHER);
+    assert_eq!(told(&world), [""; 0]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
     Condition, ConditionType, ExceptionKind, LoadBalancerNodeStatus, NodeException, ObjectKey,
-    ROLLOUT_COMMAND_ANNOTATION, RolloutPhase, Time, find_condition,
+    ROLLOUT_COMMAND_ANNOTATION, Reason, RolloutPhase, Time, find_condition, set_condition,
 };
 use sluice_directory::manifest::{self, Object};
 
@@ -99,6 +99,22 @@ impl Sim {
             trust: Trust::Believed,
         };
         self.world.nodes.insert(name.to_owned(), node);
+    }
+
+    /// A node reports which of its uplinks the programs are not on, or, by an empty text, that they are on all.
+    fn miss(&mut self, name: &str, uplinks: &str) {
+        let node = self.world.nodes.get_mut(name).expect("a node");
+        let (kind, reason) = (ConditionType::NotAttached, Reason::AttachFailed);
+        let (conditions, now) = (&mut node.status.conditions, &Time(Timestamp::UNIX_EPOCH));
+        set_condition(
+            conditions,
+            kind,
+            !uplinks.is_empty(),
+            reason,
+            uplinks,
+            1,
+            now,
+        );
     }
 
     /// Somebody has these blocks of addresses, and no others any more.

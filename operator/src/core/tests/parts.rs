@@ -159,6 +159,23 @@ fn many() -> Sim {
 }
 
 #[test]
+fn all_is_decided_when_a_nodes_programs_come_and_go_and_not_when_its_other_conditions_do() {
+    let mut sim = served();
+    let links = Links::default();
+    let dirty = |before: &World, now: &World| {
+        let mut dirty = Dirty::default();
+        dirty.node_changed(&links, before.nodes.get("d1"), now.nodes.get("d1"));
+        dirty
+    };
+    let before = sim.world.clone();
+    sim.miss("d1", "");
+    assert!(dirty(&before, &sim.world).is_empty());
+    let before = sim.world.clone();
+    sim.miss("d1", "eth0: there is no interface eth0");
+    assert_eq!(dirty(&before, &sim.world), Dirty::All);
+}
+
+#[test]
 fn one_change_among_many_objects_is_decided_alone() {
     let mut sim = many();
     let mut links = Links::default();

@@ -40,11 +40,13 @@ pub(super) enum Action {
         ip: usize,
         there: bool,
     },
-    /// A second node: how it stands, whether it lives, and how far behind the newest revision it is.
+    /// A second node: how it stands, whether it lives, how far behind the newest revision it is, and whether its programs are
+    /// attached.
     Second {
         standing: Standing,
         live: bool,
         behind: u64,
+        attached: bool,
     },
 }
 
@@ -89,10 +91,9 @@ pub(super) fn any_action() -> impl Strategy<Value = Action> {
             ip,
             there,
         }),
-        2 => (0..3_usize, any::<bool>(), 0..3_u64).prop_map(|(standing, live, behind)| Action::Second {
-            standing: [Standing::Joined, Standing::Joining, Standing::Late][standing],
-            live,
-            behind,
+        2 => (0..3_usize, any::<bool>(), 0..3_u64, any::<bool>()).prop_map(|(standing, live, behind, attached)| {
+            let standing = [Standing::Joined, Standing::Joining, Standing::Late][standing];
+            Action::Second { standing, live, behind, attached }
         }),
     ]
 }
@@ -153,8 +154,9 @@ pub(super) fn act(sim: &mut Sim, action: &Action) {
             let blocks = [block.as_str()];
             sim.hold(*kind, "x", if *there { &blocks } else { &[] });
         }
-        Action::Second { standing, live, behind } => {
+        Action::Second { standing, live, behind, attached } => {
             sim.node("d2", &["10.9.9.8"]);
+            sim.miss("d2", if *attached { "" } else { "eth0: there is no interface eth0" });
             let newest = sim.world.highest_revision().saturating_sub(*behind);
             let node = sim.world.nodes.get_mut("d2").expect("d2");
             (node.live, node.standing) = (*live, *standing);

@@ -71,6 +71,51 @@ fn what_a_node_does_not_list_is_not_in_force() {
     }
 }
 
+/// It has acknowledged everything, and packets miss its programs.
+#[test]
+fn a_node_whose_programs_are_not_attached_is_an_exception_for_every_virtual_server() {
+    let mut sim = served();
+    let mail = MANIFESTS.replace("name: web", "name: mail");
+    sim.apply(&mail.replace("203.0.113.10", "203.0.113.11"));
+    sim.apply(POLICY);
+    sim.node("d2", &["10.0.0.251"]);
+    let missed = "eth1: there is no interface eth1: create it, or correct spec.interfaces";
+    sim.miss("d2", missed);
+    sim.settle();
+    for name in ["web", "mail"] {
+        let (status, reason, message) = sim.ready(name);
+        let told = format!("d2: LoadBalancerNode d2: AttachFailed: {missed}");
+        let expected = ("False", "NodeException", told.as_str());
+        assert_eq!((&*status, &*reason, &*message), expected, "{name}");
+        let told = condition_of(&sim, name, ConditionType::NodeExceptions);
+        assert_eq!(told.0, "True", "{name}");
+    }
+    assert_eq!(sim.pool_ready("v1").1, "Live", "it is in the node's maps");
+    assert_eq!(sim.weights("web"), [90, 10], "the step waits");
+    let statuses = |sim: &Sim| {
+        let world = &sim.world;
+        (world.virtual_servers.clone(), world.pools.clone())
+    };
+    let rest = statuses(&sim);
+    for _ in 0..60 {
+        sim.tick();
+    }
+    assert_eq!(statuses(&sim), rest, "nothing is written meanwhile");
+
+    sim.miss("d2", "");
+    sim.settle();
+    assert_eq!(sim.ready("mail").1, "Live");
+    assert_eq!(sim.weights("web"), [50, 50]);
+    sim.miss("d2", missed);
+    sim.world.nodes.get_mut("d2").expect("d2").live = false;
+    sim.settle();
+    assert_eq!(
+        sim.ready("mail").1,
+        "Live",
+        "nobody waits for a silent node"
+    );
+}
+
 /// 257 pools without servers filled every node's list, and then nothing counted as in force any more.
 #[test]
 fn pools_without_servers_are_nobody_elses_concern() {
