@@ -26,6 +26,8 @@ pub enum ConditionType {
     /// A node's programs are not on all of its uplinks, so that packets for VIPs miss them; the message names each uplink with
     /// the remedy. It is an exception of the node for every virtual server.
     NotAttached,
+    /// Tables of a node are nearly full; the message names each with its limit.
+    NearlyFull,
     /// A node's agent has taken everything off the node, as it was asked to.
     Detached,
     /// A node's agent has been silent for too long; the operator says so.
@@ -49,6 +51,7 @@ impl ConditionType {
             Self::ForwardingAdvice => "ForwardingAdvice",
             Self::NetworkAdvice => "NetworkAdvice",
             Self::NotAttached => "NotAttached",
+            Self::NearlyFull => "NearlyFull",
             Self::Detached => "Detached",
             Self::Silent => "Silent",
         }
@@ -124,6 +127,8 @@ pub enum Reason {
     NetworkSettings,
     /// An uplink is missing, carries no Ethernet frames, or takes no program of Sluice's.
     AttachFailed,
+    /// A table has little room left.
+    LimitNear,
     /// The annotation `sluice.dev/detach` asked for it.
     DetachRequested,
 }

@@ -98,7 +98,7 @@ pub struct LoadBalancerNodeStatus {
     /// The generation of the spec that the agent runs.
     #[serde(default)]
     pub observed_generation: i64,
-    /// `Ready`, `NotAttached`, `NetworkAdvice` and `Detached` by the agent, `Silent` by the operator.
+    /// `Ready`, `NotAttached`, `NearlyFull`, `NetworkAdvice` and `Detached` by the agent, `Silent` by the operator.
     #[serde(default)]
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

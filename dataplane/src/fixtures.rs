@@ -17,6 +17,8 @@ pub(crate) const LIMITS: Limits = Limits {
     ring_slots: 65_536,
     servers: 64,
     records: 64,
+    servers_each: 64,
+    ring_slots_each: 65_536,
 };
 
 /// A virtual server over the pool v1.

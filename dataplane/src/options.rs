@@ -108,10 +108,11 @@ pub(crate) struct RunOptions {
     /// Virtual servers' endpoints (address, protocol and port) and addresses that fit, per address family.
     #[arg(long, default_value_t = 16_384, value_parser = RangedU64ValueParser::<u32>::new().range(64..=32_768))]
     max_endpoints: u32,
-    /// Real servers that fit: each counts once per endpoint and pool that it serves.
+    /// Real servers that fit: each counts once per endpoint and pool that it serves. One virtual server gets a quarter of them.
     #[arg(long, default_value_t = 131_072, value_parser = RangedU64ValueParser::<u32>::new().range(64..=1 << 20))]
     max_servers: u32,
     /// Slots for the rings of all pools: 4,096 to 65,536 for each pool of an endpoint, by its number of servers. Four bytes each.
+    /// One virtual server gets a quarter of them.
     #[arg(long, default_value_t = 41_943_040, value_parser = RangedU64ValueParser::<u32>::new().range(65_536..=1 << 28))]
     ring_slots: u32,
     /// How tc programs are attached.

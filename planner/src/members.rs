@@ -37,8 +37,8 @@ impl Members {
     }
 
     /// The server ids of the slots of the ring with this seed.
-    fn slots(&self, seed: u32) -> Vec<u32> {
-        let layout = ring::fill(seed, &self.weights(), self.log2_slots());
+    fn slots(&self, seed: u32, log2_slots: u8) -> Vec<u32> {
+        let layout = ring::fill(seed, &self.weights(), log2_slots);
         let groups: Vec<&[(u32, u64)]> = self.by_key.values().map(Vec::as_slice).collect();
         let mut slots_of_group = vec![0; groups.len()];
         for &group in &layout {
@@ -67,20 +67,25 @@ fn split(ids: &[(u32, u64)], slots: u32) -> impl Iterator<Item = u32> + use<> {
         .flat_map(|(id, part)| std::iter::repeat_n(id, part as usize))
 }
 
-/// The seed and the members of a ring, from which its slots follow.
+/// The seed, the members and the size of a ring, from which its slots follow.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct RingLayout {
     seed: u32,
     members: Members,
+    log2_slots: u8,
 }
 
 impl RingLayout {
-    pub(crate) fn new(seed: u32, members: Members) -> Self {
-        Self { seed, members }
+    pub(crate) fn new(seed: u32, members: Members, log2_slots: u8) -> Self {
+        Self {
+            seed,
+            members,
+            log2_slots,
+        }
     }
 
     /// Computes the server ids of the slots.
     pub fn slots(&self) -> Vec<u32> {
-        self.members.slots(self.seed)
+        self.members.slots(self.seed, self.log2_slots)
     }
 }

@@ -138,4 +138,15 @@ pub struct Limits {
     pub servers: u32,
     /// Slots of `RECORDS`; slot 0 is never used.
     pub records: u32,
+    /// Words of `SERVERS` that one virtual server gets.
+    pub servers_each: u32,
+    /// Slots of `RING_SLOTS` that one virtual server gets.
+    pub ring_slots_each: u32,
+}
+
+impl Limits {
+    /// What one virtual server gets of a table that holds so much: a quarter, so that there is room left for others.
+    pub const fn quota(limit: u32) -> u32 {
+        limit / 4
+    }
 }

@@ -6,6 +6,7 @@
 
 mod identity;
 mod place;
+mod quota;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,10 +14,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use identity::Identities;
+use quota::Shares;
 use sluice_abi::{
     FIRST_REPLY_INDEX, Head, HeadPool, MapName, RingWord, ServerRecord, ServerWord, VipWord,
 };
-use sluice_api::{DecidedPool, ForwardingMode, VipPort};
+use sluice_api::{DecidedPool, ForwardingMode, ObjectKey, VipPort};
 
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
 use crate::head::{self, head};
@@ -51,6 +53,7 @@ pub(crate) fn plan(
         layouts: BTreeMap::new(),
         desired: Image::default(),
         identities: Identities::default(),
+        shares: BTreeMap::new(),
         full: BTreeSet::new(),
     };
     let mut full = BTreeMap::new();
@@ -89,6 +92,8 @@ struct Planner<'a> {
     desired: Image,
     /// The servers of the VIP port being planned.
     identities: Identities<'a>,
+    /// What the virtual servers have of the maps that have quotas.
+    shares: BTreeMap<&'a ObjectKey, Shares>,
     /// Problems for lack of room with the VIP port being planned.
     full: BTreeSet<Problem>,
 }
@@ -160,6 +165,7 @@ impl<'a> Planner<'a> {
             index,
         };
         self.identities = Identities::new(scope, self.tables.with_index(index));
+        self.give_up(scope);
         let placed = config.pools().map(|(decided, pool)| PlacedPool {
             decided,
             config: pool,
@@ -332,10 +338,15 @@ impl<'a> Planner<'a> {
         if members.is_empty() {
             return 0;
         }
-        let log2_slots = members.log2_slots();
-        let layout = RingLayout::new(pool.config.tag, members);
         let owner = (scope.index, side, pool.config.tag);
         let known = self.tables.rings.get(&owner).copied();
+        let size_of = |id| Some(self.part.rings.get(&id)?.word.log2_slots());
+        let size_before = known.and_then(size_of);
+        let Some(log2_slots) = self.ring_size(scope, pool, size_before, members.log2_slots())
+        else {
+            return 0;
+        };
+        let layout = RingLayout::new(pool.config.tag, members, log2_slots);
         let old = known.and_then(|id| self.part.rings.get(&id));
         if let (Some(id), Some(old)) = (known, old)
             && self

@@ -250,9 +250,14 @@ impl Planner {
             self.note(vip_port, trouble);
         }
         if !operations.is_empty() {
-            // The room that these make is there for the next plan.
-            let starved = self.troubles.iter();
-            let starved = starved.filter(|(_, trouble)| !trouble.full.is_empty());
+            // The room that these make is there for the next plan. A quota has room only after what the virtual server gave up.
+            let is_starved = |(vip_port, trouble): &(&VipPort, &Trouble)| {
+                let mut full = trouble.full.iter();
+                full.any(|problem| {
+                    problem.reason != Reason::QuotaExceeded || wanted.contains_key(*vip_port)
+                })
+            };
+            let starved = self.troubles.iter().filter(is_starved);
             self.dirty.extend(starved.map(|(vip_port, _)| *vip_port));
         }
         operations

@@ -59,6 +59,8 @@ pub enum Reason {
     Unreadable,
     /// A map, or the agent, has no room.
     LimitExceeded,
+    /// A virtual server asks for more than its part of a map.
+    QuotaExceeded,
     /// The ring in the maps is not the one wanted.
     RingNotInPlace,
 }
@@ -82,6 +84,7 @@ impl Reason {
             Self::AttachFailed => "AttachFailed",
             Self::Unreadable => "Unreadable",
             Self::LimitExceeded => "LimitExceeded",
+            Self::QuotaExceeded => "QuotaExceeded",
             Self::RingNotInPlace => "RingNotInPlace",
         }
     }

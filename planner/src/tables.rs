@@ -173,6 +173,19 @@ impl Tables {
             .map(|(key, &id)| (key, id))
     }
 
+    /// Owners and ids of the rings of the VIP port with this index.
+    pub(crate) fn rings_of(&self, index: u32) -> impl Iterator<Item = (&RingOwner, u32)> {
+        let all = self.rings.range(first_ring(index)..);
+        all.take_while(move |(owner, _)| owner.0 == index)
+            .map(|(owner, &id)| (owner, id))
+    }
+
+    /// How many slots a ring has.
+    pub(crate) fn slots_of(&self, ring: u32) -> u32 {
+        let ring = self.image.rings.get(&ring);
+        ring.map_or(0, |ring| ring.word.slots())
+    }
+
     /// The part of the maps that VIP ports own or share.
     pub(crate) fn part(&self, of: impl IntoIterator<Item = VipPort>) -> Image {
         let mut part = Image::default();
@@ -185,12 +198,8 @@ impl Tables {
             copy(&self.image.vips, &mut part.vips, &marker);
             copy(&self.image.heads, &mut part.heads, &word.head());
             copy(&self.image.heads, &mut part.heads, &word.rs_head());
-            for (_, ring) in self
-                .rings
-                .range(first_ring(word.index())..)
-                .take_while(|(owner, _)| owner.0 == word.index())
-            {
-                copy(&self.image.rings, &mut part.rings, ring);
+            for (_, ring) in self.rings_of(word.index()) {
+                copy(&self.image.rings, &mut part.rings, &ring);
             }
             for (key, id) in self.with_index(word.index()) {
                 copy(&self.image.servers, &mut part.servers, &id);

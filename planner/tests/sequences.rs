@@ -138,6 +138,8 @@ fn tight() -> impl Strategy<Value = Limits> {
             ring_slots: arena * 4096 + 3,
             servers,
             records,
+            servers_each: servers.div_ceil(2),
+            ring_slots_each: arena * 2048,
         },
     )
 }

@@ -45,6 +45,8 @@ const LIMITS: Limits = Limits {
     ring_slots: 1 << 26,
     servers: 1 << 18,
     records: 1 << 18,
+    servers_each: 1 << 16,
+    ring_slots_each: 1 << 24,
 };
 
 /// Measures the agent's core among so many virtual servers.

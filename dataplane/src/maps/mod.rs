@@ -260,6 +260,8 @@ impl Maps {
     /// How much the planner's maps hold.
     pub fn limits(&self) -> Limits {
         let smaller = |a: u32, b: u32| a.min(b);
+        let servers = smaller(self.servers.max_entries(), self.counters.max_entries());
+        let ring_slots = 2 * self.ring_slots.max_entries();
         Limits {
             vips: smaller(self.vips4.max_entries(), self.vips6.max_entries()),
             replies: smaller(self.replies4.max_entries(), self.replies6.max_entries()),
@@ -268,9 +270,11 @@ impl Maps {
             peer_nets: smaller(self.peer_nets4.max_entries(), self.peer_nets6.max_entries()),
             heads: self.heads.max_entries(),
             rings: self.rings.max_entries(),
-            ring_slots: 2 * self.ring_slots.max_entries(),
-            servers: smaller(self.servers.max_entries(), self.counters.max_entries()),
+            ring_slots,
+            servers,
             records: self.records.max_entries(),
+            servers_each: Limits::quota(servers),
+            ring_slots_each: Limits::quota(ring_slots),
         }
     }
 

@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use sluice_api::ForwardingMode;
+
 use super::{Before, Planner, Scope};
-use crate::config::ServerConfig;
+use crate::config::{Reach, ServerConfig};
 use crate::ids::ServerKey;
 
 /// The servers of the VIP port being planned, whatever pools name them.
@@ -19,8 +21,17 @@ pub(super) struct Identities<'a> {
     spare: BTreeMap<ServerKey, Vec<u32>>,
     /// Servers that have their places, by key without pool.
     placed: BTreeMap<ServerKey, &'a ServerConfig>,
-    /// Whether all pools drain the server.
-    draining: BTreeMap<(IpAddr, u16), bool>,
+    /// The servers that pools name.
+    named: BTreeMap<(IpAddr, u16), Named>,
+    /// How many ids of the VIP port do not stay.
+    pub(super) leaving: u32,
+}
+
+/// A server as the pools that name it have it.
+struct Named {
+    /// All of them drain it.
+    drains: bool,
+    has_reply: bool,
 }
 
 impl<'a> Identities<'a> {
@@ -31,12 +42,16 @@ impl<'a> Identities<'a> {
     ) -> Self {
         let mut identities = Self::default();
         let mut named = BTreeSet::new();
+        let mode = scope.config.decided.mode;
         for pool in &scope.config.pools {
             for server in &pool.servers {
                 named.insert((pool.tag, server.address, server.port));
-                let all = identities.draining.entry((server.address, server.port));
-                let all = all.or_insert(true);
-                *all &= server.draining;
+                let all = identities.named.entry((server.address, server.port));
+                let all = all.or_insert(Named {
+                    drains: true,
+                    has_reply: has_reply(mode, server),
+                });
+                all.drains &= server.draining;
             }
         }
         for (key, id) in in_maps {
@@ -44,6 +59,12 @@ impl<'a> Identities<'a> {
                 let spare = identities.spare.entry(key.without_pool());
                 spare.or_default().push(id);
             }
+            let server = identities.named.get(&(key.address, key.port));
+            let stays = server.is_some_and(|server| {
+                let is_full_nat = mode == ForwardingMode::FullNat;
+                server.has_reply == (key.reply != 0) && is_full_nat == key.full_nat
+            });
+            identities.leaving += u32::from(!stays);
         }
         identities
     }
@@ -60,9 +81,14 @@ impl<'a> Identities<'a> {
 
     /// Whether a connection attempt on an old flow of a server chooses anew: all pools that name it drain it.
     pub(super) fn drains(&self, server: &ServerConfig) -> bool {
-        let all = self.draining.get(&(server.address, server.port));
-        all.copied().unwrap_or(server.draining)
+        let all = self.named.get(&(server.address, server.port));
+        all.map_or(server.draining, |all| all.drains)
     }
+}
+
+/// Whether replies from a server are told by its socket.
+pub(super) fn has_reply(mode: ForwardingMode, server: &ServerConfig) -> bool {
+    mode == ForwardingMode::Nat || server.reach == Reach::Local
 }
 
 impl<'a> Planner<'a> {

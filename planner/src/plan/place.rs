@@ -3,6 +3,7 @@
 use sluice_abi::{FIRST_REPLY_INDEX, MOST_INDICES, MapName, ServerRecord, ServerWord};
 use sluice_api::ForwardingMode;
 
+use super::identity::has_reply;
 use super::{Before, Placed, Planner, Scope};
 use crate::Socket;
 use crate::config::{PoolConfig, Reach, ServerConfig};
@@ -26,9 +27,10 @@ impl<'a> Planner<'a> {
         server: &'a ServerConfig,
     ) -> Option<u32> {
         let mode = scope.config.decided.mode;
-        let reply = match (mode, server.reach) {
-            (ForwardingMode::Nat, _) | (_, Reach::Local) => self.reply(scope, server)?,
-            _ => 0,
+        let reply = if has_reply(mode, server) {
+            self.reply(scope, server)?
+        } else {
+            0
         };
         let key = ServerKey {
             index: scope.index,
@@ -47,6 +49,9 @@ impl<'a> Planner<'a> {
             return Some(id);
         }
         if server.reach == Reach::Pending {
+            return None;
+        }
+        if !self.takes_server(scope) {
             return None;
         }
         let (path, record) = wanted_record(scope.vip_port, mode, key, server.reach, None);

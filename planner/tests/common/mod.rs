@@ -32,6 +32,8 @@ pub const ROOMY: Limits = Limits {
     ring_slots: 1 << 22,
     servers: 65_536,
     records: 65_536,
+    servers_each: 1 << 14,
+    ring_slots_each: 1 << 20,
 };
 
 pub fn ip(text: &str) -> IpAddr {

@@ -29,6 +29,8 @@ const LIMITS: Limits = Limits {
     ring_slots: 1 << 22,
     servers: 65_536,
     records: 65_536,
+    servers_each: 16_384,
+    ring_slots_each: 1 << 20,
 };
 
 /// A node and its maps.

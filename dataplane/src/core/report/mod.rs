@@ -3,6 +3,7 @@
 mod detached;
 mod exceptions;
 mod lost;
+mod room;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::state::{Capacity, Published};
 
 pub(super) use detached::Detached;
 use exceptions::{exceptions, unlisted};
+use room::NearlyFull;
 
 /// Time between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -57,6 +59,8 @@ pub(super) struct Report {
     /// The summary that the exceptions were made of, and the replies that are lost.
     summary: u64,
     lost: Vec<Problem>,
+    capacity: Vec<Capacity>,
+    nearly_full: NearlyFull,
     /// Why the admin endpoint cannot listen where it should.
     pub(super) closed_doors: Vec<String>,
 }
@@ -103,6 +107,8 @@ impl Report {
             exceptions: Arc::default(),
             summary: 0,
             lost: Vec::new(),
+            capacity: Vec::new(),
+            nearly_full: NearlyFull::default(),
             closed_doors: Vec::new(),
         }
     }
@@ -117,6 +123,8 @@ impl Report {
             self.summary = number;
             self.lost = lost;
         }
+        self.capacity = Capacity::of(&rooms.program.tables.planner().read());
+        self.nearly_full.look(&self.capacity);
         let not_ready = self.not_ready(rooms);
         let published = self.published(rooms, not_ready.clone());
         effects.push(Effect::Publish(Box::new(published)));
@@ -203,10 +211,7 @@ impl Report {
             heartbeat_time: self.status.heartbeat_time.clone(),
             interfaces: rooms.program.attachments.uplinks().cloned().collect(),
             capabilities: Some(self.capabilities(rooms)),
-            capacity: Capacity::of(&rooms.program.tables.planner().read())
-                .iter()
-                .map(entry)
-                .collect(),
+            capacity: self.capacity.iter().map(entry).collect(),
         };
         let (reason, message) = if not_ready.is_empty() {
             // It serves without the admin endpoint, so the node is ready.
@@ -228,7 +233,14 @@ impl Report {
             generation,
             &Time(time),
         );
+        self.warn(rooms, &mut status, &Time(time));
+        Some(status)
+    }
+
+    /// Says in conditions what is amiss though the node may be ready.
+    fn warn(&self, rooms: Rooms<'_>, status: &mut LoadBalancerNodeStatus, now: &Time) {
         let missed = rooms.program.attachments.missed_uplinks();
+        let nearly_full = self.nearly_full.texts(&self.capacity);
         for (kind, reason, amiss) in [
             (
                 ConditionType::NotAttached,
@@ -236,14 +248,18 @@ impl Report {
                 &missed[..],
             ),
             (
+                ConditionType::NearlyFull,
+                Reason::LimitNear,
+                &nearly_full[..],
+            ),
+            (
                 ConditionType::NetworkAdvice,
                 Reason::NetworkSettings,
                 rooms.advice,
             ),
         ] {
-            warn_of(&mut status, (kind, reason), amiss, generation, &Time(time));
+            warn_of(status, (kind, reason), amiss, now);
         }
-        Some(status)
     }
 
     fn published(&self, rooms: Rooms<'_>, not_ready: Vec<String>) -> Published {
@@ -342,9 +358,9 @@ fn warn_of(
     status: &mut LoadBalancerNodeStatus,
     (kind, reason): (ConditionType, Reason),
     amiss: &[String],
-    generation: i64,
     now: &Time,
 ) {
+    let generation = status.observed_generation;
     let conditions = &mut status.conditions;
     if amiss.is_empty() {
         conditions.retain(|condition| condition.type_ != kind.name());

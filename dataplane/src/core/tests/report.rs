@@ -13,7 +13,8 @@ use sluice_api::{
 use super::deltas::of_role;
 use super::network::address;
 use super::{
-    BRIDGE_INDEX, Core, Input, OWN, POD, SERVER, UPLINK, UPLINK_INDEX, World, decisions, link, node,
+    BRIDGE_INDEX, Core, Input, OWN, POD, SERVER, UPLINK, UPLINK_INDEX, World, decisions, ip, link,
+    node, out,
 };
 use crate::netlink::Settings;
 use crate::source::Event;
@@ -193,6 +194,27 @@ fn a_pool_whose_replies_are_lost_behind_a_bridge_is_an_exception() {
     world.after(Duration::from_secs(2));
     world.after(GATHER);
     assert_eq!(told(&world), [""; 0]);
+}
+
+#[test]
+fn a_table_with_little_room_left_is_named_by_a_condition() {
+    let mut world = World::settled(&[SERVER]);
+    let many: Vec<String> = (1..=60).map(|i| format!("10.0.1.{i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for address in &many {
+        world.routes.insert(ip(address), out(BRIDGE_INDEX));
+    }
+    // Of 64: 94 %, 81 % and 78 %.
+    for (revision, servers, is_told) in [(8, 60, true), (9, 52, true), (10, 50, false)] {
+        world.tell(Input::Source(decisions(revision, &many[..servers])));
+        world.turn();
+        world.after(GATHER);
+        let conditions = &status(&world).conditions;
+        let condition = find_condition(conditions, ConditionType::NearlyFull);
+        let message = condition.map_or("", |condition| &condition.message);
+        let named = message.contains("Servers holds 80 % or more of its 64 entries");
+        assert_eq!(named, is_told, "{servers}: {message}");
+    }
 }
 
 #[test]
