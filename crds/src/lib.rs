@@ -55,7 +55,10 @@ pub use object::{
     POOL_LABEL, ROLLOUT_COMMAND_ANNOTATION, SERVICE_LABEL, SLICE_MANAGER, SLICE_MANAGER_LABEL,
     SPEC_HASH_ANNOTATION, node_label, node_lease, pool_label,
 };
-pub use peers::{MAX_PEERS_BYTES, PEERS_CONFIG_MAP, PEERS_KEY, Peers, read_peers, write_peers};
+pub use peers::{
+    MAX_PEERS_BYTES, PEERS_CONFIG_MAP, PEERS_KEY, Peer, Peers, is_usable_for_pods, read_peers,
+    write_peers,
+};
 pub use real_server_pool::{
     RealServerPool, RealServerPoolSpec, RealServerPoolStatus, Servers, StaticServer,
 };

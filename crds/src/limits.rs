@@ -34,6 +34,8 @@ pub const MAX_HISTORY: usize = 50;
 pub const MAX_INTERFACES: usize = 16;
 /// Own addresses that a node reports.
 pub const MAX_NODE_ADDRESSES: usize = 256;
+/// Ranges of one director's pods of which agents are told; Kubernetes gives a Node one of each family.
+pub const MAX_NODE_POD_CIDRS: usize = 16;
 /// Exceptions that a node reports one by one.
 pub const MAX_EXCEPTIONS: usize = 256;
 /// Exceptions that a node reports beside those by a number each.

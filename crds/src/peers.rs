@@ -2,29 +2,49 @@
 //! status of other nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::net::IpAddr;
 
-use crate::limits::{MAX_NAME_LENGTH, MAX_NODE_ADDRESSES};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::limits::{MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_NODE_POD_CIDRS};
 
 /// Name of the ConfigMap, in Sluice's own namespace.
 pub const PEERS_CONFIG_MAP: &str = "sluice-peers";
-/// The key under which the list stands there: JSON, an object of lists of addresses by node name.
+/// The key under which the list stands there: JSON, an object of directors by node name.
 pub const PEERS_KEY: &str = "peers.json";
 /// The longest list in bytes: the API server takes 1 MiB of a ConfigMap, its metadata included. A director with a name of 20
-/// characters and an address of each family takes about 70.
+/// characters, and an address and a range of pods of each family, takes about 140.
 pub const MAX_PEERS_BYTES: usize = 900_000;
 
-/// The own addresses of directors by node name.
-pub type Peers = BTreeMap<String, BTreeSet<IpAddr>>;
+/// Directors by node name.
+pub type Peers = BTreeMap<String, Peer>;
+
+/// The addresses from which a director sends packets on its own behalf.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// Its own.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Those of its pods, which have its Ethernet address.
+    #[serde(default)]
+    pub pod_cidrs: BTreeSet<IpNet>,
+}
 
 /// Writes the list. Nodes for which there is no room are left out, the last by name; the second value says how many.
 pub fn write_peers(peers: &Peers) -> (String, usize) {
     let mut text = String::from("{");
     let mut written = 0;
-    for (node, addresses) in peers {
-        let addresses: Vec<String> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
+    for (node, peer) in peers {
         let separator = if written == 0 { "" } else { "," };
-        let entry = format!("{separator}\"{node}\":[{}]", addresses.join(","));
+        let addresses = listed(peer.addresses.iter());
+        let pods = listed(peer.pod_cidrs.iter());
+        let pods = match pods.as_str() {
+            "" => pods,
+            _ => format!(",\"podCidrs\":[{pods}]"),
+        };
+        let entry = format!("{separator}\"{node}\":{{\"addresses\":[{addresses}]{pods}}}");
         if text.len() + entry.len() + 1 > MAX_PEERS_BYTES {
             break;
         }
@@ -35,6 +55,11 @@ pub fn write_peers(peers: &Peers) -> (String, usize) {
     (text, peers.len() - written)
 }
 
+fn listed(items: impl Iterator<Item = impl Display>) -> String {
+    let items: Vec<String> = items.map(|item| format!("\"{item}\"")).collect();
+    items.join(",")
+}
+
 /// Reads the list. The error says what is wrong with it.
 pub fn read_peers(text: &str) -> Result<Peers, String> {
     if text.len() > MAX_PEERS_BYTES {
@@ -42,22 +67,33 @@ pub fn read_peers(text: &str) -> Result<Peers, String> {
         return Err(format!("{length} bytes, more than {MAX_PEERS_BYTES}"));
     }
     let peers: Peers = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    for (node, addresses) in &peers {
+    for (node, peer) in &peers {
         if node.is_empty() || node.len() > MAX_NAME_LENGTH {
             return Err(format!("{node:?} is no name of a node"));
         }
-        if addresses.len() > MAX_NODE_ADDRESSES {
-            let count = addresses.len();
-            return Err(format!(
-                "{node} has {count} addresses, more than {MAX_NODE_ADDRESSES}"
-            ));
+        for (what, count, most) in [
+            ("addresses", peer.addresses.len(), MAX_NODE_ADDRESSES),
+            ("podCidrs", peer.pod_cidrs.len(), MAX_NODE_POD_CIDRS),
+        ] {
+            if count > most {
+                return Err(format!("{node} has {count} {what}, more than {most}"));
+            }
         }
-        let unusable = addresses.iter().find(|address| !is_usable(**address));
-        if let Some(address) = unusable {
+        let mut addresses = peer.addresses.iter();
+        if let Some(address) = addresses.find(|address| !is_usable(**address)) {
             return Err(format!("{address} of {node} is no address of a node"));
+        }
+        let mut cidrs = peer.pod_cidrs.iter();
+        if let Some(cidr) = cidrs.find(|cidr| !is_usable_for_pods(**cidr)) {
+            return Err(format!("{cidr} of {node} is no range of pods"));
         }
     }
     Ok(peers)
+}
+
+/// Whether a node's pods may have their addresses from this range, and it is written as its first address.
+pub fn is_usable_for_pods(cidr: IpNet) -> bool {
+    is_usable(cidr.network()) && cidr == cidr.trunc()
 }
 
 /// Whether this may be a node's own address that others see.
@@ -73,7 +109,13 @@ mod tests {
         let node = |number: usize| {
             let addresses = ["192.0.2.7", "2001:db8::7"];
             let addresses = addresses.map(|address| address.parse().expect("an address"));
-            (format!("director-{number:06}"), addresses.into())
+            let cidrs = ["10.244.7.0/24", "fd00:7::/64"];
+            let cidrs = cidrs.map(|cidr| cidr.parse().expect("a range"));
+            let peer = Peer {
+                addresses: addresses.into(),
+                pod_cidrs: cidrs.into(),
+            };
+            (format!("director-{number:06}"), peer)
         };
         (0..count).map(node).collect()
     }
@@ -87,8 +129,16 @@ mod tests {
         }
         assert_eq!(
             write_peers(&peers(1)).0,
-            r#"{"director-000000":["192.0.2.7","2001:db8::7"]}"#
+            r#"{"director-000000":{"addresses":["192.0.2.7","2001:db8::7"],"podCidrs":["10.244.7.0/24","fd00:7::/64"]}}"#
         );
+        let alone = Peer {
+            addresses: ["192.0.2.7".parse().expect("an address")].into(),
+            ..Peer::default()
+        };
+        let peers = Peers::from([("d1".to_owned(), alone)]);
+        let (text, _) = write_peers(&peers);
+        assert_eq!(text, r#"{"d1":{"addresses":["192.0.2.7"]}}"#);
+        assert_eq!(read_peers(&text), Ok(peers));
     }
 
     #[test]
@@ -101,16 +151,30 @@ mod tests {
         assert!(read.iter().eq(all.iter().take(read.len())));
     }
 
+    fn with_pods(cidrs: &str) -> String {
+        format!(r#"{{"d1": {{"addresses": [], "podCidrs": ["{cidrs}"]}}}}"#)
+    }
+
     #[test]
     fn a_bad_list_is_refused() {
         for (text, part) in [
             ("", "EOF"),
             ("[]", "expected a map"),
-            (r#"{"d1": ["10.0.0.300"]}"#, "invalid IP address"),
-            (r#"{"d1": "10.0.0.3"}"#, "expected a sequence"),
-            (r#"{"d1": ["127.0.0.1"]}"#, "127.0.0.1 of d1"),
-            (r#"{"d1": ["::"]}"#, ":: of d1"),
-            (r#"{"": ["10.0.0.3"]}"#, "no name"),
+            (r#"{"d1": {}}"#, "missing field `addresses`"),
+            (
+                r#"{"d1": {"addresses": ["10.0.0.300"]}}"#,
+                "invalid IP address",
+            ),
+            (
+                r#"{"d1": {"addresses": "10.0.0.3"}}"#,
+                "expected a sequence",
+            ),
+            (r#"{"d1": {"addresses": ["127.0.0.1"]}}"#, "127.0.0.1 of d1"),
+            (r#"{"d1": {"addresses": ["::"]}}"#, ":: of d1"),
+            (r#"{"": {"addresses": ["10.0.0.3"]}}"#, "no name"),
+            (&with_pods("10.244.0.0/33"), "invalid IP address"),
+            (&with_pods("10.244.0.7/24"), "10.244.0.7/24 of d1"),
+            (&with_pods("0.0.0.0/0"), "0.0.0.0/0 of d1"),
             (&" ".repeat(MAX_PEERS_BYTES + 1), "more than 900000"),
         ] {
             let error = read_peers(text).expect_err("refused");
@@ -119,11 +183,13 @@ mod tests {
         let addresses: Vec<String> = (1..=MAX_NODE_ADDRESSES + 1)
             .map(|last| format!("\"2001:db8::{last:x}\""))
             .collect();
-        let text = format!("{{\"d1\": [{}]}}", addresses.join(","));
-        assert!(
-            read_peers(&text)
-                .expect_err("refused")
-                .contains("addresses")
-        );
+        let text = format!("{{\"d1\": {{\"addresses\": [{}]}}}}", addresses.join(","));
+        let error = read_peers(&text).expect_err("refused");
+        assert!(error.contains("257 addresses"), "{error}");
+        let cidrs: Vec<String> = (0..=MAX_NODE_POD_CIDRS)
+            .map(|number| format!("10.244.{number}.0/24"))
+            .collect();
+        let error = read_peers(&with_pods(&cidrs.join("\", \""))).expect_err("refused");
+        assert!(error.contains("17 podCidrs, more than 16"), "{error}");
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use sluice_api::Peer;
+
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Mac(pub [u8; 6]);
@@ -56,6 +58,15 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// Those from which a director sends packets on its own behalf.
+    pub fn of_peer(peer: &Peer) -> impl Iterator<Item = Self> {
+        let cidrs = peer.pod_cidrs.iter().map(|cidr| Self {
+            address: cidr.network(),
+            length: cidr.prefix_len(),
+        });
+        peer.addresses.iter().copied().map(Self::host).chain(cidrs)
+    }
+
     /// An address alone.
     pub const fn host(address: IpAddr) -> Self {
         let length = if address.is_ipv4() { 32 } else { 128 };

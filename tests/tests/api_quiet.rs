@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
-use sluice_api::{LoadBalancerNode, RealServerPool, VirtualServer, find_condition};
+use sluice_api::{LoadBalancerNode, RealServerPool, VirtualServer, find_condition, read_peers};
 use sluice_tests::kube::{Account, Operated, PlayedFleet, condition};
 use sluice_tests::net::manifest::{WEB, object, virtual_server_at};
 use sluice_tests::net::suite::{Stage, Suite};
@@ -362,9 +362,13 @@ fn joins(stage: &mut Quiet) -> Result<()> {
     ensure!(ready(admin)? == usize::from(SERVERS), "not all are ready");
     let peers = admin.json(["get", "configmap", "sluice-peers"])?;
     let peers = peers["data"]["peers.json"].as_str().context("no list")?;
-    let peers: BTreeMap<String, Vec<IpAddr>> = serde_json::from_str(peers)?;
+    let peers = read_peers(peers).map_err(anyhow::Error::msg)?;
     ensure!(peers.len() == usize::from(NODES) + 1, "{peers:?}");
-    ensure!(peers[GUEST] == [IpAddr::from([10, 9, 0, 200])], "{peers:?}");
+    let addresses = &peers[GUEST].addresses;
+    ensure!(
+        *addresses == [IpAddr::from([10, 9, 0, 200])].into(),
+        "{peers:?}"
+    );
     Ok(())
 }
 

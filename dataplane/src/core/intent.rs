@@ -1,9 +1,6 @@
 //! The newest word of the sources: the decisions, and the spec of this node.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-
-use sluice_api::LoadBalancerNode;
+use sluice_api::{LoadBalancerNode, Peer, Peers};
 use tracing::{debug, info};
 
 use super::decided::{Addresses, Changed, Decided};
@@ -24,8 +21,8 @@ pub(super) struct Intent {
     pub(super) decided: Option<Decided>,
     /// Counts changes of what is decided.
     pub(super) version: u64,
-    /// The other directors' own addresses by node name.
-    pub(super) peers: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// The other directors.
+    pub(super) peers: Peers,
     /// Decisions that have changed, until the program knows.
     changed: Changed,
     /// Addresses of servers that came and went, until the network knows.
@@ -75,9 +72,13 @@ impl Intent {
         std::mem::take(&mut self.addresses)
     }
 
-    /// The addresses of the other directors, if they have changed since they were last taken.
-    pub(super) fn take_peers(&mut self) -> Option<BTreeSet<IpAddr>> {
+    /// The addresses of all the other directors, if they have changed since they were last taken.
+    pub(super) fn take_peers(&mut self) -> Option<Peer> {
         let changed = std::mem::take(&mut self.peers_changed);
-        changed.then(|| self.peers.values().flatten().copied().collect())
+        let peers = || self.peers.values();
+        changed.then(|| Peer {
+            addresses: peers().flat_map(|peer| &peer.addresses).copied().collect(),
+            pod_cidrs: peers().flat_map(|peer| &peer.pod_cidrs).copied().collect(),
+        })
     }
 }

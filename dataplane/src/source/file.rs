@@ -6,14 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use sluice_api::{
     Decision, Kind, LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole,
-    ObjectKey, PoolDecision, Validate,
+    ObjectKey, Peer, Peers, PoolDecision, Validate,
 };
 use sluice_directory::manifest::Object;
 use sluice_directory::{
@@ -136,7 +135,7 @@ struct Reader {
     peers_ms: Option<u64>,
     told_node: Option<LoadBalancerNodeSpec>,
     refused_node: Option<LoadBalancerNodeSpec>,
-    told_peers: Option<BTreeMap<String, BTreeSet<IpAddr>>>,
+    told_peers: Option<Peers>,
     node_is_missing: bool,
     complained: BTreeMap<&'static str, u64>,
 }
@@ -298,15 +297,18 @@ impl Reader {
             return None;
         }
         self.peers_ms = Some(now_ms);
-        let mut peers = BTreeMap::new();
+        let mut peers = Peers::new();
         let mut problem = None;
         for name in &self.directors {
             let key = ObjectKey::new("", name);
             let file: Result<Option<StatusFile<LoadBalancerNodeStatus>>, _> =
                 self.directory.read_status(Kind::LoadBalancerNode, &key);
             let before = self.told_peers.as_ref().and_then(|told| told.get(name));
-            let addresses = match file {
-                Ok(Some(file)) => Some(file.status.addresses.into_iter().collect()),
+            let peer = match file {
+                Ok(Some(file)) => Some(Peer {
+                    addresses: file.status.addresses.into_iter().collect(),
+                    ..Peer::default()
+                }),
                 // Or it has not started yet, and sends nothing.
                 Ok(None) => before.cloned(),
                 Err(error) => {
@@ -314,8 +316,8 @@ impl Reader {
                     before.cloned()
                 }
             };
-            if let Some(addresses) = addresses {
-                peers.insert(name.clone(), addresses);
+            if let Some(peer) = peer {
+                peers.insert(name.clone(), peer);
             }
         }
         match problem {

@@ -4,11 +4,10 @@ pub mod file;
 pub mod kube;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sluice_api::{Decision, EndpointSource, LoadBalancerNode, ObjectKey, PoolDecision};
+use sluice_api::{Decision, EndpointSource, LoadBalancerNode, ObjectKey, Peers, PoolDecision};
 use sluice_planner::{Problem, Slice};
 
 pub use state::{KindState, SourceState};
@@ -23,8 +22,8 @@ pub enum Event {
     /// The newest spec of this node breaks a rule, so the one before stays in force. The message names the field and the
     /// remedy.
     NodeRefused(String),
-    /// The other directors' own addresses by node name.
-    Peers(BTreeMap<String, BTreeSet<IpAddr>>),
+    /// The other directors.
+    Peers(Peers),
     /// Why the source withholds the decisions that it reads, so that those in force stay; `None`: it does not any more.
     Held(Option<String>),
     /// This node is to be left: everything comes off it, and stays off for as long as the process lives.

@@ -1,6 +1,10 @@
 //! The list of directors that agents read, so that none of them has to watch the others' LoadBalancerNodes.
 
-use sluice_api::{NodeRole, ObjectKey, PEERS_CONFIG_MAP, Peers, write_peers};
+use ipnet::IpNet;
+use sluice_api::{
+    MAX_NODE_POD_CIDRS, NodeRole, ObjectKey, PEERS_CONFIG_MAP, Peer, Peers, is_usable_for_pods,
+    write_peers,
+};
 
 use super::index::Index;
 
@@ -27,12 +31,21 @@ pub(super) fn news(index: &Index) -> Option<Wanted> {
     })
 }
 
-/// All directors that have said which addresses are theirs; one that is silent may forward all the same.
+/// All directors that have said which addresses are theirs; one that is silent may forward all the same. The addresses of
+/// their pods are those that the Nodes of the same names give.
 fn directors(index: &Index) -> Peers {
     let directors = index.nodes.objects.iter().filter_map(|(key, object)| {
         let addresses = &object.status.as_ref()?.addresses;
         let is_director = object.spec.role == NodeRole::Director && !addresses.is_empty();
-        is_director.then(|| (key.name.clone(), addresses.iter().copied().collect()))
+        let node = index.kube_nodes.objects.get(key);
+        let cidrs = node.into_iter().flat_map(|node| &node.pods);
+        let cidrs = cidrs.map(IpNet::trunc);
+        let cidrs = cidrs.filter(|cidr| is_usable_for_pods(*cidr));
+        let peer = Peer {
+            addresses: addresses.iter().copied().collect(),
+            pod_cidrs: cidrs.take(MAX_NODE_POD_CIDRS).collect(),
+        };
+        is_director.then(|| (key.name.clone(), peer))
     });
     directors.collect()
 }
@@ -43,6 +56,7 @@ mod tests {
     use sluice_kube::{Item, Stamp};
 
     use super::*;
+    use crate::kube::facts::NodeFacts;
 
     #[test]
     fn directors_that_have_reported_are_listed() {
@@ -75,7 +89,8 @@ mod tests {
             });
         }
         let wanted = news(&index).expect("nothing stands");
-        let list = r#"{"d1":["10.0.0.1"],"d2":["10.0.0.2","2001:db8::2"]}"#;
+        let list =
+            r#"{"d1":{"addresses":["10.0.0.1"]},"d2":{"addresses":["10.0.0.2","2001:db8::2"]}}"#;
         assert_eq!((wanted.text.as_str(), wanted.left_out), (list, 0));
         index.peers.made(item(wanted.text));
         assert_eq!(news(&index), None);
@@ -87,5 +102,42 @@ mod tests {
             ..item("{}".to_owned())
         });
         assert!(news(&index).is_some(), "what others write is put right");
+    }
+
+    /// They have their node's Ethernet address, so other directors could not tell their packets from balanced ones.
+    #[test]
+    fn a_director_is_listed_with_the_addresses_of_its_pods() {
+        let mut index = Index::new("sluice-system");
+        let item = |name: &str, content| Item {
+            key: ObjectKey::new("", name),
+            stamp: Stamp {
+                uid: name.to_owned(),
+                version: 1,
+            },
+            content: Ok(content),
+        };
+        let object = json!({
+            "metadata": {"name": "d1"}, "spec": {"interfaces": ["eth0"]}, "status": {"addresses": ["10.0.0.1"]},
+        });
+        let object = serde_json::from_value(object).expect("a node");
+        index.nodes.apply(item("d1", object));
+        for (name, cidrs) in [
+            ("d1", ["10.244.1.9/24", "fd00:1::/64", "0.0.0.0/0"]),
+            ("s1", ["10.244.2.0/24", "fd00:2::/64", "10.245.2.0/24"]),
+        ] {
+            let pods = cidrs.map(|cidr| cidr.parse().expect("a range")).into();
+            let facts = NodeFacts {
+                pods,
+                ..NodeFacts::default()
+            };
+            index.kube_nodes.apply(Item {
+                key: ObjectKey::new("", name),
+                stamp: Stamp::default(),
+                content: Ok(facts),
+            });
+        }
+        let list =
+            r#"{"d1":{"addresses":["10.0.0.1"],"podCidrs":["10.244.1.0/24","fd00:1::/64"]}}"#;
+        assert_eq!(news(&index).expect("nothing stands").text, list);
     }
 }

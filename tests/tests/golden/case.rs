@@ -1,8 +1,9 @@
 //! A case's input: steps, each of which begins with a header and gives objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Deserialize;
@@ -49,6 +50,8 @@ pub(crate) enum Source {
 pub(crate) struct NodeNews {
     /// Its own addresses.
     pub(crate) addresses: Option<Vec<IpAddr>>,
+    /// The ranges of its pods' addresses, as its Node gives them.
+    pub(crate) pod_cidrs: Option<BTreeSet<IpNet>>,
     /// The ways to servers; those that never get one are reached by `link`.
     #[serde(default)]
     pub(crate) ways: BTreeMap<IpAddr, Way>,

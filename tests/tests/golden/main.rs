@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use sluice_api::jiff::Timestamp;
-use sluice_api::{NodeRole, Time};
+use sluice_api::{NodeRole, Time, read_peers, write_peers};
 use sluice_directory::manifest;
 
 use case::{Document, Step};
@@ -117,19 +117,20 @@ impl Case {
 
     fn follow(&mut self) {
         let decided = self.cluster.decided();
-        let directors: Vec<(String, BTreeSet<_>)> = self
+        let directors = self
             .nodes
             .iter()
             .filter(|(name, _)| self.cluster.role(name) == Some(NodeRole::Director))
-            .map(|(name, node)| (name.clone(), node.macs().collect()))
-            .collect();
+            .map(|(name, node)| (name.clone(), node.peer()));
+        let (list, _) = write_peers(&directors.collect());
+        let directors = read_peers(&list).expect("a list");
         for (name, node) in &mut self.nodes {
             let Some(role) = self.cluster.role(name) else {
                 continue;
             };
-            let others = directors.iter().filter(|(other, _)| other != name);
-            let peers = others.flat_map(|(_, macs)| macs.iter().copied()).collect();
-            node.follow(name, role, peers, &decided);
+            let mut peers = directors.clone();
+            peers.remove(name);
+            node.follow(name, role, &peers, &decided);
         }
     }
 

@@ -211,7 +211,8 @@ impl<'a> Dump<'a> {
     }
 
     fn peers(&self) -> String {
-        lines(self.image.peers.iter().map(ToString::to_string))
+        let own = self.image.peer_nets.iter().map(|net| format!("own {net}"));
+        lines(self.image.peers.iter().map(ToString::to_string).chain(own))
     }
 }
 

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
-    ConditionType, ExceptionKind, LoadBalancerNodeStatus, NodeException, NodeRole, ObjectKey,
-    Reason, Time, set_condition,
+    ConditionType, ExceptionKind, LoadBalancerNodeStatus, NodeException, NodeRole, ObjectKey, Peer,
+    Peers, Reason, Time, set_condition,
 };
 use sluice_planner::{
-    Hop, Image, Limits, Mac, MapOp, NextHop, NodeView, ObjectKind, Planner, Problem, Ring, Role,
-    Slices, Via,
+    Hop, Image, Limits, Mac, MapOp, NextHop, NodeView, ObjectKind, Planner, Prefix, Problem, Ring,
+    Role, Slices, Via,
 };
 
 use crate::case::{AgentState, NodeNews, Way};
@@ -37,6 +38,7 @@ const LIMITS: Limits = Limits {
 pub(crate) struct Node {
     pub(crate) agent: AgentState,
     addresses: BTreeSet<IpAddr>,
+    pod_cidrs: BTreeSet<IpNet>,
     ways: BTreeMap<IpAddr, Way>,
     planner: Planner,
     /// The virtual servers and pools that the planner knows.
@@ -54,6 +56,7 @@ impl Default for Node {
         Self {
             agent: AgentState::default(),
             addresses: BTreeSet::new(),
+            pod_cidrs: BTreeSet::new(),
             ways: BTreeMap::new(),
             planner: Planner::new(LIMITS, &Image::default()),
             known: Default::default(),
@@ -81,6 +84,9 @@ impl Node {
             self.addresses = addresses.iter().copied().collect();
             self.status.addresses.clone_from(addresses);
         }
+        if let Some(cidrs) = &news.pod_cidrs {
+            self.pod_cidrs.clone_from(cidrs);
+        }
         self.ways.extend(&news.ways);
         self.agent = news.agent.unwrap_or(self.agent);
         if let Some(missed) = &news.not_attached {
@@ -95,13 +101,7 @@ impl Node {
     }
 
     /// Brings the maps to what was decided, unless the agent does not work.
-    pub(crate) fn follow(
-        &mut self,
-        name: &str,
-        role: NodeRole,
-        peers: BTreeSet<Mac>,
-        decided: &Decided,
-    ) {
+    pub(crate) fn follow(&mut self, name: &str, role: NodeRole, peers: &Peers, decided: &Decided) {
         if self.agent != AgentState::Live {
             return;
         }
@@ -113,8 +113,11 @@ impl Node {
             },
             addresses: self.addresses.clone(),
             macs: BTreeSet::new(),
-            peers,
-            peer_nets: BTreeSet::new(),
+            peers: peers
+                .values()
+                .flat_map(|peer| peer.addresses.iter().copied().map(mac))
+                .collect(),
+            peer_nets: peers.values().flat_map(Prefix::of_peer).collect(),
             keeps_peers: false,
         });
         self.tell(decided);
@@ -174,9 +177,12 @@ impl Node {
         }
     }
 
-    /// MAC addresses by which other nodes know this one.
-    pub(crate) fn macs(&self) -> impl Iterator<Item = Mac> {
-        self.addresses.iter().map(|address| mac(*address))
+    /// As other nodes know it if it is a director.
+    pub(crate) fn peer(&self) -> Peer {
+        Peer {
+            addresses: self.addresses.clone(),
+            pod_cidrs: self.pod_cidrs.clone(),
+        }
     }
 
     pub(crate) fn status(&self) -> LoadBalancerNodeStatus {

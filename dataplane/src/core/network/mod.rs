@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use sluice_api::NodeRole;
+use sluice_api::{NodeRole, Peer};
 use sluice_planner::{Mac, NextHop};
 use tracing::warn;
 
@@ -49,7 +49,7 @@ pub(super) struct Network {
     role: Option<NodeRole>,
     /// Addresses that are the node's by its interfaces, and the version that they were worked out for.
     interface_addresses: (BTreeSet<IpAddr>, Option<u64>),
-    peers: Option<BTreeSet<IpAddr>>,
+    peers: Option<Peer>,
     gateways: BTreeSet<Key>,
     gateways_changed: bool,
     gateways_read: Option<Instant>,
@@ -131,7 +131,7 @@ impl Network {
     }
 
     /// Follows the addresses of servers, and the other directors' if these have changed.
-    pub(super) fn follow(&mut self, servers: Addresses, peers: Option<BTreeSet<IpAddr>>) {
+    pub(super) fn follow(&mut self, servers: Addresses, peers: Option<Peer>) {
         for address in servers.added {
             self.resolver.follow(address, Need::Server);
         }
@@ -141,11 +141,11 @@ impl Network {
         let Some(peers) = peers else {
             return;
         };
-        for &address in &peers {
+        for &address in &peers.addresses {
             self.resolver.follow(address, Need::Peer);
         }
         let before = self.peers.take().unwrap_or_default();
-        for &address in before.difference(&peers) {
+        for &address in before.addresses.difference(&peers.addresses) {
             self.resolver.leave(address, Need::Peer);
         }
         self.peers = Some(peers);
@@ -361,8 +361,8 @@ impl Network {
         self.version
     }
 
-    /// The other directors' own addresses; `None`: nobody has said yet.
-    pub(super) fn peers(&self) -> Option<&BTreeSet<IpAddr>> {
+    /// The addresses of all the other directors; `None`: nobody has said yet.
+    pub(super) fn peers(&self) -> Option<&Peer> {
         self.peers.as_ref()
     }
 

@@ -1,7 +1,5 @@
 //! The planner's view of this node.
 
-use std::net::IpAddr;
-
 use sluice_api::{LoadBalancerNodeSpec, NodeRole};
 use sluice_planner::{NodeView, Prefix, Role};
 
@@ -10,19 +8,21 @@ use crate::core::network::Network;
 /// The node as it is now.
 pub(super) fn node_view(name: &str, spec: &LoadBalancerNodeSpec, network: &Network) -> NodeView {
     let addresses = network.own_addresses();
-    let peers = network.peers().into_iter().flatten();
-    let peers = peers.filter(|address| !addresses.contains(address));
-    let peers: Vec<IpAddr> = peers.copied().collect();
+    let mut peers = network.peers().cloned().unwrap_or_default();
+    peers
+        .addresses
+        .retain(|address| !addresses.contains(address));
     NodeView {
         name: name.to_owned(),
         role: role(spec),
         keeps_peers: network.peers().is_none(),
         macs: network.own_macs(),
         peers: peers
+            .addresses
             .iter()
             .filter_map(|&address| network.mac_on_link(address))
             .collect(),
-        peer_nets: peers.into_iter().map(Prefix::host).collect(),
+        peer_nets: Prefix::of_peer(&peers).collect(),
         addresses,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use netlink_packet_route::neighbour::NeighbourState as Nud;
-use sluice_api::{AttachMode, LoadBalancerNodeStatus, XdpMode};
+use sluice_api::{AttachMode, LoadBalancerNodeStatus, Peer, Peers, XdpMode};
 use sluice_planner::Mac;
 
 use super::{Input, POD, SERVER, UPLINK, World, decisions, ip, neighbour, node};
@@ -53,11 +53,40 @@ fn peers_of_an_earlier_agent_stay_until_others_are_told() {
     assert!(world.maps.peers.is_empty());
 }
 
+/// They leave with the Ethernet address of their node, as balanced packets do.
+#[test]
+fn what_pods_of_directors_send_is_told_from_what_directors_balanced() {
+    let mut world = World::settled(&[]);
+    let peer = |own: &str, pods: &str| Peer {
+        addresses: [ip(own)].into(),
+        pod_cidrs: [pods.parse().unwrap()].into(),
+    };
+    let peers = [
+        ("d2".to_owned(), peer(SERVER, "10.244.2.0/24")),
+        ("d3".to_owned(), peer("10.9.0.3", "fd00:3::/64")),
+    ];
+    world.tell(Input::Source(Event::Peers(peers.into())));
+    world.turn();
+    let nets = |world: &World| -> Vec<String> {
+        let nets = world.maps.peer_nets.iter();
+        nets.map(ToString::to_string).collect()
+    };
+    let all = ["10.0.0.2/32", "10.9.0.3/32", "10.244.2.0/24", "fd00:3::/64"];
+    assert_eq!(nets(&world), all);
+    let peers = [("d2".to_owned(), peer(SERVER, "10.244.7.0/24"))];
+    world.tell(Input::Source(Event::Peers(peers.into())));
+    world.turn();
+    assert_eq!(nets(&world), ["10.0.0.2/32", "10.244.7.0/24"]);
+}
+
 #[test]
 fn a_director_that_does_not_answer_stays_one() {
     let mut world = World::settled(&[]);
-    let addresses = BTreeSet::from([ip(SERVER)]);
-    let peers = BTreeMap::from([("d2".to_owned(), addresses)]);
+    let peer = Peer {
+        addresses: [ip(SERVER)].into(),
+        ..Peer::default()
+    };
+    let peers = Peers::from([("d2".to_owned(), peer)]);
     world.tell(Input::Source(Event::Peers(peers)));
     world.turn();
     let known = BTreeSet::from([Mac([2, 0, 0, 0, 0, 7])]);

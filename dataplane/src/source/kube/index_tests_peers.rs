@@ -5,13 +5,16 @@ use super::*;
 #[test]
 fn peers_are_the_other_directors() {
     let mut index = serving();
-    let list = r#"{"d1": ["10.0.0.1"], "d2": ["10.0.0.2"]}"#;
+    let list = r#"{"d1": {"addresses": ["10.0.0.1"]}, "d2": {"addresses": ["10.0.0.2"]}}"#;
     apply::<PeersList>(&mut index, peers(20, list));
     let [Event::Peers(told)] = &index.news()[..] else {
         unreachable!()
     };
     assert_eq!(told.keys().collect::<Vec<_>>(), ["d2"]);
-    apply::<PeersList>(&mut index, peers(21, r#"{"d1": ["10.0.0.1"]}"#));
+    apply::<PeersList>(
+        &mut index,
+        peers(21, r#"{"d1": {"addresses": ["10.0.0.1"]}}"#),
+    );
     assert_eq!(index.news(), [Event::Peers(BTreeMap::new())]);
 }
 
@@ -34,7 +37,7 @@ fn of_peers(index: &mut Index) -> (Vec<String>, bool) {
 #[test]
 fn without_a_list_the_peers_stay_and_the_node_says_so() {
     let mut index = serving();
-    let good = peers(20, r#"{"d2": ["10.0.0.2"]}"#);
+    let good = peers(20, r#"{"d2": {"addresses": ["10.0.0.2"]}}"#);
     apply::<PeersList>(&mut index, good.clone());
     assert_eq!(of_peers(&mut index), (Vec::new(), true));
     let complaints = apply::<PeersList>(&mut index, peers(21, "garbage"));
@@ -42,7 +45,10 @@ fn without_a_list_the_peers_stay_and_the_node_says_so() {
     let (notes, told) = of_peers(&mut index);
     assert!(notes[0].contains("sluice-peers") && notes[0].contains("cannot be read"));
     assert!(!told, "those that were known stay");
-    apply::<PeersList>(&mut index, peers(22, r#"{"d2": ["10.0.0.2"]}"#));
+    apply::<PeersList>(
+        &mut index,
+        peers(22, r#"{"d2": {"addresses": ["10.0.0.2"]}}"#),
+    );
     assert_eq!(of_peers(&mut index), (Vec::new(), false));
     delete::<PeersList>(&mut index, &peers(23, "{}"));
     let (notes, told) = of_peers(&mut index);

@@ -277,8 +277,13 @@ mod tests {
     fn a_list_of_directors_is_read_or_named() {
         let list =
             |data: Value| kept::<PeersList>(json!({"metadata": {"name": "p"}, "data": data}));
-        let peers = list(json!({"peers.json": r#"{"d2": ["10.0.0.2"]}"#})).unwrap();
-        assert_eq!(peers["d2"], ["10.0.0.2".parse().unwrap()].into());
+        let text = r#"{"d2": {"addresses": ["10.0.0.2"], "podCidrs": ["10.244.2.0/24"]}}"#;
+        let peers = list(json!({"peers.json": text})).unwrap();
+        assert_eq!(peers["d2"].addresses, ["10.0.0.2".parse().unwrap()].into());
+        assert_eq!(
+            peers["d2"].pod_cidrs,
+            ["10.244.2.0/24".parse().unwrap()].into()
+        );
         for data in [
             json!(null),
             json!({}),
