@@ -8,7 +8,8 @@
 //!
 //! # Order
 //!
-//! Rollouts come before the weights they ask for, a pool before the virtual servers that send flows to it, decisions
+//! Rollouts come before the weights they ask for, a pool before the virtual servers that send flows to it, a pool that gains
+//! servers before one that loses some (a server that moves is in one of them at any time, and keeps its flows), decisions
 //! before what only tells how things stand. Whatever does not depend on each other is under way at the same time. An
 //! object that is not taken is left alone for a while (see [`Waits`]) together with what builds on it; everything else
 //! goes on. What the API server failed at comes when nothing else is left, so it holds nothing up.

@@ -24,6 +24,11 @@ pub(super) enum Class {
 pub(super) enum Rank {
     Policy,
     Pool,
+    /// A pool that gains servers and loses some.
+    PoolThatExchanges,
+    /// A pool that loses servers. Those may move to another pool, whose decision comes first: in between they are in both, and
+    /// never in none.
+    PoolThatLoses,
     VirtualServer,
 }
 
@@ -39,7 +44,7 @@ impl Rank {
     pub(super) const fn kind(self) -> Kind {
         match self {
             Self::Policy => Kind::RolloutPolicy,
-            Self::Pool => Kind::RealServerPool,
+            Self::Pool | Self::PoolThatExchanges | Self::PoolThatLoses => Kind::RealServerPool,
             Self::VirtualServer => Kind::VirtualServer,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{Kind, ObjectKey, VirtualServerStatus};
+use sluice_api::{DecidedServer, Kind, ObjectKey, RealServerPoolStatus, VirtualServerStatus};
 
 use super::pending::{Class, Flight, Pause, Pending, Place, Rank, Turn, object};
 use super::{Failure, Next, Numbers, Object, Status, Waits, Write, Written};
@@ -24,6 +24,8 @@ pub(crate) struct Schedule {
     given: u64,
     pending: BTreeMap<Place, Pending>,
     classes: BTreeMap<Object, Class>,
+    /// The ranks of pools of which a pending decision lacks servers that they have.
+    losing: BTreeMap<ObjectKey, Rank>,
     flying: BTreeMap<Object, Flight>,
     /// The lowest revision of each object whose write had no answer, since the last that was taken. Should it or a later one
     /// arrive after all, the decision gets another, since nodes may have been told that they have everything up to it.
@@ -48,6 +50,7 @@ impl Schedule {
             given: 0,
             pending: BTreeMap::new(),
             classes: BTreeMap::new(),
+            losing: BTreeMap::new(),
             flying: BTreeMap::new(),
             doubtful: BTreeMap::new(),
             waits: Waits::default(),
@@ -255,14 +258,25 @@ impl Schedule {
             version: written.version(&object),
             status,
         };
-        let place = (class, Rank::of(object.0), object.1.clone());
+        if let Status::Pool(status) = &pending.status
+            && let Some(rank) = loses(written.pool(&object.1).status(), status)
+        {
+            self.losing.insert(object.1.clone(), rank);
+        }
+        let place = (class, self.rank(&object), object.1.clone());
         self.pending.insert(place, pending);
         self.classes.insert(object, class);
     }
 
     fn place(&self, object: &Object) -> Option<Place> {
         let class = *self.classes.get(object)?;
-        Some((class, Rank::of(object.0), object.1.clone()))
+        Some((class, self.rank(object), object.1.clone()))
+    }
+
+    fn rank(&self, object: &Object) -> Rank {
+        let rank = Rank::of(object.0);
+        let losing = self.losing.get(&object.1).filter(|_| rank == Rank::Pool);
+        losing.copied().unwrap_or(rank)
     }
 
     fn pending(&self, object: &Object) -> Option<&Pending> {
@@ -272,6 +286,9 @@ impl Schedule {
     fn remove(&mut self, object: &Object) -> Option<Class> {
         let place = self.place(object)?;
         self.pending.remove(&place);
+        if object.0 == Kind::RealServerPool {
+            self.losing.remove(&object.1);
+        }
         self.classes.remove(object)
     }
 
@@ -350,6 +367,7 @@ impl Schedule {
             Status::Pool(status) if written.slices_are_ahead(&object.1, status) => {
                 Some(from_ms.max(now_ms + SLICES_MS))
             }
+            Status::Pool(_) if self.awaits_gains(object) => None,
             Status::Pool(_) | Status::Policy(_) => Some(from_ms),
             Status::VirtualServer(status) => {
                 let is_ready = !self.is_driven_anew(&object.1)
@@ -362,6 +380,19 @@ impl Schedule {
     fn is_undecided(&self, pool: ObjectKey) -> bool {
         let pool = (Kind::RealServerPool, pool);
         self.classes.get(&pool) == Some(&Class::Decision)
+    }
+
+    /// Whether a pool loses servers while the decision of another one is being written to which they may move.
+    fn awaits_gains(&self, object: &Object) -> bool {
+        let rank = self.rank(object);
+        let mut flying = self.flying.iter();
+        rank != Rank::Pool
+            && flying.any(|(other, flight)| {
+                other.0 == Kind::RealServerPool
+                    && other.1.namespace == object.1.namespace
+                    && flight.turn == Turn::First
+                    && self.rank(other) < rank
+            })
     }
 
     /// Whether a policy that drives this virtual server is not written yet.
@@ -486,6 +517,23 @@ impl Schedule {
 fn acknowledged(status: Option<&VirtualServerStatus>) -> u64 {
     let acknowledged = status.and_then(|status| status.acknowledged.as_ref());
     acknowledged.map_or(0, |acknowledged| acknowledged.revision)
+}
+
+/// The rank of a decision that lacks a server, by address and ports, that the one before has.
+fn loses(before: Option<&RealServerPoolStatus>, after: &RealServerPoolStatus) -> Option<Rank> {
+    let servers = |status: &RealServerPoolStatus| -> BTreeSet<_> {
+        let decision = status.decision.iter();
+        let servers = decision.flat_map(|decision| &decision.content.servers);
+        let identity = |server: &DecidedServer| (server.address, server.target_ports.clone());
+        servers.map(identity).collect()
+    };
+    let (before, after) = (servers(before?), servers(after));
+    let gains = !after.is_subset(&before);
+    (!before.is_subset(&after)).then_some(if gains {
+        Rank::PoolThatExchanges
+    } else {
+        Rank::PoolThatLoses
+    })
 }
 
 /// The pools that a decision sends flows to.

@@ -1,6 +1,7 @@
 //! Whatever is decided, lost, refused or late: no node is told to claim what it may not have, nothing is written before
 //! what it needs, and nobody waits for ever for somebody else.
 
+mod moves;
 mod sim;
 
 use proptest::prelude::*;
