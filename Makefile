@@ -5,7 +5,7 @@
 # cargo install puts its programs there; a machine without rustup has not yet got it in PATH.
 export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
 
-.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels bench bench-scale fmt lint generate check-generated clean
+.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels test-random bench bench-scale fmt lint generate check-generated clean
 
 help: ## List the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -39,6 +39,9 @@ test-unit: ## Run the tests that need neither root nor BPF nor Kubernetes
 
 test-kernels: setup-build ## Load the programs and run the packet tables on an older kernel under qemu
 	cargo xtask test --package sluice-tests --test kernels
+
+test-random: setup-build ## Edit, kill and cut at random under traffic, for MINUTES (10); SEED=<number>: that run again
+	$(if $(SEED),SEED=$(SEED)) MINUTES=$(or $(MINUTES),10) cargo xtask test --package sluice-tests --test network_random
 
 bench: setup-build ## Measure nanoseconds per packet; BASE=<commit>: beside that commit's, in one run
 	cargo xtask build-bpf

@@ -26,7 +26,7 @@ const UNIT: [&str; 11] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 28] = [
+const EQUIPPED: [&str; 29] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_faults",
@@ -50,6 +50,7 @@ const EQUIPPED: [&str; 28] = [
     "sluice-tests/network_forwarding",
     "sluice-tests/network_harness",
     "sluice-tests/network_input",
+    "sluice-tests/network_random",
     "sluice-tests/network_restart",
     "sluice-tests/network_wire",
     "sluice-tests/packet_pools",

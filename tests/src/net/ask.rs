@@ -117,9 +117,23 @@ pub struct Connection {
 impl Connection {
     /// Connects from the calling thread's namespace and asks once.
     pub fn open(source: Option<SocketAddr>, to: SocketAddr) -> Result<Self> {
-        let mut stream = connect(source, to)?;
+        Self::open_within(source, to, ANSWER_TIMEOUT)
+    }
+
+    /// The same with another limit for this answer and all others.
+    pub(super) fn open_within(
+        source: Option<SocketAddr>,
+        to: SocketAddr,
+        limit: Duration,
+    ) -> Result<Self> {
+        let mut stream = connect(source, to, limit)?;
         let first = request(&mut stream, GET, false)?;
         Ok(Self { stream, first })
+    }
+
+    /// The client's own address.
+    pub(super) fn source(&self) -> Result<SocketAddr> {
+        Ok(self.stream.local_addr()?)
     }
 
     /// The server's name.
@@ -157,6 +171,12 @@ impl Connection {
         Ok(())
     }
 
+    /// Asks a last time, and waits until the server closes.
+    pub(super) fn finish(mut self) -> Result<()> {
+        let answer = request(&mut self.stream, GET_AND_CLOSE, true);
+        self.check(answer)
+    }
+
     fn check(&self, answer: Result<Answer>) -> Result<()> {
         let server = self.server();
         let answer = answer.with_context(|| format!("a connection to {server} broke"))?;
@@ -181,17 +201,17 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: sluice\r\n\r\n";
 const GET_AND_CLOSE: &str = "GET / HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\n\r\n";
 
 /// A connected, blocking TCP connection with timeouts set.
-fn connect(source: Option<SocketAddr>, to: SocketAddr) -> Result<TcpStream> {
+fn connect(source: Option<SocketAddr>, to: SocketAddr, limit: Duration) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     if let Some(source) = source {
         socket.set_reuse_address(true)?;
         socket.bind(&source.into()).context("bind")?;
     }
     socket
-        .connect_timeout(&to.into(), ANSWER_TIMEOUT)
+        .connect_timeout(&to.into(), limit)
         .context("connect")?;
-    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    socket.set_read_timeout(Some(limit))?;
+    socket.set_write_timeout(Some(limit))?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
 }
@@ -248,7 +268,8 @@ fn body(response: &[u8]) -> Result<Option<&str>> {
 }
 
 fn ask_tcp(source: Option<SocketAddr>, to: SocketAddr) -> Result<Answer> {
-    request(&mut connect(source, to)?, GET_AND_CLOSE, true)
+    let mut stream = connect(source, to, ANSWER_TIMEOUT)?;
+    request(&mut stream, GET_AND_CLOSE, true)
 }
 
 fn ask_udp(source: Option<SocketAddr>, to: SocketAddr) -> Result<Answer> {

@@ -1,5 +1,6 @@
 //! Packet counters on links, by nftables' netdev hooks.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
@@ -53,6 +54,28 @@ impl<'a> Counters<'a> {
         text.push_str("}\n");
         port.namespace.nft(&text)?;
         Ok(Self { port })
+    }
+
+    /// What was installed on `port`.
+    pub(super) const fn of(port: Port<'a>) -> Self {
+        Self { port }
+    }
+
+    /// Packets counted so far, by name.
+    pub(super) fn all(&self) -> Result<BTreeMap<String, u64>> {
+        let table = self.port.name;
+        let text = self
+            .port
+            .namespace
+            .run(&format!("nft -j list counters table netdev {table}"))?;
+        let answer: Value = serde_json::from_str(&text)?;
+        let list = answer["nftables"].as_array().context("no list")?;
+        let counters = list.iter().map(|item| &item["counter"]);
+        let packets = counters.filter_map(|counter| {
+            let name = counter["name"].as_str()?;
+            Some((name.to_owned(), counter["packets"].as_u64()?))
+        });
+        Ok(packets.collect())
     }
 
     /// Packets counted under `name` so far.

@@ -280,6 +280,30 @@ impl Fabric {
         Ok(())
     }
 
+    /// Takes a node's link down: the node loses its carrier.
+    pub fn cut_link(&self, node: &str) -> Result<()> {
+        self.switch.ip(&format!("link set {node} down"))?;
+        Ok(())
+    }
+
+    /// Takes it up again.
+    pub fn mend_link(&self, node: &str) -> Result<()> {
+        self.switch.ip(&format!("link set {node} up"))?;
+        Ok(())
+    }
+
+    /// Lets the router spread the flows of the second block's VIPs over these directors alone.
+    pub fn spread_over(&self, directors: &[&str]) -> Result<()> {
+        let blocks = VIPS_OF_BOTH.prefixes(24, 48);
+        let directors = directors.iter().map(|name| self.address(name));
+        let directors = directors.collect::<Result<Vec<_>>>()?;
+        for (family, block) in Family::BOTH.into_iter().zip(blocks) {
+            let gateways = directors.iter().map(|director| director.of(family));
+            self.router.route(&Route::to(block, gateways))?;
+        }
+        Ok(())
+    }
+
     /// Connects one more host to the segment. Returns its addresses there.
     pub fn guest(&self) -> Result<(Namespace, Dual)> {
         let namespace = self.run.namespace(GUEST)?;
@@ -427,7 +451,16 @@ impl Fabric {
 
 /// Expression of nftables for packets whose source is any VIP: replies on their way to clients.
 pub fn from_vips(family: Family) -> String {
-    let header = header(family);
+    format!("{} saddr {{ {} }}", header(family), vip_blocks(family))
+}
+
+/// The same for packets whose source is none, over TCP or UDP.
+pub(super) fn not_from_vips(family: Family) -> String {
+    let (header, blocks) = (header(family), vip_blocks(family));
+    format!("{header} saddr != {{ {blocks} }} meta l4proto {{ tcp, udp }}")
+}
+
+fn vip_blocks(family: Family) -> String {
     let blocks = [VIPS_OF_ONE, VIPS_OF_BOTH].map(|block| {
         let [v4, v6] = block.prefixes(24, 48);
         match family {
@@ -435,7 +468,7 @@ pub fn from_vips(family: Family) -> String {
             Family::V6 => v6.to_string(),
         }
     });
-    format!("{header} saddr {{ {} }}", blocks.join(", "))
+    blocks.join(", ")
 }
 
 /// Expression of nftables for packets from this address.
@@ -443,7 +476,7 @@ pub fn from_address(address: IpAddr) -> String {
     format!("{} saddr {address}", header(Family::of(address)))
 }
 
-fn header(family: Family) -> &'static str {
+pub(super) fn header(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",
         Family::V6 => "ip6",

@@ -25,6 +25,7 @@ mod link;
 pub mod manifest;
 mod namespace;
 mod process;
+pub mod random;
 mod run;
 pub(crate) mod segment;
 pub mod sluice;
