@@ -41,6 +41,9 @@ pub(crate) fn connect_client(client: &Namespace, router: &Namespace) -> Result<(
         client.ip(&format!("{option} route add local {sources} dev lo"))?;
         router.route(&Route::to(sources, [CLIENT_NET.host(2).of(family)]))?;
     }
+    // A router in the same machine takes over the hash of the client's socket, which is another one after each timeout: it
+    // would choose another director then. Other routers know nothing but the packet.
+    client.sysctl("net.core.txrehash", "0")?;
     // Any address of the range may be bound without being configured one by one.
     client.sysctl("net.ipv6.ip_nonlocal_bind", "1")
 }
