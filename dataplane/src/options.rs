@@ -102,8 +102,8 @@ pub(crate) struct RunOptions {
     /// Half-open flows that fit, per address family; rounded up to a power of two.
     #[arg(long, default_value_t = 65_536, value_parser = table_size())]
     half_open_table_size: u32,
-    /// Flows that FullNAT can give a port at one time, per address family.
-    #[arg(long, default_value_t = 65_536, value_parser = table_size())]
+    /// Slots for FullNAT's claims of ports, per address family: twice the flows that need a port at one time; rounded up.
+    #[arg(long, default_value_t = 131_072, value_parser = table_size())]
     fullnat_table_size: u32,
     /// Virtual servers' endpoints (address, protocol and port) and addresses that fit, per address family.
     #[arg(long, default_value_t = 16_384, value_parser = RangedU64ValueParser::<u32>::new().range(64..=32_768))]
@@ -183,7 +183,7 @@ impl RunOptions {
         Sizes {
             flow_buckets: buckets(self.flow_table_size),
             half_open_buckets: buckets(self.half_open_table_size),
-            fullnat_entries: self.fullnat_table_size,
+            fullnat_slots: self.fullnat_table_size.next_power_of_two(),
             vip_ports: self.max_endpoints,
             servers: self.max_servers,
             ring_slots: self.ring_slots.next_multiple_of(2),

@@ -113,8 +113,6 @@ pub struct Counts {
     pub netlink_drops: AtomicU64,
     /// Flow entries freed after they expired.
     pub flows_expired: AtomicU64,
-    /// FullNAT claims freed after they expired.
-    pub claims_expired: AtomicU64,
 }
 
 impl Counts {

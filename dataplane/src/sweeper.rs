@@ -1,4 +1,4 @@
-//! Sweeps flow tables and FullNAT's claims every few seconds, in a thread of its own.
+//! Sweeps flow tables and counts FullNAT's claims every few seconds, in a thread of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,14 +38,11 @@ pub fn run(state: Arc<State>) {
 
 fn sweep(state: &State, maps: &Maps) -> Result<(), Error> {
     let flows = maps.sweep_flows()?;
-    let claims = maps.sweep_claims()?;
+    let claims = maps.count_claims()?;
     let counts = &state.counts;
     counts
         .flows_expired
         .fetch_add(flows.expired, Ordering::Relaxed);
-    counts
-        .claims_expired
-        .fetch_add(claims.expired, Ordering::Relaxed);
     state.count(Censuses {
         flows: Arc::new(flows),
         claims: Arc::new(claims),

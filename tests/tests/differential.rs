@@ -101,10 +101,6 @@ impl Machine for Faulty {
         self.host.configure(&self.spoiled(setup))
     }
 
-    fn free_ports(&mut self) -> Result<()> {
-        self.host.free_ports()
-    }
-
     fn run(&mut self, input: &Input<'_>) -> Result<Output> {
         let skew = if self.fault == Fault::Clock {
             2 << HALF_OPEN_SHIFT

@@ -26,7 +26,7 @@ const UNIT: [&str; 11] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 29] = [
+const EQUIPPED: [&str; 31] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_faults",
@@ -42,7 +42,9 @@ const EQUIPPED: [&str; 29] = [
     "sluice-tests/bench",
     "sluice-tests/chart",
     "sluice-tests/chart_api",
+    "sluice-tests/claim_races",
     "sluice-tests/differential",
+    "sluice-tests/fullnat_rates",
     "sluice-tests/kernels",
     "sluice-tests/kube_harness",
     "sluice-tests/network_changes",

@@ -321,11 +321,6 @@ impl Metrics {
                 "Flow entries that were freed after they expired",
                 &counts.flows_expired,
             ),
-            (
-                "sluice_expired_claims",
-                "FullNAT ports that were freed after their flow expired",
-                &counts.claims_expired,
-            ),
         ];
         for (name, help, value) in counters {
             counter(encoder, name, help, None, single(value))?;

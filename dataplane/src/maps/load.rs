@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aya::programs::{ProgramFd, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use sluice_abi::{ABI_VERSION, ConfigWord, MapName, Timeouts};
+use sluice_abi::{ABI_VERSION, ConfigWord, HALF_OPEN_NS, MapName, Timeouts};
 use tracing::info;
 
 use super::hook::Hook;
@@ -19,8 +19,9 @@ use std::os::fd::AsFd;
 /// After so many time units (1.07 s) the stack sends the next reply to a next hop.
 const NEXT_HOP_REFRESH: u64 = 1;
 
-/// The part of the FullNAT claims that half-open flows may hold.
-const HALF_OPEN_SHARE: u32 = 4;
+/// The part of FullNAT's slots that new flows of one VIP port may take at once, and once more in as long as a half-open flow
+/// holds one: so a quarter of the slots is the most that unconfirmed flows of one VIP port hold.
+const NEW_FLOW_SHARE: u32 = 8;
 
 /// The loaded programs.
 #[derive(Debug)]
@@ -155,12 +156,15 @@ fn finished(pins: &PinLock) -> Result<bool, Error> {
 fn load(object: &[u8], pins: &PinLock, sizes: &Sizes) -> Result<Programs, Error> {
     let flow_mask = sizes.flow_buckets - 1;
     let half_mask = sizes.half_open_buckets - 1;
+    let fullnat_mask = sizes.fullnat_slots - 1;
     let mut loader = EbpfLoader::new();
     loader
         .override_global("FLOWS4_MASK", &flow_mask, true)
         .override_global("FLOWS6_MASK", &flow_mask, true)
         .override_global("HALF4_MASK", &half_mask, true)
-        .override_global("HALF6_MASK", &half_mask, true);
+        .override_global("HALF6_MASK", &half_mask, true)
+        .override_global("FULLNAT4_MASK", &fullnat_mask, true)
+        .override_global("FULLNAT6_MASK", &fullnat_mask, true);
     for map in MapName::ALL {
         if let Some(entries) = sizes.max_entries(map) {
             loader.map_max_entries(map.as_str(), entries);
@@ -175,8 +179,8 @@ fn load(object: &[u8], pins: &PinLock, sizes: &Sizes) -> Result<Programs, Error>
 
 /// Writes the words that programs need before the first packet; the version comes last.
 fn prepare(maps: &Maps, pins: &PinLock, sizes: &Sizes, adopted: bool) -> Result<(), Error> {
-    let limit = u64::from(sizes.fullnat_entries / HALF_OPEN_SHARE);
-    maps.set_config(ConfigWord::HalfOpenPortLimit, limit)?;
+    let share = u64::from(sizes.fullnat_slots / NEW_FLOW_SHARE);
+    maps.set_config(ConfigWord::NewFlowInterval, HALF_OPEN_NS / share)?;
     maps.set_config(ConfigWord::HalfOpenTimeouts, Timeouts::HALF_OPEN.0)?;
     maps.set_config(ConfigWord::EstablishedTimeouts, Timeouts::ESTABLISHED.0)?;
     maps.set_config(ConfigWord::NextHopRefresh, NEXT_HOP_REFRESH)?;

@@ -24,8 +24,8 @@ use std::thread;
 use std::time::Duration;
 
 use sluice_abi::{
-    ConfigWord, DropReason, FullNatKey, FullNatValue, Head, LocalKey, MAC_WORDS, MacKey, MapName,
-    PortKey, PrefixKey, RingWord, ServerCounters, ServerRecord, ServerWord, Stat, VipWord,
+    ConfigWord, DropReason, Head, LocalKey, MAC_WORDS, MacKey, MapName, PortKey, PrefixKey,
+    RingWord, ServerCounters, ServerRecord, ServerWord, Stat, VipWord, claim_words,
 };
 use sluice_planner::Limits;
 
@@ -135,8 +135,8 @@ pub struct Sizes {
     pub flow_buckets: u32,
     /// Buckets of `HALF4` and of `HALF6`, a power of two.
     pub half_open_buckets: u32,
-    /// Entries of `FULLNAT4` and of `FULLNAT6`.
-    pub fullnat_entries: u32,
+    /// Slots of `FULLNAT4` and of `FULLNAT6`, a power of two.
+    pub fullnat_slots: u32,
     /// Entries of `VIPS4` and of `VIPS6`; there is room for two rings and four heads for each.
     pub vip_ports: u32,
     /// Words of `SERVERS`; there is room for two records for each, and for one in four in `REPLIES*` and `LOCALS*`, which
@@ -151,7 +151,7 @@ impl Sizes {
         match map {
             MapName::Flows4 | MapName::Flows6 => Some(self.flow_buckets),
             MapName::Half4 | MapName::Half6 => Some(self.half_open_buckets),
-            MapName::FullNat4 | MapName::FullNat6 => Some(self.fullnat_entries),
+            MapName::FullNat4 | MapName::FullNat6 => Some(self.fullnat_slots),
             MapName::Vips4 | MapName::Vips6 => Some(self.vip_ports),
             MapName::Rings => Some(self.vip_ports * 2),
             MapName::Heads => Some(self.vip_ports * 4),
@@ -168,13 +168,14 @@ impl Sizes {
             | MapName::PeerNets4
             | MapName::PeerNets6
             | MapName::NextHops
+            | MapName::NewFlows
             | MapName::Drops
             | MapName::Stats => None,
         }
     }
 }
 
-/// Marker for maps whose values are buckets of flow entries.
+/// Marker for maps whose values are buckets of flow entries, or slots of claims.
 #[derive(Debug)]
 struct Bucket;
 
@@ -201,8 +202,8 @@ pub struct Maps {
     flows6: Shared<Bucket>,
     half4: Shared<Bucket>,
     half6: Shared<Bucket>,
-    fullnat4: Hash<FullNatKey<4>, FullNatValue<4>>,
-    fullnat6: Hash<FullNatKey<16>, FullNatValue<16>>,
+    fullnat4: Shared<Bucket>,
+    fullnat6: Shared<Bucket>,
     counters: PerCpu<ServerCounters>,
     drops: PerCpu<u64>,
     stats: PerCpu<u64>,
@@ -249,8 +250,8 @@ impl Maps {
             flows6: shared!(MapName::Flows6, spec::BUCKET6_SIZE),
             half4: shared!(MapName::Half4, spec::BUCKET4_SIZE),
             half6: shared!(MapName::Half6, spec::BUCKET6_SIZE),
-            fullnat4: typed!(MapName::FullNat4, Hash::new),
-            fullnat6: typed!(MapName::FullNat6, Hash::new),
+            fullnat4: shared!(MapName::FullNat4, claim_words::<4>() * 8),
+            fullnat6: shared!(MapName::FullNat6, claim_words::<16>() * 8),
             counters: typed!(MapName::Counters, PerCpu::new),
             drops: typed!(MapName::Drops, PerCpu::new),
             stats: typed!(MapName::Stats, PerCpu::new),

@@ -1,4 +1,4 @@
-//! Sweeping the flow tables and FullNAT's claims: forgetting what has expired, and counting what lives.
+//! Sweeping the flow tables: forgetting what has expired, and counting what lives, FullNAT's claims too.
 //!
 //! Programs use the tables at the same time. An entry is freed in their own way: its first key word is exchanged for the
 //! marker of a slot being written, the data is read once more, and only then the slot becomes free.
@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
-    BUCKET_ENTRIES, ConfigWord, FlowClock, FlowData, FlowState, FullNatKey, FullNatValue, MapName,
-    SLOT_BUSY, SLOT_FREE, Timeouts, entry_words,
+    BUCKET_ENTRIES, ClaimData, ClaimKey, ClaimState, ConfigWord, FlowClock, FlowData, FlowState,
+    MapName, SLOT_BUSY, SLOT_FREE, Timeouts, claim_words, entry_words,
 };
 
-use super::sys::Plain;
-use super::table::{Hash, Shared};
-use super::{Bucket, Error, Maps, map_error, system_error};
+use super::table::Shared;
+use super::{Bucket, Error, Maps, system_error};
 
 /// Live flows of a sweep.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -38,15 +37,13 @@ pub struct Usage {
     pub limit: u64,
 }
 
-/// Claimed ports of a sweep.
+/// Claimed ports that are in use.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FullNatCensus {
     /// Claims by table.
     pub tables: BTreeMap<&'static str, Usage>,
     /// Claims of half-open flows.
     pub half_open: u64,
-    /// Claims that expired and were freed.
-    pub expired: u64,
 }
 
 /// When an entry has expired, during one sweep: as programs see it.
@@ -67,6 +64,19 @@ impl Rules {
             self.established
         };
         data.is_live(state, self.now, timeouts).then_some(state)
+    }
+
+    /// The state of the claim in a slot; `None` if there is none, or one that gives way.
+    fn held(self, slot: &[AtomicU64]) -> Option<ClaimState> {
+        let [key, data, ..] = slot else {
+            return None;
+        };
+        if !ClaimKey::is_claimed(key.load(Ordering::Acquire)) {
+            return None;
+        }
+        let data = ClaimData(data.load(Ordering::Acquire));
+        let is_held = data.worth(self.now, self.established) == ClaimData::HELD;
+        data.state().filter(|_| is_held)
     }
 }
 
@@ -126,13 +136,26 @@ impl Maps {
         }
     }
 
-    /// Frees expired claims, counts the others, and sets the number of half-open ones anew.
-    pub fn sweep_claims(&self) -> Result<FullNatCensus, Error> {
+    /// Counts the claims that go on.
+    pub fn count_claims(&self) -> Result<FullNatCensus, Error> {
         let rules = self.rules()?;
         let mut census = FullNatCensus::default();
-        sweep_family(MapName::FullNat4, &self.fullnat4, rules, &mut census)?;
-        sweep_family(MapName::FullNat6, &self.fullnat6, rules, &mut census)?;
-        self.set_config(ConfigWord::HalfOpenPorts, census.half_open)?;
+        for (name, table, words) in [
+            (MapName::FullNat4, &self.fullnat4, claim_words::<4>()),
+            (MapName::FullNat6, &self.fullnat6, claim_words::<16>()),
+        ] {
+            let mut used = 0;
+            for state in table
+                .words()
+                .chunks_exact(words)
+                .filter_map(|slot| rules.held(slot))
+            {
+                used += 1;
+                census.half_open += u64::from(state == ClaimState::HalfOpen);
+            }
+            let limit = u64::from(table.max_entries());
+            census.tables.insert(name.as_str(), Usage { used, limit });
+        }
         Ok(census)
     }
 }
@@ -186,41 +209,6 @@ impl Sweep {
         key_word.store(if expired { SLOT_FREE } else { key }, Ordering::Release);
         expired
     }
-}
-
-fn sweep_family<const A: usize>(
-    name: MapName,
-    claims: &Hash<FullNatKey<A>, FullNatValue<A>>,
-    rules: Rules,
-    census: &mut FullNatCensus,
-) -> Result<(), Error>
-where
-    FullNatKey<A>: Plain,
-    FullNatValue<A>: Plain,
-{
-    let mut dead = Vec::new();
-    let mut used = 0;
-    claims
-        .scan(|key, value| {
-            let Some(state) = rules.live(value.data) else {
-                dead.push(key);
-                return;
-            };
-            used += 1;
-            census.half_open += u64::from(state.is_half_open());
-        })
-        .map_err(map_error(name, "read it"))?;
-    for key in dead {
-        // A packet may have revived the flow since it was read.
-        let again = claims.get(&key).map_err(map_error(name, "read it"))?;
-        if again.is_some_and(|value| rules.live(value.data).is_none()) {
-            claims.remove(&key).map_err(map_error(name, "write it"))?;
-            census.expired += 1;
-        }
-    }
-    let limit = u64::from(claims.max_entries());
-    census.tables.insert(name.as_str(), Usage { used, limit });
-    Ok(())
 }
 
 #[cfg(test)]

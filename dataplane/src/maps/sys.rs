@@ -12,8 +12,8 @@ use std::slice;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use sluice_abi::{
-    FullNatKey, FullNatValue, Head, LocalKey, MacKey, PortKey, PrefixKey, RingWord, ServerCounters,
-    ServerRecord, ServerWord, VipWord,
+    Head, LocalKey, MacKey, PortKey, PrefixKey, RingWord, ServerCounters, ServerRecord, ServerWord,
+    VipWord,
 };
 
 /// A type whose value is its bytes.
@@ -44,10 +44,6 @@ plain!(
     ServerWord,
     ServerRecord,
     ServerCounters,
-    FullNatKey<4>,
-    FullNatKey<16>,
-    FullNatValue<4>,
-    FullNatValue<16>,
 );
 
 /// The bytes of a value.
@@ -69,7 +65,6 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
@@ -82,19 +77,6 @@ struct ElementAttr {
     pad: u32,
     key: u64,
     value_or_next_key: u64,
-    flags: u64,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    element_flags: u64,
     flags: u64,
 }
 
@@ -302,32 +284,6 @@ impl RawMap {
         };
         // SAFETY: both buffers have the key's size; no key is a null pointer.
         found(unsafe { bpf(BPF_MAP_GET_NEXT_KEY, &mut attr) })
-    }
-
-    /// Reads the next entries of a hash map into `keys` and `values`, which hold the same number of them. `position` is
-    /// where the last call ended, `None` at first. Returns how many were read, and where to go on unless this was the end.
-    pub(super) fn lookup_batch(
-        &self,
-        position: Option<u32>,
-        keys: &mut [u8],
-        values: &mut [u8],
-    ) -> io::Result<(usize, Option<u32>)> {
-        let count = keys.len() / self.info.key_size as usize;
-        Self::check(count * self.info.key_size as usize, keys.len())?;
-        Self::check(count * self.lookup_size, values.len())?;
-        let mut next = 0_u32;
-        let mut attr = BatchAttr {
-            in_batch: position.as_ref().map_or(0, address),
-            out_batch: address_mut(&mut next),
-            keys: address_mut(keys),
-            values: address_mut(values),
-            count: u32::try_from(count).map_err(io::Error::other)?,
-            map_fd: raw(self.fd.as_fd()),
-            ..BatchAttr::default()
-        };
-        // SAFETY: the buffers hold `count` keys and values; a hash map's position is a u32.
-        let more = found(unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) })?;
-        Ok((attr.count as usize, more.then_some(next)))
     }
 
     /// Maps an array with BPF_F_MMAPABLE into memory.

@@ -7,9 +7,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::sys::{Memory, Plain, RawMap, bytes_of, read_plain};
 
-/// Entries that one batch call reads.
-const BATCH: usize = 1024;
-
 fn check_size<T>(what: &str, found: usize) -> io::Result<()> {
     if size_of::<T>() == found {
         return Ok(());
@@ -75,32 +72,6 @@ impl<K: Plain, V: Plain> Hash<K, V> {
             more = self.raw.next_key(Some(bytes_of(&typed)), &mut key)?;
         }
         Ok(entries)
-    }
-
-    /// Shows all entries to `visit`, in batches. Entries that come or go meanwhile may be missed or seen twice.
-    pub(super) fn scan(&self, mut visit: impl FnMut(K, V)) -> io::Result<()> {
-        // A hash bucket that does not fit is refused, so the batch is as large as a small map.
-        let batch = BATCH.min(self.max_entries() as usize);
-        let (key_size, value_size) = (size_of::<K>(), size_of::<V>());
-        let mut keys = vec![0; batch * key_size];
-        let mut values = vec![0; batch * value_size];
-        let mut position = None;
-        loop {
-            let (count, next) = self.raw.lookup_batch(position, &mut keys, &mut values)?;
-            let pairs = keys
-                .chunks_exact(key_size)
-                .zip(values.chunks_exact(value_size));
-            for (key, value) in pairs.take(count) {
-                visit(
-                    read_plain(key).ok_or_else(short)?,
-                    read_plain(value).ok_or_else(short)?,
-                );
-            }
-            match next {
-                Some(next) => position = Some(next),
-                None => return Ok(()),
-            }
-        }
     }
 }
 

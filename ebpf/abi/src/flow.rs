@@ -1,4 +1,4 @@
-//! The flow tables' entries, and FullNAT's port claims.
+//! The flow tables' entries.
 //!
 //! `FLOWS4`/`FLOWS6` hold established flows, `HALF4`/`HALF6` half-open ones, in the same shape: an array of buckets of
 //! [`BUCKET_ENTRIES`] entries; a flow may be in either of two buckets. An entry is its key followed by one [`FlowData`]:
@@ -37,12 +37,6 @@ pub const fn entry_words<const A: usize>() -> usize {
 pub const HALF_OPEN_SHIFT: u32 = 29;
 /// Those of established flows count units of 2^33 ns (8.59 s), modulo 2^16: 6.5 days.
 pub const ESTABLISHED_SHIFT: u32 = 33;
-
-/// First port that FullNAT claims; the range ends below the NodePort range (30000–32767) and the ephemeral range
-/// (32768–60999).
-pub const FULLNAT_PORT_MIN: u16 = 4096;
-/// Last port that FullNAT claims.
-pub const FULLNAT_PORT_MAX: u16 = 29_999;
 
 /// The end of a flow that is not the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -212,42 +206,3 @@ impl FlowData {
         self.age(state, now) as u32 <= timeouts.of(state) as u32 + 1
     }
 }
-
-/// Key of `FULLNAT*`: the 4-tuple that replies carry, from the server's side. Aligned, because programs build it on the
-/// stack in 8-byte steps.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct FullNatKey<const A: usize> {
-    /// The server's address.
-    pub server: [u8; A],
-    /// The director's own address.
-    pub own: [u8; A],
-    /// The server's port, network byte order.
-    pub server_port: [u8; 2],
-    /// The claimed port, network byte order.
-    pub own_port: [u8; 2],
-    /// [`crate::TCP`] or [`crate::UDP`].
-    pub protocol: u8,
-    /// Zero.
-    pub pad: [u8; 3],
-}
-const _: () = assert!(size_of::<FullNatKey<4>>() == 16 && size_of::<FullNatKey<16>>() == 40);
-
-/// Value of `FULLNAT*`: whose flow has claimed the port. Written once; `data` alone changes afterwards, as one word.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FullNatValue<const A: usize> {
-    /// State and time of the flow; `port` repeats the claimed port.
-    pub data: FlowData,
-    /// The client's address.
-    pub client: [u8; A],
-    /// The VIP the client connected to.
-    pub vip: [u8; A],
-    /// The client's port, network byte order.
-    pub client_port: [u8; 2],
-    /// The virtual server's port, network byte order.
-    pub vip_port: [u8; 2],
-    /// Zero.
-    pub pad: [u8; 4],
-}
-const _: () = assert!(size_of::<FullNatValue<4>>() == 24 && size_of::<FullNatValue<16>>() == 48);

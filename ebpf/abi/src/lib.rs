@@ -22,6 +22,7 @@
 )]
 
 pub mod bench;
+mod claim;
 mod flow;
 mod head;
 mod keys;
@@ -30,10 +31,13 @@ mod names;
 mod reason;
 mod server;
 
+pub use claim::{
+    ClaimData, ClaimKey, ClaimState, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, HALF_OPEN_NS,
+    NEW_FLOW_WORDS, claim_words,
+};
 pub use flow::{
-    BUCKET_ENTRIES, ESTABLISHED_SHIFT, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd, FlowClock,
-    FlowData, FlowState, FullNatKey, FullNatValue, HALF_OPEN_SHIFT, SLOT_BUSY, SLOT_FREE, Timeouts,
-    entry_words,
+    BUCKET_ENTRIES, ESTABLISHED_SHIFT, FarEnd, FlowClock, FlowData, FlowState, HALF_OPEN_SHIFT,
+    SLOT_BUSY, SLOT_FREE, Timeouts, entry_words,
 };
 pub use head::{
     Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SHARE_WHOLE, Scheduler,

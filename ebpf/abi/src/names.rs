@@ -45,10 +45,13 @@ pub enum MapName {
     Half4,
     /// Array of IPv6 buckets of half-open flows.
     Half6,
-    /// Hash [`crate::FullNatKey<4>`] → [`crate::FullNatValue<4>`].
+    /// Array of [`crate::claim_words`] words: claims of IPv4 ports.
     FullNat4,
-    /// Hash [`crate::FullNatKey<16>`] → [`crate::FullNatValue<16>`].
+    /// Array of [`crate::claim_words`] words: claims of IPv6 ports.
     FullNat6,
+    /// Array of `u64` by the lowest 16 bits of a VIP port's index: when its new FullNAT flows have used up their share of the ports,
+    /// in nanoseconds of the monotonic clock.
+    NewFlows,
     /// Per-CPU array of [`crate::ServerCounters`] by server id.
     Counters,
     /// Per-CPU array of `u64` by [`crate::DropReason`].
@@ -59,7 +62,7 @@ pub enum MapName {
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Config,
         Self::Vips4,
         Self::Vips6,
@@ -83,6 +86,7 @@ impl MapName {
         Self::Half6,
         Self::FullNat4,
         Self::FullNat6,
+        Self::NewFlows,
         Self::Counters,
         Self::Drops,
         Self::Stats,
@@ -114,6 +118,7 @@ impl MapName {
             Self::Half6 => "HALF6",
             Self::FullNat4 => "FULLNAT4",
             Self::FullNat6 => "FULLNAT6",
+            Self::NewFlows => "NEW_FLOWS",
             Self::Counters => "COUNTERS",
             Self::Drops => "DROPS",
             Self::Stats => "STATS",
@@ -129,10 +134,9 @@ pub enum ConfigWord {
     AbiVersion = 0,
     /// Secret seed of the flow tables' bucket hash; stays as long as the tables do.
     FlowSeed = 1,
-    /// Most half-open flows that may hold a FullNAT port.
-    HalfOpenPortLimit = 2,
-    /// Half-open flows that hold a FullNAT port now: raised by packets, set anew by the agent's sweep.
-    HalfOpenPorts = 3,
+    /// Nanoseconds between the new flows of a VIP port that may claim FullNAT ports in the long run; a flow that is confirmed
+    /// does not count.
+    NewFlowInterval = 2,
     /// Always 0; see `Packet::unknown_zero` of sluice-packet.
     Zero = 4,
     /// Clock in nanoseconds, for tests (`TEST_HOOKS`).

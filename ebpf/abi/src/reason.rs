@@ -65,7 +65,7 @@ counters! {
         PortInUse = 10, "port_in_use";
         /// FullNAT: no free source port was found.
         NoPort = 11, "no_port";
-        /// FullNAT: half-open flows hold their whole share of the ports.
+        /// FullNAT: half-open flows hold the virtual server's whole share of the ports.
         HalfOpenLimit = 12, "half_open_limit";
         /// A packet to a virtual server came by a tunnel or from another director, but no server of it is on this node.
         NotMyServer = 13, "not_my_server";
@@ -77,6 +77,8 @@ counters! {
         NoVirtualServer = 16, "no_service";
         /// A tunnel marked congestion on a packet whose ends do not understand the mark (RFC 6040).
         NotEcnCapable = 17, "not_ecn_capable";
+        /// FullNAT: a TCP packet that opens no connection, and of none that is known.
+        NoFlow = 18, "no_flow";
     }
 }
 

@@ -63,12 +63,10 @@ fn choose<'a, const A: usize, T: Tables + FamilyTables<A>>(
     mut choice: Choice<'a, A>,
 ) -> Result<Option<Chosen<'a>>, DropReason> {
     follow(tables, tuple, &mut choice)?;
-    if choice.news != FlowData::default()
-        && let Some(server) = choice.server()
-    {
+    if let Some(server) = choice.server() {
         if server.is_fullnat() {
             fullnat::touch_claim(tables, tuple, &mut choice);
-        } else if server.reply_end().index != 0 {
+        } else if choice.news != FlowData::default() && server.reply_end().index != 0 {
             accompany(tables, tuple, &choice);
         }
     }
@@ -115,17 +113,14 @@ fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
             }
             let again = tuple.opens() && (flow::is_over(found.state) || server.word.draining());
             if !again && !refused {
-                let news = flow::follow(
-                    tables,
-                    &choice.key,
-                    &found,
-                    tuple.protocol,
-                    tuple.flags,
-                    choice.now,
-                );
-                choice.news = news.unwrap_or_default();
-                choice.was_in = found.table();
+                choice.was = found.data;
                 choice.port = found.data.port();
+                if let Some(news) = flow::news(&found, tuple.protocol, tuple.flags, choice.now) {
+                    choice.news = news;
+                    if !server.is_fullnat() {
+                        flow::follow(tables, &choice.key, &found, news, choice.now);
+                    }
+                }
                 choice.set_server(Some(server));
                 return Ok(());
             }

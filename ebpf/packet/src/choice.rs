@@ -1,7 +1,7 @@
 //! The question which server a packet goes to, as the steps that answer it hand it on.
 
 use crate::Hook;
-use crate::flow::{Key, Table};
+use crate::flow::Key;
 use crate::server::Server;
 use sluice_abi::{FlowClock, FlowData, Path, ServerRecord, ServerWord};
 
@@ -34,6 +34,8 @@ pub(crate) struct Choice<'a, const A: usize> {
     /// Of a known flow the new data of its entry, 0 if nothing changed: the other direction's entry must say the same. Of a
     /// new flow the data of the entry that an earlier one left where its way back goes, 0 if there is none.
     pub(crate) news: FlowData,
+    /// The data of a known flow's entry.
+    pub(crate) was: FlowData,
     /// The flow's key, as the client's packets have it.
     pub(crate) key: Key<A>,
     /// Index of the VIP port.
@@ -42,8 +44,6 @@ pub(crate) struct Choice<'a, const A: usize> {
     /// FullNAT's claimed port, else 0.
     pub(crate) port: u16,
     pub(crate) hook: Hook,
-    /// Which table the flow's entry was in.
-    pub(crate) was_in: Table,
     pub(crate) new_flow: bool,
 }
 
@@ -58,12 +58,12 @@ impl<'a, const A: usize> Choice<'a, A> {
             id: zero,
             head: zero,
             news: FlowData(u64::from(zero)),
+            was: FlowData(u64::from(zero)),
             key,
             index,
             now,
             port: zero as u16,
             hook,
-            was_in: Table::Established,
             new_flow: false,
         }
     }

@@ -11,7 +11,7 @@ mod key;
 pub(crate) use entry::{Found, Table};
 pub use entry::{change_words, find_words};
 pub use insert::insert_words;
-pub(crate) use key::Key;
+pub(crate) use key::{Key, u32_at};
 
 use crate::headers::{ACK, FIN, RST, SYN, Tuple};
 use crate::server::server_of;
@@ -40,11 +40,7 @@ pub(crate) fn find<const A: usize, T: Tables + FamilyTables<A>>(
     key: &Key<A>,
     now: FlowClock,
 ) -> Option<Found> {
-    let data = FamilyTables::<A>::find_flow(tables, key.words, now);
-    Some(Found {
-        data,
-        state: data.state()?,
-    })
+    Found::of(FamilyTables::<A>::find_flow(tables, key.words, now))
 }
 
 /// The data of a flow's established entry, if it is one of the common kind that the client's packet leaves as it is: no flag
@@ -141,31 +137,31 @@ pub(crate) fn begin<const A: usize, T: Tables + FamilyTables<A>>(
     });
 }
 
-/// Brings an entry up to date with a packet from the client; `None` if nothing changed. A half-open flow that the packet
-/// confirms moves into the flow table.
+/// The data that an entry gets by a packet from the client; `None` if nothing changes.
+#[inline(always)]
+pub(crate) fn news(found: &Found, protocol: u8, flags: u8, now: FlowClock) -> Option<FlowData> {
+    if matches!(found.table(), Table::HalfOpen) && !confirms(found, flags, now) {
+        return None;
+    }
+    let data = found
+        .data
+        .renewed(next_state(found.state, protocol, flags), now);
+    (data != found.data).then_some(data)
+}
+
+/// Brings an entry up to date with its [`news`]. A half-open flow that is confirmed moves into the flow table.
 #[inline(always)]
 pub(crate) fn follow<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     key: &Key<A>,
     found: &Found,
-    protocol: u8,
-    flags: u8,
+    news: FlowData,
     now: FlowClock,
-) -> Option<FlowData> {
-    if matches!(found.table(), Table::HalfOpen) && !confirms(found, flags, now) {
-        return None;
-    }
-    let state = next_state(found.state, protocol, flags);
-    let old = found.data;
-    let data = old.renewed(state, now);
-    if data == old {
-        return None;
-    }
+) {
     match found.table() {
-        Table::Established => replace(tables, found, key, data),
-        Table::HalfOpen => promote(tables, key, found, data, now),
+        Table::Established => replace(tables, found, key, news),
+        Table::HalfOpen => promote(tables, key, found, news, now),
     }
-    Some(data)
 }
 
 /// Brings an entry up to date with a packet from the server; `None` if nothing changed. A reply confirms nothing: the
@@ -229,6 +225,7 @@ pub(crate) fn keep_alive<const A: usize, T: Tables + FamilyTables<A>>(
     if let Some(found) = find(tables, key, now)
         && matches!(found.table(), Table::Established)
         && found.data.same_server(data.server(), data.epoch())
+        && found.data.port() == data.port()
     {
         replace(tables, &found, key, data);
     }

@@ -1,17 +1,35 @@
 //! FullNAT's claims: which flow a port of the director's own belongs to.
+//!
+//! Packets make, renew and take over claims by themselves. Who takes over a slot exchanges its key for
+//! [`sluice_abi::SLOT_BUSY`] and then reads the data once more; who renews a claim exchanges the data and then reads the key once
+//! more. So of two that meet one sees the other, and no port ever has two flows.
+
+mod slot;
+
+pub use slot::claim_worth;
 
 use crate::choice::Choice;
-use crate::flow::{self, Key, Table};
-use crate::headers::{Tuple, same_address};
-use crate::server::{address, server_of};
-use crate::{FamilyTables, Tables};
+use crate::flow::{self, Found, Key};
+use crate::headers::{FIN, RST, Tuple};
+use crate::reply::WayBack;
+use crate::server::{Server, address, server_of};
+use crate::{FamilyTables, SharedWords, Tables};
+use slot::{Clients, DATA, KEY, Place};
 use sluice_abi::{
-    ConfigWord, DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd, FlowData, FullNatKey,
-    FullNatValue, ServerRecord, Stat,
+    ClaimData, ClaimState, ConfigWord, DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd,
+    FlowClock, FlowData, HALF_OPEN_NS, SLOT_BUSY, SLOT_FREE, Stat, TCP, Timeouts,
 };
 
-/// Ports that a new flow tries: when half the ports towards a server are in use, one flow of 2^32 finds none.
+/// Ports that a new flow tries: when half the table is in use, one flow of 2^32 finds none.
 const PORT_TRIES: u32 = 32;
+/// Tries after which a port will do that the server may remember.
+const FEW_TRIES: u32 = 8;
+/// Searches for a port: another CPU may be faster to take the one that was found.
+const SEARCHES: u32 = 2;
+/// Times that a word is changed anew after another CPU has changed it.
+const EXCHANGES: u32 = 4;
+/// Time units in which replies renew the claim of an open connection once, as clients' packets do.
+const REFRESH_UNITS: u32 = 16;
 
 /// Claims a source port towards the chosen server of FullNAT.
 #[inline(never)]
@@ -20,52 +38,111 @@ pub(crate) fn claim<const A: usize, T: Tables + FamilyTables<A>>(
     tuple: &Tuple<A>,
     choice: &mut Choice<'_, A>,
 ) -> Result<(), DropReason> {
-    const RANGE: u32 = (FULLNAT_PORT_MAX - FULLNAT_PORT_MIN) as u32 + 1;
     let Some(server) = choice.server() else {
         return Ok(());
     };
-    if tables.config(ConfigWord::HalfOpenPorts).cast_signed()
-        >= tables.config(ConfigWord::HalfOpenPortLimit).cast_signed()
-    {
+    if tuple.protocol == TCP && !tuple.opens() {
+        return Err(DropReason::NoFlow);
+    }
+    if !may_begin(tables, choice.index) {
         return Err(DropReason::HalfOpenLimit);
     }
-    let mut key = claim_key(server.record, tuple.protocol, 0);
-    let mut value = FullNatValue {
-        data: FlowData::default(),
-        client: tuple.source,
-        vip: tuple.destination,
-        client_port: tuple.source_port,
-        vip_port: tuple.destination_port,
-        pad: [0; 4],
-    };
+    let place = place(tables, &server, tuple.protocol);
+    let mut search = 0;
+    while search < SEARCHES {
+        let port = find_port(tables, &place, choice.now);
+        if port == 0 {
+            break;
+        }
+        if take(tables, &place, port, &server, tuple, choice.now) {
+            tables.stat(Stat::PortClaimed);
+            choice.port = port;
+            return Ok(());
+        }
+        search += 1;
+    }
+    give_back(tables, choice.index);
+    Err(DropReason::NoPort)
+}
+
+#[inline(always)]
+fn place<const A: usize, T: Tables>(tables: &T, server: &Server<'_>, protocol: u8) -> Place<A> {
+    let record = server.record;
+    let (server, own) = (address(&record.addr), address(&record.alt));
+    Place::new(tables, server, own, record.port, protocol)
+}
+
+/// The port whose slot is worth the least; 0 if all that were tried are held.
+#[inline(always)]
+fn find_port<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    place: &Place<A>,
+    now: FlowClock,
+) -> u16 {
+    const RANGE: u32 = (FULLNAT_PORT_MAX - FULLNAT_PORT_MIN) as u32 + 1;
     let random = tables.random();
+    let (mut port, mut least) = (0, ClaimData::HELD);
     let mut attempt = 0;
     while attempt < PORT_TRIES {
         // An odd stride from the same random number spreads the tries over the range.
         let offset = ((random.wrapping_add(attempt.wrapping_mul((random >> 16) | 1)) & 0xffff)
             * RANGE)
             >> 16;
-        let port = FULLNAT_PORT_MIN + offset as u16;
-        key.own_port = port.to_be_bytes();
-        value.data = FlowData::new(
-            server.id,
-            server.word.epoch(),
-            flow::first_state(tuple),
-            choice.now,
-            port,
-        );
-        if tables.fullnat_claim(&key, &value) {
-            tables.add_half_open_ports(1);
-            tables.stat(Stat::PortClaimed);
-            choice.port = port;
-            return Ok(());
+        let candidate = FULLNAT_PORT_MIN + offset as u16;
+        let hash = place.slot(place.key(candidate.to_be_bytes()));
+        let worth = FamilyTables::<A>::claim_worth(tables, hash, now);
+        if worth < least {
+            (port, least) = (candidate, worth);
         }
         attempt += 1;
+        if least == 0 || attempt >= FEW_TRIES && port != 0 {
+            break;
+        }
     }
-    Err(DropReason::NoPort)
+    port
 }
 
-/// Brings the claimed port of a flow to a FullNAT server up to date. If the claim has expired the flow is a new one.
+/// Makes a claim where another one gives way. `false`: another CPU was faster.
+#[inline(always)]
+fn take<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    place: &Place<A>,
+    port: u16,
+    server: &Server<'_>,
+    tuple: &Tuple<A>,
+    now: FlowClock,
+) -> bool {
+    let key = place.key(port.to_be_bytes());
+    let Some(slot) = FamilyTables::<A>::claims(tables, place.slot(key)) else {
+        return false;
+    };
+    let (old, data) = (slot.load(KEY), slot.load(DATA));
+    if old == SLOT_BUSY || old != SLOT_FREE && is_held(tables, ClaimData(data), now) {
+        return false;
+    }
+    if slot.compare_exchange(KEY, old, SLOT_BUSY) != old {
+        return false;
+    }
+    if slot.load(DATA) != data {
+        slot.store(KEY, old);
+        return false;
+    }
+    let new = ClaimData::new(server.id, server.word.epoch(), ClaimState::HalfOpen, now);
+    slot.store(DATA, new.0);
+    place.store(&slot);
+    Clients::of(tuple).store(&slot);
+    slot.compare_exchange(KEY, SLOT_BUSY, key.after(old).0);
+    true
+}
+
+#[inline(always)]
+fn is_held<T: Tables>(tables: &T, data: ClaimData, now: FlowClock) -> bool {
+    let established = Timeouts(tables.config(ConfigWord::EstablishedTimeouts));
+    data.worth(now, established) == ClaimData::HELD
+}
+
+/// Brings the claimed port of a flow to a FullNAT server up to date with a client's packet, and then the flow's entry: other
+/// CPUs trust a fresh one without a look at the claim. If another flow has taken the port over, this one is a new one.
 #[inline(never)]
 pub(crate) fn touch_claim<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
@@ -75,14 +152,11 @@ pub(crate) fn touch_claim<const A: usize, T: Tables + FamilyTables<A>>(
     let Some(server) = choice.server() else {
         return;
     };
-    let key = claim_key::<A>(server.record, tuple.protocol, choice.port);
-    if let Some(claim) = tables.fullnat(&key)
-        && same_address(&claim.client, &tuple.source)
-        && claim.client_port == tuple.source_port
-    {
-        tables.fullnat_touch(&key, choice.news);
-        if matches!(choice.was_in, Table::HalfOpen) {
-            tables.add_half_open_ports(-1);
+    if renew(tables, tuple, choice, &server) {
+        if choice.news != FlowData::default()
+            && let Some(found) = Found::of(choice.was)
+        {
+            flow::follow(tables, &choice.key, &found, choice.news, choice.now);
         }
         return;
     }
@@ -92,49 +166,139 @@ pub(crate) fn touch_claim<const A: usize, T: Tables + FamilyTables<A>>(
     choice.new_flow = true;
 }
 
+/// `false`: the port is another flow's.
 #[inline(always)]
-fn claim_key<const A: usize>(record: &ServerRecord, protocol: u8, port: u16) -> FullNatKey<A> {
-    FullNatKey {
-        server: *address(&record.addr),
-        own: *address(&record.alt),
-        server_port: record.port,
-        own_port: port.to_be_bytes(),
-        protocol,
-        pad: [0; 3],
+fn renew<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    choice: &Choice<'_, A>,
+    server: &Server<'_>,
+) -> bool {
+    let place = place::<A, T>(tables, server, tuple.protocol);
+    let key = place.key(choice.port.to_be_bytes());
+    let Some(slot) = FamilyTables::<A>::claims(tables, place.slot(key)) else {
+        return false;
+    };
+    let (word, data) = (slot.load(KEY), ClaimData(slot.load(DATA)));
+    let is_own = key.is_in(word) && place.is_in(&slot) && Clients::of(tuple).is_in(&slot);
+    let (true, Some(state)) = (is_own, data.state()) else {
+        return false;
+    };
+    let is_half_open = matches!(state, ClaimState::HalfOpen);
+    if !is_half_open || choice.news != FlowData::default() {
+        let next = next_state(state, tuple, true);
+        let changed = exchange(&slot, data, data.renewed(next, choice.now));
+        if is_half_open && changed {
+            give_back(tables, choice.index);
+        }
     }
+    slot.load(KEY) == word
 }
 
-/// The claim of the port that a reply comes to, which the reply brings up to date, and its flow.
+#[inline(always)]
+fn next_state<const A: usize>(
+    state: ClaimState,
+    tuple: &Tuple<A>,
+    from_client: bool,
+) -> ClaimState {
+    let (fin, rst) = (tuple.flags & FIN != 0, tuple.flags & RST != 0);
+    state.after(tuple.protocol, fin, rst, from_client)
+}
+
+#[inline(always)]
+fn exchange(slot: &impl SharedWords, old: ClaimData, new: ClaimData) -> bool {
+    old != new && slot.compare_exchange(DATA, old.0, new.0) == old.0
+}
+
+/// Finds the flow whose port a reply comes to, and brings its claim and its entry up to date. A claim that gives way is
+/// answered for as long as nobody wants its port, and not renewed.
 #[inline(always)]
 pub(crate) fn answered<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
-) -> Option<FullNatValue<A>> {
-    let key = FullNatKey {
-        server: tuple.source,
-        own: tuple.destination,
-        server_port: tuple.source_port,
-        own_port: tuple.destination_port,
-        protocol: tuple.protocol,
-        pad: [0; 3],
+    way: &mut WayBack<A>,
+) {
+    let (server, own) = (&tuple.source, &tuple.destination);
+    let place = Place::new(tables, server, own, tuple.source_port, tuple.protocol);
+    let key = place.key(tuple.destination_port);
+    let Some(slot) = FamilyTables::<A>::claims(tables, place.slot(key)) else {
+        return;
     };
-    let claim = tables.fullnat(&key)?;
-    let state = claim.data.state()?;
-    if !state.is_half_open() {
-        let (old, now) = (claim.data, flow::now(tables));
-        let next = flow::next_state(state, tuple.protocol, tuple.flags);
-        let data = old.renewed(next, now);
-        if data != old {
-            tables.fullnat_touch(&key, data);
-            if let Some(server) = server_of(tables, data) {
-                let far = FarEnd {
-                    index: server.record.facts.index(),
-                    port: claim.vip_port,
-                };
-                let forward = Key::new(tables, &claim.client, claim.client_port, far);
-                flow::keep_alive(tables, &forward, data, now);
-            }
-        }
+    let (word, data) = (slot.load(KEY), ClaimData(slot.load(DATA)));
+    if !key.is_in(word) || !place.is_in(&slot) {
+        return;
     }
-    Some(claim)
+    Clients::load(&slot, way);
+    if slot.load(KEY) != word {
+        return;
+    }
+    let (Some(state), Some(flow)) = (data.state(), data.flow(tuple.destination_port)) else {
+        return;
+    };
+    let Some(server) = server_of(tables, flow) else {
+        return;
+    };
+    way.server = server.id;
+    let now = flow::now(tables);
+    let next = next_state(state, tuple, false);
+    let patience = match next {
+        ClaimState::Established | ClaimState::Udp => REFRESH_UNITS,
+        _ => 1,
+    };
+    let is_due = next != state || data.age(now) >= patience;
+    if matches!(state, ClaimState::HalfOpen) || !is_due || !is_held(tables, data, now) {
+        return;
+    }
+    let renewed = data.renewed(next, now);
+    if exchange(&slot, data, renewed)
+        && let Some(flow) = renewed.flow(tuple.destination_port)
+    {
+        let far = FarEnd {
+            index: server.record.facts.index(),
+            port: way.vip_port,
+        };
+        let forward = Key::new(tables, &way.client, way.client_port, far);
+        flow::keep_alive(tables, &forward, flow, now);
+    }
+}
+
+/// Whether a VIP port may begin another flow. Its word says until when its share is used up: each new flow puts that
+/// off by an interval, each confirmed one takes its interval back (generic cell rate algorithm, ITU-T I.371).
+#[inline(always)]
+fn may_begin<T: Tables>(tables: &T, index: u32) -> bool {
+    let Some(word) = tables.new_flows(index) else {
+        return true;
+    };
+    let now = tables.now_ns();
+    let interval = tables.config(ConfigWord::NewFlowInterval);
+    let mut exchange = 0;
+    while exchange < EXCHANGES {
+        let used_up = word.load(0);
+        let from = if used_up > now { used_up } else { now };
+        if from - now > HALF_OPEN_NS {
+            return false;
+        }
+        if word.compare_exchange(0, used_up, from + interval) == used_up {
+            return true;
+        }
+        exchange += 1;
+    }
+    // Other CPUs have counted as many.
+    true
+}
+
+#[inline(always)]
+fn give_back<T: Tables>(tables: &T, index: u32) {
+    let Some(word) = tables.new_flows(index) else {
+        return;
+    };
+    let interval = tables.config(ConfigWord::NewFlowInterval);
+    let mut exchange = 0;
+    while exchange < EXCHANGES {
+        let used_up = word.load(0);
+        if used_up < interval || word.compare_exchange(0, used_up, used_up - interval) == used_up {
+            return;
+        }
+        exchange += 1;
+    }
 }

@@ -32,6 +32,25 @@ pub fn bucket_ipv6(words: &[u64; 3], seed: u64) -> u64 {
     h ^ (h >> 32)
 }
 
+/// First part of the hash for FullNAT's claims: of the server's and the own address, one word in IPv4. The seed is secret,
+/// or who knows the servers could fill the slots of one port after the other.
+#[inline(always)]
+pub fn claim_ends(ends: &[u64; 4], is_ipv4: bool, seed: u64) -> u64 {
+    let mut h = (ends[0] ^ seed).wrapping_mul(MIXER);
+    let mut i = 1;
+    while !is_ipv4 && i < 4 {
+        h = (h ^ (h >> 32) ^ ends[i]).wrapping_mul(MIXER);
+        i += 1;
+    }
+    h ^ (h >> 32)
+}
+
+/// Second part: of a [`sluice_abi::ClaimKey`].
+#[inline(always)]
+pub fn claim(ends: u64, key: u64) -> u32 {
+    ((ends ^ key).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32
+}
+
 /// Hash of a client for pool and ring: equal on every director. `ring` is the low half for the ring slot; the pool is
 /// chosen by [`pool`].
 #[inline(always)]

@@ -58,6 +58,7 @@ pub use dispatch::{
     Egress, Ingress, Step, dispatch_egress, dispatch_ingress, egress, ethertype, ingress,
 };
 pub use flow::{change_words, find_words, insert_words};
+pub use fullnat::claim_worth;
 pub use tables::{FamilyTables, Hook, Packet, Route, SharedWords, Tables};
 pub use verdict::{Action, Outcome, Verdict};
 

@@ -97,13 +97,13 @@ fn is_fullnat_port(port: [u8; 2]) -> bool {
 
 /// The addresses that a reply gets. Aligned as [`Tuple`].
 #[repr(C, align(8))]
-struct WayBack<const A: usize> {
-    vip: [u8; A],
-    client: [u8; A],
-    vip_port: [u8; 2],
-    client_port: [u8; 2],
+pub(crate) struct WayBack<const A: usize> {
+    pub(crate) vip: [u8; A],
+    pub(crate) client: [u8; A],
+    pub(crate) vip_port: [u8; 2],
+    pub(crate) client_port: [u8; 2],
     /// The server that replies; 0: no reply of a known flow.
-    server: u32,
+    pub(crate) server: u32,
 }
 
 impl<const A: usize> WayBack<A> {
@@ -170,14 +170,11 @@ fn claimed<const A: usize, T: Tables + FamilyTables<A>>(
     tuple: &Tuple<A>,
     way: &mut WayBack<A>,
 ) {
-    let Some(claim) = fullnat::answered(tables, tuple) else {
-        return;
-    };
-    way.vip = claim.vip;
-    way.vip_port = claim.vip_port;
-    way.client = claim.client;
-    way.client_port = claim.client_port;
-    way.server = claim.data.server();
+    fullnat::answered(tables, tuple, way);
+    if way.server == 0 {
+        // Another CPU may have changed what was read.
+        *way = WayBack::unknown(tuple);
+    }
 }
 
 /// Routes a reply from the VIP to the client and does what a router does to it, before the addresses are rewritten.

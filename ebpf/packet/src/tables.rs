@@ -1,8 +1,8 @@
 //! The decision's view of the world: a packet, the maps, the clock and chance.
 
 use sluice_abi::{
-    FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MacKey, NextHopWord, PortKey,
-    RingWord, ServerRecord, ServerWord, Stat, VipWord,
+    FlowClock, FlowData, Head, LocalKey, MacKey, NextHopWord, PortKey, RingWord, ServerRecord,
+    ServerWord, Stat, VipWord,
 };
 
 /// Where a program runs.
@@ -60,7 +60,7 @@ pub trait SharedWords {
 
 /// The tables of one address family; `A` is 4 or 16.
 pub trait FamilyTables<const A: usize> {
-    /// A bucket of the flow tables.
+    /// A bucket of the flow tables, or a slot of `FULLNAT*`: they have as many words.
     type Bucket<'a>: SharedWords
     where
         Self: 'a;
@@ -77,12 +77,10 @@ pub trait FamilyTables<const A: usize> {
     fn flows(&self, hash: u32) -> Option<Self::Bucket<'_>>;
     /// A bucket of the half-open flow table; `hash` is masked by the table's size.
     fn half_open(&self, hash: u32) -> Option<Self::Bucket<'_>>;
-    /// `FULLNAT*`: who has claimed this port.
-    fn fullnat(&self, key: &FullNatKey<A>) -> Option<FullNatValue<A>>;
-    /// Claims a port; `false` if it is taken or the table is full.
-    fn fullnat_claim(&self, key: &FullNatKey<A>, value: &FullNatValue<A>) -> bool;
-    /// Replaces the `data` word of a claim.
-    fn fullnat_touch(&self, key: &FullNatKey<A>, data: FlowData);
+    /// A slot of `FULLNAT*`; `hash` is masked by the table's size.
+    fn claims(&self, hash: u32) -> Option<Self::Bucket<'_>>;
+    /// How much a slot of `FULLNAT*` is worth to its claim: [`crate::claim_worth`].
+    fn claim_worth(&self, hash: u32, now: FlowClock) -> u32;
     /// The live entry of a flow: `find_words`. This and the two below are methods, so that programs can make them functions
     /// which the verifier checks once and not once for each way that leads there.
     fn find_flow(&self, words: [u64; 3], now: FlowClock) -> FlowData;
@@ -121,6 +119,10 @@ pub trait Tables: FamilyTables<4> + FamilyTables<16> {
     type Macs<'a>: SharedWords
     where
         Self: 'a;
+    /// One word.
+    type Word<'a>: SharedWords
+    where
+        Self: 'a;
 
     /// A word of `CONFIG`.
     fn config(&self, word: sluice_abi::ConfigWord) -> u64;
@@ -141,6 +143,8 @@ pub trait Tables: FamilyTables<4> + FamilyTables<16> {
     fn mac_number(&self, mac: &[u8; 6]) -> u64 {
         sluice_abi::mac_number(mac)
     }
+    /// The word of `NEW_FLOWS` for this index of a VIP port.
+    fn new_flows(&self, index: u32) -> Option<Self::Word<'_>>;
     /// A word of `NEXT_HOPS`.
     fn next_hop(&self, index: u32) -> NextHopWord;
     /// Replaces a word of `NEXT_HOPS` unless it is another one than `old`; returns whether it did.
@@ -157,6 +161,4 @@ pub trait Tables: FamilyTables<4> + FamilyTables<16> {
     fn count_reply(&self, server: u32, bytes: u32);
     /// Counts an event.
     fn stat(&self, stat: Stat);
-    /// Adds to `HalfOpenPorts`.
-    fn add_half_open_ports(&self, n: i64);
 }

@@ -96,7 +96,9 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
                 return Err(DropReason::PortInUse);
             }
             Some(_) => {
-                flow::follow(tables, &key, &found, tuple.protocol, tuple.flags, now);
+                if let Some(news) = flow::news(&found, tuple.protocol, tuple.flags, now) {
+                    flow::follow(tables, &key, &found, news, now);
+                }
                 return Ok(());
             }
             // It would hide the new flow's entry, which begins in the half-open table.

@@ -7,20 +7,20 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    CONFIG_WORDS, FullNatKey, FullNatValue, Head, LocalKey, MAC_WORDS, MOST_DROP_REASONS,
-    MOST_STATS, MacKey, NEXT_HOP_WORDS, PortKey, RingWord, ServerCounters, ServerRecord,
+    CONFIG_WORDS, Head, LocalKey, MAC_WORDS, MOST_DROP_REASONS,
+    MOST_STATS, MacKey, NEW_FLOW_WORDS, NEXT_HOP_WORDS, PortKey, RingWord, ServerCounters, ServerRecord,
     ServerWord, VipWord,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
-/// Four entries of IPv4 flows: one cache line.
+/// Four entries of IPv4 flows, or a claim of an IPv4 port: one cache line.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct Bucket4(pub [u64; 8]);
 
-/// Four entries of IPv6 flows: two cache lines.
+/// Four entries of IPv6 flows, or a claim of an IPv6 port: two cache lines.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct Bucket6(pub [u64; 16]);
@@ -72,9 +72,11 @@ pub static HALF4: Array<Bucket4, 16384, MMAPABLE> = Array::new();
 #[btf_map]
 pub static HALF6: Array<Bucket6, 16384, MMAPABLE> = Array::new();
 #[btf_map]
-pub static FULLNAT4: HashMap<FullNatKey<4>, FullNatValue<4>, 65536> = HashMap::new();
+pub static FULLNAT4: Array<Bucket4, 131_072, MMAPABLE> = Array::new();
 #[btf_map]
-pub static FULLNAT6: HashMap<FullNatKey<16>, FullNatValue<16>, 65536> = HashMap::new();
+pub static FULLNAT6: Array<Bucket6, 131_072, MMAPABLE> = Array::new();
+#[btf_map]
+pub static NEW_FLOWS: Array<u64, { NEW_FLOW_WORDS as usize }> = Array::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<ServerCounters, 65536> = PerCpuArray::new();
@@ -108,6 +110,11 @@ pub static FLOWS6_MASK: u32 = 65535;
 pub static HALF4_MASK: u32 = 16383;
 #[unsafe(no_mangle)]
 pub static HALF6_MASK: u32 = 16383;
+/// Slots of the claims' tables less one, alike.
+#[unsafe(no_mangle)]
+pub static FULLNAT4_MASK: u32 = 131_071;
+#[unsafe(no_mangle)]
+pub static FULLNAT6_MASK: u32 = 131_071;
 
 /// Not 0 in tests: clock, chance and routes come from maps. The verifier removes that code when it is 0.
 #[unsafe(no_mangle)]

@@ -3,19 +3,18 @@
 use crate::maps::{self, constant};
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST,
-        bpf_fib_lookup as FibLookup,
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
     },
     btf_maps::lpm_trie::Key,
     cty::c_void,
     helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use sluice_abi::{
-    ConfigWord, FlowClock, FlowData, FullNatKey, FullNatValue, Head, LocalKey, MAC_WORDS, MacKey,
+    ConfigWord, FlowClock, FlowData, Head, LocalKey, MAC_WORDS, MacKey, NEW_FLOW_WORDS,
     NextHopWord, PortKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_packet::{
-    FamilyTables, Route, SharedWords, Tables, change_words, find_words, insert_words,
+    FamilyTables, Route, SharedWords, Tables, change_words, claim_worth, find_words, insert_words,
 };
 
 /// Address families of the kernel's `bpf_fib_lookup`.
@@ -106,11 +105,12 @@ macro_rules! family {
         peer_nets: $peer_nets:ident,
         flows: $flows:ident masked by $flows_mask:ident,
         half_open: $half:ident masked by $half_mask:ident,
-        fullnat: $fullnat:ident,
+        claims: $fullnat:ident masked by $fullnat_mask:ident,
         route: $route:ident,
         find: $find:ident,
         change: $change:ident,
-        insert: $insert:ident $(,)?
+        insert: $insert:ident,
+        worth: $worth:ident $(,)?
     ) => {
         // Global functions: the verifier checks them once, for any arguments.
         #[unsafe(no_mangle)]
@@ -149,6 +149,13 @@ macro_rules! family {
             ))
         }
 
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $worth(hash: u64, now: u64) -> u32 {
+            let maps = Maps::new(core::ptr::null_mut());
+            claim_worth::<$a, _>(&maps, hash as u32, FlowClock(now as u32))
+        }
+
         impl FamilyTables<$a> for Maps {
             type Bucket<'a> = Words<$words>;
 
@@ -185,22 +192,14 @@ macro_rules! family {
                     .map(|bucket| Words(bucket.cast()))
             }
             #[inline(always)]
-            fn fullnat(&self, key: &FullNatKey<$a>) -> Option<FullNatValue<$a>> {
-                // SAFETY: written once before it can be found; `data` alone changes, as one word.
-                unsafe { maps::$fullnat.get(key) }.copied()
-            }
-            #[inline(always)]
-            fn fullnat_claim(&self, key: &FullNatKey<$a>, value: &FullNatValue<$a>) -> bool {
+            fn claims(&self, hash: u32) -> Option<Words<$words>> {
                 maps::$fullnat
-                    .insert(key, value, u64::from(BPF_NOEXIST))
-                    .is_ok()
+                    .get_ptr_mut(hash & constant(&maps::$fullnat_mask))
+                    .map(|slot| Words(slot.cast()))
             }
             #[inline(always)]
-            fn fullnat_touch(&self, key: &FullNatKey<$a>, data: FlowData) {
-                if let Some(value) = maps::$fullnat.get_ptr_mut(key) {
-                    // SAFETY: an aligned 8-byte word at the front of the value.
-                    unsafe { core::ptr::write_volatile(&raw mut (*value).data, data) }
-                }
+            fn claim_worth(&self, hash: u32, now: FlowClock) -> u32 {
+                $worth(u64::from(hash), u64::from(now.0))
             }
             #[inline(always)]
             fn find_flow(&self, words: [u64; 3], now: FlowClock) -> FlowData {
@@ -233,11 +232,12 @@ family! {
     peer_nets: PEER_NETS4,
     flows: FLOWS4 masked by FLOWS4_MASK,
     half_open: HALF4 masked by HALF4_MASK,
-    fullnat: FULLNAT4,
+    claims: FULLNAT4 masked by FULLNAT4_MASK,
     route: route_ipv4,
     find: find_flow4,
     change: change_flow4,
     insert: insert_flow4,
+    worth: claim_worth4,
 }
 family! {
     address: 16,
@@ -248,15 +248,17 @@ family! {
     peer_nets: PEER_NETS6,
     flows: FLOWS6 masked by FLOWS6_MASK,
     half_open: HALF6 masked by HALF6_MASK,
-    fullnat: FULLNAT6,
+    claims: FULLNAT6 masked by FULLNAT6_MASK,
     route: route_ipv6,
     find: find_flow6,
     change: change_flow6,
     insert: insert_flow6,
+    worth: claim_worth6,
 }
 
 impl Tables for Maps {
     type Macs<'a> = Words<{ MAC_WORDS as usize }>;
+    type Word<'a> = Words<1>;
 
     #[inline(always)]
     fn config(&self, word: ConfigWord) -> u64 {
@@ -304,6 +306,12 @@ impl Tables for Maps {
             i += 1;
         }
         number
+    }
+    #[inline(always)]
+    fn new_flows(&self, index: u32) -> Option<Self::Word<'_>> {
+        maps::NEW_FLOWS
+            .get_ptr_mut(index & (NEW_FLOW_WORDS - 1))
+            .map(Words)
     }
     #[inline(always)]
     fn next_hop(&self, index: u32) -> NextHopWord {
@@ -367,19 +375,6 @@ impl Tables for Maps {
         if let Some(counter) = maps::STATS.get_ptr_mut(stat as u32) {
             // SAFETY: a per-CPU value.
             unsafe { *counter += 1 }
-        }
-    }
-    #[inline(always)]
-    fn add_half_open_ports(&self, n: i64) {
-        if let Some(word) = maps::CONFIG.get_ptr_mut(ConfigWord::HalfOpenPorts as u32) {
-            // SAFETY: an aligned 8-byte word of a map. rustc's BPF target has no atomic addition of its own.
-            unsafe {
-                core::arch::asm!(
-                    "lock *(u64 *)({word} + 0) += {n}",
-                    word = in(reg) word,
-                    n = in(reg) n,
-                );
-            }
         }
     }
 }

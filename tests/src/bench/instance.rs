@@ -264,7 +264,6 @@ impl Instance {
         let words = [
             (ConfigWord::AbiVersion, ABI_VERSION),
             (ConfigWord::FlowSeed, 0x5f3c_96e1_b7d2_084b),
-            (ConfigWord::HalfOpenPortLimit, u64::from(u32::MAX)),
             (ConfigWord::HalfOpenTimeouts, Timeouts::HALF_OPEN.0),
             (ConfigWord::EstablishedTimeouts, Timeouts::ESTABLISHED.0),
         ];
@@ -322,8 +321,8 @@ impl Sizes {
             Family::Ipv6 => (MapName::Flows6, MapName::Half6, MapName::FullNat6),
         };
         let masks = |family| match family {
-            Family::Ipv4 => ("FLOWS4_MASK", "HALF4_MASK"),
-            Family::Ipv6 => ("FLOWS6_MASK", "HALF6_MASK"),
+            Family::Ipv4 => ("FLOWS4_MASK", "HALF4_MASK", "FULLNAT4_MASK"),
+            Family::Ipv6 => ("FLOWS6_MASK", "HALF6_MASK", "FULLNAT6_MASK"),
         };
         let mut sizes = Self {
             entries: Vec::new(),
@@ -331,7 +330,7 @@ impl Sizes {
         };
         for family in Family::ALL {
             let (flows, half, fullnat) = names(family);
-            let (flows_mask, half_mask) = masks(family);
+            let (flows_mask, half_mask, fullnat_mask) = masks(family);
             let used = family == virtual_server.family;
             let (buckets, mask) = match tables {
                 // NAT has two entries for each flow, one for either direction.
@@ -350,7 +349,7 @@ impl Sizes {
             };
             let claims = match tables {
                 Tables::Of(flows) if used && virtual_server.mode == ForwardingMode::FullNat => {
-                    2 * flows
+                    (2 * flows).next_power_of_two()
                 }
                 _ => 1,
             };
@@ -364,9 +363,11 @@ impl Sizes {
             sizes
                 .entries
                 .extend([(flows, buckets), (half, half_buckets), (fullnat, claims)]);
-            sizes
-                .masks
-                .extend([(flows_mask, mask), (half_mask, half_mask_value)]);
+            sizes.masks.extend([
+                (flows_mask, mask),
+                (half_mask, half_mask_value),
+                (fullnat_mask, claims - 1),
+            ]);
         }
         sizes
     }

@@ -27,7 +27,6 @@ pub struct Case {
 enum Step {
     Packet(Box<Packet>),
     Configure(Box<Setup>),
-    FreePorts,
     Check(&'static str, Check),
 }
 
@@ -107,13 +106,6 @@ impl Case {
         change(&mut self.configured);
         let setup = Box::new(self.configured.clone());
         self.steps.push(Step::Configure(setup));
-        self
-    }
-
-    /// The agent's sweep frees all FullNAT ports.
-    #[must_use]
-    pub fn free_ports(mut self) -> Self {
-        self.steps.push(Step::FreePorts);
         self
     }
 
@@ -208,19 +200,17 @@ impl Step {
     fn play(&self, machine: &mut dyn Machine) -> Result<()> {
         match self {
             Self::Configure(setup) => machine.configure(setup),
-            Self::FreePorts => machine.free_ports(),
             Self::Check(what, check) => {
                 let state = machine.state()?;
                 ensure!(
                     check(&state),
-                    "not so: {what}\nflows: {:#?}\n{:?} {:?} {:?}\nclaims: {:?} {:?}, half-open ports: {}",
+                    "not so: {what}\nflows: {:#?}\n{:?} {:?} {:?}\nclaims: {:?}\nnew flows: {:?}",
                     state.flows(),
                     state.stats,
                     state.drops,
                     state.counters,
-                    state.v4.claims,
-                    state.v6.claims,
-                    state.half_open_ports,
+                    state.claims(),
+                    state.new_flows,
                 );
                 Ok(())
             }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use sluice_abi::{DropReason, ForwardingMode, Stat, TCP};
+use sluice_abi::{DropReason, ForwardingMode, Stat, TCP, UDP};
 use sluice_packet::Verdict;
 
 use super::{
@@ -68,9 +68,12 @@ pub fn impossible(target: Target, kind: Kind) -> Option<&'static str> {
             DropReason::NotEcnCapable if mode != Tun => {
                 Some("only tunnels have an outer ECN field")
             }
-            DropReason::NoPort | DropReason::HalfOpenLimit if mode != FullNat => {
+            DropReason::NoPort | DropReason::HalfOpenLimit | DropReason::NoFlow
+                if mode != FullNat =>
+            {
                 Some("only FullNAT claims ports")
             }
+            DropReason::NoFlow if target.protocol == UDP => Some("UDP opens no connections"),
             DropReason::NoRoute if matches!(mode, Dr | Tun) => {
                 Some("replies do not pass the director")
             }

@@ -4,20 +4,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use sluice_abi::{
-    CONFIG_WORDS, ConfigWord, DropReason, FlowClock, FlowData, FullNatKey, FullNatValue, Head,
-    LocalKey, MAC_WORDS, MacKey, NEXT_HOP_WORDS, NextHopWord, PortKey, PrefixKey, RingWord,
-    ServerRecord, ServerWord, Stat, VipWord,
+    CONFIG_WORDS, ConfigWord, DropReason, FlowClock, FlowData, Head, LocalKey, MAC_WORDS, MacKey,
+    NEXT_HOP_WORDS, NextHopWord, PortKey, PrefixKey, RingWord, ServerRecord, ServerWord, Stat,
+    VipWord,
 };
 use sluice_packet::{FamilyTables, Hook, Packet, Route, SharedWords, Tables, Verdict};
 
 use super::{
+    layout,
     machine::{FamilyState, Input, Machine, Output, Program, State},
     setup::{Family, IFINDEX, Setup, sizes},
 };
@@ -172,7 +170,7 @@ struct HostFamily<const A: usize> {
     setup: Family<A>,
     flows: Vec<Vec<AtomicU64>>,
     half_open: Vec<Vec<AtomicU64>>,
-    claims: Mutex<BTreeMap<FullNatKey<A>, FullNatValue<A>>>,
+    claims: Vec<Vec<AtomicU64>>,
 }
 
 fn atomics(n: usize) -> Vec<AtomicU64> {
@@ -186,14 +184,30 @@ fn values(atomics: &[AtomicU64]) -> Vec<u64> {
         .collect()
 }
 
+/// Words other than 0, by index.
+fn in_use(words: &[AtomicU64]) -> BTreeMap<u32, u64> {
+    (0..)
+        .zip(values(words))
+        .filter(|(_, word)| *word != 0)
+        .collect()
+}
+
 impl<const A: usize> HostFamily<A> {
-    fn new(setup: &Family<A>) -> Self {
+    fn new(setup: &Family<A>, seed: u64) -> Self {
         let words = if A == 4 { 8 } else { 16 };
-        let buckets = |n: u32| (0..n).map(|_| atomics(words)).collect();
+        let buckets = |n: u32| -> Vec<Vec<AtomicU64>> { (0..n).map(|_| atomics(words)).collect() };
+        let claims = buckets(sizes::CLAIMS);
+        for claim in &setup.claims {
+            let (hash, words) = layout::claim::<A>(claim, seed);
+            let slot = &claims[hash as usize % claims.len()];
+            for (word, value) in slot.iter().zip(words) {
+                word.store(value, Ordering::SeqCst);
+            }
+        }
         Self {
             flows: buckets(sizes::FLOWS),
             half_open: buckets(sizes::HALF_OPEN),
-            claims: Mutex::new(setup.claims.clone()),
+            claims,
             setup: setup.clone(),
         }
     }
@@ -204,16 +218,17 @@ impl<const A: usize> HostFamily<A> {
         Some(HostWords { words, dawdles })
     }
 
-    fn claims(&self) -> MutexGuard<'_, BTreeMap<FullNatKey<A>, FullNatValue<A>>> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn state(&self) -> FamilyState<A> {
-        let words = |table: &[Vec<AtomicU64>]| table.iter().map(|bucket| values(bucket)).collect();
+    fn state(&self) -> FamilyState {
+        let words = |table: &[Vec<AtomicU64>]| -> Vec<Vec<u64>> {
+            table.iter().map(|bucket| values(bucket)).collect()
+        };
         FamilyState {
             flows: words(&self.flows),
             half_open: words(&self.half_open),
-            claims: self.claims().clone(),
+            claims: (0..)
+                .zip(words(&self.claims))
+                .filter(|(_, slot): &(u32, Vec<u64>)| slot[0] != 0)
+                .collect(),
         }
     }
 }
@@ -226,6 +241,7 @@ pub struct HostTables {
     peers: BTreeSet<MacKey>,
     macs: Vec<AtomicU64>,
     next_hops: Vec<AtomicU64>,
+    new_flows: Vec<AtomicU64>,
     heads: Vec<Head>,
     rings: Vec<RingWord>,
     ring_slots: Vec<u32>,
@@ -251,8 +267,8 @@ impl HostTables {
     /// Tables with these contents, empty flow tables and counters at 0.
     pub fn new(setup: &Setup) -> Self {
         let tables = Self {
-            v4: HostFamily::new(&setup.v4),
-            v6: HostFamily::new(&setup.v6),
+            v4: HostFamily::new(&setup.v4, setup.seed()),
+            v6: HostFamily::new(&setup.v6, setup.seed()),
             config: atomics(CONFIG_WORDS as usize),
             peers: setup.peers.clone(),
             macs: array(MAC_WORDS, &setup.macs)
@@ -260,6 +276,7 @@ impl HostTables {
                 .map(AtomicU64::new)
                 .collect(),
             next_hops: atomics(NEXT_HOP_WORDS as usize),
+            new_flows: atomics(sizes::NEW_FLOWS as usize),
             heads: array(sizes::HEADS, &setup.heads),
             rings: array(sizes::RINGS, &setup.rings),
             ring_slots: array(sizes::RING_SLOTS, &setup.ring_slots),
@@ -278,7 +295,7 @@ impl HostTables {
         tables
     }
 
-    /// Changes what the agent writes; flows, claims, counters and `HalfOpenPorts` stay.
+    /// Changes what the agent writes; flows, claims and counters stay.
     pub fn configure(&mut self, setup: &Setup) {
         let old = std::mem::replace(self, Self::new(setup));
         self.v4.flows = old.v4.flows;
@@ -291,8 +308,7 @@ impl HostTables {
         self.drops = old.drops;
         self.stats = old.stats;
         self.next_hops = old.next_hops;
-        let ports = ConfigWord::HalfOpenPorts as usize;
-        self.config[ports] = AtomicU64::new(old.config[ports].load(Ordering::SeqCst));
+        self.new_flows = old.new_flows;
     }
 
     /// From now on a thread lets others run before each write to a flow table: whatever can come between two writes does.
@@ -344,11 +360,8 @@ impl HostTables {
             counters: BTreeMap::new(),
             drops: BTreeMap::new(),
             stats: BTreeMap::new(),
-            next_hops: (0..)
-                .zip(values(&self.next_hops))
-                .filter(|(_, word)| *word != 0)
-                .collect(),
-            half_open_ports: self.config(ConfigWord::HalfOpenPorts),
+            next_hops: in_use(&self.next_hops),
+            new_flows: in_use(&self.new_flows),
         };
         for (id, counters) in (0..).zip(&self.counters) {
             let counters = std::array::from_fn(|i| counters[i].load(Ordering::SeqCst));
@@ -402,21 +415,11 @@ macro_rules! family {
             fn half_open(&self, hash: u32) -> Option<HostWords<'_>> {
                 HostFamily::<$a>::bucket(&self.$family.half_open, hash, self.dawdles)
             }
-            fn fullnat(&self, key: &FullNatKey<$a>) -> Option<FullNatValue<$a>> {
-                self.$family.claims().get(key).copied()
+            fn claims(&self, hash: u32) -> Option<HostWords<'_>> {
+                HostFamily::<$a>::bucket(&self.$family.claims, hash, self.dawdles)
             }
-            fn fullnat_claim(&self, key: &FullNatKey<$a>, value: &FullNatValue<$a>) -> bool {
-                let mut claims = self.$family.claims();
-                if claims.contains_key(key) || claims.len() >= sizes::CLAIMS as usize {
-                    return false;
-                }
-                claims.insert(*key, *value);
-                true
-            }
-            fn fullnat_touch(&self, key: &FullNatKey<$a>, data: FlowData) {
-                if let Some(value) = self.$family.claims().get_mut(key) {
-                    value.data = data;
-                }
+            fn claim_worth(&self, hash: u32, now: FlowClock) -> u32 {
+                sluice_packet::claim_worth::<$a, _>(self, hash, now)
             }
             fn find_flow(&self, words: [u64; 3], now: FlowClock) -> FlowData {
                 sluice_packet::find_words::<$a, _>(self, words, now)
@@ -439,6 +442,7 @@ family!(16, v6);
 
 impl Tables for HostTables {
     type Macs<'a> = HostWords<'a>;
+    type Word<'a> = HostWords<'a>;
 
     fn config(&self, word: ConfigWord) -> u64 {
         self.config[word as usize].load(Ordering::SeqCst)
@@ -462,6 +466,13 @@ impl Tables for HostTables {
         Some(HostWords {
             words: &self.macs,
             dawdles: false,
+        })
+    }
+    fn new_flows(&self, index: u32) -> Option<HostWords<'_>> {
+        let word = self.new_flows.get(index as usize)?;
+        Some(HostWords {
+            words: std::slice::from_ref(word),
+            dawdles: self.dawdles,
         })
     }
     fn next_hop(&self, index: u32) -> NextHopWord {
@@ -495,10 +506,6 @@ impl Tables for HostTables {
     fn stat(&self, stat: Stat) {
         self.stats[stat as usize].fetch_add(1, Ordering::Relaxed);
     }
-    fn add_half_open_ports(&self, n: i64) {
-        self.config[ConfigWord::HalfOpenPorts as usize]
-            .fetch_add(n.cast_unsigned(), Ordering::SeqCst);
-    }
 }
 
 /// [`HostTables`] as a [`Machine`].
@@ -529,12 +536,6 @@ impl Machine for Host {
 
     fn configure(&mut self, setup: &Setup) -> anyhow::Result<()> {
         self.0.configure(setup);
-        Ok(())
-    }
-
-    fn free_ports(&mut self) -> anyhow::Result<()> {
-        self.0.v4.claims().clear();
-        self.0.v6.claims().clear();
         Ok(())
     }
 

@@ -46,11 +46,12 @@ const FRAME_MAX: usize = 4096;
 pub struct Kernel {
     ebpf: Ebpf,
     config: Array<MapData, u64>,
-    v4: KernelFamily<4, 8, 16, 24, 64>,
-    v6: KernelFamily<16, 20, 40, 48, 128>,
+    v4: KernelFamily<4, 8, 64>,
+    v6: KernelFamily<16, 20, 128>,
     peers: Hash<8, 4>,
     macs: Array<MapData, [u64; MAC_WORDS as usize]>,
     next_hops: Array<MapData, u64>,
+    new_flows: Array<MapData, u64>,
     heads: Array<MapData, [u8; 128]>,
     rings: Array<MapData, u64>,
     ring_slots: Array<MapData, [u8; 8]>,
@@ -82,26 +83,40 @@ pub fn object_path() -> PathBuf {
     )
 }
 
-fn load_object() -> Result<Ebpf> {
+/// Sizes of the tables that grow with the flows, powers of two.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowSizes {
+    /// Buckets of each flow table.
+    pub flows: u32,
+    /// Buckets of each half-open table.
+    pub half_open: u32,
+    /// Slots of each FullNAT table.
+    pub claims: u32,
+}
+
+fn load_object(sizes: FlowSizes) -> Result<Ebpf> {
     let path = object_path();
     let hooks = 1_u32;
-    let (flows, half_open) = (sizes::FLOWS - 1, sizes::HALF_OPEN - 1);
+    let (flows, half_open) = (sizes.flows - 1, sizes.half_open - 1);
+    let claims = sizes.claims - 1;
     let mut loader = EbpfLoader::new();
     loader
         .override_global("TEST_HOOKS", &hooks, true)
         .override_global("FLOWS4_MASK", &flows, true)
         .override_global("FLOWS6_MASK", &flows, true)
         .override_global("HALF4_MASK", &half_open, true)
-        .override_global("HALF6_MASK", &half_open, true);
+        .override_global("HALF6_MASK", &half_open, true)
+        .override_global("FULLNAT4_MASK", &claims, true)
+        .override_global("FULLNAT6_MASK", &claims, true);
     for (names, size) in [
-        (&["FLOWS4", "FLOWS6"][..], sizes::FLOWS),
-        (&["HALF4", "HALF6"], sizes::HALF_OPEN),
+        (&["FLOWS4", "FLOWS6"][..], sizes.flows),
+        (&["HALF4", "HALF6"], sizes.half_open),
         (&["HEADS"], sizes::HEADS),
         (&["RINGS"], sizes::RINGS),
         (&["RING_SLOTS"], sizes::RING_SLOTS / 2),
         (&["SERVERS", "COUNTERS"], sizes::SERVERS),
         (&["RECORDS"], sizes::RECORDS),
-        (&["FULLNAT4", "FULLNAT6"], sizes::CLAIMS),
+        (&["FULLNAT4", "FULLNAT6"], sizes.claims),
         (
             &[
                 "VIPS4", "VIPS6", "REPLIES4", "REPLIES6", "LOCALS4", "LOCALS6", "PEERS",
@@ -124,7 +139,16 @@ fn load_object() -> Result<Ebpf> {
 impl Kernel {
     /// Loads the object and its three programs.
     pub fn load() -> Result<Self> {
-        let mut ebpf = load_object()?;
+        Self::load_sized(FlowSizes {
+            flows: sizes::FLOWS,
+            half_open: sizes::HALF_OPEN,
+            claims: sizes::CLAIMS,
+        })
+    }
+
+    /// As [`Self::load`], with larger tables of flows.
+    pub fn load_sized(sizes: FlowSizes) -> Result<Self> {
+        let mut ebpf = load_object(sizes)?;
         let program: &mut Xdp = ebpf
             .program_mut("sluice_xdp")
             .context("no program sluice_xdp")?
@@ -146,6 +170,7 @@ impl Kernel {
             peers: hash(&mut ebpf, "PEERS")?,
             macs: map_array(&mut ebpf, "MACS")?,
             next_hops: map_array(&mut ebpf, "NEXT_HOPS")?,
+            new_flows: map_array(&mut ebpf, "NEW_FLOWS")?,
             heads: map_array(&mut ebpf, "HEADS")?,
             rings: map_array(&mut ebpf, "RINGS")?,
             ring_slots: map_array(&mut ebpf, "RING_SLOTS")?,
@@ -234,12 +259,10 @@ impl Kernel {
         bail!("a packet was dropped for no reason")
     }
 
-    fn write_config(&mut self, setup: &Setup, begin: bool) -> Result<()> {
+    fn write_config(&mut self, setup: &Setup) -> Result<()> {
         for word in 0..sluice_abi::CONFIG_WORDS {
-            if begin || word != ConfigWord::HalfOpenPorts as u32 {
-                let value = setup.config.get(&word).copied().unwrap_or(0);
-                self.config.set(word, value, 0)?;
-            }
+            let value = setup.config.get(&word).copied().unwrap_or(0);
+            self.config.set(word, value, 0)?;
         }
         Ok(())
     }
@@ -252,9 +275,12 @@ impl Machine for Kernel {
 
     fn reset(&mut self, setup: &Setup) -> Result<()> {
         self.configure(setup)?;
-        self.write_config(setup, true)?;
-        self.v4.begin(&setup.v4)?;
-        self.v6.begin(&setup.v6)?;
+        let seed = setup.seed();
+        self.v4.begin(&setup.v4, seed)?;
+        self.v6.begin(&setup.v6, seed)?;
+        for index in 0..sizes::NEW_FLOWS {
+            self.new_flows.set(index, 0, 0)?;
+        }
         let cpus = nr_cpus().map_err(|(_, error)| error)?;
         for id in 0..sizes::SERVERS {
             let zero = PerCpuValues::try_from(vec![[0; 5]; cpus])?;
@@ -277,7 +303,7 @@ impl Machine for Kernel {
 
     fn configure(&mut self, setup: &Setup) -> Result<()> {
         let old = std::mem::replace(&mut self.current, setup.clone());
-        self.write_config(setup, false)?;
+        self.write_config(setup)?;
         self.v4.configure(&old.v4, &setup.v4)?;
         self.v6.configure(&old.v6, &setup.v6)?;
         let peers = |setup: &Setup| -> Contents<8, 4> {
@@ -304,11 +330,6 @@ impl Machine for Kernel {
         write_array(&mut self.servers, &old.servers, &setup.servers, |word| {
             word.0
         })
-    }
-
-    fn free_ports(&mut self) -> Result<()> {
-        self.v4.free_ports()?;
-        self.v6.free_ports()
     }
 
     fn run(&mut self, input: &Input<'_>) -> Result<Output> {
@@ -347,14 +368,20 @@ impl Machine for Kernel {
     }
 
     fn state(&mut self) -> Result<State> {
+        // Reading the slots takes longest, and most tests claim nothing.
+        let has_claims = sum(&self.stats.get(&(Stat::PortClaimed as u32), 0)?) > 0;
         let mut state = State {
-            v4: self.v4.state()?,
-            v6: self.v6.state()?,
+            v4: self
+                .v4
+                .state(has_claims || !self.current.v4.claims.is_empty())?,
+            v6: self
+                .v6
+                .state(has_claims || !self.current.v6.claims.is_empty())?,
             counters: BTreeMap::new(),
             drops: BTreeMap::new(),
             stats: BTreeMap::new(),
             next_hops: BTreeMap::new(),
-            half_open_ports: self.config.get(&(ConfigWord::HalfOpenPorts as u32), 0)?,
+            new_flows: BTreeMap::new(),
         };
         for id in 0..sizes::SERVERS {
             let mut total = [0; 5];
@@ -365,6 +392,12 @@ impl Machine for Kernel {
             }
             if total != [0; 5] {
                 state.counters.insert(id, total);
+            }
+        }
+        for index in 0..sizes::NEW_FLOWS {
+            let word = self.new_flows.get(&index, 0)?;
+            if word != 0 {
+                state.new_flows.insert(index, word);
             }
         }
         for (index, word) in (0..).zip(self.next_hops.iter()) {

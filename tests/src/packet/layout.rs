@@ -1,10 +1,13 @@
 //! Map keys and values as bytes: the layout that `sluice_abi` documents, written down a second time.
 
+use std::net::{IpAddr, SocketAddr};
+
 use sluice_abi::{
-    FarEnd, FlowData, ForwardingMode, FullNatKey, FullNatValue, Head, LocalKey, MacKey, PortKey,
-    ServerRecord,
+    ClaimData, FarEnd, ForwardingMode, Head, LocalKey, MacKey, PortKey, ServerRecord,
 };
-use sluice_packet::Route;
+use sluice_packet::{Route, hash};
+
+use super::setup::{Claim, address_field};
 
 /// `bytes` as an array of their length.
 pub fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
@@ -93,57 +96,56 @@ pub fn ring_pair(pair: &[u32; 2]) -> [u8; 8] {
     array(&[first, second].concat())
 }
 
-/// Key of `FULLNAT*`.
-pub fn claim_key<const A: usize, const N: usize>(key: &FullNatKey<A>) -> [u8; N] {
-    array(
-        &[
-            &key.server[..],
-            &key.own,
-            &key.server_port,
-            &key.own_port,
-            &[key.protocol, 0, 0, 0],
-        ]
-        .concat(),
-    )
+/// A slot of `FULLNAT*` with a claim of the first generation, and the hash that leads there.
+pub fn claim<const A: usize>(claim: &Claim, seed: u64) -> (u32, Vec<u64>) {
+    let pair = |first: SocketAddr, second: SocketAddr| -> Vec<u64> {
+        let bytes = [first, second].map(|end| address_field(end.ip())[..A].to_vec());
+        let bytes = bytes.concat();
+        let words = bytes.chunks(8);
+        words.map(|word| u64::from_le_bytes(array(word))).collect()
+    };
+    let ports = |low: SocketAddr, high: SocketAddr| {
+        u64::from(low.port()) + u64::from(high.port()) * (1 << 16)
+    };
+    let protocol = u64::from(claim.protocol) * (1 << 32);
+    let key = ports(claim.own, claim.server) + protocol + (1 << 63);
+    let ends = pair(claim.server, claim.own);
+    let mut four = [0; 4];
+    four[..ends.len()].copy_from_slice(&ends);
+    let hash = hash::claim(hash::claim_ends(&four, A == 4, seed), key);
+    let mut words = [
+        vec![key, claim.data.0],
+        ends,
+        pair(claim.client, claim.vip),
+        vec![ports(claim.client, claim.vip)],
+    ]
+    .concat();
+    words.resize(if A == 4 { 8 } else { 16 }, 0);
+    (hash, words)
 }
 
-/// [`claim_key`] undone.
-pub fn to_claim_key<const A: usize>(bytes: &[u8]) -> FullNatKey<A> {
-    FullNatKey {
-        server: array(&bytes[..A]),
-        own: array(&bytes[A..2 * A]),
-        server_port: array(&bytes[2 * A..2 * A + 2]),
-        own_port: array(&bytes[2 * A + 2..2 * A + 4]),
-        protocol: bytes[2 * A + 4],
-        pad: array(&bytes[2 * A + 5..]),
-    }
-}
-
-/// Value of `FULLNAT*`.
-pub fn claim_value<const A: usize, const N: usize>(value: &FullNatValue<A>) -> [u8; N] {
-    array(
-        &[
-            &value.data.0.to_le_bytes()[..],
-            &value.client,
-            &value.vip,
-            &value.client_port,
-            &value.vip_port,
-            &value.pad,
-        ]
-        .concat(),
-    )
-}
-
-/// [`claim_value`] undone.
-pub fn to_claim_value<const A: usize>(bytes: &[u8]) -> FullNatValue<A> {
-    let (data, rest) = bytes.split_at(8);
-    FullNatValue {
-        data: FlowData(u64::from_le_bytes(array(data))),
-        client: array(&rest[..A]),
-        vip: array(&rest[A..2 * A]),
-        client_port: array(&rest[2 * A..2 * A + 2]),
-        vip_port: array(&rest[2 * A + 2..2 * A + 4]),
-        pad: array(&rest[2 * A + 4..]),
+/// The claim in a slot of `FULLNAT*`; `A` is the length of the family's addresses.
+pub fn to_claim<const A: usize>(words: &[u64]) -> Claim {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let port = |at: usize| u16::from_le_bytes(array(&bytes[at..at + 2]));
+    let end = |number: usize, port| {
+        let at = 16 + number * A;
+        let address = &bytes[at..at + A];
+        let ip = if A == 4 {
+            IpAddr::from(array::<4>(address))
+        } else {
+            IpAddr::from(array::<16>(address))
+        };
+        SocketAddr::new(ip, port)
+    };
+    let last = 16 + 4 * A;
+    Claim {
+        server: end(0, port(2)),
+        own: end(1, port(0)),
+        client: end(2, port(last)),
+        vip: end(3, port(last + 2)),
+        protocol: bytes[4],
+        data: ClaimData(words[1]),
     }
 }
 

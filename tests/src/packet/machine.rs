@@ -5,12 +5,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use sluice_abi::{
-    BUCKET_ENTRIES, DropReason, FarEnd, FlowData, FlowState, FullNatKey, FullNatValue, Stat,
-};
+use sluice_abi::{BUCKET_ENTRIES, DropReason, FarEnd, FlowData, FlowState, Stat};
 use sluice_packet::Verdict;
 
-use super::{layout, setup::Setup};
+use super::{
+    layout,
+    setup::{Claim, Setup},
+};
 
 /// The programs of the object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -81,8 +82,6 @@ pub trait Machine {
     fn reset(&mut self, setup: &Setup) -> anyhow::Result<()>;
     /// Changes what the agent writes, as it would under traffic: flows, claims and counters stay.
     fn configure(&mut self, setup: &Setup) -> anyhow::Result<()>;
-    /// Frees all FullNAT ports, as the agent's sweep does with those of flows that are over.
-    fn free_ports(&mut self) -> anyhow::Result<()>;
     /// Runs one packet.
     fn run(&mut self, input: &Input<'_>) -> anyhow::Result<Output>;
     /// Tables that packets have written.
@@ -91,22 +90,22 @@ pub trait Machine {
 
 /// The tables that packets write, of one family.
 #[derive(Clone, PartialEq, Debug)]
-pub struct FamilyState<const A: usize> {
+pub struct FamilyState {
     /// Words of the flow table's buckets.
     pub flows: Vec<Vec<u64>>,
     /// Words of the half-open table's buckets.
     pub half_open: Vec<Vec<u64>>,
-    /// Claims.
-    pub claims: BTreeMap<FullNatKey<A>, FullNatValue<A>>,
+    /// Slots of claims that are not free, by index.
+    pub claims: BTreeMap<u32, Vec<u64>>,
 }
 
 /// Everything that packets write. Counters that are 0 are left out.
 #[derive(Clone, PartialEq, Debug)]
 pub struct State {
     /// IPv4.
-    pub v4: FamilyState<4>,
+    pub v4: FamilyState,
     /// IPv6.
-    pub v6: FamilyState<16>,
+    pub v6: FamilyState,
     /// Packets, bytes, flows, reply packets and reply bytes by server id.
     pub counters: BTreeMap<u32, [u64; 5]>,
     /// Packets by reason.
@@ -115,8 +114,8 @@ pub struct State {
     pub stats: BTreeMap<Stat, u64>,
     /// `NEXT_HOPS`, words other than 0.
     pub next_hops: BTreeMap<u32, u64>,
-    /// The word `HalfOpenPorts` of `CONFIG`.
-    pub half_open_ports: u64,
+    /// `NEW_FLOWS`, words other than 0.
+    pub new_flows: BTreeMap<u32, u64>,
 }
 
 /// Which table an entry was found in.
@@ -170,6 +169,15 @@ impl State {
             .filter(|(id, _)| *id == wanted)
             .map(|(_, entry)| entry)
             .min_by_key(|entry| entry.table)
+    }
+
+    /// All claims.
+    pub fn claims(&self) -> Vec<Claim> {
+        let v4 = self.v4.claims.values();
+        let v4 = v4.map(|words| layout::to_claim::<4>(words));
+        let v6 = self.v6.claims.values();
+        v4.chain(v6.map(|words| layout::to_claim::<16>(words)))
+            .collect()
     }
 
     /// Number of events.

@@ -21,19 +21,13 @@ use super::{
 pub(super) type Hash<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
 pub(super) type Contents<const K: usize, const V: usize> = BTreeMap<[u8; K], [u8; V]>;
 
-/// The maps of one family; the parameters are sizes of addresses, keys and values.
-pub(super) struct KernelFamily<
-    const A: usize,
-    const E: usize,
-    const CK: usize,
-    const CV: usize,
-    const B: usize,
-> {
+/// The maps of one family; the parameters are sizes of addresses, keys, and buckets of flows or slots of claims.
+pub(super) struct KernelFamily<const A: usize, const E: usize, const B: usize> {
     vips: Hash<E, 8>,
     replies: Hash<E, 4>,
     locals: Hash<E, 4>,
     peer_nets: LpmTrie<MapData, [u8; A], u32>,
-    claims: Hash<CK, CV>,
+    claims: Array<MapData, [u8; B]>,
     flows: Array<MapData, [u8; B]>,
     half_open: Array<MapData, [u8; B]>,
 }
@@ -69,9 +63,7 @@ pub(super) fn per_cpu<V: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<PerCpu
     PerCpuArray::try_from(map).with_context(|| format!("layout of map {name}"))
 }
 
-impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: usize>
-    KernelFamily<A, E, CK, CV, B>
-{
+impl<const A: usize, const E: usize, const B: usize> KernelFamily<A, E, B> {
     pub(super) fn take(ebpf: &mut Ebpf, version: u8) -> Result<Self> {
         let name = |map: &str| format!("{map}{version}");
         Ok(Self {
@@ -79,7 +71,7 @@ impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: 
             replies: hash(ebpf, &name("REPLIES"))?,
             locals: hash(ebpf, &name("LOCALS"))?,
             peer_nets: trie(ebpf, &name("PEER_NETS"))?,
-            claims: hash(ebpf, &name("FULLNAT"))?,
+            claims: map_array(ebpf, &name("FULLNAT"))?,
             flows: map_array(ebpf, &name("FLOWS"))?,
             half_open: map_array(ebpf, &name("HALF"))?,
         })
@@ -116,33 +108,28 @@ impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: 
         Ok(())
     }
 
-    pub(super) fn free_ports(&mut self) -> Result<()> {
-        let claimed: Vec<[u8; CK]> = self.claims.keys().collect::<Result<_, _>>()?;
-        for key in claimed {
-            self.claims.remove(&key)?;
-        }
-        Ok(())
-    }
-
     /// Empties the flow tables, and puts the first claims in.
-    pub(super) fn begin(&mut self, setup: &Family<A>) -> Result<()> {
+    pub(super) fn begin(&mut self, setup: &Family<A>, seed: u64) -> Result<()> {
         for (table, size) in [
             (&mut self.flows, sizes::FLOWS),
             (&mut self.half_open, sizes::HALF_OPEN),
+            (&mut self.claims, sizes::CLAIMS),
         ] {
-            for bucket in 0..size {
+            for bucket in 0..size.min(table.len()) {
                 table.set(bucket, [0; B], 0)?;
             }
         }
-        self.free_ports()?;
-        for (key, value) in &setup.claims {
-            self.claims
-                .insert(layout::claim_key(key), layout::claim_value(value), 0)?;
+        for claim in &setup.claims {
+            let (hash, words) = layout::claim::<A>(claim, seed);
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let slot = hash % sizes::CLAIMS;
+            self.claims.set(slot, layout::array::<B>(&bytes), 0)?;
         }
         Ok(())
     }
 
-    pub(super) fn state(&self) -> Result<FamilyState<A>> {
+    /// What packets have written; the slots of claims only if there may be any.
+    pub(super) fn state(&self, has_claims: bool) -> Result<FamilyState> {
         let words = |table: &Array<MapData, [u8; B]>| -> Result<Vec<Vec<u64>>> {
             let mut buckets = Vec::new();
             for bucket in table.iter() {
@@ -156,15 +143,16 @@ impl<const A: usize, const E: usize, const CK: usize, const CV: usize, const B: 
             }
             Ok(buckets)
         };
-        let mut claims = BTreeMap::new();
-        for claim in &self.claims {
-            let (key, value) = claim?;
-            claims.insert(layout::to_claim_key(&key), layout::to_claim_value(&value));
-        }
+        let slots = if has_claims {
+            words(&self.claims)?
+        } else {
+            Vec::new()
+        };
+        let claims = (0..).zip(slots);
         Ok(FamilyState {
             flows: words(&self.flows)?,
             half_open: words(&self.half_open)?,
-            claims,
+            claims: claims.filter(|(_, slot)| slot[0] != 0).collect(),
         })
     }
 }

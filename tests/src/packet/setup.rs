@@ -6,9 +6,9 @@ use std::{
 };
 
 use sluice_abi::{
-    ConfigWord, FIRST_REPLY_INDEX, FarEnd, FlowData, ForwardingMode, FullNatKey, FullNatValue,
-    Head, HeadPool, LocalKey, MacKey, Path, PortKey, PrefixKey, RingWord, SHARE_WHOLE, ServerFacts,
-    ServerRecord, ServerWord, Timeouts, VipWord, mac_number,
+    ClaimData, ConfigWord, FIRST_REPLY_INDEX, FarEnd, FlowClock, ForwardingMode, Head, HeadPool,
+    LocalKey, MacKey, Path, PortKey, PrefixKey, RingWord, SHARE_WHOLE, ServerFacts, ServerRecord,
+    ServerWord, Timeouts, VipWord, mac_number,
 };
 use sluice_packet::Route;
 
@@ -30,8 +30,10 @@ pub mod sizes {
     pub const FLOWS: u32 = 8;
     /// Buckets of each half-open table.
     pub const HALF_OPEN: u32 = 4;
-    /// Entries of each FullNAT table.
-    pub const CLAIMS: u32 = 4096;
+    /// Slots of each FullNAT table.
+    pub const CLAIMS: u32 = 512;
+    /// Words of `NEW_FLOWS` that VIP ports of tests have.
+    pub const NEW_FLOWS: u32 = 256;
     /// Entries of each of the other hashes.
     pub const HASHES: u32 = 256;
 }
@@ -50,8 +52,8 @@ pub struct Family<const A: usize> {
     pub locals: BTreeMap<LocalKey<A>, u32>,
     /// `PEER_NETS*`.
     pub peer_nets: BTreeSet<PrefixKey<A>>,
-    /// `FULLNAT*`, before the first packet.
-    pub claims: BTreeMap<FullNatKey<A>, FullNatValue<A>>,
+    /// Claims that are in `FULLNAT*` before the first packet.
+    pub claims: Vec<Claim>,
     /// The routing table, by destination address.
     pub routes: BTreeMap<[u8; A], Route>,
 }
@@ -63,7 +65,7 @@ impl<const A: usize> Default for Family<A> {
             replies: BTreeMap::new(),
             locals: BTreeMap::new(),
             peer_nets: BTreeSet::new(),
-            claims: BTreeMap::new(),
+            claims: Vec::new(),
             routes: BTreeMap::new(),
         }
     }
@@ -92,6 +94,26 @@ pub struct Setup {
     pub servers: BTreeMap<u32, ServerWord>,
     /// `RECORDS`.
     pub records: BTreeMap<u32, ServerRecord>,
+}
+
+/// When a claim was written that never expires: after all packets of tests.
+pub const ALWAYS_FRESH: FlowClock = FlowClock(1 << 30);
+
+/// A FullNAT claim.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Claim {
+    /// The server.
+    pub server: SocketAddr,
+    /// The director's own address and the claimed port.
+    pub own: SocketAddr,
+    /// The client.
+    pub client: SocketAddr,
+    /// Where it connected to.
+    pub vip: SocketAddr,
+    /// [`sluice_abi::TCP`] or [`sluice_abi::UDP`].
+    pub protocol: u8,
+    /// Server, state and time.
+    pub data: ClaimData,
 }
 
 /// A port of a virtual server in a [`Setup`].
@@ -208,16 +230,23 @@ pub fn address_field(address: IpAddr) -> [u8; 16] {
 }
 
 impl Setup {
-    /// Tables of a director that knows nothing but its own Ethernet address; half-open flows may hold 1000 FullNAT ports.
+    /// Tables of a director that knows nothing but its own Ethernet address; a VIP port may begin 5000 FullNAT
+    /// flows at once, and 1000 in a second.
     pub fn director() -> Self {
         let mut setup = Self::default();
         setup.config(ConfigWord::AbiVersion, sluice_abi::ABI_VERSION);
         setup.config(ConfigWord::FlowSeed, 0x5eed_5eed_5eed_5eed);
-        setup.config(ConfigWord::HalfOpenPortLimit, 1000);
+        setup.config(ConfigWord::NewFlowInterval, 1_000_000);
         setup.config(ConfigWord::HalfOpenTimeouts, Timeouts::HALF_OPEN.0);
         setup.config(ConfigWord::EstablishedTimeouts, Timeouts::ESTABLISHED.0);
         setup.own_mac(DIRECTOR_MAC);
         setup
+    }
+
+    /// The flow tables' seed.
+    pub fn seed(&self) -> u64 {
+        let seed = self.config.get(&(ConfigWord::FlowSeed as u32));
+        seed.copied().unwrap_or(0)
     }
 
     /// Sets a word of `CONFIG`.
@@ -410,60 +439,13 @@ impl Setup {
     }
 
     /// Puts a claim into `FULLNAT*` as if a flow had made it.
-    pub fn claim(
-        &mut self,
-        server: SocketAddr,
-        own: SocketAddr,
-        client: SocketAddr,
-        vip: SocketAddr,
-        protocol: u8,
-        data: FlowData,
-    ) {
-        match (server.ip(), own.ip(), client.ip(), vip.ip()) {
-            (IpAddr::V4(s), IpAddr::V4(o), IpAddr::V4(c), IpAddr::V4(v)) => {
-                let (s, o, c, v) = (s.octets(), o.octets(), c.octets(), v.octets());
-                let ports = [server, own, client, vip].map(|address| address.port());
-                let (key, value) = claim(s, o, c, v, ports, protocol, data);
-                self.v4.claims.insert(key, value);
-            }
-            (IpAddr::V6(s), IpAddr::V6(o), IpAddr::V6(c), IpAddr::V6(v)) => {
-                let (s, o, c, v) = (s.octets(), o.octets(), c.octets(), v.octets());
-                let ports = [server, own, client, vip].map(|address| address.port());
-                let (key, value) = claim(s, o, c, v, ports, protocol, data);
-                self.v6.claims.insert(key, value);
-            }
-            _ => unreachable!("a claim is of one family"),
+    pub fn claim(&mut self, claim: Claim) {
+        if claim.own.is_ipv4() {
+            self.v4.claims.push(claim);
+        } else {
+            self.v6.claims.push(claim);
         }
     }
-}
-
-fn claim<const A: usize>(
-    server: [u8; A],
-    own: [u8; A],
-    client: [u8; A],
-    vip: [u8; A],
-    ports: [u16; 4],
-    protocol: u8,
-    data: FlowData,
-) -> (FullNatKey<A>, FullNatValue<A>) {
-    let [server_port, own_port, client_port, vip_port] = ports.map(u16::to_be_bytes);
-    let key = FullNatKey {
-        server,
-        own,
-        server_port,
-        own_port,
-        protocol,
-        pad: [0; 3],
-    };
-    let value = FullNatValue {
-        data,
-        client,
-        vip,
-        client_port,
-        vip_port,
-        pad: [0; 4],
-    };
-    (key, value)
 }
 
 /// Keys are counted from 1: 0 means none everywhere.

@@ -40,6 +40,15 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// The entry with this data; `None` if no known state is stored.
+    #[inline(always)]
+    pub(crate) fn of(data: FlowData) -> Option<Self> {
+        Some(Self {
+            data,
+            state: data.state()?,
+        })
+    }
+
     #[inline(always)]
     pub(crate) fn table(&self) -> Table {
         Table::of(self.state)

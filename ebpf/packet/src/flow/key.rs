@@ -45,8 +45,9 @@ impl<const A: usize> Key<A> {
     }
 }
 
+/// Four bytes of an address as a number, the first the lowest.
 #[inline(always)]
-fn u32_at<const A: usize>(bytes: &[u8; A], at: usize) -> u32 {
+pub(crate) fn u32_at<const A: usize>(bytes: &[u8; A], at: usize) -> u32 {
     if at + 3 < A {
         u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
     } else {

@@ -7,7 +7,7 @@ use super::{Net, forwarded, nets};
 use crate::packet::{
     case::Case,
     checksum::is_valid,
-    frame::{ACK, Checksum, DIRECTOR_MAC, Frame, SERVER_MAC, tcp, udp},
+    frame::{Checksum, DIRECTOR_MAC, Frame, SERVER_MAC, SYN, tcp, udp},
     machine::Program,
     setup::{Server, Setup},
 };
@@ -68,7 +68,7 @@ fn field(frame: &Frame) -> u16 {
 fn every_value(net: &Net, mode: ForwardingMode, protocol: u8) -> Case {
     let setup = nat_setup(net, mode, protocol);
     let frame = if protocol == TCP {
-        tcp(net.client, net.vip, ACK)
+        tcp(net.client, net.vip, SYN)
     } else {
         udp(net.client, net.vip)
     };
@@ -104,7 +104,7 @@ fn no_checksum(net: &Net, mode: ForwardingMode) -> Case {
 /// A damaged packet must not be repaired: the server has to see that it is damaged.
 fn wrong_stays_wrong(net: &Net, mode: ForwardingMode) -> Case {
     let setup = nat_setup(net, mode, TCP);
-    let frame = tcp(net.client, net.vip, ACK);
+    let frame = tcp(net.client, net.vip, SYN);
     let right_before = field(&frame);
     let right_after = field(&rewritten(net, mode, &frame));
     let error = 0x0102;
@@ -158,7 +158,7 @@ fn ip_header() -> Case {
     let net = nets()[0];
     let setup = nat_setup(&net, ForwardingMode::Nat, TCP);
     let mut case = Case::new("IPv4 header checksums", setup);
-    let frame = tcp(net.client, net.vip, ACK);
+    let frame = tcp(net.client, net.vip, SYN);
     let header = |frame: &Frame| u16::from_be_bytes([frame.bytes()[24], frame.bytes()[25]]);
     for wanted in [0x0000_u16, 0x0001, 0x00ff, 0x0100, 0xfeff, 0xff00, 0xfffe] {
         for after in [false, true] {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use sluice_abi::{
-    ConfigWord, DropReason, FULLNAT_PORT_MIN, FlowClock, FlowData, FlowState, ForwardingMode, Path,
-    RingWord, ServerWord, TCP, UDP, VipWord,
+    ClaimData, ClaimState, ConfigWord, DropReason, FULLNAT_PORT_MIN, ForwardingMode, Path,
+    RingWord, ServerWord, Stat, TCP, UDP, VipWord,
 };
 use sluice_packet::{Route, Verdict};
 
@@ -13,7 +13,7 @@ use crate::packet::{
     case::Case,
     frame::{ACK, DIRECTOR_MAC, Frame, MORE_FRAGMENTS, SERVER_MAC, SYN, tcp, transport, udp},
     machine::Program,
-    setup::{IFINDEX, Server, Setup, VipPort},
+    setup::{ALWAYS_FRESH, Claim, IFINDEX, Server, Setup, VipPort},
 };
 
 /// The cases of this module.
@@ -287,10 +287,16 @@ fn no_virtual_server(net: &Net) -> Case {
 /// tries meet the first 13 ports.
 fn no_port(net: &Net) -> Case {
     let (mut setup, ..) = setup_with(net, ForwardingMode::FullNat, TCP);
-    let taken = FlowData::new(1, 1, FlowState::Established, FlowClock(0), 0);
+    let data = ClaimData::new(1, 1, ClaimState::Established, ALWAYS_FRESH);
     for port in FULLNAT_PORT_MIN..FULLNAT_PORT_MIN + 13 {
-        let own = SocketAddr::new(net.own, port);
-        setup.claim(net.server, own, net.other_client, net.vip, TCP, taken);
+        setup.claim(Claim {
+            server: net.server,
+            own: SocketAddr::new(net.own, port),
+            client: net.other_client,
+            vip: net.vip,
+            protocol: TCP,
+            data,
+        });
     }
     let frame = tcp(net.client, net.vip, SYN);
     // 0x8000 is the middle of the range: 4096 + (0x8000 * 25904 >> 16) = 17048.
@@ -301,31 +307,51 @@ fn no_port(net: &Net) -> Case {
         .drops(Program::Xdp, &frame, DropReason::NoPort)
         .random(0x8000)
         .xdp(&frame, Verdict::Tx, &expected)
-        .check("one port was claimed", |state| state.half_open_ports == 1)
+        .check("one port was claimed", |state| {
+            state.stat(Stat::PortClaimed) == 1
+        })
 }
 
+/// A VIP port may begin two flows at once, and one in four seconds. Another one is not concerned, and a flow that is
+/// confirmed does not count.
 fn half_open_limit(net: &Net) -> Case {
     let (mut setup, ..) = setup_with(net, ForwardingMode::FullNat, UDP);
-    setup.config(ConfigWord::HalfOpenPortLimit, 1);
-    let (one, two) = (udp(net.client, net.vip), udp(net.other_client, net.vip));
-    let translated = super::at_server(net, ForwardingMode::FullNat, &one);
+    let other_vip = SocketAddr::new(net.vip.ip(), net.vip.port() + 1);
+    let other = setup.virtual_server(other_vip, UDP);
+    let server = Server::new(ForwardingMode::FullNat, net.server, net.own);
+    setup.only_server(&other, &server);
+    setup.config(ConfigWord::NewFlowInterval, 4_000_000_000);
+    let client = |n| SocketAddr::new(net.client.ip(), net.client.port() + n);
+    let flow = |n, port| {
+        let frame = udp(client(n), net.vip);
+        let translated = forwarded(&frame)
+            .to(net.server)
+            .from(SocketAddr::new(net.own, port));
+        (frame, translated)
+    };
+    // The middle of the range, and ports that lie behind it.
+    let (one, two, three, four) = (
+        flow(1, FULLNAT_PORT_MIN),
+        flow(2, 17_048),
+        flow(3, 17_049),
+        flow(4, 17_050),
+    );
+    let elsewhere = udp(client(5), other_vip);
+    let elsewhere_translated = forwarded(&elsewhere)
+        .to(net.server)
+        .from(SocketAddr::new(net.own, 17_049));
     Case::new(format!("{} half-open limit", net.family), setup)
-        .xdp(&one, Verdict::Tx, &translated)
-        .drops(Program::Xdp, &two, DropReason::HalfOpenLimit)
-        .xdp(&one, Verdict::Tx, &translated)
-        .after_seconds(2)
-        .xdp(&one, Verdict::Tx, &translated)
-        .check("the confirmed flow's port is no half-open one", |state| {
-            state.half_open_ports == 0
-        })
+        .xdp(&one.0, Verdict::Tx, &one.1)
         .random(0x8000)
-        .xdp(
-            &two,
-            Verdict::Tx,
-            &forwarded(&two)
-                .to(net.server)
-                .from(SocketAddr::new(net.own, 17_048)),
-        )
+        .xdp(&two.0, Verdict::Tx, &two.1)
+        .drops(Program::Xdp, &three.0, DropReason::HalfOpenLimit)
+        .xdp(&elsewhere, Verdict::Tx, &elsewhere_translated)
+        .xdp(&one.0, Verdict::Tx, &one.1)
+        .after_seconds(2)
+        .drops(Program::Xdp, &three.0, DropReason::HalfOpenLimit)
+        .xdp(&one.0, Verdict::Tx, &one.1)
+        .xdp(&four.0, Verdict::Tx, &four.1)
+        .drops(Program::Xdp, &three.0, DropReason::HalfOpenLimit)
 }
 
 /// NAT: one server of two virtual servers cannot tell two connections from one client port apart.

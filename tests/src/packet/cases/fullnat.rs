@@ -1,16 +1,18 @@
-//! FullNAT's ports: claimed by new flows, followed both ways, given up.
+//! FullNAT's ports: claimed by new flows, followed both ways, taken over.
 
 use std::net::SocketAddr;
 
-use sluice_abi::{FULLNAT_PORT_MIN, FlowState, ForwardingMode, Stat, TCP, UDP};
+use sluice_abi::{
+    ClaimData, ClaimState, DropReason, FULLNAT_PORT_MIN, ForwardingMode, Stat, TCP, UDP,
+};
 use sluice_packet::{Route, Verdict};
 
 use super::{Net, forwarded, nets};
 use crate::packet::{
     case::Case,
-    frame::{ACK, DIRECTOR_MAC, FIN, Frame, ROUTER_MAC, SERVER_MAC, SYN, tcp, udp},
+    frame::{ACK, DIRECTOR_MAC, FIN, Frame, ROUTER_MAC, RST, SERVER_MAC, SYN, tcp, udp},
     machine::{Program, State},
-    setup::{IFINDEX, Server, Setup},
+    setup::{ALWAYS_FRESH, Claim, IFINDEX, Server, Setup},
 };
 
 /// The cases of this module.
@@ -20,7 +22,12 @@ pub fn cases() -> Vec<Case> {
         cases.extend([
             one_source_port(&net),
             claim_follows(&net),
-            claim_freed(&net),
+            free_after_both_fins(&net),
+            servers_that_wait_come_last(&net),
+            resets_free_nothing(&net),
+            half_open_flows_give_way(&net),
+            strays_claim_nothing(&net),
+            an_hour_without_an_agent(&net),
             kept_after_the_server_is_gone(&net),
             replies_keep_the_port(&net),
             two_protocols(&net),
@@ -74,12 +81,15 @@ fn answer(net: &Net, request: &Frame, at_server: &Frame, flags: u8) -> (Frame, F
     (reply, restored)
 }
 
-fn claims(state: &State) -> Vec<(u16, Option<FlowState>)> {
-    let v4 = state.v4.claims.values().map(|claim| claim.data);
-    let v6 = state.v6.claims.values().map(|claim| claim.data);
-    v4.chain(v6)
-        .map(|data| (data.port(), data.state()))
+fn claims(state: &State) -> Vec<(u16, Option<ClaimState>)> {
+    let claims = state.claims().into_iter();
+    claims
+        .map(|claim| (claim.own.port(), claim.data.state()))
         .collect()
+}
+
+fn has(port: u16, claim: ClaimState) -> impl Fn(&State) -> bool {
+    move |state| claims(state).contains(&(port, Some(claim)))
 }
 
 /// Two clients with one source port get a port each, even when chance points both at the same one, and the answers come
@@ -102,7 +112,8 @@ fn one_source_port(net: &Net) -> Case {
     .xdp(&two.flags(ACK), Verdict::Tx, &two_at_server.flags(ACK))
     .xdp(&one.flags(ACK), Verdict::Tx, &one_at_server.flags(ACK))
     .check("two ports", |state| {
-        state.stat(Stat::PortClaimed) == 2 && state.half_open_ports == 0
+        let is_open = |(_, state)| state == Some(ClaimState::Established);
+        state.stat(Stat::PortClaimed) == 2 && claims(state).into_iter().all(is_open)
     })
     // The port next to those claimed belongs to nobody.
     .passes(
@@ -130,55 +141,197 @@ fn replies_keep_the_port(net: &Net) -> Case {
         .check("one port", |state| state.stat(Stat::PortClaimed) == 1)
 }
 
-/// The claim goes through the flow's states, whichever side's packets say so.
-fn claim_follows(net: &Net) -> Case {
-    let request = tcp(net.client, net.vip, SYN);
-    let at_server = from_port(net, &request, FULLNAT_PORT_MIN);
-    let is = |expected| move |state: &State| claims(state) == [(FULLNAT_PORT_MIN, Some(expected))];
-    let (reply, restored) = answer(net, &request, &at_server, SYN | ACK);
-    Case::new(
-        format!("{} a claim's states", net.family),
-        setup_with(net, &[TCP]),
-    )
-    .xdp(&request, Verdict::Tx, &at_server)
-    .check("SYN", is(FlowState::Syn))
-    .check("a half-open port", |state| state.half_open_ports == 1)
-    .xdp(&reply, Verdict::Tx, &restored)
-    .check("a reply confirms nothing", is(FlowState::Syn))
-    .xdp(
-        &request.clone().flags(ACK),
-        Verdict::Tx,
-        &at_server.clone().flags(ACK),
-    )
-    .check("established", is(FlowState::Established))
-    .check("no half-open port", |state| state.half_open_ports == 0)
-    .after_seconds(10)
-    .xdp(
-        &reply.flags(FIN | ACK),
-        Verdict::Tx,
-        &restored.flags(FIN | ACK),
-    )
-    .check("closing", is(FlowState::Closing))
+/// A connection: what comes from the client, and from its server.
+struct Connection {
+    request: Frame,
+    at_server: Frame,
+    reply: Frame,
+    restored: Frame,
 }
 
-/// The sweep freed the port of a flow that had been quiet: the flow gets another one instead of sending from a port that
-/// someone else may hold by now.
-fn claim_freed(net: &Net) -> Case {
-    let request = tcp(net.client, net.vip, SYN);
-    let at_server = from_port(net, &request, FULLNAT_PORT_MIN);
-    let ack = request.clone().flags(ACK);
-    Case::new(
-        format!("{} a freed port", net.family),
+impl Connection {
+    fn new(net: &Net, client: SocketAddr, port: u16) -> Self {
+        let request = tcp(client, net.vip, SYN);
+        let at_server = from_port(net, &request, port);
+        let (reply, restored) = answer(net, &request, &at_server, SYN | ACK);
+        Self {
+            request,
+            at_server,
+            reply,
+            restored,
+        }
+    }
+
+    fn client(&self, case: Case, flags: u8) -> Case {
+        let request = self.request.clone().flags(flags);
+        case.xdp(&request, Verdict::Tx, &self.at_server.clone().flags(flags))
+    }
+
+    fn server(&self, case: Case, flags: u8) -> Case {
+        let reply = self.reply.clone().flags(flags);
+        case.xdp(&reply, Verdict::Tx, &self.restored.clone().flags(flags))
+    }
+
+    fn open(&self, mut case: Case) -> Case {
+        case = self.client(case, SYN);
+        case = self.server(case, SYN | ACK);
+        self.client(case, ACK)
+    }
+}
+
+/// All ports that a connection from `net.other_client` tries with a random number of 0 are held, but for the first.
+fn one_port_left(net: &Net) -> Setup {
+    let mut setup = setup_with(net, &[TCP]);
+    for port in FULLNAT_PORT_MIN + 1..FULLNAT_PORT_MIN + 13 {
+        setup.claim(Claim {
+            server: net.server,
+            own: SocketAddr::new(net.own, port),
+            client: net.client,
+            vip: net.vip,
+            protocol: TCP,
+            data: ClaimData::new(1, 1, ClaimState::Established, ALWAYS_FRESH),
+        });
+    }
+    setup
+}
+
+/// The claim goes through the flow's states, whichever side's packets say so.
+fn claim_follows(net: &Net) -> Case {
+    let connection = Connection::new(net, net.client, FULLNAT_PORT_MIN);
+    let is = |expected| has(FULLNAT_PORT_MIN, expected);
+    let mut case = Case::new(
+        format!("{} a claim's states", net.family),
         setup_with(net, &[TCP]),
+    );
+    case = connection.client(case, SYN);
+    case = case.check("SYN", is(ClaimState::HalfOpen));
+    case = connection.server(case, SYN | ACK);
+    case = case.check("a reply confirms nothing", is(ClaimState::HalfOpen));
+    case = connection.client(case, ACK);
+    case = case
+        .check("open", is(ClaimState::Established))
+        .after_seconds(10);
+    case = connection.server(case, FIN | ACK);
+    case = case.check("the server ended", is(ClaimState::ServerEnded));
+    case = connection.server(case, FIN | ACK);
+    case = case.check("a FIN sent again", is(ClaimState::ServerEnded));
+    case = connection.client(case, FIN | ACK);
+    case.check("the server waits", is(ClaimState::ServerWaits))
+}
+
+/// A port is free a second or two after both FINs, and packets that come late are translated until then.
+fn free_after_both_fins(net: &Net) -> Case {
+    let connection = Connection::new(net, net.client, FULLNAT_PORT_MIN);
+    let other = Connection::new(net, net.other_client, FULLNAT_PORT_MIN);
+    let mut case = Case::new(
+        format!("{} a port after both FINs", net.family),
+        one_port_left(net),
+    );
+    case = connection.open(case);
+    case = connection.client(case, FIN | ACK);
+    case = connection.server(case, FIN | ACK);
+    case = case.check("over", has(FULLNAT_PORT_MIN, ClaimState::OverForServer));
+    case = connection.client(case, ACK);
+    case = case.after_seconds(1);
+    case = case.drops(Program::Xdp, &other.request, DropReason::NoPort);
+    case = connection.server(case, FIN | ACK);
+    case = connection.client(case, ACK);
+    case = case.after_seconds(3);
+    case = other.open(case);
+    // The old connection's packets are nobody's now.
+    case.drops(
+        Program::Xdp,
+        &connection.request.flags(ACK),
+        DropReason::NoFlow,
     )
-    .xdp(&request, Verdict::Tx, &at_server)
-    .xdp(&ack, Verdict::Tx, &at_server.clone().flags(ACK))
-    .free_ports()
-    .after_seconds(10)
-    .random(0x8000)
-    .xdp(&ack, Verdict::Tx, &from_port(net, &ack, 17_048))
-    .check("another claim", |state| {
-        claims(state) == [(17_048, Some(FlowState::Unconfirmed))]
+}
+
+/// Where the server closed first it waits: another port comes first, and the one that ended first before others.
+fn servers_that_wait_come_last(net: &Net) -> Case {
+    let first = Connection::new(net, net.client, FULLNAT_PORT_MIN);
+    // Of 8 tries with a random number of 0 three meet each of the first two ports.
+    let second = SocketAddr::new(net.client.ip(), net.client.port() + 1);
+    let second = Connection::new(net, second, FULLNAT_PORT_MIN + 1);
+    let third = Connection::new(net, net.other_client, FULLNAT_PORT_MIN + 2);
+    let other = |n| SocketAddr::new(net.other_client.ip(), net.other_client.port() + n);
+    let mut case = Case::new(
+        format!("{} servers that wait", net.family),
+        setup_with(net, &[TCP]),
+    );
+    for connection in [&first, &second] {
+        case = connection.open(case);
+        case = connection.server(case, FIN | ACK);
+        case = connection.client(case, FIN | ACK).after_seconds(1);
+    }
+    case = case.after_seconds(4);
+    case = third.open(case);
+    case = Connection::new(net, other(1), FULLNAT_PORT_MIN).client(case, SYN);
+    case = Connection::new(net, other(2), FULLNAT_PORT_MIN + 1).client(case, SYN);
+    case.after_seconds(1)
+}
+
+/// A reset, which may be forged, frees nothing while packets follow.
+fn resets_free_nothing(net: &Net) -> Case {
+    let connection = Connection::new(net, net.client, FULLNAT_PORT_MIN);
+    let other = Connection::new(net, net.other_client, FULLNAT_PORT_MIN);
+    let mut case = Case::new(format!("{} resets", net.family), one_port_left(net));
+    case = connection.open(case);
+    case = connection.client(case, RST);
+    for _ in 0..4 {
+        case = case.after_seconds(6);
+        case = case.drops(Program::Xdp, &other.request, DropReason::NoPort);
+        case = connection.client(case, ACK);
+        case = connection.server(case, ACK);
+    }
+    other.client(case.after_seconds(10), SYN)
+}
+
+/// A half-open flow gives its port up after five seconds, if another one wants it. Its client's next SYN claims another
+/// port, and any other packet of it none.
+fn half_open_flows_give_way(net: &Net) -> Case {
+    let slow = Connection::new(net, net.client, FULLNAT_PORT_MIN);
+    let other = Connection::new(net, net.other_client, FULLNAT_PORT_MIN);
+    let mut case = Case::new(
+        format!("{} half-open flows give way", net.family),
+        one_port_left(net),
+    );
+    case = slow.client(case, SYN).after_seconds(4);
+    case = case.drops(Program::Xdp, &other.request, DropReason::NoPort);
+    case = case.after_seconds(2);
+    // Nobody has wanted it yet.
+    case = slow.client(case, SYN);
+    case = slow.server(case, SYN | ACK);
+    case = other.open(case);
+    case = case.drops(
+        Program::Xdp,
+        &slow.request.clone().flags(ACK),
+        DropReason::NoFlow,
+    );
+    Connection::new(net, net.client, 17_048).open(case.random(0x8000))
+}
+
+/// Packets of no known connection claim nothing.
+fn strays_claim_nothing(net: &Net) -> Case {
+    let mut case = Case::new(format!("{} strays", net.family), setup_with(net, &[TCP]));
+    for flags in [ACK, RST, RST | ACK, FIN | ACK, SYN | ACK] {
+        let stray = tcp(net.client, net.vip, flags);
+        case = case.drops(Program::Xdp, &stray, DropReason::NoFlow);
+    }
+    case.check("no claim", |state| state.claims().is_empty())
+}
+
+/// Without an agent, flows come and go in one port for an hour: packets alone free it.
+fn an_hour_without_an_agent(net: &Net) -> Case {
+    let mut case = Case::new(format!("{} an hour alone", net.family), one_port_left(net));
+    for n in 0..120 {
+        let client = SocketAddr::new(net.client.ip(), 2000 + n);
+        let connection = Connection::new(net, client, FULLNAT_PORT_MIN);
+        case = connection.open(case);
+        case = connection.client(case, FIN | ACK);
+        case = connection.server(case, FIN | ACK).after_seconds(30);
+    }
+    case.check("a port for each", |state| {
+        state.stat(Stat::PortClaimed) == 120
     })
 }
 

@@ -1,8 +1,8 @@
 //! Random packets: to virtual servers, back from servers, through tunnels, damaged in every way, and unrelated ones.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use sluice_abi::{ForwardingMode, FullNatKey, TCP, UDP};
+use sluice_abi::{ForwardingMode, TCP, UDP};
 
 use super::{
     Rng, Target, World,
@@ -87,9 +87,10 @@ impl Traffic {
             Some((target, server, client))
         };
         self.ways_back = flows.filter_map(way_back).collect();
-        let v4 = state.v4.claims.keys().map(ends);
-        let v6 = state.v6.claims.keys().map(ends);
-        self.claims = v4.chain(v6).collect();
+        let claims = state.claims().into_iter();
+        self.claims = claims
+            .map(|claim| (claim.server, claim.own, claim.protocol))
+            .collect();
     }
 
     /// The next packet.
@@ -298,15 +299,6 @@ impl Traffic {
             ..self.shot(rng, program, frame, this.target)
         }
     }
-}
-
-fn ends<const A: usize>(key: &FullNatKey<A>) -> (SocketAddr, SocketAddr, u8)
-where
-    IpAddr: From<[u8; A]>,
-{
-    let at = |address: [u8; A], port| SocketAddr::new(address.into(), u16::from_be_bytes(port));
-    let (server, own) = (at(key.server, key.server_port), at(key.own, key.own_port));
-    (server, own, key.protocol)
 }
 
 fn some_client(rng: &mut Rng, family: Family) -> SocketAddr {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use sluice_abi::{
-    ConfigWord, FULLNAT_PORT_MIN, FarEnd, FlowClock, FlowData, FlowState, ForwardingMode, Path,
-    RingWord, ServerWord, TCP, UDP, VipWord,
+    ClaimData, ClaimState, ConfigWord, FULLNAT_PORT_MIN, FarEnd, ForwardingMode, Path, RingWord,
+    ServerWord, TCP, UDP, VipWord,
 };
 use sluice_packet::Route;
 
@@ -15,7 +15,7 @@ use super::Rng;
 use crate::packet::{
     frame::{DIRECTOR_MAC, PEER_MAC, ROUTER_MAC},
     layout,
-    setup::{IFINDEX, Server, Setup, VipPort},
+    setup::{ALWAYS_FRESH, Claim, IFINDEX, Server, Setup, VipPort},
 };
 
 /// Address family.
@@ -148,8 +148,10 @@ impl World {
             busy: 0..0,
         };
         world.setup.config(ConfigWord::FlowSeed, rng.bits());
-        let limit = u64::from(*rng.pick(&[0_u32, 3, 1000, 1000, 1000, 1000]));
-        world.setup.config(ConfigWord::HalfOpenPortLimit, limit);
+        // One flow in a long time, a few, and many.
+        let ms = *rng.pick(&[60_000_u64, 60_000, 2000, 1, 1, 1]);
+        let interval = ms * 1_000_000;
+        world.setup.config(ConfigWord::NewFlowInterval, interval);
         let refresh = rng.below(3);
         world
             .setup
@@ -397,9 +399,14 @@ fn take_ports(
     let other = client(target.family, CLIENTS, 0);
     for (id, server) in servers {
         for port in FULLNAT_PORT_MIN..FULLNAT_PORT_MIN + 13 {
-            let data = FlowData::new(*id, 0, FlowState::Established, FlowClock(0), port);
-            let own = SocketAddr::new(own(target.family), port);
-            setup.claim(*server, own, other, vip_port.vip, target.protocol, data);
+            setup.claim(Claim {
+                server: *server,
+                own: SocketAddr::new(own(target.family), port),
+                client: other,
+                vip: vip_port.vip,
+                protocol: target.protocol,
+                data: ClaimData::new(*id, 0, ClaimState::Established, ALWAYS_FRESH),
+            });
         }
     }
 }
