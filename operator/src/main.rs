@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use sluice_api::Time;
 use sluice_api::jiff::Timestamp;
 use sluice_directory::Directory;
+use sluice_operator::core::RefusedServers;
 use sluice_operator::metrics::Metrics;
 use sluice_operator::settings::Settings;
 use sluice_operator::standalone::Standalone;
@@ -67,6 +68,15 @@ struct RunOptions {
         value_delimiter = ','
     )]
     reserved_addresses: Vec<Reserved>,
+    /// Whose addresses no RealServerPool may newly name in spec.servers.static; absent: any that directors reach may be named.
+    #[arg(
+        long,
+        env = "SLUICE_REFUSED_SERVERS",
+        value_enum,
+        value_name = "WHOSE",
+        value_delimiter = ','
+    )]
+    refused_servers: Vec<RefusedServers>,
     /// After how many seconds of silence a LoadBalancerNode without a Node of its name is deleted, with its Lease (standalone
     /// mode: a node's report without a manifest); 0 = never. One whose Node the operator saw go is deleted after 40.
     #[arg(
@@ -84,6 +94,7 @@ impl RunOptions {
         let forget = Some(self.forget_silent_seconds);
         Settings {
             reserved: reserved.collect(),
+            refused_servers: self.refused_servers.iter().copied().collect(),
             forget_silent_seconds: forget.filter(|seconds| *seconds > 0),
         }
     }

@@ -8,6 +8,17 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use sluice_api::ObjectKey;
 
+/// Whose addresses pools may not name as static servers, by the operator's option.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
+pub enum RefusedServers {
+    /// Nodes' own, the API server's among them where it runs on one.
+    Nodes,
+    /// Those in the ranges of nodes' pods.
+    Pods,
+    /// Cluster IPs and the ranges that they come from, the API server's Service among them.
+    Services,
+}
+
 /// Whoever has addresses. Many of them may belong to one, so the key is shared.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Holder {
@@ -37,6 +48,17 @@ pub enum HolderKind {
 }
 
 impl HolderKind {
+    /// Which of the operator's choices keeps pools from naming such an address.
+    const fn as_server(self) -> Option<RefusedServers> {
+        match self {
+            Self::Node => Some(RefusedServers::Nodes),
+            Self::PodCidr => Some(RefusedServers::Pods),
+            Self::ClusterIp | Self::ServiceCidr => Some(RefusedServers::Services),
+            // Who may write Services could keep others' pools from being edited.
+            Self::Reserved | Self::Service | Self::EndpointSlice => None,
+        }
+    }
+
     /// Whether packets to the address are the holder's even where a virtual server is served there. No tenant can bring that
     /// about.
     pub(super) const fn is_stronger_than_a_decision(self) -> bool {
@@ -80,6 +102,7 @@ pub struct Addresses {
     holders: BTreeMap<IpNet, Vec<Holder>>,
     /// How many blocks there are of each length: IPv6 or not, and bits.
     lengths: BTreeMap<(bool, u8), usize>,
+    refused_servers: BTreeSet<RefusedServers>,
 }
 
 impl Addresses {
@@ -105,6 +128,24 @@ impl Addresses {
             let key = ObjectKey::new("", block.to_string());
             self.add(Holder::new(HolderKind::Reserved, key), *block);
         }
+    }
+
+    /// Takes whose addresses pools may not name.
+    pub fn refuse_servers(&mut self, whose: &BTreeSet<RefusedServers>) {
+        self.refused_servers.clone_from(whose);
+    }
+
+    /// Whether pools may not name addresses of these.
+    pub(super) fn refuses(&self, whose: RefusedServers) -> bool {
+        self.refused_servers.contains(&whose)
+    }
+
+    /// Who has this address, if pools may not name it for that.
+    pub(super) fn refused_server(&self, address: IpAddr) -> Option<&Holder> {
+        let is_refused = |kind: HolderKind| kind.as_server().is_some_and(|it| self.refuses(it));
+        self.holders(address)
+            .filter(|holder| is_refused(holder.kind))
+            .min()
     }
 
     /// Everybody who has this address.

@@ -11,6 +11,7 @@ use sluice_api::{
 };
 use sluice_planner::Slices;
 
+use super::addresses::RefusedServers;
 use super::nodes;
 use super::vips;
 use super::world::{Cluster, World};
@@ -247,7 +248,7 @@ pub(super) fn accept(
             }
             endpoints(EndpointSource::Service, name.clone())
         }
-        (None, None) => accept_static(spec),
+        (None, None) => accept_static(key, spec, world),
     }
 }
 
@@ -259,7 +260,11 @@ fn cluster<'a>(world: &'a World, path: &str) -> Result<&'a Cluster, Vec<Refusal>
     })
 }
 
-fn accept_static(spec: &RealServerPoolSpec) -> Result<DecidedRealServerPool, Vec<Refusal>> {
+fn accept_static(
+    key: &ObjectKey,
+    spec: &RealServerPoolSpec,
+    world: &World,
+) -> Result<DecidedRealServerPool, Vec<Refusal>> {
     let mut refusals = Vec::new();
     let mut servers = Vec::new();
     let mut addresses = BTreeSet::new();
@@ -273,6 +278,12 @@ fn accept_static(spec: &RealServerPoolSpec) -> Result<DecidedRealServerPool, Vec
         refusals.extend(unknown_names(&ports, &server.target_ports));
         if let Some(what) = not_usable(address) {
             let message = format!("{address} is {what}: give an address that directors can reach");
+            refusals.push(Refusal::new(Reason::AddressNotUsable, path, message));
+        } else if let Some(whose) = whose_server(key, address, world) {
+            let message = format!(
+                "{address} {whose}, and the operator's --refused-servers keeps pools from naming it: give another address, \
+                 or choose pods by spec.servers.selector"
+            );
             refusals.push(Refusal::new(Reason::AddressNotUsable, path, message));
         } else {
             let server = DecidedServer {
@@ -328,6 +339,19 @@ fn merged(own: &[TargetPort], pool: &[TargetPort]) -> Vec<DecidedTargetPort> {
             })
         })
         .collect()
+}
+
+/// Whose address it is, if pools may not name it for that. A server that is in force stays, whoever gets its address.
+fn whose_server(key: &ObjectKey, address: IpAddr, world: &World) -> Option<String> {
+    let decided = world.pool_decision(key);
+    let mut known = decided.iter().flat_map(|it| &it.content.servers);
+    if known.any(|server| server.address == address) {
+        return None;
+    }
+    let node = world.addresses.refuses(RefusedServers::Nodes);
+    let node = world.node_with(address).filter(|_| node);
+    node.map(|node| format!("is an address of node {node}"))
+        .or_else(|| Some(world.addresses.refused_server(address)?.to_string()))
 }
 
 /// Addresses at which clouds tell a machine its secrets, beyond the link-local ones: whoever gets a node to ask there gets

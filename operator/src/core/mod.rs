@@ -30,7 +30,7 @@ mod timers;
 mod vips;
 mod world;
 
-pub use addresses::{Addresses, Holder, HolderKind};
+pub use addresses::{Addresses, Holder, HolderKind, RefusedServers};
 pub use links::{Links, Object};
 pub use nodes::Liveness;
 pub use parts::{Dirty, reconcile_parts};

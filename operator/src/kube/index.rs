@@ -92,6 +92,7 @@ impl Index {
     /// Takes what the operator's options say.
     pub(super) fn set(&mut self, settings: &Settings) {
         self.addresses.reserve(&settings.reserved);
+        self.addresses.refuse_servers(&settings.refused_servers);
         self.departures.forget_after(settings.forget_silent_seconds);
     }
 

@@ -86,6 +86,7 @@ impl Standalone {
     /// Takes what the operator's options say.
     pub fn set(&mut self, settings: &Settings) {
         self.addresses.reserve(&settings.reserved);
+        self.addresses.refuse_servers(&settings.refused_servers);
         self.nodes.forget_after(settings.forget_silent_seconds);
     }
 

@@ -268,6 +268,7 @@ fn values_reach_the_command_lines() {
         [
             "--admin=0.0.0.0:1234",
             "--reserved-addresses=192.0.2.0/24,2001:db8::1",
+            "--refused-servers=nodes,pods",
             "--forget-silent-seconds=3000000",
             "--log-json",
             "--more"

@@ -118,6 +118,56 @@ fn an_agent_at_the_server_translates_ports() {
 }
 
 #[test]
+fn servers_of_nodes_pods_and_services_are_refused_if_the_operator_is_told() {
+    let holders = [
+        (
+            RefusedServers::Nodes,
+            HolderKind::Node,
+            "is an address of node",
+        ),
+        (
+            RefusedServers::Pods,
+            HolderKind::PodCidr,
+            "in the range of the pods of node",
+        ),
+        (
+            RefusedServers::Services,
+            HolderKind::ClusterIp,
+            "is the cluster IP of Service",
+        ),
+        (
+            RefusedServers::Services,
+            HolderKind::ServiceCidr,
+            "in the range of ServiceCIDR",
+        ),
+    ];
+    for (whose, kind, part) in holders {
+        for refused in [true, false] {
+            let mut sim = served();
+            sim.hold(kind, "x", &["10.9.0.0/24", "10.0.0.1/32"]);
+            if refused {
+                sim.world.addresses.refuse_servers(&[whose].into());
+            }
+            // A server in force stays, and nothing that tenants write counts.
+            sim.hold(HolderKind::Service, "theirs", &["10.8.0.1/32"]);
+            sim.edit("address: 10.0.0.1", "address: 10.8.0.1");
+            sim.settle();
+            sim.edit("address: 10.0.0.1", "address: 10.9.0.7");
+            sim.settle();
+            let (status, reason, message) = sim.pool_ready("v1");
+            if refused {
+                assert_eq!((&*status, &*reason), ("False", "AddressNotUsable"));
+                for part in [part, "spec.servers.static[0].address", "--refused-servers"] {
+                    assert!(message.contains(part), "{part} in {message}");
+                }
+            } else {
+                assert_eq!(status, "True", "{message}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_bad_pool_keeps_its_last_servers() {
     let cases = [
         (
