@@ -7,9 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    CONFIG_WORDS, Head, LocalKey, MAC_WORDS, MOST_DROP_REASONS,
-    MOST_STATS, MacKey, NEW_FLOW_WORDS, NEXT_HOP_WORDS, PortKey, RingWord, ServerCounters, ServerRecord,
-    ServerWord, VipWord,
+    CONFIG_WORDS, Head, LocalKey, MAC_WORDS, MOST_DROP_REASONS, MOST_STATS, MacKey, NEW_FLOW_WORDS,
+    NEXT_HOP_WORDS, PortKey, RingWord, ServerCounters, ServerRecord, ServerWord, VipWord,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
