@@ -4,21 +4,22 @@
 //! the VIP port's number, and each VIP port has one server. The tables are far too small, so that nearly every packet
 //! takes a slot away from another flow while the other thread does the same.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Barrier};
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
-use sluice_abi::{ForwardingMode, Stat, TCP};
+use sluice_abi::{ForwardingMode, Stat, TCP, UDP};
+use sluice_packet::Route;
 use sluice_tests::packet::{
-    frame::{ACK, RST, SYN, tcp},
+    frame::{ACK, DIRECTOR_MAC, ROUTER_MAC, RST, SERVER_MAC, SYN, tcp, udp},
     host::HostTables,
     kernel::Kernel,
     layout,
     machine::{Machine, Program, State},
     random::Rng,
-    setup::{Server, Setup, VipPort},
+    setup::{IFINDEX, Server, Setup, VipPort},
 };
 
 const SERVICES: u8 = 4;
@@ -202,5 +203,57 @@ fn two_cpus_in_the_kernel() {
             stats.get(&stat).is_some_and(|count| *count > 100),
             "{stat:?}"
         );
+    }
+}
+
+/// A server answers while another packet of its client confirms the flow, which moves the entries of both directions from
+/// one table to another. Every answer gets the VIP as its source.
+#[test]
+fn a_flow_that_moves_is_found() {
+    let cpus = cpus();
+    let [one, other, ..] = cpus[..] else {
+        panic!("this test needs two CPUs");
+    };
+    let vip = address(true, 200, 1, 80);
+    let server = address(true, 100, 1, 80);
+    let mut setup = Setup::director();
+    let vip_port = setup.virtual_server(vip, UDP);
+    setup.only_server(
+        &vip_port,
+        &Server::new(ForwardingMode::Nat, server, vip.ip()),
+    );
+    let client = |round: u16| address(true, 1, 1, 2000 + round);
+    let route = Route::Resolved {
+        ifindex: IFINDEX,
+        source_mac: DIRECTOR_MAC,
+        next_hop_mac: ROUTER_MAC,
+    };
+    setup.route(client(0).ip(), route);
+    let mut kernel = Kernel::load().unwrap();
+    kernel.reset(&setup).unwrap();
+    for round in 0..20_000 {
+        let request = udp(client(round), vip).bytes();
+        let reply = udp(server, client(round)).macs(SERVER_MAC, DIRECTOR_MAC);
+        let reply = reply.bytes();
+        // Far enough from the round before that its entries have expired.
+        let begins = (1000 + 1000 * u64::from(round)) << 30;
+        kernel.set_clock(begins).unwrap();
+        kernel.run_shared(&request).unwrap();
+        kernel.set_clock(begins + (2 << 30)).unwrap();
+        let start = Barrier::new(2);
+        std::thread::scope(|scope| {
+            let (kernel, start) = (&kernel, &start);
+            scope.spawn(move || {
+                stay_on(one);
+                start.wait();
+                kernel.run_shared(&request).unwrap();
+            });
+            stay_on(other);
+            start.wait();
+            for _ in 0..8 {
+                let restored = kernel.run_shared(&reply).unwrap();
+                assert_eq!(restored[26..30], [10, 200, 0, 1], "round {round}");
+            }
+        });
     }
 }

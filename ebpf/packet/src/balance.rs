@@ -97,7 +97,12 @@ fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
     tuple: &Tuple<A>,
     choice: &mut Choice<'a, A>,
 ) -> Result<(), DropReason> {
-    if let Some(found) = flow::find(tables, &choice.key, choice.now) {
+    let found = if tuple.opens() {
+        flow::find(tables, &choice.key, choice.now)
+    } else {
+        flow::find_ongoing(tables, &choice.key, choice.now)
+    };
+    if let Some(found) = found {
         let server = server_of(tables, found.data).filter(|server| server.serves(choice.index));
         if let Some(server) = server {
             // Two directors that disagree about a flow would send it to and fro until its TTL ends.

@@ -43,6 +43,17 @@ pub(crate) fn find<const A: usize, T: Tables + FamilyTables<A>>(
     Found::of(FamilyTables::<A>::find_flow(tables, key.words, now))
 }
 
+/// As [`find`], of a flow that goes on: another CPU that confirms it moves its entry from the half-open table to the other,
+/// and may have done so between the looks at the two.
+#[inline(always)]
+pub(crate) fn find_ongoing<const A: usize, T: Tables + FamilyTables<A>>(
+    tables: &T,
+    key: &Key<A>,
+    now: FlowClock,
+) -> Option<Found> {
+    find(tables, key, now).or_else(|| find(tables, key, now))
+}
+
 /// The data of a flow's established entry, if it is one of the common kind that the client's packet leaves as it is: no flag
 /// opens or ends anything, and none did before.
 #[inline(always)]

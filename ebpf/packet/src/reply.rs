@@ -138,7 +138,7 @@ fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
         port: tuple.source_port,
     };
     let key = Key::new(tables, &tuple.destination, tuple.destination_port, far);
-    let Some(found) = flow::find(tables, &key, now) else {
+    let Some(found) = flow::find_ongoing(tables, &key, now) else {
         return;
     };
     let Some(server) = server_of(tables, found.data) else {
