@@ -119,9 +119,13 @@ pub fn open(path: &Path, pins: &PinLock, sizes: &Sizes) -> Result<Opened, Error>
         info!("removing the maps of an earlier start that did not come to its end");
         pins.remove_maps()?;
     }
-    let mut programs = load(&object, pins, sizes)?;
+    let seed = seed(pins, adopted)?;
+    let mut programs = load(&object, pins, sizes, seed)?;
     let maps = Maps::open(pins.directory())?;
-    prepare(&maps, pins, sizes, adopted)?;
+    prepare(&maps, sizes, seed)?;
+    if adopted {
+        info!(pins = %pins.directory().display(), "adopted the pinned maps");
+    }
     programs.load()?;
     Ok(Opened {
         maps,
@@ -130,19 +134,33 @@ pub fn open(path: &Path, pins: &PinLock, sizes: &Sizes) -> Result<Opened, Error>
     })
 }
 
+/// A word of the pinned `CONFIG`; `None` if there is none.
+fn pinned_config(pins: &PinLock, word: ConfigWord) -> Result<Option<u64>, Error> {
+    let read = || -> io::Result<Option<u64>> {
+        let Some(fd) = open_pin(&pins.map(MapName::Config))? else {
+            return Ok(None);
+        };
+        let config = super::Array::<u64>::new(super::RawMap::new(fd)?)?;
+        config.get(word as u32).map(Some)
+    };
+    read().map_err(map_error(MapName::Config, "read it"))
+}
+
+/// The flow tables' seed, which stays as long as they do.
+fn seed(pins: &PinLock, adopted: bool) -> Result<u64, Error> {
+    if adopted && let Some(seed) = pinned_config(pins, ConfigWord::FlowSeed)? {
+        return Ok(seed);
+    }
+    getrandom::u64().map_err(|error| Error::System {
+        action: "draw a random seed".to_owned(),
+        source: io::Error::other(error),
+    })
+}
+
 /// Whether the pinned maps were made completely: the version is written last.
 fn finished(pins: &PinLock) -> Result<bool, Error> {
     let pin = pins.map(MapName::Config);
-    let read = || -> io::Result<Option<u64>> {
-        let Some(fd) = open_pin(&pin)? else {
-            return Ok(None);
-        };
-        let raw = super::RawMap::new(fd)?;
-        super::Array::<u64>::new(raw)?
-            .get(ConfigWord::AbiVersion as u32)
-            .map(Some)
-    };
-    match read().map_err(map_error(MapName::Config, "read it"))? {
+    match pinned_config(pins, ConfigWord::AbiVersion)? {
         None | Some(0) => Ok(false),
         Some(ABI_VERSION) => Ok(true),
         Some(found) => Err(Error::AbiDiffers {
@@ -153,12 +171,13 @@ fn finished(pins: &PinLock) -> Result<bool, Error> {
     }
 }
 
-fn load(object: &[u8], pins: &PinLock, sizes: &Sizes) -> Result<Programs, Error> {
+fn load(object: &[u8], pins: &PinLock, sizes: &Sizes, seed: u64) -> Result<Programs, Error> {
     let flow_mask = sizes.flow_buckets - 1;
     let half_mask = sizes.half_open_buckets - 1;
     let fullnat_mask = sizes.fullnat_slots - 1;
     let mut loader = EbpfLoader::new();
     loader
+        .override_global("FLOW_SEED", &seed, true)
         .override_global("FLOWS4_MASK", &flow_mask, true)
         .override_global("FLOWS6_MASK", &flow_mask, true)
         .override_global("HALF4_MASK", &half_mask, true)
@@ -178,20 +197,12 @@ fn load(object: &[u8], pins: &PinLock, sizes: &Sizes) -> Result<Programs, Error>
 }
 
 /// Writes the words that programs need before the first packet; the version comes last.
-fn prepare(maps: &Maps, pins: &PinLock, sizes: &Sizes, adopted: bool) -> Result<(), Error> {
+fn prepare(maps: &Maps, sizes: &Sizes, seed: u64) -> Result<(), Error> {
     let share = u64::from(sizes.fullnat_slots / NEW_FLOW_SHARE);
     maps.set_config(ConfigWord::NewFlowInterval, HALF_OPEN_NS / share)?;
     maps.set_config(ConfigWord::HalfOpenTimeouts, Timeouts::HALF_OPEN.0)?;
     maps.set_config(ConfigWord::EstablishedTimeouts, Timeouts::ESTABLISHED.0)?;
     maps.set_config(ConfigWord::NextHopRefresh, NEXT_HOP_REFRESH)?;
-    if adopted {
-        info!(pins = %pins.directory().display(), "adopted the pinned maps");
-        return Ok(());
-    }
-    let seed = getrandom::u64().map_err(|error| Error::System {
-        action: "draw a random seed".to_owned(),
-        source: io::Error::other(error),
-    })?;
     maps.set_config(ConfigWord::FlowSeed, seed)?;
     maps.set_config(ConfigWord::AbiVersion, ABI_VERSION)
 }

@@ -137,12 +137,12 @@ impl<const A: usize> Tuple<A> {
             UDP => packet.get::<8>(ip.payload).map(|_| 0)?,
             _ => return None,
         };
-        let ports = *packet.get::<4>(ip.payload)?;
+        let ports = packet.get::<4>(ip.payload)?;
         Some(Self {
             source: *packet.get::<A>(ip.at + if A == 4 { 12 } else { 8 })?,
             destination: ip.destination(packet)?,
-            source_port: [ports[0], ports[1]],
-            destination_port: [ports[2], ports[3]],
+            source_port: *ports.first_chunk()?,
+            destination_port: *ports.last_chunk()?,
             protocol: ip.protocol,
             flags,
             balanced: false,

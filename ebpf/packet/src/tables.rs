@@ -126,6 +126,8 @@ pub trait Tables: FamilyTables<4> + FamilyTables<16> {
 
     /// A word of `CONFIG`.
     fn config(&self, word: sluice_abi::ConfigWord) -> u64;
+    /// [`sluice_abi::ConfigWord::FlowSeed`]; programs have it as a constant.
+    fn flow_seed(&self) -> u64;
     /// A slot of `HEADS`.
     fn head(&self, slot: u32) -> Option<&Head>;
     /// `RINGS`.

@@ -119,9 +119,13 @@ pub static FULLNAT6_MASK: u32 = 131_071;
 #[unsafe(no_mangle)]
 pub static TEST_HOOKS: u32 = 0;
 
+/// The flow tables' secret seed, as in `CONFIG`: a constant spares each packet a look-up.
+#[unsafe(no_mangle)]
+pub static FLOW_SEED: u64 = 0;
+
 /// A constant that the loader may have set.
 #[inline(always)]
-pub fn constant(value: &'static u32) -> u32 {
+pub fn constant<T: Copy>(value: &'static T) -> T {
     // SAFETY: a valid reference; volatile, because the compiler must not assume the value it sees here.
     unsafe { core::ptr::read_volatile(value) }
 }

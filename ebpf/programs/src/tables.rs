@@ -266,6 +266,13 @@ impl Tables for Maps {
             .map_or(0, |value| unsafe { core::ptr::read_volatile(value) })
     }
     #[inline(always)]
+    fn flow_seed(&self) -> u64 {
+        if Self::testing() {
+            return self.config(ConfigWord::FlowSeed);
+        }
+        constant(&maps::FLOW_SEED)
+    }
+    #[inline(always)]
     fn head(&self, slot: u32) -> Option<&Head> {
         maps::HEADS.get(slot)
     }

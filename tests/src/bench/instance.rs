@@ -27,6 +27,7 @@ const HEAD: u32 = 1;
 const RING: u32 = 1;
 const RING_LOG2: u8 = 16;
 const EPOCH: u8 = 1;
+const FLOW_SEED: u64 = 0x5f3c_96e1_b7d2_084b;
 const SERVER_PORT: u16 = 8080;
 /// BPF_PROG_TEST_RUN's packets come by the loopback device, so the way back through it is XDP_TX.
 const IFINDEX: u32 = 1;
@@ -106,6 +107,7 @@ impl Instance {
         for (map, entries) in &sizes.entries {
             loader.map_max_entries(map.as_str(), *entries);
         }
+        loader.override_global("FLOW_SEED", &FLOW_SEED, true);
         for (global, mask) in &sizes.masks {
             loader.override_global(global, mask, true);
         }
@@ -263,7 +265,7 @@ impl Instance {
         let mut config = self.array::<u64>(MapName::Config)?;
         let words = [
             (ConfigWord::AbiVersion, ABI_VERSION),
-            (ConfigWord::FlowSeed, 0x5f3c_96e1_b7d2_084b),
+            (ConfigWord::FlowSeed, FLOW_SEED),
             (ConfigWord::HalfOpenTimeouts, Timeouts::HALF_OPEN.0),
             (ConfigWord::EstablishedTimeouts, Timeouts::ESTABLISHED.0),
         ];

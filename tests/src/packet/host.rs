@@ -447,6 +447,9 @@ impl Tables for HostTables {
     fn config(&self, word: ConfigWord) -> u64 {
         self.config[word as usize].load(Ordering::SeqCst)
     }
+    fn flow_seed(&self) -> u64 {
+        self.config(ConfigWord::FlowSeed)
+    }
     fn head(&self, slot: u32) -> Option<&Head> {
         self.heads.get(slot as usize)
     }

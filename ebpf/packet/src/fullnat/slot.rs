@@ -46,7 +46,7 @@ impl<const A: usize> Place<A> {
     ) -> Self {
         let ends = pair(server, own);
         Self {
-            hash: hash::claim_ends(&ends, A == 4, tables.config(ConfigWord::FlowSeed)),
+            hash: hash::claim_ends(&ends, A == 4, tables.flow_seed()),
             ends,
             key: ClaimKey::new([0; 2], server_port, protocol),
         }
