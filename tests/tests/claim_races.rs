@@ -10,12 +10,9 @@ use std::{
     sync::{Barrier, Mutex},
 };
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use sluice_abi::{ClaimData, ClaimState, FULLNAT_PORT_MIN, ForwardingMode, TCP};
 use sluice_tests::packet::{
+    cpus::{stay_on, two_cpus},
     frame::{ACK, SYN, tcp},
     host::HostTables,
     kernel::Kernel,
@@ -115,7 +112,7 @@ impl Scene {
                 let (senders, start, run) = (&senders, &start, &run);
                 scope.spawn(move || {
                     if let Some(cpu) = cpu {
-                        stay_on(*cpu);
+                        stay_on(*cpu).expect("an allowed CPU");
                     }
                     let mut rng = Rng::new(u64::from(round) * 64 + thread);
                     let mut left: Vec<u16> = (0..PORTS + BEGINNERS).collect();
@@ -171,13 +168,6 @@ impl Outcomes {
     }
 }
 
-/// Keeps the calling thread on `cpu`.
-fn stay_on(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu).expect("below the count");
-    sched_setaffinity(Pid::from_raw(0), &set).expect("an allowed CPU");
-}
-
 #[test]
 fn threads_on_the_host() {
     for is_v4 in [true, false] {
@@ -199,10 +189,7 @@ fn threads_on_the_host() {
 
 #[test]
 fn two_cpus_in_the_kernel() {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("the CPUs of this process");
-    let cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).expect("below the count"));
-    let cpus: Vec<Option<usize>> = cpus.take(2).map(Some).collect();
-    assert_eq!(cpus.len(), 2, "this test needs two CPUs");
+    let cpus = two_cpus().unwrap().map(Some);
     for is_v4 in [true, false] {
         let scene = Scene::new(is_v4);
         let mut kernel = Kernel::load().unwrap();

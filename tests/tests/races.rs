@@ -6,13 +6,10 @@
 
 use std::{net::SocketAddr, sync::Barrier};
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use sluice_abi::{ForwardingMode, Stat, TCP, UDP};
 use sluice_packet::Route;
 use sluice_tests::packet::{
+    cpus::{stay_on, two_cpus},
     frame::{ACK, DIRECTOR_MAC, ROUTER_MAC, RST, SERVER_MAC, SYN, tcp, udp},
     host::HostTables,
     kernel::Kernel,
@@ -129,21 +126,6 @@ impl Scene {
     }
 }
 
-/// The CPUs that this process may use.
-fn cpus() -> Vec<usize> {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("the CPUs of this process");
-    (0..CpuSet::count())
-        .filter(|cpu| allowed.is_set(*cpu).expect("below the count"))
-        .collect()
-}
-
-/// Keeps the calling thread on `cpu`.
-fn stay_on(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu).expect("below the count");
-    sched_setaffinity(Pid::from_raw(0), &set).expect("an allowed CPU");
-}
-
 #[test]
 fn threads_on_the_host() {
     let scene = scene();
@@ -175,8 +157,7 @@ fn threads_on_the_host() {
 
 #[test]
 fn two_cpus_in_the_kernel() {
-    let cpus = cpus();
-    assert!(cpus.len() >= 2, "this test needs two CPUs");
+    let cpus = two_cpus().unwrap();
     let scene = scene();
     let mut kernel = Kernel::load().unwrap();
     kernel.reset(&scene.setup).unwrap();
@@ -184,9 +165,9 @@ fn two_cpus_in_the_kernel() {
         kernel.set_clock((1000 + round) << 30).unwrap();
         let (shared, scene) = (&kernel, &scene);
         std::thread::scope(|scope| {
-            for (cpu, thread) in cpus.iter().take(2).zip(0..) {
+            for (cpu, thread) in cpus.iter().zip(0..) {
                 scope.spawn(move || {
-                    stay_on(*cpu);
+                    stay_on(*cpu).unwrap();
                     scene.send(2 * round + thread, round % 2 == 0, 50_000, |frame| {
                         shared.run_shared(frame).unwrap()
                     });
@@ -210,10 +191,7 @@ fn two_cpus_in_the_kernel() {
 /// one table to another. Every answer gets the VIP as its source.
 #[test]
 fn a_flow_that_moves_is_found() {
-    let cpus = cpus();
-    let [one, other, ..] = cpus[..] else {
-        panic!("this test needs two CPUs");
-    };
+    let [one, other] = two_cpus().unwrap();
     let vip = address(true, 200, 1, 80);
     let server = address(true, 100, 1, 80);
     let mut setup = Setup::director();
@@ -244,11 +222,11 @@ fn a_flow_that_moves_is_found() {
         std::thread::scope(|scope| {
             let (kernel, start) = (&kernel, &start);
             scope.spawn(move || {
-                stay_on(one);
+                stay_on(one).unwrap();
                 start.wait();
                 kernel.run_shared(&request).unwrap();
             });
-            stay_on(other);
+            stay_on(other).unwrap();
             start.wait();
             for _ in 0..8 {
                 let restored = kernel.run_shared(&reply).unwrap();

@@ -13,6 +13,7 @@
 pub mod case;
 pub mod cases;
 pub mod checksum;
+pub mod cpus;
 pub mod differential;
 pub mod frame;
 pub mod guest;
