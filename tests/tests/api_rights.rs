@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::kube::chart::{self, RELEASE_NAMESPACE};
-use sluice_tests::kube::{Account, CHANGE_TIMEOUT, audit, condition, finish, rights};
+use sluice_tests::kube::{Account, CHANGE_TIMEOUT, audit, condition, departure, finish, rights};
 use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, vip_of_both};
 use sluice_tests::net::manifest;
 use sluice_tests::net::sluice::{Daemons, Sluice, binary};
@@ -483,46 +483,9 @@ fn detach(stage: &mut Rights) -> Result<()> {
 
 /// A node whose agent has ended, and whose Node somebody deletes.
 fn departed(stage: &mut Rights) -> Result<()> {
-    const NODE: &str = "old";
-    stage
-        .sluice
-        .expect_complaint("is silent and no longer waited for");
-    let objects = [
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}),
-        json!({
-            "apiVersion": "sluice.dev/v1alpha1",
-            "kind": "LoadBalancerNode",
-            "metadata": {"name": NODE},
-            "spec": {"interfaces": ["eth0"]},
-        }),
-        json!({
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {
-                "name": format!("sluice-node-{NODE}"),
-                "namespace": RELEASE_NAMESPACE,
-                "labels": {"sluice.dev/node": NODE},
-            },
-            "spec": {"holderIdentity": NODE},
-        }),
-    ];
-    let admin = stage.admin()?;
-    admin.apply(&manifest::documents(&objects))?;
-    let object = ["get", "loadbalancernode", NODE];
-    admin.until(&object, AGAIN, |object| {
-        condition(object, "Silent")["status"] == "True"
-    })?;
-    admin.kubectl(["delete", "node", NODE])?;
-    let namespace = ["--namespace", RELEASE_NAMESPACE];
-    for kind in ["lease", "loadbalancernode"] {
-        let list = [&["get", kind][..], &namespace].concat();
-        admin.until(&list, AGAIN, |list| {
-            let mut items = list["items"].as_array().into_iter().flatten();
-            let is_left = |item: &Value| item["metadata"]["name"].to_string().contains(NODE);
-            !items.any(is_left)
-        })?;
-    }
-    Ok(())
+    let silent = "is silent and no longer waited for";
+    stage.sluice.expect_complaint(silent);
+    departure::depart(stage.admin()?, RELEASE_NAMESPACE, AGAIN)
 }
 
 /// Whether a refusal is of what was taken away, or of an agent that asked for another node's object.

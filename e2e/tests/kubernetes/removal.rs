@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use sluice_e2e::stage::{CHANGE_TIMEOUT, NODES, SHOP, SYSTEM, Sluice, WEB};
-use sluice_tests::kube::BpfObjects;
+use sluice_tests::kube::{BpfObjects, departure};
 use sluice_tests::net::until;
 
 /// The longest time for which a dead node holds up a step.
@@ -113,6 +113,7 @@ pub(crate) fn lost_node(sluice: &mut Sluice) -> Result<()> {
                 .is_some_and(|text| text.contains(*lost))
     });
     ensure!(named, "{lost} is not named: {conditions:#?}");
+    departure::depart(sluice.cluster.admin(), SYSTEM, CHANGE_TIMEOUT)?;
     // It is not waited for for ever here either. Its pods stay until somebody says that it is gone for good.
     let start = Instant::now();
     let release = ["uninstall", "sluice", "--namespace", SYSTEM];

@@ -46,6 +46,7 @@ pub mod chart;
 mod cluster;
 mod control;
 mod definitions;
+pub mod departure;
 mod flags;
 mod fleet;
 mod kubeconfig;
