@@ -102,7 +102,7 @@ pub enum ClaimState {
     ClientEnded = 3,
     /// TCP after a FIN of the server alone.
     ServerEnded = 4,
-    /// TCP after both FINs, the client's first: the client waits (TIME-WAIT, RFC 9293), the server has forgotten the flow.
+    /// TCP after both FINs, the client's first: the client waits (TIME-WAIT, RFC 9293), and the server if the FINs crossed.
     OverForServer = 5,
     /// TCP after both FINs, the server's first: the server waits.
     ServerWaits = 6,
@@ -232,8 +232,8 @@ impl ClaimData {
         if age > u32::MAX / 2 { 0 } else { age }
     }
     /// What the slot is worth to its claim, and so which one a new flow takes: the least. 0: nothing. Then those whose
-    /// server may remember the last connection from this port, the one that ended first before the others; such a server
-    /// answers a new connection late. [`Self::HELD`]: the claim goes on. `established` are the flow table's timeouts: a
+    /// server may remember the last connection from this port, and answer a new one late: if FINs crossed, and last where the
+    /// server waits. Of either kind the one that ended first comes first. [`Self::HELD`]: the claim goes on. `established` are the flow table's timeouts: a
     /// claim of an idle flow is held for two units longer than the flow's entry, which packets may use without a look here.
     #[inline(always)]
     pub fn worth(self, now: FlowClock, established: Timeouts) -> u32 {
@@ -242,22 +242,22 @@ impl ClaimData {
         let Some(state) = self.state() else {
             return 0;
         };
-        let (limit, remembered) = match state {
-            ClaimState::HalfOpen => (Self::HALF_OPEN_UNITS, true),
-            ClaimState::ServerWaits => (Self::OVER_UNITS, true),
-            ClaimState::OverForServer => (Self::OVER_UNITS, false),
+        let (limit, rank) = match state {
+            ClaimState::HalfOpen => (Self::HALF_OPEN_UNITS, 2),
+            ClaimState::ServerWaits => (Self::OVER_UNITS, 2),
+            ClaimState::OverForServer => (Self::OVER_UNITS, 1),
             ClaimState::Reset => (
                 u32::from(established.of(FlowState::Closed)) * Self::UNITS + 1,
-                false,
+                0,
             ),
-            ClaimState::ClientEnded | ClaimState::ServerEnded => (idle(FlowState::Closing), false),
-            ClaimState::Established => (idle(FlowState::Established), false),
-            ClaimState::Udp => (idle(FlowState::Udp), false),
+            ClaimState::ClientEnded | ClaimState::ServerEnded => (idle(FlowState::Closing), 0),
+            ClaimState::Established => (idle(FlowState::Established), 0),
+            ClaimState::Udp => (idle(FlowState::Udp), 0),
         };
         if age < limit {
             Self::HELD
-        } else if remembered && age < Self::REMEMBERED_UNITS {
-            Self::REMEMBERED_UNITS - age
+        } else if rank > 0 && age < Self::REMEMBERED_UNITS {
+            rank * Self::REMEMBERED_UNITS - age
         } else {
             0
         }
