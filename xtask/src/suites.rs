@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::command;
 
 /// Test targets, as `package/target`, that need nothing but cargo.
-const UNIT: [&str; 11] = [
+const UNIT: [&str; 12] = [
     "kubectl-sluice/golden",
     "kubectl-sluice/rollout",
     "kubectl-sluice/watch",
@@ -20,6 +20,7 @@ const UNIT: [&str; 11] = [
     "sluice-planner/endpoints",
     "sluice-planner/golden",
     "sluice-planner/identity",
+    "sluice-planner/quota",
     "sluice-planner/ring",
     "sluice-planner/sequences",
     "sluice-tests/golden",
