@@ -171,13 +171,19 @@ impl Bench {
         self.wrapper.run(target, &all)?;
         let plan = plan(virtual_server, Order::Random(flows), packets);
         let run = self.wrapper.run(target, &plan)?;
-        expect(&run, XDP_TX, packets)?;
         let counts = instance.counts()?.since(&before);
+        // A flow whose entry gave way to another one begins anew, but not in FullNAT: an ACK claims no port.
+        let lost = counts.drops.values().sum();
+        if virtual_server.mode == ForwardingMode::FullNat {
+            ensure!(few(lost, packets), "{lost} packets were lost");
+        } else {
+            expect(&run, XDP_TX, packets)?;
+        }
         ensure!(
-            counts.packets == u64::from(packets) + u64::from(flows)
+            counts.packets + lost == u64::from(packets) + u64::from(flows)
                 && few(counts.half_open, packets)
                 && counts.stateless == 0
-                && counts.drops.is_empty(),
+                && (lost == 0 || virtual_server.mode == ForwardingMode::FullNat),
             "not every packet hit the flow table: {counts:?}"
         );
         Ok(run.ns)
