@@ -343,15 +343,14 @@ fn merged(own: &[TargetPort], pool: &[TargetPort]) -> Vec<DecidedTargetPort> {
 
 /// Whose address it is, if pools may not name it for that. A server that is in force stays, whoever gets its address.
 fn whose_server(key: &ObjectKey, address: IpAddr, world: &World) -> Option<String> {
+    let by_report = world.addresses.refuses(RefusedServers::Nodes);
+    let node = by_report.then(|| world.node_with(address)).flatten();
+    let whose = node
+        .map(|node| format!("is an address of node {node}"))
+        .or_else(|| Some(world.addresses.refused_server(address)?.to_string()))?;
     let decided = world.pool_decision(key);
     let mut known = decided.iter().flat_map(|it| &it.content.servers);
-    if known.any(|server| server.address == address) {
-        return None;
-    }
-    let node = world.addresses.refuses(RefusedServers::Nodes);
-    let node = world.node_with(address).filter(|_| node);
-    node.map(|node| format!("is an address of node {node}"))
-        .or_else(|| Some(world.addresses.refused_server(address)?.to_string()))
+    (!known.any(|server| server.address == address)).then_some(whose)
 }
 
 /// Addresses at which clouds tell a machine its secrets, beyond the link-local ones: whoever gets a node to ask there gets

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::account::Account;
+use super::{account::Account, condition};
 use crate::net::manifest;
 
 const NODE: &str = "departed";
@@ -34,9 +34,7 @@ pub fn depart(admin: &Account, namespace: &str, limit: Duration) -> Result<()> {
     ];
     admin.apply(&manifest::documents(&objects))?;
     admin.until(&["get", "loadbalancernode", NODE], limit, |object| {
-        let conditions = object["status"]["conditions"].as_array();
-        let mut conditions = conditions.into_iter().flatten();
-        conditions.any(|condition| condition["type"] == "Silent" && condition["status"] == "True")
+        condition(object, "Silent")["status"] == "True"
     })?;
     admin.kubectl(["delete", "node", NODE])?;
     for kind in ["lease", "loadbalancernode"] {
