@@ -20,10 +20,9 @@ use sluice_abi::{
     FlowClock, FlowData, HALF_OPEN_NS, SLOT_BUSY, SLOT_FREE, Stat, TCP, Timeouts,
 };
 
-/// Ports that a new flow tries: when half the table is in use, one flow of 2^32 finds none.
+/// Ports that a new flow tries. One that the server may remember costs its client a second, so all are tried before one of those
+/// is taken: of ports of which half are held or remembered, one flow of 2^32 finds none that is free.
 const PORT_TRIES: u32 = 32;
-/// Tries after which a port will do that the server may remember.
-const FEW_TRIES: u32 = 8;
 /// Searches for a port: another CPU may be faster to take the one that was found.
 const SEARCHES: u32 = 2;
 /// Times that a word is changed anew after another CPU has changed it.
@@ -95,7 +94,7 @@ fn find_port<const A: usize, T: Tables + FamilyTables<A>>(
             (port, least) = (candidate, worth);
         }
         attempt += 1;
-        if least == 0 || attempt >= FEW_TRIES && port != 0 {
+        if least == 0 {
             break;
         }
     }

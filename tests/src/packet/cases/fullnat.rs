@@ -1,6 +1,6 @@
 //! FullNAT's ports: claimed by new flows, followed both ways, taken over.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, ops::Range};
 
 use sluice_abi::{
     ClaimData, ClaimState, DropReason, FULLNAT_PORT_MIN, ForwardingMode, Stat, TCP, UDP,
@@ -179,10 +179,18 @@ impl Connection {
     }
 }
 
+/// The last port that a new flow tries with a random number of 0; it tries all from the first one on.
+const LAST_TRIED: u16 = FULLNAT_PORT_MIN + 12;
+
 /// All ports that a connection from `net.other_client` tries with a random number of 0 are held, but for the first.
 fn one_port_left(net: &Net) -> Setup {
     let mut setup = setup_with(net, &[TCP]);
-    for port in FULLNAT_PORT_MIN + 1..FULLNAT_PORT_MIN + 13 {
+    hold(net, &mut setup, FULLNAT_PORT_MIN + 1..LAST_TRIED + 1);
+    setup
+}
+
+fn hold(net: &Net, setup: &mut Setup, ports: Range<u16>) {
+    for port in ports {
         setup.claim(Claim {
             server: net.server,
             own: SocketAddr::new(net.own, port),
@@ -192,7 +200,6 @@ fn one_port_left(net: &Net) -> Setup {
             data: ClaimData::new(1, 1, ClaimState::Established, ALWAYS_FRESH),
         });
     }
-    setup
 }
 
 /// The claim goes through the flow's states, whichever side's packets say so.
@@ -246,18 +253,17 @@ fn free_after_both_fins(net: &Net) -> Case {
     )
 }
 
-/// Where the server closed first it waits: another port comes first, and the one that ended first before others.
+/// Where the server closed first it waits: all ports are tried before one of those, and the one that ended first comes before
+/// others.
 fn servers_that_wait_come_last(net: &Net) -> Case {
     let first = Connection::new(net, net.client, FULLNAT_PORT_MIN);
-    // Of 8 tries with a random number of 0 three meet each of the first two ports.
     let second = SocketAddr::new(net.client.ip(), net.client.port() + 1);
     let second = Connection::new(net, second, FULLNAT_PORT_MIN + 1);
-    let third = Connection::new(net, net.other_client, FULLNAT_PORT_MIN + 2);
+    let third = Connection::new(net, net.other_client, LAST_TRIED);
     let other = |n| SocketAddr::new(net.other_client.ip(), net.other_client.port() + n);
-    let mut case = Case::new(
-        format!("{} servers that wait", net.family),
-        setup_with(net, &[TCP]),
-    );
+    let mut setup = setup_with(net, &[TCP]);
+    hold(net, &mut setup, FULLNAT_PORT_MIN + 2..LAST_TRIED);
+    let mut case = Case::new(format!("{} servers that wait", net.family), setup);
     for connection in [&first, &second] {
         case = connection.open(case);
         case = connection.server(case, FIN | ACK);
