@@ -73,17 +73,25 @@ pub fn rounds(
     Ok(samples)
 }
 
-/// The figures of both builds, case by case.
-pub fn pairs(cases: &[Case], samples: &Samples) -> Result<Vec<Pair>, Void> {
-    let figures = |side: usize| -> Vec<(Case, Summary)> {
-        let both = cases.iter().zip(samples);
-        both.filter_map(|(case, samples)| Some((*case, Summary::of(&samples[side])?)))
-            .collect()
-    };
-    let (base, new) = (report::lines(&figures(0))?, report::lines(&figures(1))?);
+fn figures(cases: &[Case], samples: &Samples, side: usize) -> Vec<(Case, Summary)> {
     let both = cases.iter().zip(samples);
-    let pairs = both.zip(base.into_iter().zip(new));
-    Ok(pairs
+    both.filter_map(|(case, samples)| Some((*case, Summary::of(&samples[side])?)))
+        .collect()
+}
+
+/// Whether the figures of a run of so many rounds say something.
+pub fn check(cases: &[Case], samples: &Samples, rounds: usize) -> Result<(), Void> {
+    [0, 1]
+        .into_iter()
+        .try_for_each(|side| report::check(&figures(cases, samples, side), rounds))
+}
+
+/// The figures of both builds, case by case.
+pub fn pairs(cases: &[Case], samples: &Samples) -> Vec<Pair> {
+    let lines = |side| report::lines(&figures(cases, samples, side));
+    let both = cases.iter().zip(samples);
+    let pairs = both.zip(lines(0).into_iter().zip(lines(1)));
+    pairs
         .filter_map(|((case, [old, now]), (base, new))| {
             let ratios: Vec<f64> = old.iter().zip(now).map(|(old, now)| now / old).collect();
             Some(Pair {
@@ -94,7 +102,7 @@ pub fn pairs(cases: &[Case], samples: &Samples) -> Result<Vec<Pair>, Void> {
                 fastest: fastest(now) / fastest(old),
             })
         })
-        .collect())
+        .collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few starts")]
@@ -166,10 +174,10 @@ mod tests {
                 [drifting(1.0), drifting(factor)],
             ]
         };
-        let same = pairs(&cases(), &samples(1.02)).unwrap();
+        let same = pairs(&cases(), &samples(1.02));
         assert!(!same.iter().any(Pair::is_worse));
         assert!(table(&same).ends_with("0 of 3 cases are worse by more than 3 %\n"));
-        let worse = pairs(&cases(), &samples(1.04)).unwrap();
+        let worse = pairs(&cases(), &samples(1.04));
         assert!(worse[2].is_worse());
         assert!(table(&worse).ends_with("1 of 3 cases are worse by more than 3 %\n"));
     }
@@ -185,7 +193,7 @@ mod tests {
             [vec![80.0; 8], vec![80.0; 8]],
             [favoured(100.0, 90.0), favoured(90.0, 100.0)],
         ];
-        let pairs = pairs(&cases(), &samples).unwrap();
+        let pairs = pairs(&cases(), &samples);
         assert!((pairs[2].neighbours - 1.0).abs() < 1e-9);
     }
 
@@ -196,7 +204,7 @@ mod tests {
             [vec![80.0; 3], vec![80.0; 3]],
             [vec![100.0; 3], vec![101.0, 150.0, 130.0]],
         ];
-        let pairs = pairs(&cases(), &samples).unwrap();
+        let pairs = pairs(&cases(), &samples);
         assert!(pairs[2].neighbours > WORSE);
         assert!(!pairs[2].is_worse());
     }

@@ -83,10 +83,10 @@ impl fmt::Display for Void {
 
 impl Floors {
     /// Whether ratios to these floors mean something.
-    pub fn check(self) -> Result<Self, Void> {
+    pub fn check(self) -> Result<(), Void> {
         let light = self.tx_ns > 0.0 && self.tx_ns <= HEAVIEST_WRAPPER * self.encapsulation_ns;
         if light {
-            Ok(self)
+            Ok(())
         } else {
             Err(Void::HeavyWrapper(self))
         }

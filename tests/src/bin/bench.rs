@@ -1,14 +1,14 @@
 //! Measures nanoseconds per packet of the data plane: `docs/benchmarks.md`.
 #![forbid(unsafe_code)]
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use sluice_tests::bench::{
     case::Case,
     compare,
     measure::{self, Bench, Options},
     report,
-    stats::{FEWEST_ROUNDS, Summary, Void},
+    stats::Summary,
     worker::Worker,
 };
 use std::{
@@ -69,14 +69,9 @@ fn main() -> Result<()> {
     for (case, samples) in cases.iter().zip(&samples) {
         figures.push((*case, Summary::of(samples).context("no samples")?));
     }
-    let lines = match report::lines(&figures) {
-        Ok(lines) => lines,
-        Err(void) => bail!("void: {void}"),
-    };
+    let lines = report::lines(&figures);
     print!("{}", report::table(&lines));
-    if arguments.rounds < FEWEST_ROUNDS {
-        bail!("void: {}", Void::FewRounds(arguments.rounds));
-    }
+    report::check(&figures, arguments.rounds).context("void")?;
     if let Some(directory) = arguments.json.parent() {
         fs::create_dir_all(directory)?;
     }
@@ -117,14 +112,9 @@ fn compare(arguments: &Arguments, base: &Path) -> Result<()> {
     let samples = compare::rounds(prepared, &cases, arguments.rounds, |round| {
         eprintln!("round {} of {}", round + 1, arguments.rounds);
     })?;
-    let pairs = match compare::pairs(&cases, &samples) {
-        Ok(pairs) => pairs,
-        Err(void) => bail!("void: {void}"),
-    };
+    let pairs = compare::pairs(&cases, &samples);
     print!("{}", compare::table(&pairs));
-    if arguments.rounds < FEWEST_ROUNDS {
-        bail!("void: {}", Void::FewRounds(arguments.rounds));
-    }
+    compare::check(&cases, &samples, arguments.rounds).context("void")?;
     ensure!(
         !pairs.iter().any(compare::Pair::is_worse),
         "slower than before"
