@@ -5,6 +5,7 @@
 mod node;
 
 use std::fs;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -14,6 +15,7 @@ use node::{LIMIT, Node, SERVER, UPLINK, attach_mode};
 use sluice_abi::{
     ClaimData, ClaimKey, ClaimState, ConfigWord, FlowClock, FlowData, FlowState, TCP, Timeouts,
 };
+use sluice_agent::maps::Tick;
 use sluice_api::{AttachMode, ConditionType, LoadBalancerNodeStatus, find_condition};
 use sluice_tests::net::until;
 
@@ -399,6 +401,62 @@ fn flow_time() -> Result<FlowClock> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let nanoseconds = Duration::from(time).as_nanos();
     Ok(FlowClock::from_ns(u64::try_from(nanoseconds)?))
+}
+
+#[test]
+fn ticks_are_as_long_as_the_kernel_says() -> Result<()> {
+    let first = Tick::measure()?;
+    std::thread::sleep(Duration::from_millis(500));
+    let second = Tick::measure()?;
+    assert_eq!(first.ns, second.ns);
+    // Half a second of ticks of another length would shift the offset by much more.
+    let shift = second.offset.wrapping_sub(first.offset).cast_signed();
+    assert!(
+        shift.unsigned_abs() <= 3 * first.ns,
+        "{first:?}, then {second:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn packets_times_are_those_of_the_monotonic_clock() -> Result<()> {
+    let mut node = Node::build()?;
+    node.decide(7, &[SERVER])?;
+    node.start(&["--half-open-table-size", "1024"])?;
+    node.await_live(7)?;
+    until("the neighbour to be known", LIMIT, || {
+        node.metric("sluice_neighbours{state=\"unresolved\"}")
+            .is_ok_and(|n| n == 0.0)
+    })?;
+    node.server.ip("route add 203.0.113.1 via 10.0.0.1")?;
+    let vip = "203.0.113.1:80".parse()?;
+    // One SYN is enough, and there is no server.
+    let limit = Duration::from_millis(100);
+    let connected = node
+        .server
+        .within(|| TcpStream::connect_timeout(&vip, limit))?;
+    assert!(connected.is_err());
+
+    let flows = MapData::from_pin(node.pins.join("HALF4"))?;
+    let flows: Array<MapData, [u64; 8]> = Array::try_from(Map::from_map_data(flows)?)?;
+    let mut entries = Vec::new();
+    for bucket in flows.iter() {
+        let bucket = bucket?;
+        entries.extend(
+            bucket
+                .chunks(2)
+                .filter(|entry| entry[0] != 0)
+                .map(|entry| FlowData(entry[1])),
+        );
+    }
+    let [entry] = entries[..] else {
+        panic!("one flow: {entries:?}");
+    };
+    assert_eq!(entry.state(), Some(FlowState::Syn));
+    assert!(entry.age(FlowState::Syn, flow_time()?) <= 1, "{entry:?}");
+    let log = node.agent()?.log();
+    assert!(!log.contains("by a call for each packet"), "{log}");
+    Ok(())
 }
 
 #[test]

@@ -9,6 +9,7 @@ use aya::{Ebpf, EbpfLoader};
 use sluice_abi::{ABI_VERSION, ConfigWord, HALF_OPEN_NS, MapName, Timeouts};
 use tracing::info;
 
+use super::clock::Tick;
 use super::hook::Hook;
 use super::pins::PinLock;
 use super::spec::{self, Spec};
@@ -157,6 +158,14 @@ fn seed(pins: &PinLock, adopted: bool) -> Result<u64, Error> {
     })
 }
 
+/// Ticks of length 0 have the programs ask the kernel for the time.
+fn tick() -> Tick {
+    Tick::measure().unwrap_or_else(|error| {
+        info!(%error, "programs take the time by a call for each packet");
+        Tick { ns: 0, offset: 0 }
+    })
+}
+
 /// Whether the pinned maps were made completely: the version is written last.
 fn finished(pins: &PinLock) -> Result<bool, Error> {
     let pin = pins.map(MapName::Config);
@@ -175,9 +184,12 @@ fn load(object: &[u8], pins: &PinLock, sizes: &Sizes, seed: u64) -> Result<Progr
     let flow_mask = sizes.flow_buckets - 1;
     let half_mask = sizes.half_open_buckets - 1;
     let fullnat_mask = sizes.fullnat_slots - 1;
+    let tick = tick();
     let mut loader = EbpfLoader::new();
     loader
         .override_global("FLOW_SEED", &seed, true)
+        .override_global("TICK_NS", &tick.ns, true)
+        .override_global("TICK_OFFSET", &tick.offset, true)
         .override_global("FLOWS4_MASK", &flow_mask, true)
         .override_global("FLOWS6_MASK", &flow_mask, true)
         .override_global("HALF4_MASK", &half_mask, true)

@@ -8,6 +8,7 @@
 //! through shared memory, words by system call, which orders the one before the other.
 
 mod attach;
+mod clock;
 mod hook;
 mod image;
 mod load;
@@ -30,6 +31,7 @@ use sluice_abi::{
 use sluice_planner::Limits;
 
 pub use attach::{Attached, Attacher, Filter, Mode, XdpChoice};
+pub use clock::Tick;
 pub use hook::Hook;
 pub use load::{Programs, open};
 pub use pins::{PinLock, detach};

@@ -62,8 +62,10 @@ const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
+const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
@@ -115,6 +117,28 @@ struct LinkUpdateAttr {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRunAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
 }
 
 /// The kernel's description of a map: the front of `bpf_map_info`.
@@ -402,6 +426,61 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut link_fd = raw(link);
     // SAFETY: no pointers; `bpf_attr.link_detach` is the descriptor alone.
     unsafe { bpf(BPF_LINK_DETACH, &mut link_fd) }.map(drop)
+}
+
+/// A program that says what `bpf_jiffies64` says (Linux 5.6).
+#[derive(Debug)]
+pub(super) struct JiffiesProgram(OwnedFd);
+
+impl JiffiesProgram {
+    /// Bytes of the frame that it writes jiffies to the front of: as many as the kernel wants at least.
+    const FRAME: usize = 14;
+    /// `struct bpf_insn`, each as `opcode:8 | target:4 | source:4 | offset:16 | immediate:32`, low bits first.
+    const INSTRUCTIONS: [u64; 9] = [
+        // r6 = r1, the context; r0 = bpf_jiffies64()
+        0x0000_0000_0000_16bf,
+        118 << 32 | 0x85,
+        // r2 = data, r3 = data_end
+        0x0000_0000_0000_6261,
+        0x0000_0000_0004_6361,
+        // r4 = r2 + 8; return if that is beyond the end
+        0x0000_0000_0000_24bf,
+        8 << 32 | 0x0407,
+        0x0000_0000_0001_342d,
+        // *(u64 *)r2 = r0
+        0x0000_0000_0000_027b,
+        0x95,
+    ];
+
+    pub(super) fn load() -> io::Result<Self> {
+        const BPF_PROG_TYPE_XDP: u32 = 6;
+        let mut attr = LoadAttr {
+            prog_type: BPF_PROG_TYPE_XDP,
+            insn_cnt: u32::try_from(Self::INSTRUCTIONS.len()).map_err(io::Error::other)?,
+            insns: address(&Self::INSTRUCTIONS),
+            license: c"Dual MIT/GPL".as_ptr() as u64,
+        };
+        // SAFETY: as many instructions as the count says, and a C string.
+        owned(unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?).map(Self)
+    }
+
+    pub(super) fn run(&self) -> io::Result<u64> {
+        let frame = [0_u8; Self::FRAME];
+        let mut answer = [0_u8; Self::FRAME];
+        let size = u32::try_from(Self::FRAME).map_err(io::Error::other)?;
+        let mut attr = TestRunAttr {
+            prog_fd: raw(self.0.as_fd()),
+            data_size_in: size,
+            data_size_out: size,
+            data_in: address(&frame),
+            data_out: address_mut(&mut answer),
+            repeat: 1,
+            ..TestRunAttr::default()
+        };
+        // SAFETY: both buffers have the sizes that the attributes say.
+        unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
+        read_plain(&answer).ok_or_else(|| io::Error::other("a short answer"))
+    }
 }
 
 /// Number of CPUs that can ever be online, as the kernel lays out per-CPU values.

@@ -123,6 +123,13 @@ pub static TEST_HOOKS: u32 = 0;
 #[unsafe(no_mangle)]
 pub static FLOW_SEED: u64 = 0;
 
+/// Nanoseconds between two ticks; 0: jiffies are not used.
+#[unsafe(no_mangle)]
+pub static TICK_NS: u64 = 0;
+/// The monotonic clock when jiffies were 0, in nanoseconds modulo 2^64.
+#[unsafe(no_mangle)]
+pub static TICK_OFFSET: u64 = 0;
+
 /// A constant that the loader may have set.
 #[inline(always)]
 pub fn constant<T: Copy>(value: &'static T) -> T {

@@ -5,7 +5,7 @@ use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup},
     btf_maps::lpm_trie::Key,
     cty::c_void,
-    helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+    helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns},
 };
 use sluice_abi::{
     ConfigWord, FlowClock, FlowData, Head, LocalKey, MAC_WORDS, MacKey, NEW_FLOW_WORDS,
@@ -343,8 +343,16 @@ impl Tables for Maps {
         if Self::testing() {
             return self.config(ConfigWord::TestClock);
         }
-        // SAFETY: a helper without arguments (Linux 5.11); a tick's resolution is enough and spares reading the TSC.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        let tick_ns = constant(&maps::TICK_NS);
+        if tick_ns == 0 {
+            // SAFETY: a helper without arguments (Linux 5.11).
+            return unsafe { bpf_ktime_get_coarse_ns() };
+        }
+        // A tick's resolution is enough, and jiffies are one load (Linux 5.6 inlines the helper on 64-bit machines).
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_jiffies64() }
+            .wrapping_mul(tick_ns)
+            .wrapping_add(constant(&maps::TICK_OFFSET))
     }
     #[inline(always)]
     fn random(&self) -> u32 {

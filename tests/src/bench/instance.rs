@@ -11,13 +11,14 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{ProgramFd, Xdp},
 };
+use nix::time::{ClockId, clock_getres};
 use sluice_abi::{
     ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, FIRST_REPLY_INDEX, FarEnd, ForwardingMode,
     Head, HeadPool, MAC_WORDS, MAX_POOLS, MapName, Path as ServerPath, PortKey, RingWord,
     SHARE_WHOLE, Scheduler, ServerCounters, ServerFacts, ServerRecord, ServerWord, Stat, Timeouts,
     VipWord, mac_number, own_bucket, own_mac,
 };
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 /// Real servers of the virtual server. Enough that each has FullNAT ports for its part of a million flows.
 pub const SERVERS: u32 = 256;
@@ -94,6 +95,12 @@ impl Counts {
     }
 }
 
+/// Nanoseconds between two ticks of this machine's kernel: the coarse clock's resolution.
+fn tick_ns() -> Result<u64> {
+    let tick = Duration::from(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)?);
+    Ok(u64::try_from(tick.as_nanos())?)
+}
+
 impl Instance {
     /// Loads the object at `path` and configures `virtual_server`.
     pub fn load(path: &Path, virtual_server: VirtualServer, tables: Tables) -> Result<Self> {
@@ -107,7 +114,9 @@ impl Instance {
         for (map, entries) in &sizes.entries {
             loader.map_max_entries(map.as_str(), *entries);
         }
+        let tick_ns = tick_ns()?;
         loader.override_global("FLOW_SEED", &FLOW_SEED, true);
+        loader.override_global("TICK_NS", &tick_ns, true);
         for (global, mask) in &sizes.masks {
             loader.override_global(global, mask, true);
         }
