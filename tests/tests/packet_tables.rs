@@ -3,6 +3,11 @@
 use sluice_tests::packet::{cases, kernel::Kernel, suite::play};
 
 #[test]
+fn the_verifier_accepts_the_programs_as_the_agent_loads_them() {
+    Kernel::accepts_agents_programs().unwrap();
+}
+
+#[test]
 fn packet_tables() {
     let mut kernel = Kernel::load().unwrap();
     let cases = cases::all();

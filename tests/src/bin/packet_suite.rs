@@ -19,6 +19,9 @@ fn main() -> Result<()> {
     let release =
         std::fs::read_to_string("/proc/sys/kernel/osrelease").context("which kernel is this?")?;
     println!("Linux {}", release.trim());
+    let (accepted, took) = timed(Kernel::accepts_agents_programs);
+    accepted?;
+    println!("the agent's programs accepted in {took:.1?}");
     let (kernel, took) = timed(Kernel::load);
     let mut kernel = kernel?;
     println!("programs loaded in {took:.1?}");

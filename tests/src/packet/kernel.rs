@@ -94,14 +94,35 @@ pub struct FlowSizes {
     pub claims: u32,
 }
 
-fn load_object(sizes: FlowSizes) -> Result<Ebpf> {
+impl FlowSizes {
+    const DEFAULT: Self = Self {
+        flows: sizes::FLOWS,
+        half_open: sizes::HALF_OPEN,
+        claims: sizes::CLAIMS,
+    };
+}
+
+/// How the programs get time, chance and routes.
+#[derive(Clone, Copy, Debug)]
+enum Hooks {
+    /// From maps.
+    Test,
+    /// From the kernel, where a tick has so many nanoseconds; 0: the time is not taken from ticks.
+    Kernel(u64),
+}
+
+fn load_object(sizes: FlowSizes, hooks: Hooks) -> Result<Ebpf> {
     let path = object_path();
-    let hooks = 1_u32;
+    let (hooks, tick_ns) = match hooks {
+        Hooks::Test => (1_u32, 0),
+        Hooks::Kernel(tick_ns) => (0, tick_ns),
+    };
     let (flows, half_open) = (sizes.flows - 1, sizes.half_open - 1);
     let claims = sizes.claims - 1;
     let mut loader = EbpfLoader::new();
     loader
         .override_global("TEST_HOOKS", &hooks, true)
+        .override_global("TICK_NS", &tick_ns, true)
         .override_global("FLOWS4_MASK", &flows, true)
         .override_global("FLOWS6_MASK", &flows, true)
         .override_global("HALF4_MASK", &half_open, true)
@@ -136,33 +157,44 @@ fn load_object(sizes: FlowSizes) -> Result<Ebpf> {
     })
 }
 
+fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
+    let program: &mut Xdp = ebpf
+        .program_mut("sluice_xdp")
+        .context("no program sluice_xdp")?
+        .try_into()?;
+    program.load().context("the verifier refuses sluice_xdp")?;
+    for name in ["sluice_ingress", "sluice_egress"] {
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(name)
+            .with_context(|| format!("no program {name}"))?
+            .try_into()?;
+        program
+            .load()
+            .with_context(|| format!("the verifier refuses {name}"))?;
+    }
+    Ok(())
+}
+
 impl Kernel {
     /// Loads the object and its three programs.
     pub fn load() -> Result<Self> {
-        Self::load_sized(FlowSizes {
-            flows: sizes::FLOWS,
-            half_open: sizes::HALF_OPEN,
-            claims: sizes::CLAIMS,
-        })
+        Self::load_sized(FlowSizes::DEFAULT)
+    }
+
+    /// Whether the verifier takes the programs as an agent loads them, whose code is not that of tests: with and without the
+    /// length of a tick.
+    pub fn accepts_agents_programs() -> Result<()> {
+        for tick_ns in [0, 4_000_000] {
+            let mut ebpf = load_object(FlowSizes::DEFAULT, Hooks::Kernel(tick_ns))?;
+            load_programs(&mut ebpf).with_context(|| format!("with ticks of {tick_ns} ns"))?;
+        }
+        Ok(())
     }
 
     /// As [`Self::load`], with larger tables of flows.
     pub fn load_sized(sizes: FlowSizes) -> Result<Self> {
-        let mut ebpf = load_object(sizes)?;
-        let program: &mut Xdp = ebpf
-            .program_mut("sluice_xdp")
-            .context("no program sluice_xdp")?
-            .try_into()?;
-        program.load().context("the verifier refuses sluice_xdp")?;
-        for name in ["sluice_ingress", "sluice_egress"] {
-            let program: &mut SchedClassifier = ebpf
-                .program_mut(name)
-                .with_context(|| format!("no program {name}"))?
-                .try_into()?;
-            program
-                .load()
-                .with_context(|| format!("the verifier refuses {name}"))?;
-        }
+        let mut ebpf = load_object(sizes, Hooks::Test)?;
+        load_programs(&mut ebpf)?;
         let mut kernel = Self {
             config: map_array(&mut ebpf, "CONFIG")?,
             v4: KernelFamily::take(&mut ebpf, 4)?,
