@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use sluice_abi::{ConfigWord, DropReason, ForwardingMode, HALF_OPEN_NS, TCP};
-use sluice_packet::Route;
+use sluice_packet::{AlignedMac, Route};
 use sluice_tests::packet::{
     frame::{ACK, DIRECTOR_MAC, FIN, Frame, ROUTER_MAC, SERVER_MAC, SYN, tcp},
     kernel::{FlowSizes, Kernel},
@@ -70,8 +70,8 @@ fn setup(vips: u8, claims: u32) -> Setup {
             [10, 1, 0, host].into(),
             Route::Resolved {
                 ifindex: IFINDEX,
-                source_mac: DIRECTOR_MAC,
-                next_hop_mac: ROUTER_MAC,
+                source_mac: AlignedMac(DIRECTOR_MAC),
+                next_hop_mac: AlignedMac(ROUTER_MAC),
             },
         );
     }

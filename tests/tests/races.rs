@@ -7,7 +7,7 @@
 use std::{net::SocketAddr, sync::Barrier};
 
 use sluice_abi::{ForwardingMode, Stat, TCP, UDP};
-use sluice_packet::Route;
+use sluice_packet::{AlignedMac, Route};
 use sluice_tests::packet::{
     cpus::{stay_on, two_cpus},
     frame::{ACK, DIRECTOR_MAC, ROUTER_MAC, RST, SERVER_MAC, SYN, tcp, udp},
@@ -203,8 +203,8 @@ fn a_flow_that_moves_is_found() {
     let client = |round: u16| address(true, 1, 1, 2000 + round);
     let route = Route::Resolved {
         ifindex: IFINDEX,
-        source_mac: DIRECTOR_MAC,
-        next_hop_mac: ROUTER_MAC,
+        source_mac: AlignedMac(DIRECTOR_MAC),
+        next_hop_mac: AlignedMac(ROUTER_MAC),
     };
     setup.route(client(0).ip(), route);
     let mut kernel = Kernel::load().unwrap();

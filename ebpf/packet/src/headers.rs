@@ -1,6 +1,6 @@
 //! Reading headers: Ethernet II, IPv4 (RFC 791), IPv6 (RFC 8200), the ports and flags of TCP and UDP.
 
-use crate::Packet;
+use crate::{Packet, words};
 use sluice_abi::{PortKey, TCP, UDP};
 
 /// Bytes of an Ethernet header without VLAN tag.
@@ -95,9 +95,8 @@ impl<const A: usize> Ip<A> {
     /// Where the packet is going.
     #[inline(always)]
     pub(crate) fn destination<P: Packet>(&self, packet: &P) -> Option<[u8; A]> {
-        packet
-            .get::<A>(self.at + if A == 4 { 16 } else { 24 })
-            .copied()
+        let destination = packet.get::<A>(self.at + if A == 4 { 16 } else { 24 })?;
+        Some(words::read(destination))
     }
 
     /// Whether the payload is an IP packet of the same family.
@@ -132,14 +131,17 @@ impl<const A: usize> Tuple<A> {
         if ip.fragment {
             return None;
         }
-        let flags = match ip.protocol {
-            TCP => packet.get::<2>(ip.payload + 12)?[1],
-            UDP => packet.get::<8>(ip.payload).map(|_| 0)?,
+        // One window for each header: a look beyond the packet's end costs as much as the reading.
+        let (ports, flags) = match ip.protocol {
+            TCP => {
+                let header = packet.get::<14>(ip.payload)?;
+                (*header.first_chunk::<4>()?, header[13])
+            }
+            UDP => (*packet.get::<8>(ip.payload)?.first_chunk::<4>()?, 0),
             _ => return None,
         };
-        let ports = packet.get::<4>(ip.payload)?;
         Some(Self {
-            source: *packet.get::<A>(ip.at + if A == 4 { 12 } else { 8 })?,
+            source: words::read(packet.get::<A>(ip.at + if A == 4 { 12 } else { 8 })?),
             destination: ip.destination(packet)?,
             source_port: *ports.first_chunk()?,
             destination_port: *ports.last_chunk()?,
@@ -196,8 +198,8 @@ pub(crate) fn same_address<const A: usize>(a: &[u8; A], b: &[u8; A]) -> bool {
     let mut difference = 0;
     let mut at = 0;
     while at + 3 < A {
-        let x = u32::from_ne_bytes([a[at], a[at + 1], a[at + 2], a[at + 3]]);
-        let y = u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+        let x = u32::from_ne_bytes(words::word(a, at));
+        let y = u32::from_ne_bytes(words::word(b, at));
         difference |= x ^ y;
         at += 4;
     }

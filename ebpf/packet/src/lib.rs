@@ -52,6 +52,7 @@ mod server;
 mod tables;
 mod unwrap;
 mod verdict;
+mod words;
 
 pub use checksum::update_transport;
 pub use dispatch::{
@@ -59,8 +60,9 @@ pub use dispatch::{
 };
 pub use flow::{change_words, find_words, insert_words};
 pub use fullnat::claim_worth;
-pub use tables::{FamilyTables, Hook, Packet, Route, SharedWords, Tables};
+pub use tables::{AlignedMac, FamilyTables, Hook, Packet, Route, SharedWords, Tables};
 pub use verdict::{Action, Outcome, Verdict};
+pub use words::copy;
 
 use sluice_abi::DropReason;
 

@@ -195,7 +195,7 @@ fn to_client<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         return Ok(Outcome::PASS);
     }
     if let (Route::Resolved { next_hop_mac, .. }, Hook::Xdp) = (&route, hook)
-        && next_hop::is_due(tables, next_hop_mac)
+        && next_hop::is_due(tables, &next_hop_mac.0)
     {
         tables.stat(Stat::ToStack);
         return Ok(Outcome::PASS);
@@ -218,7 +218,7 @@ fn to_client<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
             },
             Hook::Xdp,
         ) => {
-            rewrite::macs(packet, &next_hop_mac, &source_mac)?;
+            rewrite::macs(packet, &next_hop_mac.0, &source_mac.0)?;
             Ok(if ifindex == packet.ifindex() {
                 Outcome::TX
             } else {

@@ -11,6 +11,9 @@ use sluice_abi::{DropReason, UDP};
 /// TTL and hop limit of outer headers.
 const OUTER_TTL: u8 = 64;
 
+/// Sum of the word of TTL and protocol, when the TTL is one less, and the complement of what it was: the same for all (RFC 1141).
+const TTL_LOWERED: u16 = 0xffff - 0x0100;
+
 /// Replaces destination address and port.
 #[inline(always)]
 pub(crate) fn destination<const A: usize, P: Packet>(
@@ -86,13 +89,12 @@ pub(crate) fn decrement_ttl<const A: usize, P: Packet>(
 ) -> Result<(), DropReason> {
     if A == 4 {
         let field = packet.get::<4>(ETHERNET + 8).ok_or(DropReason::Truncated)?;
-        let old = [field[0], field[1]];
-        let new = [ip.ttl.wrapping_sub(1), field[1]];
-        let checksum = update([field[2], field[3]], Sum::ZERO.sub(&old).add(&new).fold());
+        let ttl = ip.ttl.wrapping_sub(1);
+        let checksum = update([field[2], field[3]], TTL_LOWERED);
         set(
             packet,
             ETHERNET + 8,
-            &[new[0], new[1], checksum[0], checksum[1]],
+            &[ttl, field[1], checksum[0], checksum[1]],
         )
     } else {
         let next_header = packet.get::<2>(ETHERNET + 6).ok_or(DropReason::Truncated)?[0];

@@ -92,6 +92,11 @@ pub trait FamilyTables<const A: usize> {
     fn route(&self, packet_ifindex: u32, source: &[u8; A], destination: &[u8; A]) -> Route;
 }
 
+/// A MAC address, so aligned that the verifier lets it be read by words from the stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(align(4))]
+pub struct AlignedMac(pub [u8; 6]);
+
 /// A way to an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {
@@ -100,9 +105,9 @@ pub enum Route {
         /// Interface out.
         ifindex: u32,
         /// Its MAC address.
-        source_mac: [u8; 6],
+        source_mac: AlignedMac,
         /// The next hop's MAC address.
-        next_hop_mac: [u8; 6],
+        next_hop_mac: AlignedMac,
     },
     /// There is a route through this interface, but its next hop's MAC address is not known.
     NoNeighbour {

@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use sluice_abi::ConfigWord;
-use sluice_packet::{Packet, Tables, update_transport};
+use sluice_packet::{Packet, Tables, copy, update_transport};
 
 /// No header lies further in; the verifier wants to see a bound.
 const LARGEST_OFFSET: usize = 512;
@@ -94,7 +94,9 @@ impl Packet for XdpFrame {
     #[inline(always)]
     fn set<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
         // SAFETY: inside the packet, by `window`.
-        self.at(offset).map(|target| unsafe { *target = *bytes })
+        let target = unsafe { &mut *self.at(offset)? };
+        copy(target, bytes);
+        Some(())
     }
 
     #[inline(always)]

@@ -12,7 +12,8 @@ use sluice_abi::{
     NextHopWord, PortKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_packet::{
-    FamilyTables, Route, SharedWords, Tables, change_words, claim_worth, find_words, insert_words,
+    AlignedMac, FamilyTables, Route, SharedWords, Tables, change_words, claim_worth, find_words,
+    insert_words,
 };
 
 /// Address families of the kernel's `bpf_fib_lookup`.
@@ -405,8 +406,8 @@ fn test_route<const A: usize>(destination: &[u8; A]) -> Route {
     match unsafe { maps::TEST_ROUTES.get(key) } {
         Some(route) if route.kind == 2 => Route::Resolved {
             ifindex: route.ifindex,
-            source_mac: route.source_mac,
-            next_hop_mac: route.next_hop_mac,
+            source_mac: AlignedMac(route.source_mac),
+            next_hop_mac: AlignedMac(route.next_hop_mac),
         },
         Some(route) if route.kind == 1 => Route::NoNeighbour {
             ifindex: route.ifindex,
@@ -460,6 +461,15 @@ fn empty_query(family: u8, ifindex: u32) -> FibLookup {
     query
 }
 
+/// Copies byte by byte: joined loads would be misaligned stack accesses.
+#[inline(always)]
+fn mac(bytes: &[u8; 6]) -> AlignedMac {
+    // SAFETY: a valid reference; volatile, so that the loads are not joined.
+    AlignedMac(core::array::from_fn(|i| unsafe {
+        core::ptr::read_volatile(&raw const bytes[i])
+    }))
+}
+
 #[inline(always)]
 fn lookup(context: *mut c_void, query: &mut FibLookup) -> Route {
     // SAFETY: the program's context and a whole query.
@@ -467,8 +477,8 @@ fn lookup(context: *mut c_void, query: &mut FibLookup) -> Route {
     if result == BPF_FIB_LKUP_RET_SUCCESS as i64 {
         Route::Resolved {
             ifindex: query.ifindex,
-            source_mac: query.smac,
-            next_hop_mac: query.dmac,
+            source_mac: mac(&query.smac),
+            next_hop_mac: mac(&query.dmac),
         }
     } else if result == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
         Route::NoNeighbour {

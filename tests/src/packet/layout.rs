@@ -165,7 +165,7 @@ pub fn route(route: &Route) -> [u8; 24] {
             ifindex,
             source_mac,
             next_hop_mac,
-        } => (2, ifindex, source_mac, next_hop_mac),
+        } => (2, ifindex, source_mac.0, next_hop_mac.0),
     };
     array(
         &[

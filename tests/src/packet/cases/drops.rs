@@ -6,7 +6,7 @@ use sluice_abi::{
     ClaimData, ClaimState, ConfigWord, DropReason, FULLNAT_PORT_MIN, ForwardingMode, Path,
     RingWord, ServerWord, Stat, TCP, UDP, VipWord,
 };
-use sluice_packet::{Route, Verdict};
+use sluice_packet::{AlignedMac, Route, Verdict};
 
 use super::{MODES, Net, PROTOCOLS, first, forwarded, nets};
 use crate::packet::{
@@ -384,8 +384,8 @@ fn replies(net: &Net) -> Case {
     let reply = udp(net.server, net.client).macs(SERVER_MAC, DIRECTOR_MAC);
     let resolved = Route::Resolved {
         ifindex: IFINDEX,
-        source_mac: DIRECTOR_MAC,
-        next_hop_mac: SERVER_MAC,
+        source_mac: AlignedMac(DIRECTOR_MAC),
+        next_hop_mac: AlignedMac(SERVER_MAC),
     };
     let mut cut = reply.bytes();
     cut.pop();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use sluice_abi::{DropReason, FULLNAT_PORT_MIN, ForwardingMode, Path, TCP, UDP, VipWord};
-use sluice_packet::{Route, Verdict};
+use sluice_packet::{AlignedMac, Route, Verdict};
 
 use super::{Net, at_server, forwarded, nets};
 use crate::packet::{
@@ -73,8 +73,8 @@ fn replies_for_others(net: &Net, mode: ForwardingMode) -> Case {
         net.client.ip(),
         Route::Resolved {
             ifindex: IFINDEX,
-            source_mac: DIRECTOR_MAC,
-            next_hop_mac: ROUTER_MAC,
+            source_mac: AlignedMac(DIRECTOR_MAC),
+            next_hop_mac: AlignedMac(ROUTER_MAC),
         },
     );
     let request = udp(net.client, net.vip);

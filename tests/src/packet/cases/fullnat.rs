@@ -5,7 +5,7 @@ use std::{net::SocketAddr, ops::Range};
 use sluice_abi::{
     ClaimData, ClaimState, DropReason, FULLNAT_PORT_MIN, ForwardingMode, Stat, TCP, UDP,
 };
-use sluice_packet::{Route, Verdict};
+use sluice_packet::{AlignedMac, Route, Verdict};
 
 use super::{Net, forwarded, nets};
 use crate::packet::{
@@ -50,8 +50,8 @@ fn setup_with(net: &Net, protocols: &[u8]) -> Setup {
             client.ip(),
             Route::Resolved {
                 ifindex: IFINDEX,
-                source_mac: DIRECTOR_MAC,
-                next_hop_mac: ROUTER_MAC,
+                source_mac: AlignedMac(DIRECTOR_MAC),
+                next_hop_mac: AlignedMac(ROUTER_MAC),
             },
         );
     }

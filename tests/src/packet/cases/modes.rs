@@ -1,7 +1,7 @@
 //! Every mode over both families and protocols: towards the server, and back where replies come by the director.
 
 use sluice_abi::{ForwardingMode, TCP, UDP};
-use sluice_packet::{Route, Verdict};
+use sluice_packet::{AlignedMac, Route, Verdict};
 
 use super::{MODES, Net, PROTOCOLS, at_server, first, nets};
 use crate::packet::{
@@ -62,8 +62,8 @@ fn to_another_link(title: &str, net: &Net, mode: ForwardingMode, protocol: u8) -
 fn way_to_client() -> Route {
     Route::Resolved {
         ifindex: IFINDEX,
-        source_mac: DIRECTOR_MAC,
-        next_hop_mac: ROUTER_MAC,
+        source_mac: AlignedMac(DIRECTOR_MAC),
+        next_hop_mac: AlignedMac(ROUTER_MAC),
     }
 }
 
@@ -108,8 +108,8 @@ fn fullnat_reply(net: &Net, protocol: u8) -> Case {
         net.client.ip(),
         Route::Resolved {
             ifindex: IFINDEX + 3,
-            source_mac: DIRECTOR_MAC,
-            next_hop_mac: ROUTER_MAC,
+            source_mac: AlignedMac(DIRECTOR_MAC),
+            next_hop_mac: AlignedMac(ROUTER_MAC),
         },
     );
     let request = first(net.client, net.vip, protocol);

@@ -3,7 +3,7 @@
 use sluice_abi::{
     ConfigWord, DropReason, FlowState, ForwardingMode, Path, Stat, TCP, UDP, VipWord,
 };
-use sluice_packet::{Route, Verdict};
+use sluice_packet::{AlignedMac, Route, Verdict};
 
 use super::{MODES, Net, PROTOCOLS, at_server, first, forwarded, nets};
 use crate::packet::{
@@ -124,8 +124,8 @@ fn bridge_replies(net: &Net) -> Case {
         net.client.ip(),
         Route::Resolved {
             ifindex: 9,
-            source_mac: DIRECTOR_MAC,
-            next_hop_mac: ROUTER_MAC,
+            source_mac: AlignedMac(DIRECTOR_MAC),
+            next_hop_mac: AlignedMac(ROUTER_MAC),
         },
     );
     setup.route(net.other_client.ip(), Route::NoNeighbour { ifindex: 8 });
@@ -196,8 +196,8 @@ fn next_hops_are_refreshed(net: &Net) -> Case {
             client.ip(),
             Route::Resolved {
                 ifindex: IFINDEX,
-                source_mac: DIRECTOR_MAC,
-                next_hop_mac,
+                source_mac: AlignedMac(DIRECTOR_MAC),
+                next_hop_mac: AlignedMac(next_hop_mac),
             },
         );
     }

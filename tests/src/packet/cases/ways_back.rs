@@ -1,7 +1,7 @@
 //! Replies when a client uses its port again: they belong to the new connection, whatever the old one left behind.
 
 use sluice_abi::{DropReason, ForwardingMode, Path, ServerWord, TCP, VipWord};
-use sluice_packet::{Route, Verdict};
+use sluice_packet::{AlignedMac, Route, Verdict};
 
 use super::{Net, at_server, nets};
 use crate::packet::{
@@ -115,8 +115,8 @@ fn setup(net: &Net) -> Setup {
         net.client.ip(),
         Route::Resolved {
             ifindex: IFINDEX,
-            source_mac: DIRECTOR_MAC,
-            next_hop_mac: ROUTER_MAC,
+            source_mac: AlignedMac(DIRECTOR_MAC),
+            next_hop_mac: AlignedMac(ROUTER_MAC),
         },
     );
     setup

@@ -9,7 +9,7 @@ use sluice_abi::{
     ClaimData, ClaimState, ConfigWord, FULLNAT_PORT_MIN, FarEnd, ForwardingMode, Path, RingWord,
     ServerWord, TCP, UDP, VipWord,
 };
-use sluice_packet::Route;
+use sluice_packet::{AlignedMac, Route};
 
 use super::Rng;
 use crate::packet::{
@@ -323,8 +323,8 @@ fn random_route(rng: &mut Rng) -> Route {
         2 => Route::NoNeighbour { ifindex },
         _ => Route::Resolved {
             ifindex,
-            source_mac: DIRECTOR_MAC,
-            next_hop_mac: ROUTER_MAC,
+            source_mac: AlignedMac(DIRECTOR_MAC),
+            next_hop_mac: AlignedMac(ROUTER_MAC),
         },
     }
 }
