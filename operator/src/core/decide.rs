@@ -8,12 +8,15 @@ use sluice_api::{
 
 use super::claims::Admitted;
 use super::pools::Checked;
+use super::servers::{Lacking, Servers};
 use super::world::World;
 
 /// The decisions from now on.
 pub(super) struct Decided {
     pub(super) pools: BTreeMap<ObjectKey, PoolDecision>,
     pub(super) virtual_servers: BTreeMap<ObjectKey, Decision>,
+    /// By virtual server, the pool that other weights in its spec wait for.
+    pub(super) awaited: BTreeMap<ObjectKey, Lacking>,
 }
 
 /// Each virtual server's content: its newest spec if admitted, else its last decision unless that was `withdrawn`.
@@ -40,6 +43,7 @@ pub(super) fn served(
 pub(super) fn decide(
     world: &World,
     checked: &Checked,
+    servers: Servers<'_>,
     served: BTreeMap<ObjectKey, DecidedVirtualServer>,
     mut weights: BTreeMap<ObjectKey, Vec<DecidedPool>>,
 ) -> Decided {
@@ -47,6 +51,7 @@ pub(super) fn decide(
     let mut decided = Decided {
         pools: BTreeMap::new(),
         virtual_servers: BTreeMap::new(),
+        awaited: BTreeMap::new(),
     };
     for (key, content) in &checked.contents {
         let generation = if checked.refused_pools.contains_key(key) {
@@ -64,13 +69,24 @@ pub(super) fn decide(
     }
     for (key, mut content) in served {
         let last = world.decision(&key);
-        let generation = match &checked.admitted[&key] {
+        let mut generation = match &checked.admitted[&key] {
             Ok(_) => world.virtual_servers[&key].metadata.generation,
             Err(_) => last.map(|last| last.generation),
         };
-        content.pools = weights
-            .remove(&key)
-            .unwrap_or_else(|| weights_without_rollout(content.pools, last));
+        if let Some(weights) = weights.remove(&key) {
+            content.pools = weights;
+        } else {
+            let wanted = weights_without_rollout(content.pools, last);
+            let before = last.map_or(&[][..], |last| &last.content.pools);
+            let lacking = servers.lacking(&key, &content.addresses, before, &wanted);
+            content.pools = if let Some(lacking) = lacking {
+                generation = last.map(|last| last.generation);
+                decided.awaited.insert(key.clone(), lacking);
+                before.to_vec()
+            } else {
+                wanted
+            };
+        }
         let (revision, complete_revision) = match last {
             Some(last) if last.content == content => (last.revision, last.complete_revision),
             _ => (next(&mut highest), 0),

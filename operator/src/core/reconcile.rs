@@ -19,7 +19,7 @@ pub fn reconcile(world: &World, now: &Time) -> Outcome {
         slices: &slices,
     };
     let rollouts = policies::drive(world, servers, &served, now);
-    let decided = decide::decide(world, &checked, served, rollouts.weights);
+    let decided = decide::decide(world, &checked, servers, served, rollouts.weights);
 
     let mut outcome = Outcome::default();
     let mut used: BTreeMap<ObjectKey, u32> = BTreeMap::new();
@@ -48,6 +48,7 @@ pub fn reconcile(world: &World, now: &Time) -> Outcome {
             world,
             checked: &checked,
             servers,
+            awaited: decided.awaited.get(key),
             now,
         };
         let status = status::virtual_server(seen, key, decision);

@@ -1,6 +1,7 @@
 //! Conditions, from what nodes report and what was refused.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use sluice_api::{
     Acknowledged, Condition, ConditionType, Decision, ForwardingMode, NODE_SILENT_SECONDS,
@@ -14,7 +15,7 @@ use super::admission::Refusal;
 use super::nodes::{self, Acknowledgement, Asker};
 use super::policies::Driven;
 use super::pools::Checked;
-use super::servers::Servers;
+use super::servers::{Lacking, Servers};
 use super::world::World;
 
 /// Writes an object's conditions.
@@ -72,6 +73,8 @@ pub(super) struct Seen<'a> {
     pub(super) world: &'a World,
     pub(super) checked: &'a Checked,
     pub(super) servers: Servers<'a>,
+    /// The pool that other weights in the spec wait for.
+    pub(super) awaited: Option<&'a Lacking>,
     pub(super) now: &'a Time,
 }
 
@@ -84,6 +87,7 @@ pub(super) fn virtual_server(
         world,
         checked,
         servers,
+        awaited,
         now,
     } = seen;
     let object = &world.virtual_servers[key];
@@ -111,8 +115,9 @@ pub(super) fn virtual_server(
                 decision.as_ref().map(|d| (d.generation, d.revision)),
             ),
         ),
-        (Some(decision), []) => match lacking_pool(key, decision, servers) {
-            Some(message) if acknowledgement.is_complete() => {
+        (Some(decision), []) => match (awaited, lacking_pool(key, decision, servers)) {
+            (Some(lacking), _) => State::Reconciling(Reason::AwaitingServers, awaiting(lacking)),
+            (None, Some(message)) if acknowledgement.is_complete() => {
                 State::Reconciling(Reason::AwaitingServers, message)
             }
             _ => in_force(&acknowledgement),
@@ -164,17 +169,32 @@ fn tell_silent(
     conditions.set(kind, true, Reason::NodeSilent, &message);
 }
 
+/// Tells what other weights wait for.
+fn awaiting(lacking: &Lacking) -> String {
+    format!(
+        "spec.pools: the weights of before stay until RealServerPool {} has an {} server that takes new flows to {}, since its \
+         share would be dropped: see that its servers are ready",
+        lacking.pool,
+        family(lacking.vip),
+        lacking.vip
+    )
+}
+
+fn family(vip: IpAddr) -> &'static str {
+    if vip.is_ipv6() { "IPv6" } else { "IPv4" }
+}
+
 /// Tells of a pool with a share that has no server for it.
 fn lacking_pool(key: &ObjectKey, decision: &Decision, servers: Servers<'_>) -> Option<String> {
     let content = &decision.content;
     let mut pools = content.pools.iter().filter(|pool| pool.weight > 0);
     pools.find_map(|pool| {
         let vip = servers.unserved(&key.sibling(&pool.name), content)?;
-        let family = if vip.is_ipv6() { "IPv6" } else { "IPv4" };
         Some(format!(
-            "RealServerPool {} has a share and no {family} server that takes new flows, so that its share of those to {vip} \
+            "RealServerPool {} has a share and no {} server that takes new flows, so that its share of those to {vip} \
              is dropped: see that its servers are ready, or set its weight in spec.pools to 0",
-            pool.name
+            pool.name,
+            family(vip)
         ))
     })
 }

@@ -148,3 +148,86 @@ fn a_node_that_was_silent_before_is_soon_known_to_be() {
     assert!(live("d2", 6, 3_600_000, 60_000), "what was before is over");
     assert!(!live("d2", 6, 3_600_000, 60_001));
 }
+
+/// The text with other weights and with servers that take flows or not.
+fn weighted(weights: [u32; 2], v1_takes: bool, v2_takes: bool) -> String {
+    let [v1, v2] = weights;
+    let pools = format!("[{{name: v1, weight: {v1}}}, {{name: v2, weight: {v2}}}]");
+    let mut text = MANIFESTS.replace("[{name: v1, weight: 100}, {name: v2, weight: 0}]", &pools);
+    if !v1_takes {
+        text = text.replace("address: 10.0.0.1}", "address: 10.0.0.1, weight: 0}");
+    }
+    if !v2_takes {
+        text = text.replace("weight: 3}", "weight: 0}");
+    }
+    text
+}
+
+#[test]
+fn weights_wait_for_a_server_on_the_side_that_gains() {
+    for weights in [[0, 100], [90, 10], [50, 1]] {
+        let mut sim = served();
+        sim.apply(&weighted(weights, true, false));
+        sim.settle();
+        assert_eq!(sim.weights("web"), [100, 0], "{weights:?}");
+        let (status, reason, message) = sim.ready("web");
+        assert_eq!(
+            (status.as_str(), reason.as_str()),
+            ("False", "AwaitingServers")
+        );
+        assert!(
+            message.contains("RealServerPool v2 has an IPv4 server"),
+            "{message}"
+        );
+        let decision = sim.world.decision(&key("web")).expect("decided");
+        assert_eq!(decision.generation, 1, "the edit is not decided");
+
+        sim.apply(&weighted(weights, true, true));
+        sim.settle();
+        assert_eq!(sim.weights("web"), weights);
+        assert_eq!(sim.ready("web").1, "Live");
+        // A pool that loses its servers keeps its weight.
+        sim.apply(&weighted(weights, true, false));
+        sim.settle();
+        assert_eq!(sim.weights("web"), weights);
+    }
+}
+
+#[test]
+fn weights_wait_for_nothing_that_is_lost_already() {
+    // Neither side serves: nothing is lost by the change.
+    let mut sim = served();
+    sim.apply(&weighted([100, 0], false, false));
+    sim.settle();
+    sim.apply(&weighted([0, 100], false, false));
+    sim.settle();
+    assert_eq!(sim.weights("web"), [0, 100]);
+    // Back to the one that serves, from the one that does not.
+    sim.apply(&weighted([100, 0], true, false));
+    sim.settle();
+    assert_eq!(sim.weights("web"), [100, 0]);
+    assert_eq!(sim.ready("web").1, "Live");
+}
+
+#[test]
+fn what_else_is_edited_does_not_wait_with_the_weights() {
+    let mut sim = served();
+    let text = weighted([0, 100], true, false);
+    sim.apply(&text.replace("203.0.113.10", "203.0.113.11"));
+    sim.settle();
+    let decision = sim.world.decision(&key("web")).expect("decided");
+    let vip: IpAddr = "203.0.113.11".parse().expect("an address");
+    assert_eq!(decision.content.addresses, [vip]);
+    assert_eq!(sim.weights("web"), [100, 0]);
+    // A pool that leaves the spec stays as long.
+    let renamed = text.replace(
+        "[{name: v1, weight: 0}, {name: v2, weight: 100}]",
+        "[{name: v2, weight: 1}]",
+    );
+    sim.apply(&renamed);
+    sim.settle();
+    assert_eq!(sim.weights("web"), [100, 0]);
+    sim.apply(&renamed.replace("weight: 0}]}", "weight: 1}]}"));
+    sim.settle();
+    assert_eq!(sim.weights("web"), [1]);
+}
