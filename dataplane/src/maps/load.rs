@@ -102,20 +102,21 @@ pub fn open(path: &Path, pins: &PinLock, sizes: &Sizes) -> Result<Opened, Error>
         message: error.to_string(),
     })?;
     let specs = spec::expected(&object, path, sizes)?;
+    // Maps of an unfinished start are not compared: they go.
+    let is_finished = is_finished(pins)?;
     let mut pinned = 0;
     for (name, expected) in &specs {
         let pin = pins.directory().join(name);
         let action = || format!("open {}", pin.display());
         if let Some(fd) = open_pin(&pin).map_err(|error| system_error(action())(error))? {
             let info = map_info(fd.as_fd()).map_err(|error| system_error(action())(error))?;
-            // A map of an unfinished start is compared below, by its missing version.
-            if finished(pins)? {
+            if is_finished {
                 spec::check(name, pin, expected, &Spec::from(&info))?;
             }
             pinned += 1;
         }
     }
-    let adopted = pinned > 0 && finished(pins)?;
+    let adopted = pinned > 0 && is_finished;
     if pinned > 0 && !adopted {
         info!("removing the maps of an earlier start that did not come to its end");
         pins.remove_maps()?;
@@ -167,7 +168,7 @@ fn tick() -> Tick {
 }
 
 /// Whether the pinned maps were made completely: the version is written last.
-fn finished(pins: &PinLock) -> Result<bool, Error> {
+fn is_finished(pins: &PinLock) -> Result<bool, Error> {
     let pin = pins.map(MapName::Config);
     match pinned_config(pins, ConfigWord::AbiVersion)? {
         None | Some(0) => Ok(false),
