@@ -459,6 +459,34 @@ fn packets_times_are_those_of_the_monotonic_clock() -> Result<()> {
     Ok(())
 }
 
+/// The far end of the second link has no XDP program, so the near one takes no frames from XDP.
+#[test]
+fn redirects_that_a_device_refuses_are_counted() -> Result<()> {
+    let mut node = Node::build()?;
+    let _far = node.second_link()?;
+    node.write_spec_of("Native", "eth0, eth1")?;
+    node.decide(7, &["10.0.1.2"])?;
+    node.start(&[])?;
+    node.await_live(7)?;
+    until("the neighbour to be known", LIMIT, || {
+        node.metric("sluice_neighbours{state=\"unresolved\"}")
+            .is_ok_and(|n| n == 0.0)
+    })?;
+    let refused = "sluice_dropped_packets_total{reason=\"redirect_refused\"}";
+    assert!(node.metric(refused)?.abs() < 0.5);
+    node.server.ip("route add 203.0.113.1 via 10.0.0.1")?;
+    let vip = "203.0.113.1:80".parse()?;
+    let limit = Duration::from_millis(100);
+    let connected = node
+        .server
+        .within(|| TcpStream::connect_timeout(&vip, limit))?;
+    assert!(connected.is_err());
+    until("the refusal to be counted", LIMIT, || {
+        node.metric(refused).is_ok_and(|n| n >= 1.0)
+    })?;
+    Ok(())
+}
+
 #[test]
 fn what_expired_is_swept_away() -> Result<()> {
     let mut node = Node::build()?;

@@ -4,11 +4,12 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use aya::programs::{ProgramFd, SchedClassifier, Xdp};
+use aya::programs::{ProgramError, ProgramFd, RawTracePoint, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_abi::{ABI_VERSION, ConfigWord, HALF_OPEN_NS, MapName, Timeouts};
 use tracing::info;
 
+use super::btf;
 use super::clock::Tick;
 use super::hook::Hook;
 use super::pins::PinLock;
@@ -24,6 +25,9 @@ const NEXT_HOP_REFRESH: u64 = 1;
 /// holds one: so a quarter of the slots is the most that unconfirmed flows of one VIP port hold.
 const NEW_FLOW_SHARE: u32 = 8;
 
+/// The program that counts redirects which a device refuses.
+const REDIRECT_REFUSED: &str = "sluice_redirect_refused";
+
 /// The loaded programs.
 #[derive(Debug)]
 pub struct Programs {
@@ -33,42 +37,63 @@ pub struct Programs {
 impl Programs {
     pub(super) fn fd(&self, hook: Hook) -> Result<&ProgramFd, Error> {
         let program = self.object.program(hook.program());
-        let missing = || not_in_object(hook);
+        let missing = || not_in_object(hook.program());
         program
             .ok_or_else(missing)?
             .fd()
-            .map_err(|error| Error::Load {
-                message: error.to_string(),
-            })
+            .map_err(|error| failed(&error))
     }
 
     pub(super) fn classifier(&mut self, hook: Hook) -> Result<&mut SchedClassifier, Error> {
         self.object
             .program_mut(hook.program())
             .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| not_in_object(hook))
+            .ok_or_else(|| not_in_object(hook.program()))
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        self.object
+            .program_mut(Hook::Xdp.program())
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| not_in_object(Hook::Xdp.program()))
     }
 
     fn load(&mut self) -> Result<(), Error> {
-        let failed = |error: aya::programs::ProgramError| Error::Load {
-            message: chain(&error),
-        };
-        let xdp: &mut Xdp = self
-            .object
-            .program_mut(Hook::Xdp.program())
-            .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| not_in_object(Hook::Xdp))?;
-        xdp.load().map_err(failed)?;
+        self.xdp()?.load().map_err(|error| failed(&error))?;
         for hook in [Hook::Ingress, Hook::Egress] {
-            self.classifier(hook)?.load().map_err(failed)?;
+            self.classifier(hook)?
+                .load()
+                .map_err(|error| failed(&error))?;
         }
+        Ok(())
+    }
+
+    /// Has the kernel tell of redirects that fail. As long as this process lives: nothing of it is pinned.
+    fn count_refused_redirects(&mut self, maps: &Maps) -> Result<(), Error> {
+        let id = self.xdp()?.info().map_err(|error| failed(&error))?.id();
+        maps.set_config(ConfigWord::XdpProgram, u64::from(id))?;
+        let program: &mut RawTracePoint = self
+            .object
+            .program_mut(REDIRECT_REFUSED)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| not_in_object(REDIRECT_REFUSED))?;
+        program.load().map_err(|error| failed(&error))?;
+        program
+            .attach("xdp_redirect_err")
+            .map_err(|error| failed(&error))?;
         Ok(())
     }
 }
 
-fn not_in_object(hook: Hook) -> Error {
+fn not_in_object(program: &str) -> Error {
     Error::Load {
-        message: format!("the object has no program {}", hook.program()),
+        message: format!("the object has no program {program}"),
+    }
+}
+
+fn failed(error: &ProgramError) -> Error {
+    Error::Load {
+        message: chain(error),
     }
 }
 
@@ -122,13 +147,21 @@ pub fn open(path: &Path, pins: &PinLock, sizes: &Sizes) -> Result<Opened, Error>
         pins.remove_maps()?;
     }
     let seed = seed(pins, adopted)?;
-    let mut programs = load(&object, pins, sizes, seed)?;
+    let offsets = program_offsets();
+    let mut programs = load(&object, pins, sizes, seed, offsets.unwrap_or_default())?;
     let maps = Maps::open(pins.directory())?;
     prepare(&maps, sizes, seed)?;
     if adopted {
         info!(pins = %pins.directory().display(), "adopted the pinned maps");
     }
     programs.load()?;
+    let counted = match offsets {
+        Some(_) => programs.count_refused_redirects(&maps),
+        None => Err(unknown_kernel()),
+    };
+    if let Err(error) = counted {
+        info!(%error, "redirects that a device refuses are not counted");
+    }
     Ok(Opened {
         maps,
         programs,
@@ -159,6 +192,22 @@ fn seed(pins: &PinLock, adopted: bool) -> Result<u64, Error> {
     })
 }
 
+/// Where this kernel keeps a program's id: offsets in two structures.
+fn program_offsets() -> Option<(u32, u32)> {
+    let btf = fs::read(btf::VMLINUX).ok()?;
+    let aux = btf::member_offset(&btf, "bpf_prog", "aux")?;
+    Some((aux, btf::member_offset(&btf, "bpf_prog_aux", "id")?))
+}
+
+fn unknown_kernel() -> Error {
+    Error::Load {
+        message: format!(
+            "{} does not tell where the kernel keeps a program's id",
+            btf::VMLINUX
+        ),
+    }
+}
+
 /// Ticks of length 0 have the programs ask the kernel for the time.
 fn tick() -> Tick {
     Tick::measure().unwrap_or_else(|error| {
@@ -181,7 +230,13 @@ fn is_finished(pins: &PinLock) -> Result<bool, Error> {
     }
 }
 
-fn load(object: &[u8], pins: &PinLock, sizes: &Sizes, seed: u64) -> Result<Programs, Error> {
+fn load(
+    object: &[u8],
+    pins: &PinLock,
+    sizes: &Sizes,
+    seed: u64,
+    (aux, id): (u32, u32),
+) -> Result<Programs, Error> {
     let flow_mask = sizes.flow_buckets - 1;
     let half_mask = sizes.half_open_buckets - 1;
     let fullnat_mask = sizes.fullnat_slots - 1;
@@ -191,6 +246,8 @@ fn load(object: &[u8], pins: &PinLock, sizes: &Sizes, seed: u64) -> Result<Progr
         .override_global("FLOW_SEED", &seed, true)
         .override_global("TICK_NS", &tick.ns, true)
         .override_global("TICK_OFFSET", &tick.offset, true)
+        .override_global("BPF_PROG_AUX", &aux, true)
+        .override_global("BPF_PROG_AUX_ID", &id, true)
         .override_global("FLOWS4_MASK", &flow_mask, true)
         .override_global("FLOWS6_MASK", &flow_mask, true)
         .override_global("HALF4_MASK", &half_mask, true)

@@ -8,6 +8,7 @@
 //! through shared memory, words by system call, which orders the one before the other.
 
 mod attach;
+mod btf;
 mod clock;
 mod hook;
 mod image;

@@ -84,10 +84,24 @@ impl Node {
         std::mem::replace(&mut self.pins, others)
     }
 
+    /// Makes a second link, `eth1`, to a namespace whose address is 10.0.1.2 and which has no XDP program.
+    pub(crate) fn second_link(&self) -> Result<Namespace> {
+        let far = self.run.namespace("far")?;
+        Veth::between(self.director.port("eth1"), far.port("eth0")).create()?;
+        self.director.ip("address add 10.0.1.1/24 dev eth1")?;
+        far.ip("address add 10.0.1.2/24 dev eth0")?;
+        Ok(far)
+    }
+
     pub(crate) fn write_spec(&self, mode: &str) -> Result<()> {
+        self.write_spec_of(mode, UPLINK)
+    }
+
+    /// With these uplinks, separated by commas.
+    pub(crate) fn write_spec_of(&self, mode: &str, uplinks: &str) -> Result<()> {
         let text = format!(
             "apiVersion: sluice.dev/v1alpha1\nkind: LoadBalancerNode\nmetadata: {{name: d1}}\n\
-             spec: {{role: Director, interfaces: [{UPLINK}], xdpMode: {mode}}}\n"
+             spec: {{role: Director, interfaces: [{uplinks}], xdpMode: {mode}}}\n"
         );
         let hidden = self.directory.join(".node");
         fs::write(&hidden, text)?;

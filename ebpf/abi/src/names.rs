@@ -149,6 +149,8 @@ pub enum ConfigWord {
     EstablishedTimeouts = 8,
     /// Age, in the units of [`crate::NextHopWord::age`], at which the stack sends the next reply to a next hop; 0 = never.
     NextHopRefresh = 9,
+    /// The kernel's id of the XDP program whose refused redirects are counted.
+    XdpProgram = 10,
 }
 
 /// Number of words in `CONFIG`. Those that no [`ConfigWord`] names are 0 and room for more.

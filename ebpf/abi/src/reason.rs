@@ -79,6 +79,8 @@ counters! {
         NotEcnCapable = 17, "not_ecn_capable";
         /// FullNAT: a TCP packet that opens no connection, and of none that is known.
         NoFlow = 18, "no_flow";
+        /// The device out does not take the packet from XDP, or is down. Counted while an agent runs.
+        RedirectRefused = 19, "redirect_refused";
     }
 }
 

@@ -15,15 +15,16 @@ mod tables;
 
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
-    helpers::{bpf_redirect, bpf_redirect_neigh},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    helpers::{bpf_probe_read_kernel, bpf_redirect, bpf_redirect_neigh},
+    macros::{classifier, raw_tracepoint, xdp},
+    programs::{RawTracePointContext, TcContext, XdpContext},
 };
 use context::{Skb, XdpFrame};
-use sluice_abi::DropReason;
+use maps::constant;
+use sluice_abi::{ConfigWord, DropReason};
 use sluice_packet::{
-    Action, Egress, Hook, Ingress, Outcome, Packet, Step, dispatch_egress, dispatch_ingress,
-    ethertype, forward, local_reply, reply, unwrap,
+    Action, Egress, Hook, Ingress, Outcome, Packet, Step, Tables, dispatch_egress,
+    dispatch_ingress, ethertype, forward, local_reply, reply, unwrap,
 };
 use tables::Maps;
 
@@ -161,6 +162,32 @@ pub fn sluice_egress(context: TcContext) -> i32 {
     let mut skb = Skb::new(context);
     let ethertype = ethertype(&skb);
     dispatch_egress(&mut skb, ethertype).unwrap_or(TC_ACT_OK as u32) as i32
+}
+
+/// Counts the packets that XDP redirects and the device out refuses: the tracepoint `xdp_redirect_err`, at which all programs
+/// of the machine are met.
+#[raw_tracepoint(tracepoint = "xdp_redirect_err")]
+pub fn sluice_redirect_refused(context: RawTracePointContext) -> i32 {
+    let own = Maps::new(core::ptr::null_mut()).config(ConfigWord::XdpProgram);
+    if own != 0 && redirecting_program(&context) == own {
+        count_drop(DropReason::RedirectRefused);
+    }
+    0
+}
+
+/// The kernel's id of the program that asked for the redirect; 0 if it cannot be read.
+#[inline(always)]
+fn redirecting_program(context: &RawTracePointContext) -> u64 {
+    // The arguments are the device, the program, the target, the error and more.
+    let program: *const u8 = context.arg(1);
+    let aux = program.wrapping_add(constant(&maps::BPF_PROG_AUX) as usize);
+    // SAFETY: the helper reads any address, and says whether it could.
+    let Ok(aux) = (unsafe { bpf_probe_read_kernel(aux.cast::<*const u8>()) }) else {
+        return 0;
+    };
+    let id = aux.wrapping_add(constant(&maps::BPF_PROG_AUX_ID) as usize);
+    // SAFETY: as above.
+    u64::from(unsafe { bpf_probe_read_kernel(id.cast::<u32>()) }.unwrap_or(0))
 }
 
 const TX: u32 = Action::Tx as u32;

@@ -130,6 +130,12 @@ pub static TICK_NS: u64 = 0;
 #[unsafe(no_mangle)]
 pub static TICK_OFFSET: u64 = 0;
 
+/// Offsets of `aux` in the kernel's `struct bpf_prog` and of `id` in its `struct bpf_prog_aux`.
+#[unsafe(no_mangle)]
+pub static BPF_PROG_AUX: u32 = 0;
+#[unsafe(no_mangle)]
+pub static BPF_PROG_AUX_ID: u32 = 0;
+
 /// A constant that the loader may have set.
 #[inline(always)]
 pub fn constant<T: Copy>(value: &'static T) -> T {

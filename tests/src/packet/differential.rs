@@ -64,6 +64,7 @@ pub fn impossible(target: Target, kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Neigh if mode == Tun => Some("packets are wrapped at XDP only"),
         Kind::Drop(reason) => match reason {
+            DropReason::RedirectRefused => Some("the device refuses after the verdict"),
             DropReason::NoHeadroom if mode != Tun => Some("only TUN makes a frame longer"),
             DropReason::NotEcnCapable if mode != Tun => {
                 Some("only tunnels have an outer ECN field")

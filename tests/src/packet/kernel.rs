@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, PerCpuValues},
-    programs::{SchedClassifier, TestRun, TestRunOptions, Xdp},
+    programs::{RawTracePoint, SchedClassifier, TestRun, TestRunOptions, Xdp},
     util::nr_cpus,
 };
 use sluice_abi::{ConfigWord, DropReason, MAC_WORDS, Stat};
@@ -187,6 +187,13 @@ impl Kernel {
         for tick_ns in [0, 4_000_000] {
             let mut ebpf = load_object(FlowSizes::DEFAULT, Hooks::Kernel(tick_ns))?;
             load_programs(&mut ebpf).with_context(|| format!("with ticks of {tick_ns} ns"))?;
+            let program: &mut RawTracePoint = ebpf
+                .program_mut("sluice_redirect_refused")
+                .context("no program sluice_redirect_refused")?
+                .try_into()?;
+            program
+                .load()
+                .context("the verifier refuses sluice_redirect_refused")?;
         }
         Ok(())
     }
