@@ -27,8 +27,10 @@ struct Heard {
     was_first: bool,
     /// Since when it has acknowledged nothing of what was decided before it came.
     joining_ms: Option<u64>,
-    /// Whether it has acknowledged something that was believed.
-    is_believed: bool,
+    /// The revisions of the last acknowledgement that was believed, of virtual servers and of pools.
+    believed: Option<(u64, u64)>,
+    /// Since when it has acknowledged more than is known to have been given.
+    ahead_ms: Option<u64>,
 }
 
 impl Heard {
@@ -43,6 +45,10 @@ const FIRST_REPORT_MS: u64 = 5_000;
 /// By how much the first acknowledgement of a node may be beyond all revisions that are known: decisions may be gone, with a
 /// backup that was restored or with their objects, and what nodes acknowledge is all that is left of them.
 const MAX_LOST_REVISIONS: u64 = 1_000_000_000;
+
+/// For how long a node may acknowledge more than is known to have been given: each kind of objects is heard of by a watch of its
+/// own, and an operator that was held up has yet to hear what another one decided meanwhile.
+const AHEAD_MS: u64 = 10_000;
 
 /// How long rollouts wait for the first acknowledgement of a node.
 const JOIN_MS: u64 = 40_000;
@@ -68,7 +74,8 @@ impl Liveness {
             before_ms: before_ms.min(NODE_SILENT_SECONDS * 1000 - SURE_MS),
             was_first: false,
             joining_ms: None,
-            is_believed: false,
+            believed: None,
+            ahead_ms: None,
         });
         if heard.heartbeat.as_ref() != heartbeat {
             heard.heartbeat = heartbeat.cloned();
@@ -129,29 +136,42 @@ impl Liveness {
     }
 
     /// Takes an acknowledgement that cannot be true out of an observed node's report: new revisions go on above what nodes
-    /// acknowledge, so that a node could use the numbers up. `given` is the highest revision that is known. Returns the revision
-    /// that is not believed.
+    /// acknowledge, so that a node could use the numbers up. `given` is the highest revision that is known. Another operator may
+    /// have given more, which is heard of a little later: until [`AHEAD_MS`] have passed the last acknowledgement that was
+    /// believed stands, and then none. Returns the revision that is not believed by then.
     pub fn disbelieve(
         &mut self,
         node: &str,
         status: &mut LoadBalancerNodeStatus,
         given: u64,
+        now_ms: u64,
     ) -> Option<u64> {
         let heard = self.heard.get_mut(node)?;
-        let pools = status.acknowledged_pool_revision;
-        let claimed = status.acknowledged_revision.max(pools);
-        let most = if heard.is_believed {
+        let told = (
+            status.acknowledged_revision,
+            status.acknowledged_pool_revision,
+        );
+        let claimed = told.0.max(told.1);
+        let most = if heard.believed.is_some() {
             given
         } else {
             given.saturating_add(MAX_LOST_REVISIONS).min(MAX_REVISION)
         };
         if claimed <= most {
-            heard.is_believed |= claimed > 0;
+            heard.ahead_ms = None;
+            if claimed > 0 {
+                heard.believed = Some(told);
+            }
             return None;
         }
-        status.acknowledged_revision = 0;
-        status.acknowledged_pool_revision = 0;
-        Some(claimed)
+        let since_ms = *heard.ahead_ms.get_or_insert(now_ms);
+        let is_accused = now_ms.saturating_sub(since_ms) >= AHEAD_MS;
+        let stands = heard.believed.filter(|_| !is_accused);
+        (
+            status.acknowledged_revision,
+            status.acknowledged_pool_revision,
+        ) = stands.unwrap_or_default();
+        is_accused.then_some(claimed)
     }
 
     /// Whether a node that has not reported yet may still be starting.

@@ -111,7 +111,9 @@ impl Index {
                 .liveness
                 .standing(name, &status, is_decided, self.heard_ms);
             let given = self.revision_floor;
-            let claimed = self.liveness.disbelieve(name, &mut status, given);
+            let claimed = self
+                .liveness
+                .disbelieve(name, &mut status, given, self.heard_ms);
             let before = self.known_nodes.get(name);
             tell_claim(name, before, claimed, given);
             let node = Node {

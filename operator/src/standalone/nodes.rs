@@ -64,7 +64,7 @@ impl Nodes {
             let heartbeat = status.heartbeat_time.as_ref();
             let live = self.liveness.observe(name, heartbeat, 0, heard_ms);
             let standing = self.liveness.standing(name, &status, is_decided, heard_ms);
-            let claimed = self.liveness.disbelieve(name, &mut status, given);
+            let claimed = self.liveness.disbelieve(name, &mut status, given, heard_ms);
             if let Some(claimed) =
                 claimed.filter(|_| before.is_none_or(|before| before.trust == Trust::Believed))
             {

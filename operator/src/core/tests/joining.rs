@@ -171,9 +171,14 @@ fn claim(revision: u64, pool_revision: u64) -> LoadBalancerNodeStatus {
 fn what_was_never_given_is_not_believed() {
     let mut liveness = Liveness::default();
     liveness.observe("d1", None, 0, 0);
+    let mut now_ms = 0;
     let mut check = |status: &LoadBalancerNodeStatus, given| {
+        let mut early = status.clone();
+        liveness.disbelieve("d1", &mut early, given, now_ms);
+        // Long enough for what another operator has given to be heard of.
+        now_ms += 10_000;
         let mut status = status.clone();
-        let claimed = liveness.disbelieve("d1", &mut status, given);
+        let claimed = liveness.disbelieve("d1", &mut status, given, now_ms);
         let left = (
             status.acknowledged_revision,
             status.acknowledged_pool_revision,
@@ -190,6 +195,27 @@ fn what_was_never_given_is_not_believed() {
     assert_eq!(check(&claim(5_001, 0), 5_001), (None, (5_001, 0)));
 }
 
+/// An operator that was paused hears of the node before it hears of what another one has decided.
+#[test]
+fn what_another_operator_gave_is_not_held_against_a_node() {
+    let mut liveness = Liveness::default();
+    liveness.observe("d1", None, 0, 0);
+    let mut check = |revision, given, now_ms| {
+        let mut status = claim(revision, 2);
+        let claimed = liveness.disbelieve("d1", &mut status, given, now_ms);
+        (claimed, status.acknowledged_revision)
+    };
+    assert_eq!(check(5, 7, 0), (None, 5));
+    // What stood stands: nothing waits anew, and nothing goes on.
+    assert_eq!(check(135, 38, 1_000), (None, 5));
+    assert_eq!(check(135, 100, 10_900), (None, 5));
+    assert_eq!(check(135, 135, 10_999), (None, 135));
+    // Whoever goes on with it is believed no more.
+    assert_eq!(check(200, 135, 12_000), (None, 135));
+    assert_eq!(check(200, 135, 22_000), (Some(200), 0));
+    assert_eq!(check(135, 135, 23_000), (None, 135));
+}
+
 #[test]
 fn a_node_that_is_not_believed_is_named_and_raises_no_revision() {
     let mut sim = served();
@@ -198,7 +224,9 @@ fn a_node_that_is_not_believed_is_named_and_raises_no_revision() {
     let mut liveness = Liveness::default();
     liveness.observe("d1", None, 0, 0);
     node.status.acknowledged_revision = u64::MAX;
-    let claimed = liveness.disbelieve("d1", &mut node.status, revision);
+    let mut early = node.status.clone();
+    liveness.disbelieve("d1", &mut early, revision, 0);
+    let claimed = liveness.disbelieve("d1", &mut node.status, revision, 10_000);
     assert_eq!(claimed, Some(u64::MAX));
     node.trust = Trust::Disbelieved;
     sim.edit("weight: 0", "weight: 7");
