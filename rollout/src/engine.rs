@@ -276,13 +276,14 @@ impl Run<'_> {
             RolloutPhase::Pausing
         } else if !promoted && plan.gate.is_some() {
             RolloutPhase::Gated
-        } else if !live {
-            RolloutPhase::Progressing
         } else if index < self.last() {
             let (from, to) = (step.weight, self.steps[index as usize + 1].weight);
-            if self.may_change(from, to) {
+            // What lacks is told first: nodes come and go, and the step waits all the same.
+            if self.may_change(from, to) && live {
                 return self.enter(index + 1, RolloutEvent::StepEntered);
             }
+            RolloutPhase::Progressing
+        } else if !live {
             RolloutPhase::Progressing
         } else {
             self.note(RolloutEvent::Completed);

@@ -277,6 +277,12 @@ fn the_candidate_gains_nothing_before_it_has_servers() {
         assert_eq!((lacks, weight(&s)), (CANDIDATE, 10));
     }
     assert!(s.step.as_ref().expect("step").live_time.is_some());
+    // A node that comes and has yet to catch up changes nothing of what is waited for.
+    let now = at(8);
+    let mut observed = observation(&now, &s);
+    (observed.live, observed.ready.candidate) = (false, false);
+    let advanced = advance(&spec, &s, observed);
+    assert_eq!((advanced.lacks_servers, &advanced.status), (CANDIDATE, &s));
     tick(&spec, &mut s, 9, true, None);
     assert_eq!(weight(&s), 50);
     tick(&spec, &mut s, 10, true, None);
