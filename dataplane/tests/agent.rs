@@ -5,7 +5,6 @@
 mod node;
 
 use std::fs;
-use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -61,10 +60,7 @@ fn a_killed_agent_leaves_everything_and_the_next_one_takes_over() -> Result<()> 
     assert!(node.agent()?.log().contains("adopted the pinned maps"));
     let adopted = config(&node)?.get(&(ConfigWord::FlowSeed as u32), 0)?;
     assert_eq!(adopted, seed, "flows are found by the same seed");
-    until("the neighbour to be known", LIMIT, || {
-        node.metric("sluice_neighbours{state=\"unresolved\"}")
-            .is_ok_and(|n| n == 0.0)
-    })?;
+    node.await_neighbours()?;
     let operations = node.metric("sluice_map_operations_total")?;
     assert!(operations.abs() < 0.5, "{operations} needless operations");
     assert_eq!(node.agent()?.complaints(&[]), [""; 0]);
@@ -424,18 +420,8 @@ fn packets_times_are_those_of_the_monotonic_clock() -> Result<()> {
     node.decide(7, &[SERVER])?;
     node.start(&["--half-open-table-size", "1024"])?;
     node.await_live(7)?;
-    until("the neighbour to be known", LIMIT, || {
-        node.metric("sluice_neighbours{state=\"unresolved\"}")
-            .is_ok_and(|n| n == 0.0)
-    })?;
-    node.server.ip("route add 203.0.113.1 via 10.0.0.1")?;
-    let vip = "203.0.113.1:80".parse()?;
-    // One SYN is enough, and there is no server.
-    let limit = Duration::from_millis(100);
-    let connected = node
-        .server
-        .within(|| TcpStream::connect_timeout(&vip, limit))?;
-    assert!(connected.is_err());
+    node.await_neighbours()?;
+    node.knock()?;
 
     let flows = MapData::from_pin(node.pins.join("HALF4"))?;
     let flows: Array<MapData, [u64; 8]> = Array::try_from(Map::from_map_data(flows)?)?;
@@ -468,19 +454,10 @@ fn redirects_that_a_device_refuses_are_counted() -> Result<()> {
     node.decide(7, &["10.0.1.2"])?;
     node.start(&[])?;
     node.await_live(7)?;
-    until("the neighbour to be known", LIMIT, || {
-        node.metric("sluice_neighbours{state=\"unresolved\"}")
-            .is_ok_and(|n| n == 0.0)
-    })?;
+    node.await_neighbours()?;
     let refused = "sluice_dropped_packets_total{reason=\"redirect_refused\"}";
     assert!(node.metric(refused)?.abs() < 0.5);
-    node.server.ip("route add 203.0.113.1 via 10.0.0.1")?;
-    let vip = "203.0.113.1:80".parse()?;
-    let limit = Duration::from_millis(100);
-    let connected = node
-        .server
-        .within(|| TcpStream::connect_timeout(&vip, limit))?;
-    assert!(connected.is_err());
+    node.knock()?;
     until("the refusal to be counted", LIMIT, || {
         node.metric(refused).is_ok_and(|n| n >= 1.0)
     })?;

@@ -50,6 +50,7 @@ impl Tick {
     }
 }
 
-fn nanoseconds(time: nix::sys::time::TimeSpec) -> u64 {
+/// A reading of a clock that is not negative.
+pub(super) fn nanoseconds(time: nix::sys::time::TimeSpec) -> u64 {
     time.tv_sec().cast_unsigned() * SECOND + time.tv_nsec().cast_unsigned()
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use aya::programs::{ProgramError, ProgramFd, RawTracePoint, SchedClassifier, Xdp};
+use aya::programs::{Program, ProgramError, ProgramFd, RawTracePoint, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_abi::{ABI_VERSION, ConfigWord, HALF_OPEN_NS, MapName, Timeouts};
 use tracing::info;
@@ -45,17 +45,21 @@ impl Programs {
     }
 
     pub(super) fn classifier(&mut self, hook: Hook) -> Result<&mut SchedClassifier, Error> {
-        self.object
-            .program_mut(hook.program())
-            .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| not_in_object(hook.program()))
+        self.program(hook.program())
     }
 
     fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        self.program(Hook::Xdp.program())
+    }
+
+    fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, Error>
+    where
+        &'a mut P: TryFrom<&'a mut Program>,
+    {
         self.object
-            .program_mut(Hook::Xdp.program())
+            .program_mut(name)
             .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| not_in_object(Hook::Xdp.program()))
+            .ok_or_else(|| not_in_object(name))
     }
 
     fn load(&mut self) -> Result<(), Error> {
@@ -72,11 +76,7 @@ impl Programs {
     fn count_refused_redirects(&mut self, maps: &Maps) -> Result<(), Error> {
         let id = self.xdp()?.info().map_err(|error| failed(&error))?.id();
         maps.set_config(ConfigWord::XdpProgram, u64::from(id))?;
-        let program: &mut RawTracePoint = self
-            .object
-            .program_mut(REDIRECT_REFUSED)
-            .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| not_in_object(REDIRECT_REFUSED))?;
+        let program: &mut RawTracePoint = self.program(REDIRECT_REFUSED)?;
         program.load().map_err(|error| failed(&error))?;
         program
             .attach("xdp_redirect_err")

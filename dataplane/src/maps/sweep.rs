@@ -12,6 +12,7 @@ use sluice_abi::{
     MapName, SLOT_BUSY, SLOT_FREE, Timeouts, claim_words, entry_words,
 };
 
+use super::clock::nanoseconds;
 use super::table::Shared;
 use super::{Bucket, Error, Maps, system_error};
 
@@ -84,10 +85,8 @@ impl Maps {
     fn rules(&self) -> Result<Rules, Error> {
         let time = clock_gettime(ClockId::CLOCK_MONOTONIC)
             .map_err(|error| system_error("read the clock")(error.into()))?;
-        let nanoseconds =
-            time.tv_sec().cast_unsigned() * 1_000_000_000 + time.tv_nsec().cast_unsigned();
         Ok(Rules {
-            now: FlowClock::from_ns(nanoseconds),
+            now: FlowClock::from_ns(nanoseconds(time)),
             half_open: Timeouts(self.config(ConfigWord::HalfOpenTimeouts)?),
             established: Timeouts(self.config(ConfigWord::EstablishedTimeouts)?),
         })

@@ -1,7 +1,7 @@
 //! A director with an agent, a server beyond its uplink, and the decisions between them as files.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -91,6 +91,26 @@ impl Node {
         self.director.ip("address add 10.0.1.1/24 dev eth1")?;
         far.ip("address add 10.0.1.2/24 dev eth0")?;
         Ok(far)
+    }
+
+    /// Waits until all next hops are known.
+    pub(crate) fn await_neighbours(&self) -> Result<()> {
+        until("the neighbour to be known", LIMIT, || {
+            self.metric("sluice_neighbours{state=\"unresolved\"}")
+                .is_ok_and(|n| n == 0.0)
+        })
+    }
+
+    /// Sends a SYN to the virtual server, which nobody answers.
+    pub(crate) fn knock(&self) -> Result<()> {
+        self.server.ip("route add 203.0.113.1 via 10.0.0.1")?;
+        let vip = "203.0.113.1:80".parse()?;
+        let limit = Duration::from_millis(100);
+        let connected = self
+            .server
+            .within(|| TcpStream::connect_timeout(&vip, limit))?;
+        assert!(connected.is_err());
+        Ok(())
     }
 
     pub(crate) fn write_spec(&self, mode: &str) -> Result<()> {
