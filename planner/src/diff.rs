@@ -77,19 +77,28 @@ fn removals_of_entries(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
             ops.push(MapOp::RemoveLocal { local });
         }
     }
-    for &prefix in actual.peer_nets.difference(&desired.peer_nets) {
-        ops.push(MapOp::RemovePeerNet { prefix });
-    }
+    ops.extend(gone_nets(actual, desired, false));
     for &mac in actual.peers.difference(&desired.peers) {
         ops.push(MapOp::RemovePeer { mac });
     }
 }
 
+/// Entries of `PEER_NETS*` that go: those of all addresses, or the others. The former go last, so that no director's tunnels are
+/// strangers' in between.
+fn gone_nets(actual: &Image, desired: &Image, all: bool) -> impl Iterator<Item = MapOp> {
+    let nets = actual.peer_nets.keys().copied();
+    nets.filter(move |net| net.is_all() == all && !desired.peer_nets.contains_key(net))
+        .map(|prefix| MapOp::RemovePeerNet { prefix })
+}
+
 fn flips(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
     // Who is a peer counts as one once what it sends on its own behalf is known.
-    for &prefix in desired.peer_nets.difference(&actual.peer_nets) {
-        ops.push(MapOp::AddPeerNet { prefix });
+    for (&prefix, &flags) in &desired.peer_nets {
+        if actual.peer_nets.get(&prefix) != Some(&flags) {
+            ops.push(MapOp::SetPeerNet { prefix, flags });
+        }
     }
+    ops.extend(gone_nets(actual, desired, true));
     for &mac in desired.peers.difference(&actual.peers) {
         ops.push(MapOp::AddPeer { mac });
     }

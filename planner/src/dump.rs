@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use sluice_abi::{ForwardingMode, POOL_BY_CLIENT_ADDRESS, Path, ServerRecord};
+use sluice_abi::{
+    ForwardingMode, NET_SENDS, NET_TUNNELS, POOL_BY_CLIENT_ADDRESS, Path, ServerRecord,
+};
 
 use crate::{Image, Mac, Ring, head, ids};
 
@@ -73,8 +75,18 @@ fn write_surroundings(f: &mut fmt::Formatter<'_>, image: &Image) -> fmt::Result 
     for mac in &image.peers {
         writeln!(f, "peer {mac}")?;
     }
-    for prefix in &image.peer_nets {
-        writeln!(f, "of a peer {prefix}")?;
+    for (prefix, flags) in &image.peer_nets {
+        let whose = if flags & NET_SENDS == 0 {
+            "anybody's"
+        } else {
+            "of a peer"
+        };
+        let tunnels = if flags & NET_TUNNELS == 0 {
+            ""
+        } else {
+            ", tunnels"
+        };
+        writeln!(f, "{whose} {prefix}{tunnels}")?;
     }
     let own = image.macs.range(..sluice_abi::OWN_MAC_WORDS);
     for (_, word) in own {

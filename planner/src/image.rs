@@ -31,7 +31,7 @@ pub struct Image {
     /// `MACS`, words other than 0.
     pub macs: BTreeMap<u32, u64>,
     /// `PEER_NETS4` and `PEER_NETS6`.
-    pub peer_nets: BTreeSet<Prefix>,
+    pub peer_nets: BTreeMap<Prefix, u32>,
     /// `HEADS`, the slots in use.
     pub heads: BTreeMap<u32, Head>,
     /// `RINGS`, the present words with their slots.

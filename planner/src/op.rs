@@ -101,10 +101,12 @@ pub enum MapOp {
         /// The word; 0 = none.
         word: u64,
     },
-    /// Adds an entry to `PEER_NETS*`.
-    AddPeerNet {
+    /// Sets an entry of `PEER_NETS*`.
+    SetPeerNet {
         /// The key.
         prefix: Prefix,
+        /// [`sluice_abi::NET_SENDS`], [`sluice_abi::NET_TUNNELS`].
+        flags: u32,
     },
     /// Removes an entry of `PEER_NETS*`.
     RemovePeerNet {

@@ -3,20 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::MapName;
+use sluice_abi::{MapName, NET_TUNNELS};
 use sluice_api::ObjectKey;
 
 use crate::macs::Macs;
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::tables::Tables;
-use crate::{Image, Mac, NodeView, Prefix};
+use crate::{Image, Limits, Mac, NodeView, Prefix};
 
 /// The part of an image that is about a node's surroundings.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Surroundings {
     peers: BTreeSet<Mac>,
     macs: BTreeMap<u32, u64>,
-    peer_nets: BTreeSet<Prefix>,
+    peer_nets: BTreeMap<Prefix, u32>,
 }
 
 impl Surroundings {
@@ -33,17 +33,13 @@ impl Surroundings {
     pub(crate) fn wanted(view: &NodeView, tables: &Tables) -> Self {
         let (limits, image) = (&tables.limits, &tables.image);
         let (peers, peer_nets) = if view.keeps_peers {
-            (image.peers.clone(), image.peer_nets.clone())
+            (image.peers.clone(), &image.peer_nets)
         } else {
             let peers = view.peers.iter().take(limits.peers as usize);
-            let fitting = |v4| {
-                let nets = view.peer_nets.iter();
-                let nets = nets.filter(move |net| net.address.is_ipv4() == v4);
-                nets.take(limits.peer_nets as usize)
-            };
-            let nets = fitting(true).chain(fitting(false));
-            (peers.copied().collect(), nets.copied().collect())
+            (peers.copied().collect(), &view.peer_nets)
         };
+        let [v4, v6] = [true, false].map(|v4| Nets::new(peer_nets, v4, limits));
+        let peer_nets = v4.fitting.into_iter().chain(v6.fitting).collect();
         let macs = Macs::new(&image.macs, &view.macs, &peers).words;
         Self {
             peers,
@@ -57,6 +53,30 @@ impl Surroundings {
         image.peers = self.peers;
         image.macs = self.macs;
         image.peer_nets = self.peer_nets;
+    }
+}
+
+/// The entries of one of `PEER_NETS*`.
+struct Nets {
+    fitting: Vec<(Prefix, u32)>,
+    /// How many there is no room for.
+    left_out: usize,
+}
+
+impl Nets {
+    /// Tunnels are taken from anybody where no director's address is known, or not all of them: an entry is kept for that.
+    fn new(nets: &BTreeMap<Prefix, u32>, v4: bool, limits: &Limits) -> Self {
+        let known = nets.iter().map(|(net, flags)| (*net, *flags));
+        let known = known.filter(|(net, _)| net.address.is_ipv4() == v4 && !net.is_all());
+        let room = (limits.peer_nets as usize).saturating_sub(1);
+        let left_out = known.clone().count().saturating_sub(room);
+        let is_told = known.clone().any(|(_, flags)| flags & NET_TUNNELS != 0);
+        let anybody = (left_out > 0 || !is_told).then_some((Prefix::all(v4), NET_TUNNELS));
+        let anybody = anybody.filter(|_| limits.peer_nets > 0);
+        Self {
+            fitting: known.take(room).chain(anybody).collect(),
+            left_out,
+        }
     }
 }
 
@@ -82,12 +102,12 @@ pub(crate) fn left_out(view: &NodeView, tables: &Tables) -> BTreeSet<Problem> {
         report(MapName::Peers, limits.peers, consequence);
     }
     for (map, v4) in [(MapName::PeerNets4, true), (MapName::PeerNets6, false)] {
-        let nets = view.peer_nets.iter();
-        let nets = nets.filter(|net| net.address.is_ipv4() == v4).count();
-        let more = nets.saturating_sub(limits.peer_nets as usize);
+        let more = Nets::new(&view.peer_nets, v4, limits).left_out;
         if more > 0 {
-            let consequence =
-                format!("directors reach no VIP from {more} of their own addresses and pods");
+            let consequence = format!(
+                "directors reach no VIP from {more} of their own addresses and pods, and whoever sends a tunnel is taken for a \
+                 director"
+            );
             report(map, limits.peer_nets, consequence);
         }
     }

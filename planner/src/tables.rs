@@ -142,7 +142,7 @@ impl Tables {
 
     fn peer_nets(&self) -> usize {
         let nets = &self.image.peer_nets;
-        let v4 = nets.iter().filter(|net| net.address.is_ipv4()).count();
+        let v4 = nets.keys().filter(|net| net.address.is_ipv4()).count();
         v4.max(nets.len() - v4)
     }
 
@@ -377,7 +377,7 @@ impl Tables {
         for index in part.macs.keys() {
             image.macs.remove(index);
         }
-        for prefix in &part.peer_nets {
+        for prefix in part.peer_nets.keys() {
             image.peer_nets.remove(prefix);
         }
         for local in part.locals.keys() {

@@ -1,9 +1,10 @@
 //! A node's knowledge of itself and its surroundings: the input that differs from node to node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use sluice_abi::{NET_SENDS, NET_TUNNELS};
 use sluice_api::Peer;
 
 /// An Ethernet address.
@@ -42,8 +43,8 @@ pub struct NodeView {
     pub macs: BTreeSet<(u32, Mac)>,
     /// MAC addresses of the other directors.
     pub peers: BTreeSet<Mac>,
-    /// Addresses from which the other directors send packets on their own behalf.
-    pub peer_nets: BTreeSet<Prefix>,
+    /// The other directors' addresses and those of their pods: [`sluice_abi::NET_SENDS`], [`sluice_abi::NET_TUNNELS`].
+    pub peer_nets: BTreeMap<Prefix, u32>,
     /// Nobody has said yet which other directors there are: those in the maps stay.
     pub keeps_peers: bool,
 }
@@ -58,13 +59,33 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// Those from which a director sends packets on its own behalf.
-    pub fn of_peer(peer: &Peer) -> impl Iterator<Item = Self> {
-        let cidrs = peer.pod_cidrs.iter().map(|cidr| Self {
-            address: cidr.network(),
-            length: cidr.prefix_len(),
+    /// A director's own addresses and its pods', with the flags that they have in `PEER_NETS*`.
+    pub fn of_peer(peer: &Peer) -> impl Iterator<Item = (Self, u32)> {
+        let pods = peer.pod_cidrs.iter().map(|cidr| {
+            let net = Self {
+                address: cidr.network(),
+                length: cidr.prefix_len(),
+            };
+            (net, NET_SENDS)
         });
-        peer.addresses.iter().copied().map(Self::host).chain(cidrs)
+        let own = peer.addresses.iter().copied();
+        // The last counts where a range has one address.
+        pods.chain(own.map(|address| (Self::host(address), NET_SENDS | NET_TUNNELS)))
+    }
+
+    /// All addresses of a family.
+    pub const fn all(is_ipv4: bool) -> Self {
+        let address = if is_ipv4 {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        };
+        Self { address, length: 0 }
+    }
+
+    /// Whether these are all addresses of a family.
+    pub const fn is_all(self) -> bool {
+        self.length == 0
     }
 
     /// An address alone.

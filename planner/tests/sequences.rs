@@ -18,7 +18,7 @@ use common::{
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use sluice_abi::{FIRST_REPLY_INDEX, Path, RingWord, ServerWord, VipWord};
+use sluice_abi::{FIRST_REPLY_INDEX, NET_SENDS, NET_TUNNELS, Path, RingWord, ServerWord, VipWord};
 use sluice_api::{DecidedVirtualServer, ForwardingMode, Protocol};
 use sluice_planner::{
     Image, Limits, Mac, MapOp, NextHop, Prefix, Problem, Reason, Ring, RingContent, Server, Socket,
@@ -95,7 +95,9 @@ fn views() -> impl Strategy<Value = View> {
     let peers = prop::collection::btree_set((0_u8..3).prop_map(|i| Mac([2, 0, 0, 0, 0, i])), 0..3);
     (role, own, hops, peers).prop_map(|(role, own, hops, peers)| {
         let mut view = node(role, &own);
-        view.node.peer_nets = peers.iter().copied().map(peer_net).collect();
+        let nets = peers.iter().copied().map(peer_net);
+        let flags = NET_SENDS | NET_TUNNELS;
+        view.node.peer_nets = nets.map(|net| (net, flags)).collect();
         view.node.macs = peers.iter().map(|mac| (2, *mac)).collect();
         view.node.peers = peers;
         view.next_hops = ADDRESSES.iter().copied().map(ip).zip(hops).collect();

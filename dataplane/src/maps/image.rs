@@ -68,13 +68,13 @@ impl Maps {
         (0..).zip(words).filter(|(_, word)| *word != 0).collect()
     }
 
-    fn peer_nets(&self) -> Result<BTreeSet<Prefix>, Error> {
+    fn peer_nets(&self) -> Result<BTreeMap<Prefix, u32>, Error> {
         let v4 = self.peer_nets4.entries();
         let v4 = v4.map_err(map_error(MapName::PeerNets4, "read it"))?;
         let v6 = self.peer_nets6.entries();
         let v6 = v6.map_err(map_error(MapName::PeerNets6, "read it"))?;
-        let v4 = v4.into_iter().map(|(key, _)| key.into());
-        let v6 = v6.into_iter().map(|(key, _)| key.into());
+        let v4 = v4.into_iter().map(|(key, flags)| (key.into(), flags));
+        let v6 = v6.into_iter().map(|(key, flags)| (key.into(), flags));
         Ok(v4.chain(v6).collect())
     }
 
@@ -170,9 +170,9 @@ impl Maps {
             MapOp::SetMac { index, word } => {
                 written(MapName::Macs, self.macs.set_word(*index, *word))
             }
-            MapOp::AddPeerNet { prefix } => match prefix.key() {
-                ByFamily::V4(key) => written(MapName::PeerNets4, self.peer_nets4.set(&key, &1)),
-                ByFamily::V6(key) => written(MapName::PeerNets6, self.peer_nets6.set(&key, &1)),
+            MapOp::SetPeerNet { prefix, flags } => match prefix.key() {
+                ByFamily::V4(key) => written(MapName::PeerNets4, self.peer_nets4.set(&key, flags)),
+                ByFamily::V6(key) => written(MapName::PeerNets6, self.peer_nets6.set(&key, flags)),
             },
             MapOp::RemovePeerNet { prefix } => match prefix.key() {
                 ByFamily::V4(key) => written(MapName::PeerNets4, self.peer_nets4.remove(&key)),

@@ -41,8 +41,14 @@ pub struct MacKey {
 }
 const _: () = assert!(size_of::<MacKey>() == 8);
 
-/// Key of `PEER_NETS*`, by longest prefix: addresses whose packets a director sends on its own behalf, its own ones and
-/// those of pods behind it. The value is 1. The layout is the kernel's (`struct bpf_lpm_trie_key`).
+/// Flag of a value of `PEER_NETS*`: what comes from these addresses, a director sends on its own behalf. They are its own
+/// and those of pods behind it.
+pub const NET_SENDS: u32 = 1;
+/// Flag of a value of `PEER_NETS*`: a tunnel from these addresses may begin a flow. They are directors' own, or all.
+pub const NET_TUNNELS: u32 = 2;
+
+/// Key of `PEER_NETS*`, by longest prefix. The value is made of [`NET_SENDS`] and [`NET_TUNNELS`]. The layout is the kernel's
+/// (`struct bpf_lpm_trie_key`).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PrefixKey<const A: usize> {

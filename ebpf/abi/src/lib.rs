@@ -42,7 +42,10 @@ pub use flow::{
 pub use head::{
     Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SHARE_WHOLE, Scheduler,
 };
-pub use keys::{FIRST_REPLY_INDEX, LocalKey, MOST_INDICES, MacKey, PortKey, PrefixKey, VipWord};
+pub use keys::{
+    FIRST_REPLY_INDEX, LocalKey, MOST_INDICES, MacKey, NET_SENDS, NET_TUNNELS, PortKey, PrefixKey,
+    VipWord,
+};
 pub use mac::{
     MAC_WORDS, NEXT_HOP_BUCKET, NEXT_HOP_WORDS, NextHopWord, OWN_BUCKET, OWN_MAC_WORDS,
     PEER_FILTER_WORDS, mac_number, own_bucket, own_mac, own_mac_parts, peer_bit,

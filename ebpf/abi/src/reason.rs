@@ -81,6 +81,8 @@ counters! {
         NoFlow = 18, "no_flow";
         /// The device out does not take the packet from XDP, or is down. Counted while an agent runs.
         RedirectRefused = 19, "redirect_refused";
+        /// A tunnel to a server of this node from an address that is no director's, with a packet of no known flow.
+        TunnelSource = 20, "tunnel_source";
     }
 }
 

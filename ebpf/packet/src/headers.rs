@@ -94,6 +94,11 @@ impl<const A: usize> Ip<A> {
 
     /// Where the packet is going.
     #[inline(always)]
+    pub(crate) fn source<'a, P: Packet>(&self, packet: &'a P) -> Option<&'a [u8; A]> {
+        packet.get(self.at + if A == 4 { 12 } else { 8 })
+    }
+
+    #[inline(always)]
     pub(crate) fn destination<P: Packet>(&self, packet: &P) -> Option<[u8; A]> {
         let destination = packet.get::<A>(self.at + if A == 4 { 16 } else { 24 })?;
         Some(words::read(destination))

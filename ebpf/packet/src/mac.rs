@@ -2,7 +2,7 @@
 
 use crate::headers::Tuple;
 use crate::{FamilyTables, Packet, SharedWords, Tables};
-use sluice_abi::{MacKey, OWN_BUCKET, own_bucket, own_mac, peer_bit};
+use sluice_abi::{MacKey, NET_SENDS, OWN_BUCKET, own_bucket, own_mac, peer_bit};
 
 /// Offset of a frame's source address.
 const SOURCE: usize = 6;
@@ -80,5 +80,5 @@ fn balanced_by<const A: usize, T: Tables + FamilyTables<A>>(
     let bytes = address.to_le_bytes();
     let mac = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
     tables.is_peer(&MacKey { mac, pad: [0; 2] })
-        && !FamilyTables::<A>::is_peers_own(tables, &tuple.source)
+        && FamilyTables::<A>::peer_net(tables, &tuple.source) & NET_SENDS == 0
 }

@@ -71,8 +71,8 @@ pub trait FamilyTables<const A: usize> {
     fn reply_index(&self, key: &PortKey<A>) -> Option<u32>;
     /// `LOCALS*`.
     fn local(&self, key: &LocalKey<A>) -> Option<u32>;
-    /// `PEER_NETS*`: whether a director sends packets from this address on its own behalf.
-    fn is_peers_own(&self, address: &[u8; A]) -> bool;
+    /// `PEER_NETS*`: [`sluice_abi::NET_SENDS`] and [`sluice_abi::NET_TUNNELS`] of an address; 0 = neither.
+    fn peer_net(&self, address: &[u8; A]) -> u32;
     /// A bucket of the established flow table; `hash` is masked by the table's size.
     fn flows(&self, hash: u32) -> Option<Self::Bucket<'_>>;
     /// A bucket of the half-open flow table; `hash` is masked by the table's size.

@@ -3,8 +3,8 @@
 use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple, ip_header};
 use crate::server::{address, server, server_of};
-use crate::{FamilyTables, Outcome, Packet, Tables, marker, rewrite};
-use sluice_abi::{DropReason, FlowData, LocalKey, Path, Stat};
+use crate::{FamilyTables, Outcome, Packet, Tables, marker, rewrite, words};
+use sluice_abi::{DropReason, FlowData, LocalKey, NET_TUNNELS, Path, Stat};
 
 /// Congestion experienced, in the ECN field (RFC 3168).
 const CE: u8 = 3;
@@ -50,8 +50,9 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     if at + usize::from(ip.length) > packet.length() {
         return Err(DropReason::Truncated);
     }
+    let from = words::read(outer.source(packet).ok_or(DropReason::Truncated)?);
     let mut new_flow = false;
-    remember(tables, id, &tuple, &mut new_flow)?;
+    remember(tables, id, &tuple, &from, &mut new_flow)?;
     let server = server(tables, id).ok_or(DropReason::ServerGone)?;
     congestion(packet, &outer, &ip, at)?;
     let ethernet = *packet.get::<ETHERNET>(0).ok_or(DropReason::Truncated)?;
@@ -73,12 +74,15 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     Ok(Outcome::UP)
 }
 
-/// Records the way back of the packet's flow, or brings it up to date. A function of its own, as the steps of [`crate::balance`].
+/// Records the way back of the packet's flow, or brings it up to date. Only a tunnel from a director may begin one: a flow that
+/// is known goes on while its director is not yet, or no longer, in the list. A function of its own, as the steps of
+/// [`crate::balance`].
 #[inline(never)]
 fn remember<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     id: u32,
     tuple: &Tuple<A>,
+    from: &[u8; A],
     new_flow: &mut bool,
 ) -> Result<(), DropReason> {
     let server = server(tables, id).ok_or(DropReason::ServerGone)?;
@@ -87,7 +91,8 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
     }
     let now = flow::now(tables);
     let key = Key::new(tables, &tuple.source, tuple.source_port, server.reply_end());
-    if let Some(found) = flow::find(tables, &key, now) {
+    let found = flow::find(tables, &key, now);
+    if let Some(found) = found {
         let again = tuple.opens() && flow::is_over(found.state);
         let holder = server_of(tables, found.data)
             .filter(|holder| !again && holder.reply_end() == server.reply_end());
@@ -101,9 +106,15 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
                 }
                 return Ok(());
             }
-            // It would hide the new flow's entry, which begins in the half-open table.
-            None => flow::remove(tables, found.data, &key),
+            None => {}
         }
+    }
+    if FamilyTables::<A>::peer_net(tables, from) & NET_TUNNELS == 0 {
+        return Err(DropReason::TunnelSource);
+    }
+    if let Some(found) = found {
+        // It would hide the new flow's entry, which begins in the half-open table.
+        flow::remove(tables, found.data, &key);
     }
     let state = flow::first_state(tuple);
     flow::begin(

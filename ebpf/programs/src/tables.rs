@@ -174,9 +174,9 @@ macro_rules! family {
                 unsafe { maps::$locals.get(key) }.copied()
             }
             #[inline(always)]
-            fn is_peers_own(&self, address: &[u8; $a]) -> bool {
+            fn peer_net(&self, address: &[u8; $a]) -> u32 {
                 let key = Key::new(8 * $a, *address);
-                maps::$peer_nets.get(&key).is_some()
+                maps::$peer_nets.get(&key).copied().unwrap_or_default()
             }
             #[inline(always)]
             fn flows(&self, hash: u32) -> Option<Words<$words>> {

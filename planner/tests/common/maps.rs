@@ -30,7 +30,7 @@ pub struct Maps {
     locals: BTreeMap<Local, u32>,
     peers: BTreeSet<Mac>,
     macs: BTreeMap<u32, u64>,
-    peer_nets: BTreeSet<Prefix>,
+    peer_nets: BTreeMap<Prefix, u32>,
     heads: BTreeMap<u32, Head>,
     rings: BTreeMap<u32, RingWord>,
     ring_slots: Vec<u32>,
@@ -70,7 +70,7 @@ impl Maps {
             locals: BTreeMap::new(),
             peers: BTreeSet::new(),
             macs: BTreeMap::new(),
-            peer_nets: BTreeSet::new(),
+            peer_nets: BTreeMap::new(),
             heads: BTreeMap::new(),
             rings: BTreeMap::new(),
             ring_slots: vec![u32::MAX; limits.ring_slots as usize],
@@ -151,11 +151,12 @@ impl Maps {
             MapOp::AddPeer { mac } => ensure!(self.peers.insert(*mac), "{mac} twice"),
             MapOp::RemovePeer { mac } => ensure!(self.peers.remove(mac), "no {mac}"),
             MapOp::SetMac { index, word } => self.set_mac(*index, *word)?,
-            MapOp::AddPeerNet { prefix } => {
-                ensure!(self.peer_nets.insert(*prefix), "{prefix} twice");
+            MapOp::SetPeerNet { prefix, flags } => {
+                let before = self.peer_nets.insert(*prefix, *flags);
+                ensure!(before != Some(*flags), "{prefix} twice");
             }
             MapOp::RemovePeerNet { prefix } => {
-                ensure!(self.peer_nets.remove(prefix), "no {prefix}");
+                ensure!(self.peer_nets.remove(prefix).is_some(), "no {prefix}");
             }
             MapOp::Grace => self.held = Reach::default(),
         }

@@ -66,8 +66,8 @@ pub fn impossible(target: Target, kind: Kind) -> Option<&'static str> {
         Kind::Drop(reason) => match reason {
             DropReason::RedirectRefused => Some("the device refuses after the verdict"),
             DropReason::NoHeadroom if mode != Tun => Some("only TUN makes a frame longer"),
-            DropReason::NotEcnCapable if mode != Tun => {
-                Some("only tunnels have an outer ECN field")
+            DropReason::NotEcnCapable | DropReason::TunnelSource if mode != Tun => {
+                Some("only tunnels have an outer header")
             }
             DropReason::NoPort | DropReason::HalfOpenLimit | DropReason::NoFlow
                 if mode != FullNat =>

@@ -405,9 +405,11 @@ macro_rules! family {
             fn local(&self, key: &LocalKey<$a>) -> Option<u32> {
                 self.$family.setup.locals.get(key).copied()
             }
-            fn is_peers_own(&self, address: &[u8; $a]) -> bool {
-                let mut nets = self.$family.setup.peer_nets.iter();
-                nets.any(|net| in_prefix(address, net))
+            fn peer_net(&self, address: &[u8; $a]) -> u32 {
+                let nets = self.$family.setup.peer_nets.iter();
+                let nets = nets.filter(|(net, _)| in_prefix(address, net));
+                let longest = nets.max_by_key(|(net, _)| net.length);
+                longest.map_or(0, |(_, flags)| *flags)
             }
             fn flows(&self, hash: u32) -> Option<HostWords<'_>> {
                 HostFamily::<$a>::bucket(&self.$family.flows, hash, self.dawdles)

@@ -219,7 +219,7 @@ impl Kernel {
             drops: per_cpu(&mut ebpf, "DROPS")?,
             stats: per_cpu(&mut ebpf, "STATS")?,
             routes: hash(&mut ebpf, "TEST_ROUTES")?,
-            current: Setup::default(),
+            current: Setup::empty(),
             dropped: BTreeMap::new(),
             poison: 0,
             fills_headroom: false,

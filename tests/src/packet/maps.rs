@@ -99,11 +99,15 @@ impl<const A: usize, const E: usize, const B: usize> KernelFamily<A, E, B> {
         };
         write_hash(&mut self.locals, &locals(old), &locals(new))?;
         let key = |prefix: &PrefixKey<A>| Key::new(prefix.length, prefix.addr);
-        for gone in old.peer_nets.difference(&new.peer_nets) {
-            self.peer_nets.remove(&key(gone))?;
+        for gone in old.peer_nets.keys() {
+            if !new.peer_nets.contains_key(gone) {
+                self.peer_nets.remove(&key(gone))?;
+            }
         }
-        for added in new.peer_nets.difference(&old.peer_nets) {
-            self.peer_nets.insert(&key(added), 1, 0)?;
+        for (net, flags) in &new.peer_nets {
+            if old.peer_nets.get(net) != Some(flags) {
+                self.peer_nets.insert(&key(net), flags, 0)?;
+            }
         }
         Ok(())
     }

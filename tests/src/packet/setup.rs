@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use sluice_abi::{
     ClaimData, ConfigWord, FIRST_REPLY_INDEX, FarEnd, FlowClock, ForwardingMode, Head, HeadPool,
-    LocalKey, MacKey, Path, PortKey, PrefixKey, RingWord, SHARE_WHOLE, ServerFacts, ServerRecord,
-    ServerWord, Timeouts, VipWord, mac_number,
+    LocalKey, MacKey, NET_TUNNELS, Path, PortKey, PrefixKey, RingWord, SHARE_WHOLE, ServerFacts,
+    ServerRecord, ServerWord, Timeouts, VipWord, mac_number,
 };
 use sluice_packet::Route;
 
@@ -51,7 +51,7 @@ pub struct Family<const A: usize> {
     /// `LOCALS*`.
     pub locals: BTreeMap<LocalKey<A>, u32>,
     /// `PEER_NETS*`.
-    pub peer_nets: BTreeSet<PrefixKey<A>>,
+    pub peer_nets: BTreeMap<PrefixKey<A>, u32>,
     /// Claims that are in `FULLNAT*` before the first packet.
     pub claims: Vec<Claim>,
     /// The routing table, by destination address.
@@ -59,12 +59,17 @@ pub struct Family<const A: usize> {
 }
 
 impl<const A: usize> Default for Family<A> {
+    /// No director is known.
     fn default() -> Self {
+        let all = PrefixKey {
+            length: 0,
+            addr: [0; A],
+        };
         Self {
             vips: BTreeMap::new(),
             replies: BTreeMap::new(),
             locals: BTreeMap::new(),
-            peer_nets: BTreeSet::new(),
+            peer_nets: [(all, NET_TUNNELS)].into(),
             claims: Vec::new(),
             routes: BTreeMap::new(),
         }
@@ -424,18 +429,38 @@ impl Setup {
         *self.macs.entry(index).or_default() |= bit;
     }
 
-    /// Adds addresses, by their first `length` bits, from which directors send packets on their own behalf.
-    pub fn peer_net(&mut self, address: IpAddr, length: u32) {
+    /// Sets the flags of addresses, by their first `length` bits; 0 = none.
+    pub fn peer_net(&mut self, address: IpAddr, length: u32, flags: u32) {
+        fn set<const A: usize>(family: &mut Family<A>, key: PrefixKey<A>, flags: u32) {
+            if flags == 0 {
+                family.peer_nets.remove(&key);
+            } else {
+                family.peer_nets.insert(key, flags);
+            }
+        }
         match address {
             IpAddr::V4(ip) => {
                 let addr = ip.octets();
-                self.v4.peer_nets.insert(PrefixKey { length, addr });
+                set(&mut self.v4, PrefixKey { length, addr }, flags);
             }
             IpAddr::V6(ip) => {
                 let addr = ip.octets();
-                self.v6.peer_nets.insert(PrefixKey { length, addr });
+                set(&mut self.v6, PrefixKey { length, addr }, flags);
             }
         }
+    }
+
+    /// Empty tables.
+    pub fn empty() -> Self {
+        let mut setup = Self::default();
+        setup.no_strangers();
+        setup
+    }
+
+    /// Takes tunnels from nobody any more but those whom [`Self::peer_net`] names.
+    pub fn no_strangers(&mut self) {
+        self.peer_net(Ipv4Addr::UNSPECIFIED.into(), 0, 0);
+        self.peer_net(Ipv6Addr::UNSPECIFIED.into(), 0, 0);
     }
 
     /// Puts a claim into `FULLNAT*` as if a flow had made it.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use sluice_abi::{
-    ForwardingMode, Head, POOL_BY_CLIENT_ADDRESS, Path, SHARE_WHOLE, ServerRecord, ServerWord,
-    VipWord,
+    ForwardingMode, Head, NET_SENDS, POOL_BY_CLIENT_ADDRESS, Path, SHARE_WHOLE, ServerRecord,
+    ServerWord, VipWord,
 };
 use sluice_planner::{Image, Mac, MapOp, Ring, Socket};
 
@@ -74,7 +74,7 @@ fn kind(write: &MapOp) -> &'static str {
         MapOp::AddPeer { .. } => "director",
         MapOp::RemovePeer { .. } => "director removed",
         MapOp::SetMac { .. } => "MAC word",
-        MapOp::AddPeerNet { .. } => "address of a director",
+        MapOp::SetPeerNet { .. } => "addresses of directors",
         MapOp::RemovePeerNet { .. } => "address of a director removed",
         MapOp::Grace => "grace",
     }
@@ -211,7 +211,9 @@ impl<'a> Dump<'a> {
     }
 
     fn peers(&self) -> String {
-        let own = self.image.peer_nets.iter().map(|net| format!("own {net}"));
+        let own = self.image.peer_nets.iter();
+        let own = own.filter(|(_, flags)| **flags & NET_SENDS != 0);
+        let own = own.map(|(net, _)| format!("own {net}"));
         lines(self.image.peers.iter().map(ToString::to_string).chain(own))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use netlink_packet_route::neighbour::NeighbourState as Nud;
 use sluice_api::{AttachMode, LoadBalancerNodeStatus, Peer, Peers, XdpMode};
-use sluice_planner::Mac;
+use sluice_planner::{Mac, Prefix};
 
 use super::{Input, POD, SERVER, UPLINK, World, decisions, ip, neighbour, node};
 use crate::core::Effect;
@@ -69,14 +69,27 @@ fn what_pods_of_directors_send_is_told_from_what_directors_balanced() {
     world.turn();
     let nets = |world: &World| -> Vec<String> {
         let nets = world.maps.peer_nets.iter();
-        nets.map(ToString::to_string).collect()
+        let text = |(net, flags): (&Prefix, &u32)| {
+            let tunnels = flags & sluice_abi::NET_TUNNELS != 0;
+            format!("{net}{}", if tunnels { " tunnels" } else { "" })
+        };
+        nets.map(text).collect()
     };
-    let all = ["10.0.0.2/32", "10.9.0.3/32", "10.244.2.0/24", "fd00:3::/64"];
+    let all = [
+        "10.0.0.2/32 tunnels",
+        "10.9.0.3/32 tunnels",
+        "10.244.2.0/24",
+        "::/0 tunnels",
+        "fd00:3::/64",
+    ];
     assert_eq!(nets(&world), all);
     let peers = [("d2".to_owned(), peer(SERVER, "10.244.7.0/24"))];
     world.tell(Input::Source(Event::Peers(peers.into())));
     world.turn();
-    assert_eq!(nets(&world), ["10.0.0.2/32", "10.244.7.0/24"]);
+    assert_eq!(
+        nets(&world),
+        ["10.0.0.2/32 tunnels", "10.244.7.0/24", "::/0 tunnels"]
+    );
 }
 
 #[test]

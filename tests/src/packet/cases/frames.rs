@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use sluice_abi::{DropReason, FULLNAT_PORT_MIN, ForwardingMode, Path, TCP, UDP, VipWord};
+use sluice_abi::{
+    DropReason, FULLNAT_PORT_MIN, ForwardingMode, NET_SENDS, NET_TUNNELS, Path, TCP, UDP, VipWord,
+};
 use sluice_packet::{AlignedMac, Route, Verdict};
 
 use super::{Net, at_server, forwarded, nets};
@@ -202,9 +204,9 @@ fn directors_as_clients(net: &Net) -> Case {
     let from_pod = tcp(net.other_client, net.vip, SYN).macs(PEER_MAC, DIRECTOR_MAC);
     let case = Case::new(format!("{} directors as clients", net.family), setup);
     case.drops(Program::Xdp, &from_node, DropReason::NotMyServer)
-        .then(move |setup| setup.peer_net(own, length))
+        .then(move |setup| setup.peer_net(own, length, NET_SENDS | NET_TUNNELS))
         .xdp(&from_node, Verdict::Tx, &forwarded(&from_node))
         .drops(Program::Xdp, &from_pod, DropReason::NotMyServer)
-        .then(move |setup| setup.peer_net(pods, length - 4))
+        .then(move |setup| setup.peer_net(pods, length - 4, NET_SENDS))
         .xdp(&from_pod, Verdict::Tx, &forwarded(&from_pod))
 }

@@ -1,7 +1,10 @@
 //! Beyond the uplink: servers of this node, servers behind a bridge, packets that other directors send here.
 
+use std::net::IpAddr;
+
 use sluice_abi::{
-    ConfigWord, DropReason, FlowState, ForwardingMode, Path, Stat, TCP, UDP, VipWord,
+    ConfigWord, DropReason, FlowState, ForwardingMode, NET_SENDS, NET_TUNNELS, Path, Stat, TCP,
+    UDP, VipWord,
 };
 use sluice_packet::{AlignedMac, Route, Verdict};
 
@@ -34,6 +37,7 @@ pub fn cases() -> Vec<Case> {
             congestion(&net),
             other_tunnels(&net),
             tunnels_to_a_vip(&net),
+            tunnels_of_strangers(&net),
             not_ours(&net),
             reply_by_the_stack(&net),
             next_hops_are_refreshed(&net),
@@ -470,6 +474,36 @@ fn tunnels_to_a_vip(net: &Net) -> Case {
         Program::Xdp,
         &udp(net.client, net.other_client).wrapped(net.other_client.ip(), net.other_vip.ip()),
     )
+}
+
+/// A tunnel begins a flow only where its outer source is a director's. Pods of a director's are none, and a flow that is known
+/// goes on.
+fn tunnels_of_strangers(net: &Net) -> Case {
+    let (setup, _) = tunnel_setup(net, TCP);
+    let (director, pods) = (net.own, net.other_client.ip());
+    let length = if director.is_ipv4() { 32 } else { 128 };
+    let tunnel = |frame: &Frame, from: IpAddr| frame.clone().wrapped(from, net.server.ip());
+    let syn = tcp(net.client, net.vip, SYN);
+    let ack = tcp(net.client, net.vip, ACK);
+    let up = |frame: &Frame| frame.clone().to(net.server);
+    Case::new(format!("{} tunnels of strangers", net.family), setup)
+        .then(move |setup| {
+            setup.no_strangers();
+            setup.peer_net(director, length, NET_SENDS | NET_TUNNELS);
+            setup.peer_net(pods, length - 4, NET_SENDS);
+        })
+        .drops(
+            Program::Xdp,
+            &tunnel(&syn, net.client.ip()),
+            DropReason::TunnelSource,
+        )
+        .drops(Program::Xdp, &tunnel(&syn, pods), DropReason::TunnelSource)
+        .drops(Program::Xdp, &tunnel(&ack, pods), DropReason::TunnelSource)
+        .check("nothing is known of it", |state| state.flows().is_empty())
+        .xdp(&tunnel(&syn, director), Verdict::Up, &up(&syn))
+        .then(move |setup| setup.peer_net(director, length, 0))
+        .xdp(&tunnel(&ack, director), Verdict::Up, &up(&ack))
+        .xdp(&tunnel(&ack, pods), Verdict::Up, &up(&ack))
 }
 
 /// Tunnels of others pass: the kernel may have a device for them.

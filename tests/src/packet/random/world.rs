@@ -6,8 +6,8 @@ use std::{
 };
 
 use sluice_abi::{
-    ClaimData, ClaimState, ConfigWord, FULLNAT_PORT_MIN, FarEnd, ForwardingMode, Path, RingWord,
-    ServerWord, TCP, UDP, VipWord,
+    ClaimData, ClaimState, ConfigWord, FULLNAT_PORT_MIN, FarEnd, ForwardingMode, NET_SENDS,
+    NET_TUNNELS, Path, RingWord, ServerWord, TCP, UDP, VipWord,
 };
 use sluice_packet::{AlignedMac, Route};
 
@@ -159,8 +159,16 @@ impl World {
         world.setup.peer(PEER_MAC);
         if rng.percent(30) {
             // The first two clients.
-            world.setup.peer_net(client(Family::V4, 0, 0).ip(), 31);
-            world.setup.peer_net(client(Family::V6, 0, 0).ip(), 127);
+            let flags = *rng.pick(&[NET_SENDS, NET_SENDS | NET_TUNNELS]);
+            world
+                .setup
+                .peer_net(client(Family::V4, 0, 0).ip(), 31, flags);
+            world
+                .setup
+                .peer_net(client(Family::V6, 0, 0).ip(), 127, flags);
+        }
+        if rng.percent(30) {
+            world.setup.no_strangers();
         }
         for (number, target) in (1..).zip(Target::all()) {
             let twins = rng.percent(45);
