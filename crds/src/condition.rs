@@ -32,6 +32,12 @@ pub enum ConditionType {
     Detached,
     /// A node's agent has been silent for too long; the operator says so.
     Silent,
+    /// Virtual servers wait for an address of a pool.
+    Exhausted,
+    /// Addresses that an address pool no longer has are in use; the message names them.
+    InUseOutside,
+    /// No address pool gives a virtual server an address that it has; the message names it.
+    AddressAdvice,
 }
 
 /// Name of [`ConditionType::Reconciling`].
@@ -54,6 +60,9 @@ impl ConditionType {
             Self::NearlyFull => "NearlyFull",
             Self::Detached => "Detached",
             Self::Silent => "Silent",
+            Self::Exhausted => "Exhausted",
+            Self::InUseOutside => "InUseOutside",
+            Self::AddressAdvice => "AddressAdvice",
         }
     }
 }
@@ -131,6 +140,16 @@ pub enum Reason {
     LimitNear,
     /// The annotation `sluice.dev/detach` asked for it.
     DetachRequested,
+    /// No address pool lets the namespace have the address.
+    AddressNotAllowed,
+    /// The address pool has no free address.
+    NoFreeAddress,
+    /// Another address pool has some of the addresses.
+    AddressPoolOverlap,
+    /// The address pool's addresses can be given.
+    AddressesUsable,
+    /// An address has lost its place in the pools, and stays with whoever has it.
+    AddressKept,
 }
 
 impl fmt::Display for Reason {

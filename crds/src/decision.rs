@@ -11,7 +11,7 @@ use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, MAX_POOLS, MAX_PORTS,
     MAX_REVISION, MAX_STATIC_SERVERS,
 };
-use crate::selector::PodSelector;
+use crate::selector::LabelSelector;
 use crate::target_port::TargetPort;
 
 /// The decision on a virtual server, by which nodes serve it.
@@ -152,7 +152,7 @@ pub struct DecidedRealServerPool {
 
 impl DecidedRealServerPool {
     /// The pods that are the servers, if pods are.
-    pub fn selector(&self) -> Option<&PodSelector> {
+    pub fn selector(&self) -> Option<&LabelSelector> {
         self.endpoints.as_ref()?.selector.as_ref()
     }
 }
@@ -168,7 +168,7 @@ pub struct DecidedEndpoints {
     pub name: String,
     /// The pods whose addresses are in them, where the source is `Pods`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selector: Option<PodSelector>,
+    pub selector: Option<LabelSelector>,
     /// Ports on the servers by the name of the virtual server's port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_PORTS))]

@@ -9,6 +9,7 @@
 //! | [`RealServerPool`] | `rsp` | namespace | the real servers behind one version of a service |
 //! | [`RolloutPolicy`] | `rop` | namespace | how a virtual server's share moves from a stable to a candidate pool |
 //! | [`LoadBalancerNode`] | `lbnode` | cluster | what one node's agent does, and what it reports |
+//! | [`AddressPool`] | `apool` | cluster | which addresses virtual servers may have, and whose |
 //!
 //! The same types serve Kubernetes and standalone mode.
 #![forbid(unsafe_code)]
@@ -18,6 +19,8 @@
 )]
 
 mod address;
+mod address_pool;
+mod address_range;
 mod condition;
 mod decision;
 mod forwarding;
@@ -36,6 +39,8 @@ mod validate;
 mod virtual_server;
 
 pub use address::parse_ip;
+pub use address_pool::{AddressPool, AddressPoolSpec, AddressPoolStatus, AddressSharing, Allowed};
+pub use address_range::{AddressRange, next as next_address};
 pub use condition::{
     Condition, ConditionType, RECONCILING, Reason, STALLED, Time, find_condition, set_condition,
 };
@@ -43,7 +48,7 @@ pub use decision::{
     DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
     DecidedTargetPort, DecidedVirtualServer, Decision, EndpointSource, PoolDecision, VipPort,
 };
-pub use forwarding::{ForwardingMode, PoolSelection, Protocol};
+pub use forwarding::{ForwardingMode, IpFamily, PoolSelection, Protocol};
 pub use k8s_openapi::jiff;
 pub use limits::*;
 pub use load_balancer_node::{
@@ -51,9 +56,9 @@ pub use load_balancer_node::{
     LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeException, NodeRole, XdpMode,
 };
 pub use object::{
-    AGENT_MANAGER, CLI_MANAGER, DETACH_ANNOTATION, Kind, NODE_LABEL, OPERATOR_MANAGER, ObjectKey,
-    POOL_LABEL, ROLLOUT_COMMAND_ANNOTATION, SERVICE_LABEL, SLICE_MANAGER, SLICE_MANAGER_LABEL,
-    SPEC_HASH_ANNOTATION, node_label, node_lease, pool_label,
+    AGENT_MANAGER, CLI_MANAGER, DETACH_ANNOTATION, Kind, LEDGER_CONFIG_MAP, LEDGER_KEY, NODE_LABEL,
+    OPERATOR_MANAGER, ObjectKey, POOL_LABEL, ROLLOUT_COMMAND_ANNOTATION, SERVICE_LABEL,
+    SLICE_MANAGER, SLICE_MANAGER_LABEL, SPEC_HASH_ANNOTATION, node_label, node_lease, pool_label,
 };
 pub use peers::{
     MAX_PEERS_BYTES, PEERS_CONFIG_MAP, PEERS_KEY, Peer, Peers, is_usable_for_pods, read_peers,
@@ -69,7 +74,7 @@ pub use rollout_policy::{
 };
 pub use rules::{is_label, is_subdomain};
 pub use schema::FieldError;
-pub use selector::{LabelOperator, LabelRequirement, PodSelector};
+pub use selector::{LabelOperator, LabelRequirement, LabelSelector};
 pub use target_port::{PortRef, TargetPort};
 pub use validate::Validate;
 pub use virtual_server::{

@@ -2,6 +2,14 @@
 
 /// Addresses of a virtual server: one per family.
 pub const MAX_ADDRESSES: usize = 2;
+/// Blocks, ranges and addresses of an address pool.
+pub const MAX_POOL_RANGES: usize = 64;
+/// Characters of a range of addresses as text: two addresses and a dash.
+pub const MAX_RANGE_LENGTH: usize = 2 * MAX_ADDRESS_LENGTH + 1;
+/// Namespaces that an address pool names.
+pub const MAX_POOL_NAMESPACES: usize = 256;
+/// Largest priority of an address pool.
+pub const MAX_POOL_PRIORITY: u32 = 1_000;
 /// Ports of a virtual server, and target ports of a pool or server.
 pub const MAX_PORTS: usize = 32;
 /// Pools of a virtual server.

@@ -23,6 +23,11 @@ pub const SLICE_MANAGER: &str = "operator.sluice.dev";
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Label of the Leases that agents renew; see [`node_label`].
 pub const NODE_LABEL: &str = "sluice.dev/node";
+/// The ConfigMaps in which the operator keeps who has which addresses, in its own namespace, are called by this and a number
+/// of two digits.
+pub const LEDGER_CONFIG_MAP: &str = "sluice-addresses";
+/// Where in their data that stands.
+pub const LEDGER_KEY: &str = "addresses.json";
 /// The operator's field manager.
 pub const OPERATOR_MANAGER: &str = "sluice-operator";
 /// The agents' field manager.
@@ -67,15 +72,18 @@ pub enum Kind {
     RolloutPolicy,
     /// [`crate::LoadBalancerNode`].
     LoadBalancerNode,
+    /// [`crate::AddressPool`].
+    AddressPool,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::VirtualServer,
         Self::RealServerPool,
         Self::RolloutPolicy,
         Self::LoadBalancerNode,
+        Self::AddressPool,
     ];
 
     /// The name in `kind`.
@@ -85,6 +93,7 @@ impl Kind {
             Self::RealServerPool => "RealServerPool",
             Self::RolloutPolicy => "RolloutPolicy",
             Self::LoadBalancerNode => "LoadBalancerNode",
+            Self::AddressPool => "AddressPool",
         }
     }
 
@@ -95,7 +104,7 @@ impl Kind {
 
     /// Whether objects of this kind live in a namespace.
     pub const fn namespaced(self) -> bool {
-        !matches!(self, Self::LoadBalancerNode)
+        !matches!(self, Self::LoadBalancerNode | Self::AddressPool)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::limits::{
     MAX_STATIC_SERVERS,
 };
 use crate::rules;
-use crate::selector::PodSelector;
+use crate::selector::LabelSelector;
 use crate::target_port::TargetPort;
 
 /// The real servers behind one version of a service.
@@ -68,7 +68,7 @@ pub struct RealServerPoolSpec {
 pub struct Servers {
     /// The pods of this namespace with these labels. Ready ones take new flows, others keep those they have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selector: Option<PodSelector>,
+    pub selector: Option<LabelSelector>,
     /// Name of a Service in this namespace: its endpoints are the servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_LABEL_LENGTH), regex(pattern = rules::LABEL))]

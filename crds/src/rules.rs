@@ -22,9 +22,14 @@ pub(crate) const TWO_POOLS: &str =
 pub(crate) const STEPS_RISE: &str = "weights of steps must not go down: order the steps by weight (the command abort takes the candidate back to 0)";
 pub(crate) const ONE_SOURCE: &str = "give exactly one of selector, serviceName and static";
 pub(crate) const SOME_CONDITION: &str =
-    "would select every pod of the namespace: give matchLabels or matchExpressions";
+    "would select everything: give matchLabels or matchExpressions";
 pub(crate) const VALUES_FIT_OPERATOR: &str =
     "In and NotIn need values; Exists and DoesNotExist must have none";
+
+pub(crate) const ONE_REQUEST: &str = "give either ip, or family with or without addressPoolName";
+pub(crate) const SOME_NAMESPACE: &str =
+    "would allow no namespace: give namespaces or namespaceSelector, or remove allow to allow all";
+pub(crate) const ADDRESS_RANGES: &str = "must be an address, a block such as 203.0.113.0/28 or 2001:db8::/64, or a range such as 203.0.113.10-203.0.113.20";
 
 /// One rule.
 pub(crate) fn rule(rule: &str, message: &str) -> Value {
@@ -33,9 +38,30 @@ pub(crate) fn rule(rule: &str, message: &str) -> Value {
 
 pub(crate) fn one_per_family() -> Value {
     rule(
-        "self.filter(a, isIP(a.ip) && ip(a.ip).family() == 4).size() <= 1 \
-         && self.filter(a, isIP(a.ip) && ip(a.ip).family() == 6).size() <= 1",
+        "self.filter(a, has(a.ip) ? isIP(a.ip) && ip(a.ip).family() == 4 : has(a.family) && a.family == 'IPv4').size() <= 1 \
+         && self.filter(a, has(a.ip) ? isIP(a.ip) && ip(a.ip).family() == 6 : has(a.family) && a.family == 'IPv6').size() <= 1",
         ONE_PER_FAMILY,
+    )
+}
+
+pub(crate) fn one_request() -> Value {
+    rule(
+        "has(self.ip) ? !has(self.family) && !has(self.addressPoolName) : has(self.family)",
+        ONE_REQUEST,
+    )
+}
+
+pub(crate) fn some_namespace() -> Value {
+    rule(
+        "has(self.namespaceSelector) || (has(self.namespaces) && self.namespaces.size() > 0)",
+        SOME_NAMESPACE,
+    )
+}
+
+pub(crate) fn address_ranges() -> Value {
+    rule(
+        "self.all(a, isIP(a) || isCIDR(a) || (a.split('-').size() == 2 && a.split('-').all(b, isIP(b))))",
+        ADDRESS_RANGES,
     )
 }
 

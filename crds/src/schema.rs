@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::object::Kind;
 use crate::rules;
-use crate::{LoadBalancerNode, RealServerPool, RolloutPolicy, VirtualServer};
+use crate::{AddressPool, LoadBalancerNode, RealServerPool, RolloutPolicy, VirtualServer};
 
 /// A fault of a field.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -57,6 +57,7 @@ pub fn definition(kind: Kind) -> CustomResourceDefinition {
         Kind::RealServerPool => RealServerPool::crd(),
         Kind::RolloutPolicy => RolloutPolicy::crd(),
         Kind::LoadBalancerNode => LoadBalancerNode::crd(),
+        Kind::AddressPool => AddressPool::crd(),
     };
     for version in &mut definition.spec.versions {
         let schema = version.schema.as_mut();
@@ -87,7 +88,8 @@ fn drop_unknown_formats(schema: &mut JSONSchemaProps) {
 
 /// The schema of a kind's whole object.
 pub fn object_schema(kind: Kind) -> &'static Value {
-    static SCHEMAS: [OnceLock<Value>; Kind::ALL.len()] = [const { OnceLock::new() }; 4];
+    static SCHEMAS: [OnceLock<Value>; Kind::ALL.len()] =
+        [const { OnceLock::new() }; Kind::ALL.len()];
     SCHEMAS[kind as usize].get_or_init(|| {
         definition(kind)
             .spec

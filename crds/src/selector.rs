@@ -1,4 +1,4 @@
-//! Which pods are servers.
+//! Choosing objects by their labels.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::limits::{
 };
 use crate::rules;
 
-/// Which pods: those that meet every condition.
+/// Those that meet every condition.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::some_condition()))]
-pub struct PodSelector {
+pub struct LabelSelector {
     /// Labels and their values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = MAX_SELECTOR_CONDITIONS))]
@@ -55,7 +55,7 @@ pub enum LabelOperator {
     DoesNotExist,
 }
 
-impl PodSelector {
+impl LabelSelector {
     /// Whether an object with these labels is meant.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.match_labels

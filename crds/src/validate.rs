@@ -6,12 +6,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::address::parse_ip;
+use crate::address_range::AddressRange;
 use crate::object::Kind;
 use crate::rules;
 use crate::schema::{self, FieldError};
 use crate::{
-    LabelOperator, LoadBalancerNodeSpec, PodSelector, RealServerPoolSpec, RolloutPolicySpec,
-    VirtualServerSpec,
+    AddressPoolSpec, IpFamily, LabelOperator, LabelSelector, LoadBalancerNodeSpec,
+    RealServerPoolSpec, RolloutPolicySpec, VirtualServerSpec,
 };
 
 /// A spec that can be validated.
@@ -25,14 +26,23 @@ impl Validate for VirtualServerSpec {
         let mut errors = limits(Kind::VirtualServer, self);
         let mut families = BTreeSet::new();
         for (i, address) in self.addresses.iter().enumerate() {
-            let path = format!("spec.addresses[{i}].ip");
-            match parse_ip(&address.ip) {
-                None => errors.push(FieldError::new(path, rules::IP_ADDRESS)),
-                Some(ip) => {
-                    if !families.insert(ip.is_ipv6()) {
-                        errors.push(FieldError::new(path, rules::ONE_PER_FAMILY));
-                    }
-                }
+            let path = format!("spec.addresses[{i}]");
+            let is_by_family = address.family.is_some();
+            let is_one = match address.ip {
+                Some(_) => !is_by_family && address.address_pool_name.is_none(),
+                None => is_by_family,
+            };
+            if !is_one {
+                errors.push(FieldError::new(&path, rules::ONE_REQUEST));
+            }
+            let certain = address.certain();
+            if address.ip.is_some() && certain.is_none() {
+                errors.push(FieldError::new(format!("{path}.ip"), rules::IP_ADDRESS));
+            }
+            let by_family = address.family.filter(|_| address.ip.is_none());
+            let family = certain.map(IpFamily::of).or(by_family);
+            if family.is_some_and(|family| !families.insert(family)) {
+                errors.push(FieldError::new(path, rules::ONE_PER_FAMILY));
             }
         }
         let mut ports = BTreeSet::new();
@@ -61,7 +71,8 @@ impl Validate for RealServerPoolSpec {
         if sources.iter().filter(|given| **given).count() != 1 {
             errors.push(FieldError::new("spec.servers", rules::ONE_SOURCE));
         }
-        errors.extend(servers.selector.iter().flat_map(selector));
+        let path = "spec.servers.selector";
+        errors.extend(servers.selector.iter().flat_map(|it| selector(path, it)));
         for (i, server) in servers.static_servers.iter().enumerate() {
             if parse_ip(&server.address).is_none() {
                 let path = format!("spec.servers.static[{i}].address");
@@ -87,14 +98,35 @@ impl Validate for RolloutPolicySpec {
     }
 }
 
+impl Validate for AddressPoolSpec {
+    fn validate(&self) -> Vec<FieldError> {
+        let mut errors = limits(Kind::AddressPool, self);
+        for (i, text) in self.addresses.iter().enumerate() {
+            if let Err(message) = AddressRange::parse(text) {
+                let path = format!("spec.addresses[{i}]");
+                errors.push(FieldError::new(path, message));
+            }
+        }
+        let Some(allow) = &self.allow else {
+            return errors;
+        };
+        if allow.namespaces.is_empty() && allow.namespace_selector.is_none() {
+            errors.push(FieldError::new("spec.allow", rules::SOME_NAMESPACE));
+        }
+        let path = "spec.allow.namespaceSelector";
+        let selector = allow.namespace_selector.iter();
+        errors.extend(selector.flat_map(|it| self::selector(path, it)));
+        errors
+    }
+}
+
 impl Validate for LoadBalancerNodeSpec {
     fn validate(&self) -> Vec<FieldError> {
         limits(Kind::LoadBalancerNode, self)
     }
 }
 
-fn selector(selector: &PodSelector) -> Vec<FieldError> {
-    let path = "spec.servers.selector";
+fn selector(path: &str, selector: &LabelSelector) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
         errors.push(FieldError::new(path, rules::SOME_CONDITION));

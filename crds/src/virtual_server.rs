@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::parse_ip;
 use crate::condition::Condition;
 use crate::decision::{DecidedPool, DecidedPort, DecidedVirtualServer, Decision, VipPort};
-use crate::forwarding::{ForwardingMode, PoolSelection, Protocol};
+use crate::forwarding::{ForwardingMode, IpFamily, PoolSelection, Protocol};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
     MAX_POOL_WEIGHT, MAX_POOLS, MAX_PORTS,
@@ -32,7 +32,7 @@ use crate::rules;
     printcolumn(
         name = "Addresses",
         type_ = "string",
-        json_path = ".spec.addresses[*].ip"
+        json_path = ".status.decision.addresses"
     ),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.forwarding.mode"),
     printcolumn(
@@ -80,14 +80,47 @@ pub struct VirtualServerSpec {
     pub pools: Vec<WeightedPool>,
 }
 
-/// A VIP.
+/// A VIP: a certain address, or one that the operator chooses.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::one_request()))]
 pub struct VirtualServerAddress {
     /// An IPv4 or IPv6 address that no node has as its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = MAX_ADDRESS_LENGTH))]
     #[schemars(extend("x-kubernetes-validations" = rules::ip_address()))]
-    pub ip: String,
+    pub ip: Option<String>,
+    /// Any address of this family. The virtual server keeps the one that it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<IpFamily>,
+    /// The AddressPool that an address of this family is to come from. Absent: any that assigns addresses by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_NAME_LENGTH), regex(pattern = rules::SUBDOMAIN))]
+    pub address_pool_name: Option<String>,
+}
+
+impl VirtualServerAddress {
+    /// This address and no other.
+    pub fn of(ip: impl Into<String>) -> Self {
+        Self {
+            ip: Some(ip.into()),
+            family: None,
+            address_pool_name: None,
+        }
+    }
+
+    /// The address that is asked for, if it is a certain one and its text is an address.
+    pub fn certain(&self) -> Option<IpAddr> {
+        parse_ip(self.ip.as_deref()?)
+    }
+}
+
+impl VirtualServerSpec {
+    /// The addresses that it names. Texts that are no address are left out: validate first.
+    pub fn certain_addresses(&self) -> Vec<IpAddr> {
+        let requests = self.addresses.iter();
+        requests.filter_map(VirtualServerAddress::certain).collect()
+    }
 }
 
 /// A port that clients connect to.
@@ -125,9 +158,8 @@ pub struct WeightedPool {
 }
 
 impl DecidedVirtualServer {
-    /// The content that a spec asks for, with its own weights. Texts that are no address are left out: validate first.
-    pub fn of_spec(spec: &VirtualServerSpec) -> Self {
-        let addresses = spec.addresses.iter();
+    /// The content that a spec asks for, with its own weights and these addresses.
+    pub fn of_spec(spec: &VirtualServerSpec, addresses: Vec<IpAddr>) -> Self {
         let port = |port: &VirtualServerPort| DecidedPort {
             name: port.name.clone(),
             protocol: port.protocol,
@@ -139,7 +171,7 @@ impl DecidedVirtualServer {
             spec_weight: pool.weight,
         };
         Self {
-            addresses: addresses.filter_map(|a| parse_ip(&a.ip)).collect(),
+            addresses,
             ports: spec.ports.iter().map(port).collect(),
             mode: spec.forwarding.mode,
             pool_selection: spec.pool_selection,

@@ -9,9 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 use sluice_api::schema::object_schema;
 use sluice_api::{
-    CanaryStep, CanaryStrategy, Forwarding, ForwardingMode, Kind, PoolSelection, Protocol,
-    RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy, Servers, StaticServer, Validate,
-    VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool,
+    AddressPoolSpec, AddressSharing, Allowed, CanaryStep, CanaryStrategy, Forwarding,
+    ForwardingMode, IpFamily, Kind, LabelSelector, PoolSelection, Protocol, RealServerPoolSpec,
+    RolloutPolicySpec, RolloutStrategy, Servers, StaticServer, Validate, VirtualServerAddress,
+    VirtualServerPort, VirtualServerSpec, WeightedPool,
 };
 
 fn spec_schema(kind: Kind) -> &'static Value {
@@ -90,14 +91,56 @@ fn any_address() -> impl Strategy<Value = String> {
     .prop_map(str::to_owned)
 }
 
+fn any_request() -> impl Strategy<Value = VirtualServerAddress> {
+    let family = prop::sample::select(vec![IpFamily::IPv4, IpFamily::IPv6]);
+    let any = (
+        prop::option::of(any_address()),
+        prop::option::of(family.clone()),
+        prop::option::of(Just("edge".to_owned())),
+    );
+    let any = any.prop_map(|(ip, family, address_pool_name)| VirtualServerAddress {
+        ip,
+        family,
+        address_pool_name,
+    });
+    let by_family = family.prop_map(|family| VirtualServerAddress {
+        ip: None,
+        family: Some(family),
+        address_pool_name: None,
+    });
+    prop_oneof![
+        any_address().prop_map(VirtualServerAddress::of),
+        by_family,
+        any
+    ]
+}
+
+fn any_range() -> impl Strategy<Value = String> {
+    let range = prop::sample::select(vec![
+        "203.0.113.0/28",
+        "203.0.113.1/28",
+        "203.0.113.0/33",
+        "2001:db8::/64",
+        "::ffff:1.2.3.0/120",
+        "203.0.113.1-203.0.113.9",
+        "203.0.113.9-203.0.113.1",
+        "203.0.113.1-",
+        "-",
+        "203.0.113.1-203.0.113.2-203.0.113.3",
+        "2001:db8::1-2001:db8::9",
+        "2001:db8::1-203.0.113.1",
+    ]);
+    prop_oneof![any_address(), range.prop_map(str::to_owned)]
+}
+
 prop_compose! {
     fn any_virtual_server()(
-        addresses in prop::collection::vec(any_address(), 0..4),
+        addresses in prop::collection::vec(any_request(), 0..4),
         ports in prop::collection::vec((any::<bool>(), 1_u16..4), 0..5),
         weights in prop::collection::vec(prop::sample::select(vec![0_u32, 0, 1, 9]), 0..4),
     ) -> VirtualServerSpec {
         VirtualServerSpec {
-            addresses: addresses.into_iter().map(|ip| VirtualServerAddress { ip }).collect(),
+            addresses,
             ports: ports
                 .into_iter()
                 .enumerate()
@@ -165,6 +208,26 @@ proptest! {
             .collect();
         let spec = RealServerPoolSpec { servers: Servers { static_servers, ..Servers::default() }, target_ports: Vec::new() };
         let (cel, own) = both(Kind::RealServerPool, &spec);
+        prop_assert_eq!(cel, own);
+    }
+
+    #[test]
+    fn address_pools(
+        addresses in prop::collection::vec(any_range(), 1..4),
+        allow in prop::option::of((prop::option::of(Just(LabelSelector::default())), any::<bool>())),
+    ) {
+        let allow = allow.map(|(namespace_selector, is_named)| Allowed {
+            namespaces: is_named.then(|| "shop".to_owned()).into_iter().collect(),
+            namespace_selector,
+        });
+        let spec = AddressPoolSpec {
+            addresses,
+            allow,
+            priority: 0,
+            auto_assign: true,
+            sharing: AddressSharing::Namespace,
+        };
+        let (cel, own) = both(Kind::AddressPool, &spec);
         prop_assert_eq!(cel, own);
     }
 

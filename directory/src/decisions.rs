@@ -38,7 +38,7 @@ impl Decisions {
         let is_there = match kind {
             Kind::VirtualServer => self.virtual_servers.contains_key(key),
             Kind::RealServerPool => self.pools.contains_key(key),
-            Kind::RolloutPolicy | Kind::LoadBalancerNode => true,
+            Kind::RolloutPolicy | Kind::LoadBalancerNode | Kind::AddressPool => true,
         };
         self.is_whole && !is_there && !self.unreadable.contains_key(&(kind, key.clone()))
     }

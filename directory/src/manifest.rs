@@ -7,12 +7,11 @@
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_saphyr::budget::BudgetBreach;
 use sluice_api::{
-    API_VERSION, FieldError, Kind, LoadBalancerNode, MAX_LABEL_LENGTH, ObjectKey, RealServerPool,
-    RolloutPolicy, VirtualServer, is_label, is_subdomain, schema,
+    API_VERSION, AddressPool, FieldError, Kind, LoadBalancerNode, MAX_LABEL_LENGTH, ObjectKey,
+    RealServerPool, RolloutPolicy, VirtualServer, is_label, is_subdomain, schema,
 };
 
 use crate::yaml::Node;
@@ -41,6 +40,8 @@ pub enum Object {
     RolloutPolicy(RolloutPolicy),
     /// A node.
     LoadBalancerNode(LoadBalancerNode),
+    /// An address pool.
+    AddressPool(AddressPool),
 }
 
 impl Object {
@@ -51,6 +52,7 @@ impl Object {
             Self::RealServerPool(_) => Kind::RealServerPool,
             Self::RolloutPolicy(_) => Kind::RolloutPolicy,
             Self::LoadBalancerNode(_) => Kind::LoadBalancerNode,
+            Self::AddressPool(_) => Kind::AddressPool,
         }
     }
 
@@ -61,6 +63,7 @@ impl Object {
             Self::RealServerPool(object) => ObjectKey::of(object),
             Self::RolloutPolicy(object) => ObjectKey::of(object),
             Self::LoadBalancerNode(object) => ObjectKey::of(object),
+            Self::AddressPool(object) => ObjectKey::of(object),
         }
     }
 }
@@ -234,36 +237,7 @@ impl Document {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let object = match kind {
-            Kind::VirtualServer => typed(spec).map(|spec| {
-                Object::VirtualServer(VirtualServer {
-                    metadata: meta,
-                    spec,
-                    status: None,
-                })
-            }),
-            Kind::RealServerPool => typed(spec).map(|spec| {
-                Object::RealServerPool(RealServerPool {
-                    metadata: meta,
-                    spec,
-                    status: None,
-                })
-            }),
-            Kind::RolloutPolicy => typed(spec).map(|spec| {
-                Object::RolloutPolicy(RolloutPolicy {
-                    metadata: meta,
-                    spec,
-                    status: None,
-                })
-            }),
-            Kind::LoadBalancerNode => typed(spec).map(|spec| {
-                Object::LoadBalancerNode(LoadBalancerNode {
-                    metadata: meta,
-                    spec,
-                    status: None,
-                })
-            }),
-        };
+        let object = built(kind, meta, spec);
         // A limit that the type cannot even hold, such as port 70000.
         object.map_err(|error| {
             let mut errors: Vec<_> = limits
@@ -365,8 +339,35 @@ const METADATA_FIELDS: [&str; 15] = [
     "uid",
 ];
 
-fn typed<T: DeserializeOwned>(spec: Value) -> Result<T, serde_json::Error> {
-    serde_json::from_value(spec)
+/// The object of a kind, with this metadata.
+fn built(kind: Kind, metadata: ObjectMeta, spec: Value) -> Result<Object, serde_json::Error> {
+    Ok(match kind {
+        Kind::VirtualServer => Object::VirtualServer(VirtualServer {
+            metadata,
+            spec: serde_json::from_value(spec)?,
+            status: None,
+        }),
+        Kind::RealServerPool => Object::RealServerPool(RealServerPool {
+            metadata,
+            spec: serde_json::from_value(spec)?,
+            status: None,
+        }),
+        Kind::RolloutPolicy => Object::RolloutPolicy(RolloutPolicy {
+            metadata,
+            spec: serde_json::from_value(spec)?,
+            status: None,
+        }),
+        Kind::LoadBalancerNode => Object::LoadBalancerNode(LoadBalancerNode {
+            metadata,
+            spec: serde_json::from_value(spec)?,
+            status: None,
+        }),
+        Kind::AddressPool => Object::AddressPool(AddressPool {
+            metadata,
+            spec: serde_json::from_value(spec)?,
+            status: None,
+        }),
+    })
 }
 
 #[cfg(test)]

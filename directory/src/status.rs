@@ -156,6 +156,11 @@ impl Directory {
         self.status_root().join("revision.yaml")
     }
 
+    /// Which virtual server has which addresses, as the operator writes it for itself.
+    pub fn ledger_path(&self) -> PathBuf {
+        self.status_root().join("addresses.json")
+    }
+
     /// The operator's [`Inventory`].
     pub fn inventory_path(&self) -> PathBuf {
         self.status_root().join("inventory.yaml")

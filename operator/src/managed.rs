@@ -6,9 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluice_api::{
-    Condition, ConditionType, Kind, ObjectKey, RealServerPool, RealServerPoolSpec,
-    RealServerPoolStatus, RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, VirtualServer,
-    VirtualServerSpec, VirtualServerStatus, find_condition,
+    AddressPool, AddressPoolSpec, AddressPoolStatus, Condition, ConditionType, Kind, ObjectKey,
+    RealServerPool, RealServerPoolSpec, RealServerPoolStatus, RolloutPolicy, RolloutPolicySpec,
+    RolloutPolicyStatus, VirtualServer, VirtualServerSpec, VirtualServerStatus, find_condition,
 };
 use tracing::{info, warn};
 
@@ -121,6 +121,25 @@ impl Managed for RolloutPolicy {
     const KIND: Kind = Kind::RolloutPolicy;
     type Spec = RolloutPolicySpec;
     type Status = RolloutPolicyStatus;
+
+    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
+        (&mut self.metadata, &self.spec, &mut self.status)
+    }
+    fn status(&self) -> Option<&Self::Status> {
+        self.status.as_ref()
+    }
+    fn conditions(status: &Self::Status) -> &[Condition] {
+        &status.conditions
+    }
+    fn revision(_: &Self::Status) -> u64 {
+        0
+    }
+}
+
+impl Managed for AddressPool {
+    const KIND: Kind = Kind::AddressPool;
+    type Spec = AddressPoolSpec;
+    type Status = AddressPoolStatus;
 
     fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
         (&mut self.metadata, &self.spec, &mut self.status)

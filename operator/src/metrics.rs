@@ -12,6 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::core::PoolState;
+
 /// Labels with a kind of object.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub struct KindLabel {
@@ -23,6 +25,15 @@ pub struct KindLabel {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub struct StateLabel {
     /// `live`, `joining` or `silent`.
+    pub state: &'static str,
+}
+
+/// Labels with an address pool.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct AddressLabels {
+    /// The pool's name.
+    pub pool: String,
+    /// `used` (by a virtual server, or at rest) or `assignable`.
     pub state: &'static str,
 }
 
@@ -54,6 +65,8 @@ pub struct Metrics {
     pub objects: Family<KindLabel, Gauge>,
     /// Nodes by state.
     pub nodes: Family<StateLabel, Gauge>,
+    /// Addresses of address pools.
+    pub addresses: Family<AddressLabels, Gauge<f64, AtomicU64>>,
     /// Objects that cannot be read, by kind.
     pub unreadable: Family<KindLabel, Counter>,
     /// Events that had no room in the queue, or that the API server did not take.
@@ -80,6 +93,7 @@ impl Default for Metrics {
             lists: Family::default(),
             objects: Family::default(),
             nodes: Family::default(),
+            addresses: Family::default(),
             unreadable: Family::default(),
             events_dropped: Counter::default(),
             highest_revision: Gauge::default(),
@@ -109,6 +123,27 @@ impl Metrics {
         }
         for (state, count) in counts {
             self.nodes.get_or_create(&StateLabel { state }).set(count);
+        }
+    }
+
+    /// Counts the addresses of each pool.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a count of more than 2^53 addresses need not be exact"
+    )]
+    pub fn count_addresses<'a>(&self, pools: impl Iterator<Item = (&'a str, PoolState)>) {
+        self.addresses.clear();
+        for (pool, state) in pools {
+            for (name, count) in [
+                ("used", state.used as f64),
+                ("assignable", state.size as f64),
+            ] {
+                let labels = AddressLabels {
+                    pool: pool.to_owned(),
+                    state: name,
+                };
+                self.addresses.get_or_create(&labels).set(count);
+            }
         }
     }
 
@@ -169,6 +204,11 @@ impl Metrics {
             "nodes",
             "Nodes by state: live, joining (nothing acknowledged yet) or silent",
             self.nodes.clone(),
+        );
+        registry.register(
+            "address_pool_addresses",
+            "Addresses of an address pool: used (those that rest among them) and assignable",
+            self.addresses.clone(),
         );
         registry.register(
             "unreadable_objects",

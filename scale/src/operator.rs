@@ -89,7 +89,7 @@ impl Operator {
         };
         let mut links = Links::default();
         for (key, object) in &world.virtual_servers {
-            links.virtual_server(key, Some(object), &[]);
+            links.virtual_server(key, Some(object), object.spec.certain_addresses(), &[]);
         }
         for (key, object) in &world.pools {
             links.pool(key, Some(object), &[]);
@@ -127,7 +127,12 @@ impl Operator {
             let object = self.world.virtual_servers.get_mut(&key).expect("is there");
             object.status = Some(status);
             let decision: Vec<&Decision> = decision(object).into_iter().collect();
-            self.links.virtual_server(&key, Some(object), &decision);
+            self.links.virtual_server(
+                &key,
+                Some(object),
+                object.spec.certain_addresses(),
+                &decision,
+            );
         }
         for (key, status) in outcome.pools {
             let object = self.world.pools.get_mut(&key).expect("is there");
@@ -174,7 +179,12 @@ impl Operator {
         let object = object.clone();
         self.decide(|links| {
             let decision: Vec<&Decision> = decision(&object).into_iter().collect();
-            let mut roots = links.virtual_server(&key, Some(&object), &decision);
+            let mut roots = links.virtual_server(
+                &key,
+                Some(&object),
+                object.spec.certain_addresses(),
+                &decision,
+            );
             roots.insert((sluice_api::Kind::VirtualServer, key));
             roots
         })

@@ -166,6 +166,17 @@ fn decide(stage: &mut Rights) -> Result<()> {
         let pool = manifest::pool(server, &members, Some(8080));
         stage.sluice.apply(server, &[pool])?;
     }
+    let pool = json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "AddressPool",
+        "metadata": {"name": "edge"},
+        "spec": {"addresses": ["0.0.0.0/0", "::/0"], "autoAssign": false},
+    });
+    stage.admin()?.apply(&pool.to_string())?;
+    let question = ["get", "addresspool", "edge"];
+    stage.admin()?.until(&question, CHANGE_TIMEOUT, |object| {
+        condition(object, "Ready")["status"] == "True"
+    })?;
     let pools = [(SERVERS[0], 100), (SERVERS[1], 0)];
     let server = manifest::virtual_server(WEB, "FullNAT", VIP, &pools);
     stage.sluice.apply(WEB, &[server])?;

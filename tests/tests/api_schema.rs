@@ -229,7 +229,7 @@ const CASES: &[Case] = &[
         object: || pool(&json!({"serviceName": "web"})),
         pointer: "/spec/servers",
         value: || json!({"selector": {}}),
-        words: &["spec.servers.selector", "would select every pod"],
+        words: &["spec.servers.selector", "would select everything"],
     },
     Case {
         object: || pool(&json!({"serviceName": "web"})),

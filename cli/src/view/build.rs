@@ -85,7 +85,7 @@ impl Context<'_> {
         let decision = status.decision.as_ref();
         // Shows the decision, or else the spec.
         let shown = decision.map_or_else(
-            || DecidedVirtualServer::of_spec(&object.spec),
+            || DecidedVirtualServer::of_spec(&object.spec, object.spec.certain_addresses()),
             |decision| decision.content.clone(),
         );
         let generation = object.metadata.generation;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sluice_api::{DecidedPort, LabelOperator, PodSelector, PoolDecision, RealServerPool};
+use sluice_api::{DecidedPort, LabelOperator, LabelSelector, PoolDecision, RealServerPool};
 use sluice_planner::{Server, Slice, SliceEndpoint, SliceOwner, Slices};
 
 use super::PortView;
@@ -74,7 +74,7 @@ pub(super) fn source(pool: &RealServerPool) -> SourceView {
     }
 }
 
-fn selector(selector: &PodSelector) -> String {
+fn selector(selector: &LabelSelector) -> String {
     let labels = selector
         .match_labels
         .iter()
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn selectors_read_as_kubectl_takes_them() {
-        let parsed: PodSelector = serde_json::from_value(serde_json::json!({
+        let parsed: LabelSelector = serde_json::from_value(serde_json::json!({
             "matchLabels": {"app": "web"},
             "matchExpressions": [
                 {"key": "tier", "operator": "In", "values": ["a", "b"]},

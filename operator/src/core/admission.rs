@@ -57,8 +57,13 @@ pub(super) fn admit(
     if !refusals.is_empty() {
         return Err(refusals);
     }
-    let wanted = DecidedVirtualServer::of_spec(spec);
-    refusals.extend(vips::refusals(key, &wanted, view.unusable, world));
+    let wanted = DecidedVirtualServer::of_spec(spec, world.addresses_of(key));
+    match world.assigned.get(key) {
+        Some(assignment) if !assignment.refusals.is_empty() => {
+            refusals.extend(assignment.refusals.iter().cloned());
+        }
+        _ => refusals.extend(vips::refusals(key, &wanted, view.unusable, world)),
+    }
     for (i, pool) in wanted.pools.iter().enumerate() {
         let path = format!("spec.pools[{i}].name");
         let pool = key.sibling(&pool.name);

@@ -105,7 +105,7 @@ fn standing(world: &World, key: &ObjectKey) -> Option<Claim> {
     let object = &world.virtual_servers[key];
     let claim = object.status.as_ref()?.claim.as_ref()?;
     let claimed: BTreeSet<VipPort> = claim.vip_ports().collect();
-    let wanted = DecidedVirtualServer::of_spec(&object.spec);
+    let wanted = DecidedVirtualServer::of_spec(&object.spec, world.addresses_of(key));
     let is_covered = wanted.vip_ports().all(|port| claimed.contains(&port));
     is_covered.then_some(Claim {
         turn: claim.turn,

@@ -6,6 +6,7 @@
 //! the Services and EndpointSlices that the part names, on who else has its VIPs, and on nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_api::{
@@ -56,12 +57,13 @@ pub struct Links {
 }
 
 impl Links {
-    /// Takes a virtual server as it is now, with the decisions that may be in force. Returns
+    /// Takes a virtual server as it is now, with the addresses that it has and the decisions that may be in force. Returns
     /// what it is no longer linked to.
     pub fn virtual_server(
         &mut self,
         key: &ObjectKey,
         object: Option<&VirtualServer>,
+        addresses: Vec<IpAddr>,
         decisions: &[&Decision],
     ) -> BTreeSet<Object> {
         let mut ends = BTreeSet::new();
@@ -73,7 +75,7 @@ impl Links {
                     .iter()
                     .map(|pool| End::Pool(key.sibling(&pool.name))),
             );
-            let wanted = DecidedVirtualServer::of_spec(spec);
+            let wanted = DecidedVirtualServer::of_spec(spec, addresses);
             ends.extend(wanted.vip_ports().map(End::VipPort));
         }
         for decision in decisions {

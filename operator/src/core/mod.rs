@@ -12,10 +12,13 @@
 //! [`reconcile`] looks at a whole world. [`reconcile_parts`] gives the same for the objects that may have changed, of which
 //! [`Links`] tells what is linked to them.
 
+mod address_pools;
 mod addresses;
 mod admission;
 mod claims;
+mod conditions;
 mod decide;
+mod ledger;
 mod links;
 mod nodes;
 mod parts;
@@ -30,10 +33,12 @@ mod timers;
 mod vips;
 mod world;
 
+pub use address_pools::address_pool_status;
 pub use addresses::{Addresses, Holder, HolderKind, RefusedServers};
+pub use ledger::{Assignment, BadText, Ledger, PoolState, REST_MS, SHARDS, Usable};
 pub use links::{Links, Object};
 pub use nodes::Liveness;
 pub use parts::{Dirty, reconcile_parts};
 pub use reconcile::reconcile;
 pub use timers::Timers;
-pub use world::{Cluster, Node, Outcome, Standing, Trust, World};
+pub use world::{Cluster, Node, Outcome, Standing, Taken, Trust, World};

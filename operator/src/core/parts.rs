@@ -154,7 +154,10 @@ fn surroundings(world: &World, links: &Links, objects: &BTreeSet<Object>) -> Opt
 fn exchange(objects: &BTreeSet<Object>, from: &mut World, to: &mut World) {
     for (kind, key) in objects {
         match kind {
-            Kind::VirtualServer => pass(key, &mut from.virtual_servers, &mut to.virtual_servers),
+            Kind::VirtualServer => {
+                pass(key, &mut from.virtual_servers, &mut to.virtual_servers);
+                pass(key, &mut from.assigned, &mut to.assigned);
+            }
             Kind::RealServerPool => {
                 pass(key, &mut from.pools, &mut to.pools);
                 pass(key, &mut from.orphans, &mut to.orphans);
@@ -163,7 +166,7 @@ fn exchange(objects: &BTreeSet<Object>, from: &mut World, to: &mut World) {
                 pass(key, &mut from.policies, &mut to.policies);
                 pass(key, &mut from.stood, &mut to.stood);
             }
-            Kind::LoadBalancerNode => {}
+            Kind::LoadBalancerNode | Kind::AddressPool => {}
         }
     }
 }

@@ -4,68 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    Acknowledged, Condition, ConditionType, Decision, ForwardingMode, NODE_SILENT_SECONDS,
-    ObjectKey, PoolDecision, RealServerPoolStatus, Reason, RolloutPhase, RolloutPolicy,
-    RolloutPolicyStatus, Time, VirtualServerStatus, find_condition, set_condition,
+    Acknowledged, ConditionType, Decision, ForwardingMode, NODE_SILENT_SECONDS, ObjectKey,
+    PoolDecision, RealServerPoolStatus, Reason, RolloutPhase, RolloutPolicy, RolloutPolicyStatus,
+    Time, VirtualServerStatus, find_condition,
 };
 use sluice_planner::{Server, Slices};
 use sluice_rollout::STEP_DEADLINE_SECONDS;
 
 use super::admission::Refusal;
+use super::conditions::{Conditions, State};
+use super::ledger::Assignment;
 use super::nodes::{self, Acknowledgement, Asker};
 use super::policies::Driven;
 use super::pools::Checked;
 use super::servers::{Lacking, Servers};
 use super::world::World;
-
-/// Writes an object's conditions.
-struct Conditions<'a> {
-    list: Vec<Condition>,
-    generation: i64,
-    now: &'a Time,
-}
-
-/// Where an object stands.
-enum State {
-    Ready(Reason, String),
-    Reconciling(Reason, String),
-    Stalled(Reason, String),
-}
-
-impl Conditions<'_> {
-    fn set(&mut self, kind: ConditionType, status: bool, reason: Reason, message: &str) {
-        set_condition(
-            &mut self.list,
-            kind,
-            status,
-            reason,
-            message,
-            self.generation,
-            self.now,
-        );
-    }
-
-    fn state(&mut self, state: &State) {
-        let (State::Ready(reason, message)
-        | State::Reconciling(reason, message)
-        | State::Stalled(reason, message)) = state;
-        let ready = matches!(state, State::Ready(..));
-        self.set(ConditionType::Ready, ready, *reason, message);
-        for (kind, applies) in [
-            (
-                ConditionType::Reconciling,
-                matches!(state, State::Reconciling(..)),
-            ),
-            (ConditionType::Stalled, matches!(state, State::Stalled(..))),
-        ] {
-            if applies {
-                self.set(kind, true, *reason, message);
-            } else {
-                self.set(kind, false, Reason::AsExpected, "");
-            }
-        }
-    }
-}
 
 /// What the status of a virtual server follows from.
 #[derive(Clone, Copy)]
@@ -137,6 +90,7 @@ pub(super) fn virtual_server(
         );
     }
     advise(&mut conditions, world, key, decision.as_ref());
+    tell_kept(&mut conditions, world, key);
     VirtualServerStatus {
         observed_generation: generation,
         conditions: conditions.list,
@@ -225,6 +179,27 @@ fn advise(
          packets went through, and pods on other nodes answer directly: use FullNAT unless your network sees to it"
     );
     conditions.set(kind, true, Reason::PodsAnswerDirectly, &message);
+}
+
+/// Names the addresses that no pool would give.
+fn tell_kept(conditions: &mut Conditions<'_>, world: &World, key: &ObjectKey) {
+    let kind = ConditionType::AddressAdvice;
+    let kept = world.assigned.get(key).map(Assignment::kept);
+    let kept: Vec<String> = kept
+        .unwrap_or_default()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if kept.is_empty() {
+        return conditions.set(kind, false, Reason::AsExpected, "");
+    }
+    let message = format!(
+        "no AddressPool gives {} to namespace {}: it stays as long as it is asked for; have it added to a pool that allows the \
+         namespace, or ask for another one",
+        kept.join(", "),
+        key.namespace
+    );
+    conditions.set(kind, true, Reason::AddressKept, &message);
 }
 
 fn acknowledged(

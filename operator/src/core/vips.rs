@@ -10,7 +10,8 @@ use sluice_api::{DecidedVirtualServer, ObjectKey, Reason};
 
 use super::addresses::{Holder, HolderKind};
 use super::admission::{Refusal, not_usable};
-use super::world::World;
+use super::ledger::Usable;
+use super::world::{Taken, World};
 
 /// Why an address is no VIP.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,7 +28,7 @@ pub(super) fn unusable(world: &World) -> Unusable {
     let mut unusable = Unusable::new();
     for key in world.virtual_servers.keys() {
         for &address in decided(world, key) {
-            if let Some(objection) = to_anybody(world, address) {
+            if let Some(objection) = to_anybody(world.taken(), address) {
                 let of_this_one = unusable.entry(key.clone()).or_default();
                 of_this_one.insert(address, objection);
             }
@@ -49,7 +50,7 @@ pub(super) fn refusals(
         let objection = if known.contains(address) {
             unusable.get(key)?.get(address)?.clone()
         } else {
-            to_newcomers(world, *address)?
+            to_newcomers(world.taken(), *address)?
         };
         let path = format!("spec.addresses[{i}].ip");
         Some(objection.refusal(path))
@@ -81,27 +82,37 @@ fn decided<'a>(world: &'a World, key: &ObjectKey) -> &'a [IpAddr] {
     decision.map_or(&[], |decision| &decision.content.addresses)
 }
 
+impl Usable for Taken<'_> {
+    fn is_free(&self, address: IpAddr) -> bool {
+        to_newcomers(*self, address).is_none()
+    }
+
+    fn may_stay(&self, address: IpAddr) -> bool {
+        to_anybody(*self, address).is_none()
+    }
+}
+
 /// Holds for whoever has the VIP in a decision, too.
-fn to_anybody(world: &World, address: IpAddr) -> Option<Objection> {
+fn to_anybody(taken: Taken<'_>, address: IpAddr) -> Option<Objection> {
     if let Some(what) = not_usable(address) {
         let message = format!(
             "{address} is {what}: give an address that clients reach and that no node has as its own"
         );
         return Some(Objection::new(Reason::AddressNotUsable, message));
     }
-    if let Some(node) = world.node_with(address) {
+    if let Some(node) = taken.node_with(address) {
         return Some(of_node(address, &format!("is an address of node {node}")));
     }
-    let holders = world.addresses.holders(address);
+    let holders = taken.addresses.holders(address);
     let stronger = holders.filter(|holder| holder.kind.is_stronger_than_a_decision());
     Some(of_holder(address, stronger.min()?))
 }
 
 /// Holds for a virtual server that has the VIP in no decision. One that has it goes on: else whoever may write a Service
 /// could take others' VIPs away.
-fn to_newcomers(world: &World, address: IpAddr) -> Option<Objection> {
-    to_anybody(world, address)
-        .or_else(|| Some(of_holder(address, world.addresses.holders(address).min()?)))
+fn to_newcomers(taken: Taken<'_>, address: IpAddr) -> Option<Objection> {
+    to_anybody(taken, address)
+        .or_else(|| Some(of_holder(address, taken.addresses.holders(address).min()?)))
 }
 
 fn of_node(address: IpAddr, holds: &str) -> Objection {

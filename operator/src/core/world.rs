@@ -5,11 +5,13 @@ use std::net::IpAddr;
 
 use sluice_api::{
     Decision, LoadBalancerNodeStatus, ObjectKey, PoolDecision, RealServerPool,
-    RealServerPoolStatus, RolloutPolicy, RolloutPolicyStatus, VirtualServer, VirtualServerStatus,
+    RealServerPoolStatus, RolloutPolicy, RolloutPolicyStatus, VirtualServer, VirtualServerSpec,
+    VirtualServerStatus,
 };
 use sluice_planner::{Slice, Slices};
 
 use super::addresses::Addresses;
+use super::ledger::Assignment;
 
 /// All objects, with the status last written for them.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -33,6 +35,8 @@ pub struct World {
     pub stood: BTreeMap<ObjectKey, u32>,
     /// Who has which addresses, the nodes' own reports aside.
     pub addresses: Addresses,
+    /// What each virtual server has of the addresses that it asks for. One that is not here has those that it names.
+    pub assigned: BTreeMap<ObjectKey, Assignment>,
 }
 
 /// The objects beside Sluice's own kinds that the core needs of a Kubernetes cluster.
@@ -164,8 +168,41 @@ impl World {
         )
     }
 
+    /// The addresses that a virtual server has of those that it asks for.
+    pub(super) fn addresses_of(&self, key: &ObjectKey) -> Vec<IpAddr> {
+        if let Some(assignment) = self.assigned.get(key) {
+            return assignment.addresses().to_vec();
+        }
+        let spec = self.virtual_servers.get(key).map(|object| &object.spec);
+        spec.map_or_else(Vec::new, VirtualServerSpec::certain_addresses)
+    }
+
     /// The name of the node that has this address as its own.
     pub fn node_with(&self, address: IpAddr) -> Option<&str> {
+        self.taken().node_with(address)
+    }
+
+    /// The addresses that are somebody else's.
+    pub fn taken(&self) -> Taken<'_> {
+        Taken {
+            nodes: &self.nodes,
+            addresses: &self.addresses,
+        }
+    }
+}
+
+/// The addresses that are no virtual server's.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'a> {
+    /// Nodes by name.
+    pub nodes: &'a BTreeMap<String, Node>,
+    /// Who has which addresses, the nodes' own reports aside.
+    pub addresses: &'a Addresses,
+}
+
+impl<'a> Taken<'a> {
+    /// The name of the node that has this address as its own.
+    pub fn node_with(self, address: IpAddr) -> Option<&'a str> {
         self.nodes
             .iter()
             .find(|(_, node)| node.status.addresses.contains(&address))

@@ -6,8 +6,9 @@ use ipnet::IpNet;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 use sluice_api::{
-    DecidedEndpoints, Kind, LoadBalancerNode, ObjectKey, POOL_LABEL, PodSelector, RealServerPool,
-    RealServerPoolStatus, RolloutPhase, RolloutPolicy, Time, VirtualServer, pool_label,
+    AddressPool, DecidedEndpoints, Kind, LabelSelector, LoadBalancerNode, ObjectKey, POOL_LABEL,
+    RealServerPool, RealServerPoolStatus, RolloutPhase, RolloutPolicy, Time, VirtualServer,
+    pool_label,
 };
 use sluice_kube::Item;
 use sluice_kube::error::RequestError;
@@ -23,7 +24,7 @@ use super::memory::{Decided, Memory};
 use super::slices::name_prefix;
 use super::watch::ServiceCidrs;
 use crate::core::{
-    Addresses, Cluster, Dirty, Links, Liveness, Node, Object, Outcome, Timers, World,
+    Addresses, Cluster, Dirty, Ledger, Links, Liveness, Node, Object, Outcome, Timers, World,
     reconcile_parts,
 };
 use crate::managed::Managed;
@@ -43,10 +44,19 @@ pub(super) struct Index {
     pub(super) kube_nodes: Store<NodeFacts>,
     pub(super) service_cidrs: Store<BTreeSet<IpNet>>,
     pub(super) peers: Store<String>,
+    pub(super) address_pools: Store<AddressPool>,
+    pub(super) namespaces: Store<BTreeMap<String, String>>,
     /// Where the nodes' Leases are.
     pub(super) namespace: String,
     pub(super) cluster: Cluster,
     pub(super) addresses: Addresses,
+    pub(super) ledger: Ledger,
+    /// Whether the ledger as it stood written has been taken in.
+    pub(super) is_ledger_read: bool,
+    /// Shards of the ledger that are to be written.
+    pub(super) shards: BTreeSet<u8>,
+    /// Whether something else may have to be said of the address pools.
+    pub(super) are_pools_stale: bool,
     pub(super) known_nodes: BTreeMap<String, Node>,
     pub(super) liveness: Liveness,
     pub(super) departures: Departures,
@@ -129,6 +139,7 @@ impl Index {
 
     /// Decides what is dirty, and all that is linked to it.
     pub(super) fn decide(&mut self, now: &Time) -> Outcome {
+        self.assign();
         let roots = match std::mem::take(&mut self.dirty) {
             Dirty::Objects(objects) => objects,
             Dirty::All => self.links.all(),
@@ -170,6 +181,7 @@ impl Index {
             cluster: Some(std::mem::take(&mut self.cluster)),
             addresses: std::mem::take(&mut self.addresses),
             stood,
+            assigned: self.assigned(keys(Kind::VirtualServer)),
         };
         let outcome = reconcile_parts(&mut world, &self.links, parts, now);
         self.virtual_servers.objects = world.virtual_servers;
@@ -251,7 +263,9 @@ impl Index {
                 let decisions: Vec<_> = there.into_iter().chain(ours).collect();
                 let highest = decisions.iter().map(|decision| decision.revision).max();
                 self.revision_floor = self.revision_floor.max(highest.unwrap_or_default());
-                self.links.virtual_server(key, object, &decisions)
+                let addresses = self.addresses_of(key);
+                self.links
+                    .virtual_server(key, object, addresses, &decisions)
             }
             Kind::RealServerPool => {
                 let object = self.pools.objects.get(key);
@@ -270,7 +284,7 @@ impl Index {
                 let object = self.policies.objects.get(key);
                 self.links.policy(key, object)
             }
-            Kind::LoadBalancerNode => return,
+            Kind::LoadBalancerNode | Kind::AddressPool => return,
         };
         self.dirty.extend(concerned);
     }
@@ -355,7 +369,7 @@ impl Index {
     pub(super) fn selected<'a>(
         &'a self,
         namespace: &'a str,
-        selector: &'a PodSelector,
+        selector: &'a LabelSelector,
     ) -> impl Iterator<Item = (&'a str, &'a PodFacts)> {
         let named = self.by_label.pods(namespace, selector);
         let all = named
@@ -409,7 +423,7 @@ impl Index {
                 let target = new.map(|object| key.sibling(&object.spec.virtual_server_name));
                 target.is_some_and(|target| !self.virtual_servers.objects.contains_key(&target))
             }
-            Kind::RealServerPool | Kind::LoadBalancerNode => false,
+            Kind::RealServerPool | Kind::LoadBalancerNode | Kind::AddressPool => false,
         })
     }
 
@@ -483,7 +497,7 @@ impl watched::Index for Index {
 }
 
 /// The selector that decided endpoints come by.
-fn selector_of(endpoints: Option<&DecidedEndpoints>) -> Option<&PodSelector> {
+fn selector_of(endpoints: Option<&DecidedEndpoints>) -> Option<&LabelSelector> {
     endpoints?.selector.as_ref()
 }
 

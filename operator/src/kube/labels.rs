@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{ObjectKey, PodSelector};
+use sluice_api::{LabelSelector, ObjectKey};
 
 use crate::sets::remove;
 
@@ -43,8 +43,8 @@ impl ByLabel {
     pub(super) fn pool(
         &mut self,
         pool: &ObjectKey,
-        before: Option<&PodSelector>,
-        now: Option<&PodSelector>,
+        before: Option<&LabelSelector>,
+        now: Option<&LabelSelector>,
     ) {
         if let Some(selector) = before {
             match selector.match_labels.first_key_value() {
@@ -82,7 +82,7 @@ impl ByLabel {
     pub(super) fn pods(
         &self,
         namespace: &str,
-        selector: &PodSelector,
+        selector: &LabelSelector,
     ) -> Option<&BTreeSet<String>> {
         const NONE: &BTreeSet<String> = &BTreeSet::new();
         let required = selector.match_labels.iter();
@@ -109,8 +109,8 @@ mod tests {
             .collect()
     }
 
-    fn selector(pairs: &[(&str, &str)]) -> PodSelector {
-        PodSelector {
+    fn selector(pairs: &[(&str, &str)]) -> LabelSelector {
+        LabelSelector {
             match_labels: labels(pairs),
             match_expressions: Vec::new(),
         }

@@ -23,6 +23,7 @@ mod flight;
 mod index;
 mod kept;
 mod labels;
+mod ledger;
 mod memory;
 mod nodes;
 mod notes;

@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 
 use futures::future::BoxFuture;
-use sluice_api::{Kind, LoadBalancerNode, MAX_PEERS_BYTES, ObjectKey, PEERS_CONFIG_MAP, Time};
+use sluice_api::{
+    AddressPool, Kind, LoadBalancerNode, MAX_PEERS_BYTES, ObjectKey, PEERS_CONFIG_MAP, Time,
+};
 use sluice_kube::Item;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
@@ -36,6 +38,10 @@ enum Note {
     Departure(String),
     /// The list of directors.
     Peers,
+    /// The status of the address pool of this name.
+    AddressPool(String),
+    /// A shard of the ledger of addresses.
+    Shard(u8),
 }
 
 /// The answer to a write.
@@ -50,6 +56,8 @@ enum Written {
     Silence(Silence, Box<Item<LoadBalancerNode>>),
     Departure(Departed),
     Peers(Item<String>),
+    AddressPool(Box<Item<AddressPool>>),
+    Shard,
 }
 
 /// Writes under way, and waits after writes that were not taken.
@@ -71,7 +79,7 @@ impl Notes {
     }
 
     /// Starts the writes that are due.
-    pub(super) fn start(&mut self, index: &Index, writer: &Writer, now: &Time, now_ms: u64) {
+    pub(super) fn start(&mut self, index: &mut Index, writer: &Writer, now: &Time, now_ms: u64) {
         for silence in silence::news(index) {
             let note = Note::Silence(silence.node.clone());
             let Some(stamp) = index.nodes.stamp(&ObjectKey::new("", &silence.node)) else {
@@ -94,6 +102,41 @@ impl Notes {
             self.fly(note, write, now_ms);
         }
         self.start_peers(index, writer, now_ms);
+        self.start_address_pools(index, writer, now, now_ms);
+        self.start_shards(index, writer, now_ms);
+    }
+
+    fn start_address_pools(&mut self, index: &mut Index, writer: &Writer, now: &Time, now_ms: u64) {
+        if !std::mem::take(&mut index.are_pools_stale) {
+            return;
+        }
+        for (key, status) in index.address_pool_news(now) {
+            // What is not written now is looked at once more.
+            index.are_pools_stale = true;
+            let Some(stamp) = index.address_pools.stamp(&key).cloned() else {
+                continue;
+            };
+            let (note, writer) = (Note::AddressPool(key.name.clone()), writer.clone());
+            let write = Box::pin(async move {
+                let item = writer.address_pool(&key, &stamp, &status).await?;
+                Ok(Written::AddressPool(Box::new(item)))
+            });
+            self.fly(note, write, now_ms);
+        }
+    }
+
+    fn start_shards(&mut self, index: &mut Index, writer: &Writer, now_ms: u64) {
+        for shard in index.shards.clone() {
+            let text = index.ledger.text(Some(shard));
+            let (writer, namespace) = (writer.clone(), index.namespace.clone());
+            let write = Box::pin(async move {
+                writer.shard(&namespace, shard, &text).await?;
+                Ok(Written::Shard)
+            });
+            if self.fly(Note::Shard(shard), write, now_ms) {
+                index.shards.remove(&shard);
+            }
+        }
     }
 
     fn start_peers(&mut self, index: &Index, writer: &Writer, now_ms: u64) {
@@ -173,7 +216,14 @@ impl Notes {
             Ok(Written::Peers(item)) => {
                 index.peers.made(item);
             }
+            Ok(Written::AddressPool(item)) => {
+                index.address_pools.written(*item);
+            }
+            Ok(Written::Shard) => {}
             Err(error @ (WriteError::Gone | WriteError::Stale)) => {
+                if let Note::Shard(shard) = note {
+                    index.shards.insert(shard);
+                }
                 // The watch tells, of a sign of life too.
                 if let Note::Departure(node) = &note {
                     debug!(node, "{error}; listens to it anew");
@@ -181,6 +231,9 @@ impl Notes {
                 }
             }
             Err(error) => {
+                if let Note::Shard(shard) = note {
+                    index.shards.insert(shard);
+                }
                 if self.waits.failed(&note, 0, &error.failure(), now_ms) {
                     warn!(?note, "cannot be written: {error}");
                 }

@@ -13,7 +13,7 @@ use sluice_kube::watched::{Message, Topic};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant as Moment, sleep_until};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::Error;
 use super::endpoints::Endpoints;
@@ -231,11 +231,20 @@ impl Operator {
             let answer = self.writer.leases(&self.namespace).await;
             self.index.leases_read(answer);
         }
+        self.index.look_at_ledger(now_ms);
+        if !self.read_ledger().await {
+            return;
+        }
+        if self.index.are_pools_stale {
+            self.metrics
+                .count_addresses(self.index.ledger.pool_states());
+        }
         // A node may acknowledge a decision before the answer to its write is here.
         self.index.raise_floor(self.schedule.given());
         self.index.look_at_nodes();
         self.index.look_at_departures();
-        self.notes.start(&self.index, &self.writer, &now(), now_ms);
+        self.notes
+            .start(&mut self.index, &self.writer, &now(), now_ms);
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)
             .await;
@@ -246,6 +255,24 @@ impl Operator {
         if !self.index.dirty.is_empty() {
             self.decide().await;
         }
+    }
+
+    /// Reads who has which addresses, once. Before, nobody gets one.
+    async fn read_ledger(&mut self) -> bool {
+        if !self.index.is_ledger_read {
+            match self.writer.ledger(&self.namespace).await {
+                Ok(texts) => {
+                    self.index.ledger_read(texts);
+                    self.metrics.set_not_ready(Vec::new());
+                }
+                Err(error) => {
+                    let error = format!("cannot read the ledger of addresses: {error}");
+                    warn!("{error}; tries again");
+                    self.metrics.set_not_ready(vec![error]);
+                }
+            }
+        }
+        self.index.is_ledger_read
     }
 
     async fn decide(&mut self) {

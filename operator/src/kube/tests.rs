@@ -1,5 +1,6 @@
 //! The index, without an API server.
 
+mod address_pools;
 mod addresses;
 mod departures;
 mod detach;
@@ -21,8 +22,8 @@ use super::facts::{PodFacts, SliceFacts};
 use super::flight::{Ground, fly};
 use super::index::Index;
 use super::watch::{
-    KubeNodes, Leases, Nodes, PeersList, Pods, Policies, Pools, ServiceCidrs, Services, Slices,
-    VirtualServers,
+    AddressPools, KubeNodes, Leases, Namespaces, Nodes, PeersList, Pods, Policies, Pools,
+    ServiceCidrs, Services, Slices, VirtualServers,
 };
 use super::writer::Writer;
 use crate::core::{Dirty, Node, Standing, Trust};
@@ -119,9 +120,12 @@ fn index(virtual_server: VirtualServer, pool: RealServerPool) -> Index {
     list::<PeersList>(&mut index, Vec::new());
     list::<KubeNodes>(&mut index, Vec::new());
     list::<ServiceCidrs>(&mut index, Vec::new());
+    list::<Namespaces>(&mut index, Vec::new());
+    list::<AddressPools>(&mut index, Vec::new());
     assert_eq!(index.awaited(), [(Slices::NAME, None)]);
     list::<Slices>(&mut index, Vec::new());
     assert!(index.awaited().is_empty());
+    index.ledger_read([]);
     index
 }
 

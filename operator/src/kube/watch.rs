@@ -1,17 +1,17 @@
 //! The watched kinds. Each is one implementation of [`Watched`] and one line of [`KINDS`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
 use sluice_api::{
-    LoadBalancerNode, NODE_LABEL, PEERS_CONFIG_MAP, PEERS_KEY, RealServerPool, RolloutPolicy,
-    VirtualServer,
+    AddressPool, LoadBalancerNode, NODE_LABEL, PEERS_CONFIG_MAP, PEERS_KEY, RealServerPool,
+    RolloutPolicy, VirtualServer,
 };
 use sluice_kube::Kind;
 use sluice_kube::lease::LeaseFacts;
@@ -34,6 +34,8 @@ pub(super) const KINDS: &[Kind<Index>] = &[
     Kind::of::<KubeNodes>(),
     Kind::of::<ServiceCidrs>(),
     Kind::of::<PeersList>(),
+    Kind::of::<AddressPools>(),
+    Kind::of::<Namespaces>(),
 ];
 
 /// The only object of a kind that is watched, where it is not all.
@@ -315,6 +317,52 @@ impl Watched for PeersList {
     }
     /// It is looked at with the nodes.
     fn changed(_: &mut Index, _: Vec<Change<String>>) {}
+}
+
+/// AddressPools.
+pub(super) struct AddressPools;
+
+impl Watched for AddressPools {
+    type Index = Index;
+    type Object = DeserializeGuard<AddressPool>;
+    type Kept = AddressPool;
+    const NAME: &'static str = "AddressPool";
+
+    fn api(client: &Client, _: &str) -> Api<Self::Object> {
+        Api::all(client.clone())
+    }
+    fn keep(object: Self::Object) -> Result<AddressPool, String> {
+        whole(object)
+    }
+    fn store(index: &mut Index) -> &mut Store<AddressPool> {
+        &mut index.address_pools
+    }
+    fn changed(index: &mut Index, changes: Vec<Change<AddressPool>>) {
+        index.address_pools_changed(&changes);
+    }
+}
+
+/// Namespaces, by whose labels address pools choose.
+pub(super) struct Namespaces;
+
+impl Watched for Namespaces {
+    type Index = Index;
+    type Object = DeserializeGuard<Namespace>;
+    type Kept = BTreeMap<String, String>;
+    const NAME: &'static str = "Namespace";
+
+    fn api(client: &Client, _: &str) -> Api<Self::Object> {
+        Api::all(client.clone())
+    }
+    fn keep(object: Self::Object) -> Result<Self::Kept, String> {
+        Ok(decoded(object)?.metadata.labels.unwrap_or_default())
+    }
+    fn store(index: &mut Index) -> &mut Store<Self::Kept> {
+        &mut index.namespaces
+    }
+    fn changed(index: &mut Index, changes: Vec<Change<Self::Kept>>) {
+        index.namespaces_changed(&changes);
+    }
 }
 
 /// The list as it stands; empty if there is none.

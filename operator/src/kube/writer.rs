@@ -13,7 +13,8 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use sluice_api::{
-    API_VERSION, Kind, LoadBalancerNode, OPERATOR_MANAGER, ObjectKey, PEERS_KEY, Time,
+    API_VERSION, AddressPool, AddressPoolStatus, Kind, LEDGER_CONFIG_MAP, LEDGER_KEY,
+    LoadBalancerNode, OPERATOR_MANAGER, ObjectKey, PEERS_KEY, Time,
 };
 use sluice_kube::lease::{self, LeaseFacts};
 use sluice_kube::{Item, Stamp};
@@ -25,6 +26,7 @@ use super::index::answered;
 use super::peers::Wanted;
 use super::silence::Silence;
 use super::watch::peers_text;
+use crate::core::SHARDS;
 use crate::managed::Managed;
 use crate::metrics::{Metrics, WriteLabels};
 
@@ -56,18 +58,33 @@ impl Writer {
             + Debug
             + DeserializeOwned,
     {
-        let body = json!({
+        let api = Api::<K>::namespaced(self.client.clone(), &key.namespace);
+        self.status_by(&api, key, stamp, status).await
+    }
+
+    async fn status_by<K>(
+        &self,
+        api: &Api<K>,
+        key: &ObjectKey,
+        stamp: &Stamp,
+        status: &K::Status,
+    ) -> Result<Item<K>, WriteError>
+    where
+        K: Managed + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let mut body = json!({
             "apiVersion": API_VERSION,
             "kind": K::KIND.name(),
             "metadata": {
                 "name": key.name,
-                "namespace": key.namespace,
                 "uid": stamp.uid,
                 "resourceVersion": stamp.version.to_string(),
             },
             "status": status,
         });
-        let api = Api::<K>::namespaced(self.client.clone(), &key.namespace);
+        if K::KIND.namespaced() {
+            body["metadata"]["namespace"] = json!(key.namespace);
+        }
         let parameters = PatchParams::apply(OPERATOR_MANAGER);
         let patch = Patch::Apply(&body);
         let request = api.patch_status(&key.name, &parameters, &patch);
@@ -93,6 +110,51 @@ impl Writer {
         let patch = Patch::Apply(&body);
         let request = api.patch_status(&silence.node, &parameters, &patch);
         self.finish(kind, request).await.map(answered)
+    }
+
+    /// Writes the status of an address pool over the version that it was computed from, and never against another field manager.
+    pub(super) async fn address_pool(
+        &self,
+        key: &ObjectKey,
+        stamp: &Stamp,
+        status: &AddressPoolStatus,
+    ) -> Result<Item<AddressPool>, WriteError> {
+        let api = Api::<AddressPool>::all(self.client.clone());
+        self.status_by(&api, key, stamp, status).await
+    }
+
+    /// Reads the shards of the ledger of addresses.
+    pub(super) async fn ledger(&self, namespace: &str) -> Result<Vec<(u8, String)>, WriteError> {
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+        let mut texts = Vec::new();
+        for shard in 0..SHARDS {
+            let name = shard_name(shard);
+            let object = self.finish("ConfigMap", api.get_opt(&name)).await?;
+            let data = object.and_then(|object| object.data);
+            texts.extend(data.and_then(|mut data| Some((shard, data.remove(LEDGER_KEY)?))));
+        }
+        Ok(texts)
+    }
+
+    /// Writes a shard of the ledger of addresses, which is ours alone.
+    pub(super) async fn shard(
+        &self,
+        namespace: &str,
+        shard: u8,
+        text: &str,
+    ) -> Result<(), WriteError> {
+        let name = shard_name(shard);
+        let body = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": namespace},
+            "data": {LEDGER_KEY: text},
+        });
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+        let parameters = PatchParams::apply(OPERATOR_MANAGER).force();
+        let patch = Patch::Apply(&body);
+        let request = api.patch(&name, &parameters, &patch);
+        self.finish("ConfigMap", request).await.map(drop)
     }
 
     /// Writes the list of directors, which is ours alone, over the version that it was compared with.
@@ -221,6 +283,11 @@ impl Writer {
         self.metrics.writes.get_or_create(&labels).inc();
         result
     }
+}
+
+/// The ConfigMap of a shard of the ledger.
+fn shard_name(shard: u8) -> String {
+    format!("{LEDGER_CONFIG_MAP}-{shard:02}")
 }
 
 /// Deletes this version of an object and no other.

@@ -16,6 +16,7 @@ impl Index {
             Kind::RealServerPool => self.pools.stamp(key),
             Kind::RolloutPolicy => self.policies.stamp(key),
             Kind::LoadBalancerNode => self.nodes.stamp(key),
+            Kind::AddressPool => self.address_pools.stamp(key),
         }
     }
 }
@@ -56,7 +57,7 @@ impl Written for Index {
                 })
                 .collect()
             }
-            Kind::RolloutPolicy | Kind::LoadBalancerNode => Vec::new(),
+            Kind::RolloutPolicy | Kind::LoadBalancerNode | Kind::AddressPool => Vec::new(),
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) enum Rank {
 impl Rank {
     pub(super) const fn of(kind: Kind) -> Self {
         match kind {
-            Kind::RolloutPolicy | Kind::LoadBalancerNode => Self::Policy,
+            Kind::RolloutPolicy | Kind::LoadBalancerNode | Kind::AddressPool => Self::Policy,
             Kind::RealServerPool => Self::Pool,
             Kind::VirtualServer => Self::VirtualServer,
         }

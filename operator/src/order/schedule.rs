@@ -498,7 +498,7 @@ impl Schedule {
                 Status::VirtualServer(written.virtual_server(&object.1).status()?.clone())
             }
             Kind::RealServerPool => Status::Pool(written.pool(&object.1).status()?.clone()),
-            Kind::RolloutPolicy | Kind::LoadBalancerNode => return None,
+            Kind::RolloutPolicy | Kind::LoadBalancerNode | Kind::AddressPool => return None,
         };
         status.number(numbers);
         let flight = Flight {

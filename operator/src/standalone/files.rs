@@ -26,7 +26,7 @@ impl Files<'_> {
             Kind::VirtualServer => self.virtual_servers.status(key).is_some(),
             Kind::RealServerPool => self.pools.status(key).is_some(),
             Kind::RolloutPolicy => self.policies.status(key).is_some(),
-            Kind::LoadBalancerNode => false,
+            Kind::LoadBalancerNode | Kind::AddressPool => false,
         }
     }
 
@@ -76,7 +76,7 @@ impl Written for Files<'_> {
                 all.filter_map(|(key, status)| Some((key, status.decision.as_ref()?.into())))
                     .collect()
             }
-            Kind::RolloutPolicy | Kind::LoadBalancerNode => Vec::new(),
+            Kind::RolloutPolicy | Kind::LoadBalancerNode | Kind::AddressPool => Vec::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
-use sluice_api::{ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
+use sluice_api::{AddressPool, ObjectKey, RealServerPool, RolloutPolicy, VirtualServer};
 use sluice_directory::manifest::Object;
 use sluice_directory::{
     Directory, DirectoryError, Failures, FileReport, Hold, InForce, ManifestReader, ManifestState,
@@ -17,6 +17,7 @@ pub(super) struct Inputs {
     pub(super) virtual_servers: BTreeMap<ObjectKey, VirtualServer>,
     pub(super) pools: BTreeMap<ObjectKey, RealServerPool>,
     pub(super) policies: BTreeMap<ObjectKey, RolloutPolicy>,
+    pub(super) address_pools: BTreeMap<ObjectKey, AddressPool>,
     /// Names of nodes.
     pub(super) nodes: Vec<String>,
 }
@@ -156,6 +157,9 @@ impl Inputs {
                 self.policies.insert(key, object);
             }
             Object::LoadBalancerNode(_) => self.nodes.push(key.name),
+            Object::AddressPool(object) => {
+                self.address_pools.insert(key, object);
+            }
         }
     }
 }

@@ -11,13 +11,15 @@ mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{Kind, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer};
+use sluice_api::{
+    AddressPool, Kind, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer,
+};
 use sluice_directory::{
     Directory, DirectoryError, Failures, Inventory, Lock, Mirror, render_status,
 };
 use tracing::{info, warn};
 
-use crate::core::{Addresses, Outcome, Timers, World, reconcile};
+use crate::core::{Addresses, Ledger, Outcome, Timers, World, address_pool_status, reconcile};
 use crate::order::{Failure, Next, Schedule, Write};
 use crate::settings::Settings;
 use files::Files;
@@ -42,6 +44,8 @@ pub struct Standalone {
     virtual_servers: Store<VirtualServer>,
     pools: Store<RealServerPool>,
     policies: Store<RolloutPolicy>,
+    address_pools: Store<AddressPool>,
+    ledger: Ledger,
     revision_floor: u64,
     /// Whether the status files have to be read: at the start, and when another directory counts.
     unread: bool,
@@ -70,6 +74,8 @@ impl Standalone {
             virtual_servers: Store::new(),
             pools: Store::new(),
             policies: Store::new(),
+            address_pools: Store::new(),
+            ledger: Ledger::default(),
             revision_floor: 0,
             unread: true,
             stale: true,
@@ -100,6 +106,7 @@ impl Standalone {
         if !self.manifests.is_complete() {
             return Ok(());
         }
+        self.busy |= self.ledger.tick(monotonic_ms);
         if self.unread {
             self.read()?;
         }
@@ -129,6 +136,7 @@ impl Standalone {
             self.last_ms = monotonic_ms;
             let outcome = self.reconcile(now, monotonic_ms);
             self.busy = self.write(outcome, monotonic_ms, &mut failures);
+            self.busy |= self.write_ledger(now, &mut failures);
         }
         self.tell(failures, monotonic_ms)
     }
@@ -155,6 +163,13 @@ impl Standalone {
         self.virtual_servers.load(directory, mirror)?;
         self.pools.load(directory, mirror)?;
         self.policies.load(directory, mirror)?;
+        self.address_pools.load(directory, mirror)?;
+        let path = directory.ledger_path();
+        if let Some(text) = mirror.adopt(&path)?
+            && let Err(error) = self.ledger.load(text)
+        {
+            warn!(file = %path.display(), "{error}: goes on with the addresses in the decisions");
+        }
         let floor = directory.read_revision_floor()?;
         self.revision_floor = self.revision_floor.max(floor);
         self.unread = false;
@@ -168,6 +183,7 @@ impl Standalone {
         self.virtual_servers.replace(inputs.virtual_servers);
         self.pools.replace(inputs.pools);
         self.policies.replace(inputs.policies);
+        self.address_pools.replace(inputs.address_pools);
         self.nodes.want(inputs.nodes);
         self.stale = false;
         self.busy = true;
@@ -186,6 +202,7 @@ impl Standalone {
         failures.note(self.virtual_servers.remove_strays(directory, mirror));
         failures.note(self.pools.remove_strays(directory, mirror));
         failures.note(self.policies.remove_strays(directory, mirror));
+        failures.note(self.address_pools.remove_strays(directory, mirror));
     }
 
     /// How long the steps of all policies have stood as they do.
@@ -209,7 +226,7 @@ impl Standalone {
 
     fn reconcile(&mut self, now: &Time, monotonic_ms: u64) -> Outcome {
         let stood = self.stood(monotonic_ms);
-        let world = World {
+        let mut world = World {
             virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
             pools: std::mem::take(&mut self.pools.objects),
             policies: std::mem::take(&mut self.policies.objects),
@@ -219,11 +236,10 @@ impl Standalone {
             cluster: None,
             addresses: std::mem::take(&mut self.addresses),
             stood,
+            assigned: BTreeMap::new(),
         };
-        let world = World {
-            orphans: self.pools.statuses_without(&world.pools),
-            ..world
-        };
+        world.orphans = self.pools.statuses_without(&world.pools);
+        self.assign(&mut world);
         self.schedule.raise(world.highest_revision());
         let outcome = reconcile(&world, now);
         self.virtual_servers.objects = world.virtual_servers;
@@ -232,6 +248,39 @@ impl Standalone {
         self.nodes.known = world.nodes;
         self.addresses = world.addresses;
         outcome
+    }
+
+    /// Gives the virtual servers their addresses.
+    fn assign(&mut self, world: &mut World) {
+        let pools = self.address_pools.objects.iter();
+        self.ledger
+            .set_pools(pools.map(|(key, pool)| (key.name.as_str(), pool)));
+        self.ledger.assign(world);
+    }
+
+    /// Writes who has which addresses, and what is to be said of the pools. Returns whether anything was written.
+    fn write_ledger(&mut self, now: &Time, failures: &mut Failures) -> bool {
+        let (directory, mirror) = (&self.directory, &mut self.mirror);
+        if self.ledger.take_changed().next().is_some() {
+            let path = directory.ledger_path();
+            failures.note(mirror.write(&path, &self.ledger.text(None)));
+        }
+        let pools = &mut self.address_pools;
+        let there: BTreeSet<ObjectKey> = pools.objects.keys().cloned().collect();
+        let removed = pools.keep(directory, mirror, |key| there.contains(key));
+        let mut changed = failures.note(removed).unwrap_or(true);
+        for (name, state) in self.ledger.pool_states() {
+            let key = ObjectKey::new("", name);
+            let Some(pool) = pools.objects.get(&key) else {
+                continue;
+            };
+            let status = address_pool_status(pool, &state, now);
+            if pool.status.as_ref() != Some(&status) {
+                let written = pools.write(directory, mirror, &key, status);
+                changed |= failures.note(written).is_some();
+            }
+        }
+        changed
     }
 
     /// Writes what changed, in order. Returns whether anything changed or is left to be written.

@@ -1,6 +1,7 @@
 //! The real operator on a directory, with agents played by the test.
 #![forbid(unsafe_code)]
 
+mod address_pools;
 mod bad_input;
 mod harness;
 mod lifecycle;

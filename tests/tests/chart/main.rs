@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use sluice_tests::kube::chart::{REQUIRED_VALUES, directory, helm, object, render};
 use sluice_tests::net::sluice::binary;
 
-const DEFINITIONS: [&str; 4] = [
+const DEFINITIONS: [&str; 5] = [
+    "addresspools.sluice.dev",
     "loadbalancernodes.sluice.dev",
     "realserverpools.sluice.dev",
     "rolloutpolicies.sluice.dev",

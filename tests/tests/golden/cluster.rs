@@ -8,12 +8,13 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
 use serde_json::Value;
 use sluice_api::{
-    Decision, Kind, LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolDecision,
+    AddressPool, Decision, Kind, LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolDecision,
     ROLLOUT_COMMAND_ANNOTATION, Time, parse_ip,
 };
 use sluice_directory::manifest::Object;
 use sluice_operator::core::{
-    Cluster as Surroundings, Holder, HolderKind, Node, Standing, Timers, Trust, World, reconcile,
+    Cluster as Surroundings, Holder, HolderKind, Ledger, Node, Standing, Timers, Trust, World,
+    address_pool_status, reconcile,
 };
 use sluice_planner::Slice;
 
@@ -25,6 +26,8 @@ pub(crate) struct Cluster {
     held: BTreeMap<Holder, BTreeSet<IpNet>>,
     timers: Timers,
     roles: BTreeMap<String, NodeRole>,
+    address_pools: BTreeMap<ObjectKey, AddressPool>,
+    ledger: Ledger,
 }
 
 /// The decisions and endpoints that agents read.
@@ -45,6 +48,8 @@ impl Cluster {
             held: BTreeMap::new(),
             timers: Timers::default(),
             roles: BTreeMap::new(),
+            address_pools: BTreeMap::new(),
+            ledger: Ledger::default(),
         }
     }
 
@@ -66,6 +71,7 @@ impl Cluster {
             Object::VirtualServer(new) => put!(self.world.virtual_servers, new),
             Object::RealServerPool(new) => put!(self.world.pools, new),
             Object::RolloutPolicy(new) => put!(self.world.policies, new),
+            Object::AddressPool(new) => put!(self.address_pools, new),
             Object::LoadBalancerNode(new) => {
                 self.roles.insert(key.name, new.spec.role);
             }
@@ -84,6 +90,10 @@ impl Cluster {
             Some(Kind::VirtualServer) => self.world.virtual_servers.remove(&key).is_some(),
             Some(Kind::RolloutPolicy) => self.world.policies.remove(&key).is_some(),
             Some(Kind::RealServerPool) => self.delete_pool(&key),
+            Some(Kind::AddressPool) => self
+                .address_pools
+                .remove(&ObjectKey::new("", name))
+                .is_some(),
             Some(Kind::LoadBalancerNode) => {
                 self.world.nodes.remove(name);
                 self.roles.remove(name).is_some()
@@ -193,6 +203,10 @@ impl Cluster {
         self.world.stood = stood.collect();
         self.world.revision_floor = self.world.highest_revision();
         let before = self.world.clone();
+        let pools = self.address_pools.iter();
+        self.ledger
+            .set_pools(pools.map(|(key, pool)| (key.name.as_str(), pool)));
+        self.ledger.assign(&mut self.world);
         let outcome = reconcile(&self.world, now);
         let world = &mut self.world;
         for (key, status) in outcome.policies {
@@ -209,6 +223,11 @@ impl Cluster {
         }
         for (key, status) in outcome.virtual_servers {
             world.virtual_servers.get_mut(&key).expect("known").status = Some(status);
+        }
+        for (name, state) in self.ledger.pool_states() {
+            let pool = self.address_pools.get_mut(&ObjectKey::new("", name));
+            let pool = pool.expect("known");
+            pool.status = Some(address_pool_status(pool, &state, now));
         }
         *world != before
     }
@@ -244,6 +263,9 @@ impl Cluster {
         }
         for (key, object) in &world.policies {
             statuses.push((format!("RolloutPolicy {key}"), json(&object.status)));
+        }
+        for (key, object) in &self.address_pools {
+            statuses.push((format!("AddressPool {key}"), json(&object.status)));
         }
         for (name, node) in &world.nodes {
             statuses.push((format!("LoadBalancerNode {name}"), json(&node.status)));

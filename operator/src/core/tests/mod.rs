@@ -16,8 +16,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
-    Condition, ConditionType, ExceptionKind, LoadBalancerNodeStatus, NodeException, ObjectKey,
-    ROLLOUT_COMMAND_ANNOTATION, Reason, RolloutPhase, Time, find_condition, set_condition,
+    AddressPool, Condition, ConditionType, ExceptionKind, LoadBalancerNodeStatus, NodeException,
+    ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason, RolloutPhase, Time, find_condition,
+    set_condition,
 };
 use sluice_directory::manifest::{self, Object};
 
@@ -61,6 +62,8 @@ struct Sim {
     /// Who has which addresses, beside the nodes' reports.
     held: BTreeMap<(HolderKind, String), BTreeSet<IpNet>>,
     timers: Timers,
+    address_pools: BTreeMap<String, AddressPool>,
+    ledger: Ledger,
     /// On the monotonic clock.
     seconds: i64,
     /// By how much the clock that shows the time is ahead of it.
@@ -73,6 +76,8 @@ impl Sim {
             world: World::default(),
             held: BTreeMap::new(),
             timers: Timers::default(),
+            address_pools: BTreeMap::new(),
+            ledger: Ledger::default(),
             seconds: 0,
             clock_offset: 0,
         };
@@ -162,6 +167,9 @@ impl Sim {
                     self.world.policies.insert(key, new);
                 }
                 Object::LoadBalancerNode(_) => {}
+                Object::AddressPool(new) => {
+                    self.address_pools.insert(key.name, new);
+                }
             }
         }
     }
@@ -178,6 +186,10 @@ impl Sim {
         let now = Time(Timestamp::from_second(shown).expect("time"));
         self.look_at_timers();
         self.world.revision_floor = self.world.highest_revision();
+        let pools = self.address_pools.iter();
+        self.ledger
+            .set_pools(pools.map(|(name, pool)| (name.as_str(), pool)));
+        self.ledger.assign(&mut self.world);
         let outcome = reconcile(&self.world, &now);
         for (key, status) in outcome.virtual_servers {
             self.world

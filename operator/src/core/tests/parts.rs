@@ -18,7 +18,7 @@ fn notice(links: &mut Links, dirty: &mut Dirty, before: &World, now: &World) {
         let object = now.virtual_servers.get(key);
         if before.virtual_servers.get(key) != object {
             let decision: Vec<_> = now.decision(key).into_iter().collect();
-            dirty.extend(links.virtual_server(key, object, &decision));
+            dirty.extend(links.virtual_server(key, object, now.addresses_of(key), &decision));
             dirty.extend([(Kind::VirtualServer, key.clone())]);
         }
     }

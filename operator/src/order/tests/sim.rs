@@ -233,7 +233,7 @@ impl Sim {
                     };
                     outcome.pools.insert(key.clone(), status);
                 }
-                Kind::RolloutPolicy | Kind::LoadBalancerNode => {
+                Kind::RolloutPolicy | Kind::LoadBalancerNode | Kind::AddressPool => {
                     let status = RolloutPolicyStatus {
                         observed_generation: wanted.content,
                         run: Some(RolloutRun {

@@ -1,0 +1,350 @@
+//! The pools: which of them count, whom they allow, and which of their addresses are free.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use sluice_api::{
+    AddressPool, AddressPoolSpec, AddressRange, AddressSharing, ConditionType, IpFamily, ObjectKey,
+    Reason, Time, Validate, next_address,
+};
+
+use super::{Entry, Ledger, Usable};
+use crate::core::admission::Refusal;
+
+/// Addresses that are looked at, one after the other, for one that is nobody's: those that a node or the cluster has count,
+/// those that virtual servers have do not.
+const TRIES: u32 = 4_096;
+/// Addresses that a message names.
+const NAMED: usize = 5;
+
+type Labels = BTreeMap<String, String>;
+
+/// A pool.
+#[derive(Clone, PartialEq, Debug)]
+struct Pool {
+    spec: AddressPoolSpec,
+    /// Whether nobody could have had an address of it yet.
+    is_new: bool,
+    created: Option<Time>,
+    ranges: Vec<AddressRange>,
+    refusals: Vec<Refusal>,
+    /// For each range, an address below which virtual servers have all.
+    free_from: Vec<IpAddr>,
+}
+
+/// All pools, and the labels of the namespaces.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Pools {
+    by_name: BTreeMap<String, Pool>,
+    /// The ranges of those that count, by their first addresses.
+    ranges: BTreeMap<IpAddr, (AddressRange, String)>,
+    namespaces: BTreeMap<String, Labels>,
+    /// The addresses in use, or at rest, by the pool that they were taken from.
+    used: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// Who waits for an address, by the pools that have none.
+    lacking: BTreeMap<String, BTreeSet<ObjectKey>>,
+}
+
+/// What is to be said of a pool.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PoolState {
+    /// Why it does not count.
+    pub(in crate::core) refusals: Vec<Refusal>,
+    /// Whether somebody waits for an address of it.
+    pub(in crate::core) is_exhausted: bool,
+    /// What is in use and no longer in it.
+    pub(in crate::core) outside: Option<String>,
+    /// Addresses in use or at rest.
+    pub used: usize,
+    /// Addresses that it can assign.
+    pub size: u128,
+}
+
+impl Ledger {
+    /// Takes all pools. The virtual servers are to ask again, and so is whoever was refused.
+    pub fn set_pools<'a>(&mut self, pools: impl Iterator<Item = (&'a str, &'a AddressPool)>) {
+        self.pools.set(pools);
+    }
+
+    /// Takes the labels of a namespace; `None`: it is gone. Its virtual servers are to ask again.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        match labels {
+            Some(labels) => self.pools.namespaces.insert(name.to_owned(), labels),
+            None => self.pools.namespaces.remove(name),
+        };
+    }
+
+    /// What is to be said of each pool.
+    pub fn pool_states(&self) -> impl Iterator<Item = (&str, PoolState)> {
+        let pools = self.pools.by_name.iter();
+        pools.map(|(name, pool)| (name.as_str(), self.state(name, pool)))
+    }
+
+    fn state(&self, name: &str, pool: &Pool) -> PoolState {
+        let used = self.pools.used.get(name);
+        let outside = used.into_iter().flatten().filter(|address| {
+            let is_inside = pool.ranges.iter().any(|range| range.contains(**address));
+            !is_inside && !self.entries[address].owners.is_empty()
+        });
+        let outside: Vec<IpAddr> = outside.copied().collect();
+        let named = outside.iter().take(NAMED).map(|address| {
+            let owners = self.entries[address].owners.iter();
+            let owners: Vec<String> = owners.map(ToString::to_string).collect();
+            format!("{address} (VirtualServer {})", owners.join(", "))
+        });
+        let mut named: Vec<String> = named.collect();
+        if outside.len() > NAMED {
+            named.push(format!("{} more", outside.len() - NAMED));
+        }
+        let sizes = pool.ranges.iter().map(AddressRange::size);
+        PoolState {
+            refusals: pool.refusals.clone(),
+            is_exhausted: self.pools.lacking.contains_key(name),
+            outside: (!named.is_empty()).then(|| named.join(", ")),
+            used: used.map_or(0, BTreeSet::len),
+            size: sizes.fold(0, u128::saturating_add),
+        }
+    }
+}
+
+impl Pools {
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    fn set<'a>(&mut self, pools: impl Iterator<Item = (&'a str, &'a AddressPool)>) {
+        let pool = |(name, object): (&str, &AddressPool)| {
+            let ranges: Vec<AddressRange> = object.spec.ranges().collect();
+            let invalid = object.spec.validate().into_iter().map(|error| Refusal {
+                reason: Reason::InvalidSpec,
+                error,
+            });
+            let conditions = object.status.iter().flat_map(|status| &status.conditions);
+            let mut conditions = conditions.filter(|it| it.type_ == ConditionType::Ready.name());
+            let pool = Pool {
+                is_new: !conditions.any(|ready| ready.status == "True"),
+                created: object.metadata.creation_timestamp.clone(),
+                refusals: invalid.collect(),
+                free_from: ranges.iter().map(|range| range.assignable().0).collect(),
+                ranges,
+                spec: object.spec.clone(),
+            };
+            (name.to_owned(), pool)
+        };
+        self.by_name = pools.map(pool).collect();
+        self.ranges.clear();
+        // The oldest first: of pools that overlap the newer one is refused. Those in a directory have no time of creation.
+        let mut names: Vec<(bool, Option<Time>, String)> = self
+            .by_name
+            .iter()
+            .map(|(name, pool)| (pool.is_new, pool.created.clone(), name.clone()))
+            .collect();
+        names.sort();
+        for (_, _, name) in names {
+            self.admit(&name);
+        }
+        self.lacking
+            .retain(|name, _| self.by_name.contains_key(name));
+    }
+
+    fn admit(&mut self, name: &str) {
+        let Some(pool) = self.by_name.get_mut(name) else {
+            return;
+        };
+        let conflict = pool.ranges.iter().enumerate().find_map(|(i, range)| {
+            let (other, whose) = overlapping(&self.ranges, range)?;
+            let message = format!(
+                "{range} overlaps {other} of the older AddressPool {whose}: take it out here or there"
+            );
+            let path = format!("spec.addresses[{i}]");
+            Some(Refusal::new(Reason::AddressPoolOverlap, path, message))
+        });
+        pool.refusals.extend(conflict);
+        if !pool.refusals.is_empty() {
+            return;
+        }
+        for range in &pool.ranges {
+            // Those of one pool may overlap: the longest that begins at an address is enough.
+            let longer = self.ranges.get(&range.first);
+            if longer.is_none_or(|(other, _)| other.last < range.last) {
+                let entry = (*range, name.to_owned());
+                self.ranges.insert(range.first, entry);
+            }
+        }
+    }
+
+    /// The pool that has an address.
+    pub(super) fn of(&self, address: IpAddr) -> Option<&str> {
+        let mut before = self.ranges.range(..=address).rev();
+        let (_, (range, name)) = before.next()?;
+        if range.contains(address) {
+            return Some(name);
+        }
+        // A range of the same pool may lie within one that began earlier.
+        let pool = self.by_name.get(name)?;
+        let is_inside = pool.ranges.iter().any(|range| range.contains(address));
+        is_inside.then_some(name)
+    }
+
+    /// Whether a pool lets a namespace have an address, and if none does, why.
+    pub(super) fn allows(&self, address: IpAddr, namespace: &str) -> Result<&str, String> {
+        let Some(name) = self.of(address) else {
+            return Err(format!(
+                "no AddressPool has {address}: ask for one by family, or have it added to a pool that allows namespace \
+                 {namespace}"
+            ));
+        };
+        if self.is_allowed(name, namespace) {
+            Ok(name)
+        } else {
+            Err(format!(
+                "AddressPool {name}, which has {address}, does not allow namespace {namespace}: choose an address of another \
+                 pool, or have the namespace added to its spec.allow"
+            ))
+        }
+    }
+
+    fn is_allowed(&self, pool: &str, namespace: &str) -> bool {
+        const NONE: &Labels = &Labels::new();
+        let labels = self.namespaces.get(namespace).unwrap_or(NONE);
+        let pool = self.by_name.get(pool);
+        pool.is_some_and(|pool| pool.refusals.is_empty() && pool.spec.allows(namespace, labels))
+    }
+
+    /// Whether virtual servers of different namespaces may have an address together.
+    pub(super) fn is_shared(&self, address: IpAddr) -> bool {
+        let pool = self.of(address).and_then(|name| self.by_name.get(name));
+        pool.is_some_and(|pool| pool.spec.sharing == AddressSharing::Cluster)
+    }
+
+    /// The pools that a namespace may get an address of a family from, the best first.
+    pub(super) fn choose(
+        &self,
+        name: Option<&str>,
+        family: IpFamily,
+        namespace: &str,
+    ) -> Result<Vec<String>, String> {
+        let has = |pool: &Pool| {
+            let mut ranges = pool.ranges.iter();
+            ranges.any(|range| IpFamily::of(range.first) == family)
+        };
+        if let Some(name) = name {
+            let why = match self.by_name.get(name) {
+                None => "does not exist: create it or correct the name",
+                Some(pool) if !pool.refusals.is_empty() => {
+                    "is refused: correct it as its condition Stalled says"
+                }
+                Some(_) if !self.is_allowed(name, namespace) => {
+                    "does not allow this namespace: choose another pool, or have the namespace added to its spec.allow"
+                }
+                Some(pool) if !has(pool) => "has no address of this family: choose another pool",
+                Some(_) => return Ok(vec![name.to_owned()]),
+            };
+            return Err(format!("AddressPool {name} {why}"));
+        }
+        let pools = self.by_name.iter();
+        let pools = pools.filter(|(name, pool)| {
+            pool.spec.auto_assign && has(pool) && self.is_allowed(name, namespace)
+        });
+        let mut pools: Vec<(u32, &String)> = pools
+            .map(|(name, pool)| (MAX_PRIORITY - pool.spec.priority.min(MAX_PRIORITY), name))
+            .collect();
+        pools.sort();
+        if pools.is_empty() {
+            return Err(format!(
+                "no AddressPool assigns {family} addresses to namespace {namespace}: have one created, or name a pool in \
+                 addressPoolName"
+            ));
+        }
+        Ok(pools.into_iter().map(|(_, name)| name.clone()).collect())
+    }
+
+    /// The lowest address of a pool that nobody has.
+    pub(super) fn find(
+        &mut self,
+        name: &str,
+        family: IpFamily,
+        entries: &BTreeMap<IpAddr, Entry>,
+        usable: &dyn Usable,
+    ) -> Option<IpAddr> {
+        let pool = self.by_name.get_mut(name)?;
+        let mut tries = 0;
+        for (range, free_from) in pool.ranges.iter().zip(&mut pool.free_from) {
+            let (first, last) = range.assignable();
+            if IpFamily::of(first) != family {
+                continue;
+            }
+            let mut candidate = Some(*free_from);
+            let mut is_first = true;
+            while let Some(address) = candidate.filter(|address| *address <= last) {
+                candidate = next_address(address);
+                if entries.contains_key(&address) {
+                    continue;
+                }
+                if std::mem::take(&mut is_first) {
+                    *free_from = address;
+                }
+                if usable.is_free(address) {
+                    return Some(address);
+                }
+                tries += 1;
+                if tries == TRIES {
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Notes who waits for an address of these pools. Returns why, in words.
+    pub(super) fn lacks(&mut self, key: &ObjectKey, pools: &[String], family: IpFamily) -> String {
+        for pool in pools {
+            let waiting = self.lacking.entry(pool.clone()).or_default();
+            waiting.insert(key.clone());
+        }
+        format!(
+            "no {family} address is free in AddressPool {}: give up some, or have addresses added there; what was given up is free \
+             a minute later",
+            pools.join(", ")
+        )
+    }
+
+    /// Forgets that somebody waits.
+    pub(super) fn give_up(&mut self, key: &ObjectKey) {
+        self.lacking.retain(|_, waiting| {
+            waiting.remove(key);
+            !waiting.is_empty()
+        });
+    }
+
+    /// Notes that an address is in use.
+    pub(super) fn count(&mut self, pool: &str, address: IpAddr) {
+        let used = self.used.entry(pool.to_owned()).or_default();
+        used.insert(address);
+    }
+
+    /// Notes that it is free.
+    pub(super) fn uncount(&mut self, pool: &str, address: IpAddr) {
+        crate::sets::remove(&mut self.used, &pool.to_owned(), &address);
+        for pool in self.by_name.values_mut() {
+            for (range, free_from) in pool.ranges.iter().zip(&mut pool.free_from) {
+                let (first, last) = range.assignable();
+                if (first..=last).contains(&address) && address < *free_from {
+                    *free_from = address;
+                }
+            }
+        }
+    }
+}
+
+const MAX_PRIORITY: u32 = sluice_api::MAX_POOL_PRIORITY;
+
+/// A range that has an address of this one.
+fn overlapping<'a>(
+    ranges: &'a BTreeMap<IpAddr, (AddressRange, String)>,
+    range: &AddressRange,
+) -> Option<&'a (AddressRange, String)> {
+    let before = ranges.range(..=range.last).next_back();
+    let (_, found) = before?;
+    found.0.overlaps(range).then_some(found)
+}
