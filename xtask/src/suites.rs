@@ -27,9 +27,10 @@ const UNIT: [&str; 12] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 31] = [
+const EQUIPPED: [&str; 32] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
+    "sluice-tests/api_addresses",
     "sluice-tests/api_faults",
     "sluice-tests/api_operator",
     "sluice-tests/api_ownership",
