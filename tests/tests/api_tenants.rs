@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use sluice_tests::kube::{Account, CHANGE_TIMEOUT, Operated, condition};
-use sluice_tests::net::manifest::{object, web_server};
+use sluice_tests::kube::{Account, CHANGE_TIMEOUT, Credentials, Operated, condition};
+use sluice_tests::net::manifest::{documents, object, web_server};
 use sluice_tests::net::suite::Suite;
 
 const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 11));
@@ -24,6 +24,10 @@ fn main() -> ExitCode {
     suite.check("new VIPs are nobody else's addresses", newcomers);
     suite.check("a VIP that a node got is withdrawn", withdrawn);
     suite.check("a labelled Service gets no slices adopted", labelled);
+    suite.check(
+        "owners with all rights of edit change nothing of each other's",
+        owners,
+    );
     suite.main(|| {
         let mut stage = Operated::start()?;
         stage.expect_complaint("reason=\"AddressConflict\"");
@@ -282,6 +286,165 @@ fn labelled(stage: &mut Operated) -> Result<()> {
     ensure!(before == after, "{after:#}");
     for path in ["endpointslice/svc-x7k2p", "realserverpool/pods"] {
         admin.kubectl(["delete", path])?;
+    }
+    Ok(())
+}
+
+/// Roles of a namespace's owner: all that goes into Kubernetes' `edit`, and the chart's own. What gathers the former into one is
+/// a controller that does not run here.
+const EDIT: [&str; 4] = [
+    "system:aggregate-to-edit",
+    "system:aggregate-to-view",
+    "sluice-edit",
+    "sluice-view",
+];
+
+/// Virtual servers and pools by which an owner tries to fill lists and tables.
+const MANY: usize = 260;
+
+fn owner(stage: &Operated, namespace: &str) -> Result<Account> {
+    let admin = stage.admin();
+    let within = ["--namespace", namespace];
+    admin.kubectl([&["create", "serviceaccount", "owner"][..], &within].concat())?;
+    for (number, role) in EDIT.iter().enumerate() {
+        let (name, role) = (format!("owner-{number}"), format!("--clusterrole={role}"));
+        let account = format!("--serviceaccount={namespace}:owner");
+        let binding = ["create", "rolebinding", &name, &role, &account];
+        admin.kubectl([&binding[..], &within].concat())?;
+    }
+    let token = admin.kubectl([&["create", "token", "owner"][..], &within].concat())?;
+    let token = Credentials::Token(token.trim().to_owned());
+    stage.control.account(&format!("owner-{namespace}"), &token)
+}
+
+fn owners(stage: &mut Operated) -> Result<()> {
+    for reason in [
+        "AddressConflict",
+        "AddressNotUsable",
+        "PoolNotFound",
+        "PoolNotInVirtualServer",
+    ] {
+        stage.expect_complaint(&format!("reason=\"{reason}\""));
+    }
+    stage.control.install_rights()?;
+    let accounts = [owner(stage, VICTIM)?, owner(stage, THIEF)?];
+    let settled = [(VICTIM, "web", VIP), (THIEF, "old", "203.0.113.99")];
+    for (account, other) in [(&accounts[1], 0), (&accounts[0], 1)] {
+        let (own, (victim, name, vip)) = (settled[1 - other].0, settled[other]);
+        let admin = stage.admin();
+        let mine = |admin: &Account| -> Result<[Value; 2]> {
+            let of = ["--namespace", victim];
+            let server = [&["get", "virtualserver", name][..], &of].concat();
+            let pool = [&["get", "realserverpool", "v1"][..], &of].concat();
+            Ok([admin.json(server)?, admin.json(pool)?])
+        };
+        let before = mine(admin)?;
+        expect_no_reach(account, own, victim, name)?;
+        attack(account, own, vip)?;
+        // Whatever the operator makes of it, it has done so once it has decided a later object.
+        let later = within(own, web_server("later", "203.0.113.98", "v1"));
+        account.apply(&later.to_string())?;
+        await_reason(admin, own, "later", "Live")?;
+        ensure!(mine(admin)? == before, "{before:#?}");
+        stage.stop_operator("one")?;
+        stage.start_operator("one")?;
+        let admin = stage.admin();
+        account.kubectl(["delete", "virtualserver", "later", "--namespace", own])?;
+        account.apply(&later.to_string())?;
+        await_reason(admin, own, "later", "Live")?;
+        let after = mine(admin)?;
+        ensure!(after == before, "{before:#?}, then {after:#?}");
+        let all = ["--all", "--wait=false", "--namespace", own];
+        account.kubectl([&["delete", "services"][..], &all].concat())?;
+        let rest = ["--selector=attack", "--wait=false", "--namespace", own];
+        let kinds = "virtualservers,realserverpools,rolloutpolicies";
+        account.kubectl([&["delete", kinds][..], &rest].concat())?;
+        account.kubectl(["delete", "virtualserver", "later", "--namespace", own])?;
+    }
+    Ok(())
+}
+
+/// Nothing in the other's namespace may be written, and nothing that is in none.
+fn expect_no_reach(account: &Account, own: &str, victim: &str, name: &str) -> Result<()> {
+    let foreign = [
+        within(victim, web_server(name, "203.0.113.77", "v1")),
+        within(victim, pool()),
+        json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "AddressPool", "metadata": {"name": "all"},
+            "spec": {"addresses": ["0.0.0.0/0"]},
+        }),
+        json!({
+            "apiVersion": "sluice.dev/v1alpha1", "kind": "LoadBalancerNode", "metadata": {"name": "n1"},
+            "spec": {"role": "RealServer", "interfaces": ["eth0"]},
+        }),
+    ];
+    for object in &foreign {
+        let refused = account.apply(&object.to_string());
+        ensure!(refused.is_err(), "may write {object}");
+    }
+    for (verb, what, namespace) in [
+        ("delete", "virtualserver", victim),
+        ("delete", "realserverpool", victim),
+        (
+            "patch",
+            "virtualservers.sluice.dev --subresource=status",
+            own,
+        ),
+        ("patch", "configmaps", victim),
+    ] {
+        let question = ["auth", "can-i", verb].into_iter();
+        let question = question.chain(what.split(' '));
+        let answer = account.kubectl(question.chain(["--namespace", namespace]));
+        ensure!(answer.is_err(), "may {verb} {what} in {namespace}");
+    }
+    Ok(())
+}
+
+/// What the owner of a namespace may write, aimed at the VIP of another one.
+fn attack(account: &Account, own: &str, vip: &str) -> Result<()> {
+    let labelled = |mut object: Value| {
+        object["metadata"]["labels"] = json!({"attack": "yes"});
+        within(own, object)
+    };
+    // Take the VIP, and every port of it.
+    let mut objects = vec![labelled(web_server("take", vip, "v1"))];
+    let mut ports = web_server("ports", vip, "v1");
+    ports["spec"]["ports"] = (1..=32)
+        .map(|port| json!({"name": format!("p{port}"), "protocol": "TCP", "port": 64 + port}))
+        .collect();
+    objects.push(labelled(ports));
+    // Capture it by a Service, fill lists and tables, freeze the operator by what it refuses.
+    let [mut external, mut balancer, _] = claims(vip);
+    for service in [&mut external, &mut balancer] {
+        service["metadata"]["namespace"] = json!(own);
+        objects.push(service.clone());
+    }
+    for number in 0..MANY {
+        let name = format!("many-{number}");
+        let spec = json!({"servers": {"selector": {"matchLabels": {"app": name}}}});
+        objects.push(labelled(object("RealServerPool", &name, &spec)));
+        let address = format!("10.200.{}.{}", number / 250, 1 + number % 250);
+        objects.push(labelled(web_server(&name, &address, &name)));
+    }
+    objects.push(labelled(web_server(
+        "nobody",
+        "203.0.113.97",
+        "no-such-pool",
+    )));
+    objects.push(labelled(web_server("loop", "127.0.0.1", "v1")));
+    let policy = json!({
+        "virtualServerName": "web", "stablePoolName": "v1", "candidatePoolName": "many-1",
+        "strategy": {"canary": {"steps": [{"weight": 100}]}},
+    });
+    objects.push(labelled(object("RolloutPolicy", "drive", &policy)));
+    account.apply(&documents(&objects))?;
+    for name in ["take", "ports"] {
+        // Whichever is found first: that the other has it, or that the attacker's own Service claims it.
+        let question = ["get", "virtualserver", name, "--namespace", own];
+        let refused = account.until(&question, CHANGE_TIMEOUT, |object| {
+            condition(object, "Stalled")["status"] == "True"
+        })?;
+        ensure!(refused["status"]["decision"].is_null(), "{refused:#}");
     }
     Ok(())
 }
