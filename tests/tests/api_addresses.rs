@@ -32,6 +32,11 @@ fn main() -> ExitCode {
             stage.expect_complaint(&format!("reason=\"{reason}\""));
         }
         stage.play_agent("n1", &[NODE])?;
+        // Else the node's address is given, taken back and at rest.
+        let question = ["get", "loadbalancernode", "n1"];
+        stage.admin().until(&question, CHANGE_TIMEOUT, |object| {
+            object["status"]["addresses"][0] == json!(NODE)
+        })?;
         stage.start_operator("one")?;
         let admin = stage.admin();
         for tenant in TENANTS {
