@@ -191,7 +191,11 @@ fn tell_kept(conditions: &mut Conditions<'_>, world: &World, key: &ObjectKey) {
         .map(ToString::to_string)
         .collect();
     if kept.is_empty() {
-        return conditions.set(kind, false, Reason::AsExpected, "");
+        // Hardly any virtual server ever has it, and each condition is in every reader's memory.
+        if find_condition(&conditions.list, kind).is_some() {
+            conditions.set(kind, false, Reason::AsExpected, "");
+        }
+        return;
     }
     let message = format!(
         "no AddressPool gives {} to namespace {}: it stays as long as it is asked for; have it added to a pool that allows the \
