@@ -508,3 +508,19 @@ fn texts_that_are_no_ledger_are_refused() {
         .expect("an owner that is none");
     assert!(ledger.entries.is_empty());
 }
+
+/// A directory is read once more when another one is in its place.
+#[test]
+fn what_is_known_counts_before_what_is_written() {
+    let mut world = World::new();
+    world.pool("edge", &json!({"addresses": ["203.0.113.1-203.0.113.9"]}));
+    world.apply("shop/a", &by_family());
+    world.apply("shop/b", &by_family());
+    world.delete("shop/b");
+    let text = world.ledger.text(None);
+    world.apply("shop/b", &by_family());
+    world.delete("shop/a");
+    world.ledger.load(&text).expect("it was written so");
+    world.check();
+    assert_eq!(world.has("shop/b"), "203.0.113.2");
+}

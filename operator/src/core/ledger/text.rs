@@ -1,12 +1,12 @@
 //! The ledger as it stands written: JSON in shards by the last bits of the address, so that a change costs a small write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use sluice_api::ObjectKey;
 
-use super::{Ledger, REST_MS};
+use super::{Entry, Ledger, REST_MS};
 
 /// Shards of the ledger.
 pub const SHARDS: u8 = 32;
@@ -71,30 +71,32 @@ impl Ledger {
         serde_json::to_string(&lines).unwrap_or_default()
     }
 
-    /// Takes a text as it stands written. What rests rests anew.
+    /// Takes a text as it stands written. What rests rests anew; of an address that is known already what is known counts.
     pub fn load(&mut self, text: &str) -> Result<(), BadText> {
         let lines: BTreeMap<IpAddr, Line> = serde_json::from_str(text)?;
         for (address, line) in lines {
             let owners = line.owners.iter().filter_map(|owner| read(owner));
-            let owners: Vec<ObjectKey> = owners.collect();
+            let owners: BTreeSet<ObjectKey> = owners.collect();
             let last = line.last_owner.as_deref().and_then(read);
-            let (Some(first), rests) = (owners.first().or(last.as_ref()), owners.is_empty()) else {
+            let last = last.filter(|_| owners.is_empty());
+            let rest = last.map(|last| (last, self.now_ms + REST_MS));
+            let is_nobodys = owners.is_empty() && rest.is_none();
+            if is_nobodys || self.entries.contains_key(&address) {
                 continue;
-            };
-            let entry = self.entries.entry(address).or_default();
-            entry.pool.clone_from(&line.pool);
-            if rests {
-                let until_ms = self.now_ms + REST_MS;
-                entry.rest = Some((first.clone(), until_ms));
-                self.resting.insert((until_ms, address));
-            } else {
-                entry.owners.extend(owners.iter().cloned());
             }
-            self.pools.count(&line.pool, address);
-            for owner in owners.iter().chain(last.as_ref().filter(|_| rests)) {
+            for owner in owners.iter().chain(rest.iter().map(|(last, _)| last)) {
                 let known = self.of_owner.entry(owner.clone()).or_default();
                 known.insert(address);
             }
+            self.resting
+                .extend(rest.iter().map(|(_, until_ms)| (*until_ms, address)));
+            self.pools.count(&line.pool, address);
+            let entry = Entry {
+                pool: line.pool,
+                owners,
+                rest,
+            };
+            self.entries.insert(address, entry);
         }
         Ok(())
     }
