@@ -341,32 +341,21 @@ const METADATA_FIELDS: [&str; 15] = [
 
 /// The object of a kind, with this metadata.
 fn built(kind: Kind, metadata: ObjectMeta, spec: Value) -> Result<Object, serde_json::Error> {
+    macro_rules! of {
+        ($kind:ident) => {
+            Object::$kind($kind {
+                metadata,
+                spec: serde_json::from_value(spec)?,
+                status: None,
+            })
+        };
+    }
     Ok(match kind {
-        Kind::VirtualServer => Object::VirtualServer(VirtualServer {
-            metadata,
-            spec: serde_json::from_value(spec)?,
-            status: None,
-        }),
-        Kind::RealServerPool => Object::RealServerPool(RealServerPool {
-            metadata,
-            spec: serde_json::from_value(spec)?,
-            status: None,
-        }),
-        Kind::RolloutPolicy => Object::RolloutPolicy(RolloutPolicy {
-            metadata,
-            spec: serde_json::from_value(spec)?,
-            status: None,
-        }),
-        Kind::LoadBalancerNode => Object::LoadBalancerNode(LoadBalancerNode {
-            metadata,
-            spec: serde_json::from_value(spec)?,
-            status: None,
-        }),
-        Kind::AddressPool => Object::AddressPool(AddressPool {
-            metadata,
-            spec: serde_json::from_value(spec)?,
-            status: None,
-        }),
+        Kind::VirtualServer => of!(VirtualServer),
+        Kind::RealServerPool => of!(RealServerPool),
+        Kind::RolloutPolicy => of!(RolloutPolicy),
+        Kind::LoadBalancerNode => of!(LoadBalancerNode),
+        Kind::AddressPool => of!(AddressPool),
     })
 }
 

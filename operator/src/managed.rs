@@ -79,78 +79,46 @@ pub(crate) fn tell<K: Managed>(key: &ObjectKey, before: &K::Status, after: &K::S
     }
 }
 
-impl Managed for VirtualServer {
-    const KIND: Kind = Kind::VirtualServer;
-    type Spec = VirtualServerSpec;
-    type Status = VirtualServerStatus;
+macro_rules! managed {
+    ($kind:ident, $spec:ty, $status:ty, $revision:expr) => {
+        impl Managed for $kind {
+            const KIND: Kind = Kind::$kind;
+            type Spec = $spec;
+            type Status = $status;
 
-    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
-        (&mut self.metadata, &self.spec, &mut self.status)
-    }
-    fn status(&self) -> Option<&Self::Status> {
-        self.status.as_ref()
-    }
-    fn conditions(status: &Self::Status) -> &[Condition] {
-        &status.conditions
-    }
-    fn revision(status: &Self::Status) -> u64 {
-        status.decision.as_ref().map_or(0, |d| d.revision)
-    }
+            fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
+                (&mut self.metadata, &self.spec, &mut self.status)
+            }
+            fn status(&self) -> Option<&Self::Status> {
+                self.status.as_ref()
+            }
+            fn conditions(status: &Self::Status) -> &[Condition] {
+                &status.conditions
+            }
+            fn revision(status: &Self::Status) -> u64 {
+                let revision: fn(&Self::Status) -> Option<u64> = $revision;
+                revision(status).unwrap_or_default()
+            }
+        }
+    };
 }
 
-impl Managed for RealServerPool {
-    const KIND: Kind = Kind::RealServerPool;
-    type Spec = RealServerPoolSpec;
-    type Status = RealServerPoolStatus;
-
-    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
-        (&mut self.metadata, &self.spec, &mut self.status)
-    }
-    fn status(&self) -> Option<&Self::Status> {
-        self.status.as_ref()
-    }
-    fn conditions(status: &Self::Status) -> &[Condition] {
-        &status.conditions
-    }
-    fn revision(status: &Self::Status) -> u64 {
-        status.decision.as_ref().map_or(0, |d| d.revision)
-    }
-}
-
-impl Managed for RolloutPolicy {
-    const KIND: Kind = Kind::RolloutPolicy;
-    type Spec = RolloutPolicySpec;
-    type Status = RolloutPolicyStatus;
-
-    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
-        (&mut self.metadata, &self.spec, &mut self.status)
-    }
-    fn status(&self) -> Option<&Self::Status> {
-        self.status.as_ref()
-    }
-    fn conditions(status: &Self::Status) -> &[Condition] {
-        &status.conditions
-    }
-    fn revision(_: &Self::Status) -> u64 {
-        0
-    }
-}
-
-impl Managed for AddressPool {
-    const KIND: Kind = Kind::AddressPool;
-    type Spec = AddressPoolSpec;
-    type Status = AddressPoolStatus;
-
-    fn parts(&mut self) -> (&mut ObjectMeta, &Self::Spec, &mut Option<Self::Status>) {
-        (&mut self.metadata, &self.spec, &mut self.status)
-    }
-    fn status(&self) -> Option<&Self::Status> {
-        self.status.as_ref()
-    }
-    fn conditions(status: &Self::Status) -> &[Condition] {
-        &status.conditions
-    }
-    fn revision(_: &Self::Status) -> u64 {
-        0
-    }
-}
+managed!(
+    VirtualServer,
+    VirtualServerSpec,
+    VirtualServerStatus,
+    |status| { Some(status.decision.as_ref()?.revision) }
+);
+managed!(
+    RealServerPool,
+    RealServerPoolSpec,
+    RealServerPoolStatus,
+    |status| { Some(status.decision.as_ref()?.revision) }
+);
+managed!(
+    RolloutPolicy,
+    RolloutPolicySpec,
+    RolloutPolicyStatus,
+    |_| None
+);
+managed!(AddressPool, AddressPoolSpec, AddressPoolStatus, |_| None);

@@ -2,6 +2,7 @@
 
 use sluice_api::{AddressPool, AddressPoolStatus, ConditionType, Reason, Time};
 
+use super::admission::told;
 use super::conditions::{Conditions, State};
 use super::ledger::PoolState;
 
@@ -24,14 +25,9 @@ pub fn address_pool_status(
             "virtual servers get addresses of it".to_owned(),
         ),
         Some(first) => {
-            let errors = state
-                .refusals
-                .iter()
-                .map(|refusal| refusal.error.to_string());
-            let errors: Vec<String> = errors.collect();
             let message = format!(
                 "{}; no virtual server gets an address of it, those in use stay",
-                errors.join("; ")
+                told(&state.refusals)
             );
             State::Stalled(first.reason, message)
         }
@@ -45,11 +41,11 @@ pub fn address_pool_status(
             message,
         );
     } else {
-        conditions.set(ConditionType::Exhausted, false, Reason::AsExpected, "");
+        conditions.clear(ConditionType::Exhausted);
     }
     let kind = ConditionType::InUseOutside;
     match &state.outside {
-        None => conditions.set(kind, false, Reason::AsExpected, ""),
+        None => conditions.clear(kind),
         Some(outside) => {
             let message = format!(
                 "in use, though spec.addresses does not have it: {outside}; it stays until nobody asks for it"

@@ -32,6 +32,12 @@ impl Refusal {
     }
 }
 
+/// All of them in words.
+pub(super) fn told(refusals: &[Refusal]) -> String {
+    let errors = refusals.iter().map(|refusal| refusal.error.to_string());
+    errors.collect::<Vec<_>>().join("; ")
+}
+
 /// The content that each pool would have, the endpoints that there are, and the VIPs in force that no longer can be VIPs.
 pub(super) struct View<'a> {
     pub(super) contents: &'a BTreeMap<ObjectKey, DecidedRealServerPool>,

@@ -29,6 +29,11 @@ impl Conditions<'_> {
         );
     }
 
+    /// Says that it does not apply.
+    pub(super) fn clear(&mut self, kind: ConditionType) {
+        self.set(kind, false, Reason::AsExpected, "");
+    }
+
     pub(super) fn state(&mut self, state: &State) {
         let (State::Ready(reason, message)
         | State::Reconciling(reason, message)
@@ -45,7 +50,7 @@ impl Conditions<'_> {
             if applies {
                 self.set(kind, true, *reason, message);
             } else {
-                self.set(kind, false, Reason::AsExpected, "");
+                self.clear(kind);
             }
         }
     }

@@ -11,7 +11,7 @@ use sluice_api::{
 use sluice_planner::{Server, Slices};
 use sluice_rollout::STEP_DEADLINE_SECONDS;
 
-use super::admission::Refusal;
+use super::admission::{Refusal, told};
 use super::conditions::{Conditions, State};
 use super::ledger::Assignment;
 use super::nodes::{self, Acknowledgement, Asker};
@@ -79,7 +79,7 @@ pub(super) fn virtual_server(
     });
     tell_silent(&mut conditions, world, key, decision.as_ref());
     if acknowledgement.exceptions.is_empty() {
-        conditions.set(ConditionType::NodeExceptions, false, Reason::AsExpected, "");
+        conditions.clear(ConditionType::NodeExceptions);
     } else {
         let message = exceptions(&acknowledgement);
         conditions.set(
@@ -113,7 +113,7 @@ fn tell_silent(
     let silent = decision.map(|decision| nodes::silent(world, key, decision));
     let silent = silent.unwrap_or_default();
     if silent.is_empty() {
-        return conditions.set(kind, false, Reason::AsExpected, "");
+        return conditions.clear(kind);
     }
     let message = format!(
         "no report for more than {NODE_SILENT_SECONDS} s from {}, and no acknowledgement of what was decided: start the \
@@ -172,7 +172,7 @@ fn advise(
         });
     let kind = ConditionType::ForwardingAdvice;
     let Some(name) = pool_of_pods else {
-        return conditions.set(kind, false, Reason::AsExpected, "");
+        return conditions.clear(kind);
     };
     let message = format!(
         "spec.forwarding.mode: NAT needs the replies of the pods of {name} to come back through the director that the client's \
@@ -193,7 +193,7 @@ fn tell_kept(conditions: &mut Conditions<'_>, world: &World, key: &ObjectKey) {
     if kept.is_empty() {
         // Hardly any virtual server ever has it, and each condition is in every reader's memory.
         if find_condition(&conditions.list, kind).is_some() {
-            conditions.set(kind, false, Reason::AsExpected, "");
+            conditions.clear(kind);
         }
         return;
     }
@@ -236,14 +236,13 @@ fn count(number: usize) -> u32 {
 
 /// The message for a refused spec: its errors, and the generation that stays in force, if any.
 fn refused(refusals: &[Refusal], decision: Option<(i64, u64)>) -> String {
-    let errors: Vec<String> = refusals.iter().map(|r| r.error.to_string()).collect();
     let instead = match decision {
         Some((generation, revision)) => {
             format!("generation {generation} (revision {revision}) stays in force")
         }
         None => "nothing is in force".to_owned(),
     };
-    format!("{}; {instead}", errors.join("; "))
+    format!("{}; {instead}", told(refusals))
 }
 
 /// Names no revision: a decision gets its own when it is written. Names no node and counts none: one after the other
@@ -387,10 +386,7 @@ pub(super) fn policy(
         Some(first) if first.reason == Reason::AwaitingNodes => {
             State::Reconciling(first.reason, first.error.to_string())
         }
-        Some(first) => {
-            let errors: Vec<String> = refusals.iter().map(|r| r.error.to_string()).collect();
-            State::Stalled(first.reason, errors.join("; "))
-        }
+        Some(first) => State::Stalled(first.reason, told(&refusals)),
         None => match &lacks_servers {
             Some(pool) => lacking(&status, pool),
             None if is_overdue(object, &status, stood_seconds) => overdue(world, &target, &status),

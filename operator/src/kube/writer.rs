@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::try_join_all;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -126,14 +127,15 @@ impl Writer {
     /// Reads the shards of the ledger of addresses.
     pub(super) async fn ledger(&self, namespace: &str) -> Result<Vec<(u8, String)>, WriteError> {
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
-        let mut texts = Vec::new();
-        for shard in 0..SHARDS {
+        let read = async |shard: u8| {
             let name = shard_name(shard);
             let object = self.finish("ConfigMap", api.get_opt(&name)).await?;
             let data = object.and_then(|object| object.data);
-            texts.extend(data.and_then(|mut data| Some((shard, data.remove(LEDGER_KEY)?))));
-        }
-        Ok(texts)
+            let text = data.and_then(|mut data| data.remove(LEDGER_KEY));
+            Ok(text.map(|text| (shard, text)))
+        };
+        let texts = try_join_all((0..SHARDS).map(read)).await?;
+        Ok(texts.into_iter().flatten().collect())
     }
 
     /// Writes a shard of the ledger of addresses, which is ours alone.

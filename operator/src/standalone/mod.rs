@@ -184,6 +184,9 @@ impl Standalone {
         self.pools.replace(inputs.pools);
         self.policies.replace(inputs.policies);
         self.address_pools.replace(inputs.address_pools);
+        let pools = self.address_pools.objects.iter();
+        self.ledger
+            .set_pools(pools.map(|(key, pool)| (key.name.as_str(), pool)));
         self.nodes.want(inputs.nodes);
         self.stale = false;
         self.busy = true;
@@ -239,7 +242,7 @@ impl Standalone {
             assigned: BTreeMap::new(),
         };
         world.orphans = self.pools.statuses_without(&world.pools);
-        self.assign(&mut world);
+        self.ledger.assign(&mut world);
         self.schedule.raise(world.highest_revision());
         let outcome = reconcile(&world, now);
         self.virtual_servers.objects = world.virtual_servers;
@@ -248,14 +251,6 @@ impl Standalone {
         self.nodes.known = world.nodes;
         self.addresses = world.addresses;
         outcome
-    }
-
-    /// Gives the virtual servers their addresses.
-    fn assign(&mut self, world: &mut World) {
-        let pools = self.address_pools.objects.iter();
-        self.ledger
-            .set_pools(pools.map(|(key, pool)| (key.name.as_str(), pool)));
-        self.ledger.assign(world);
     }
 
     /// Writes who has which addresses, and what is to be said of the pools. Returns whether anything was written.
