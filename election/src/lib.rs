@@ -1,10 +1,18 @@
 //! Which director announces a VIP group, and until when. Pure: no I/O, no clock, no randomness.
 #![forbid(unsafe_code)]
 
+mod contest;
 mod elector;
 mod event;
+mod hold;
+mod lease;
+mod path;
+mod patience;
 mod rank;
+mod seek;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod time;
 
 pub use elector::Elector;

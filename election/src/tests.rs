@@ -1,0 +1,6 @@
+//! Single rules as tables, and the simulation.
+
+mod flaws;
+mod sim;
+
+pub(crate) use flaws::Flaw;
