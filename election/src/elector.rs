@@ -36,6 +36,10 @@ pub(crate) struct Suspicion {
 ///     └─────────┴───── handed over or released
 /// ```
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each with a name of its own"
+)]
 pub struct Elector {
     pub(crate) node: String,
     pub(crate) settings: Settings,
@@ -211,6 +215,7 @@ impl Elector {
             if self.void == Some(id) {
                 return;
             }
+            self.lease.was_renewed(now, &self.settings);
             self.granted(write.sent, now);
         } else if let Some(handing) = self.hold.as_mut().and_then(|hold| hold.handing.as_mut()) {
             handing.written = Some(renewed);

@@ -139,7 +139,8 @@ impl Elector {
         let Some(holder) = self.lease.holder().map(str::to_owned) else {
             return;
         };
-        let former = before.clone().flatten();
+        let is_first = before.is_none();
+        let former = before.and_then(|before| before.holder);
         let is_same = former.as_ref() == Some(&holder);
         if holder == self.node {
             let was_valid = former.is_some() && expiry.is_some_and(|expiry| expiry > now);
@@ -156,7 +157,7 @@ impl Elector {
             // Who claimed when the Lease's holder fell silent meets its name when the API server is back. A second change
             // tells that the other lives; without one its Lease expires.
             let is_left_over = hold.authority == Authority::Peers
-                && (before.is_none() || is_same)
+                && (is_first || is_same)
                 && self.lease.changes_in_reach() < 2;
             let is_successor = hold
                 .handing
@@ -361,12 +362,11 @@ impl Elector {
             && !is_unreachable
             && self.is_named_here();
         if may_write && !self.lease.is_busy() && self.due(self.retry_at, now) {
-            match self.successor() {
-                Some(to) => self.hand_over(to, now),
-                None => {
-                    self.write(None, now);
-                    self.stop();
-                }
+            if let Some(to) = self.successor() {
+                self.hand_over(to, now);
+            } else {
+                self.write(None, now);
+                self.stop();
             }
         }
         if is_broken || (self.is_ending && !may_write) {

@@ -20,8 +20,8 @@ pub(crate) struct Pending {
 pub(crate) enum News {
     /// Older than what is known, or the same.
     Nothing,
-    /// Holder or renewal changed; the former holder, if there was a view.
-    Changed(Option<Option<String>>),
+    /// Holder or renewal changed; the Lease as it was known before.
+    Changed(Option<LeaseView>),
 }
 
 /// The Lease as last observed, by this host's clock.
@@ -113,7 +113,7 @@ impl Lease {
         }
         self.changed = now;
         self.changes_in_reach = self.changes_in_reach.saturating_add(1);
-        News::Changed(before.map(|before| before.holder))
+        News::Changed(before)
     }
 
     /// A read was answered, or a watch told something.
@@ -121,6 +121,11 @@ impl Lease {
         self.reading = None;
         self.is_doubtful = false;
         self.next_read = now + settings.renew_interval;
+    }
+
+    /// A holder reads by renewing: it need not ask before the next renewal had its time.
+    pub(crate) fn was_renewed(&mut self, now: Time, settings: &Settings) {
+        self.next_read = now + settings.renew_interval + settings.request_timeout;
     }
 
     /// A read failed.

@@ -108,7 +108,7 @@ impl Default for Settings {
             renew_interval: Duration::from_secs(1),
             request_timeout: Duration::from_secs(1),
             margin: Duration::from_millis(500),
-            stable_time: Duration::from_secs(60),
+            stable_time: Duration::from_mins(1),
             probe_interval: Duration::from_millis(60),
             retry_interval: Duration::from_millis(20),
             candidate_broadcast: Duration::from_secs(5),
@@ -119,7 +119,7 @@ impl Default for Settings {
             claim_step: Duration::from_millis(100),
             peers_extension: Duration::from_secs(1),
             handover_limit: Duration::from_secs(1),
-            calm: Duration::from_secs(600),
+            calm: Duration::from_mins(10),
         }
     }
 }

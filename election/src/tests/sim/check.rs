@@ -16,6 +16,7 @@ const DEADLINE_NS: u64 = 3_600 * MS;
 const EXPIRY_NS: u64 = 4 * SECOND;
 
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "units stand last in names")]
 pub(crate) struct Worst {
     pub(crate) handover_ns: u64,
     pub(crate) suspicion_ns: u64,

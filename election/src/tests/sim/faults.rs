@@ -91,6 +91,13 @@ impl Fault {
                 }
             }
             Self::Reach { node, reach } => set_reach(world, node, reach),
+            other => other.befall(world),
+        }
+    }
+
+    /// What concerns one machine.
+    fn befall(self, world: &mut World) {
+        match self {
             Self::Freeze(node) => world.nodes[node].is_frozen = world.elector(node).is_some(),
             Self::Thaw(node) => {
                 world.nodes[node].is_frozen = false;
@@ -98,11 +105,7 @@ impl Fault {
             }
             Self::Kill(node) => world.end_agent(node),
             Self::Start(node) => start(world, node),
-            Self::KillEnding(node) => {
-                if world.elector(node).is_some_and(|elector| elector.is_ending) {
-                    world.end_agent(node);
-                }
-            }
+            Self::KillEnding(node) => kill_ending(world, node),
             Self::Shutdown(node) => {
                 world.tell(node, Event::Shutdown);
                 let time_ns = world.now_ns + 2 * SECOND;
@@ -125,7 +128,14 @@ impl Fault {
                 world.nodes[node].is_drained = is_drained;
                 world.tell(node, Event::Drain(is_drained));
             }
+            _ => {}
         }
+    }
+}
+
+fn kill_ending(world: &mut World, node: usize) {
+    if world.elector(node).is_some_and(|elector| elector.is_ending) {
+        world.end_agent(node);
     }
 }
 
@@ -176,7 +186,7 @@ pub(crate) fn plan(world: &mut World, end_ns: u64, is_without_pauses: bool) {
         world.at(stop_ns, Happening::Fault(end));
     }
     if rng.chance(200) {
-        let node = rng.below(world.nodes.len() as u64) as usize;
+        let node = rng.index(world.nodes.len());
         let at_ns = rng.range(5 * SECOND, end_ns - 10 * SECOND);
         let (slow, whole) = (Reach::SlowReply, Reach::Ok);
         let node_ns = [
@@ -238,10 +248,10 @@ fn healed(world: &World) -> Vec<Fault> {
 
 /// A fault and what ends it.
 fn draw(world: &World, rng: &mut Rng, is_without_pauses: bool) -> (Fault, Fault) {
-    let nodes = world.nodes.len() as u64;
-    let node = rng.below(nodes) as usize;
-    let paths = world.segments.len() as u64;
-    let path = rng.chance(400).then(|| rng.below(paths) as usize);
+    let nodes = world.nodes.len();
+    let node = rng.index(nodes);
+    let paths = world.segments.len();
+    let path = rng.chance(400).then(|| rng.index(paths));
     match rng.below(16) {
         0 | 1 => (
             Fault::Port {
@@ -278,7 +288,7 @@ fn draw(world: &World, rng: &mut Rng, is_without_pauses: bool) -> (Fault, Fault)
                 Reach::Refused,
                 Reach::ReadOnly,
             ];
-            let reach = kinds[rng.below(5) as usize];
+            let reach = kinds[rng.index(5)];
             let whole = Reach::Ok;
             (
                 Fault::Reach { node, reach },

@@ -27,6 +27,11 @@ impl Rng {
         start + self.below(end - start)
     }
 
+    /// An index below `end`, which is not 0.
+    pub(crate) fn index(&mut self, end: usize) -> usize {
+        usize::try_from(self.below(end as u64)).unwrap()
+    }
+
     /// True in so many of a thousand cases.
     pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
         self.below(1000) < per_mille

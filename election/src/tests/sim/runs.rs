@@ -28,7 +28,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 fn setup(rng: &mut Rng, flaw: Option<Flaw>) -> Setup {
-    let stable_s = [3, 6][rng.below(2) as usize];
+    let stable_s = [3, 6][rng.index(2)];
     let is_standalone = rng.chance(150);
     let settings = Settings {
         coordination: if is_standalone {
@@ -51,11 +51,11 @@ fn setup(rng: &mut Rng, flaw: Option<Flaw>) -> Setup {
     };
     Setup {
         group: format!("pool-{}", rng.below(16)),
-        nodes: rng.range(2, 6) as usize,
-        paths: rng.range(1, 3) as usize,
+        nodes: 2 + rng.index(4),
+        paths: 1 + rng.index(2),
         settings,
         has_watch: rng.chance(700),
-        server_faults: [0, 0, 10, 50][rng.below(4) as usize],
+        server_faults: [0, 0, 10, 50][rng.index(4)],
         skew: 3000,
         flaw,
     }
@@ -92,7 +92,7 @@ fn print_failure(seed: u64, flaw: Option<Flaw>) -> String {
     let (world, result) = run(seed, flaw, true);
     let trace = world.trace.unwrap_or_default();
     println!("{:?}", world.setup);
-    let lines = number("SLUICE_TRACE").map_or(TRACE_LINES, |lines| lines as usize);
+    let lines = number("SLUICE_TRACE").map_or(TRACE_LINES, |lines| usize::try_from(lines).unwrap());
     for line in &trace[trace.len().saturating_sub(lines)..] {
         println!("{line}");
     }

@@ -151,7 +151,7 @@ impl World {
             now_ns: 0,
             nodes: nodes.collect(),
             segments: (0..setup.paths)
-                .map(|path| Segment::new(setup.nodes, seed.rotate_left(7 + path as u32)))
+                .map(|_| Segment::new(setup.nodes, rng.next()))
                 .collect(),
             server: Server::new(setup.server_faults),
             check: Check::new(setup.nodes),
@@ -180,7 +180,8 @@ impl World {
     pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             let text = line();
-            trace.push(format!("{:>11.6} {text}", self.now_ns as f64 / 1e9));
+            let (s, us) = (self.now_ns / SECOND, self.now_ns % SECOND / 1000);
+            trace.push(format!("{s:>4}.{us:06} {text}"));
         }
     }
 

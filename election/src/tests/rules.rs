@@ -1,0 +1,482 @@
+//! Single rules: news at a time, and what follows when. Times are milliseconds since the elector began.
+
+use std::time::Duration;
+
+use crate::{
+    Action, Candidate, Coordination, Elector, Event, GiveBack, Health, Hindrance, LeaseView,
+    Outcome, Role, Settings, Source, Target, Time, WriteId, ranked,
+};
+
+const GROUP: &str = "pool-0";
+
+fn time(ms: u64) -> Time {
+    Time::from_nanos(1_000_000_000_000 + ms * 1_000_000)
+}
+
+/// Directors by rank: `name(0)` is the best.
+fn name(rank: usize) -> String {
+    ranked(GROUP, ["d0", "d1", "d2"])[rank].to_owned()
+}
+
+fn view(version: u64, holder: Option<&str>) -> LeaseView {
+    LeaseView {
+        version: version.to_string(),
+        holder: holder.map(str::to_owned),
+        renewed: version.to_string(),
+        duration: Duration::from_secs(4),
+    }
+}
+
+fn read(version: u64, holder: &str) -> Event {
+    Event::LeaseRead(view(version, Some(holder)))
+}
+
+fn written(id: u64, version: u64, holder: &str) -> Event {
+    Event::Written {
+        id: WriteId(id),
+        outcome: Outcome::Ok(view(version, Some(holder))),
+    }
+}
+
+fn failed(id: u64, outcome: Outcome) -> Event {
+    Event::Written {
+        id: WriteId(id),
+        outcome,
+    }
+}
+
+fn heard(from: &str) -> Event {
+    Event::Answer {
+        path: 0,
+        from: Source::Peer(from.to_owned()),
+    }
+}
+
+/// Who answers probes, and until when.
+#[derive(Clone, Default)]
+struct Answers {
+    holder: Option<(String, u64)>,
+    witness_until_ms: u64,
+}
+
+struct Play {
+    elector: Elector,
+    answers: Answers,
+    now_ms: u64,
+    done: Vec<String>,
+}
+
+impl Play {
+    /// Of three candidates the one with this rank.
+    fn new(rank: usize, settings: Settings) -> Self {
+        let elector = Elector::new(GROUP, &name(rank), settings, time(0));
+        let mut play = Self {
+            elector,
+            answers: Answers::default(),
+            now_ms: 0,
+            done: Vec::new(),
+        };
+        play.on(0, Event::Candidates(candidates([false; 3])));
+        play.on(0, Event::Paths(1));
+        play.on(0, Event::Health(Health::Whole));
+        play
+    }
+
+    /// A holder by a Lease that it took before 0 ms and renewed at 0 ms; the write was number 1 or 2.
+    fn holder(rank: usize, settings: Settings) -> Self {
+        let mut play = Self::new(
+            rank,
+            Settings {
+                probing: crate::Probing::Off,
+                ..settings.clone()
+            },
+        );
+        play.on(0, Event::LeaseRead(view(1, None)));
+        play.run(100);
+        play.on(100, written(1, 2, &name(rank)));
+        play.elector.settings = settings;
+        play.done.clear();
+        play
+    }
+
+    fn on(&mut self, ms: u64, event: Event) {
+        self.run(ms);
+        self.elector.on(event, time(ms));
+        self.tick();
+    }
+
+    fn run(&mut self, until_ms: u64) {
+        while let Some(next) = self.elector.next_deadline() {
+            let nanos = next.as_nanos().saturating_sub(time(0).as_nanos());
+            let next_ms = nanos.div_ceil(1_000_000);
+            if next_ms > until_ms {
+                break;
+            }
+            self.now_ms = next_ms.max(self.now_ms);
+            self.tick();
+        }
+        self.now_ms = until_ms;
+    }
+
+    fn tick(&mut self) {
+        let now_ms = self.now_ms;
+        for action in self.elector.tick(time(now_ms)) {
+            let line = match action {
+                Action::ReadLease => continue,
+                Action::Probe { path, target } => {
+                    self.answer(path, &target);
+                    continue;
+                }
+                Action::WriteLease {
+                    id,
+                    version,
+                    holder,
+                } => {
+                    let holder = holder.unwrap_or_default();
+                    format!("write {}: {version} -> {holder:?}", id.0)
+                }
+                Action::Arm { until } => {
+                    let ms = until.since(time(0)).as_millis();
+                    format!("arm until {ms}")
+                }
+                Action::Disarm => "disarm".to_owned(),
+                Action::Announce => "announce".to_owned(),
+            };
+            self.done.push(format!("{now_ms}: {line}"));
+        }
+    }
+
+    fn answer(&mut self, path: usize, target: &Target) {
+        let from = match (target, &self.answers.holder) {
+            (Target::Witness, _) if self.now_ms < self.answers.witness_until_ms => Source::Witness,
+            (Target::Peer(asked), Some((holder, until_ms)))
+                if asked == holder && self.now_ms < *until_ms =>
+            {
+                Source::Peer(holder.clone())
+            }
+            (Target::Broadcast, Some((holder, until_ms))) if self.now_ms < *until_ms => {
+                Source::Peer(holder.clone())
+            }
+            _ => return,
+        };
+        let event = Event::Answer { path, from };
+        self.elector.on(event, time(self.now_ms));
+        let actions = self.elector.tick(time(self.now_ms));
+        assert!(
+            actions
+                .iter()
+                .all(|action| matches!(action, Action::ReadLease)),
+            "{actions:?}"
+        );
+    }
+
+    #[track_caller]
+    fn did(&mut self, expected: &[&str]) {
+        assert_eq!(std::mem::take(&mut self.done), expected);
+    }
+}
+
+fn candidates(steady: [bool; 3]) -> Vec<Candidate> {
+    let all = steady.into_iter().enumerate();
+    all.map(|(rank, steady)| Candidate {
+        name: name(rank),
+        steady,
+    })
+    .collect()
+}
+
+fn settings() -> Settings {
+    Settings::default()
+}
+
+#[test]
+fn a_deadline_counts_from_when_the_renewal_was_sent() {
+    let own = name(0);
+    let mut play = Play::holder(0, settings());
+    play.run(1000);
+    play.did(&[&format!("1000: write 2: 2 -> {own:?}")]);
+    play.on(1900, written(2, 3, &own));
+    // Sent at 1000, valid for 4 s less half a second of margin.
+    play.did(&["1900: arm until 4500"]);
+}
+
+#[test]
+fn a_write_without_answer_gives_no_right() {
+    let own = name(0);
+    let mut play = Play::holder(
+        0,
+        Settings {
+            probing: crate::Probing::Off,
+            ..settings()
+        },
+    );
+    play.run(1000);
+    play.on(2000, failed(2, Outcome::TimedOut));
+    play.did(&[&format!("1000: write 2: 2 -> {own:?}")]);
+    // It was written after all: only the next renewal extends the deadline.
+    play.on(2010, read(3, &own));
+    play.did(&[&format!("2010: write 3: 3 -> {own:?}")]);
+    play.on(2020, written(3, 4, &own));
+    play.did(&["2020: arm until 5510"]);
+    // The late answer to the first says nothing.
+    play.on(2030, written(2, 3, &own));
+    play.did(&[]);
+}
+
+#[test]
+fn a_lease_expires_by_the_own_clock_and_ranks_wait() {
+    for (rank, swapped_ms) in [(0, 4500), (1, 4520)] {
+        let mut play = Play::new(
+            rank,
+            Settings {
+                probing: crate::Probing::Off,
+                ..settings()
+            },
+        );
+        play.on(500, read(7, &name(2)));
+        for ms in [1500, 2500, 3500, 4400] {
+            play.on(ms, read(7, &name(2)));
+        }
+        play.run(5000);
+        let own = name(rank);
+        play.did(&[&format!("{swapped_ms}: write 1: 7 -> {own:?}")]);
+        play.on(5010, failed(1, Outcome::Conflict));
+        // Somebody was faster.
+        play.on(5020, read(8, &name(1 - rank)));
+        play.run(6000);
+        play.did(&[]);
+    }
+}
+
+/// A candidate next to a holder with the third rank, which answers until 2000 ms.
+fn beside_a_dying_holder(rank: usize, answers: impl FnOnce(&mut Answers)) -> Play {
+    let mut play = Play::new(rank, settings());
+    play.answers = Answers {
+        holder: Some((name(2), 2000)),
+        witness_until_ms: 60_000,
+    };
+    answers(&mut play.answers);
+    play.on(10, read(7, &name(2)));
+    play.on(1000, read(8, &name(2)));
+    play.on(1900, read(9, &name(2)));
+    play.run(2700);
+    play
+}
+
+#[test]
+fn a_silent_holder_is_suspected_if_others_are_heard() {
+    type Case = (&'static str, usize, fn(&mut Answers), Option<u64>);
+    let cases: [Case; 4] = [
+        ("the best rank swaps at once", 0, |_| {}, Some(300)),
+        ("the next waits for it", 1, |_| {}, Some(320)),
+        (
+            "a dead port of its own",
+            0,
+            |answers| answers.witness_until_ms = 2000,
+            None,
+        ),
+        ("never heard here", 0, |answers| answers.holder = None, None),
+    ];
+    for (case, rank, answers, swaps_ms) in cases {
+        let play = beside_a_dying_holder(rank, answers);
+        let write = play.done.first().cloned();
+        match swaps_ms {
+            None => assert_eq!(write, None, "{case}"),
+            Some(after_ms) => {
+                let write = write.expect(case);
+                let at_ms: u64 = write.split(':').next().unwrap().parse().unwrap();
+                // The first unanswered probe is up to 60 ms after the last answered one.
+                assert!(
+                    (2000 + after_ms..2061 + after_ms).contains(&at_ms),
+                    "{case}: {write}"
+                );
+                assert!(
+                    write.ends_with(&format!("write 1: 9 -> {:?}", name(rank))),
+                    "{case}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn who_finds_another_name_stops_and_is_not_trusted() {
+    let mut play = Play::holder(0, settings());
+    play.on(500, read(3, &name(1)));
+    play.did(&["500: disarm"]);
+    let state = play.elector.state();
+    assert_eq!(state.hindrance, Some(Hindrance::Suspected));
+    assert_eq!(state.holder, Some(name(1)));
+    // Its paths work from now on: trusted after the stable time.
+    play.answers = Answers {
+        holder: Some((name(1), 200_000)),
+        witness_until_ms: 200_000,
+    };
+    for second in 1..60 {
+        play.on(second * 1000, read(second + 3, &name(1)));
+        assert_eq!(
+            play.elector.state().role,
+            Role::Bystander,
+            "after {second} s"
+        );
+    }
+    play.on(61_000, read(70, &name(1)));
+    assert_eq!(play.elector.state().role, Role::Candidate);
+}
+
+#[test]
+fn a_holder_hands_over_and_stops_after_the_successor_renewed() {
+    let to = name(0);
+    let mut play = Play::holder(1, settings());
+    play.on(500, Event::Drain(true));
+    // At most one second more, whatever comes of the write.
+    play.did(&[&format!("500: write 2: 2 -> {to:?}"), "500: arm until 1500"]);
+    play.on(510, written(2, 3, &to));
+    play.did(&[]);
+    play.on(600, read(4, &to));
+    // The successor arms when it has its answer.
+    play.did(&["600: arm until 700"]);
+    play.on(610, heard(&to));
+    play.did(&["610: disarm"]);
+    assert_eq!(play.elector.state().hindrance, Some(Hindrance::Drained));
+}
+
+#[test]
+fn a_successor_renews_before_it_arms() {
+    let own = name(0);
+    let mut play = Play::new(0, settings());
+    play.answers = Answers {
+        holder: Some((name(1), 2000)),
+        witness_until_ms: 60_000,
+    };
+    play.on(10, read(7, &name(1)));
+    play.on(500, read(8, &own));
+    play.did(&[&format!("500: write 1: 8 -> {own:?}")]);
+    play.on(520, written(1, 9, &own));
+    play.did(&["520: arm until 4000", "520: announce"]);
+}
+
+#[test]
+fn a_successor_that_does_not_renew_loses_the_lease_again() {
+    let (own, to) = (name(1), name(0));
+    let mut play = Play::holder(1, settings());
+    play.on(200, Event::Candidates(candidates([true, true, true])));
+    let mut version = 2;
+    // Not before this node has held for the stable time.
+    for second in 1..=60 {
+        play.on(second * 1000 + 30, written(second + 1, version + 1, &own));
+        version += 1;
+    }
+    play.done.clear();
+    play.run(60_200);
+    play.did(&[
+        &format!("60100: write 62: {version} -> {to:?}"),
+        "60100: arm until 61100",
+    ]);
+    play.on(60_110, written(62, version + 1, &to));
+    play.run(60_700);
+    play.did(&[&format!("60700: write 63: {} -> {own:?}", version + 1)]);
+    play.on(60_710, written(63, version + 2, &own));
+    play.did(&["60710: arm until 64200"]);
+}
+
+#[test]
+fn who_shuts_down_alone_releases() {
+    let mut play = Play::holder(0, settings());
+    let alone = vec![candidates([true; 3]).remove(0)];
+    play.on(200, Event::Candidates(alone));
+    play.on(300, Event::Shutdown);
+    play.did(&["300: write 2: 2 -> \"\"", "300: disarm"]);
+    assert!(!play.elector.state().is_finished);
+    play.on(
+        310,
+        Event::Written {
+            id: WriteId(2),
+            outcome: Outcome::Ok(view(3, None)),
+        },
+    );
+    assert!(play.elector.state().is_finished);
+}
+
+#[test]
+fn without_the_api_server_the_deadline_moves_a_second_at_a_time() {
+    let own = name(0);
+    let mut play = Play::holder(0, settings());
+    play.run(1000);
+    play.on(2000, failed(2, Outcome::TimedOut));
+    play.done.clear();
+    for second in 3..6 {
+        play.on(second * 1000, Event::LeaseUnreachable);
+    }
+    // The Lease's own deadline was 3500.
+    let extensions = [
+        "3000: arm until 4000",
+        "3500: arm until 4500",
+        "4000: arm until 5000",
+    ];
+    play.did(
+        &[
+            &extensions[..],
+            &["4500: arm until 5500", "5000: arm until 6000"],
+        ]
+        .concat(),
+    );
+    // The API server is back: the Lease is taken at once.
+    play.on(5100, read(2, &own));
+    play.did(&[&format!("5100: write 3: 2 -> {own:?}")]);
+    play.on(5110, written(3, 3, &own));
+    play.did(&["5110: arm until 8600"]);
+}
+
+#[test]
+fn of_two_without_a_lease_the_worse_yields_at_once() {
+    let standalone = Settings {
+        coordination: Coordination::Peers,
+        give_back: GiveBack::Never,
+        ..settings()
+    };
+    for (rank, rival, yields) in [(1, 0, true), (0, 1, false)] {
+        let mut play = Play::new(rank, standalone.clone());
+        play.answers.witness_until_ms = 60_000;
+        play.run(1000);
+        let claimed = play.done.remove(0);
+        let at_ms = 300 + 100 * rank as u64;
+        assert_eq!(claimed, format!("{at_ms}: arm until {}", at_ms + 1000));
+        play.done.clear();
+        play.on(1050, heard(&name(rival)));
+        let done = std::mem::take(&mut play.done);
+        assert_eq!(
+            done.contains(&"1050: disarm".to_owned()),
+            yields,
+            "{done:?}"
+        );
+        // A worse one that goes on holds by a Lease.
+        for ms in [1250, 1450, 1650, 1850] {
+            play.on(ms, heard(&name(rival)));
+        }
+        assert_eq!(
+            play.done.contains(&"1850: disarm".to_owned()),
+            !yields,
+            "{:?}",
+            play.done
+        );
+    }
+}
+
+#[test]
+fn an_elector_that_stood_does_not_go_on_where_it_was() {
+    let standalone = Settings {
+        coordination: Coordination::Peers,
+        ..settings()
+    };
+    let mut play = Play::new(0, standalone);
+    play.answers.witness_until_ms = 60_000;
+    play.run(1000);
+    play.done.clear();
+    // Three seconds later somebody else may hold: nothing is armed before probes went unanswered.
+    play.now_ms = 4000;
+    play.tick();
+    play.did(&[]);
+    play.run(4500);
+    play.did(&["4300: arm until 5300", "4300: announce"]);
+}
