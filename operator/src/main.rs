@@ -110,6 +110,15 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         timeout_seconds: u64,
     },
+    /// Applies the AddressPools that the chart's value addressPools names.
+    ApplyPools {
+        /// JSON: a list of pools, each with its name beside the fields of its spec.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+        /// How long the API server is given to take them.
+        #[arg(long, default_value_t = 60)]
+        timeout_seconds: u64,
+    },
 }
 
 /// Where health and metrics are, if anywhere.
@@ -187,6 +196,10 @@ async fn execute(arguments: &Arguments) -> Result<()> {
         Some(Command::DetachNodes { timeout_seconds }) => {
             detach(kubeconfig, Duration::from_secs(*timeout_seconds)).await
         }
+        Some(Command::ApplyPools {
+            file,
+            timeout_seconds,
+        }) => apply_pools(kubeconfig, file, Duration::from_secs(*timeout_seconds)).await,
     }
 }
 
@@ -198,6 +211,17 @@ async fn detach(kubeconfig: Option<&Path>, wait: Duration) -> Result<()> {
     } else {
         error!("not detached: {}", silent.join(", "));
     }
+    Ok(())
+}
+
+async fn apply_pools(kubeconfig: Option<&Path>, file: &Path, wait: Duration) -> Result<()> {
+    let text = std::fs::read_to_string(file);
+    let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+    let pools = kube::apply_pools::read(&text);
+    let pools = pools.with_context(|| file.display().to_string())?;
+    let (client, _) = kube::connect(kubeconfig, None).await?;
+    kube::apply_pools::apply_all(client, pools, wait).await?;
+    info!("all address pools are applied");
     Ok(())
 }
 

@@ -9,7 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::kube::chart::{self, RELEASE_NAMESPACE};
-use sluice_tests::kube::{Account, CHANGE_TIMEOUT, audit, condition, departure, finish, rights};
+use sluice_tests::kube::{
+    Account, CHANGE_TIMEOUT, EVERY_ADDRESS, audit, condition, departure, every_address, finish,
+    rights,
+};
 use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec, vip_of_both};
 use sluice_tests::net::manifest;
 use sluice_tests::net::sluice::{Daemons, Sluice, binary};
@@ -166,14 +169,14 @@ fn decide(stage: &mut Rights) -> Result<()> {
         let pool = manifest::pool(server, &members, Some(8080));
         stage.sluice.apply(server, &[pool])?;
     }
-    let pool = json!({
-        "apiVersion": "sluice.dev/v1alpha1",
-        "kind": "AddressPool",
-        "metadata": {"name": "edge"},
-        "spec": {"addresses": ["0.0.0.0/0", "::/0"], "autoAssign": false},
-    });
-    stage.admin()?.apply(&pool.to_string())?;
-    let question = ["get", "addresspool", "edge"];
+    // Once as at an installation, and once as at an upgrade.
+    for expected in ["made", "is as wanted"] {
+        let control = stage.sluice.control_plane()?;
+        let pools = json!([every_address()]);
+        let log = control.apply_pools(&pools, stage.fabric.run().directory())?;
+        ensure!(log.contains(expected), "{log}");
+    }
+    let question = ["get", "addresspool", EVERY_ADDRESS];
     stage.admin()?.until(&question, CHANGE_TIMEOUT, |object| {
         condition(object, "Ready")["status"] == "True"
     })?;

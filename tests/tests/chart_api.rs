@@ -6,9 +6,9 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice_tests::kube::chart::{RELEASE_NAMESPACE, REQUIRED_VALUES, directory};
-use sluice_tests::kube::{Account, ControlPlane, Credentials, Part};
+use sluice_tests::kube::{Account, ControlPlane, Credentials, Part, pools_argument};
 use sluice_tests::net::sluice::binary;
 use sluice_tests::net::{Run, until};
 
@@ -310,16 +310,181 @@ fn uninstalling_asks_the_nodes_first_and_leaves_users_objects() {
     definitions_go_when_they_are_not_kept(admin);
 }
 
+/// Runs helm with values that name pools, beside it `job` with the file of pools that the Job's pod gets, and tells helm that the
+/// pod has succeeded: no node runs it.
+fn install_with_pools(
+    control: &ControlPlane,
+    verb: &'static str,
+    more: &[&str],
+    job: impl FnOnce(&Value),
+) {
+    let admin = control.admin();
+    let account = admin.clone();
+    let more: Vec<String> = more.iter().map(|&argument| argument.to_owned()).collect();
+    let helm = thread::spawn(move || {
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        install(&account, &directory(), verb, &more);
+    });
+    let selector = "--selector=app.kubernetes.io/component=pools";
+    let of_release = ["--namespace", RELEASE_NAMESPACE];
+    let pods = [&["get", "pods", selector][..], &of_release].concat();
+    let is_new = |pod: &Value| pod.is_object() && pod["status"]["phase"] == "Pending";
+    let found = admin.until(&pods, LIMIT, |pods| is_new(&pods["items"][0]));
+    let name = found.unwrap()["items"][0]["metadata"]["name"].clone();
+    let map = [&["get", "configmap", "sluice-pools"][..], &of_release].concat();
+    let map = admin.json(map).unwrap();
+    job(&serde_json::from_str(map["data"]["pools.json"].as_str().unwrap()).unwrap());
+    let done = "--patch={\"status\": {\"phase\": \"Succeeded\"}}";
+    let patch = [
+        "patch",
+        "pod",
+        name.as_str().unwrap(),
+        "--subresource=status",
+        done,
+    ];
+    admin.kubectl([&patch[..], &of_release].concat()).unwrap();
+    helm.join().unwrap();
+    // The account and its rights go with the Job.
+    let left = [
+        "get",
+        "jobs,serviceaccounts,configmaps,clusterroles",
+        "--all-namespaces",
+        selector,
+    ];
+    assert_eq!(admin.json(left).unwrap()["items"], json!([]));
+}
+
+fn address_pool(admin: &Account, name: &str) -> Value {
+    admin.json(["get", "addresspool", name]).unwrap()
+}
+
+/// What the account of the Job can do beside what it is for.
+fn reaches_named_pools_alone(account: &Account) {
+    let pool = |name: &str| {
+        format!(
+            "{{apiVersion: sluice.dev/v1alpha1, kind: AddressPool, metadata: {{name: {name}}}, \
+             spec: {{addresses: ['192.0.2.1']}}}}"
+        )
+    };
+    for (arguments, manifest) in [
+        (APPLY, pool("other")),
+        (CREATE, pool("other")),
+        (&["get", "addresspools"], String::new()),
+        (&["get", "addresspool", "other"], String::new()),
+        (&["delete", "addresspool", "edge"], String::new()),
+        (&["get", "virtualservers"], String::new()),
+    ] {
+        let message = refusal(account, arguments, &manifest);
+        assert!(message.contains("forbidden"), "{arguments:?}: {message}");
+    }
+    let status = pool("edge").replace("spec: {addresses: ['192.0.2.1']}", "status: {}");
+    let message = refusal(account, APPLY_STATUS, &status);
+    assert!(message.contains("forbidden"), "{message}");
+}
+
+/// What the API server refuses is named, and keeps back no other pool.
+fn refused_pools_are_named(control: &ControlPlane, account: &Account, files: &Path) {
+    let good = json!({"name": "core", "addresses": ["198.51.100.7"], "autoAssign": false});
+    for (spec, told) in [
+        (
+            json!({"addresses": ["203.0.113.0/33"]}),
+            "spec.addresses: Invalid value",
+        ),
+        (
+            json!({"addresses": ["::1"], "priority": 1001}),
+            "spec.priority: Invalid value",
+        ),
+        (
+            json!({"addresses": ["::1"], "adresses": []}),
+            ".spec.adresses: field not declared",
+        ),
+    ] {
+        let mut bad = spec;
+        bad["name"] = json!("edge");
+        let pools = json!([bad, good]);
+        let failure = control.apply_pools_as(account, &pools, files).unwrap_err();
+        let log = failure.to_string();
+        let complaint = log.lines().find(|line| line.contains("ERROR")).unwrap();
+        assert!(
+            complaint.contains("edge") && complaint.contains(told),
+            "{log}"
+        );
+        assert!(log.contains("not applied: edge\n"), "{log}");
+        assert!(log.contains("is as wanted pool=\"core\""), "{log}");
+    }
+}
+
 #[test]
-fn every_value_leads_to_objects_that_the_api_server_takes() {
+fn a_job_applies_the_pools_of_the_values() {
     let run = Run::start().unwrap();
-    let control = ControlPlane::api(&run, "control").unwrap();
+    let control = ControlPlane::alone(&run, "control", &Part::API_AND_CONTROLLERS).unwrap();
+    let (admin, files) = (control.admin(), run.directory());
     let directory_of_tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
     let values = format!("--values={directory_of_tests}/chart/everything.yaml");
-    install(
-        control.admin(),
-        &directory(),
-        "install",
-        &["--create-namespace", &values],
+    let more = ["--create-namespace", values.as_str()];
+    install_with_pools(&control, "install", &more, |pools| {
+        let log = control.apply_pools(pools, files).unwrap();
+        assert!(
+            log.contains("made pool=\"edge\"") && log.contains("made pool=\"core\""),
+            "{log}"
+        );
+        let account = control
+            .service_account(RELEASE_NAMESPACE, "sluice-pools")
+            .unwrap();
+        reaches_named_pools_alone(&account);
+        refused_pools_are_named(&control, &account, files);
+    });
+    let edge = address_pool(admin, "edge");
+    let labels = json!({"app.kubernetes.io/managed-by": "sluice-chart"});
+    assert_eq!(edge["metadata"]["labels"], labels);
+    assert_eq!(edge["spec"]["allow"], json!({"namespaces": ["shop"]}));
+    assert_eq!(edge["spec"]["priority"], 1000);
+
+    // Somebody edits a pool of the chart, and takes over another.
+    let edit = "--patch={\"spec\": {\"priority\": 7}}";
+    admin
+        .kubectl(["patch", "addresspool", "edge", "--type=merge", edit])
+        .unwrap();
+    admin
+        .kubectl([
+            "label",
+            "addresspool",
+            "core",
+            "app.kubernetes.io/managed-by-",
+        ])
+        .unwrap();
+    let grown = json!([
+        {"name": "edge", "addresses": ["203.0.113.0/27"], "priority": 9},
+        {"name": "core", "addresses": ["198.51.100.8"]},
+    ]);
+    install_with_pools(&control, "upgrade", &[&pools_argument(&grown)], |pools| {
+        assert_eq!(*pools, grown);
+        let log = control.apply_pools(pools, files).unwrap_err().to_string();
+        let told = "that the chart did not make";
+        assert!(
+            log.contains(told) && log.contains("not applied: core\n"),
+            "{log}"
+        );
+    });
+    let edge = address_pool(admin, "edge");
+    assert_eq!(edge["spec"]["addresses"], json!(["203.0.113.0/27"]));
+    assert_eq!(edge["spec"]["priority"], 9);
+    assert!(
+        edge["spec"]["allow"].is_null(),
+        "the values no longer say so"
     );
+    assert_eq!(
+        address_pool(admin, "core")["spec"]["addresses"],
+        json!(["198.51.100.7"])
+    );
+
+    // Without pools there is no Job to wait for, and what there is stays.
+    install(
+        admin,
+        &directory(),
+        "upgrade",
+        &["--set-json=addressPools=[]"],
+    );
+    helm(admin, &["uninstall", "sluice", "--no-hooks"]).unwrap();
+    assert_eq!(address_pool(admin, "edge")["spec"], edge["spec"]);
 }

@@ -13,6 +13,7 @@
 //! watch tells what to decide from.
 
 mod addresses;
+pub mod apply_pools;
 mod conflict;
 mod departures;
 pub mod detach;

@@ -2,6 +2,7 @@
 
 mod address_pools;
 mod addresses;
+mod apply_pools;
 mod departures;
 mod detach;
 mod server;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::chart::{self, RELEASE_NAMESPACE};
 use super::control::ControlPlane;
+use super::rights::rights;
 
 /// A verb and a resource with its group, such as `patch virtualservers/status.sluice.dev`.
 pub type Permissions = BTreeSet<String>;
@@ -60,7 +61,7 @@ pub fn asked_except(
 
 /// The permissions that the chart's roles grant, by ServiceAccount.
 pub fn allowed() -> Result<ByAccount> {
-    let objects = chart::render(&chart::REQUIRED_VALUES)?;
+    let objects = rights()?;
     let mut allowed = ByAccount::new();
     for binding in &objects {
         let kind = binding["kind"].as_str().unwrap_or_default();

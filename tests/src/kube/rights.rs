@@ -8,6 +8,7 @@ use super::chart::{self, RELEASE_NAMESPACE, REQUIRED_VALUES};
 use super::control::ControlPlane;
 use super::kubeconfig::Credentials;
 use super::operated::CHANGE_TIMEOUT;
+use super::pools::{every_address, pools_argument};
 use crate::net::manifest::documents;
 
 /// Kinds of the chart's objects that [`rights`] returns: accounts and all that grants or limits their rights, and the
@@ -79,9 +80,11 @@ impl ControlPlane {
     }
 }
 
-/// The objects of the chart that [`ControlPlane::install_rights`] applies.
+/// The objects of the chart that [`ControlPlane::install_rights`] applies: where its values name [`every_address`].
 pub fn rights() -> Result<Vec<Value>> {
-    let objects = chart::render(&REQUIRED_VALUES)?.into_iter();
+    let pools = pools_argument(&json!([every_address()]));
+    let values = [&REQUIRED_VALUES[..], &[&pools]].concat();
+    let objects = chart::render(&values)?.into_iter();
     let wanted = objects.filter(|object| KINDS.iter().any(|kind| object["kind"] == *kind));
     Ok(wanted.collect())
 }

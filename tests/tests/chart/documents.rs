@@ -32,7 +32,7 @@ fn about<'a>(help: &'a str, option: &str) -> Option<&'a str> {
 
 #[test]
 fn the_programs_know_what_the_chart_passes() {
-    let objects = minimal(&["--set=agent.interfaces={eth0},log.format=json"]);
+    let objects = with_pools(&["--set=agent.interfaces={eth0},log.format=json"]);
     for (kind, name, program, subcommand) in [
         ("DaemonSet", "sluice-agent", "sluice-agent", Some("run")),
         ("Deployment", "sluice-operator", "sluice-operator", None),
@@ -41,6 +41,12 @@ fn the_programs_know_what_the_chart_passes() {
             "sluice-detach",
             "sluice-operator",
             Some("detach-nodes"),
+        ),
+        (
+            "Job",
+            "sluice-pools",
+            "sluice-operator",
+            Some("apply-pools"),
         ),
     ] {
         let help = help(program, subcommand);
@@ -139,6 +145,7 @@ fn notes_name_the_next_commands() {
     let (_, notes) = output.split_once("\nNOTES:\n").unwrap();
     for command in [
         "kubectl get lbnode\n",
+        "kind: AddressPool\n",
         "kubectl --namespace north rollout status daemonset/edge-sluice-agent\n",
         "kubectl apply -f -",
         "kubectl sluice status --namespace shop\n",

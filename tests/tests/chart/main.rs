@@ -11,6 +11,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use sluice_tests::kube::chart::{REQUIRED_VALUES, directory, helm, object, render};
+use sluice_tests::kube::pools_argument;
 use sluice_tests::net::sluice::binary;
 
 const DEFINITIONS: [&str; 5] = [
@@ -32,6 +33,14 @@ fn with_everything(more: &[&str]) -> Vec<Value> {
 
 fn minimal(more: &[&str]) -> Vec<Value> {
     render(&[&REQUIRED_VALUES, more].concat()).unwrap()
+}
+
+/// The same with an address pool.
+fn with_pools(more: &[&str]) -> Vec<Value> {
+    let pools = pools_argument(
+        &json!([{"name": "edge", "addresses": ["203.0.113.0/28"], "priority": 1000}]),
+    );
+    minimal(&[&[pools.as_str()], more].concat())
 }
 
 fn refusal(arguments: &[&str]) -> String {
@@ -129,6 +138,47 @@ fn a_minimal_release_has_these_objects() {
     }
 }
 
+/// Helm may build none: the API server does not know the kind while it installs the definitions.
+#[test]
+fn address_pools_are_applied_by_a_job_after_the_release() {
+    let more: Vec<Value> = with_pools(&[]).into_iter().collect();
+    let without = minimal(&[]);
+    let hooks: Vec<&Value> = more.iter().filter(|it| !without.contains(it)).collect();
+    let kinds: Vec<&str> = hooks
+        .iter()
+        .filter_map(|hook| hook["kind"].as_str())
+        .collect();
+    let expected = [
+        "ServiceAccount",
+        "ConfigMap",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Job",
+    ];
+    assert_eq!(kinds, expected);
+    for hook in hooks {
+        let metadata = &hook["metadata"];
+        assert_eq!(metadata["name"], "sluice-pools");
+        assert_eq!(
+            metadata["annotations"]["helm.sh/hook"],
+            "post-install,post-upgrade"
+        );
+    }
+    let map = object(&more, "ConfigMap", "sluice-pools").unwrap();
+    let pools: Value = serde_json::from_str(map["data"]["pools.json"].as_str().unwrap()).unwrap();
+    let expected = json!([{"name": "edge", "addresses": ["203.0.113.0/28"], "priority": 1000}]);
+    assert_eq!(pools, expected);
+    let pod = &pods(&more)["Job/sluice-pools"];
+    let mounted = &pod["containers"][0]["volumeMounts"];
+    let expected = json!([{"name": "pools", "mountPath": "/etc/sluice", "readOnly": true}]);
+    assert_eq!(mounted, &expected);
+    let volumes = json!([{"name": "pools", "configMap": {"name": "sluice-pools"}}]);
+    assert_eq!(pod["volumes"], volumes);
+    let twice = json!([{"name": "a", "addresses": ["::1"]}, {"name": "a", "addresses": ["::2"]}]);
+    let message = refusal(&[&REQUIRED_VALUES[..], &[&pools_argument(&twice)]].concat());
+    assert!(message.contains("two pools are named a"), "{message}");
+}
+
 #[test]
 fn parts_can_be_left_out() {
     let objects = minimal(&[
@@ -200,6 +250,11 @@ fn values_that_are_wrong_are_refused_by_name() {
         ("agent.nodeSelector.a=1", "/agent/nodeSelector/a"),
         ("agent.seLinuxOptions.kind=spc_t", "kind"),
         ("crds.keep=perhaps", "/crds/keep"),
+        ("addressPools.name=edge", "/addressPools"),
+        ("addressPools[0].name=edge", "addresses"),
+        ("addressPools[0].addresses[0]=::1", "name"),
+        ("addressPools[0].name=Edge", "/addressPools/0/name"),
+        ("addressPools[0].addresses=::1", "/addressPools/0/addresses"),
         ("rbac.aggregate=true", "/rbac/aggregate"),
         ("detach.timeoutSeconds=0", "/detach/timeoutSeconds"),
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
@@ -289,6 +344,12 @@ fn values_reach_the_command_lines() {
     assert_eq!(
         detach,
         ["detach-nodes", "--timeout-seconds=7", "--log-json"]
+    );
+    let pools = arguments(&objects, "Job", "sluice-pools");
+    let file = "--file=/etc/sluice/pools.json";
+    assert_eq!(
+        pools,
+        ["apply-pools", file, "--timeout-seconds=60", "--log-json"]
     );
     for (name, pod) in &pods {
         let container = &pod["containers"][0];
