@@ -15,6 +15,10 @@ const TENANTS: [&str; 2] = ["shop", "bank"];
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
+    suite.check(
+        "without a pool an address is refused, with one it is served",
+        without_pools,
+    );
     suite.check("the lowest free address is given", lowest);
     suite.check("addresses outlive the operator and the object", kept);
     suite.check("what rests goes to nobody else", rests);
@@ -27,7 +31,7 @@ fn main() -> ExitCode {
     suite.check("an exhausted pool says so, and grows", exhausted);
     suite.check("what a pool loses stays where it is", lost);
     suite.main(|| {
-        let mut stage = Operated::start()?;
+        let mut stage = Operated::without_address_pools()?;
         for reason in ["AddressNotAllowed", "AddressConflict", "NoFreeAddress"] {
             stage.expect_complaint(&format!("reason=\"{reason}\""));
         }
@@ -100,6 +104,50 @@ fn await_pool(admin: &Account, name: &str, kind: &str, status: &str) -> Result<S
     })?;
     let message = condition(&object, kind)["message"].as_str();
     Ok(message.unwrap_or_default().to_owned())
+}
+
+/// An operator that starts over has read the pools before it judges.
+fn without_pools(stage: &mut Operated) -> Result<()> {
+    let admin = stage.admin().clone();
+    let named = json!([{"ip": "192.0.2.200"}]);
+    admin.apply(&server("shop", "named", &named).to_string())?;
+    let addresses = await_reason(&admin, "shop", "named", "AddressNotAllowed")?;
+    ensure!(addresses.is_empty(), "it got {addresses}");
+    let question = ["get", "virtualserver", "named", "--namespace", "shop"];
+    let refused = admin.json(question)?;
+    let told = condition(&refused, "Ready")["message"].as_str();
+    let told = told.context("no message")?;
+    ensure!(
+        told.contains("there is no AddressPool") && told.contains("addressPools"),
+        "{told}"
+    );
+    let spec = json!({"addresses": ["192.0.2.200"]});
+    admin.apply(&address_pool("first", &spec))?;
+    expect(&admin, "shop", "named", "192.0.2.200")?;
+    let before = admin.json(question)?["status"]["decision"].clone();
+    stage.stop_operator("one")?;
+    stage.start_operator("one")?;
+    // Whatever the operator makes of it, it has done so once it has decided a later object.
+    let mut later = server("shop", "later", &named);
+    later["spec"]["ports"][0]["port"] = json!(81);
+    admin.apply(&later.to_string())?;
+    expect(&admin, "shop", "later", "192.0.2.200")?;
+    ensure!(
+        admin.json(question)?["status"]["decision"] == before,
+        "it changed"
+    );
+    admin.kubectl(["delete", "virtualserver", "later", "--namespace", "shop"])?;
+
+    // Without the pool what is served stays, and its owner is told.
+    admin.kubectl(["delete", "addresspool", "first"])?;
+    let kept = admin.until(&question, CHANGE_TIMEOUT, |object| {
+        condition(object, "AddressAdvice")["status"] == "True"
+    })?;
+    let decision = &kept["status"]["decision"];
+    ensure!(decision["addresses"] == json!(["192.0.2.200"]), "{kept:#}");
+    ensure!(condition(&kept, "Ready")["status"] == "True", "{kept:#}");
+    admin.kubectl(["delete", "virtualserver", "named", "--namespace", "shop"])?;
+    Ok(())
 }
 
 fn lowest(stage: &mut Operated) -> Result<()> {

@@ -316,6 +316,8 @@ fn lost(stage: &mut Faults) -> Result<()> {
     stage
         .sluice
         .apply_text("nodes", &manifest::documents(&[node]))?;
+    let control = stage.sluice.control_plane()?;
+    control.admin().allow_every_address()?;
     for server in SERVERS {
         let members = [(server, stage.fabric.address(server)?, 1)];
         let pool = manifest::pool(server, &members, Some(8080));

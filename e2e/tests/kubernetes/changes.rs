@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use sluice_e2e::stage::{CHANGE_TIMEOUT, SHOP, SYSTEM, Sluice, WEB};
 use sluice_e2e::traffic::Traffic;
 use sluice_tests::kube::Part;
@@ -85,12 +85,18 @@ pub(crate) fn restarts(sluice: &mut Sluice) -> Result<()> {
     scale(sluice, 3)
 }
 
+/// The pool of the quick start, with an address more.
+const GROWN: &str = r#"addressPools=[{"name": "edge", "addresses": ["203.0.113.0/24", "2001:db8:cafe::/64", "198.51.100.7"]}]"#;
+
 /// A new release of the chart that replaces operator and agents.
 pub(crate) fn upgrade(sluice: &mut Sluice) -> Result<()> {
     let traffic = Traffic::start_with_kept(sluice.cluster.client(), WEB)?;
-    sluice.helm("upgrade", &["--set", "log.level=info\\,sluice_agent=debug"])?;
+    let level = ["--set", "log.level=info\\,sluice_agent=debug"];
+    sluice.helm("upgrade", &[&level[..], &["--set-json", GROWN]].concat())?;
     traffic.sample()?;
     let made = traffic.finish()?;
     println!("{made} new connections, none failed");
+    let pool = sluice.kubectl("get addresspool edge -o jsonpath={.spec.addresses[2]}")?;
+    ensure!(pool == "198.51.100.7", "the pool has not grown: {pool}");
     sluice.await_ready("web")
 }

@@ -24,8 +24,8 @@ use super::memory::{Decided, Memory};
 use super::slices::name_prefix;
 use super::watch::ServiceCidrs;
 use crate::core::{
-    Addresses, Cluster, Dirty, Ledger, Links, Liveness, Node, Object, Outcome, Timers, World,
-    reconcile_parts,
+    Addresses, Cluster, Dirty, Ledger, Links, Liveness, Node, Object, Outcome, Timers,
+    WithoutPools, World, reconcile_parts,
 };
 use crate::managed::Managed;
 use crate::settings::Settings;
@@ -95,6 +95,7 @@ impl Index {
         Self {
             namespace: namespace.to_owned(),
             dirty: Dirty::All,
+            ledger: Ledger::new(WithoutPools::NoAddress),
             ..Self::default()
         }
     }
@@ -415,7 +416,9 @@ impl Index {
                 let new = object.filter(|object| object.status.is_none());
                 let pools = new.into_iter().flat_map(|object| &object.spec.pools);
                 let mut pools = pools.map(|pool| key.sibling(&pool.name));
-                pools.any(|pool| !self.pools.objects.contains_key(&pool))
+                let has_address_pool = !self.address_pools.objects.is_empty();
+                new.is_some() && !has_address_pool
+                    || pools.any(|pool| !self.pools.objects.contains_key(&pool))
             }
             Kind::RolloutPolicy => {
                 let object = self.policies.objects.get(key);

@@ -107,8 +107,16 @@ fn delete<W: Watched<Index = Index>>(index: &mut Index, key: ObjectKey, stamp: S
     take::<W>(index, Event::Delete(key, stamp));
 }
 
-/// An index that has read everything, with these two objects.
+/// An index that has read everything, with these two objects, and any address for everybody.
 fn index(virtual_server: VirtualServer, pool: RealServerPool) -> Index {
+    let mut index = index_without_address_pools(virtual_server, pool);
+    let spec =
+        json!({"addresses": ["0.0.0.0/0", "::/0"], "autoAssign": false, "sharing": "Cluster"});
+    apply::<AddressPools>(&mut index, address_pools::address_pool("every", 1, &spec));
+    index
+}
+
+fn index_without_address_pools(virtual_server: VirtualServer, pool: RealServerPool) -> Index {
     let mut index = Index::new("sluice-system");
     let web = item("web", "u", 1, Ok(virtual_server));
     list::<VirtualServers>(&mut index, vec![web]);

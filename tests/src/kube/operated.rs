@@ -48,10 +48,10 @@ pub struct Operated {
 }
 
 impl Operated {
-    /// Starts etcd and API server and defines Sluice's kinds; there is no operator yet.
+    /// Starts etcd and API server, defines Sluice's kinds, and lets everybody have every address; there is no operator yet.
     pub fn start() -> Result<Self> {
-        let started = Self::bare()?;
-        started.admin().define_kinds()?;
+        let started = Self::without_address_pools()?;
+        started.admin().allow_every_address()?;
         Ok(started)
     }
 
@@ -59,12 +59,15 @@ impl Operated {
     pub fn audited() -> Result<Self> {
         let started = Self::over(ControlPlane::audited)?;
         started.admin().define_kinds()?;
+        started.admin().allow_every_address()?;
         Ok(started)
     }
 
-    /// The same without the definitions.
-    pub fn bare() -> Result<Self> {
-        Self::over(ControlPlane::api)
+    /// The same as [`Self::start`], and nobody has an address.
+    pub fn without_address_pools() -> Result<Self> {
+        let started = Self::over(ControlPlane::api)?;
+        started.admin().define_kinds()?;
+        Ok(started)
     }
 
     fn over(control: fn(&Run, &str) -> Result<ControlPlane>) -> Result<Self> {

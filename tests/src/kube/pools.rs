@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
+use sluice_api::API_VERSION;
 
 use super::account::Account;
 use super::chart::RELEASE_NAMESPACE;
@@ -28,6 +29,22 @@ pub fn every_address() -> Value {
 /// The argument by which helm takes these pools.
 pub fn pools_argument(pools: &Value) -> String {
     format!("--set-json=addressPools={pools}")
+}
+
+impl Account {
+    /// Makes [`every_address`], on an API server that knows Sluice's kinds: without a pool no virtual server gets an address.
+    pub fn allow_every_address(&self) -> Result<()> {
+        let mut spec = every_address();
+        let name = spec["name"].take();
+        if let Some(fields) = spec.as_object_mut() {
+            fields.remove("name");
+        }
+        let pool = json!({
+            "apiVersion": API_VERSION, "kind": "AddressPool", "metadata": {"name": name}, "spec": spec,
+        });
+        self.apply(&pool.to_string())?;
+        Ok(())
+    }
 }
 
 impl ControlPlane {

@@ -59,6 +59,16 @@ pub trait Usable {
     fn may_stay(&self, address: IpAddr) -> bool;
 }
 
+/// What virtual servers may name while there is no pool at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WithoutPools {
+    /// Any address: whoever writes the directory of standalone mode owns the hosts.
+    #[default]
+    AnyAddress,
+    /// None: in a cluster those who own a namespace get what its administrator allows.
+    NoAddress,
+}
+
 /// Who has an address.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Entry {
@@ -72,6 +82,7 @@ struct Entry {
 /// Which virtual server has which addresses, and what the pools have.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Ledger {
+    without_pools: WithoutPools,
     pools: Pools,
     entries: BTreeMap<IpAddr, Entry>,
     /// The addresses that rest, by when they have rested.
@@ -87,6 +98,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// A ledger without pools, addresses and virtual servers.
+    pub fn new(without_pools: WithoutPools) -> Self {
+        Self {
+            without_pools,
+            ..Self::default()
+        }
+    }
+
     /// What a virtual server has, once it was asked for.
     pub fn assignment(&self, key: &ObjectKey) -> Option<&Assignment> {
         self.assignments.get(key)
@@ -288,9 +307,9 @@ impl Ledger {
         })
     }
 
-    /// Whether pools decide on addresses: while there are none, everybody may have any.
+    /// Whether pools decide on addresses.
     fn judges(&self) -> bool {
-        !self.pools.is_empty()
+        self.without_pools == WithoutPools::NoAddress || !self.pools.is_empty()
     }
 
     /// Those of a virtual server's addresses that no pool would give it now.

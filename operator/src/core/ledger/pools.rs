@@ -189,6 +189,11 @@ impl Pools {
     /// Whether a pool lets a namespace have an address, and if none does, why.
     pub(super) fn allows(&self, address: IpAddr, namespace: &str) -> Result<&str, String> {
         let Some(name) = self.of(address) else {
+            if self.is_empty() {
+                return Err(format!(
+                    "there is no AddressPool: have one created that has {address}, or named in the chart's value addressPools"
+                ));
+            }
             return Err(format!(
                 "no AddressPool has {address}: ask for one by family, or have it added to a pool that allows namespace \
                  {namespace}"

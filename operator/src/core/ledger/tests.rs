@@ -223,6 +223,31 @@ fn from(pool: &str) -> Value {
 }
 
 #[test]
+fn without_a_pool_a_cluster_gives_nothing_and_a_directory_anything() {
+    let named = json!([{"ip": "203.0.113.1"}]);
+    let mut world = World::new();
+    world.apply("shop/a", &named);
+    assert_eq!(world.has("shop/a"), "203.0.113.1");
+    world.ledger = Ledger::new(WithoutPools::NoAddress);
+    world.apply("shop/b", &named);
+    assert_eq!(world.has("shop/b"), "AddressNotAllowed");
+    let why = world.why("shop/b");
+    assert!(
+        why.contains("there is no AddressPool") && why.contains("value addressPools"),
+        "{why}"
+    );
+    // Its decision is from before.
+    world.apply("shop/a", &named);
+    assert_eq!(world.has("shop/a"), "203.0.113.1");
+    let assignment = world.ledger.assignment(&key("shop/a")).expect("asked");
+    assert_eq!(assignment.kept(), [ip("203.0.113.1")]);
+    world.pool("edge", &json!({"addresses": ["203.0.113.1"]}));
+    assert_eq!(world.has("shop/b"), "203.0.113.1");
+    let assignment = world.ledger.assignment(&key("shop/a")).expect("asked");
+    assert!(assignment.kept().is_empty());
+}
+
+#[test]
 fn addresses_are_given_in_order_and_kept() {
     let mut world = World::new();
     world.pool(

@@ -5,7 +5,7 @@ use sluice_api::AddressPool;
 use super::*;
 use crate::core::{REST_MS, SHARDS};
 
-fn address_pool(name: &str, version: u64, spec: &Value) -> Item<AddressPool> {
+pub(super) fn address_pool(name: &str, version: u64, spec: &Value) -> Item<AddressPool> {
     Item {
         key: ObjectKey::new("", name),
         ..item(name, "u", version, Ok(object("AddressPool", name, spec)))
@@ -37,7 +37,7 @@ fn stalled(index: &Index) -> String {
 
 #[test]
 fn a_namespace_gets_addresses_once_its_labels_say_so() {
-    let mut index = index(by_family(), pool(&fixed()));
+    let mut index = index_without_address_pools(by_family(), pool(&fixed()));
     decide(&mut index, 10);
     assert!(stalled(&index).contains("no AddressPool assigns IPv4 addresses to namespace shop"));
     let spec = json!({
@@ -61,10 +61,39 @@ fn a_namespace_gets_addresses_once_its_labels_say_so() {
     assert_eq!(addresses(&index), ["203.0.113.1"], "it stays");
 }
 
+/// A virtual server of a time without pools keeps its address. What comes new gets none before there is a pool.
+#[test]
+fn without_a_pool_nobody_gets_an_address() {
+    let mut index = index(virtual_server("v1"), pool(&fixed()));
+    decide(&mut index, 10);
+    assert_eq!(addresses(&index), ["203.0.113.10"]);
+    delete::<AddressPools>(&mut index, ObjectKey::new("", "every"), stamp("u", 11));
+    let mut named = virtual_server("v1");
+    named.spec.addresses =
+        serde_json::from_value(json!([{"ip": "203.0.113.20"}])).expect("addresses");
+    apply::<VirtualServers>(&mut index, item("other", "u2", 12, Ok(named)));
+    assert!(index.lacks_referents(), "a pool may be on its way");
+    decide(&mut index, 13);
+    assert_eq!(addresses(&index), ["203.0.113.10"], "it stays");
+    let has = |index: &Index| {
+        index
+            .ledger
+            .assignment(&key("other"))
+            .expect("it asked")
+            .addresses()
+            .to_vec()
+    };
+    assert!(has(&index).is_empty());
+    let spec = json!({"addresses": ["203.0.113.20"]});
+    apply::<AddressPools>(&mut index, address_pool("edge", 14, &spec));
+    decide(&mut index, 15);
+    assert_eq!(has(&index).len(), 1);
+}
+
 #[test]
 fn an_operator_that_starts_anew_knows_who_has_which_address() {
     let edge = || address_pool("edge", 2, &json!({"addresses": ["203.0.113.0/28"]}));
-    let mut first = index(by_family(), pool(&fixed()));
+    let mut first = index_without_address_pools(by_family(), pool(&fixed()));
     apply::<AddressPools>(&mut first, edge());
     decide(&mut first, 10);
     assert_eq!(addresses(&first), ["203.0.113.1"]);
@@ -75,7 +104,7 @@ fn an_operator_that_starts_anew_knows_who_has_which_address() {
     let texts: Vec<(u8, String)> = (0..SHARDS)
         .map(|shard| (shard, first.ledger.text(Some(shard))))
         .collect();
-    let mut second = index(by_family(), pool(&fixed()));
+    let mut second = index_without_address_pools(by_family(), pool(&fixed()));
     delete::<VirtualServers>(&mut second, key("web"), stamp("u", 20));
     apply::<AddressPools>(&mut second, edge());
     second.ledger_read(texts);
@@ -94,7 +123,7 @@ fn an_operator_that_starts_anew_knows_who_has_which_address() {
 
 #[test]
 fn what_was_let_go_is_given_to_whoever_waits() {
-    let mut index = index(by_family(), pool(&fixed()));
+    let mut index = index_without_address_pools(by_family(), pool(&fixed()));
     let spec = json!({"addresses": ["203.0.113.1"]});
     apply::<AddressPools>(&mut index, address_pool("edge", 2, &spec));
     decide(&mut index, 10);
