@@ -1,4 +1,4 @@
-//! `AddressPool`: which addresses virtual servers may have.
+//! `AddressPool`: which addresses virtual servers may have, and who announces them.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::address_range::AddressRange;
 use crate::condition::Condition;
 use crate::limits::{
-    MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_POOL_NAMESPACES, MAX_POOL_PRIORITY, MAX_POOL_RANGES,
-    MAX_RANGE_LENGTH,
+    DEFAULT_POOL_GROUPS, MAX_ANNOUNCING_NODES, MAX_CONDITIONS, MAX_INTERFACE_NAME_LENGTH,
+    MAX_INTERFACES, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, MAX_POOL_GROUPS, MAX_POOL_NAMESPACES,
+    MAX_POOL_PRIORITY, MAX_POOL_RANGES, MAX_RANGE_LENGTH,
 };
 use crate::rules;
 use crate::selector::LabelSelector;
@@ -68,6 +69,9 @@ pub struct AddressPoolSpec {
     /// Which virtual servers may have one address together, each with ports of its own.
     #[serde(default)]
     pub sharing: AddressSharing,
+    /// How the network learns which director has an address. Absent: `l2` on every uplink of every director.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announce: Option<Announce>,
 }
 
 /// Namespaces that may use a pool: those that are named, and those that are selected.
@@ -96,6 +100,57 @@ pub enum AddressSharing {
     Cluster,
 }
 
+/// How the network learns which director has an address: exactly one way.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::one_announcement()))]
+pub struct Announce {
+    /// One director of each VIP group answers ARP (RFC 826) and neighbour discovery (RFC 4861) for the addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub l2: Option<L2Announcement>,
+    /// Nobody announces the addresses: the network routes them to the directors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub none: Option<NoAnnouncement>,
+}
+
+/// Announcement by ARP and neighbour discovery.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct L2Announcement {
+    /// The uplinks on which the addresses are announced. Absent: every one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_INTERFACES))]
+    #[schemars(inner(length(min = 1, max = MAX_INTERFACE_NAME_LENGTH), regex(pattern = rules::INTERFACE)))]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub interfaces: Vec<String>,
+    /// The nodes that may announce the addresses, by the labels of their Nodes; in standalone mode by those of their
+    /// LoadBalancerNodes. Absent: every director.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// VIP groups that the pool's addresses are divided into. All addresses of a group are announced by one node.
+    #[serde(default = "default_groups")]
+    #[schemars(range(min = 1, max = MAX_POOL_GROUPS))]
+    pub groups: u8,
+}
+
+/// No settings: the network routes the addresses.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NoAnnouncement {}
+
+impl Default for L2Announcement {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            node_selector: None,
+            groups: DEFAULT_POOL_GROUPS,
+        }
+    }
+}
+
+const fn default_groups() -> u8 {
+    DEFAULT_POOL_GROUPS
+}
+
 /// The state of an address pool. How much of it is in use is a metric of the operator.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
@@ -108,6 +163,38 @@ pub struct AddressPoolStatus {
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// The decision by which agents announce the pool's addresses. Absent: the pool is refused, or was not looked at yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<AddressPoolDecision>,
+}
+
+/// What the operator resolved of a pool. Agents need nothing else of it.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressPoolDecision {
+    /// The generation of the spec that this was resolved from.
+    pub generation: i64,
+    /// The announcement by ARP and neighbour discovery. Absent: nobody announces the addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub l2: Option<DecidedL2>,
+}
+
+/// The announcement of a pool's addresses by ARP and neighbour discovery, as decided.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct DecidedL2 {
+    /// The uplinks on which the addresses are announced. Empty: every one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_INTERFACES), inner(length(max = MAX_INTERFACE_NAME_LENGTH)))]
+    pub interfaces: Vec<String>,
+    /// The nodes that may announce the addresses, in order. Absent: every director.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_ANNOUNCING_NODES), inner(length(max = MAX_NAME_LENGTH)))]
+    pub nodes: Option<Vec<String>>,
+    /// The pool's VIP groups are those with the numbers below this. More than the spec says while addresses of other groups are
+    /// in use.
+    #[schemars(range(min = 1, max = MAX_POOL_GROUPS))]
+    pub groups: u8,
 }
 
 const fn yes() -> bool {
@@ -115,6 +202,14 @@ const fn yes() -> bool {
 }
 
 impl AddressPoolSpec {
+    /// The announcement by ARP and neighbour discovery; `None`: nobody announces the addresses.
+    pub fn l2(&self) -> Option<L2Announcement> {
+        match &self.announce {
+            None => Some(L2Announcement::default()),
+            Some(announce) => announce.l2.clone(),
+        }
+    }
+
     /// The addresses. Texts that are no range are left out: validate first.
     pub fn ranges(&self) -> impl Iterator<Item = AddressRange> + '_ {
         let texts = self.addresses.iter();

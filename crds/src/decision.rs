@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::forwarding::{ForwardingMode, PoolSelection, Protocol};
 use crate::limits::{
-    MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, MAX_POOLS, MAX_PORTS,
-    MAX_REVISION, MAX_STATIC_SERVERS,
+    MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_GROUP_NAME_LENGTH, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
+    MAX_POOLS, MAX_PORTS, MAX_REVISION, MAX_STATIC_SERVERS,
 };
 use crate::selector::LabelSelector;
 use crate::target_port::TargetPort;
@@ -50,6 +50,22 @@ pub struct DecidedVirtualServer {
     /// The pools in the order of the spec.
     #[schemars(length(max = MAX_POOLS))]
     pub pools: Vec<DecidedPool>,
+    /// The VIP group of each address that is announced. An address without one is nobody's to announce.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_ADDRESSES))]
+    pub groups: Vec<AddressGroup>,
+}
+
+/// The VIP group of an address.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressGroup {
+    /// One of the virtual server's addresses.
+    #[schemars(with = "String", length(max = MAX_ADDRESS_LENGTH))]
+    pub address: IpAddr,
+    /// Name of the group: that of its address pool, a dash and a number; see [`crate::vip_group`].
+    #[schemars(length(max = MAX_GROUP_NAME_LENGTH))]
+    pub group: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

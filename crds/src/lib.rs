@@ -27,6 +27,7 @@ mod forwarding;
 pub mod generate;
 mod limits;
 mod load_balancer_node;
+mod mac;
 mod object;
 mod peers;
 mod real_server_pool;
@@ -39,30 +40,37 @@ mod validate;
 mod virtual_server;
 
 pub use address::parse_ip;
-pub use address_pool::{AddressPool, AddressPoolSpec, AddressPoolStatus, AddressSharing, Allowed};
+pub use address_pool::{
+    AddressPool, AddressPoolDecision, AddressPoolSpec, AddressPoolStatus, AddressSharing, Allowed,
+    Announce, DecidedL2, L2Announcement, NoAnnouncement,
+};
 pub use address_range::{AddressRange, next as next_address};
 pub use condition::{
     Condition, ConditionType, RECONCILING, Reason, STALLED, Time, find_condition, set_condition,
 };
 pub use decision::{
-    DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
+    AddressGroup, DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
     DecidedTargetPort, DecidedVirtualServer, Decision, EndpointSource, PoolDecision, VipPort,
 };
 pub use forwarding::{ForwardingMode, IpFamily, PoolSelection, Protocol};
 pub use k8s_openapi::jiff;
 pub use limits::*;
 pub use load_balancer_node::{
-    AttachMode, Capabilities, CapacityEntry, ExceptionKind, InterfaceStatus, LoadBalancerNode,
-    LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeException, NodeRole, XdpMode,
+    AttachMode, Authority, Capabilities, CapacityEntry, ExceptionKind, GroupRole, GroupStatus,
+    InterfaceStatus, LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeException,
+    NodeRole, XdpMode,
 };
+pub use mac::{MacAddress, NoMacAddress};
 pub use object::{
-    AGENT_MANAGER, CLI_MANAGER, DETACH_ANNOTATION, Kind, LEDGER_CONFIG_MAP, LEDGER_KEY, NODE_LABEL,
-    OPERATOR_MANAGER, ObjectKey, POOL_LABEL, ROLLOUT_COMMAND_ANNOTATION, SERVICE_LABEL,
-    SLICE_MANAGER, SLICE_MANAGER_LABEL, SPEC_HASH_ANNOTATION, node_label, node_lease, pool_label,
+    AGENT_MANAGER, CLI_MANAGER, DETACH_ANNOTATION, GROUP_LABEL, GROUP_LEASE_SECONDS, Kind,
+    LEDGER_CONFIG_MAP, LEDGER_KEY, NODE_LABEL, OPERATOR_MANAGER, ObjectKey, POOL_LABEL,
+    ROLLOUT_COMMAND_ANNOTATION, SERVICE_LABEL, SLICE_MANAGER, SLICE_MANAGER_LABEL,
+    SPEC_HASH_ANNOTATION, group_label, group_lease, node_label, node_lease, parse_vip_group,
+    pool_label, vip_group,
 };
 pub use peers::{
-    MAX_PEERS_BYTES, PEERS_CONFIG_MAP, PEERS_KEY, Peer, Peers, is_usable_for_pods, read_peers,
-    write_peers,
+    MAX_PEERS_BYTES, PEERS_CONFIG_MAP, PEERS_KEY, Peer, PeerInterface, Peers, is_usable_for_pods,
+    read_peers, write_peers,
 };
 pub use real_server_pool::{
     RealServerPool, RealServerPoolSpec, RealServerPoolStatus, Servers, StaticServer,

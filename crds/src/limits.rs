@@ -10,6 +10,20 @@ pub const MAX_RANGE_LENGTH: usize = 2 * MAX_ADDRESS_LENGTH + 1;
 pub const MAX_POOL_NAMESPACES: usize = 256;
 /// Largest priority of an address pool.
 pub const MAX_POOL_PRIORITY: u32 = 1_000;
+/// VIP groups of an address pool.
+pub const MAX_POOL_GROUPS: u8 = 16;
+/// VIP groups of an address pool that says nothing about them.
+pub const DEFAULT_POOL_GROUPS: u8 = 4;
+/// Nodes that a pool's decision names as those that may announce its addresses.
+pub const MAX_ANNOUNCING_NODES: usize = 1_000;
+/// VIP groups that a node takes part in.
+pub const MAX_NODE_GROUPS: usize = 1_024;
+/// Characters of the name of an address pool: names of its VIP groups are made of it.
+pub const MAX_ADDRESS_POOL_NAME_LENGTH: usize = 63;
+/// Characters of a VIP group's name: the pool's, a dash and two digits.
+pub const MAX_GROUP_NAME_LENGTH: usize = MAX_ADDRESS_POOL_NAME_LENGTH + 3;
+/// Characters of a MAC address as text.
+pub const MAX_MAC_LENGTH: usize = 17;
 /// Ports of a virtual server, and target ports of a pool or server.
 pub const MAX_PORTS: usize = 32;
 /// Pools of a virtual server.

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, ConditionType, Time, find_condition};
 use crate::limits::{
-    MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES,
-    MAX_LABEL_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_REVISION,
+    MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_GROUP_NAME_LENGTH,
+    MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_LABEL_LENGTH, MAX_MAC_LENGTH,
+    MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_NODE_GROUPS, MAX_REVISION,
     MAX_UNLISTED_EXCEPTIONS,
 };
+use crate::mac::MacAddress;
 use crate::object::{Kind, ObjectKey};
 use crate::rules;
 
@@ -67,6 +69,14 @@ pub struct LoadBalancerNodeSpec {
     /// How XDP programs are attached.
     #[serde(default)]
     pub xdp_mode: XdpMode,
+    /// Whether the node is to hold no VIP group, for work on it. It hands over those that it holds, and goes on forwarding.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drain: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// A node's role in forwarding.
@@ -137,6 +147,11 @@ pub struct LoadBalancerNodeStatus {
     #[schemars(length(max = MAX_INTERFACES))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub interfaces: Vec<InterfaceStatus>,
+    /// The VIP groups that the node takes part in. An entry changes only when the node's role in the group does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_NODE_GROUPS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub groups: Vec<GroupStatus>,
     /// The node's kernel and those of its features that the agent uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
@@ -226,6 +241,49 @@ pub struct InterfaceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_MESSAGE_LENGTH))]
     pub reason: Option<String>,
+    /// Its MAC address. Absent if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", length(max = MAX_MAC_LENGTH))]
+    pub mac_address: Option<MacAddress>,
+    /// Whether its path was whole for the stable time without a pause.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub steady: bool,
+}
+
+/// A VIP group that a node takes part in.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupStatus {
+    /// Name of the group.
+    #[schemars(length(max = MAX_GROUP_NAME_LENGTH))]
+    pub name: String,
+    /// The node's role in it.
+    pub role: GroupRole,
+    /// By what a holder holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Authority>,
+}
+
+/// A node's role in a VIP group.
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug,
+)]
+pub enum GroupRole {
+    /// It announces the group's addresses.
+    Holder,
+    /// It may take the group over.
+    Candidate,
+}
+
+/// By what a node holds a VIP group.
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug,
+)]
+pub enum Authority {
+    /// By the group's Lease.
+    Lease,
+    /// Since no other node answers for the group's addresses.
+    Peers,
 }
 
 /// How a program is attached.

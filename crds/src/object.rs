@@ -4,7 +4,7 @@ use std::fmt;
 
 use kube::Resource;
 
-use crate::limits::MAX_LABEL_LENGTH;
+use crate::limits::{MAX_ADDRESS_POOL_NAME_LENGTH, MAX_LABEL_LENGTH, MAX_NAME_LENGTH};
 
 /// Annotation of a rollout policy: `<verb>/<run>/<step>`.
 pub const ROLLOUT_COMMAND_ANNOTATION: &str = "sluice.dev/rollout-command";
@@ -23,6 +23,10 @@ pub const SLICE_MANAGER: &str = "operator.sluice.dev";
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Label of the Leases that agents renew; see [`node_label`].
 pub const NODE_LABEL: &str = "sluice.dev/node";
+/// Label of the Leases of VIP groups; see [`group_label`].
+pub const GROUP_LABEL: &str = "sluice.dev/vip-group";
+/// How long the holder of a VIP group may hold it after a renewal, as the group's Lease says.
+pub const GROUP_LEASE_SECONDS: i32 = 4;
 /// The ConfigMaps in which the operator keeps who has which addresses, in its own namespace, are called by this and a number
 /// of two digits.
 pub const LEDGER_CONFIG_MAP: &str = "sluice-addresses";
@@ -59,6 +63,29 @@ fn label_value(name: &str) -> String {
 /// The name of the Lease by which a node's agent says that it lives, in Sluice's own namespace.
 pub fn node_lease(node: &str) -> String {
     format!("sluice-node-{node}")
+}
+
+/// The name of an address pool's VIP group.
+pub fn vip_group(pool: &str, number: u8) -> String {
+    format!("{pool}-{number}")
+}
+
+/// Pool and number of the VIP group of this name.
+pub fn parse_vip_group(group: &str) -> Option<(&str, u8)> {
+    let (pool, number) = group.rsplit_once('-')?;
+    let is_written_so = |parsed: &u8| parsed.to_string() == number;
+    let number = number.parse().ok().filter(is_written_so)?;
+    (!pool.is_empty()).then_some((pool, number))
+}
+
+/// The name of a VIP group's Lease, in Sluice's own namespace. Whoever it names as its holder announces the group.
+pub fn group_lease(group: &str) -> String {
+    format!("sluice-vip-{group}")
+}
+
+/// The value of [`GROUP_LABEL`] for a VIP group, made as [`pool_label`] is. The Lease's name has the whole name of the group.
+pub fn group_label(group: &str) -> String {
+    label_value(group)
 }
 
 /// The kinds of the API.
@@ -100,6 +127,14 @@ impl Kind {
     /// The kind with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The most characters of the name of such an object.
+    pub const fn max_name_length(self) -> usize {
+        match self {
+            Self::AddressPool => MAX_ADDRESS_POOL_NAME_LENGTH,
+            _ => MAX_NAME_LENGTH,
+        }
     }
 
     /// Whether objects of this kind live in a namespace.

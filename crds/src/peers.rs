@@ -8,20 +8,24 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::limits::{MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_NODE_POD_CIDRS};
+use crate::limits::{
+    MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES,
+    MAX_NODE_POD_CIDRS,
+};
+use crate::mac::MacAddress;
 
 /// Name of the ConfigMap, in Sluice's own namespace.
 pub const PEERS_CONFIG_MAP: &str = "sluice-peers";
 /// The key under which the list stands there: JSON, an object of directors by node name.
 pub const PEERS_KEY: &str = "peers.json";
 /// The longest list in bytes: the API server takes 1 MiB of a ConfigMap, its metadata included. A director with a name of 20
-/// characters, and an address and a range of pods of each family, takes about 140.
+/// characters, an address and a range of pods of each family, and an interface, takes about 230.
 pub const MAX_PEERS_BYTES: usize = 900_000;
 
 /// Directors by node name.
 pub type Peers = BTreeMap<String, Peer>;
 
-/// The addresses from which a director sends packets on its own behalf.
+/// The addresses from which a director sends packets on its own behalf, and whether it may hold VIP groups.
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Peer {
@@ -30,6 +34,23 @@ pub struct Peer {
     /// Those of its pods, which have its Ethernet address.
     #[serde(default)]
     pub pod_cidrs: BTreeSet<IpNet>,
+    /// Its uplinks by name, as far as their MAC addresses are known: whoever answers for a VIP is known by it.
+    #[serde(default)]
+    pub interfaces: BTreeMap<String, PeerInterface>,
+    /// Whether it may hold VIP groups: it reports, its programs are attached, and nobody wants it to hold none.
+    #[serde(default)]
+    pub candidate: bool,
+}
+
+/// An uplink of a director.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerInterface {
+    /// Its MAC address.
+    pub mac: MacAddress,
+    /// Whether its path was whole for the stable time without a pause.
+    #[serde(default)]
+    pub steady: bool,
 }
 
 /// Writes the list. Nodes for which there is no room are left out, the last by name; the second value says how many.
@@ -44,7 +65,15 @@ pub fn write_peers(peers: &Peers) -> (String, usize) {
             "" => pods,
             _ => format!(",\"podCidrs\":[{pods}]"),
         };
-        let entry = format!("{separator}\"{node}\":{{\"addresses\":[{addresses}]{pods}}}");
+        let interfaces = interfaces_text(&peer.interfaces);
+        let candidate = if peer.candidate {
+            ",\"candidate\":true"
+        } else {
+            ""
+        };
+        let entry = format!(
+            "{separator}\"{node}\":{{\"addresses\":[{addresses}]{pods}{interfaces}{candidate}}}"
+        );
         if text.len() + entry.len() + 1 > MAX_PEERS_BYTES {
             break;
         }
@@ -53,6 +82,20 @@ pub fn write_peers(peers: &Peers) -> (String, usize) {
     }
     text.push('}');
     (text, peers.len() - written)
+}
+
+fn interfaces_text(interfaces: &BTreeMap<String, PeerInterface>) -> String {
+    if interfaces.is_empty() {
+        return String::new();
+    }
+    let entries = interfaces.iter().map(|(name, interface)| {
+        let PeerInterface { mac, steady } = interface;
+        // A name may have a quote in it.
+        let name = serde_json::Value::from(name.as_str());
+        format!("{name}:{{\"mac\":\"{mac}\",\"steady\":{steady}}}")
+    });
+    let entries: Vec<String> = entries.collect();
+    format!(",\"interfaces\":{{{}}}", entries.join(","))
 }
 
 fn listed(items: impl Iterator<Item = impl Display>) -> String {
@@ -74,6 +117,7 @@ pub fn read_peers(text: &str) -> Result<Peers, String> {
         for (what, count, most) in [
             ("addresses", peer.addresses.len(), MAX_NODE_ADDRESSES),
             ("podCidrs", peer.pod_cidrs.len(), MAX_NODE_POD_CIDRS),
+            ("interfaces", peer.interfaces.len(), MAX_INTERFACES),
         ] {
             if count > most {
                 return Err(format!("{node} has {count} {what}, more than {most}"));
@@ -82,6 +126,10 @@ pub fn read_peers(text: &str) -> Result<Peers, String> {
         let mut addresses = peer.addresses.iter();
         if let Some(address) = addresses.find(|address| !is_usable(**address)) {
             return Err(format!("{address} of {node} is no address of a node"));
+        }
+        let mut names = peer.interfaces.keys();
+        if let Some(name) = names.find(|name| !is_interface_name(name)) {
+            return Err(format!("{name:?} of {node} is no name of an interface"));
         }
         let mut cidrs = peer.pod_cidrs.iter();
         if let Some(cidr) = cidrs.find(|cidr| !is_usable_for_pods(**cidr)) {
@@ -94,6 +142,10 @@ pub fn read_peers(text: &str) -> Result<Peers, String> {
 /// Whether a node's pods may have their addresses from this range, and it is written as its first address.
 pub fn is_usable_for_pods(cidr: IpNet) -> bool {
     is_usable(cidr.network()) && cidr == cidr.trunc()
+}
+
+fn is_interface_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_INTERFACE_NAME_LENGTH
 }
 
 /// Whether this may be a node's own address that others see.
@@ -114,6 +166,7 @@ mod tests {
             let peer = Peer {
                 addresses: addresses.into(),
                 pod_cidrs: cidrs.into(),
+                ..Peer::default()
             };
             (format!("director-{number:06}"), peer)
         };
@@ -135,9 +188,27 @@ mod tests {
             addresses: ["192.0.2.7".parse().expect("an address")].into(),
             ..Peer::default()
         };
-        let peers = Peers::from([("d1".to_owned(), alone)]);
+        let peers = Peers::from([("d1".to_owned(), alone.clone())]);
         let (text, _) = write_peers(&peers);
         assert_eq!(text, r#"{"d1":{"addresses":["192.0.2.7"]}}"#);
+        assert_eq!(read_peers(&text), Ok(peers));
+        let interface = |last, steady| PeerInterface {
+            mac: MacAddress([2, 0, 0, 0, 0, last]),
+            steady,
+        };
+        let interfaces = [("eth0", interface(1, true)), ("e\"1", interface(10, false))];
+        let interfaces = interfaces.map(|(name, interface)| (name.to_owned(), interface));
+        let candidate = Peer {
+            interfaces: interfaces.into(),
+            candidate: true,
+            ..alone
+        };
+        let peers = Peers::from([("d1".to_owned(), candidate)]);
+        let (text, _) = write_peers(&peers);
+        assert_eq!(
+            text,
+            r#"{"d1":{"addresses":["192.0.2.7"],"interfaces":{"e\"1":{"mac":"02:00:00:00:00:0a","steady":false},"eth0":{"mac":"02:00:00:00:00:01","steady":true}},"candidate":true}}"#
+        );
         assert_eq!(read_peers(&text), Ok(peers));
     }
 
@@ -153,6 +224,10 @@ mod tests {
 
     fn with_pods(cidrs: &str) -> String {
         format!(r#"{{"d1": {{"addresses": [], "podCidrs": ["{cidrs}"]}}}}"#)
+    }
+
+    fn with_interface(name: &str, mac: &str) -> String {
+        format!(r#"{{"d1": {{"addresses": [], "interfaces": {{"{name}": {{"mac": "{mac}"}}}}}}}}"#)
     }
 
     #[test]
@@ -175,6 +250,11 @@ mod tests {
             (&with_pods("10.244.0.0/33"), "invalid IP address"),
             (&with_pods("10.244.0.7/24"), "10.244.0.7/24 of d1"),
             (&with_pods("0.0.0.0/0"), "0.0.0.0/0 of d1"),
+            (&with_interface("eth0", "02:00:00:00:01"), "must be a MAC"),
+            (
+                &with_interface("an-interface-of-16", "02:00:00:00:00:01"),
+                "no name of an interface",
+            ),
             (&" ".repeat(MAX_PEERS_BYTES + 1), "more than 900000"),
         ] {
             let error = read_peers(text).expect_err("refused");

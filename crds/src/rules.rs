@@ -29,6 +29,7 @@ pub(crate) const VALUES_FIT_OPERATOR: &str =
 pub(crate) const ONE_REQUEST: &str = "give either ip, or family with or without addressPoolName";
 pub(crate) const SOME_NAMESPACE: &str =
     "would allow no namespace: give namespaces or namespaceSelector, or remove allow to allow all";
+pub(crate) const ONE_ANNOUNCEMENT: &str = "give exactly one of l2 and none";
 pub(crate) const ADDRESS_RANGES: &str = "must be an address, a block such as 203.0.113.0/28 or 2001:db8::/64, or a range such as 203.0.113.10-203.0.113.20";
 
 /// One rule.
@@ -56,6 +57,10 @@ pub(crate) fn some_namespace() -> Value {
         "has(self.namespaceSelector) || (has(self.namespaces) && self.namespaces.size() > 0)",
         SOME_NAMESPACE,
     )
+}
+
+pub(crate) fn one_announcement() -> Value {
+    rule("has(self.l2) != has(self.none)", ONE_ANNOUNCEMENT)
 }
 
 pub(crate) fn address_ranges() -> Value {

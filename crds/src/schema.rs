@@ -6,11 +6,12 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, ValidationRule,
 };
 use kube::CustomResourceExt;
 use serde_json::Value;
 
+use crate::limits::MAX_NAME_LENGTH;
 use crate::object::Kind;
 use crate::rules;
 use crate::{AddressPool, LoadBalancerNode, RealServerPool, RolloutPolicy, VirtualServer};
@@ -63,9 +64,23 @@ pub fn definition(kind: Kind) -> CustomResourceDefinition {
         let schema = version.schema.as_mut();
         if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             drop_unknown_formats(schema);
+            limit_name(kind, schema);
         }
     }
     definition
+}
+
+/// Has names of this kind be no longer than they may be, where that is less than Kubernetes allows.
+fn limit_name(kind: Kind, schema: &mut JSONSchemaProps) {
+    let max = kind.max_name_length();
+    if max < MAX_NAME_LENGTH {
+        let rule = ValidationRule {
+            rule: format!("self.metadata.name.size() <= {max}"),
+            message: Some(format!("metadata.name may have at most {max} characters")),
+            ..ValidationRule::default()
+        };
+        schema.x_kubernetes_validations = Some(vec![rule]);
+    }
 }
 
 /// Takes out the formats of unsigned numbers. API servers do not know them, check nothing by them, and warn whoever

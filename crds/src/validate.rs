@@ -107,6 +107,15 @@ impl Validate for AddressPoolSpec {
                 errors.push(FieldError::new(path, message));
             }
         }
+        if let Some(announce) = &self.announce {
+            if announce.l2.is_some() == announce.none.is_some() {
+                errors.push(FieldError::new("spec.announce", rules::ONE_ANNOUNCEMENT));
+            }
+            let path = "spec.announce.l2.nodeSelector";
+            let l2 = announce.l2.iter();
+            let selector = l2.filter_map(|l2| l2.node_selector.as_ref());
+            errors.extend(selector.flat_map(|it| self::selector(path, it)));
+        }
         let Some(allow) = &self.allow else {
             return errors;
         };

@@ -158,7 +158,7 @@ pub struct WeightedPool {
 }
 
 impl DecidedVirtualServer {
-    /// The content that a spec asks for, with its own weights and these addresses.
+    /// The content that a spec asks for, with its own weights and these addresses, of which none is announced.
     pub fn of_spec(spec: &VirtualServerSpec, addresses: Vec<IpAddr>) -> Self {
         let port = |port: &VirtualServerPort| DecidedPort {
             name: port.name.clone(),
@@ -176,6 +176,7 @@ impl DecidedVirtualServer {
             mode: spec.forwarding.mode,
             pool_selection: spec.pool_selection,
             pools: spec.pools.iter().map(pool).collect(),
+            groups: Vec::new(),
         }
     }
 }

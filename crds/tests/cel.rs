@@ -9,10 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 use sluice_api::schema::object_schema;
 use sluice_api::{
-    AddressPoolSpec, AddressSharing, Allowed, CanaryStep, CanaryStrategy, Forwarding,
-    ForwardingMode, IpFamily, Kind, LabelSelector, PoolSelection, Protocol, RealServerPoolSpec,
-    RolloutPolicySpec, RolloutStrategy, Servers, StaticServer, Validate, VirtualServerAddress,
-    VirtualServerPort, VirtualServerSpec, WeightedPool,
+    AddressPoolSpec, AddressSharing, Allowed, Announce, CanaryStep, CanaryStrategy, Forwarding,
+    ForwardingMode, IpFamily, Kind, L2Announcement, LabelSelector, NoAnnouncement, PoolSelection,
+    Protocol, RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy, Servers, StaticServer,
+    Validate, VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool,
 };
 
 fn spec_schema(kind: Kind) -> &'static Value {
@@ -215,10 +215,15 @@ proptest! {
     fn address_pools(
         addresses in prop::collection::vec(any_range(), 1..4),
         allow in prop::option::of((prop::option::of(Just(LabelSelector::default())), any::<bool>())),
+        announce in prop::option::of((prop::option::of(prop::option::of(Just(LabelSelector::default()))), any::<bool>())),
     ) {
         let allow = allow.map(|(namespace_selector, is_named)| Allowed {
             namespaces: is_named.then(|| "shop".to_owned()).into_iter().collect(),
             namespace_selector,
+        });
+        let announce = announce.map(|(l2, is_none)| Announce {
+            l2: l2.map(|node_selector| L2Announcement { node_selector, ..L2Announcement::default() }),
+            none: is_none.then(NoAnnouncement::default),
         });
         let spec = AddressPoolSpec {
             addresses,
@@ -226,6 +231,7 @@ proptest! {
             priority: 0,
             auto_assign: true,
             sharing: AddressSharing::Namespace,
+            announce,
         };
         let (cel, own) = both(Kind::AddressPool, &spec);
         prop_assert_eq!(cel, own);

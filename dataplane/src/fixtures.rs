@@ -37,5 +37,6 @@ pub(crate) fn virtual_server() -> DecidedVirtualServer {
             weight: 1,
             spec_weight: 1,
         }],
+        groups: Vec::new(),
     }
 }

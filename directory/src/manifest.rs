@@ -283,10 +283,10 @@ impl Document {
                 None
             }
         };
-        if !is_subdomain(&name) || name.len() > MAX_NAME_BYTES {
-            let message = format!(
-                "must be lower-case letters, digits, - and ., at most {MAX_NAME_BYTES} characters"
-            );
+        let max = MAX_NAME_BYTES.min(kind.max_name_length());
+        if !is_subdomain(&name) || name.len() > max {
+            let message =
+                format!("must be lower-case letters, digits, - and ., at most {max} characters");
             errors.push(self.error("metadata.name", message));
         }
         if let Some(namespace) = &namespace

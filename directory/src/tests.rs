@@ -62,6 +62,7 @@ fn status(revision: u64, name: &str) -> VirtualServerStatus {
                     weight: 1,
                     spec_weight: 1,
                 }],
+                groups: Vec::new(),
             },
         }),
         ..VirtualServerStatus::default()

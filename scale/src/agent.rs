@@ -117,6 +117,7 @@ impl Agent {
             role: NodeRole::Director,
             interfaces: vec!["eth0".to_owned()],
             xdp_mode: XdpMode::Auto,
+            drain: false,
         };
         let node = Event::Node(Box::new(LoadBalancerNode::new("node", spec)));
         let decided = Event::Decided(changes(self.virtual_servers));
@@ -305,6 +306,7 @@ fn virtual_server(number: u32) -> DecidedVirtualServer {
             weight: 1,
             spec_weight: 1,
         }],
+        groups: Vec::new(),
     }
 }
 

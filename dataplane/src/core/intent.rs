@@ -79,6 +79,7 @@ impl Intent {
         changed.then(|| Peer {
             addresses: peers().flat_map(|peer| &peer.addresses).copied().collect(),
             pod_cidrs: peers().flat_map(|peer| &peer.pod_cidrs).copied().collect(),
+            ..Peer::default()
         })
     }
 }

@@ -179,6 +179,7 @@ impl Node {
                         weight: 1,
                         spec_weight: 1,
                     }],
+                    groups: Vec::new(),
                 },
             }),
             ..VirtualServerStatus::default()

@@ -56,5 +56,6 @@ pub fn address_pool_status(
     AddressPoolStatus {
         observed_generation: generation,
         conditions: conditions.list,
+        decision: last.decision,
     }
 }

@@ -44,6 +44,7 @@ fn directors(index: &Index) -> Peers {
         let peer = Peer {
             addresses: addresses.iter().copied().collect(),
             pod_cidrs: cidrs.take(MAX_NODE_POD_CIDRS).collect(),
+            ..Peer::default()
         };
         is_director.then(|| (key.name.clone(), peer))
     });

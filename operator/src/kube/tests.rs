@@ -401,6 +401,7 @@ fn a_detached_node_is_neither_waited_for_nor_missed() {
             role: sluice_api::NodeRole::Director,
             interfaces: vec!["eth0".to_owned()],
             xdp_mode: sluice_api::XdpMode::Auto,
+            drain: false,
         },
     );
     node.status = Some(sluice_api::LoadBalancerNodeStatus::default());

@@ -94,6 +94,7 @@ pub fn virtual_server(
             .iter()
             .map(|&(name, weight)| share(name, weight))
             .collect(),
+        groups: Vec::new(),
     }
 }
 

@@ -182,6 +182,7 @@ impl Node {
         Peer {
             addresses: self.addresses.clone(),
             pod_cidrs: self.pod_cidrs.clone(),
+            ..Peer::default()
         }
     }
 

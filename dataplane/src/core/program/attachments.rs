@@ -321,6 +321,8 @@ impl Attachments {
             name: name.to_owned(),
             attach_mode,
             reason,
+            mac_address: None,
+            steady: false,
         };
         let before = self.uplinks.insert(name.to_owned(), status.clone());
         if attach_mode == AttachMode::None && before.as_ref() != Some(&status) {

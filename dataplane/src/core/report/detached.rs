@@ -104,6 +104,8 @@ mod tests {
                 name: "eth0".to_owned(),
                 attach_mode: AttachMode::Native,
                 reason: None,
+                mac_address: None,
+                steady: false,
             }],
             ..LoadBalancerNodeStatus::default()
         };

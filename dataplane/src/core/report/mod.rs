@@ -210,6 +210,7 @@ impl Report {
             unlisted_exceptions: unlisted(exceptions),
             heartbeat_time: self.status.heartbeat_time.clone(),
             interfaces: rooms.program.attachments.uplinks().cloned().collect(),
+            groups: Vec::new(),
             capabilities: Some(self.capabilities(rooms)),
             capacity: self.capacity.iter().map(entry).collect(),
         };

@@ -346,6 +346,7 @@ fn node(generation: i64, xdp_mode: XdpMode) -> Event {
         role: NodeRole::Director,
         interfaces: vec![UPLINK.to_owned()],
         xdp_mode,
+        drain: false,
     };
     let mut node = LoadBalancerNode::new("d1", spec);
     node.metadata.generation = Some(generation);

@@ -60,6 +60,7 @@ fn what_pods_of_directors_send_is_told_from_what_directors_balanced() {
     let peer = |own: &str, pods: &str| Peer {
         addresses: [ip(own)].into(),
         pod_cidrs: [pods.parse().unwrap()].into(),
+        ..Peer::default()
     };
     let peers = [
         ("d2".to_owned(), peer(SERVER, "10.244.2.0/24")),

@@ -55,6 +55,7 @@ async fn create(server: &Kube) -> Result<(), Error> {
             role: new.role,
             interfaces,
             xdp_mode: new.xdp_mode,
+            drain: false,
         },
         status: None,
     };
