@@ -19,7 +19,8 @@ pub(super) struct Decided {
     pub(super) awaited: BTreeMap<ObjectKey, Lacking>,
 }
 
-/// Each virtual server's content: its newest spec if admitted, else its last decision unless that was `withdrawn`.
+/// Each virtual server's content: its newest spec if admitted, else its last decision unless that was `withdrawn`,
+/// with the VIP groups of its addresses.
 pub(super) fn served(
     world: &World,
     admitted: &Admitted,
@@ -28,11 +29,15 @@ pub(super) fn served(
     admitted
         .iter()
         .filter_map(|(key, result)| {
-            let content = match result {
+            let mut content = match result {
                 Ok(wanted) => wanted.clone(),
                 Err(_) if withdrawn.contains(key) => return None,
                 Err(_) => world.decision(key)?.content.clone(),
             };
+            // Whatever becomes of the spec, the pools say who announces the addresses.
+            if let Some(assignment) = world.assigned.get(key) {
+                content.groups = assignment.groups(&content.addresses);
+            }
             Some((key.clone(), content))
         })
         .collect()

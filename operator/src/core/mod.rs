@@ -35,7 +35,9 @@ mod world;
 
 pub use address_pools::address_pool_status;
 pub use addresses::{Addresses, Holder, HolderKind, RefusedServers};
-pub use ledger::{Assignment, BadText, Ledger, PoolState, REST_MS, SHARDS, Usable, WithoutPools};
+pub use ledger::{
+    Assignment, BadText, Ledger, Named, PoolState, REST_MS, SHARDS, Usable, WithoutPools,
+};
 pub use links::{Links, Object};
 pub use nodes::Liveness;
 pub use parts::{Dirty, reconcile_parts};

@@ -47,6 +47,9 @@ impl Index {
             self.departures
                 .node_changed(&key.name, before.is_some(), now.is_some());
             let (old, new) = (before.as_ref(), now.as_ref());
+            if old.map(|facts| &facts.labels) != new.map(|facts| &facts.labels) {
+                self.selectable_nodes_changed();
+            }
             let blocks = [old, new].map(|facts| facts.map_or(NONE, |facts| &facts.own));
             self.hold(HolderKind::Node, key, blocks);
             let blocks = [old, new].map(|facts| facts.map_or(NONE, |facts| &facts.pods));

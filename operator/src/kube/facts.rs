@@ -111,13 +111,15 @@ impl ServiceFacts {
     }
 }
 
-/// The addresses of a Node.
+/// The addresses and labels of a Node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct NodeFacts {
     /// Its own, as its kubelet says.
     pub(super) own: BTreeSet<IpNet>,
     /// Those that its pods get.
     pub(super) pods: BTreeSet<IpNet>,
+    /// Its labels, by which address pools choose who announces their addresses.
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 impl NodeFacts {
@@ -129,6 +131,7 @@ impl NodeFacts {
         Self {
             own: singles(own.into_iter().map(|address| address.address)),
             pods: blocks(pods.into_iter().chain(spec.pod_cidr)),
+            labels: node.metadata.labels.unwrap_or_default(),
         }
     }
 }

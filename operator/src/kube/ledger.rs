@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use sluice_api::{AddressPool, AddressPoolStatus, Kind, ObjectKey, Time};
+use sluice_api::{
+    AddressPool, AddressPoolStatus, Kind, LabelSelector, LoadBalancerNode, ObjectKey, Time,
+};
 use sluice_kube::store::Change;
 use tracing::warn;
 
 use super::index::Index;
 use super::memory::Decided as _;
-use crate::core::{Assignment, Dirty, Taken, address_pool_status};
+use crate::core::{Assignment, Dirty, Named, Taken, address_pool_status};
 
 impl Index {
     pub(super) fn address_pools_changed(&mut self, changes: &[Change<AddressPool>]) {
@@ -102,8 +104,7 @@ impl Index {
             let object = servers.get(key);
             let there = object.and_then(|object| object.current());
             let decisions = there.into_iter().chain(wrote.decision(key));
-            let decided = decisions.flat_map(|decision| decision.content.addresses.iter().copied());
-            (object, decided.collect())
+            (object, Named::by(decisions))
         };
         for key in self.ledger.ask_all(keys, object, &taken) {
             self.changed((Kind::VirtualServer, key));
@@ -133,13 +134,42 @@ impl Index {
         object.map_or_else(Vec::new, |object| object.spec.certain_addresses())
     }
 
+    /// The nodes with a LoadBalancerNode whose Nodes a selector means.
+    fn directors(&self, selector: &LabelSelector) -> BTreeSet<String> {
+        let names = self.nodes.objects.keys();
+        let names = names.filter(|key| {
+            let node = self.kube_nodes.objects.get(key);
+            node.is_some_and(|node| selector.matches(&node.labels))
+        });
+        names.map(|key| key.name.clone()).collect()
+    }
+
+    /// Nodes that came, went or have other labels may be those that a pool's selector means.
+    pub(super) fn selectable_nodes_changed(&mut self) {
+        let mut pools = self.address_pools.objects.values();
+        self.are_pools_stale |= pools.any(|pool| {
+            let l2 = pool.spec.l2();
+            l2.is_some_and(|l2| l2.node_selector.is_some())
+        });
+    }
+
+    /// Nodes that came or went.
+    pub(super) fn nodes_changed(&mut self, changes: &[Change<LoadBalancerNode>]) {
+        let is_there = |key| self.nodes.objects.contains_key(key);
+        let mut changes = changes.iter();
+        if changes.any(|change| change.before.is_some() != is_there(&change.key)) {
+            self.selectable_nodes_changed();
+        }
+    }
+
     /// The statuses of address pools that are to be written.
     pub(super) fn address_pool_news(&self, now: &Time) -> Vec<(ObjectKey, AddressPoolStatus)> {
         let pools = self.ledger.pool_states();
         let news = pools.filter_map(|(name, state)| {
             let key = ObjectKey::new("", name);
             let object = self.address_pools.objects.get(&key)?;
-            let status = address_pool_status(object, &state, now);
+            let selected = |selector: &LabelSelector| self.directors(selector);
+            let status = address_pool_status(object, &state, selected, now);
             (object.status.as_ref() != Some(&status)).then_some((key, status))
         });
         news.collect()

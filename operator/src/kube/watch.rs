@@ -155,8 +155,10 @@ impl Watched for Nodes {
     fn store(index: &mut Index) -> &mut Store<LoadBalancerNode> {
         &mut index.nodes
     }
-    /// Nodes are looked at with their Leases.
-    fn changed(_: &mut Index, _: Vec<Change<LoadBalancerNode>>) {}
+    /// Their reports are looked at with their Leases.
+    fn changed(index: &mut Index, changes: Vec<Change<LoadBalancerNode>>) {
+        index.nodes_changed(&changes);
+    }
 }
 
 /// The Leases by which nodes say that they live. They are looked at when time has passed, not when one is renewed.
@@ -250,7 +252,7 @@ impl Watched for Slices {
     }
 }
 
-/// Nodes: their addresses, and those of their pods.
+/// Nodes: their addresses, those of their pods, and their labels.
 pub(super) struct KubeNodes;
 
 impl Watched for KubeNodes {

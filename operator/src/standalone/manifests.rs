@@ -11,6 +11,8 @@ use sluice_directory::{
 };
 use tracing::{info, warn};
 
+use super::nodes::Labels;
+
 /// The objects of all manifests.
 #[derive(Default)]
 pub(super) struct Inputs {
@@ -18,8 +20,8 @@ pub(super) struct Inputs {
     pub(super) pools: BTreeMap<ObjectKey, RealServerPool>,
     pub(super) policies: BTreeMap<ObjectKey, RolloutPolicy>,
     pub(super) address_pools: BTreeMap<ObjectKey, AddressPool>,
-    /// Names of nodes.
-    pub(super) nodes: Vec<String>,
+    /// The labels of nodes.
+    pub(super) nodes: BTreeMap<String, Labels>,
 }
 
 #[derive(Debug)]
@@ -156,7 +158,10 @@ impl Inputs {
             Object::RolloutPolicy(object) => {
                 self.policies.insert(key, object);
             }
-            Object::LoadBalancerNode(_) => self.nodes.push(key.name),
+            Object::LoadBalancerNode(object) => {
+                let labels = object.metadata.labels.unwrap_or_default();
+                self.nodes.insert(key.name, labels);
+            }
             Object::AddressPool(object) => {
                 self.address_pools.insert(key, object);
             }

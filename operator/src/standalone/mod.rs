@@ -12,7 +12,7 @@ mod store;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{
-    AddressPool, Kind, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer,
+    AddressPool, Kind, LabelSelector, ObjectKey, RealServerPool, RolloutPolicy, Time, VirtualServer,
 };
 use sluice_directory::{
     Directory, DirectoryError, Failures, Inventory, Lock, Mirror, render_status,
@@ -269,7 +269,8 @@ impl Standalone {
             let Some(pool) = pools.objects.get(&key) else {
                 continue;
             };
-            let status = address_pool_status(pool, &state, now);
+            let selected = |selector: &LabelSelector| self.nodes.selected(selector);
+            let status = address_pool_status(pool, &state, selected, now);
             if pool.status.as_ref() != Some(&status) {
                 let written = pools.write(directory, mirror, &key, status);
                 changed |= failures.note(written).is_some();

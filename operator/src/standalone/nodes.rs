@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{Kind, LoadBalancerNodeStatus, NODE_SILENT_SECONDS, ObjectKey};
+use sluice_api::{Kind, LabelSelector, LoadBalancerNodeStatus, NODE_SILENT_SECONDS, ObjectKey};
 use sluice_directory::{Directory, DirectoryError, StatusFile};
 use tracing::{info, warn};
 
@@ -11,11 +11,15 @@ use crate::core::{Liveness, Node, Trust};
 /// Time between two looks counts up to this: while the directory was lost no agent could say that it lives.
 const LONGEST_GAP_MS: u64 = 5_000;
 
+/// Labels of a LoadBalancerNode.
+pub(super) type Labels = BTreeMap<String, String>;
+
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     /// By name.
     pub(super) known: BTreeMap<String, Node>,
-    wanted: BTreeSet<String>,
+    /// The labels of those that manifests ask for.
+    wanted: BTreeMap<String, Labels>,
     liveness: Liveness,
     /// Runs while reports are looked at.
     heard_ms: u64,
@@ -36,9 +40,16 @@ impl Nodes {
         std::mem::take(&mut self.departed)
     }
 
-    /// Names of the nodes that manifests ask for.
-    pub(super) fn want(&mut self, names: Vec<String>) {
-        self.wanted = names.into_iter().collect();
+    /// The nodes that manifests ask for, with their labels.
+    pub(super) fn want(&mut self, nodes: BTreeMap<String, Labels>) {
+        self.wanted = nodes;
+    }
+
+    /// The nodes that manifests ask for, and a selector means.
+    pub(super) fn selected(&self, selector: &LabelSelector) -> BTreeSet<String> {
+        let nodes = self.wanted.iter();
+        let nodes = nodes.filter(|(_, labels)| selector.matches(labels));
+        nodes.map(|(name, _)| name.clone()).collect()
     }
 
     /// Reads all reports. Returns whether anything but heartbeats changed. `given` is the highest revision that is known, and
@@ -52,7 +63,7 @@ impl Nodes {
     ) -> Result<bool, DirectoryError> {
         let reported = directory.list_status(Kind::LoadBalancerNode)?;
         let mut names: BTreeSet<String> = reported.into_iter().map(|key| key.name).collect();
-        names.extend(self.wanted.iter().cloned());
+        names.extend(self.wanted.keys().cloned());
         let gap_ms = monotonic_ms.saturating_sub(self.looked_ms);
         self.looked_ms = monotonic_ms;
         self.heard_ms += gap_ms.min(LONGEST_GAP_MS);
@@ -75,7 +86,7 @@ impl Nodes {
                     "acknowledges a revision that was never given, and is not believed"
                 );
             }
-            let wanted = self.wanted.contains(name);
+            let wanted = self.wanted.contains_key(name);
             let node = Node {
                 status,
                 live,

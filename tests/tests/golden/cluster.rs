@@ -227,7 +227,8 @@ impl Cluster {
         for (name, state) in self.ledger.pool_states() {
             let pool = self.address_pools.get_mut(&ObjectKey::new("", name));
             let pool = pool.expect("known");
-            pool.status = Some(address_pool_status(pool, &state, now));
+            let selected = |_: &_| BTreeSet::new();
+            pool.status = Some(address_pool_status(pool, &state, selected, now));
         }
         *world != before
     }

@@ -4,9 +4,13 @@
 //! while nobody gets it but its last owner, since clients, routers and switches still know it as that one's. A virtual server
 //! keeps what it has as long as it asks for it, whatever happens to the pools.
 //!
+//! An address of a pool that is announced is in a *VIP group* of that pool, and stays in it as long as the ledger knows the
+//! address; see [`groups`].
+//!
 //! The decisions say the same of the addresses in force, and win where the ledger was lost. What stands written ([`Ledger::text`])
 //! is what a virtual server gets back that is made anew, and what rests.
 
+mod groups;
 mod pools;
 mod text;
 
@@ -17,9 +21,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    IpFamily, ObjectKey, Reason, VirtualServer, VirtualServerAddress, VirtualServerSpec,
+    AddressGroup, IpFamily, ObjectKey, Reason, VirtualServer, VirtualServerAddress,
+    VirtualServerSpec,
 };
 
+use groups::Group;
+pub use groups::Named;
 pub use pools::PoolState;
 pub use text::{BadText, SHARDS};
 
@@ -37,6 +44,8 @@ pub struct Assignment {
     /// Why it does not have the others.
     pub(super) refusals: Vec<Refusal>,
     kept: Vec<IpAddr>,
+    /// The VIP groups of its addresses, and of those that its decision names.
+    groups: Vec<AddressGroup>,
 }
 
 impl Assignment {
@@ -74,6 +83,10 @@ pub enum WithoutPools {
 struct Entry {
     /// The pool that it was taken from.
     pool: String,
+    /// Its VIP group. It stays while the pool is not announced.
+    group: Option<Group>,
+    /// Whether it was looked at by an owner: before, decisions know better which group it is in.
+    is_placed: bool,
     owners: BTreeSet<ObjectKey>,
     /// The last owner, and when it has rested, while there is no owner.
     rest: Option<(ObjectKey, u64)>,
@@ -159,7 +172,11 @@ impl Ledger {
         let wanted = assignment.addresses.iter().chain(decided);
         let wanted: BTreeSet<IpAddr> = wanted.copied().collect();
         self.hold(key, &wanted);
+        for &address in &wanted {
+            self.place(key, address);
+        }
         assignment.kept = self.kept(key, &wanted);
+        assignment.groups = self.groups(&wanted);
         if assignment.refusals.is_empty() {
             self.waiting.remove(key);
         } else {
@@ -171,28 +188,32 @@ impl Ledger {
 
     /// Asks for several: first for those with a decision, then for those that were made first. Nobody gets what is in a decision
     /// of another one of them. `object` has a virtual server,
-    /// `None` if it is gone, and the addresses that its decisions name. Returns those that have something else than before.
+    /// `None` if it is gone, and what its decisions name. Returns those that have something else than before.
     pub fn ask_all<'a>(
         &mut self,
         keys: impl IntoIterator<Item = ObjectKey>,
-        object: impl Fn(&ObjectKey) -> (Option<&'a VirtualServer>, Vec<IpAddr>),
+        object: impl Fn(&ObjectKey) -> (Option<&'a VirtualServer>, Named),
         usable: &dyn Usable,
     ) -> Vec<ObjectKey> {
         let mut turns: Vec<_> = keys
             .into_iter()
             .map(|key| {
                 let (object, decided) = object(&key);
-                for &address in object.iter().flat_map(|_| &decided) {
+                for &address in object.iter().flat_map(|_| &decided.addresses) {
                     self.take(&key, address);
                 }
+                for group in object.iter().flat_map(|_| &decided.groups) {
+                    self.adopt(&key, group);
+                }
                 let made = object.and_then(|it| it.metadata.creation_timestamp.clone());
-                (object.is_some(), decided.is_empty(), made, key)
+                (object.is_some(), decided.addresses.is_empty(), made, key)
             })
             .collect();
         turns.sort();
         turns.retain(|(.., key)| {
             let (object, decided) = object(key);
-            self.ask(key, object.map(|object| &object.spec), &decided, usable)
+            let spec = object.map(|object| &object.spec);
+            self.ask(key, spec, &decided.addresses, usable)
         });
         turns.into_iter().map(|(.., key)| key).collect()
     }
@@ -201,11 +222,7 @@ impl Ledger {
     pub fn assign(&mut self, world: &mut World) {
         let servers = &world.virtual_servers;
         self.retain(|key| servers.contains_key(key));
-        let object = |key: &ObjectKey| {
-            let decision = world.decision(key);
-            let decided = decision.map(|decision| decision.content.addresses.clone());
-            (servers.get(key), decided.unwrap_or_default())
-        };
+        let object = |key: &ObjectKey| (servers.get(key), Named::by(world.decision(key)));
         self.ask_all(servers.keys().cloned(), object, &world.taken());
         let assigned = servers.keys().filter_map(|key| {
             let assignment = self.assignment(key)?;
@@ -364,15 +381,12 @@ impl Ledger {
         if entry.owners.contains(key) {
             return;
         }
-        if entry.owners.is_empty()
-            && let Some(pool) = pool
-        {
-            self.pools.uncount(&entry.pool, address);
-            entry.pool = pool;
-        }
-        self.pools.count(&entry.pool, address);
+        let is_nobodys = entry.owners.is_empty();
         entry.owners.insert(key.clone());
         let rested = entry.rest.take();
+        if let Some(pool) = pool.filter(|pool| is_nobodys && *pool != entry.pool) {
+            self.move_to(address, pool);
+        }
         self.of_owner
             .entry(key.clone())
             .or_default()
@@ -384,6 +398,16 @@ impl Ledger {
             }
         }
         self.changed.insert(text::shard(address));
+    }
+
+    /// Makes a known address one of this pool, in no group yet.
+    fn move_to(&mut self, address: IpAddr, pool: String) {
+        if let Some(entry) = self.entries.get_mut(&address) {
+            self.pools.uncount(&entry.pool, address);
+            self.pools.count(&pool, address);
+            self.pools.leave(entry.group.take().as_ref());
+            entry.pool = pool;
+        }
     }
 
     fn let_go(&mut self, key: &ObjectKey, address: IpAddr) {
@@ -406,6 +430,7 @@ impl Ledger {
     fn forget(&mut self, address: IpAddr) {
         if let Some(entry) = self.entries.remove(&address) {
             self.pools.uncount(&entry.pool, address);
+            self.pools.leave(entry.group.as_ref());
             if let Some((last, _)) = entry.rest {
                 self.disown(&last, address);
             }

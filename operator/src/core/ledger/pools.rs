@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    AddressPool, AddressPoolSpec, AddressRange, AddressSharing, ConditionType, IpFamily, ObjectKey,
-    Reason, Time, Validate, next_address,
+    AddressPool, AddressPoolSpec, AddressRange, AddressSharing, ConditionType, IpFamily,
+    MAX_POOL_GROUPS, ObjectKey, Reason, Time, Validate, next_address,
 };
 
+use super::groups::Group;
 use super::{Entry, Ledger, Usable};
 use crate::core::admission::Refusal;
 
@@ -28,6 +29,8 @@ struct Pool {
     created: Option<Time>,
     ranges: Vec<AddressRange>,
     refusals: Vec<Refusal>,
+    /// VIP groups that its decision has; `None`: it is not announced.
+    decided_groups: Option<u8>,
     /// For each range, an address below which virtual servers have all.
     free_from: Vec<IpAddr>,
 }
@@ -41,6 +44,8 @@ pub(super) struct Pools {
     namespaces: BTreeMap<String, Labels>,
     /// The addresses in use, or at rest, by the pool that they were taken from.
     used: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// How many addresses are in each VIP group, by pool and number.
+    pub(super) grouped: BTreeMap<String, BTreeMap<u8, usize>>,
     /// Who waits for an address, by the pools that have none.
     lacking: BTreeMap<String, BTreeSet<ObjectKey>>,
 }
@@ -54,6 +59,8 @@ pub struct PoolState {
     pub(in crate::core) is_exhausted: bool,
     /// What is in use and no longer in it.
     pub(in crate::core) outside: Option<String>,
+    /// Its VIP groups: those that it is to have, and while addresses are in others, those; `None`: it is not announced.
+    pub(in crate::core) groups: Option<u8>,
     /// Addresses in use or at rest.
     pub used: usize,
     /// Addresses that it can assign.
@@ -100,6 +107,7 @@ impl Ledger {
         PoolState {
             refusals: pool.refusals.clone(),
             is_exhausted: self.pools.lacking.contains_key(name),
+            groups: self.pools.all_groups(name),
             outside: (!named.is_empty()).then(|| named.join(", ")),
             used: used.map_or(0, BTreeSet::len),
             size: sizes.fold(0, u128::saturating_add),
@@ -125,6 +133,7 @@ impl Pools {
                 is_new: !conditions.any(|ready| ready.status == "True"),
                 created: object.metadata.creation_timestamp.clone(),
                 refusals: invalid.collect(),
+                decided_groups: decided_groups(object),
                 free_from: ranges.iter().map(|range| range.assignable().0).collect(),
                 ranges,
                 spec: object.spec.clone(),
@@ -171,6 +180,38 @@ impl Pools {
                 self.ranges.insert(range.first, entry);
             }
         }
+    }
+
+    /// Whether there is such a pool.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// The number of VIP groups that addresses of a pool are put into; `None`: it is not announced. While a pool is refused
+    /// the decision on it before counts.
+    pub(super) fn groups(&self, name: &str) -> Option<u8> {
+        let pool = self.by_name.get(name)?;
+        let groups = if pool.refusals.is_empty() {
+            pool.spec.l2().map(|l2| l2.groups)
+        } else {
+            pool.decided_groups
+        };
+        groups.map(|groups| groups.clamp(1, MAX_POOL_GROUPS))
+    }
+
+    /// The number of VIP groups of a pool, those that only addresses from before are in included.
+    fn all_groups(&self, name: &str) -> Option<u8> {
+        let groups = self.groups(name)?;
+        let known = self.grouped.get(name);
+        let highest = known.and_then(|known| known.last_key_value());
+        Some(highest.map_or(groups, |(number, _)| groups.max(number + 1)))
+    }
+
+    /// The VIP group of a pool with the fewest addresses, of equal ones the first.
+    pub(super) fn smallest_group(&self, name: &str) -> Option<u8> {
+        let known = self.grouped.get(name);
+        let size = |number: &u8| known.and_then(|known| known.get(number)).copied();
+        (0..self.groups(name)?).min_by_key(|number| size(number).unwrap_or_default())
     }
 
     /// The pool that has an address.
@@ -328,6 +369,31 @@ impl Pools {
         used.insert(address);
     }
 
+    /// Notes that one address more is in a VIP group.
+    pub(super) fn join(&mut self, group: &Group) {
+        let groups = self.grouped.entry(group.pool.clone()).or_default();
+        *groups.entry(group.number).or_default() += 1;
+    }
+
+    /// Notes that one address less is in a VIP group, if it was in any.
+    pub(super) fn leave(&mut self, group: Option<&Group>) {
+        let Some(Group { pool, number }) = group else {
+            return;
+        };
+        let Some(groups) = self.grouped.get_mut(pool) else {
+            return;
+        };
+        if let Some(count) = groups.get_mut(number) {
+            *count -= 1;
+            if *count == 0 {
+                groups.remove(number);
+            }
+        }
+        if groups.is_empty() {
+            self.grouped.remove(pool);
+        }
+    }
+
     /// Notes that it is free.
     pub(super) fn uncount(&mut self, pool: &str, address: IpAddr) {
         crate::sets::remove(&mut self.used, &pool.to_owned(), &address);
@@ -340,6 +406,12 @@ impl Pools {
             }
         }
     }
+}
+
+/// The VIP groups in the decision on a pool.
+fn decided_groups(pool: &AddressPool) -> Option<u8> {
+    let decision = pool.status.as_ref()?.decision.as_ref()?;
+    decision.l2.as_ref().map(|l2| l2.groups)
 }
 
 const MAX_PRIORITY: u32 = sluice_api::MAX_POOL_PRIORITY;

@@ -1,3 +1,4 @@
+mod groups;
 mod properties;
 
 use std::cell::RefCell;
@@ -28,6 +29,8 @@ struct World {
     specs: BTreeMap<ObjectKey, VirtualServerSpec>,
     /// The addresses in the decisions: those of the last answer without a refusal.
     decided: BTreeMap<ObjectKey, Vec<IpAddr>>,
+    /// The VIP groups in them.
+    groups: BTreeMap<ObjectKey, Vec<AddressGroup>>,
     others: Others,
     now_ms: u64,
 }
@@ -56,6 +59,7 @@ impl World {
             pools: BTreeMap::new(),
             specs: BTreeMap::new(),
             decided: BTreeMap::new(),
+            groups: BTreeMap::new(),
             others: Others::default(),
             now_ms: 0,
         }
@@ -87,10 +91,13 @@ impl World {
             (key.clone(), VirtualServer::new(&key.name, spec.clone()))
         };
         let objects: BTreeMap<ObjectKey, VirtualServer> = self.specs.iter().map(object).collect();
-        let decided = &self.decided;
+        let (decided, groups) = (&self.decided, &self.groups);
         let object = |key: &ObjectKey| {
-            let decided = decided.get(key).cloned().unwrap_or_default();
-            (objects.get(key), decided)
+            let named = Named {
+                addresses: decided.get(key).cloned().unwrap_or_default(),
+                groups: groups.get(key).cloned().unwrap_or_default(),
+            };
+            (objects.get(key), named)
         };
         let keys = objects.keys().cloned();
         self.ledger.ask_all(keys, object, &self.others);
@@ -110,9 +117,16 @@ impl World {
     fn decide(&mut self, key: &ObjectKey) {
         let Some(assignment) = self.ledger.assignment(key) else {
             self.decided.remove(key);
+            self.groups.remove(key);
             return;
         };
-        if assignment.refusals.is_empty() {
+        let standing = self.decided.get(key).cloned().unwrap_or_default();
+        let groups = assignment.groups(&standing);
+        let now = assignment.groups(&assignment.addresses);
+        if !assignment.refusals.is_empty() {
+            self.groups.insert(key.clone(), groups);
+        } else {
+            self.groups.insert(key.clone(), now);
             let now = assignment.addresses.clone();
             if self.decided.insert(key.clone(), now.clone()) != Some(now) {
                 self.ask(key);
@@ -166,8 +180,13 @@ impl World {
     fn check(&self) {
         let ledger = &self.ledger;
         let mut used = BTreeMap::<&str, usize>::new();
+        let mut grouped = BTreeMap::<String, BTreeMap<u8, usize>>::new();
         for (address, entry) in &ledger.entries {
             *used.entry(&entry.pool).or_default() += 1;
+            if let Some(group) = &entry.group {
+                let groups = grouped.entry(group.pool.clone()).or_default();
+                *groups.entry(group.number).or_default() += 1;
+            }
             let rest = entry.rest.as_ref();
             assert_eq!(entry.owners.is_empty(), rest.is_some(), "{address}");
             let owners = entry.owners.iter().chain(rest.map(|(last, _)| last));
@@ -188,6 +207,7 @@ impl World {
         for (name, state) in ledger.pool_states() {
             assert_eq!(state.used, used.get(name).copied().unwrap_or_default());
         }
+        assert_eq!(ledger.pools.grouped, grouped);
         for (key, assignment) in &ledger.assignments {
             assert!(self.specs.contains_key(key), "{key} is gone");
             for address in &assignment.addresses {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use sluice_api::ObjectKey;
 
+use super::groups::Group;
 use super::{Entry, Ledger, REST_MS};
 
 /// Shards of the ledger.
@@ -22,6 +23,9 @@ pub struct BadText(#[from] serde_json::Error);
 struct Line {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pool: String,
+    /// The name of its VIP group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
     /// `namespace/name` of the virtual servers that have it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     owners: Vec<String>,
@@ -62,6 +66,7 @@ impl Ledger {
         let lines = entries.map(|(address, entry)| {
             let line = Line {
                 pool: entry.pool.clone(),
+                group: entry.group.as_ref().map(Group::name),
                 owners: entry.owners.iter().map(written).collect(),
                 last_owner: entry.rest.as_ref().map(|(last, _)| written(last)),
             };
@@ -90,9 +95,13 @@ impl Ledger {
             }
             self.resting
                 .extend(rest.iter().map(|(_, until_ms)| (*until_ms, address)));
+            let group = line.group.as_deref().and_then(Group::of);
             self.pools.count(&line.pool, address);
+            group.iter().for_each(|group| self.pools.join(group));
             let entry = Entry {
                 pool: line.pool,
+                group,
+                is_placed: false,
                 owners,
                 rest,
             };
