@@ -25,6 +25,8 @@ pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 pub const NODE_LABEL: &str = "sluice.dev/node";
 /// Label of the Leases of VIP groups; see [`group_label`].
 pub const GROUP_LABEL: &str = "sluice.dev/vip-group";
+/// Label of a Node that is to hold no VIP group (Kubernetes well-known labels).
+pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// How long the holder of a VIP group may hold it after a renewal, as the group's Lease says.
 pub const GROUP_LEASE_SECONDS: i32 = 4;
 /// The ConfigMaps in which the operator keeps who has which addresses, in its own namespace, are called by this and a number

@@ -1,12 +1,15 @@
 //! The list of directors that agents read, so that none of them has to watch the others' LoadBalancerNodes.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use sluice_api::{
-    MAX_NODE_POD_CIDRS, NodeRole, ObjectKey, PEERS_CONFIG_MAP, Peer, Peers, is_usable_for_pods,
-    write_peers,
+    ConditionType, EXCLUDE_LABEL, LoadBalancerNode, MAX_NODE_POD_CIDRS, NodeRole, ObjectKey,
+    PEERS_CONFIG_MAP, Peer, PeerInterface, Peers, is_usable_for_pods, write_peers,
 };
 
 use super::index::Index;
+use super::silence::says_silent;
 
 /// The list of directors as it is to be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,17 +41,42 @@ fn directors(index: &Index) -> Peers {
         let addresses = &object.status.as_ref()?.addresses;
         let is_director = object.spec.role == NodeRole::Director && !addresses.is_empty();
         let node = index.kube_nodes.objects.get(key);
+        let is_excluded = node.is_some_and(|node| node.labels.contains_key(EXCLUDE_LABEL));
         let cidrs = node.into_iter().flat_map(|node| &node.pods);
         let cidrs = cidrs.map(IpNet::trunc);
         let cidrs = cidrs.filter(|cidr| is_usable_for_pods(*cidr));
         let peer = Peer {
             addresses: addresses.iter().copied().collect(),
             pod_cidrs: cidrs.take(MAX_NODE_POD_CIDRS).collect(),
-            ..Peer::default()
+            interfaces: interfaces(object),
+            candidate: may_hold_groups(object) && !is_excluded,
         };
         is_director.then(|| (key.name.clone(), peer))
     });
     directors.collect()
+}
+
+/// The uplinks whose MAC addresses are known.
+fn interfaces(object: &LoadBalancerNode) -> BTreeMap<String, PeerInterface> {
+    let status = object.status.iter();
+    let uplinks = status.flat_map(|status| &status.interfaces);
+    let uplinks = uplinks.filter_map(|uplink| {
+        let interface = PeerInterface {
+            mac: uplink.mac_address?,
+            steady: uplink.steady,
+        };
+        Some((uplink.name.clone(), interface))
+    });
+    uplinks.collect()
+}
+
+/// Whether a director may hold VIP groups, as far as its object says: it is there, what was decided is in force on all of its
+/// uplinks, and nobody wants it to hold none.
+fn may_hold_groups(object: &LoadBalancerNode) -> bool {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    let mut conditions = conditions.filter(|it| it.type_ == ConditionType::Ready.name());
+    let is_ready = conditions.any(|ready| ready.status == "True");
+    is_ready && !says_silent(object) && !object.spec.drain
 }
 
 #[cfg(test)]
@@ -103,6 +131,62 @@ mod tests {
             ..item("{}".to_owned())
         });
         assert!(news(&index).is_some(), "what others write is put right");
+    }
+
+    #[test]
+    fn a_director_is_a_candidate_while_nothing_speaks_against_it() {
+        let directors = |drain: bool, label: &str, conditions: &[(&str, &str)]| {
+            let mut index = Index::new("sluice-system");
+            let conditions: Vec<_> = conditions
+                .iter()
+                .map(|(type_, status)| {
+                    json!({"type": type_, "status": status, "reason": "Because", "message": "",
+                    "lastTransitionTime": "2026-03-01T10:00:00Z"})
+                })
+                .collect();
+            let object = json!({
+                "metadata": {"name": "d1"}, "spec": {"interfaces": ["eth0", "eth1"], "drain": drain},
+                "status": {
+                    "addresses": ["10.0.0.1"], "conditions": conditions,
+                    "interfaces": [
+                        {"name": "eth0", "attachMode": "Native", "macAddress": "02:00:00:00:00:01", "steady": true},
+                        {"name": "eth1", "attachMode": "None"},
+                    ],
+                },
+            });
+            let key = || ObjectKey::new("", "d1");
+            index.nodes.apply(Item {
+                key: key(),
+                stamp: Stamp::default(),
+                content: Ok(serde_json::from_value(object).expect("a node")),
+            });
+            let facts = NodeFacts {
+                labels: [(label.to_owned(), String::new())].into(),
+                ..NodeFacts::default()
+            };
+            index.kube_nodes.apply(Item {
+                key: key(),
+                stamp: Stamp::default(),
+                content: Ok(facts),
+            });
+            let peers = directors(&index);
+            let peer = &peers["d1"];
+            let mac = peer.interfaces["eth0"].mac.to_string();
+            assert_eq!(
+                (mac.as_str(), peer.interfaces["eth0"].steady),
+                ("02:00:00:00:00:01", true)
+            );
+            assert_eq!(peer.interfaces.len(), 1, "no address is known of the other");
+            peer.candidate
+        };
+        let ready = ("Ready", "True");
+        assert!(directors(false, "zone", &[ready]));
+        assert!(directors(false, "zone", &[ready, ("Silent", "False")]));
+        assert!(!directors(false, "zone", &[ready, ("Silent", "True")]));
+        assert!(!directors(false, "zone", &[("Ready", "False")]));
+        assert!(!directors(false, "zone", &[]));
+        assert!(!directors(true, "zone", &[ready]));
+        assert!(!directors(false, EXCLUDE_LABEL, &[ready]));
     }
 
     /// They have their node's Ethernet address, so other directors could not tell their packets from balanced ones.
