@@ -140,7 +140,7 @@ pub struct Sizes {
     pub half_open_buckets: u32,
     /// Slots of `FULLNAT4` and of `FULLNAT6`, a power of two.
     pub fullnat_slots: u32,
-    /// Entries of `VIPS4` and of `VIPS6`; there is room for two rings and four heads for each.
+    /// Entries of `VIPS4`, `VIPS6`, `ANNOUNCED4` and `ANNOUNCED6`; there is room for two rings and four heads for each.
     pub vip_ports: u32,
     /// Words of `SERVERS`; there is room for two records for each, and for one in four in `REPLIES*` and `LOCALS*`, which
     /// only some modes use.
@@ -155,7 +155,9 @@ impl Sizes {
             MapName::Flows4 | MapName::Flows6 => Some(self.flow_buckets),
             MapName::Half4 | MapName::Half6 => Some(self.half_open_buckets),
             MapName::FullNat4 | MapName::FullNat6 => Some(self.fullnat_slots),
-            MapName::Vips4 | MapName::Vips6 => Some(self.vip_ports),
+            MapName::Vips4 | MapName::Vips6 | MapName::Announced4 | MapName::Announced6 => {
+                Some(self.vip_ports)
+            }
             MapName::Rings => Some(self.vip_ports * 2),
             MapName::Heads => Some(self.vip_ports * 4),
             MapName::Servers | MapName::Counters => Some(self.servers),
@@ -172,6 +174,7 @@ impl Sizes {
             | MapName::PeerNets6
             | MapName::NextHops
             | MapName::NewFlows
+            | MapName::Groups
             | MapName::Drops
             | MapName::Stats => None,
         }

@@ -11,6 +11,7 @@
 //! VIPS (address, protocol, port) ─► VipWord ─► HEADS[slot] ─► RINGS[ring] ─► RING_SLOTS[offset + hash] ─► server id
 //! FLOWS (client, VIP port's index)  ─► FlowData ─────────────────────────────────────────────────────► server id
 //! server id ─► SERVERS[id] = ServerWord ─► RECORDS[slot] = ServerRecord (one cache line)
+//! ANNOUNCED (address, interface) ─► AnnouncedWord ─► GROUPS[group]: until when the node answers for the address
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@
     reason = "programs keep frames and flow words in registers"
 )]
 
+mod announce;
 pub mod bench;
 mod claim;
 mod flow;
@@ -31,6 +33,9 @@ mod names;
 mod reason;
 mod server;
 
+pub use announce::{
+    AnnouncedKey, AnnouncedWord, GROUP_DEADLINE, GROUP_NAME, GROUP_WORDS, MAX_GROUPS, group_hash,
+};
 pub use claim::{
     ClaimData, ClaimKey, ClaimState, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, HALF_OPEN_NS,
     NEW_FLOW_WORDS, claim_words,

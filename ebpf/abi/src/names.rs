@@ -52,6 +52,12 @@ pub enum MapName {
     /// Array of `u64` by the lowest 16 bits of a VIP port's index: when its new FullNAT flows have used up their share of the ports,
     /// in nanoseconds of the monotonic clock.
     NewFlows,
+    /// Hash [`crate::AnnouncedKey<4>`] → [`crate::AnnouncedWord`].
+    Announced4,
+    /// Hash [`crate::AnnouncedKey<16>`] → [`crate::AnnouncedWord`].
+    Announced6,
+    /// Array of [`crate::GROUP_WORDS`] words by the index of a VIP group.
+    Groups,
     /// Per-CPU array of [`crate::ServerCounters`] by server id.
     Counters,
     /// Per-CPU array of `u64` by [`crate::DropReason`].
@@ -62,7 +68,7 @@ pub enum MapName {
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::Config,
         Self::Vips4,
         Self::Vips6,
@@ -87,6 +93,9 @@ impl MapName {
         Self::FullNat4,
         Self::FullNat6,
         Self::NewFlows,
+        Self::Announced4,
+        Self::Announced6,
+        Self::Groups,
         Self::Counters,
         Self::Drops,
         Self::Stats,
@@ -119,6 +128,9 @@ impl MapName {
             Self::FullNat4 => "FULLNAT4",
             Self::FullNat6 => "FULLNAT6",
             Self::NewFlows => "NEW_FLOWS",
+            Self::Announced4 => "ANNOUNCED4",
+            Self::Announced6 => "ANNOUNCED6",
+            Self::Groups => "GROUPS",
             Self::Counters => "COUNTERS",
             Self::Drops => "DROPS",
             Self::Stats => "STATS",

@@ -83,6 +83,10 @@ counters! {
         RedirectRefused = 19, "redirect_refused";
         /// A tunnel to a server of this node from an address that is no director's, with a packet of no known flow.
         TunnelSource = 20, "tunnel_source";
+        /// An ARP request or a neighbour solicitation for an address whose VIP group another node holds, or none.
+        VipNotArmed = 21, "vip_not_armed";
+        /// This node's stack sent ARP or neighbour discovery in the name of an address whose VIP group it does not hold.
+        AnnouncementNotArmed = 22, "announcement_not_armed";
     }
 }
 
@@ -105,5 +109,7 @@ counters! {
         ToStack = 6, "to_stack";
         /// A tunnelled packet was unwrapped.
         Unwrapped = 7, "unwrapped";
+        /// An ARP request or a neighbour solicitation for a VIP was answered.
+        Answered = 8, "answered";
     }
 }

@@ -3,7 +3,7 @@
 //! A hook says by [`Ingress`] and [`Egress`] how it runs a part. Programs make each part a function of its own, so that
 //! no chain of stack frames exceeds the 512 bytes that the verifier allows; a host calls them as they are.
 
-use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::headers::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::{
     Action, FamilyTables, Hook, Outcome, Packet, Tables, Verdict, forward, headers, reply, unwrap,
 };
@@ -17,6 +17,8 @@ pub enum Step<D> {
     Unwrap,
     /// It may be a server's reply: [`Ingress::reply`] decides.
     Reply,
+    /// It may be about who has an address: [`Ingress::answer`] or [`Egress::guard`] decides.
+    Announce,
 }
 
 /// The parts of the decision on a packet that came in; `A` is the length of its family's addresses.
@@ -29,6 +31,8 @@ pub trait Ingress<const A: usize> {
     fn unwrap(&mut self) -> Self::Done;
     /// Runs [`reply`].
     fn reply(&mut self) -> Self::Done;
+    /// Runs [`crate::answer`] at XDP; at other hooks the packet passes.
+    fn answer(&mut self) -> Self::Done;
 }
 
 /// The decision on a packet that this node's stack sends; `A` is the length of its family's addresses.
@@ -36,11 +40,13 @@ pub trait Egress<const A: usize> {
     /// The answer that the hook gets in the end.
     type Done;
     /// Runs [`crate::local_reply`].
-    fn local_reply(&mut self) -> Self::Done;
+    fn local_reply(&mut self) -> Step<Self::Done>;
+    /// Runs [`crate::guard`].
+    fn guard(&mut self) -> Self::Done;
 }
 
 /// Decides on a packet that came in by an uplink, or by a bridge or overlay behind which servers are. `None`: neither IPv4
-/// nor IPv6, so it passes.
+/// nor IPv6 nor ARP, so it passes.
 #[inline(always)]
 pub fn dispatch_ingress<D, P>(packet: &mut P, ethertype: Option<[u8; 2]>) -> Option<D>
 where
@@ -49,6 +55,7 @@ where
     match ethertype {
         Some(ETHERTYPE_IPV4) => Some(ingress_family::<4, D, P>(packet)),
         Some(ETHERTYPE_IPV6) => Some(ingress_family::<16, D, P>(packet)),
+        Some(ETHERTYPE_ARP) => Some(Ingress::<4>::answer(packet)),
         _ => None,
     }
 }
@@ -59,19 +66,30 @@ fn ingress_family<const A: usize, D, P: Ingress<A, Done = D>>(packet: &mut P) ->
         Step::Done(done) => done,
         Step::Unwrap => packet.unwrap(),
         Step::Reply => packet.reply(),
+        Step::Announce => packet.answer(),
     }
 }
 
-/// Decides on a packet that this node's stack sends. `None`: neither IPv4 nor IPv6, so it passes.
+/// Decides on a packet that this node's stack sends. `None`: neither IPv4 nor IPv6 nor ARP, so it passes.
 #[inline(always)]
 pub fn dispatch_egress<D, P>(packet: &mut P, ethertype: Option<[u8; 2]>) -> Option<D>
 where
     P: Egress<4, Done = D> + Egress<16, Done = D>,
 {
     match ethertype {
-        Some(ETHERTYPE_IPV4) => Some(Egress::<4>::local_reply(packet)),
-        Some(ETHERTYPE_IPV6) => Some(Egress::<16>::local_reply(packet)),
+        Some(ETHERTYPE_IPV4) => egress_family::<4, D, P>(packet),
+        Some(ETHERTYPE_IPV6) => egress_family::<16, D, P>(packet),
+        Some(ETHERTYPE_ARP) => Some(Egress::<4>::guard(packet)),
         _ => None,
+    }
+}
+
+#[inline(always)]
+fn egress_family<const A: usize, D, P: Egress<A, Done = D>>(packet: &mut P) -> Option<D> {
+    match packet.local_reply() {
+        Step::Done(done) => Some(done),
+        Step::Announce => Some(packet.guard()),
+        Step::Unwrap | Step::Reply => None,
     }
 }
 
@@ -97,6 +115,7 @@ impl<const A: usize, P: Packet, T: Tables + FamilyTables<A>> Ingress<A> for Dire
         match forward::<A, P, T>(self.packet, self.tables, self.hook) {
             Ok(outcome) if outcome.action == Action::Unwrap => Step::Unwrap,
             Ok(outcome) if outcome.action == Action::Reply => Step::Reply,
+            Ok(outcome) if outcome.action == Action::Announce => Step::Announce,
             decided => Step::Done(decided),
         }
     }
@@ -108,13 +127,27 @@ impl<const A: usize, P: Packet, T: Tables + FamilyTables<A>> Ingress<A> for Dire
     fn reply(&mut self) -> Decided {
         reply::<A, P, T>(self.packet, self.tables, self.hook)
     }
+
+    fn answer(&mut self) -> Decided {
+        match self.hook {
+            Hook::Xdp => crate::answer::<A, P, T>(self.packet, self.tables),
+            Hook::Tc => Ok(Outcome::PASS),
+        }
+    }
 }
 
 impl<const A: usize, P: Packet, T: Tables + FamilyTables<A>> Egress<A> for Direct<'_, P, T> {
     type Done = Decided;
 
-    fn local_reply(&mut self) -> Decided {
-        crate::local_reply::<A, P, T>(self.packet, self.tables)
+    fn local_reply(&mut self) -> Step<Decided> {
+        match crate::local_reply::<A, P, T>(self.packet, self.tables) {
+            Ok(outcome) if outcome.action == Action::Announce => Step::Announce,
+            decided => Step::Done(decided),
+        }
+    }
+
+    fn guard(&mut self) -> Decided {
+        crate::guard::<A, P, T>(self.packet, self.tables)
     }
 }
 

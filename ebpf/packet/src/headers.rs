@@ -6,6 +6,7 @@ use sluice_abi::{PortKey, TCP, UDP};
 /// Bytes of an Ethernet header without VLAN tag.
 pub(crate) const ETHERNET: usize = 14;
 pub(crate) const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+pub(crate) const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 pub(crate) const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// IPv4 in IP (RFC 2003).

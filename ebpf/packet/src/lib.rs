@@ -17,9 +17,10 @@
 //!          pass
 //! ```
 //!
-//! [`egress`] restores the VIP in replies of servers that live on this node.
+//! [`egress`] restores the VIP in replies of servers that live on this node. Both also meet who asks for the VIPs that this node
+//! announces, and who speaks in their name ([`answer`], [`guard`]).
 //!
-//! Only packets addressed to a VIP, or replies to them, are ever dropped; all other traffic passes, however malformed.
+//! Only packets addressed to a VIP or about it, or replies to them, are ever dropped; all other traffic passes, however malformed.
 //! Functions are `inline(always)` where the verifier could otherwise not follow packet pointers through a call.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@
     reason = "words are packed and unpacked by truncation"
 )]
 
+mod announce;
 mod balance;
 mod checksum;
 mod choice;
@@ -66,8 +68,8 @@ pub use words::copy;
 
 use sluice_abi::DropReason;
 
-/// First part of [`ingress`], for one family: a packet to a VIP. [`Action::Unwrap`] and [`Action::Reply`] ask for the part
-/// of that name.
+/// First part of [`ingress`], for one family: a packet to a VIP. [`Action::Unwrap`], [`Action::Reply`] and [`Action::Announce`] ask
+/// for another part.
 #[inline(always)]
 pub fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
@@ -96,12 +98,30 @@ pub fn reply<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     reply::remote::<A, P, T>(packet, tables, hook)
 }
 
-/// The only part of [`egress`]: restores the VIP in a packet that this node's stack sends, if it is a reply of a server that
-/// lives here.
+/// Part of [`ingress`]: a packet that may ask who has an address, by ARP if `A` is 4, else by neighbour discovery.
+#[inline(always)]
+pub fn answer<const A: usize, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Outcome, DropReason> {
+    announce::answer::<A, P, T>(packet, tables)
+}
+
+/// First part of [`egress`]: restores the VIP in a packet that this node's stack sends, if it is a reply of a server that
+/// lives here. [`Action::Announce`] asks for [`guard`].
 #[inline(always)]
 pub fn local_reply<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
     tables: &T,
 ) -> Result<Outcome, DropReason> {
     reply::local::<A, P, T>(packet, tables)
+}
+
+/// Part of [`egress`]: a packet that may say who has an address, by ARP if `A` is 4, else by neighbour discovery.
+#[inline(always)]
+pub fn guard<const A: usize, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Outcome, DropReason> {
+    announce::guard::<A, P, T>(packet, tables)
 }

@@ -67,7 +67,7 @@ fn translate<const A: usize, P: Packet>(
     Ok(())
 }
 
-/// A reply that this node's own stack sends.
+/// A reply that this node's own stack sends. Anything but TCP and UDP of IPv6 may be an advertisement.
 #[inline(always)]
 pub(crate) fn local<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
@@ -77,7 +77,11 @@ pub(crate) fn local<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         return Ok(Outcome::PASS);
     };
     let Some(mut tuple) = Tuple::<A>::parse(packet, &ip) else {
-        return Ok(Outcome::PASS);
+        return Ok(if A == 16 {
+            Outcome::ANNOUNCE
+        } else {
+            Outcome::PASS
+        });
     };
     tuple.forget_constants(packet.unknown_zero());
     let mut way = WayBack::unknown(&tuple);

@@ -1,8 +1,8 @@
 //! The decision's view of the world: a packet, the maps, the clock and chance.
 
 use sluice_abi::{
-    FlowClock, FlowData, Head, LocalKey, MacKey, NextHopWord, PortKey, RingWord, ServerRecord,
-    ServerWord, Stat, VipWord,
+    AnnouncedKey, AnnouncedWord, FlowClock, FlowData, Head, LocalKey, MacKey, NextHopWord, PortKey,
+    RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 
 /// Where a program runs.
@@ -71,6 +71,8 @@ pub trait FamilyTables<const A: usize> {
     fn reply_index(&self, key: &PortKey<A>) -> Option<u32>;
     /// `LOCALS*`.
     fn local(&self, key: &LocalKey<A>) -> Option<u32>;
+    /// `ANNOUNCED*`.
+    fn announced(&self, key: &AnnouncedKey<A>) -> Option<AnnouncedWord>;
     /// `PEER_NETS*`: [`sluice_abi::NET_SENDS`] and [`sluice_abi::NET_TUNNELS`] of an address; 0 = neither.
     fn peer_net(&self, address: &[u8; A]) -> u32;
     /// A bucket of the established flow table; `hash` is masked by the table's size.
@@ -158,8 +160,12 @@ pub trait Tables: FamilyTables<4> + FamilyTables<16> {
     fn change_next_hop(&self, index: u32, old: NextHopWord, new: NextHopWord) -> bool;
     /// `PEERS`: whether the frame's sender is another director.
     fn is_peer(&self, mac: &MacKey) -> bool;
-    /// Monotonic clock in nanoseconds.
+    /// `GROUPS`: until when the node answers for a VIP group, in nanoseconds of [`Self::exact_ns`]; 0 = it does not.
+    fn group_deadline(&self, group: u32) -> u64;
+    /// Monotonic clock in nanoseconds, up to a tick late.
     fn now_ns(&self) -> u64;
+    /// Monotonic clock in nanoseconds. Takes longer than [`Self::now_ns`].
+    fn exact_ns(&self) -> u64;
     /// 32 random bits: where the search for a FullNAT port begins.
     fn random(&self) -> u32;
     /// Counts a packet of `bytes` IP bytes to a server, and a flow if it is new.

@@ -43,6 +43,8 @@ pub enum Action {
     Unwrap,
     /// Not decided yet: [`crate::reply`] does.
     Reply,
+    /// Not decided yet: [`crate::answer`] or [`crate::guard`] does.
+    Announce,
 }
 
 impl Outcome {
@@ -52,6 +54,10 @@ impl Outcome {
     };
     pub(crate) const REPLY: Self = Self {
         action: Action::Reply,
+        ifindex: 0,
+    };
+    pub(crate) const ANNOUNCE: Self = Self {
+        action: Action::Announce,
         ifindex: 0,
     };
     pub(crate) const PASS: Self = Self {
@@ -89,7 +95,7 @@ impl From<Result<Outcome, DropReason>> for Verdict {
         match decided {
             Err(reason) => Self::Drop(reason),
             Ok(Outcome { action, ifindex }) => match action {
-                Action::Pass | Action::Unwrap | Action::Reply => Self::Pass,
+                Action::Pass | Action::Unwrap | Action::Reply | Action::Announce => Self::Pass,
                 Action::Up => Self::Up,
                 Action::Tx => Self::Tx,
                 Action::Redirect => Self::Redirect(ifindex),

@@ -23,15 +23,17 @@ use context::{Skb, XdpFrame};
 use maps::constant;
 use sluice_abi::{ConfigWord, DropReason};
 use sluice_packet::{
-    Action, Egress, Hook, Ingress, Outcome, Packet, Step, Tables, dispatch_egress,
-    dispatch_ingress, ethertype, forward, local_reply, reply, unwrap,
+    Action, Egress, Hook, Ingress, Outcome, Packet, Step, Tables, answer, dispatch_egress,
+    dispatch_ingress, ethertype, forward, guard, local_reply, reply, unwrap,
 };
 use tables::Maps;
 
-/// Asks for the part of the decision that unwraps; no action of XDP or tc.
-const UNWRAP: u32 = 0x100;
+/// What a part of the decision answers that asks for another part is [`Action`]'s number and this; no action of XDP or tc.
+const PARTS: u32 = 0x100;
+/// Asks for the part of the decision that unwraps.
+const UNWRAP: u32 = PARTS + Action::Unwrap as u32;
 /// Asks for the part of the decision on replies.
-const REPLY: u32 = 0x101;
+const REPLY: u32 = PARTS + Action::Reply as u32;
 
 /// The parts of the decision on a hook's packets of one family, each a function of its own: the verifier allows 512 bytes
 /// of stack for a chain of calls.
@@ -43,7 +45,8 @@ macro_rules! ingress {
         action: $action:ident,
         forward: $forward:ident,
         unwrap: $unwrap:ident,
-        reply: $reply:ident $(,)?
+        reply: $reply:ident,
+        answer: $answer:ident $(,)?
     ) => {
         #[inline(never)]
         fn $forward(packet: &mut $packet) -> u32 {
@@ -66,9 +69,10 @@ macro_rules! ingress {
             #[inline(always)]
             fn forward(&mut self) -> Step<u32> {
                 match $forward(self) {
-                    UNWRAP => Step::Unwrap,
+                    action if action < PARTS => Step::Done(action),
                     REPLY => Step::Reply,
-                    action => Step::Done(action),
+                    UNWRAP => Step::Unwrap,
+                    _ => Step::Announce,
                 }
             }
             #[inline(always)]
@@ -78,6 +82,10 @@ macro_rules! ingress {
             #[inline(always)]
             fn reply(&mut self) -> u32 {
                 $reply(self)
+            }
+            #[inline(always)]
+            fn answer(&mut self) -> u32 {
+                $answer(self)
             }
         }
     };
@@ -90,6 +98,7 @@ ingress! {
     forward: xdp_forward4,
     unwrap: xdp_unwrap4,
     reply: xdp_reply4,
+    answer: xdp_answer4,
 }
 ingress! {
     packet: XdpFrame,
@@ -99,6 +108,7 @@ ingress! {
     forward: xdp_forward6,
     unwrap: xdp_unwrap6,
     reply: xdp_reply6,
+    answer: xdp_answer6,
 }
 ingress! {
     packet: Skb,
@@ -108,6 +118,7 @@ ingress! {
     forward: tc_forward4,
     unwrap: tc_unwrap4,
     reply: tc_reply4,
+    answer: tc_answer,
 }
 ingress! {
     packet: Skb,
@@ -117,30 +128,62 @@ ingress! {
     forward: tc_forward6,
     unwrap: tc_unwrap6,
     reply: tc_reply6,
+    answer: tc_answer,
+}
+
+/// The part of the decision at XDP on who asks for an address.
+macro_rules! answer {
+    (address: $a:literal, answer: $answer:ident $(,)?) => {
+        #[inline(never)]
+        fn $answer(frame: &mut XdpFrame) -> u32 {
+            let decided = answer::<$a, _, _>(frame, &Maps::new(frame.context()));
+            xdp_action(decided, frame.unknown_zero())
+        }
+    };
+}
+answer! { address: 4, answer: xdp_answer4 }
+answer! { address: 16, answer: xdp_answer6 }
+
+/// XDP has seen who asks.
+#[inline(always)]
+fn tc_answer(_: &mut Skb) -> u32 {
+    TC_ACT_OK as u32
 }
 
 /// As `ingress`, for packets that this node's stack sends.
 macro_rules! egress {
-    (address: $a:literal, local_reply: $local_reply:ident $(,)?) => {
+    (address: $a:literal, local_reply: $local_reply:ident, guard: $guard:ident $(,)?) => {
         #[inline(never)]
         fn $local_reply(skb: &mut Skb) -> u32 {
             let decided = local_reply::<$a, _, _>(skb, &Maps::new(skb.context()));
+            tc_action(decided, skb.unknown_zero())
+        }
+        #[inline(never)]
+        fn $guard(skb: &mut Skb) -> u32 {
+            let decided = guard::<$a, _, _>(skb, &Maps::new(skb.context()));
             tc_action(decided, skb.unknown_zero())
         }
         impl Egress<$a> for Skb {
             type Done = u32;
 
             #[inline(always)]
-            fn local_reply(&mut self) -> u32 {
-                $local_reply(self)
+            fn local_reply(&mut self) -> Step<u32> {
+                match $local_reply(self) {
+                    action if action < PARTS => Step::Done(action),
+                    _ => Step::Announce,
+                }
+            }
+            #[inline(always)]
+            fn guard(&mut self) -> u32 {
+                $guard(self)
             }
         }
     };
 }
-egress! { address: 4, local_reply: egress_ipv4 }
-egress! { address: 16, local_reply: egress_ipv6 }
+egress! { address: 4, local_reply: egress_ipv4, guard: egress_arp }
+egress! { address: 16, local_reply: egress_ipv6, guard: egress_advertisement }
 
-/// Balances packets to VIPs, unwraps tunnelled ones, and returns replies to clients.
+/// Balances packets to VIPs, unwraps tunnelled ones, returns replies to clients, and answers who asks for VIPs.
 #[xdp]
 pub fn sluice_xdp(context: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(context);
@@ -156,7 +199,7 @@ pub fn sluice_ingress(context: TcContext) -> i32 {
     dispatch_ingress(&mut skb, ethertype).unwrap_or(TC_ACT_OK as u32) as i32
 }
 
-/// Replies of servers that live on this node.
+/// Replies of servers that live on this node, and what the stack says of VIPs.
 #[classifier]
 pub fn sluice_egress(context: TcContext) -> i32 {
     let mut skb = Skb::new(context);
@@ -193,8 +236,7 @@ fn redirecting_program(context: &RawTracePointContext) -> u64 {
 const TX: u32 = Action::Tx as u32;
 const REDIRECT: u32 = Action::Redirect as u32;
 const NEIGH: u32 = Action::Neigh as u32;
-const TO_UNWRAP: u32 = Action::Unwrap as u32;
-const TO_REPLY: u32 = Action::Reply as u32;
+const FIRST_PART: u32 = Action::Unwrap as u32;
 
 /// `unknown` is 0 and hides the action from the verifier: that of Linux 6.1 loses track of constants that live across a
 /// call, and hard-wires branches on them as dead.
@@ -205,8 +247,7 @@ fn xdp_action(decided: Result<Outcome, DropReason>, unknown: u32) -> u32 {
             TX => xdp_action::XDP_TX,
             // SAFETY: a helper call without pointers.
             REDIRECT => unsafe { bpf_redirect(outcome.ifindex, 0) as u32 },
-            TO_UNWRAP => UNWRAP,
-            TO_REPLY => REPLY,
+            part if part >= FIRST_PART => PARTS + part,
             _ => xdp_action::XDP_PASS,
         },
         Err(reason) => {
@@ -227,8 +268,7 @@ fn tc_action(decided: Result<Outcome, DropReason>, unknown: u32) -> u32 {
             NEIGH => unsafe {
                 bpf_redirect_neigh(outcome.ifindex, core::ptr::null_mut(), 0, 0) as u32
             },
-            TO_UNWRAP => UNWRAP,
-            TO_REPLY => REPLY,
+            part if part >= FIRST_PART => PARTS + part,
             _ => TC_ACT_OK as u32,
         },
         Err(reason) => {

@@ -7,8 +7,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    CONFIG_WORDS, Head, LocalKey, MAC_WORDS, MOST_DROP_REASONS, MOST_STATS, MacKey, NEW_FLOW_WORDS,
-    NEXT_HOP_WORDS, PortKey, RingWord, ServerCounters, ServerRecord, ServerWord, VipWord,
+    AnnouncedKey, AnnouncedWord, CONFIG_WORDS, GROUP_WORDS, Head, LocalKey, MAC_WORDS, MAX_GROUPS,
+    MOST_DROP_REASONS, MOST_STATS, MacKey, NEW_FLOW_WORDS, NEXT_HOP_WORDS, PortKey, RingWord,
+    ServerCounters, ServerRecord, ServerWord, VipWord,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -76,6 +77,13 @@ pub static FULLNAT4: Array<Bucket4, 131_072, MMAPABLE> = Array::new();
 pub static FULLNAT6: Array<Bucket6, 131_072, MMAPABLE> = Array::new();
 #[btf_map]
 pub static NEW_FLOWS: Array<u64, { NEW_FLOW_WORDS as usize }> = Array::new();
+
+#[btf_map]
+pub static ANNOUNCED4: HashMap<AnnouncedKey<4>, AnnouncedWord, 4096, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static ANNOUNCED6: HashMap<AnnouncedKey<16>, AnnouncedWord, 4096, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static GROUPS: Array<[u64; GROUP_WORDS], { MAX_GROUPS as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static COUNTERS: PerCpuArray<ServerCounters, 65536> = PerCpuArray::new();

@@ -5,11 +5,15 @@ use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup},
     btf_maps::lpm_trie::Key,
     cty::c_void,
-    helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns},
+    helpers::{
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns,
+        bpf_ktime_get_ns,
+    },
 };
 use sluice_abi::{
-    ConfigWord, FlowClock, FlowData, Head, LocalKey, MAC_WORDS, MacKey, NEW_FLOW_WORDS,
-    NextHopWord, PortKey, RingWord, ServerRecord, ServerWord, Stat, VipWord,
+    AnnouncedKey, AnnouncedWord, ConfigWord, FlowClock, FlowData, GROUP_DEADLINE, Head, LocalKey,
+    MAC_WORDS, MacKey, NEW_FLOW_WORDS, NextHopWord, PortKey, RingWord, ServerRecord, ServerWord,
+    Stat, VipWord,
 };
 use sluice_packet::{
     AlignedMac, FamilyTables, Route, SharedWords, Tables, change_words, claim_worth, find_words,
@@ -102,6 +106,7 @@ macro_rules! family {
         replies: $replies:ident,
         locals: $locals:ident,
         peer_nets: $peer_nets:ident,
+        announced: $announced:ident,
         flows: $flows:ident masked by $flows_mask:ident,
         half_open: $half:ident masked by $half_mask:ident,
         claims: $fullnat:ident masked by $fullnat_mask:ident,
@@ -174,6 +179,11 @@ macro_rules! family {
                 unsafe { maps::$locals.get(key) }.copied()
             }
             #[inline(always)]
+            fn announced(&self, key: &AnnouncedKey<$a>) -> Option<AnnouncedWord> {
+                // SAFETY: one word, replaced as a whole.
+                unsafe { maps::$announced.get(key) }.copied()
+            }
+            #[inline(always)]
             fn peer_net(&self, address: &[u8; $a]) -> u32 {
                 let key = Key::new(8 * $a, *address);
                 maps::$peer_nets.get(&key).copied().unwrap_or_default()
@@ -229,6 +239,7 @@ family! {
     replies: REPLIES4,
     locals: LOCALS4,
     peer_nets: PEER_NETS4,
+    announced: ANNOUNCED4,
     flows: FLOWS4 masked by FLOWS4_MASK,
     half_open: HALF4 masked by HALF4_MASK,
     claims: FULLNAT4 masked by FULLNAT4_MASK,
@@ -245,6 +256,7 @@ family! {
     replies: REPLIES6,
     locals: LOCALS6,
     peer_nets: PEER_NETS6,
+    announced: ANNOUNCED6,
     flows: FLOWS6 masked by FLOWS6_MASK,
     half_open: HALF6 masked by HALF6_MASK,
     claims: FULLNAT6 masked by FULLNAT6_MASK,
@@ -340,6 +352,13 @@ impl Tables for Maps {
         maps::PEERS.get_ptr(mac).is_some()
     }
     #[inline(always)]
+    fn group_deadline(&self, group: u32) -> u64 {
+        // SAFETY: a word of the value; volatile, so that it is read once.
+        maps::GROUPS.get_ptr(group).map_or(0, |words| unsafe {
+            core::ptr::read_volatile(words.cast::<u64>().add(GROUP_DEADLINE))
+        })
+    }
+    #[inline(always)]
     fn now_ns(&self) -> u64 {
         if Self::testing() {
             return self.config(ConfigWord::TestClock);
@@ -354,6 +373,14 @@ impl Tables for Maps {
         unsafe { bpf_jiffies64() }
             .wrapping_mul(tick_ns)
             .wrapping_add(constant(&maps::TICK_OFFSET))
+    }
+    #[inline(always)]
+    fn exact_ns(&self) -> u64 {
+        if Self::testing() {
+            return self.config(ConfigWord::TestClock);
+        }
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_ns() }
     }
     #[inline(always)]
     fn random(&self) -> u32 {

@@ -8,9 +8,9 @@ use std::{
 };
 
 use sluice_abi::{
-    CONFIG_WORDS, ConfigWord, DropReason, FlowClock, FlowData, Head, LocalKey, MAC_WORDS, MacKey,
-    NEXT_HOP_WORDS, NextHopWord, PortKey, PrefixKey, RingWord, ServerRecord, ServerWord, Stat,
-    VipWord,
+    AnnouncedKey, AnnouncedWord, CONFIG_WORDS, ConfigWord, DropReason, FlowClock, FlowData, Head,
+    LocalKey, MAC_WORDS, MAX_GROUPS, MacKey, NEXT_HOP_WORDS, NextHopWord, PortKey, PrefixKey,
+    RingWord, ServerRecord, ServerWord, Stat, VipWord,
 };
 use sluice_packet::{FamilyTables, Hook, Packet, Route, SharedWords, Tables, Verdict};
 
@@ -240,6 +240,7 @@ pub struct HostTables {
     config: Vec<AtomicU64>,
     peers: BTreeSet<MacKey>,
     macs: Vec<AtomicU64>,
+    groups: Vec<u64>,
     next_hops: Vec<AtomicU64>,
     new_flows: Vec<AtomicU64>,
     heads: Vec<Head>,
@@ -275,6 +276,7 @@ impl HostTables {
                 .into_iter()
                 .map(AtomicU64::new)
                 .collect(),
+            groups: array(MAX_GROUPS, &setup.groups),
             next_hops: atomics(NEXT_HOP_WORDS as usize),
             new_flows: atomics(sizes::NEW_FLOWS as usize),
             heads: array(sizes::HEADS, &setup.heads),
@@ -405,6 +407,9 @@ macro_rules! family {
             fn local(&self, key: &LocalKey<$a>) -> Option<u32> {
                 self.$family.setup.locals.get(key).copied()
             }
+            fn announced(&self, key: &AnnouncedKey<$a>) -> Option<AnnouncedWord> {
+                self.$family.setup.announced.get(key).copied()
+            }
             fn peer_net(&self, address: &[u8; $a]) -> u32 {
                 let nets = self.$family.setup.peer_nets.iter();
                 let nets = nets.filter(|(net, _)| in_prefix(address, net));
@@ -493,8 +498,14 @@ impl Tables for HostTables {
     fn is_peer(&self, mac: &MacKey) -> bool {
         self.peers.contains(mac)
     }
+    fn group_deadline(&self, group: u32) -> u64 {
+        self.groups.get(group as usize).copied().unwrap_or(0)
+    }
     fn now_ns(&self) -> u64 {
         self.config(ConfigWord::TestClock)
+    }
+    fn exact_ns(&self) -> u64 {
+        self.now_ns()
     }
     fn random(&self) -> u32 {
         u32::try_from(self.config(ConfigWord::TestRandom)).unwrap_or(0)

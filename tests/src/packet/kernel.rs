@@ -12,7 +12,7 @@ use aya::{
     programs::{RawTracePoint, SchedClassifier, TestRun, TestRunOptions, Xdp},
     util::nr_cpus,
 };
-use sluice_abi::{ConfigWord, DropReason, MAC_WORDS, Stat};
+use sluice_abi::{ConfigWord, DropReason, GROUP_WORDS, MAC_WORDS, Stat};
 
 use super::{
     layout,
@@ -50,6 +50,7 @@ pub struct Kernel {
     v6: KernelFamily<16, 20, 128>,
     peers: Hash<8, 4>,
     macs: Array<MapData, [u64; MAC_WORDS as usize]>,
+    groups: Array<MapData, [u64; GROUP_WORDS]>,
     next_hops: Array<MapData, u64>,
     new_flows: Array<MapData, u64>,
     heads: Array<MapData, [u8; 128]>,
@@ -140,7 +141,15 @@ fn load_object(sizes: FlowSizes, hooks: Hooks) -> Result<Ebpf> {
         (&["FULLNAT4", "FULLNAT6"], sizes.claims),
         (
             &[
-                "VIPS4", "VIPS6", "REPLIES4", "REPLIES6", "LOCALS4", "LOCALS6", "PEERS",
+                "VIPS4",
+                "VIPS6",
+                "REPLIES4",
+                "REPLIES6",
+                "LOCALS4",
+                "LOCALS6",
+                "ANNOUNCED4",
+                "ANNOUNCED6",
+                "PEERS",
             ],
             sizes::HASHES,
         ),
@@ -208,6 +217,7 @@ impl Kernel {
             v6: KernelFamily::take(&mut ebpf, 6)?,
             peers: hash(&mut ebpf, "PEERS")?,
             macs: map_array(&mut ebpf, "MACS")?,
+            groups: map_array(&mut ebpf, "GROUPS")?,
             next_hops: map_array(&mut ebpf, "NEXT_HOPS")?,
             new_flows: map_array(&mut ebpf, "NEW_FLOWS")?,
             heads: map_array(&mut ebpf, "HEADS")?,
@@ -355,6 +365,10 @@ impl Machine for Kernel {
             macs[*index as usize] = *word;
         }
         self.macs.set(0, macs, 0)?;
+        write_array(&mut self.groups, &old.groups, &setup.groups, |deadline| {
+            // The name, which packets do not read.
+            [*deadline, u64::MAX]
+        })?;
         write_hash(&mut self.routes, &routes(&old), &routes(setup))?;
         write_array(&mut self.heads, &old.heads, &setup.heads, layout::head)?;
         write_array(&mut self.rings, &old.rings, &setup.rings, |word| word.0)?;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sluice_abi::{
-    ClaimData, FarEnd, ForwardingMode, Head, LocalKey, MacKey, PortKey, ServerRecord,
+    AnnouncedKey, ClaimData, FarEnd, ForwardingMode, Head, LocalKey, MacKey, PortKey, ServerRecord,
 };
 use sluice_packet::{Route, hash};
 
@@ -24,6 +24,17 @@ pub fn port_key<const A: usize, const N: usize>(key: &PortKey<A>) -> [u8; N] {
 /// Key of `LOCALS*`.
 pub fn local<const A: usize, const N: usize>(key: &LocalKey<A>) -> [u8; N] {
     array(&[&key.addr[..], &key.index.to_le_bytes()].concat())
+}
+
+/// Key of `ANNOUNCED*`.
+pub fn announced<const A: usize, const N: usize>(key: &AnnouncedKey<A>) -> [u8; N] {
+    array(&[&key.addr[..], &key.ifindex.to_le_bytes()].concat())
+}
+
+/// Value of `ANNOUNCED*`.
+pub fn announced_word(mac: [u8; 6], group: u16, router: bool) -> u64 {
+    let group = group + if router { 1 << 15 } else { 0 };
+    u64::from_le_bytes(array(&[&mac[..], &group.to_le_bytes()].concat()))
 }
 
 /// Key of `PEERS`.

@@ -26,6 +26,7 @@ pub(super) struct KernelFamily<const A: usize, const E: usize, const B: usize> {
     vips: Hash<E, 8>,
     replies: Hash<E, 4>,
     locals: Hash<E, 4>,
+    announced: Hash<E, 8>,
     peer_nets: LpmTrie<MapData, [u8; A], u32>,
     claims: Array<MapData, [u8; B]>,
     flows: Array<MapData, [u8; B]>,
@@ -70,6 +71,7 @@ impl<const A: usize, const E: usize, const B: usize> KernelFamily<A, E, B> {
             vips: hash(ebpf, &name("VIPS"))?,
             replies: hash(ebpf, &name("REPLIES"))?,
             locals: hash(ebpf, &name("LOCALS"))?,
+            announced: hash(ebpf, &name("ANNOUNCED"))?,
             peer_nets: trie(ebpf, &name("PEER_NETS"))?,
             claims: map_array(ebpf, &name("FULLNAT"))?,
             flows: map_array(ebpf, &name("FLOWS"))?,
@@ -98,6 +100,13 @@ impl<const A: usize, const E: usize, const B: usize> KernelFamily<A, E, B> {
                 .collect()
         };
         write_hash(&mut self.locals, &locals(old), &locals(new))?;
+        let announced = |family: &Family<A>| -> Contents<E, 8> {
+            let announced = family.announced.iter();
+            announced
+                .map(|(key, word)| (layout::announced(key), word.0.to_le_bytes()))
+                .collect()
+        };
+        write_hash(&mut self.announced, &announced(old), &announced(new))?;
         let key = |prefix: &PrefixKey<A>| Key::new(prefix.length, prefix.addr);
         for gone in old.peer_nets.keys() {
             if !new.peer_nets.contains_key(gone) {

@@ -22,6 +22,7 @@ pub mod kernel;
 pub mod layout;
 pub mod machine;
 mod maps;
+pub mod neighbour;
 pub mod random;
 pub mod setup;
 pub mod suite;

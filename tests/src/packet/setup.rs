@@ -6,9 +6,9 @@ use std::{
 };
 
 use sluice_abi::{
-    ClaimData, ConfigWord, FIRST_REPLY_INDEX, FarEnd, FlowClock, ForwardingMode, Head, HeadPool,
-    LocalKey, MacKey, NET_TUNNELS, Path, PortKey, PrefixKey, RingWord, SHARE_WHOLE, ServerFacts,
-    ServerRecord, ServerWord, Timeouts, VipWord, mac_number,
+    AnnouncedKey, AnnouncedWord, ClaimData, ConfigWord, FIRST_REPLY_INDEX, FarEnd, FlowClock,
+    ForwardingMode, Head, HeadPool, LocalKey, MacKey, NET_TUNNELS, Path, PortKey, PrefixKey,
+    RingWord, SHARE_WHOLE, ServerFacts, ServerRecord, ServerWord, Timeouts, VipWord, mac_number,
 };
 use sluice_packet::Route;
 
@@ -52,6 +52,8 @@ pub struct Family<const A: usize> {
     pub locals: BTreeMap<LocalKey<A>, u32>,
     /// `PEER_NETS*`.
     pub peer_nets: BTreeMap<PrefixKey<A>, u32>,
+    /// `ANNOUNCED*`.
+    pub announced: BTreeMap<AnnouncedKey<A>, AnnouncedWord>,
     /// Claims that are in `FULLNAT*` before the first packet.
     pub claims: Vec<Claim>,
     /// The routing table, by destination address.
@@ -70,6 +72,7 @@ impl<const A: usize> Default for Family<A> {
             replies: BTreeMap::new(),
             locals: BTreeMap::new(),
             peer_nets: [(all, NET_TUNNELS)].into(),
+            announced: BTreeMap::new(),
             claims: Vec::new(),
             routes: BTreeMap::new(),
         }
@@ -89,6 +92,8 @@ pub struct Setup {
     pub peers: BTreeSet<MacKey>,
     /// `MACS`.
     pub macs: BTreeMap<u32, u64>,
+    /// `GROUPS`: deadlines.
+    pub groups: BTreeMap<u32, u64>,
     /// `HEADS`.
     pub heads: BTreeMap<u32, Head>,
     /// `RINGS`.
@@ -446,6 +451,22 @@ impl Setup {
             IpAddr::V6(ip) => {
                 let addr = ip.octets();
                 set(&mut self.v6, PrefixKey { length, addr }, flags);
+            }
+        }
+    }
+
+    /// Announces an address at an interface.
+    pub fn announce(&mut self, address: IpAddr, ifindex: u32, word: AnnouncedWord) {
+        match address {
+            IpAddr::V4(ip) => {
+                let addr = ip.octets();
+                let key = AnnouncedKey { addr, ifindex };
+                self.v4.announced.insert(key, word);
+            }
+            IpAddr::V6(ip) => {
+                let addr = ip.octets();
+                let key = AnnouncedKey { addr, ifindex };
+                self.v6.announced.insert(key, word);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The packet tables. Expected frames are written down by what the RFCs and the forwarding modes demand, and their
 //! checksums are computed from scratch: nothing here asks the code under test.
 
+mod announce;
 mod checksums;
 mod drops;
 mod flows;
@@ -20,6 +21,7 @@ use super::{
     frame::{DIRECTOR_MAC, Frame, SERVER_MAC, SYN, tcp, udp},
 };
 
+pub use announce::cases as announce;
 pub use checksums::cases as checksums;
 pub use drops::cases as drops;
 pub use flows::cases as flows;
@@ -42,6 +44,7 @@ pub fn all() -> Vec<Case> {
         paths(),
         tags(),
         ways_back(),
+        announce(),
     ];
     tables.into_iter().flatten().collect()
 }

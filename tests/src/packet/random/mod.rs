@@ -1,5 +1,6 @@
 //! Random tables and random packets, all from one seed.
 
+mod asks;
 mod rng;
 mod traffic;
 mod world;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use sluice_abi::{ForwardingMode, TCP, UDP};
 
 use super::{
-    Rng, Target, World,
+    Rng, Target, World, asks,
     world::{CLIENT_PORTS, CLIENTS, Family, Virtual, client, own, vip},
 };
 use crate::packet::{
@@ -102,6 +102,7 @@ impl Traffic {
             8..30 => self.reply(rng, this),
             30..34 => self.beside(rng, this),
             34..44 => self.tunnelled(rng, this, &world.virtuals),
+            44..50 => self.asked(rng, this),
             _ => self.request(rng, this),
         }
     }
@@ -266,6 +267,22 @@ impl Traffic {
         let (bytes, clear) = spoiled(rng, frame);
         self.shot(rng, Program::Xdp, bytes, this.target)
             .aimed(clear)
+    }
+
+    /// About who has the VIP.
+    fn asked(&self, rng: &mut Rng, this: &Virtual) -> Shot {
+        let asks::Ask {
+            program,
+            frame,
+            clear,
+        } = asks::ask(rng, this);
+        let mut shot = Shot {
+            to_vip: false,
+            ..self.shot(rng, program, frame, this.target)
+        };
+        shot.headroom = !(program == Program::Xdp && rng.percent(8));
+        let clear = clear && shot.headroom;
+        shot.aimed(clear)
     }
 
     /// Anything else.

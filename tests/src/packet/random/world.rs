@@ -6,8 +6,8 @@ use std::{
 };
 
 use sluice_abi::{
-    ClaimData, ClaimState, ConfigWord, FULLNAT_PORT_MIN, FarEnd, ForwardingMode, NET_SENDS,
-    NET_TUNNELS, Path, RingWord, ServerWord, TCP, UDP, VipWord,
+    AnnouncedWord, ClaimData, ClaimState, ConfigWord, FULLNAT_PORT_MIN, FarEnd, ForwardingMode,
+    NET_SENDS, NET_TUNNELS, Path, RingWord, ServerWord, TCP, UDP, VipWord,
 };
 use sluice_packet::{AlignedMac, Route};
 
@@ -180,6 +180,7 @@ impl World {
                     world.add(rng, target, vip);
                 }
             }
+            world.announce(rng, vip(target.family, number, 0).ip());
         }
         for head in 1..=u32::try_from(world.virtuals.len()).unwrap_or(0) {
             let mut rs_head = world.setup.heads.get(&head).copied().unwrap_or_default();
@@ -200,6 +201,15 @@ impl World {
             world.busy = first..(first + 4).min(world.virtuals.len());
         }
         world
+    }
+
+    /// Announces an address in a group that is held, in one that is not, or in one that is held for some time; a few elsewhere.
+    fn announce(&mut self, rng: &mut Rng, address: IpAddr) {
+        let group = *rng.pick(&[0, 0, 1, 1, 2, 5000]);
+        let word = layout::announced_word(DIRECTOR_MAC, group, rng.percent(20));
+        let ifindex = if rng.percent(95) { IFINDEX } else { 9 };
+        self.setup.announce(address, ifindex, AnnouncedWord(word));
+        self.setup.groups = [(0, u64::MAX), (2, rng.bits() >> 14)].into();
     }
 
     /// The virtual servers that get packets.
@@ -298,8 +308,11 @@ impl World {
             .map(|this| (this.target, address))
     }
 
-    /// A change as the agent makes it: another ring, a draining server, another path, an id given to another server.
+    /// A change as the agent makes it: another ring, a draining server, another path, an id given to another server, a VIP group
+    /// held or given up.
     pub fn change(&mut self, rng: &mut Rng) {
+        let deadline = *rng.pick(&[0, u64::MAX]);
+        self.setup.groups.insert(rng.below(3), deadline);
         let this = rng.pick(&self.virtuals);
         let (id, _) = *rng.pick(&this.servers);
         let word = self.setup.servers.get(&id).copied().unwrap_or_default();
