@@ -20,6 +20,21 @@ Examples:
   kubectl sluice status web -n shop        # one of them
   kubectl sluice status -A -o json         # all namespaces, for a program";
 
+const VIPS_EXAMPLES: &str = "\
+Examples:
+  kubectl sluice vips                      # the addresses of the namespace's virtual servers
+  kubectl sluice vips -A                   # of all namespaces
+  kubectl sluice vips -A -o json           # for a program
+
+States:
+  armed          the holder says that it answers for the address
+  renewed        the holder renews the group's Lease; you may not list nodes
+  taking over    the Lease names a node that does not say yet that it answers
+  contested      another node than the holder says that it answers
+  expired        the Lease was not renewed in time
+  no holder      nobody answers for the address
+  not announced  the address is routed to the directors";
+
 const ROLLOUT_EXAMPLES: &str = "\
 Examples:
   kubectl sluice rollout get web --watch   # follow the run of a RolloutPolicy, or of a VirtualServer
@@ -71,6 +86,8 @@ pub struct Connection {
 pub enum Verb {
     /// Show virtual servers with their pools, servers, weights and rollouts, and the nodes
     Status(Status),
+    /// Show the addresses of virtual servers, and which node announces each
+    Vips(Vips),
     /// See and steer the run of a RolloutPolicy
     #[command(subcommand, after_help = ROLLOUT_EXAMPLES)]
     Rollout(Rollout),
@@ -91,6 +108,18 @@ pub struct Status {
     pub name: Option<String>,
     /// All namespaces
     #[arg(short = 'A', long, conflicts_with_all = ["name", "namespace"])]
+    pub all_namespaces: bool,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `vips`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = VIPS_EXAMPLES)]
+pub struct Vips {
+    /// All namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t)]
@@ -228,6 +257,8 @@ mod tests {
         let parse = |args: &[&str]| Args::try_parse_from(args);
         assert!(parse(&["kubectl-sluice", "status", "-A"]).is_ok());
         assert!(parse(&["kubectl-sluice", "status", "web", "-A"]).is_err());
+        assert!(parse(&["kubectl-sluice", "vips", "-A"]).is_ok());
+        assert!(parse(&["kubectl-sluice", "vips", "-A", "-n", "shop"]).is_err());
         assert!(
             parse(&[
                 "kubectl-sluice",

@@ -60,6 +60,14 @@ impl Cluster {
         }
     }
 
+    /// Where is looked, for a message that nothing is there.
+    pub fn place(&self, all_namespaces: bool) -> String {
+        if all_namespaces {
+            return "any namespace".to_owned();
+        }
+        format!("namespace {} (all namespaces: -A)", self.namespace)
+    }
+
     /// Virtual servers of the namespace.
     pub fn virtual_servers(&self) -> Api<VirtualServer> {
         Api::namespaced(self.client.clone(), &self.namespace)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::bail;
-use futures::future::{try_join, try_join5};
+use futures::future::{try_join, try_join3, try_join5};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -11,14 +11,14 @@ use kube::api::ListParams;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use sluice_api::{
-    EndpointSource, LoadBalancerNode, NODE_LABEL, ObjectKey, POOL_LABEL, RealServerPool,
-    RolloutPolicy, SERVICE_LABEL, VirtualServer,
+    EndpointSource, GROUP_LABEL, LoadBalancerNode, NODE_LABEL, ObjectKey, POOL_LABEL,
+    RealServerPool, RolloutPolicy, SERVICE_LABEL, VirtualServer,
 };
 use sluice_kube::clock;
 
 use crate::connect::Cluster;
 use crate::problem::{Access, Problem, not_found};
-use crate::view::{Leases, Objects, driver};
+use crate::view::{GroupLeases, Leases, Objects, driver};
 
 const LIST_LEASES: Access = Access {
     verb: "list",
@@ -48,14 +48,42 @@ pub async fn objects(
     .await?;
     let slices = unless_forbidden(slices(cluster, all_namespaces, &pools).await)?;
     let mut left_out = Vec::new();
+    let (leases, group_leases) = leases.ok().unzip();
     let objects = Objects {
         virtual_servers,
         pools,
         policies,
         nodes: noted(nodes, "nodes", &mut left_out),
         // Whether nodes live stands in their own status, too, as far as the operator knows.
-        leases: leases.ok(),
+        leases,
+        group_leases,
         slices: noted(slices, "servers from EndpointSlices", &mut left_out),
+    };
+    Ok((objects, left_out))
+}
+
+/// Everything that `vips` needs, from the connection's namespace or all of them. What the user may not list besides virtual
+/// servers is left out; the second value says so.
+pub async fn vips(
+    cluster: &Cluster,
+    all_namespaces: bool,
+) -> Result<(Objects, Vec<String>), Problem> {
+    let all = ListParams::default();
+    let (virtual_servers, nodes, leases) = try_join3(
+        list::<VirtualServer>(cluster, all_namespaces, &all, "virtualservers"),
+        async { unless_forbidden(nodes(cluster).await) },
+        async { unless_forbidden(leases(cluster).await) },
+    )
+    .await?;
+    let mut left_out = Vec::new();
+    let leases = noted(leases, "the VIP groups' Leases", &mut left_out);
+    let (leases, group_leases) = leases.unzip();
+    let objects = Objects {
+        virtual_servers,
+        nodes: noted(nodes, "the nodes' own reports", &mut left_out),
+        leases,
+        group_leases,
+        ..Objects::default()
     };
     Ok((objects, left_out))
 }
@@ -147,16 +175,24 @@ pub async fn nodes_if_allowed(cluster: &Cluster) -> Result<Option<Vec<LoadBalanc
     Ok(unless_forbidden(nodes(cluster).await)?.ok())
 }
 
-/// The nodes' Leases, wherever Sluice runs.
-async fn leases(cluster: &Cluster) -> Result<Leases, Problem> {
+/// The Leases of nodes and of VIP groups, wherever Sluice runs.
+async fn leases(cluster: &Cluster) -> Result<(Leases, GroupLeases), Problem> {
     let api: Api<Lease> = Api::all(cluster.client.clone());
+    // Before the Leases are read: those of groups count for a few seconds, and a slow answer must not make them look older.
+    let now = cluster
+        .request(LIST_LEASES, clock::seconds(&cluster.client))
+        .await?;
     let of_nodes = ListParams::default().labels(NODE_LABEL);
-    let (leases, now) = try_join(
+    let of_groups = ListParams::default().labels(GROUP_LABEL);
+    let (nodes, groups) = try_join(
         cluster.request(LIST_LEASES, api.list(&of_nodes)),
-        cluster.request(LIST_LEASES, clock::seconds(&cluster.client)),
+        cluster.request(LIST_LEASES, api.list(&of_groups)),
     )
     .await?;
-    Ok(Leases::new(leases.items, now))
+    Ok((
+        Leases::new(nodes.items, now),
+        GroupLeases::new(groups.items, now),
+    ))
 }
 
 /// Only the slices that decisions name, as far as a selector of reasonable length can tell.

@@ -1,4 +1,4 @@
-//! The kubectl plugin of Sluice: `kubectl sluice status` and `kubectl sluice rollout`.
+//! The kubectl plugin of Sluice: `kubectl sluice status`, `vips` and `rollout`.
 //!
 //! Objects are fetched ([`fetch`]), turned into a view by pure functions ([`view`]) and printed ([`text`], or the view
 //! itself as JSON and YAML). A command to a run is checked against the run's phase ([`command`]) before it is written, so
@@ -14,6 +14,7 @@ pub mod rollout;
 pub mod status;
 pub mod text;
 pub mod view;
+pub mod vips;
 pub mod watch;
 
 use std::io::{ErrorKind, Write as _};
@@ -38,6 +39,7 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let code = match args.verb {
         Verb::Status(status) => status::run(&args.connection, &status).await?,
+        Verb::Vips(vips) => vips::run(&args.connection, &vips).await?,
         Verb::Rollout(verb) => rollout::run(&args.connection, verb).await?,
         Verb::Completion { shell } => {
             let mut script = Vec::new();

@@ -39,11 +39,7 @@ pub async fn run(connection: &Connection, args: &Status) -> anyhow::Result<u8> {
         return Ok(EXIT_DONE);
     }
     if view.virtual_servers.is_empty() {
-        let place = if args.all_namespaces {
-            "any namespace".to_owned()
-        } else {
-            format!("namespace {} (all namespaces: -A)", cluster.namespace)
-        };
+        let place = cluster.place(args.all_namespaces);
         eprintln!("No virtual servers in {place}.");
     }
     put(&text::status(&view, Paint::for_stdout()))?;

@@ -8,7 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kubectl_sluice::args::Output;
 use kubectl_sluice::document;
 use kubectl_sluice::text::{self, Paint, WIDTH};
-use kubectl_sluice::view::{self, Leases, Nodes, Objects, Presence};
+use kubectl_sluice::view::{self, GroupLeases, Leases, Nodes, Objects, Presence};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_api::jiff::Timestamp;
@@ -38,6 +38,10 @@ fn objects(name: &str) -> Objects {
         policies: of_kind(&items, "RolloutPolicy"),
         nodes: Some(of_kind(&items, "LoadBalancerNode")),
         leases: Some(Leases::new(
+            of_kind(&items, "Lease"),
+            Some(now().0.as_second()),
+        )),
+        group_leases: Some(GroupLeases::new(
             of_kind(&items, "Lease"),
             Some(now().0.as_second()),
         )),
@@ -94,6 +98,21 @@ fn what_is_amiss_is_named() {
     let table = text::status(&view, Paint::Plain);
     assert_fits(&table);
     assert_golden("amiss.status.txt", &table);
+}
+
+#[test]
+fn vips_are_shown_with_their_holders() {
+    let objects = objects("vips.objects.yaml");
+    let view = view::vips(&objects);
+    let table = text::vips(&view, Paint::Plain);
+    assert_fits(&table);
+    assert_golden("vips.txt", &table);
+    for (output, name) in [(Output::Json, "vips.json"), (Output::Yaml, "vips.yaml")] {
+        assert_golden(name, &document(output, &view).unwrap().unwrap());
+    }
+    let table = text::status(&view::status(&objects, &now()), Paint::Plain);
+    assert_fits(&table);
+    assert_golden("vips.status.txt", &table);
 }
 
 #[test]
@@ -262,7 +281,7 @@ fn colour_is_only_added() {
 fn the_documentation_shows_real_output() {
     let docs = path("../../../docs/kubectl-sluice.md");
     let docs = std::fs::read_to_string(docs).unwrap();
-    for name in ["canary.status.txt", "canary.rollout.txt"] {
+    for name in ["canary.status.txt", "canary.rollout.txt", "vips.txt"] {
         let sample = std::fs::read_to_string(path(name)).unwrap();
         assert!(
             docs.contains(&sample),

@@ -11,9 +11,10 @@ use serde_json::Value;
 use crate::command;
 
 /// Test targets, as `package/target`, that need nothing but cargo.
-const UNIT: [&str; 12] = [
+const UNIT: [&str; 13] = [
     "kubectl-sluice/golden",
     "kubectl-sluice/rollout",
+    "kubectl-sluice/vips",
     "kubectl-sluice/watch",
     "sluice-api/cel",
     "sluice-operator/standalone",

@@ -4,10 +4,12 @@ mod rollout;
 mod state;
 mod status;
 mod table;
+mod vips;
 
 pub use rollout::{phase_line, rollout};
 pub use status::status;
 pub use table::{Cell, Paint, Table, Tone};
+pub use vips::vips;
 
 /// Columns that output fits.
 pub const WIDTH: usize = 100;
@@ -45,6 +47,20 @@ pub fn duration(seconds: u32) -> String {
     }
 }
 
+/// Seconds in the one unit that tells enough, as kubectl has it.
+pub fn age(seconds: u64) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    // From two of a unit on it is used.
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / MINUTE),
+        7_200..172_800 => format!("{}h", seconds / HOUR),
+        _ => format!("{}d", seconds / DAY),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +77,12 @@ mod tests {
                 .starts_with("             word")
         );
         assert_eq!(field("Empty", ""), "  Empty\n");
+    }
+
+    #[test]
+    fn ages_have_one_unit() {
+        let ages = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(age);
+        assert_eq!(ages, ["0s", "119s", "2m", "119m", "2h", "47h", "2d"]);
     }
 
     #[test]

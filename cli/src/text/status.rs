@@ -1,11 +1,14 @@
 //! `kubectl sluice status` as text.
 
+use sluice_api::GroupRole;
+
 use crate::view::{
-    AcknowledgedView, NodeView, PoolView, PortView, Presence, ServerState, ServerView, SourceView,
-    StatusView, VirtualServerView, WeightView,
+    AcknowledgedView, AnnouncementView, NodeView, PoolView, PortView, Presence, ServerState,
+    ServerView, SourceView, StatusView, VirtualServerView, WeightView,
 };
 
 use super::state::{named_state, state};
+use super::vips::announced;
 use super::{Cell, Paint, Table, Tone, field, phase_line};
 
 /// One part for each virtual server, then the nodes.
@@ -29,7 +32,7 @@ fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
     let name = format!("VirtualServer {}/{}", view.namespace, view.name);
     let mut out = format!("{}\n", paint.text(Tone::Heading, &name));
     let ports: Vec<String> = view.ports.iter().map(PortView::text).collect();
-    out.push_str(&field("VIPs", &view.addresses.join(", ")));
+    out.push_str(&field("VIPs", &vips(view)));
     out.push_str(&field("Ports", &ports.join(", ")));
     let mode = format!("{}, pool chosen by {}", view.mode, view.pool_selection);
     out.push_str(&field("Mode", &mode));
@@ -81,6 +84,16 @@ fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
         }
     }
     out
+}
+
+fn vips(view: &VirtualServerView) -> String {
+    let of = |address: &String| {
+        let is_it = |vip: &&AnnouncementView| vip.address.to_string() == *address;
+        let vip = view.vips.iter().find(is_it);
+        vip.map_or_else(|| address.clone(), announced)
+    };
+    let vips: Vec<String> = view.addresses.iter().map(of).collect();
+    vips.join(", ")
 }
 
 fn in_force(acknowledged: &AcknowledgedView) -> String {
@@ -196,6 +209,7 @@ fn node_table(nodes: &[NodeView], paint: Paint) -> String {
         "REVISION",
         "POOLS' REV",
         "EXCEPTIONS",
+        "HOLDS",
         "STATE",
     ];
     let mut table = Table::new(0, &headings);
@@ -221,6 +235,7 @@ fn node_table(nodes: &[NodeView], paint: Paint) -> String {
             node.acknowledged_revision.to_string().into(),
             node.acknowledged_pool_revision.to_string().into(),
             exceptions,
+            holds(node).into(),
             presence(node),
         ]);
     }
@@ -244,6 +259,17 @@ fn node_table(nodes: &[NodeView], paint: Paint) -> String {
     out
 }
 
+/// How many VIP groups the node holds. What it said before it fell silent or was taken off does not count.
+fn holds(node: &NodeView) -> String {
+    match node.presence {
+        Presence::Live | Presence::Unknown => {
+            let held = node.groups.iter().filter(|it| it.role == GroupRole::Holder);
+            held.count().to_string()
+        }
+        Presence::Silent | Presence::Detached | Presence::NeverReported => "-".to_owned(),
+    }
+}
+
 fn presence(node: &NodeView) -> Cell {
     match node.presence {
         Presence::Silent => Cell::new(Tone::Bad, "silent"),
@@ -252,6 +278,7 @@ fn presence(node: &NodeView) -> Cell {
         Presence::Live | Presence::Unknown if node.state.ready == "False" => {
             Cell::new(Tone::Bad, &node.state.reason)
         }
+        Presence::Live if node.drain => Cell::new(Tone::Waiting, "live, drained"),
         Presence::Live => Cell::new(Tone::Good, "live"),
         Presence::Unknown => Cell::new(Tone::Waiting, "unknown"),
     }

@@ -84,6 +84,7 @@ impl<T: Into<String>> From<T> for Cell {
 #[derive(Clone, Debug)]
 pub struct Table {
     indent: usize,
+    is_first_whole: bool,
     rows: Vec<Vec<Cell>>,
 }
 
@@ -102,8 +103,16 @@ impl Table {
             .collect();
         Self {
             indent,
+            is_first_whole: false,
             rows: vec![headings],
         }
+    }
+
+    /// Cuts the first column after all the others: what it holds is of use only in full.
+    #[must_use]
+    pub const fn with_whole_first(mut self) -> Self {
+        self.is_first_whole = true;
+        self
     }
 
     /// Adds a row; it has as many cells as there are headings, or fewer.
@@ -143,18 +152,25 @@ impl Table {
         let room = WIDTH.saturating_sub(self.indent + GAP * columns.saturating_sub(1));
         let mut sum: usize = widths.iter().sum();
         while sum > room {
-            let first = widths.first_mut().filter(|width| **width > MIN_FIRST_WIDTH);
-            let widest = match first {
-                Some(first) => first,
-                None => match widths.iter_mut().max().filter(|width| **width > MIN_WIDTH) {
-                    Some(widest) => widest,
-                    None => break,
-                },
+            let Some(column) = self.to_narrow(&widths) else {
+                break;
             };
-            *widest -= 1;
+            widths[column] -= 1;
             sum -= 1;
         }
         widths
+    }
+
+    /// The column to narrow next, if any can be.
+    fn to_narrow(&self, widths: &[usize]) -> Option<usize> {
+        let is_wider = |column: usize, min| widths.get(column).is_some_and(|width| *width > min);
+        if !self.is_first_whole && is_wider(0, MIN_FIRST_WIDTH) {
+            return Some(0);
+        }
+        let others = usize::from(self.is_first_whole)..widths.len();
+        let widest = others.max_by_key(|column| widths[*column]);
+        let widest = widest.filter(|column| is_wider(*column, MIN_WIDTH));
+        widest.or_else(|| is_wider(0, MIN_WIDTH).then_some(0))
     }
 }
 
@@ -193,6 +209,17 @@ mod tests {
         let row = text.lines().nth(1).unwrap();
         assert_eq!(row.chars().count(), WIDTH);
         assert!(row.contains('…') && row.ends_with("-tail  y"), "{row}");
+    }
+
+    #[test]
+    fn the_first_column_can_stay_whole() {
+        let mut table = Table::new(0, &["ADDRESS", "B"]).with_whole_first();
+        let address = "2001:db8:1234:5678:9abc:def0:1234:5678";
+        table.row([address.into(), "y".repeat(100).into()]);
+        let text = table.render(Paint::Plain);
+        let row = text.lines().nth(1).unwrap();
+        assert_eq!(row.chars().count(), WIDTH);
+        assert!(row.starts_with(&format!("{address}  y")), "{row}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use sluice_api::{
 };
 use sluice_planner::Slice;
 
+use super::groups::{GroupLeases, Groups};
 use super::nodes::{Leases, Nodes, Wanted};
 use super::{
     AcknowledgedView, DecisionView, ExceptionView, FORMAT_VERSION, PoolView, PortView, StateView,
@@ -29,12 +30,14 @@ pub struct Objects {
     pub nodes: Option<Vec<LoadBalancerNode>>,
     /// The nodes' Leases; `None`: they may not be listed.
     pub leases: Option<Leases>,
+    /// The VIP groups' Leases; `None`: they may not be listed.
+    pub group_leases: Option<GroupLeases>,
     /// The EndpointSlices that the pools' decisions name; `None`: they may not be listed.
     pub slices: Option<Vec<EndpointSlice>>,
 }
 
 impl Objects {
-    fn known_nodes(&self) -> Option<Nodes<'_>> {
+    pub(super) fn known_nodes(&self) -> Option<Nodes<'_>> {
         Some(Nodes {
             objects: self.nodes.as_deref()?,
             leases: self.leases.as_ref(),
@@ -57,6 +60,7 @@ pub fn status(objects: &Objects, now: &Time) -> StatusView {
         objects,
         pools,
         slices,
+        groups: Groups::new(objects),
         now,
     };
     let mut virtual_servers: Vec<&VirtualServer> = objects.virtual_servers.iter().collect();
@@ -75,6 +79,7 @@ struct Context<'a> {
     objects: &'a Objects,
     pools: BTreeMap<ObjectKey, &'a RealServerPool>,
     slices: Option<Vec<Slice>>,
+    groups: Groups<'a>,
     now: &'a Time,
 }
 
@@ -94,6 +99,9 @@ impl Context<'_> {
         VirtualServerView {
             generation: generation.unwrap_or_default(),
             addresses: shown.addresses.iter().map(ToString::to_string).collect(),
+            vips: decision.map_or_else(Vec::new, |decision| {
+                self.groups.announcements(&decision.content)
+            }),
             ports: shown.ports.iter().map(port).collect(),
             mode: shown.mode.name().to_owned(),
             pool_selection: format!("{:?}", shown.pool_selection),

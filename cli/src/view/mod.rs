@@ -2,17 +2,21 @@
 //! docs/kubectl-sluice.md; fields are added, never renamed or removed within a `formatVersion`.
 
 mod build;
+mod groups;
 mod nodes;
 mod rollout;
 mod servers;
+mod vips;
 
 use serde::Serialize;
 use sluice_api::{Condition, ConditionType, find_condition};
 
 pub use build::{Objects, status};
-pub use nodes::{InterfaceView, Leases, NodeView, Nodes, Presence};
+pub use groups::{AnnouncementView, GroupLeases, HoldState};
+pub use nodes::{GroupView, InterfaceView, Leases, NodeView, Nodes, Presence};
 pub use rollout::{LiveNodes, NextCommand, PlannedStep, RolloutView, StepView, driver, rollout};
 pub use servers::{ServerState, ServerView, SourceView};
+pub use vips::{VipView, VipsView, vips};
 
 /// Version of the structure.
 pub const FORMAT_VERSION: u32 = 2;
@@ -41,6 +45,8 @@ pub struct VirtualServerView {
     pub generation: i64,
     /// The VIPs: those decided, else those of the spec.
     pub addresses: Vec<String>,
+    /// Who announces the decided VIPs, in the same order; empty: nothing is decided.
+    pub vips: Vec<AnnouncementView>,
     /// The ports: those decided, else those of the spec.
     pub ports: Vec<PortView>,
     /// Forwarding mode.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use k8s_openapi::api::coordination::v1::Lease;
 use serde::Serialize;
 use sluice_api::{
-    ConditionType, LoadBalancerNode, LoadBalancerNodeStatus, NODE_LABEL, NODE_SILENT_SECONDS,
-    ObjectKey, find_condition, node_label,
+    Authority, ConditionType, GroupRole, GroupStatus, LoadBalancerNode, LoadBalancerNodeStatus,
+    NODE_LABEL, NODE_SILENT_SECONDS, ObjectKey, find_condition, node_label,
 };
 use sluice_kube::lease::LeaseFacts;
 
@@ -27,6 +27,10 @@ pub struct NodeView {
     pub state: StateView,
     /// Its uplinks.
     pub interfaces: Vec<InterfaceView>,
+    /// The VIP groups that it takes part in, as its agent reports them, by name.
+    pub groups: Vec<GroupView>,
+    /// Whether it is to hold no VIP group.
+    pub drain: bool,
     /// Everything on virtual servers up to this revision is live there.
     pub acknowledged_revision: u64,
     /// Everything on pools up to this revision is live there.
@@ -64,6 +68,18 @@ pub struct InterfaceView {
     pub attach_mode: String,
     /// Why.
     pub reason: Option<String>,
+}
+
+/// A VIP group that a node takes part in.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupView {
+    /// Its name.
+    pub name: String,
+    /// `Holder` or `Candidate`.
+    pub role: GroupRole,
+    /// By what a holder holds it: `Lease` or `Peers`.
+    pub authority: Option<Authority>,
 }
 
 /// When the nodes' Leases were written, all by the API server's clock.
@@ -168,6 +184,16 @@ impl<'a> Nodes<'a> {
         })
     }
 
+    /// The VIP groups that nodes say they hold, each with the node's name. What a node said before it fell silent or was taken
+    /// off does not count.
+    pub(super) fn held(&self) -> impl Iterator<Item = (String, GroupStatus)> + 'a {
+        self.live().flat_map(|(node, status)| {
+            let groups = status.groups.into_iter();
+            let held = groups.filter(|group| group.role == GroupRole::Holder);
+            held.map(move |group| (node.clone(), group))
+        })
+    }
+
     /// All of them, by name.
     pub(super) fn views(&self) -> Vec<NodeView> {
         let nodes = self.objects.iter();
@@ -216,6 +242,13 @@ fn view(object: &LoadBalancerNode, leases: Option<&Leases>) -> NodeView {
         attach_mode: format!("{:?}", interface.attach_mode),
         reason: interface.reason.clone(),
     });
+    let groups = status.groups.into_iter().map(|group| GroupView {
+        name: group.name,
+        role: group.role,
+        authority: group.authority,
+    });
+    let mut groups: Vec<GroupView> = groups.collect();
+    groups.sort_by(|a, b| a.name.cmp(&b.name));
     NodeView {
         name,
         role: format!("{:?}", object.spec.role),
@@ -226,6 +259,8 @@ fn view(object: &LoadBalancerNode, leases: Option<&Leases>) -> NodeView {
             status.observed_generation,
         ),
         interfaces: interfaces.collect(),
+        groups,
+        drain: object.spec.drain,
         acknowledged_revision: status.acknowledged_revision,
         acknowledged_pool_revision: status.acknowledged_pool_revision,
         exception_count: status.exception_count,
