@@ -35,6 +35,20 @@ States:
   no holder      nobody answers for the address
   not announced  the address is routed to the directors";
 
+const NODE_EXAMPLES: &str = "\
+Examples:
+  kubectl sluice node drain node-1         # hand over its VIP groups, and wait until it holds none
+  kubectl sluice node drain node-1 --timeout 5m
+  kubectl sluice node undrain node-1       # let it hold VIP groups again
+
+A drained node goes on forwarding; it only announces nothing.
+
+Exit codes:
+  0    done
+  1    error, or the node still holds a VIP group after --timeout
+  2    wrong usage
+  130  ended by Ctrl-C";
+
 const ROLLOUT_EXAMPLES: &str = "\
 Examples:
   kubectl sluice rollout get web --watch   # follow the run of a RolloutPolicy, or of a VirtualServer
@@ -88,6 +102,9 @@ pub enum Verb {
     Status(Status),
     /// Show the addresses of virtual servers, and which node announces each
     Vips(Vips),
+    /// Take VIP groups off a node, or let it hold them again
+    #[command(subcommand, after_help = NODE_EXAMPLES)]
+    Node(Node),
     /// See and steer the run of a RolloutPolicy
     #[command(subcommand, after_help = ROLLOUT_EXAMPLES)]
     Rollout(Rollout),
@@ -124,6 +141,30 @@ pub struct Vips {
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// The subcommands of `node`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Node {
+    /// Have a node hand over its VIP groups and take none, and wait until it holds none
+    #[command(after_help = NODE_EXAMPLES)]
+    Drain(Drain),
+    /// Let a drained node hold VIP groups again
+    #[command(after_help = NODE_EXAMPLES)]
+    Undrain {
+        /// Name of a LoadBalancerNode
+        name: String,
+    },
+}
+
+/// Arguments of `node drain`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Drain {
+    /// Name of a LoadBalancerNode
+    pub name: String,
+    /// How long to wait until the node holds no VIP group
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 /// Form of the output.
@@ -259,6 +300,7 @@ mod tests {
         assert!(parse(&["kubectl-sluice", "status", "web", "-A"]).is_err());
         assert!(parse(&["kubectl-sluice", "vips", "-A"]).is_ok());
         assert!(parse(&["kubectl-sluice", "vips", "-A", "-n", "shop"]).is_err());
+        assert!(parse(&["kubectl-sluice", "node", "drain"]).is_err());
         assert!(
             parse(&[
                 "kubectl-sluice",

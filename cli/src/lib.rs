@@ -1,4 +1,4 @@
-//! The kubectl plugin of Sluice: `kubectl sluice status`, `vips` and `rollout`.
+//! The kubectl plugin of Sluice: `kubectl sluice status`, `vips`, `node` and `rollout`.
 //!
 //! Objects are fetched ([`fetch`]), turned into a view by pure functions ([`view`]) and printed ([`text`], or the view
 //! itself as JSON and YAML). A command to a run is checked against the run's phase ([`command`]) before it is written, so
@@ -9,6 +9,7 @@ pub mod args;
 pub mod command;
 pub mod connect;
 pub mod fetch;
+pub mod node;
 pub mod problem;
 pub mod rollout;
 pub mod status;
@@ -40,6 +41,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let code = match args.verb {
         Verb::Status(status) => status::run(&args.connection, &status).await?,
         Verb::Vips(vips) => vips::run(&args.connection, &vips).await?,
+        Verb::Node(verb) => node::run(&args.connection, verb).await?,
         Verb::Rollout(verb) => rollout::run(&args.connection, verb).await?,
         Verb::Completion { shell } => {
             let mut script = Vec::new();

@@ -167,11 +167,24 @@ pub fn names(names: &[String]) -> String {
 
 /// Says that there is no object of this name, which there are, and which may be meant.
 pub fn not_found(kind: &str, name: &str, namespace: &str, known: &[String]) -> String {
-    let mut text = format!("no {kind} {name} in namespace {namespace}");
+    let text = format!("no {kind} {name} in namespace {namespace}");
     if known.is_empty() {
-        text.push_str(", and no other one: is it the right namespace? (-n)");
+        return format!("{text}, and no other one: is it the right namespace? (-n)");
+    }
+    with_known(text, name, known)
+}
+
+/// Says that there is no LoadBalancerNode of this name, and which there are, as far as that is known.
+pub fn no_such_node(name: &str, known: &[String]) -> String {
+    let text = format!("no LoadBalancerNode {name}");
+    if known.is_empty() {
         return text;
     }
+    with_known(text, name, known)
+}
+
+/// Adds the names that there are, and which of them may be meant.
+fn with_known(mut text: String, name: &str, known: &[String]) -> String {
     // A transposition counts 2.
     let far = name.chars().count().div_ceil(2).clamp(1, 3);
     let mut near: Vec<(usize, &String)> = known
@@ -239,6 +252,11 @@ mod tests {
             "no VirtualServer wbe in namespace shop: did you mean web? There are: web, api"
         );
         assert!(not_found("VirtualServer", "web", "shop", &[]).contains("right namespace"));
+        assert_eq!(
+            no_such_node("node-1", &["node-10".to_owned()]),
+            "no LoadBalancerNode node-1: did you mean node-10? There are: node-10"
+        );
+        assert_eq!(no_such_node("node-1", &[]), "no LoadBalancerNode node-1");
     }
 
     #[test]
