@@ -28,6 +28,8 @@ pub fn cases() -> Vec<Case> {
             udp_flow(&net),
             reuse_after(&net, FIN | ACK, "FIN"),
             reuse_after(&net, RST, "RST"),
+        ]);
+        cases.extend([
             no_reuse_while_established(&net),
             draining(&net),
             draining_udp(&net),
