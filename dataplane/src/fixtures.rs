@@ -12,6 +12,7 @@ pub(crate) const LIMITS: Limits = Limits {
     locals: 64,
     peers: 64,
     peer_nets: 64,
+    announced: 64,
     heads: 64,
     rings: 64,
     ring_slots: 65_536,

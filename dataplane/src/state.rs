@@ -77,6 +77,7 @@ impl Capacity {
             used: used as u64,
         };
         vec![
+            entry("Announced", limits.announced, usage.announced),
             entry("Backends", limits.replies, usage.replies),
             entry("Heads", limits.heads, usage.heads),
             entry("Locals", limits.locals, usage.locals),

@@ -12,7 +12,8 @@ use aya::maps::{Array, Map, MapData};
 use nix::time::{ClockId, clock_gettime};
 use node::{LIMIT, Node, SERVER, UPLINK, attach_mode};
 use sluice_abi::{
-    ClaimData, ClaimKey, ClaimState, ConfigWord, FlowClock, FlowData, FlowState, TCP, Timeouts,
+    ClaimData, ClaimKey, ClaimState, ConfigWord, FlowClock, FlowData, FlowState, GROUP_WORDS, TCP,
+    Timeouts, group_hash,
 };
 use sluice_agent::maps::Tick;
 use sluice_api::{AttachMode, ConditionType, LoadBalancerNodeStatus, find_condition};
@@ -20,6 +21,12 @@ use sluice_tests::net::until;
 
 fn config(node: &Node) -> Result<Array<MapData, u64>> {
     let data = MapData::from_pin(node.pins.join("CONFIG"))?;
+    Ok(Array::try_from(Map::from_map_data(data)?)?)
+}
+
+/// The deadlines of VIP groups, and the hashes of their names.
+fn groups(node: &Node) -> Result<Array<MapData, [u64; GROUP_WORDS]>> {
+    let data = MapData::from_pin(node.pins.join("GROUPS"))?;
     Ok(Array::try_from(Map::from_map_data(data)?)?)
 }
 
@@ -47,6 +54,8 @@ fn a_killed_agent_leaves_everything_and_the_next_one_takes_over() -> Result<()> 
     node.await_maps(&["record", SERVER])?;
     let seed = config(&node)?.get(&(ConfigWord::FlowSeed as u32), 0)?;
     assert_ne!(seed, 0);
+    let group = [u64::MAX, group_hash("default-3")];
+    groups(&node)?.set(5, group, 0)?;
     let before = program(&node)?;
     assert!(before.is_some(), "a program is attached");
 
@@ -60,6 +69,7 @@ fn a_killed_agent_leaves_everything_and_the_next_one_takes_over() -> Result<()> 
     assert!(node.agent()?.log().contains("adopted the pinned maps"));
     let adopted = config(&node)?.get(&(ConfigWord::FlowSeed as u32), 0)?;
     assert_eq!(adopted, seed, "flows are found by the same seed");
+    assert_eq!(groups(&node)?.get(&5, 0)?, group, "what is armed stays so");
     node.await_neighbours()?;
     let operations = node.metric("sluice_map_operations_total")?;
     assert!(operations.abs() < 0.5, "{operations} needless operations");

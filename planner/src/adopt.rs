@@ -10,7 +10,7 @@ use sluice_abi::{FIRST_REPLY_INDEX, Head, HeadPool, ServerRecord, ServerWord, Vi
 use sluice_api::VipPort;
 
 use crate::ids::{self, ServerKey};
-use crate::{Image, Socket, head};
+use crate::{Image, Socket, announce, head};
 
 /// The part of an image that VIP ports own, as each plan leaves it.
 pub(crate) fn owned(image: &Image) -> Image {
@@ -21,6 +21,7 @@ pub(crate) fn owned(image: &Image) -> Image {
         }
     }
     adopter.servers_and_locals();
+    adopter.announced();
     adopter.owned
 }
 
@@ -115,6 +116,15 @@ impl<'a> Adopter<'a> {
         let marker = Socket::marker(vip_port.address);
         if let Some(word) = self.image.vips.get(&marker).filter(|word| word.0 == 0) {
             self.owned.vips.insert(marker, *word);
+        }
+    }
+
+    /// What is announced and can be served.
+    fn announced(&mut self) {
+        for (at, word) in &self.image.announced {
+            if word.is_router() || announce::is_live(&self.owned, at.address) {
+                self.owned.announced.insert(*at, *word);
+            }
         }
     }
 

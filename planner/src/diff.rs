@@ -11,7 +11,8 @@ use crate::{Image, MapOp, RingLayout, Socket};
 ///
 /// 1. new records, ring slots and heads are written where nothing leads;
 /// 2. entries that lead in and shall go are removed;
-/// 3. words flip, from the inside out: a server's word before the ring that names it, the ring before the head's VIP word;
+/// 3. words flip, from the inside out: a server's word before the ring that names it, the ring before the head's VIP word, and that
+///    before the word by which the node answers for the VIP;
 /// 4. after a grace period nothing refers to the old rings and server ids any more, and they go;
 /// 5. after another one their slots are free for the next plan.
 ///
@@ -61,8 +62,13 @@ fn writes(actual: &Image, desired: &Image, layouts: &BTreeMap<u32, Arc<RingLayou
     ops
 }
 
-/// Endpoints go before their address marker.
+/// Nobody answers for an address any more before its endpoints go, and these go before its marker.
 fn removals_of_entries(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
+    for &at in actual.announced.keys() {
+        if !desired.announced.contains_key(&at) {
+            ops.push(MapOp::RemoveAnnounced { at });
+        }
+    }
     let gone = |socket: &&Socket| !desired.vips.contains_key(socket);
     let (markers, sockets): (Vec<_>, Vec<_>) = actual
         .vips
@@ -151,6 +157,11 @@ fn flips(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
     }
     ops.extend(vip_flips(actual, desired));
     ops.append(&mut later);
+    for (&at, &word) in &desired.announced {
+        if actual.announced.get(&at) != Some(&word) {
+            ops.push(MapOp::SetAnnounced { at, word });
+        }
+    }
 }
 
 /// An address is marked once it has sockets.

@@ -72,6 +72,11 @@ impl fmt::Display for Image {
 }
 
 fn write_surroundings(f: &mut fmt::Formatter<'_>, image: &Image) -> fmt::Result {
+    for (at, word) in &image.announced {
+        let (mac, group) = (Mac(word.mac()), word.group());
+        let router = if word.is_router() { ", router" } else { "" };
+        writeln!(f, "announced {at}: {mac}, group {group}{router}")?;
+    }
     for mac in &image.peers {
         writeln!(f, "peer {mac}")?;
     }

@@ -6,15 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use sluice_abi::{
-    Head, LocalKey, MacKey, PortKey, PrefixKey, RingWord, ServerRecord, ServerWord, VipWord,
+    AnnouncedWord, Head, LocalKey, MacKey, PortKey, PrefixKey, RingWord, ServerRecord, ServerWord,
+    VipWord,
 };
 use sluice_api::{Protocol, VipPort};
 
-use crate::{Mac, Prefix, hash};
+use crate::{AnnouncedAt, Mac, Prefix, hash};
 
-/// The part of the maps that the planner decides: everything but flows, counters and `CONFIG`.
+/// The part of the maps that the planner decides: everything but flows, counters, `CONFIG` and `GROUPS`.
 ///
-/// To read one back: all entries of `VIPS*`, `REPLIES*`, `LOCALS*`, `PEERS` and `PEER_NETS*`; every word of `MACS` that is not 0; the `HEADS` slots that VIP words name;
+/// To read one back: all entries of `VIPS*`, `REPLIES*`, `LOCALS*`, `PEERS`, `PEER_NETS*` and `ANNOUNCED*`; every word of `MACS` that is not 0; the `HEADS` slots that VIP words name;
 /// every present word of `RINGS` that lies within `RING_SLOTS`, with the slots it covers; every word of `SERVERS` that is
 /// not 0 (an absent one keeps its epoch); the `RECORDS` slots that present server words name. Slots that no word names
 /// are free and not part of the image.
@@ -32,6 +33,8 @@ pub struct Image {
     pub macs: BTreeMap<u32, u64>,
     /// `PEER_NETS4` and `PEER_NETS6`.
     pub peer_nets: BTreeMap<Prefix, u32>,
+    /// `ANNOUNCED4` and `ANNOUNCED6`.
+    pub announced: BTreeMap<AnnouncedAt, AnnouncedWord>,
     /// `HEADS`, the slots in use.
     pub heads: BTreeMap<u32, Head>,
     /// `RINGS`, the present words with their slots.

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod announce;
 mod config;
 mod diff;
 mod dump;
@@ -35,6 +36,7 @@ mod surroundings;
 mod tables;
 mod view;
 
+pub use announce::{Announced, AnnouncedAt};
 pub use endpoints::{Slice, SliceEndpoint, SliceOwner, Slices, pool_of};
 pub use image::{ByFamily, Image, Local, Ring, RingContent, Socket};
 pub use members::RingLayout;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use sluice_abi::{Head, RingWord, ServerRecord, ServerWord, VipWord};
+use sluice_abi::{AnnouncedWord, Head, RingWord, ServerRecord, ServerWord, VipWord};
 
-use crate::{Local, Mac, Prefix, RingLayout, Socket};
+use crate::{AnnouncedAt, Local, Mac, Prefix, RingLayout, Socket};
 
 /// One map write.
 ///
@@ -113,6 +113,18 @@ pub enum MapOp {
         /// The key.
         prefix: Prefix,
     },
+    /// Sets an entry of `ANNOUNCED*`.
+    SetAnnounced {
+        /// The key.
+        at: AnnouncedAt,
+        /// The value.
+        word: AnnouncedWord,
+    },
+    /// Removes an entry of `ANNOUNCED*`.
+    RemoveAnnounced {
+        /// The key.
+        at: AnnouncedAt,
+    },
     /// Waits until no packet that was in a program when the wait began is in it any more.
     Grace,
 }
@@ -130,6 +142,8 @@ pub struct Limits {
     pub peers: u32,
     /// Entries of `PEER_NETS4`, and of `PEER_NETS6`.
     pub peer_nets: u32,
+    /// Entries of `ANNOUNCED4`, and of `ANNOUNCED6`: one for each address and interface.
+    pub announced: u32,
     /// Slots of `HEADS`; slot 0 is never used.
     pub heads: u32,
     /// Words of `RINGS`; id 0 is never used.

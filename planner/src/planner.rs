@@ -3,7 +3,8 @@
 //! ```text
 //! set_virtual_server, set_servers ─┐
 //! set_view, set_next_hop ──────────┴► VIP ports concerned ─► plan() ─► operations, then exceptions
-//! new, adopt: what the maps hold ───► all VIP ports ──────────┘
+//! new, adopt: what the maps hold ───► all VIP ports ──────────┤
+//! set_announced ────────────────────► addresses concerned ────┘
 //! ```
 //!
 //! The cost of a change grows with what it touches: indices lead from an address to the pools that have a server there, from
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use sluice_api::{DecidedVirtualServer, ForwardingMode, ObjectKey, VipPort};
 
 use crate::adopt;
+use crate::announce::Announcements;
 use crate::config::VipPortConfig;
 use crate::diff::diff;
 use crate::ids::address_of;
@@ -34,7 +36,7 @@ use crate::problem::{ObjectKind, Problem, Reason};
 use crate::resolve::{Claims, claims, tags, vip_port};
 use crate::surroundings::{self, Surroundings};
 use crate::tables::{Tables, Usage};
-use crate::{Image, Limits, MapOp, NextHop, NodeView, Server, Socket, live};
+use crate::{Announced, Image, Limits, MapOp, NextHop, NodeView, Server, Socket, live};
 
 /// A VIP port that somebody claims.
 #[derive(Debug, Default)]
@@ -71,6 +73,9 @@ pub struct Planner {
     trouble_changes: u64,
     /// VIP ports that are to be planned anew.
     dirty: BTreeSet<VipPort>,
+    announcements: Announcements,
+    /// Says which addresses are not announced for lack of room.
+    not_announced: BTreeSet<Problem>,
     tables: Tables,
     /// Operations that come before all others: they remove what nobody owns from maps that were read back.
     first: Vec<MapOp>,
@@ -87,6 +92,8 @@ impl Planner {
             more: BTreeSet::new(),
             trouble_changes: 0,
             dirty: BTreeSet::new(),
+            announcements: Announcements::default(),
+            not_announced: BTreeSet::new(),
             tables: Tables::new(limits, Image::default()),
             first: Vec::new(),
         };
@@ -101,6 +108,7 @@ impl Planner {
         self.dirty = self.claimed.keys().copied().collect();
         self.dirty
             .extend(owned.vips.keys().filter_map(Socket::vip_port));
+        self.announcements.adopt(&owned);
         self.tables = Tables::new(self.tables.limits, owned);
     }
 
@@ -159,6 +167,12 @@ impl Planner {
         if old != next_hop {
             self.address_changed(address);
         }
+    }
+
+    /// Takes in how an address is to be announced; `None`: not at all. A VIP is as soon as, and as long as, this node balances
+    /// one of its ports.
+    pub fn set_announced(&mut self, address: IpAddr, announced: Option<Announced>) {
+        self.announcements.set(address, announced);
     }
 
     /// The servers at an address are reached otherwise.
@@ -226,7 +240,8 @@ impl Planner {
             return operations;
         }
         let around = Surroundings::wanted(&self.known.view, &self.tables);
-        if self.dirty.is_empty() && around == Surroundings::of(&self.tables.image) {
+        let is_dirty = !self.dirty.is_empty() || self.announcements.is_dirty();
+        if !is_dirty && around == Surroundings::of(&self.tables.image) {
             return operations;
         }
         let mut wanted = BTreeMap::new();
@@ -239,6 +254,9 @@ impl Planner {
         let mut planned = crate::plan::plan(&mut self.tables, &wanted);
         Surroundings::of(&self.tables.image).put_into(&mut planned.part);
         around.put_into(&mut planned.desired);
+        let addresses = wanted.keys().map(|vip_port| vip_port.address);
+        self.announcements
+            .plan(&self.tables, addresses, &mut planned);
         let mut full = std::mem::take(&mut planned.full);
         operations = diff(&planned.part, &planned.desired, &planned.layouts);
         self.tables.replace(planned);
@@ -259,8 +277,17 @@ impl Planner {
             };
             let starved = self.troubles.iter().filter(is_starved);
             self.dirty.extend(starved.map(|(vip_port, _)| *vip_port));
+            self.announcements.try_full();
         }
+        self.note_announcements();
         operations
+    }
+
+    fn note_announcements(&mut self) {
+        let (node, limit) = (&self.known.view.name, self.tables.limits.announced);
+        let problems = self.announcements.left_out(node, limit);
+        self.trouble_changes += u64::from(problems != self.not_announced);
+        self.not_announced = problems;
     }
 
     /// A VIP port as it shall be, with the virtual server that has it, and the problems with serving it as described.
@@ -328,7 +355,8 @@ impl Planner {
     /// Problems for lack of room in the maps. The parts concerned are as they were.
     pub fn full(&self) -> BTreeSet<&Problem> {
         let of_ports = self.troubles.values().flat_map(|trouble| &trouble.full);
-        of_ports.chain(&self.more).collect()
+        let of_node = self.more.iter().chain(&self.not_announced);
+        of_ports.chain(of_node).collect()
     }
 
     /// Problems because of which decisions are not live: exceptions that a node names beside the revision it acknowledges.

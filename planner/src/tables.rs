@@ -40,6 +40,8 @@ pub(crate) struct Tables {
 /// How many entries of the maps are in use. Of a map in two families, of the fuller one.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Usage {
+    /// Of `ANNOUNCED*`.
+    pub announced: usize,
     /// Of `REPLIES*`.
     pub replies: usize,
     /// Of `HEADS`.
@@ -79,6 +81,7 @@ struct Entries {
     vips: [u32; 2],
     replies: [u32; 2],
     locals: [u32; 2],
+    announced: [u32; 2],
 }
 
 /// The keyed maps, of which each has one for either family.
@@ -87,6 +90,7 @@ pub(crate) enum Keyed {
     Vips,
     Replies,
     Locals,
+    Announced,
 }
 
 fn family(address: IpAddr) -> usize {
@@ -119,6 +123,7 @@ impl Tables {
             Keyed::Vips => (self.limits.vips, self.entries.vips),
             Keyed::Replies => (self.limits.replies, self.entries.replies),
             Keyed::Locals => (self.limits.locals, self.entries.locals),
+            Keyed::Announced => (self.limits.announced, self.entries.announced),
         };
         Room::new(entries.map(|entries| limit.saturating_sub(entries)))
     }
@@ -127,6 +132,7 @@ impl Tables {
     pub(crate) fn usage(&self) -> Usage {
         let fuller = |[v4, v6]: [u32; 2]| v4.max(v6) as usize;
         Usage {
+            announced: fuller(self.entries.announced),
             replies: fuller(self.entries.replies),
             heads: self.image.heads.len(),
             locals: fuller(self.entries.locals),
@@ -380,6 +386,10 @@ impl Tables {
         for prefix in part.peer_nets.keys() {
             image.peer_nets.remove(prefix);
         }
+        for at in part.announced.keys() {
+            image.announced.remove(at);
+            self.entries.announced[family(at.address)] -= 1;
+        }
         for local in part.locals.keys() {
             image.locals.remove(local);
             self.entries.locals[family(local.address)] -= 1;
@@ -395,6 +405,9 @@ impl Tables {
         }
         for key in part.locals.keys() {
             self.entries.locals[family(key.address)] += 1;
+        }
+        for at in part.announced.keys() {
+            self.entries.announced[family(at.address)] += 1;
         }
         for ring in part.rings.values() {
             self.ring_slots += ring.word.slots();
@@ -431,6 +444,7 @@ impl Tables {
         image.vips.extend(part.vips);
         image.replies.extend(part.replies);
         image.locals.extend(part.locals);
+        image.announced.extend(part.announced);
         image.peers.extend(part.peers);
         image.macs.extend(part.macs);
         image.peer_nets.extend(part.peer_nets);

@@ -12,7 +12,7 @@ use common::{
     virtual_server, with_hops,
 };
 use sluice_api::{ForwardingMode, PoolSelection};
-use sluice_planner::{Image, Mac, Via};
+use sluice_planner::{Announced, Image, Mac, Via};
 
 /// Plans for an empty node; also checks that the plan is live and repeats itself.
 fn check(name: &str, snapshot: &Snapshot, view: &View) {
@@ -76,6 +76,16 @@ fn dr_with_a_server_of_the_directors_own() {
     let mut view = with_hops(node(DIRECTOR, &["10.0.0.1"]), &LINK);
     view.node.peers.insert(Mac([2, 0, 0, 0, 0, 9]));
     let input = snapshot(vec![("web", web)], vec![two_servers(), ("next", next)]);
+    let on = vec![
+        (2, Mac([2, 0, 0, 0, 0, 0xfe])),
+        (3, Mac([2, 0, 0, 0, 0, 0xfd])),
+    ];
+    let announced = Announced {
+        group: 7,
+        on,
+        router: false,
+    };
+    view.announced.insert(common::ip("192.0.2.1"), announced);
     check("dr_own_server", &input, &view);
 }
 

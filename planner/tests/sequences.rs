@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,11 +18,13 @@ use common::{
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use sluice_abi::{FIRST_REPLY_INDEX, NET_SENDS, NET_TUNNELS, Path, RingWord, ServerWord, VipWord};
+use sluice_abi::{
+    AnnouncedWord, FIRST_REPLY_INDEX, NET_SENDS, NET_TUNNELS, Path, RingWord, ServerWord, VipWord,
+};
 use sluice_api::{DecidedVirtualServer, ForwardingMode, Protocol};
 use sluice_planner::{
-    Image, Limits, Mac, MapOp, NextHop, Prefix, Problem, Reason, Ring, RingContent, Server, Socket,
-    Via,
+    Announced, AnnouncedAt, Image, Limits, Mac, MapOp, NextHop, Prefix, Problem, Reason, Ring,
+    RingContent, Server, Socket, Via,
 };
 
 const ADDRESSES: [&str; 7] = [
@@ -93,7 +95,7 @@ fn views() -> impl Strategy<Value = View> {
         .map(|address| next_hops(ip(address)))
         .collect();
     let peers = prop::collection::btree_set((0_u8..3).prop_map(|i| Mac([2, 0, 0, 0, 0, i])), 0..3);
-    (role, own, hops, peers).prop_map(|(role, own, hops, peers)| {
+    (role, own, hops, peers, announced()).prop_map(|(role, own, hops, peers, announced)| {
         let mut view = node(role, &own);
         let nets = peers.iter().copied().map(peer_net);
         let flags = NET_SENDS | NET_TUNNELS;
@@ -101,7 +103,26 @@ fn views() -> impl Strategy<Value = View> {
         view.node.macs = peers.iter().map(|mac| (2, *mac)).collect();
         view.node.peers = peers;
         view.next_hops = ADDRESSES.iter().copied().map(ip).zip(hops).collect();
+        view.announced = announced;
         view
+    })
+}
+
+/// Of VIPs and of a gateway.
+fn announced() -> impl Strategy<Value = BTreeMap<IpAddr, Announced>> {
+    let addresses = VIPS.iter().chain(&["192.0.2.254", "fd00::fe"]);
+    let addresses = select(addresses.copied().map(ip).collect::<Vec<_>>());
+    let on = subsequence(vec![2, 3, 4], 0..=3);
+    let how = (0_u16..3, on, 0_u8..2).prop_map(|(group, on, mac)| (group, on, mac));
+    prop::collection::btree_map(addresses, how, 0..=4).prop_map(|announced| {
+        let announced = announced.into_iter();
+        let entry = |(address, (group, on, mac)): (IpAddr, (u16, Vec<u32>, u8))| {
+            let mac = Mac([2, 0, 0, 0, 1, mac]);
+            let on = on.into_iter().map(|ifindex| (ifindex, mac)).collect();
+            let router = !VIPS.iter().copied().map(ip).any(|vip| vip == address);
+            (address, Announced { group, on, router })
+        };
+        announced.map(entry).collect()
     })
 }
 
@@ -127,23 +148,44 @@ fn runs() -> impl Strategy<Value = Vec<(Moment, usize)>> {
 }
 
 fn tight() -> impl Strategy<Value = Limits> {
-    let keyed = (1_u32..8, 0_u32..6, 0_u32..3, 0_u32..3);
+    let keyed = (1_u32..8, 0_u32..6, 0_u32..3, 0_u32..3, 0_u32..5);
     (keyed, 1_u32..12, 1_u32..12, 0_u32..8, 1_u32..24, 1_u32..24).prop_map(
-        |((vips, replies, locals, peers), heads, rings, arena, servers, records)| Limits {
-            vips,
-            replies,
-            locals,
-            peers,
-            peer_nets: peers,
-            heads,
-            rings,
-            ring_slots: arena * 4096 + 3,
-            servers,
-            records,
-            servers_each: servers.div_ceil(2),
-            ring_slots_each: arena * 2048,
+        |((vips, replies, locals, peers, announced), heads, rings, arena, servers, records)| {
+            Limits {
+                vips,
+                replies,
+                locals,
+                peers,
+                peer_nets: peers,
+                announced,
+                heads,
+                rings,
+                ring_slots: arena * 4096 + 3,
+                servers,
+                records,
+                servers_each: servers.div_ceil(2),
+                ring_slots_each: arena * 2048,
+            }
         },
     )
+}
+
+/// The entries of `ANNOUNCED*` that follow from a view where there is room.
+fn entries(image: &Image, view: &View) -> BTreeMap<AnnouncedAt, AnnouncedWord> {
+    let balanced = |address: &IpAddr| {
+        let mut vips = image.vips.iter();
+        vips.any(|(socket, word)| socket.address == *address && word.head() != 0)
+    };
+    let announced = view.announced.iter();
+    let announced = announced.filter(|(address, how)| how.router || balanced(address));
+    let entries = announced.flat_map(|(&address, how)| {
+        let entry = |&(ifindex, mac): &(u32, Mac)| {
+            let word = AnnouncedWord::new(mac.0, how.group, how.router);
+            (AnnouncedAt { address, ifindex }, word)
+        };
+        how.on.iter().map(entry).collect::<Vec<_>>()
+    });
+    entries.collect()
 }
 
 /// Something wrong in the maps.
@@ -155,6 +197,7 @@ enum Damage {
     NoRecord(u32),
     NoHead(u32),
     Reply(u8, u32),
+    Announced(IpAddr, u64),
 }
 
 impl Damage {
@@ -182,6 +225,13 @@ impl Damage {
                 let socket = Socket::new([10, 0, 0, last].into(), Protocol::Tcp, 80);
                 image.replies.insert(socket, index);
             }
+            Self::Announced(address, word) => {
+                let at = AnnouncedAt {
+                    address,
+                    ifindex: 2,
+                };
+                image.announced.insert(at, AnnouncedWord(word));
+            }
         }
     }
 }
@@ -207,6 +257,8 @@ fn damages() -> impl Strategy<Value = Vec<Damage>> {
         (1_u32..8).prop_map(Damage::NoRecord),
         (1_u32..8).prop_map(Damage::NoHead),
         (1_u8..5, reply).prop_map(|(last, index)| Damage::Reply(last, index)),
+        (select(VIPS.to_vec()), any::<u64>())
+            .prop_map(|(vip, word)| Damage::Announced(ip(vip), word)),
     ];
     prop::collection::vec(damage, 1..6)
 }
@@ -285,6 +337,7 @@ proptest! {
         let markers: BTreeSet<IpAddr> =
             actual.vips.keys().filter(|e| e.is_marker()).map(|e| e.address).collect();
         prop_assert_eq!(markers, addresses);
+        prop_assert_eq!(&actual.announced, &entries(&actual, view));
         for problem in anew.exceptions() {
             let expected = anew.problems().contains(problem) || problem.reason == Reason::NextHopPending;
             prop_assert!(expected, "{problem}");

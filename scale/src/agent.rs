@@ -40,6 +40,7 @@ const LIMITS: Limits = Limits {
     locals: 4_096,
     peers: 1_024,
     peer_nets: 8_192,
+    announced: 32_768,
     heads: 65_536,
     rings: 65_536,
     ring_slots: 1 << 26,

@@ -18,6 +18,7 @@ const UNIT: [&str; 13] = [
     "kubectl-sluice/watch",
     "sluice-api/cel",
     "sluice-operator/standalone",
+    "sluice-planner/announced",
     "sluice-planner/endpoints",
     "sluice-planner/golden",
     "sluice-planner/identity",

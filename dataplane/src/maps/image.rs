@@ -5,8 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sluice_abi::{MapName, RingWord};
-use sluice_planner::{ByFamily, Image, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket};
+use sluice_abi::{AnnouncedWord, MapName, RingWord};
+use sluice_planner::{
+    AnnouncedAt, ByFamily, Image, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket,
+};
 
 use super::{Error, Maps, map_error};
 
@@ -45,6 +47,7 @@ impl Maps {
             peers: peers.into_iter().map(|(key, _)| Mac(key.mac)).collect(),
             macs: self.macs(),
             peer_nets: self.peer_nets()?,
+            announced: self.announced()?,
             heads,
             rings: self.rings()?,
             servers,
@@ -75,6 +78,16 @@ impl Maps {
         let v6 = v6.map_err(map_error(MapName::PeerNets6, "read it"))?;
         let v4 = v4.into_iter().map(|(key, flags)| (key.into(), flags));
         let v6 = v6.into_iter().map(|(key, flags)| (key.into(), flags));
+        Ok(v4.chain(v6).collect())
+    }
+
+    fn announced(&self) -> Result<BTreeMap<AnnouncedAt, AnnouncedWord>, Error> {
+        let v4 = self.announced4.entries();
+        let v4 = v4.map_err(map_error(MapName::Announced4, "read it"))?;
+        let v6 = self.announced6.entries();
+        let v6 = v6.map_err(map_error(MapName::Announced6, "read it"))?;
+        let v4 = v4.into_iter().map(|(key, word)| (key.into(), word));
+        let v6 = v6.into_iter().map(|(key, word)| (key.into(), word));
         Ok(v4.chain(v6).collect())
     }
 
@@ -177,6 +190,14 @@ impl Maps {
             MapOp::RemovePeerNet { prefix } => match prefix.key() {
                 ByFamily::V4(key) => written(MapName::PeerNets4, self.peer_nets4.remove(&key)),
                 ByFamily::V6(key) => written(MapName::PeerNets6, self.peer_nets6.remove(&key)),
+            },
+            MapOp::SetAnnounced { at, word } => match at.key() {
+                ByFamily::V4(key) => written(MapName::Announced4, self.announced4.set(&key, word)),
+                ByFamily::V6(key) => written(MapName::Announced6, self.announced6.set(&key, word)),
+            },
+            MapOp::RemoveAnnounced { at } => match at.key() {
+                ByFamily::V4(key) => written(MapName::Announced4, self.announced4.remove(&key)),
+                ByFamily::V6(key) => written(MapName::Announced6, self.announced6.remove(&key)),
             },
             MapOp::Grace => {
                 self.grace();

@@ -4,12 +4,14 @@
 //! [`open`] loads the object, adopts what is pinned, and creates what is missing; it drops no flow: a live link gets the
 //! new program by replacement, and maps are adopted only when they are what the object declares.
 //!
-//! One thread writes ([`Maps::apply`]); sweeps, counts and dumps read beside it. Slots that no word refers to are written
+//! One thread writes ([`Maps::apply`]), and one arms VIP groups ([`Maps::arm`]), each maps of its own; sweeps, counts and dumps read
+//! beside them. Slots that no word refers to are written
 //! through shared memory, words by system call, which orders the one before the other.
 
 mod attach;
 mod btf;
 mod clock;
+mod groups;
 mod hook;
 mod image;
 mod load;
@@ -26,13 +28,15 @@ use std::thread;
 use std::time::Duration;
 
 use sluice_abi::{
-    ConfigWord, DropReason, Head, LocalKey, MAC_WORDS, MacKey, MapName, PortKey, PrefixKey,
-    RingWord, ServerCounters, ServerRecord, ServerWord, Stat, VipWord, claim_words,
+    AnnouncedKey, AnnouncedWord, ConfigWord, DropReason, GROUP_WORDS, Head, LocalKey, MAC_WORDS,
+    MacKey, MapName, PortKey, PrefixKey, RingWord, ServerCounters, ServerRecord, ServerWord, Stat,
+    VipWord, claim_words,
 };
 use sluice_planner::Limits;
 
 pub use attach::{Attached, Attacher, Filter, Mode, XdpChoice};
 pub use clock::Tick;
+pub use groups::Group;
 pub use hook::Hook;
 pub use load::{Programs, open};
 pub use pins::{PinLock, detach};
@@ -199,6 +203,9 @@ pub struct Maps {
     macs: Shared<[u64; MAC_WORDS as usize]>,
     peer_nets4: Hash<PrefixKey<4>, u32>,
     peer_nets6: Hash<PrefixKey<16>, u32>,
+    announced4: Hash<AnnouncedKey<4>, AnnouncedWord>,
+    announced6: Hash<AnnouncedKey<16>, AnnouncedWord>,
+    groups: Shared<[u64; GROUP_WORDS]>,
     heads: Shared<Head>,
     rings: Array<RingWord>,
     ring_slots: Shared<[u32; 2]>,
@@ -247,6 +254,9 @@ impl Maps {
             macs: shared!(MapName::Macs, size_of::<[u64; MAC_WORDS as usize]>()),
             peer_nets4: typed!(MapName::PeerNets4, Hash::new),
             peer_nets6: typed!(MapName::PeerNets6, Hash::new),
+            announced4: typed!(MapName::Announced4, Hash::new),
+            announced6: typed!(MapName::Announced6, Hash::new),
+            groups: shared!(MapName::Groups, size_of::<[u64; GROUP_WORDS]>()),
             heads: shared!(MapName::Heads, size_of::<Head>()),
             rings: typed!(MapName::Rings, Array::new),
             ring_slots: shared!(MapName::RingSlots, size_of::<[u32; 2]>()),
@@ -275,6 +285,7 @@ impl Maps {
             locals: smaller(self.locals4.max_entries(), self.locals6.max_entries()),
             peers: self.peers.max_entries(),
             peer_nets: smaller(self.peer_nets4.max_entries(), self.peer_nets6.max_entries()),
+            announced: smaller(self.announced4.max_entries(), self.announced6.max_entries()),
             heads: self.heads.max_entries(),
             rings: self.rings.max_entries(),
             ring_slots,

@@ -12,8 +12,8 @@ use std::slice;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use sluice_abi::{
-    Head, LocalKey, MacKey, PortKey, PrefixKey, RingWord, ServerCounters, ServerRecord, ServerWord,
-    VipWord,
+    AnnouncedKey, AnnouncedWord, Head, LocalKey, MacKey, PortKey, PrefixKey, RingWord,
+    ServerCounters, ServerRecord, ServerWord, VipWord,
 };
 
 /// A type whose value is its bytes.
@@ -38,6 +38,9 @@ plain!(
     PrefixKey<4>,
     PrefixKey<16>,
     MacKey,
+    AnnouncedKey<4>,
+    AnnouncedKey<16>,
+    AnnouncedWord,
     VipWord,
     Head,
     RingWord,

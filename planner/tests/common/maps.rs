@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluice_abi::{
-    FIRST_REPLY_INDEX, ForwardingMode, Head, MAC_WORDS, RingWord, SHARE_WHOLE, ServerRecord,
-    ServerWord, VipWord,
+    AnnouncedWord, FIRST_REPLY_INDEX, ForwardingMode, Head, MAC_WORDS, RingWord, SHARE_WHOLE,
+    ServerRecord, ServerWord, VipWord,
 };
-use sluice_planner::{Image, Limits, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket};
+use sluice_planner::{
+    AnnouncedAt, Image, Limits, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket,
+};
 
 type Check = Result<(), String>;
 
@@ -31,6 +33,7 @@ pub struct Maps {
     peers: BTreeSet<Mac>,
     macs: BTreeMap<u32, u64>,
     peer_nets: BTreeMap<Prefix, u32>,
+    announced: BTreeMap<AnnouncedAt, AnnouncedWord>,
     heads: BTreeMap<u32, Head>,
     rings: BTreeMap<u32, RingWord>,
     ring_slots: Vec<u32>,
@@ -71,6 +74,7 @@ impl Maps {
             peers: BTreeSet::new(),
             macs: BTreeMap::new(),
             peer_nets: BTreeMap::new(),
+            announced: BTreeMap::new(),
             heads: BTreeMap::new(),
             rings: BTreeMap::new(),
             ring_slots: vec![u32::MAX; limits.ring_slots as usize],
@@ -85,6 +89,7 @@ impl Maps {
         self.vips = image.vips.clone();
         self.replies = image.replies.clone();
         self.locals = image.locals.clone();
+        self.announced = image.announced.clone();
         self.heads = image.heads.clone();
         self.servers = image.servers.clone();
         self.records = image.records.clone();
@@ -107,6 +112,18 @@ impl Maps {
             self.macs.insert(index, word)
         };
         ensure!(before.unwrap_or(0) != word, "MACS {index} twice");
+        Ok(())
+    }
+
+    fn set_announced(&mut self, at: AnnouncedAt, word: AnnouncedWord) -> Check {
+        let before = self.announced.insert(at, word);
+        ensure!(before != Some(word), "{at} twice");
+        let family = |other: &&AnnouncedAt| other.address.is_ipv4() == at.address.is_ipv4();
+        let entries = self.announced.keys().filter(family).count();
+        ensure!(
+            entries <= self.limits.announced as usize,
+            "ANNOUNCED is full"
+        );
         Ok(())
     }
 
@@ -157,6 +174,10 @@ impl Maps {
             }
             MapOp::RemovePeerNet { prefix } => {
                 ensure!(self.peer_nets.remove(prefix).is_some(), "no {prefix}");
+            }
+            MapOp::SetAnnounced { at, word } => self.set_announced(*at, *word)?,
+            MapOp::RemoveAnnounced { at } => {
+                ensure!(self.announced.remove(at).is_some(), "no {at} to remove");
             }
             MapOp::Grace => self.held = Reach::default(),
         }
@@ -277,6 +298,16 @@ impl Maps {
                 self.check_head(head)?;
             }
         }
+        for at in self
+            .announced
+            .iter()
+            .filter_map(|(at, word)| (!word.is_router()).then_some(at))
+        {
+            let mut vips = self.vips.iter();
+            let balanced =
+                vips.any(|(socket, word)| socket.address == at.address && word.head() != 0);
+            ensure!(balanced, "{at} is announced and not balanced");
+        }
         for (local, id) in &self.locals {
             let record = self.record(*id)?;
             ensure!(
@@ -395,6 +426,7 @@ impl Maps {
             peers: self.peers.clone(),
             macs: self.macs.clone(),
             peer_nets: self.peer_nets.clone(),
+            announced: self.announced.clone(),
             heads: slots.filter_map(heads).collect(),
             rings: self.rings.iter().filter_map(ring).collect(),
             servers: self.servers.clone(),

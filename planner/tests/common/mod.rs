@@ -18,7 +18,7 @@ use sluice_api::{
     Protocol,
 };
 use sluice_planner::{
-    Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts, Via,
+    Announced, Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts, Via,
 };
 
 pub const ROOMY: Limits = Limits {
@@ -27,6 +27,7 @@ pub const ROOMY: Limits = Limits {
     locals: 4096,
     peers: 64,
     peer_nets: 64,
+    announced: 64,
     heads: 4096,
     rings: 4096,
     ring_slots: 1 << 22,
@@ -133,6 +134,7 @@ pub struct Snapshot {
 pub struct View {
     pub node: NodeView,
     pub next_hops: BTreeMap<IpAddr, NextHop>,
+    pub announced: BTreeMap<IpAddr, Announced>,
 }
 
 /// A planner that is told what changes from moment to moment.
@@ -140,6 +142,7 @@ pub struct Told {
     planner: Planner,
     snapshot: Snapshot,
     next_hops: BTreeMap<IpAddr, NextHop>,
+    announced: BTreeMap<IpAddr, Announced>,
 }
 
 impl Told {
@@ -148,6 +151,7 @@ impl Told {
             planner: Planner::new(limits, image),
             snapshot: Snapshot::default(),
             next_hops: BTreeMap::new(),
+            announced: BTreeMap::new(),
         }
     }
 
@@ -169,6 +173,11 @@ impl Told {
         for address in changed(&old, &self.next_hops) {
             let next_hop = self.next_hops.get(address);
             self.planner.set_next_hop(*address, next_hop.copied());
+        }
+        let old = std::mem::replace(&mut self.announced, view.announced);
+        for address in changed(&old, &self.announced) {
+            let announced = self.announced.get(address);
+            self.planner.set_announced(*address, announced.cloned());
         }
     }
 }

@@ -76,6 +76,8 @@ fn kind(write: &MapOp) -> &'static str {
         MapOp::SetMac { .. } => "MAC word",
         MapOp::SetPeerNet { .. } => "addresses of directors",
         MapOp::RemovePeerNet { .. } => "address of a director removed",
+        MapOp::SetAnnounced { .. } => "announced address",
+        MapOp::RemoveAnnounced { .. } => "announced address removed",
         MapOp::Grace => "grace",
     }
 }

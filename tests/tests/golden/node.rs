@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     locals: 4096,
     peers: 64,
     peer_nets: 64,
+    announced: 64,
     heads: 4096,
     rings: 4096,
     ring_slots: 1 << 22,
