@@ -50,6 +50,8 @@ pub struct Elector {
     health: Option<Health>,
     is_drained: bool,
     pub(crate) is_ending: bool,
+    /// A former process of this node may have armed the kernel.
+    pub(crate) may_be_armed: bool,
     pub(crate) lease: Lease,
     pub(crate) hold: Option<Hold>,
     /// The Lease was given to this node while it was valid.
@@ -79,7 +81,8 @@ pub struct Elector {
 }
 
 impl Elector {
-    /// Knows nothing yet and holds nothing. `group` and `node` are names as in the Lease and the peers' records.
+    /// Knows nothing yet and holds nothing. What a former process armed goes on until its deadline, or until this elector
+    /// learns that it must not. `group` and `node` are names as in the Lease and the peers' records.
     pub fn new(group: &str, node: &str, settings: Settings, now: Time) -> Self {
         Self {
             node: node.to_owned(),
@@ -90,6 +93,7 @@ impl Elector {
             health: None,
             is_drained: false,
             is_ending: false,
+            may_be_armed: true,
             lease: Lease::default(),
             hold: None,
             is_named: false,

@@ -81,6 +81,7 @@ impl Elector {
 
     /// Begins to hold.
     pub(crate) fn start(&mut self, authority: Authority, sent: Time, until: Time, now: Time) {
+        self.may_be_armed = false;
         let accused = self.suspected.as_ref();
         let accused = accused.filter(|_| authority == Authority::Peers);
         let accused = accused.map(|suspicion| suspicion.name.clone());

@@ -23,6 +23,7 @@ impl Elector {
         let is_unreachable = self.is_unreachable(now);
         let has_lease = self.settings.coordination == Coordination::Lease;
         let is_able = self.inability().is_none();
+        self.stop_former(is_able);
         let is_unfit = !is_able || self.is_deaf_successor(now)
             // A renewal that was under way when this node yielded.
             || (self.lost.is_some() && !self.is_named);
@@ -69,6 +70,15 @@ impl Elector {
             self.claim = None;
             self.has_tried = true;
             self.write(Some(self.node.clone()), now);
+        }
+    }
+
+    /// Stops what a former process armed, if this node may not hold or another does.
+    fn stop_former(&mut self, is_able: bool) {
+        let is_replaced = self.lease.holder().is_some() && !self.is_named_here();
+        if self.may_be_armed && (!is_able || is_replaced) {
+            self.may_be_armed = false;
+            self.out.push(Action::Disarm);
         }
     }
 

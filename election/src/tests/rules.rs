@@ -234,6 +234,8 @@ fn a_lease_expires_by_the_own_clock_and_ranks_wait() {
             },
         );
         play.on(500, read(7, &name(2)));
+        // A former process of this node may have held.
+        play.did(&["500: disarm"]);
         for ms in [1500, 2500, 3500, 4400] {
             play.on(ms, read(7, &name(2)));
         }
@@ -257,6 +259,7 @@ fn beside_a_dying_holder(rank: usize, answers: impl FnOnce(&mut Answers)) -> Pla
     };
     answers(&mut play.answers);
     play.on(10, read(7, &name(2)));
+    play.done.clear();
     play.on(1000, read(8, &name(2)));
     play.on(1900, read(9, &name(2)));
     play.run(2700);
@@ -350,6 +353,7 @@ fn a_successor_renews_before_it_arms() {
         witness_until_ms: 60_000,
     };
     play.on(10, read(7, &name(1)));
+    play.done.clear();
     play.on(500, read(8, &own));
     play.did(&[&format!("500: write 1: 8 -> {own:?}")]);
     play.on(520, written(1, 9, &own));

@@ -102,6 +102,26 @@ impl Check {
         }
     }
 
+    /// A node begins to hold. A candidate whose own port died silently takes nothing from a holder by Lease.
+    pub(crate) fn took(world: &mut World, node: usize) {
+        let deaf_ns = world.nodes[node].deaf_ns;
+        let is_deaf = deaf_ns.is_some_and(|deaf_ns| world.now_ns > deaf_ns + SECOND);
+        let mut others = (0..world.nodes.len()).filter(|other| *other != node);
+        let is_served = others.any(|other| {
+            let mut segments = world.segments.iter();
+            world.is_armed(other)
+                && world.is_running(other)
+                && world.check.rights[other] == Some(Authority::Lease)
+                && segments.all(|segment| segment.is_connected(other))
+        });
+        let probes = world.setup.settings.probes();
+        let handed = world.check.handed.as_ref();
+        let is_handed = handed.is_some_and(|(ends, _)| ends[1] == world.nodes[node].name);
+        if probes && is_deaf && is_served && !is_handed {
+            world.check.fault = Some(format!("d{node} takes though its port is dead"));
+        }
+    }
+
     /// Looks at the world as it is.
     pub(crate) fn look(world: &mut World) -> Result<(), String> {
         if let Some(fault) = world.check.fault.take() {

@@ -60,11 +60,15 @@ impl Fault {
                     }
                 }
                 world.nodes[node].whole_ns = world.now_ns;
+                let mut segments = world.segments.iter();
+                let is_deaf = segments.any(|segment| !segment.ports[node]);
+                world.nodes[node].deaf_ns = is_deaf.then_some(world.now_ns);
             }
             Self::Link { node, works } => {
                 for segment in &mut world.segments {
                     segment.ports[node] = works;
                 }
+                world.nodes[node].deaf_ns = None;
                 world.nodes[node].whole_ns = world.now_ns;
                 set_health(world, node, works);
             }

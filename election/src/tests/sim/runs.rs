@@ -14,7 +14,7 @@ use crate::{Coordination, GiveBack, Probing, Settings};
 /// Runs of one test, unless `SLUICE_RUNS` says otherwise; `SLUICE_SEED` repeats one, and `SLUICE_TRACE` is the number of lines that it prints.
 const RUNS: u64 = 600;
 /// Seeds in which a wrong elector has to fail.
-const FLAWED_RUNS: u64 = 2000;
+const FLAWED_RUNS: u64 = 1000;
 /// Lines of a trace that are printed.
 const TRACE_LINES: usize = 120;
 

@@ -74,6 +74,8 @@ pub(crate) struct Node {
     pub(crate) is_frozen: bool,
     pub(crate) paused_ns: Option<u64>,
     pub(crate) resumed_ns: Option<u64>,
+    /// Since when one of its ports is dead though its link is up.
+    pub(crate) deaf_ns: Option<u64>,
     inbox: VecDeque<Event>,
     pub(crate) is_drained: bool,
     pub(crate) health: Health,
@@ -138,6 +140,7 @@ impl World {
             is_frozen: false,
             paused_ns: None,
             resumed_ns: None,
+            deaf_ns: None,
             inbox: VecDeque::new(),
             is_drained: false,
             health: Health::Whole,
@@ -336,6 +339,7 @@ impl World {
             }
             Action::Disarm => self.nodes[node].kernel = Time::default(),
             Action::Announce => {
+                Check::took(self, node);
                 self.check.takeovers += 1;
                 self.nodes[node].holds += 1;
                 let hold = self.nodes[node].holds;
