@@ -47,6 +47,13 @@ pub(crate) struct Handing {
     next_read: Time,
 }
 
+impl Hold {
+    /// Whether this node claimed because that director was silent, and it still is.
+    pub(crate) fn is_accused(&self, name: &str) -> bool {
+        self.accused.as_deref() == Some(name)
+    }
+}
+
 /// Until when a Lease gives the right to answer whose renewal was sent at that time.
 pub(crate) fn deadline(sent: Time, duration: Duration, settings: &Settings) -> Time {
     sent + duration
@@ -125,6 +132,7 @@ impl Elector {
             return self.start(Authority::Lease, sent, until, now);
         };
         (hold.authority, hold.renewed, hold.handing) = (Authority::Lease, sent, None);
+        hold.accused = None;
         self.gave_to = None;
         self.arm(until);
     }
@@ -164,7 +172,8 @@ impl Elector {
                 .handing
                 .as_ref()
                 .is_some_and(|handing| handing.to == holder);
-            if is_successor || is_left_over {
+            let is_accused = hold.authority == Authority::Peers && hold.is_accused(&holder);
+            if is_successor || is_left_over || is_accused {
                 return;
             }
             self.lose(&holder, now);
@@ -272,6 +281,15 @@ impl Elector {
             _ if self.lease.holder().is_none() => now,
             Authority::Lease => renewed + self.settings.renew_interval,
             Authority::Peers if self.is_named_here() => now,
+            // Its data path fell silent and still is, though its way to the API server is back.
+            Authority::Peers
+                if self
+                    .lease
+                    .holder()
+                    .is_some_and(|name| hold.is_accused(name)) =>
+            {
+                now
+            }
             Authority::Peers => self.lease.expiry(&self.settings).unwrap_or(now),
         };
         if self.due(due.max(self.retry_at), now) {

@@ -15,7 +15,8 @@
 //! - Two holders: never because a Lease expired; at most 1 s in a handover; at most 2 s after the suspicion of a living holder; a
 //!   partition of the segment until 2 s after it is healed. A stopped process and a resumed machine answer until the deadline.
 //! - No holder, while a trusted candidate is connected: 0.6 s after a holder that was heard dies; otherwise the Lease's duration
-//!   and two requests (6 s), and 9 s where requests get lost all the time.
+//!   and two requests (6.5 s), and 9 s where requests get lost all the time. A holder whose port is dead and that renews its Lease
+//!   is suspected by those who heard it since it took the group: who started later cannot tell it from one that is out of earshot.
 #![forbid(unsafe_code)]
 
 mod contest;
