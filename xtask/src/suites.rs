@@ -29,13 +29,14 @@ const UNIT: [&str; 13] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 32] = [
+const EQUIPPED: [&str; 33] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_addresses",
     "sluice-tests/api_faults",
     "sluice-tests/api_operator",
     "sluice-tests/api_ownership",
+    "sluice-tests/api_plugin",
     "sluice-tests/api_quiet",
     "sluice-tests/api_rights",
     "sluice-tests/api_scale",

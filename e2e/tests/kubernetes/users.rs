@@ -98,6 +98,15 @@ fn reads(viewer: &Account, everywhere: &Account) -> Result<()> {
     );
     let seen = plugin(everywhere, &status)?;
     ensure!(seen.contains("\nn1 ") && !seen.contains("note:"), "{seen}");
+    let vips = format!("--namespace {TEAM} vips 2>&1");
+    for account in [viewer, everywhere] {
+        let seen = plugin(account, &vips)?;
+        println!("{seen}");
+        ensure!(
+            seen.contains("203.0.113.30") && seen.contains("team/web"),
+            "{seen}"
+        );
+    }
     plugin(viewer, &format!("--namespace {TEAM} rollout get web"))?;
     let promoted = plugin(viewer, &format!("--namespace {TEAM} rollout promote web"));
     let error = promoted.err().context("a viewer promoted")?.to_string();
