@@ -30,6 +30,11 @@ fn main() -> ExitCode {
     suite.check("many come at once and none shares an address", many);
     suite.check("an exhausted pool says so, and grows", exhausted);
     suite.check("what a pool loses stays where it is", lost);
+    suite.check("addresses of a pool are in VIP groups", grouped);
+    suite.check("groups outlive the operator, and holders too", groups_kept);
+    suite.check("a pool says who announces its addresses", announcers);
+    suite.check("addresses that are routed are in no group", routed);
+    suite.check("the Leases of groups go with their pool", groups_gone);
     suite.main(|| {
         let mut stage = Operated::without_address_pools()?;
         for reason in ["AddressNotAllowed", "AddressConflict", "NoFreeAddress"] {
@@ -343,5 +348,175 @@ fn lost(stage: &mut Operated) -> Result<()> {
         advice.contains("no AddressPool gives 192.0.2.9"),
         "{advice}"
     );
+    Ok(())
+}
+
+/// Virtual servers of this pool, and their groups.
+const LOCAL: [(&str, [&str; 2]); 3] = [
+    ("g1", ["local-0", "local-0"]),
+    ("g2", ["local-1", "local-1"]),
+    ("g3", ["local-0", "local-0"]),
+];
+const HOLDER: &str = "n1";
+
+fn local(announce: &Value) -> String {
+    let spec = json!({
+        "addresses": ["10.98.0.0/24", "2001:db8:98::/64"], "autoAssign": false, "announce": announce,
+    });
+    address_pool("local", &spec)
+}
+
+fn l2(groups: u8) -> Value {
+    json!({"l2": {"interfaces": ["eth0"], "groups": groups}})
+}
+
+/// Waits until a virtual server's addresses are in these groups.
+fn await_groups(admin: &Account, name: &str, groups: &[&str]) -> Result<Value> {
+    let question = ["get", "virtualserver", name, "--namespace", "shop"];
+    admin.until(&question, CHANGE_TIMEOUT, |object| {
+        let decision = &object["status"]["decision"];
+        let addresses = decision["addresses"].as_array().into_iter().flatten();
+        let pairs = addresses.zip(groups);
+        let wanted: Vec<Value> = pairs
+            .map(|(address, group)| json!({"address": address, "group": group}))
+            .collect();
+        let found = decision["groups"].as_array().cloned().unwrap_or_default();
+        found == wanted && found.len() == groups.len()
+    })
+}
+
+/// Waits until the groups of the pool that have Leases are these.
+fn await_leases(admin: &Account, groups: &[&str]) -> Result<()> {
+    let question = ["get", "leases", "--selector", "sluice.dev/vip-group"];
+    admin.until(&question, CHANGE_TIMEOUT, |list| {
+        let items = list["items"].as_array().into_iter().flatten();
+        let labels = items.map(|lease| {
+            let label = lease["metadata"]["labels"]["sluice.dev/vip-group"].as_str();
+            let name = lease["metadata"]["name"].as_str();
+            let group = label.unwrap_or_default();
+            assert_eq!(name, Some(format!("sluice-vip-{group}").as_str()));
+            group
+        });
+        let local: Vec<&str> = labels.filter(|group| group.starts_with("local-")).collect();
+        local == groups
+    })?;
+    Ok(())
+}
+
+fn await_decision(admin: &Account, wanted: &Value) -> Result<()> {
+    let question = ["get", "addresspool", "local"];
+    admin.until(&question, CHANGE_TIMEOUT, |pool| {
+        let decision = &pool["status"]["decision"];
+        decision["l2"] == *wanted && decision["generation"] == pool["metadata"]["generation"]
+    })?;
+    Ok(())
+}
+
+fn grouped(stage: &mut Operated) -> Result<()> {
+    let admin = stage.admin();
+    admin.apply(&local(&l2(2)))?;
+    await_decision(admin, &json!({"interfaces": ["eth0"], "groups": 2}))?;
+    await_leases(admin, &["local-0", "local-1"])?;
+    let lease = admin.json(["get", "lease", "sluice-vip-local-0"])?;
+    let spec = json!({"leaseDurationSeconds": 4});
+    ensure!(lease["spec"] == spec, "{lease:#}");
+    let by_pool = |family: &str| json!({"family": family, "addressPoolName": "local"});
+    let both = json!([by_pool("IPv4"), by_pool("IPv6")]);
+    for (name, groups) in LOCAL {
+        admin.apply(&server("shop", name, &both).to_string())?;
+        await_groups(admin, name, &groups)?;
+    }
+    // Those of pools that say nothing are announced too.
+    await_groups(admin, "web", &["edge-0"])?;
+    Ok(())
+}
+
+fn groups_kept(stage: &mut Operated) -> Result<()> {
+    let admin = stage.admin().clone();
+    let patch = json!({"spec": {"holderIdentity": HOLDER}}).to_string();
+    let patch = ["--type=merge", "--patch", &patch];
+    admin.kubectl([&["patch", "lease", "sluice-vip-local-1"][..], &patch].concat())?;
+    let version = |name: &str| -> Result<Value> {
+        let object = admin.json(["get", "virtualserver", name, "--namespace", "shop"])?;
+        Ok(object["status"]["decision"]["revision"].clone())
+    };
+    let before = LOCAL.map(|(name, _)| version(name));
+    stage.stop_operator("three")?;
+    // Whoever comes back in the meantime gets its group back.
+    let recreated = admin.json(["get", "virtualserver", "g2", "--namespace", "shop"])?;
+    let spec = &recreated["spec"]["addresses"];
+    admin.kubectl(["delete", "virtualserver", "g2", "--namespace", "shop"])?;
+    admin.kubectl(["delete", "lease", "sluice-vip-local-0"])?;
+    stage.start_operator("four")?;
+    await_leases(&admin, &["local-0", "local-1"])?;
+    admin.apply(&server("shop", "g2", spec).to_string())?;
+    for ((name, groups), before) in LOCAL.into_iter().zip(before) {
+        await_groups(&admin, name, &groups)?;
+        ensure!(
+            name == "g2" || version(name)? == before?,
+            "{name} was decided anew"
+        );
+    }
+    admin.kubectl(["delete", "lease", "sluice-vip-local-0"])?;
+    await_leases(&admin, &["local-0", "local-1"])?;
+    let lease = admin.json(["get", "lease", "sluice-vip-local-1"])?;
+    ensure!(lease["spec"]["holderIdentity"] == HOLDER, "{lease:#}");
+    Ok(())
+}
+
+fn announcers(stage: &mut Operated) -> Result<()> {
+    let admin = stage.admin();
+    let mut announce = l2(2);
+    announce["l2"]["nodeSelector"] = json!({"matchLabels": {"rack": "a"}});
+    admin.apply(&local(&announce))?;
+    let decided = |nodes: &[&str]| json!({"interfaces": ["eth0"], "nodes": nodes, "groups": 2});
+    await_decision(admin, &decided(&[]))?;
+    let message = await_pool(admin, "local", "Ready", "True")?;
+    ensure!(message.contains("nobody announces them"), "{message}");
+    for (name, rack) in [("n0", "a"), ("n1", "a"), ("n2", "b")] {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"rack": rack}}});
+        admin.apply(&node.to_string())?;
+    }
+    // Of the others no agent has ever reported.
+    await_decision(admin, &decided(&["n1"]))?;
+    admin.kubectl(["label", "node", "n1", "rack=b", "--overwrite"])?;
+    await_decision(admin, &decided(&[]))?;
+    admin.apply(&local(&l2(1)))?;
+    // Addresses are in the other one, too.
+    await_decision(admin, &json!({"interfaces": ["eth0"], "groups": 2}))?;
+    await_leases(admin, &["local-0", "local-1"])
+}
+
+fn routed(stage: &mut Operated) -> Result<()> {
+    let admin = stage.admin();
+    admin.apply(&local(&json!({"none": {}})))?;
+    await_decision(admin, &Value::Null)?;
+    await_leases(admin, &[])?;
+    for (name, _) in LOCAL {
+        let object = await_groups(admin, name, &[])?;
+        let count = object["status"]["decision"]["addresses"].as_array();
+        ensure!(count.is_some_and(|it| it.len() == 2), "{object:#}");
+    }
+    admin.apply(&local(&l2(2)))?;
+    await_leases(admin, &["local-0", "local-1"])?;
+    for (name, groups) in LOCAL {
+        await_groups(admin, name, &groups)?;
+    }
+    Ok(())
+}
+
+fn groups_gone(stage: &mut Operated) -> Result<()> {
+    let admin = stage.admin();
+    let foreign = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "sluice-vip-local-7", "labels": {"sluice.dev/vip-group": "local-7"}},
+    });
+    admin.apply(&foreign.to_string())?;
+    admin.kubectl(["delete", "addresspool", "local"])?;
+    await_leases(admin, &["local-7"])?;
+    for (name, _) in LOCAL {
+        await_groups(admin, name, &[])?;
+        await_reason(admin, "shop", name, "Live")?;
+    }
     Ok(())
 }

@@ -3,6 +3,9 @@
 //!
 //! Agents are real, with tokens that are bound to their nodes as those of pods are.
 
+#[path = "rights/group_leases.rs"]
+mod group_leases;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -46,6 +49,15 @@ fn main() -> ExitCode {
     suite.check("a canary", canary);
     suite.check("pools that select pods, and pools by a Service", slices);
     suite.check("an agent writes its own node alone", own_node);
+    suite.check(
+        "agents pass VIP groups on among themselves",
+        group_leases::passed_on,
+    );
+    suite.check(
+        "an agent takes nothing else of a VIP group",
+        group_leases::refused,
+    );
+    suite.check("agents read Leases and address pools", group_leases::read);
     suite.check("without create on endpointslices", without_slices);
     suite.check("without create on events", without_events);
     suite.check("without create on leases", without_leases);
@@ -176,6 +188,19 @@ fn decide(stage: &mut Rights) -> Result<()> {
         let log = control.apply_pools(&pools, stage.fabric.run().directory())?;
         ensure!(log.contains(expected), "{log}");
     }
+    // The test plays the agents that announce it.
+    let announce =
+        json!({"none": null, "l2": {"nodeSelector": {"matchLabels": {"announces": "nothing"}}}});
+    let announce = json!({"spec": {"announce": announce}}).to_string();
+    let patch = [
+        "patch",
+        "addresspool",
+        EVERY_ADDRESS,
+        "--type=merge",
+        "--patch",
+        &announce,
+    ];
+    stage.admin()?.kubectl(patch)?;
     let question = ["get", "addresspool", EVERY_ADDRESS];
     stage.admin()?.until(&question, CHANGE_TIMEOUT, |object| {
         condition(object, "Ready")["status"] == "True"
@@ -185,7 +210,9 @@ fn decide(stage: &mut Rights) -> Result<()> {
     stage.sluice.apply(WEB, &[server])?;
     stage.sluice.await_weights(WEB, &pools)?;
     stage.sluice.await_ready()?;
+    let of_nodes = ["--selector", "sluice.dev/node"];
     let leases = ["get", "leases", "--namespace", RELEASE_NAMESPACE];
+    let leases = [&leases[..], &of_nodes].concat();
     stage.admin()?.until(&leases, CHANGE_TIMEOUT, |list| {
         list["items"]
             .as_array()

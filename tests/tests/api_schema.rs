@@ -101,6 +101,22 @@ fn node() -> Value {
     })
 }
 
+fn address_pool() -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "AddressPool",
+        "metadata": {"name": "edge"},
+        "spec": {
+            "addresses": ["203.0.113.0/28"],
+            "announce": {"l2": {
+                "interfaces": ["eth0"],
+                "nodeSelector": {"matchLabels": {"rack": "a"}},
+                "groups": 16,
+            }},
+        },
+    })
+}
+
 fn accepted(server: &mut Server) -> Result<()> {
     let many: Vec<Value> = (0..512)
         .map(|i| json!({"name": format!("s{i}"), "address": format!("10.0.{}.{}", i / 256, i % 256)}))
@@ -117,7 +133,20 @@ fn accepted(server: &mut Server) -> Result<()> {
     ];
     let mut named = pool(&json!({"serviceName": "web"}));
     named["spec"]["targetPorts"] = json!([{"name": "http", "port": "web-port"}]);
-    let objects = [virtual_server(), policy(), node(), named];
+    let mut routed = address_pool();
+    routed["metadata"]["name"] = json!("p".repeat(63));
+    routed["spec"]["announce"] = json!({"none": {}});
+    let mut drained = node();
+    drained["spec"]["drain"] = json!(true);
+    let objects = [
+        virtual_server(),
+        policy(),
+        node(),
+        drained,
+        named,
+        address_pool(),
+        routed,
+    ];
     for object in objects.into_iter().chain(sources.iter().map(pool)) {
         server
             .create(&object)
@@ -339,6 +368,57 @@ const CASES: &[Case] = &[
         value: || json!("an-interface-too-long"),
         words: &["spec.interfaces[0]", "Too long"],
     },
+    Case {
+        object: address_pool,
+        pointer: "/spec/announce/none",
+        value: || json!({}),
+        words: &["spec.announce", "give exactly one of l2 and none"],
+    },
+    Case {
+        object: address_pool,
+        pointer: "/spec/announce",
+        value: || json!({}),
+        words: &["spec.announce", "give exactly one of l2 and none"],
+    },
+    Case {
+        object: address_pool,
+        pointer: "/spec/announce/l2/groups",
+        value: || json!(0),
+        words: &[
+            "spec.announce.l2.groups",
+            "should be greater than or equal to 1",
+        ],
+    },
+    Case {
+        object: address_pool,
+        pointer: "/spec/announce/l2/groups",
+        value: || json!(17),
+        words: &[
+            "spec.announce.l2.groups",
+            "should be less than or equal to 16",
+        ],
+    },
+    Case {
+        object: address_pool,
+        pointer: "/spec/announce/l2/nodeSelector",
+        value: || json!({}),
+        words: &[
+            "spec.announce.l2.nodeSelector",
+            "would select everything: give matchLabels or matchExpressions",
+        ],
+    },
+    Case {
+        object: address_pool,
+        pointer: "/spec/announce/l2/interfaces/0",
+        value: || json!("eth0/1"),
+        words: &["spec.announce.l2.interfaces[0]"],
+    },
+    Case {
+        object: address_pool,
+        pointer: "/metadata/name",
+        value: || json!("p".repeat(64)),
+        words: &["metadata.name may have at most 63 characters"],
+    },
 ];
 
 fn refused(server: &Server, case: &Case) -> Result<()> {
@@ -378,10 +458,13 @@ fn set(object: &mut Value, pointer: &str, value: Value) -> Result<()> {
 
 fn defaults(server: &mut Server) -> Result<()> {
     let admin = server.control.admin();
+    let mut pool_with_l2 = address_pool();
+    pool_with_l2["spec"]["announce"] = json!({"l2": {}});
     for (object, field, default) in [
         (virtual_server(), "/spec/poolSelection", json!("Flow")),
         (node(), "/spec/role", json!("Director")),
         (node(), "/spec/xdpMode", json!("Auto")),
+        (pool_with_l2, "/spec/announce/l2/groups", json!(4)),
     ] {
         let arguments = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
         let answer = admin.kubectl_with(arguments, &object.to_string())?;
@@ -400,6 +483,7 @@ fn unchanged(server: &mut Server) -> Result<()> {
         pool(&json!({"serviceName": "web"})),
         policy(),
         node(),
+        address_pool(),
     ] {
         let text = object.to_string();
         admin.apply(&text)?;

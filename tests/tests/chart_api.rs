@@ -170,7 +170,13 @@ fn an_agent_writes_its_own_nodes_objects_only() {
         &["delete", "lbnode", "one"][..],
         &["label", "lbnode", "one", "a=b"],
         &["get", "pods", "--all-namespaces"],
-        &["get", "leases", "--namespace", RELEASE_NAMESPACE],
+        &[
+            "delete",
+            "lease",
+            "sluice-node-one",
+            "--namespace",
+            RELEASE_NAMESPACE,
+        ],
     ] {
         let message = agent.kubectl(arguments).unwrap_err().to_string();
         assert!(message.contains("forbidden"), "{message}");

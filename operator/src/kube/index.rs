@@ -22,6 +22,7 @@ use super::facts::{NAME_MARK, NodeFacts, PodFacts, ServiceFacts, SliceFacts};
 use super::labels::ByLabel;
 use super::memory::{Decided, Memory};
 use super::slices::name_prefix;
+use super::vip_groups::GroupLeaseFacts;
 use super::watch::ServiceCidrs;
 use crate::core::{
     Addresses, Cluster, Dirty, Ledger, Links, Liveness, Node, Object, Outcome, Timers,
@@ -46,6 +47,7 @@ pub(super) struct Index {
     pub(super) peers: Store<String>,
     pub(super) address_pools: Store<AddressPool>,
     pub(super) namespaces: Store<BTreeMap<String, String>>,
+    pub(super) group_leases: Store<GroupLeaseFacts>,
     /// Where the nodes' Leases are.
     pub(super) namespace: String,
     pub(super) cluster: Cluster,
@@ -57,6 +59,8 @@ pub(super) struct Index {
     pub(super) shards: BTreeSet<u8>,
     /// Whether something else may have to be said of the address pools.
     pub(super) are_pools_stale: bool,
+    /// Whether Leases of VIP groups may have to be made or deleted.
+    pub(super) are_groups_stale: bool,
     pub(super) known_nodes: BTreeMap<String, Node>,
     pub(super) liveness: Liveness,
     pub(super) departures: Departures,

@@ -16,6 +16,7 @@ use crate::core::{Assignment, Dirty, Named, Taken, address_pool_status};
 impl Index {
     pub(super) fn address_pools_changed(&mut self, changes: &[Change<AddressPool>]) {
         self.are_pools_stale = true;
+        self.are_groups_stale = true;
         let spec_of = |pool: Option<&AddressPool>| pool.map(|pool| pool.spec.clone());
         let is_new = |change: &Change<AddressPool>| {
             let now = self.address_pools.objects.get(&change.key);

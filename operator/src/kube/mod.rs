@@ -34,6 +34,7 @@ mod silence;
 mod slices;
 #[cfg(test)]
 mod tests;
+mod vip_groups;
 mod watch;
 mod writer;
 mod written;

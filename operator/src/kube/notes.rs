@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 use futures::future::BoxFuture;
 use sluice_api::{
     AddressPool, Kind, LoadBalancerNode, MAX_PEERS_BYTES, ObjectKey, PEERS_CONFIG_MAP, Time,
+    group_lease,
 };
-use sluice_kube::Item;
+use sluice_kube::{Item, Stamp};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
@@ -20,6 +21,7 @@ use super::events::{About, Events, News};
 use super::index::Index;
 use super::peers;
 use super::silence::{self, Silence};
+use super::vip_groups::{GroupLeaseFacts, GroupLeases};
 use super::writer::Writer;
 use crate::order::Waits;
 
@@ -42,6 +44,8 @@ enum Note {
     AddressPool(String),
     /// A shard of the ledger of addresses.
     Shard(u8),
+    /// The Lease of a VIP group, by its key.
+    GroupLease(ObjectKey),
 }
 
 /// The answer to a write.
@@ -58,6 +62,8 @@ enum Written {
     Peers(Item<String>),
     AddressPool(Box<Item<AddressPool>>),
     Shard,
+    GroupLease(Item<GroupLeaseFacts>),
+    GroupGone(ObjectKey, Stamp),
 }
 
 /// Writes under way, and waits after writes that were not taken.
@@ -104,6 +110,34 @@ impl Notes {
         self.start_peers(index, writer, now_ms);
         self.start_address_pools(index, writer, now, now_ms);
         self.start_shards(index, writer, now_ms);
+        self.start_groups(index, writer, now_ms);
+    }
+
+    fn start_groups(&mut self, index: &mut Index, writer: &Writer, now_ms: u64) {
+        if !std::mem::take(&mut index.are_groups_stale) {
+            return;
+        }
+        let GroupLeases { missing, gone } = index.group_lease_news();
+        // What is not done now is looked at once more.
+        index.are_groups_stale = !missing.is_empty() || !gone.is_empty();
+        for group in missing {
+            let namespace = index.namespace.clone();
+            let note = Note::GroupLease(ObjectKey::new(&namespace, group_lease(&group)));
+            let writer = writer.clone();
+            let write = Box::pin(async move {
+                let item = writer.group_lease(&namespace, &group).await?;
+                Ok(Written::GroupLease(item))
+            });
+            self.fly(note, write, now_ms);
+        }
+        for (key, stamp) in gone {
+            let (note, writer) = (Note::GroupLease(key.clone()), writer.clone());
+            let write = Box::pin(async move {
+                writer.delete_group_lease(&key, &stamp).await?;
+                Ok(Written::GroupGone(key, stamp))
+            });
+            self.fly(note, write, now_ms);
+        }
     }
 
     fn start_address_pools(&mut self, index: &mut Index, writer: &Writer, now: &Time, now_ms: u64) {
@@ -220,6 +254,10 @@ impl Notes {
                 index.address_pools.written(*item);
             }
             Ok(Written::Shard) => {}
+            Ok(Written::GroupLease(item)) => {
+                index.group_leases.made(item);
+            }
+            Ok(Written::GroupGone(key, stamp)) => index.group_gone(&key, &stamp),
             Err(error @ (WriteError::Gone | WriteError::Stale)) => {
                 if let Note::Shard(shard) = note {
                     index.shards.insert(shard);

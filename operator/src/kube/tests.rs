@@ -24,7 +24,7 @@ use super::flight::{Ground, fly};
 use super::index::Index;
 use super::watch::{
     AddressPools, KubeNodes, Leases, Namespaces, Nodes, PeersList, Pods, Policies, Pools,
-    ServiceCidrs, Services, Slices, VirtualServers,
+    ServiceCidrs, Services, Slices, VipGroups, VirtualServers,
 };
 use super::writer::Writer;
 use crate::core::{Dirty, Node, Standing, Trust};
@@ -124,6 +124,7 @@ fn index_without_address_pools(virtual_server: VirtualServer, pool: RealServerPo
     list::<Policies>(&mut index, Vec::new());
     list::<Nodes>(&mut index, Vec::new());
     list::<Leases>(&mut index, Vec::new());
+    list::<VipGroups>(&mut index, Vec::new());
     list::<Pods>(&mut index, Vec::new());
     list::<Services>(&mut index, Vec::new());
     list::<PeersList>(&mut index, Vec::new());

@@ -10,8 +10,8 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
 use sluice_api::{
-    AddressPool, LoadBalancerNode, NODE_LABEL, PEERS_CONFIG_MAP, PEERS_KEY, RealServerPool,
-    RolloutPolicy, VirtualServer,
+    AddressPool, GROUP_LABEL, LoadBalancerNode, NODE_LABEL, PEERS_CONFIG_MAP, PEERS_KEY,
+    RealServerPool, RolloutPolicy, VirtualServer,
 };
 use sluice_kube::Kind;
 use sluice_kube::lease::LeaseFacts;
@@ -20,6 +20,7 @@ use sluice_kube::watched::Watched;
 
 use super::facts::{NodeFacts, PodFacts, ServiceFacts, SliceFacts, ranges};
 use super::index::Index;
+use super::vip_groups::GroupLeaseFacts;
 
 /// The kinds that are watched.
 pub(super) const KINDS: &[Kind<Index>] = &[
@@ -28,6 +29,7 @@ pub(super) const KINDS: &[Kind<Index>] = &[
     Kind::of::<Policies>(),
     Kind::of::<Nodes>(),
     Kind::of::<Leases>(),
+    Kind::of::<VipGroups>(),
     Kind::of::<Pods>(),
     Kind::of::<Services>(),
     Kind::of::<Slices>(),
@@ -181,6 +183,30 @@ impl Watched for Leases {
         &mut index.leases
     }
     fn changed(_: &mut Index, _: Vec<Change<LeaseFacts>>) {}
+}
+
+/// The Leases of VIP groups, to make and to delete them.
+pub(super) struct VipGroups;
+
+impl Watched for VipGroups {
+    type Index = Index;
+    type Object = DeserializeGuard<Lease>;
+    type Kept = GroupLeaseFacts;
+    const NAME: &'static str = "GroupLease";
+    const LABELS: Option<&'static str> = Some(GROUP_LABEL);
+
+    fn api(client: &Client, namespace: &str) -> Api<Self::Object> {
+        Api::namespaced(client.clone(), namespace)
+    }
+    fn keep(object: Self::Object) -> Result<GroupLeaseFacts, String> {
+        decoded(object).map(|lease| GroupLeaseFacts::of(&lease))
+    }
+    fn store(index: &mut Index) -> &mut Store<GroupLeaseFacts> {
+        &mut index.group_leases
+    }
+    fn changed(index: &mut Index, changes: Vec<Change<GroupLeaseFacts>>) {
+        index.group_leases_changed(&changes);
+    }
 }
 
 /// Pods, for pools that select them.

@@ -26,6 +26,7 @@ use super::departures::Departed;
 use super::index::answered;
 use super::peers::Wanted;
 use super::silence::Silence;
+use super::vip_groups::{self, GroupLeaseFacts};
 use super::watch::peers_text;
 use crate::core::SHARDS;
 use crate::managed::Managed;
@@ -220,6 +221,42 @@ impl Writer {
         self.delete("EndpointSlice", &api, key, stamp).await
     }
 
+    /// Makes the Lease of a VIP group. Should there be one of this name meanwhile, it stays.
+    pub(super) async fn group_lease(
+        &self,
+        namespace: &str,
+        group: &str,
+    ) -> Result<Item<GroupLeaseFacts>, WriteError> {
+        let api = Api::<Lease>::namespaced(self.client.clone(), namespace);
+        let lease = serde_json::from_value(vip_groups::lease(group))
+            .map_err(|error| WriteError::Refused(error.to_string()))?;
+        let parameters = PostParams {
+            field_manager: Some(OPERATOR_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let lease = self
+            .finish("Lease", api.create(&parameters, &lease))
+            .await?;
+        Ok(Item::of(lease, |lease| Ok(GroupLeaseFacts::of(&lease))))
+    }
+
+    /// Deletes the Lease of a VIP group, whoever has renewed it meanwhile.
+    pub(super) async fn delete_group_lease(
+        &self,
+        key: &ObjectKey,
+        stamp: &Stamp,
+    ) -> Result<(), WriteError> {
+        let api = Api::<Lease>::namespaced(self.client.clone(), &key.namespace);
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(stamp.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        self.delete_by("Lease", &api, key, &parameters).await
+    }
+
     /// Deletes what a node has left behind. An agent that lives renews its Lease, so that goes first.
     pub(super) async fn forget(&self, departed: &Departed) -> Result<(), WriteError> {
         if let Some((key, stamp)) = &departed.lease {
@@ -241,9 +278,18 @@ impl Writer {
         key: &ObjectKey,
         stamp: &Stamp,
     ) -> Result<(), WriteError> {
-        let parameters = only(stamp);
+        self.delete_by(kind, api, key, &only(stamp)).await
+    }
+
+    async fn delete_by<K: Clone + Debug + DeserializeOwned>(
+        &self,
+        kind: &'static str,
+        api: &Api<K>,
+        key: &ObjectKey,
+        parameters: &DeleteParams,
+    ) -> Result<(), WriteError> {
         let request = async {
-            match api.delete(&key.name, &parameters).await {
+            match api.delete(&key.name, parameters).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
                 answer => answer.map(drop),
             }

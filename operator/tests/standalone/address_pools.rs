@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use sluice_api::{AddressPoolStatus, ConditionType, Kind, ObjectKey, find_condition, parse_ip};
+use sluice_api::{
+    AddressPoolDecision, AddressPoolStatus, ConditionType, DecidedL2, Kind, ObjectKey,
+    find_condition, parse_ip,
+};
 
 use crate::harness::{POOLS, Standalone, WEB, assert_parts};
 
@@ -117,4 +120,76 @@ fn of_pools_that_overlap_the_first_one_counts() {
     assert_parts(&message, &["203.0.113.1 (VirtualServer default/a)"]);
     wait_pool(&mut s, "core", ConditionType::Ready, "True");
     wait_address(&mut s, "a", "203.0.113.1");
+}
+
+fn wait_decision(s: &mut Standalone, l2: Option<&DecidedL2>) {
+    let key = ObjectKey::new("", "edge");
+    s.wait(&format!("{l2:?}"), |s| {
+        let file = s
+            .directory
+            .read_status::<AddressPoolStatus>(Kind::AddressPool, &key);
+        let AddressPoolDecision { l2: decided, .. } =
+            file.expect("no torn file")?.status.decision?;
+        (decided.as_ref() == l2).then_some(())
+    });
+}
+
+fn wait_group(s: &mut Standalone, name: &str, group: Option<&str>) {
+    s.wait(&format!("{group:?} of {name}"), |s| {
+        let decision = s.virtual_server(name)?.status.decision?;
+        let mut groups = decision.content.groups.iter();
+        (groups.next().map(|group| group.group.as_str()) == group).then_some(())
+    });
+}
+
+#[test]
+fn addresses_of_a_pool_are_in_groups_that_its_nodes_announce() {
+    let of_rack = "spec: {announce: {l2: {groups: 2, nodeSelector: {matchLabels: {rack: a}}}}, ";
+    let edge = EDGE.replace("spec: {", of_rack);
+    let node = |name: &str, rack: &str| {
+        format!(
+            "apiVersion: sluice.dev/v1alpha1\nkind: LoadBalancerNode\n\
+             metadata: {{name: {name}, labels: {{rack: {rack}}}}}\nspec: {{interfaces: [eth0]}}\n"
+        )
+    };
+    let mut s = Standalone::started(&[
+        ("edge.yaml", &edge),
+        ("pools.yaml", POOLS),
+        ("a.yaml", &by_family("a")),
+        ("b.yaml", &by_family("b")),
+        ("d1.yaml", &node("d1", "a")),
+        ("d2.yaml", &node("d2", "b")),
+    ]);
+    for agent in ["d1", "d2"] {
+        s.agent(agent, &["10.0.0.250"]);
+    }
+    let decided = |nodes: Option<&[&str]>| DecidedL2 {
+        interfaces: Vec::new(),
+        nodes: nodes.map(|nodes| nodes.iter().map(|node| (*node).to_owned()).collect()),
+        groups: 2,
+    };
+    wait_decision(&mut s, Some(&decided(Some(&["d1"]))));
+    wait_group(&mut s, "a", Some("edge-0"));
+    wait_group(&mut s, "b", Some("edge-1"));
+    s.write("d2.yaml", &node("d2", "a"));
+    wait_decision(&mut s, Some(&decided(Some(&["d1", "d2"]))));
+    // The group is kept without the ledger, and by who comes back.
+    s.kill();
+    fs::remove_file(s.path.join("a.yaml")).expect("it is there");
+    fs::remove_file(s.directory.ledger_path()).expect("it is there");
+    s.start();
+    s.wait("a to go", |s| s.virtual_server("a").is_none().then_some(()));
+    s.write("c.yaml", &by_family("c"));
+    wait_group(&mut s, "b", Some("edge-1"));
+    wait_group(&mut s, "c", Some("edge-0"));
+    s.write(
+        "edge.yaml",
+        &EDGE.replace("spec: {", "spec: {announce: {none: {}}, "),
+    );
+    wait_decision(&mut s, None);
+    wait_group(&mut s, "b", None);
+    s.write("edge.yaml", &edge);
+    wait_group(&mut s, "b", Some("edge-1"));
+    fs::remove_file(s.path.join("edge.yaml")).expect("it is there");
+    wait_group(&mut s, "b", None);
 }

@@ -16,13 +16,14 @@ use crate::net::sluice::binary;
 pub const EVERY_ADDRESS: &str = "every-address";
 
 /// The pool as the chart's value `addressPools` takes it: it lets everybody have any address, together with anybody else, and
-/// gives none to whoever names none.
+/// gives none to whoever names none. Nobody announces them.
 pub fn every_address() -> Value {
     json!({
         "name": EVERY_ADDRESS,
         "addresses": ["0.0.0.0/0", "::/0"],
         "autoAssign": false,
         "sharing": "Cluster",
+        "announce": {"none": {}},
     })
 }
 

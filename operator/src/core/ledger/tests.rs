@@ -123,14 +123,14 @@ impl World {
         let standing = self.decided.get(key).cloned().unwrap_or_default();
         let groups = assignment.groups(&standing);
         let now = assignment.groups(&assignment.addresses);
-        if !assignment.refusals.is_empty() {
-            self.groups.insert(key.clone(), groups);
-        } else {
+        if assignment.refusals.is_empty() {
             self.groups.insert(key.clone(), now);
             let now = assignment.addresses.clone();
             if self.decided.insert(key.clone(), now.clone()) != Some(now) {
                 self.ask(key);
             }
+        } else {
+            self.groups.insert(key.clone(), groups);
         }
     }
 

@@ -97,7 +97,9 @@ impl Ledger {
                 .extend(rest.iter().map(|(_, until_ms)| (*until_ms, address)));
             let group = line.group.as_deref().and_then(Group::of);
             self.pools.count(&line.pool, address);
-            group.iter().for_each(|group| self.pools.join(group));
+            if let Some(group) = &group {
+                self.pools.join(group);
+            }
             let entry = Entry {
                 pool: line.pool,
                 group,
