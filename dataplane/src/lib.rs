@@ -5,6 +5,7 @@
 //! | [`source`] | reads decisions, and what this node is to be |
 //! | [`netlink`] | follows links, routes and neighbours |
 //! | [`core`] | decides what to write, attach and report, without I/O |
+//! | [`announce`] | announces VIPs and takes part in the election of who does |
 //! | [`shell`] | runs the core and carries out what it wants done |
 //! | [`maps`] | calls bpf(2) |
 //! | [`sweeper`] | forgets and counts flows |
@@ -13,6 +14,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod announce;
 pub mod core;
 #[cfg(test)]
 mod fixtures;

@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::builder::RangedU64ValueParser;
@@ -13,6 +14,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use sluice_agent::maps::Sizes;
 use sluice_agent::source::kube::NewNode;
 use sluice_api::{NodeRole, XdpMode};
+use sluice_election::{GiveBack, Settings};
 
 /// Flows of a bucket of the flow tables.
 const BUCKET_ENTRIES: u32 = 4;
@@ -118,9 +120,20 @@ pub(crate) struct RunOptions {
     /// How tc programs are attached.
     #[arg(long, value_enum, default_value_t = Tc::Auto)]
     tc: Tc,
+    /// After how many seconds without a fault VIP groups return to this node from one that is further down their order, or `never`.
+    #[arg(long, default_value = "60", env = "SLUICE_FAILBACK_SECONDS", value_parser = failback)]
+    failback_seconds: Failback,
     /// How the log is written, to standard error. RUST_LOG sets the level.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
+}
+
+/// When VIP groups return to a node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Failback {
+    /// When it was without a fault for so long.
+    After(Duration),
+    Never,
 }
 
 /// Options that matter only without `--dir`.
@@ -178,6 +191,21 @@ pub(crate) enum LogFormat {
 }
 
 impl RunOptions {
+    /// Times and choices of who announces VIPs.
+    pub(crate) fn election(&self) -> Settings {
+        let settings = Settings::default();
+        match self.failback_seconds {
+            Failback::After(stable_time) => Settings {
+                stable_time,
+                ..settings
+            },
+            Failback::Never => Settings {
+                give_back: GiveBack::Never,
+                ..settings
+            },
+        }
+    }
+
     pub(crate) fn sizes(&self) -> Sizes {
         let buckets = |flows: u32| flows.div_ceil(BUCKET_ENTRIES).next_power_of_two();
         Sizes {
@@ -219,6 +247,17 @@ impl RunOptions {
 /// Sizes from a few flows to what a large machine holds.
 fn table_size() -> RangedU64ValueParser<u32> {
     RangedU64ValueParser::new().range(64..=1 << 26)
+}
+
+/// Reads when VIP groups return.
+fn failback(text: &str) -> Result<Failback, String> {
+    const MOST: u64 = 86_400;
+    if text == "never" {
+        return Ok(Failback::Never);
+    }
+    let seconds = text.parse().ok().filter(|seconds| *seconds <= MOST);
+    let after = seconds.map(|seconds| Failback::After(Duration::from_secs(seconds)));
+    after.ok_or_else(|| format!("must be `never` or a number of seconds up to {MOST}"))
 }
 
 fn admin_address(text: &str) -> Result<Admin, String> {

@@ -5,22 +5,27 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::{fs, io, panic, process, thread};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use prometheus_client::registry::Registry;
 use sluice_agent::admin::Listeners;
-use sluice_agent::core::{Core, Input};
-use sluice_agent::maps::{Attacher, PinLock, kernel_release, open};
+use sluice_agent::announce::{self, Announcer, Groups};
+use sluice_agent::core::{AnnounceOptions, Core, Input};
+use sluice_agent::maps::{Attacher, Maps, PinLock, kernel_release, open};
 use sluice_agent::netlink::{Monitor, Requests};
 use sluice_agent::report::Mailbox;
 use sluice_agent::shell::{Shell, Tools};
 use sluice_agent::state::State;
 use sluice_agent::sweeper;
+use sluice_election::Coordination;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::options::RunOptions;
 use crate::sources::{OpenSource, Source};
+
+/// What runs, what says when the core's loop has ended, and what lets VIP groups go; none on a node that is detached.
+type Started = (Arc<State>, oneshot::Receiver<()>, Option<Announcer>);
 
 /// News that may wait for the core.
 const INBOX: usize = 4096;
@@ -54,8 +59,11 @@ async fn run_until_signal(options: &RunOptions) -> Result<()> {
     let listeners = Listeners::bind(options.admin.0, &options.place.socket()).await;
     let socket = listeners.socket().to_owned();
     let source = source.open(&options.node).await?;
-    let (state, core_ended) = match source.detach() {
-        Some(generation) => stay_detached(options, &pins, source, generation)?,
+    let (state, core_ended, announcer) = match source.detach() {
+        Some(generation) => {
+            let (state, ended) = stay_detached(options, &pins, source, generation)?;
+            (state, ended, None)
+        }
         None => start(options, &object, pins, source)?,
     };
     info!(node = options.node, socket = %socket.display(), "running");
@@ -66,6 +74,9 @@ async fn run_until_signal(options: &RunOptions) -> Result<()> {
         _ = interrupt.recv() => info!("interrupted; forwarding goes on"),
         () = served => bail!("the admin endpoint ended"),
         _ = core_ended => bail!("the agent's loop ended"),
+    }
+    if let Some(announcer) = announcer {
+        announcer.shut_down();
     }
     // Whoever asks now gets a clear refusal.
     let _ = fs::remove_file(socket);
@@ -78,7 +89,7 @@ fn start(
     object: &Path,
     pins: PinLock,
     source: OpenSource,
-) -> Result<(Arc<State>, oneshot::Receiver<()>)> {
+) -> Result<Started> {
     let opened = open(object, &pins, &options.sizes())?;
     let maps = Arc::new(opened.maps);
     let served = opened.adopted && !maps.image()?.vips.is_empty();
@@ -101,11 +112,21 @@ fn start(
         before.acknowledged_revision = 0;
         before.acknowledged_pool_revision = 0;
     }
-    let core = Core::new(&options.node, kernel_release(), maps.limits(), before);
+    let announcer = start_announcer(options, &maps, &source, (&state, inbox_sender.clone()));
+    let announcer = announcer.inspect_err(|error| error!("VIPs are not announced: {error:#}"));
+    let announce = AnnounceOptions {
+        adopted: maps.groups(),
+        stable_time: options.election().stable_time,
+        unable: announcer.as_ref().err().map(|error| format!("{error:#}")),
+    };
+    let announcer = announcer.ok();
+    let limits = maps.limits();
+    let core = Core::new(&options.node, kernel_release(), limits, before, announce);
     let tools = Tools {
         maps,
         attacher,
         requests,
+        announcer: announcer.clone(),
     };
     let shell = Shell::new(Arc::clone(&state), mailbox.clone(), Some(tools));
     source.write_status(mailbox);
@@ -113,7 +134,31 @@ fn start(
     source.run(&state, opened.adopted, served, inbox_sender);
     sweeper::run(Arc::clone(&state));
     let ended = in_thread(move || shell.run(core, &inbox))?;
-    Ok((state, ended))
+    Ok((state, ended, announcer))
+}
+
+/// Starts the announcer's threads.
+fn start_announcer(
+    options: &RunOptions,
+    maps: &Arc<Maps>,
+    source: &OpenSource,
+    (state, inbox): (&Arc<State>, SyncSender<Input>),
+) -> Result<Announcer> {
+    let mut settings = options.election();
+    let leases = source.leases(settings.request_timeout);
+    if leases.is_none() {
+        settings.coordination = Coordination::Peers;
+    }
+    let tools = announce::Tools {
+        node: options.node.clone(),
+        maps: Arc::clone(maps),
+        settings,
+        leases,
+        counts: Arc::clone(&state.announced),
+    };
+    // A core that is busy is told later: it may be waiting for the announcer.
+    let tell = move |groups: Groups| inbox.try_send(Input::Groups(groups)).is_ok();
+    Announcer::start(tools, tell).context("cannot open raw sockets, which need CAP_NET_RAW")
 }
 
 /// Starts only what says that this node is detached. What an earlier agent did not take off any more is taken off now.

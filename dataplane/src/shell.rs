@@ -14,6 +14,7 @@ use sluice_api::jiff::Timestamp;
 use sluice_planner::{Image, MapOp};
 use tracing::{debug, info};
 
+use crate::announce::Announcer;
 use crate::core::{Attachment, Core, Effect, Input, LeaveError, Now, Place, Wanted};
 use crate::maps::{Attached, Attacher, Error, Hook, Maps};
 use crate::netlink::{Requests, Settings};
@@ -49,6 +50,8 @@ pub struct Tools {
     pub attacher: Attacher,
     /// Asks the kernel.
     pub requests: Requests,
+    /// Announces VIPs; `None`: it cannot.
+    pub announcer: Option<Announcer>,
 }
 
 impl Shell {
@@ -162,6 +165,12 @@ impl Tools {
         Some(match effect {
             // They are no matter of the kernel.
             Effect::Publish(_) | Effect::WriteStatus(_) => return None,
+            Effect::Announce(plan) => {
+                if let Some(announcer) = &self.announcer {
+                    announcer.plan(*plan);
+                }
+                return None;
+            }
             Effect::KeepNeighbour(ifindex, address) => {
                 if let Err(error) = self.requests.keep_neighbour(ifindex, address) {
                     debug!(%error, %address, "a neighbour was not registered");
@@ -289,6 +298,7 @@ impl Tools {
             removed.map_err(io::Error::other)
         })?;
         requests.release_registered()?;
+        requests.leave_groups()?;
         Ok(removed)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sluice_agent::announce::Place;
 use sluice_agent::core::Input;
 use sluice_agent::report::Mailbox;
 use sluice_agent::source::SourceState;
@@ -104,6 +105,14 @@ impl OpenSource {
                 .as_ref()
                 .map(|b| b.status.clone())
                 .unwrap_or_default(),
+        }
+    }
+
+    /// Where the Leases of VIP groups are; `None`: there are none. `limit` is how long an answer is waited for.
+    pub(crate) fn leases(&self, limit: Duration) -> Option<Place> {
+        match self {
+            Self::File { .. } => None,
+            Self::Kube { server, .. } => Some(server.leases(limit)),
         }
     }
 

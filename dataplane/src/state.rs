@@ -25,6 +25,8 @@ pub struct Published {
     pub acknowledged_pool_revision: u64,
     /// Decided objects that are not live, with the reasons.
     pub exceptions: Arc<Vec<NodeException>>,
+    /// The VIP groups that this node takes part in, and whether it holds them.
+    pub groups: Vec<(String, bool)>,
     /// How XDP is attached, by interface.
     pub interfaces: Vec<(String, AttachMode)>,
     /// Neighbours that are followed.
@@ -101,6 +103,32 @@ pub struct Censuses {
     pub claims: Arc<FullNatCensus>,
 }
 
+/// Counters of what is announced and asked for.
+#[derive(Debug, Default)]
+pub struct AnnounceCounts {
+    /// VIPs that were announced, each time on all of its uplinks.
+    pub announcements: AtomicU64,
+    /// Questions for VIPs, and to witnesses.
+    pub probes: AtomicU64,
+    /// Frames that the kernel did not take.
+    pub unsent: AtomicU64,
+    /// Claims of addresses that there was no room for.
+    pub unheard: AtomicU64,
+    /// Claims of VIPs by hosts that are no directors.
+    pub strangers: AtomicU64,
+    /// Reads and writes of the Leases of VIP groups.
+    pub lease_requests: AtomicU64,
+    /// Those for which there was no room.
+    pub lease_drops: AtomicU64,
+}
+
+impl AnnounceCounts {
+    /// Counts one.
+    pub fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Counters of the agent's own work.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -133,6 +161,8 @@ pub struct State {
     pub node: String,
     /// Counters.
     pub counts: Counts,
+    /// Counters of what is announced.
+    pub announced: Arc<AnnounceCounts>,
     /// How the source fares.
     pub source: Arc<SourceState>,
     /// How long applying plans took.
@@ -156,6 +186,7 @@ impl State {
             node,
             maps: RwLock::new(maps),
             counts: Counts::default(),
+            announced: Arc::default(),
             source,
             apply_seconds: Histogram::default(),
             published: RwLock::new(published),

@@ -127,8 +127,8 @@ impl Connection {
     }
 
     /// Makes a client. Does not talk to the API server yet.
-    pub fn client(self) -> Result<Client, ConnectError> {
-        Client::try_from(self.config).map_err(|error| ConnectError::Unusable(text(&error)))
+    pub fn client(&self) -> Result<Client, ConnectError> {
+        Client::try_from(self.config.clone()).map_err(|error| ConnectError::Unusable(text(&error)))
     }
 }
 

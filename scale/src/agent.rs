@@ -12,7 +12,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use sluice_agent::core::{Core, Effect, Input, Now, Wanted};
+use sluice_agent::core::{AnnounceOptions, Core, Effect, Input, Now, Wanted};
 use sluice_agent::maps::{Attached, Mode};
 use sluice_agent::netlink::{Route, Table};
 use sluice_agent::source::{Changes, Event, Mark};
@@ -102,7 +102,13 @@ impl Agent {
         table.apply(&neighbour(ROUTER, 1));
         Self {
             virtual_servers,
-            core: Core::new("node", "6.18".to_owned(), LIMITS, before),
+            core: Core::new(
+                "node",
+                "6.18".to_owned(),
+                LIMITS,
+                before,
+                AnnounceOptions::default(),
+            ),
             now: Now {
                 instant: Instant::now(),
                 time: Timestamp::UNIX_EPOCH,
@@ -218,6 +224,7 @@ impl Agent {
             Effect::KeepNeighbour(..)
             | Effect::ReleaseNeighbour(..)
             | Effect::WriteStatus(_)
+            | Effect::Announce(_)
             | Effect::Publish(_) => return None,
         })
     }

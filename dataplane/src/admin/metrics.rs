@@ -41,6 +41,7 @@ impl Collector for Metrics {
         self.data_plane(&mut encoder)?;
         self.tables(&mut encoder, &published)?;
         Self::agent(&mut encoder, &published)?;
+        self.announcement(&mut encoder, &published)?;
         self.work(&mut encoder)?;
         source::encode(&mut encoder, &self.state.source)
     }
@@ -302,6 +303,51 @@ impl Metrics {
         )
     }
 
+    fn announcement(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        published: &Published,
+    ) -> fmt::Result {
+        let groups = published.groups.iter();
+        let groups: Vec<(Labels, u64)> = groups
+            .map(|(name, held)| (vec![("group", name.clone())], u64::from(*held)))
+            .collect();
+        let help = "1 where this node announces the VIP group, 0 where it may take it over";
+        gauge(encoder, "sluice_vip_group_held", help, pairs(&groups))?;
+        let counts = &self.state.announced;
+        let counters = [
+            (
+                "sluice_vip_announcements",
+                "VIPs that were announced, each time on all uplinks of its group",
+                &counts.announcements,
+            ),
+            (
+                "sluice_vip_probes",
+                "Questions for VIPs, to holders and to everybody, and to witnesses",
+                &counts.probes,
+            ),
+            (
+                "sluice_vip_unsent_frames",
+                "Announcements and questions that the kernel did not take",
+                &counts.unsent,
+            ),
+            (
+                "sluice_vip_stranger_claims",
+                "Answers and announcements by which a host that is no director claimed a VIP",
+                &counts.strangers,
+            ),
+            (
+                "sluice_vip_lease_requests",
+                "Reads and writes of the Leases of VIP groups",
+                &counts.lease_requests,
+            ),
+        ];
+        for (name, help, value) in counters {
+            counter(encoder, name, help, None, single(value))?;
+        }
+        Ok(())
+    }
+
     fn work(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let counts = &self.state.counts;
         let counters = [
@@ -332,9 +378,18 @@ impl Metrics {
         });
         let help = "1 while the admin endpoint cannot listen at the address of this option; it is tried again";
         gauge(encoder, "sluice_admin_closed", help, pairs(&doors))?;
-        let drops = counts.netlink_drops.load(Ordering::Relaxed);
-        let queues = [(vec![("queue", "netlink".to_owned())], drops)];
-        let help = "News that a bounded queue had no room for; everything was asked for anew";
+        let announced = &self.state.announced;
+        let queues = [
+            ("netlink", &counts.netlink_drops),
+            ("claims", &announced.unheard),
+            ("leases", &announced.lease_drops),
+        ];
+        let queues = queues.map(|(name, drops)| {
+            let label = vec![("queue", name.to_owned())];
+            (label, drops.load(Ordering::Relaxed))
+        });
+        let help =
+            "News and questions that a bounded queue had no room for; they are asked for anew";
         counter(encoder, "sluice_queue_drops", help, None, pairs(&queues))?;
         let (seconds, count, buckets) = self.state.apply_seconds.read();
         encoder

@@ -3,8 +3,9 @@
 use sluice_api::{LoadBalancerNode, Peer, Peers};
 use tracing::{debug, info};
 
+use super::announce::Vips;
 use super::decided::{Addresses, Changed, Decided};
-use crate::source::Event;
+use crate::source::{Announcing, Event};
 
 /// The newest word of the sources.
 #[derive(Debug, Default)]
@@ -23,6 +24,14 @@ pub(super) struct Intent {
     pub(super) version: u64,
     /// The other directors.
     pub(super) peers: Peers,
+    /// Counts changes of them.
+    pub(super) peers_version: u64,
+    /// Whether this node may hold VIP groups.
+    pub(super) may_hold: bool,
+    /// How addresses are announced.
+    pub(super) announcing: Announcing,
+    /// The VIPs of groups.
+    pub(super) vips: Vips,
     /// Decisions that have changed, until the program knows.
     changed: Changed,
     /// Addresses of servers that came and went, until the network knows.
@@ -36,6 +45,10 @@ impl Intent {
         match event {
             Event::Decided(changes) => {
                 debug!(revision = changes.mark.revision, "new decisions");
+                for (key, decision) in &changes.virtual_servers {
+                    let decision = decision.as_ref().map(|decision| &decision.content);
+                    self.vips.set(key, decision);
+                }
                 let first = self.decided.is_none();
                 let decided = self.decided.get_or_insert_default();
                 let differs = decided.apply(changes, &mut self.changed, &mut self.addresses);
@@ -49,7 +62,13 @@ impl Intent {
             Event::NodeRefused(message) => self.refused = Some(message),
             Event::Held(reason) => self.held = reason,
             Event::Detach { generation } => self.detach = Some(generation),
+            Event::MayHold(may_hold) => self.may_hold = may_hold,
+            Event::Announcing(announcing) => {
+                self.vips.group_all(announcing.all_on_link);
+                self.announcing = announcing;
+            }
             Event::Peers(peers) => {
+                self.peers_version += 1;
                 self.peers = peers;
                 self.peers_changed = true;
             }

@@ -9,6 +9,7 @@ use sluice_api::LoadBalancerNodeStatus;
 use sluice_api::jiff::Timestamp;
 use sluice_planner::{Image, MapOp};
 
+use crate::announce::{Groups, Plan};
 use crate::maps::{self, Attached, Hook, Mode, XdpChoice};
 use crate::netlink::{self, Route, Settings, Table};
 use crate::source::Event;
@@ -36,6 +37,8 @@ pub enum Input {
     Netlink(Box<RouteNetlinkMessage>),
     /// News of the kernel's network was lost.
     NetlinkLost,
+    /// This node's part in VIP groups.
+    Groups(Groups),
     /// News ends for now, or a deadline has passed: whatever is due is to be done.
     Turn,
     /// Of [`Effect::ReadTable`].
@@ -94,6 +97,8 @@ pub enum Effect {
     ListAttached,
     /// Take programs off interfaces.
     Detach(Vec<(Hook, String)>),
+    /// Have VIPs announced by this plan. Has no outcome.
+    Announce(Box<Plan>),
     /// Take programs, maps, pins and registered neighbours off the node.
     LeaveNode,
     /// Show what is. Has no outcome.

@@ -7,6 +7,8 @@
 //!             ▲          │     ▼
 //!             │          ├► program   the maps, and what is attached to interfaces
 //!             │          │     ▼
+//!             │          ├► announce  which VIPs may be announced here, and by whom else
+//!             │          │     ▼
 //!             │          └► report    status, heartbeat, what the admin endpoint shows
 //!             └── outcomes ◄── the shell carries effects out ◄── Vec<Effect>
 //! ```
@@ -17,6 +19,7 @@
 //! later, while the rest goes on. [`Core::next_deadline`] says when a turn is due without any news.
 
 mod advice;
+mod announce;
 mod back_off;
 mod decided;
 mod intent;
@@ -34,6 +37,8 @@ use sluice_planner::Limits;
 use tracing::{error, info};
 
 use advice::Advice;
+use announce::Announce;
+pub use announce::AnnounceOptions;
 use back_off::BackOff;
 use intent::Intent;
 pub use io::{Attachment, Effect, Input, LeaveError, Now, Place, Wanted};
@@ -57,6 +62,7 @@ struct Working {
     intent: Intent,
     network: Network,
     program: Program,
+    announce: Announce,
     advice: Advice,
     report: Report,
     leaving: Leaving,
@@ -79,11 +85,13 @@ impl Core {
         kernel_release: String,
         limits: Limits,
         before: LoadBalancerNodeStatus,
+        announce: AnnounceOptions,
     ) -> Self {
         Self(Phase::Working(Box::new(Working {
             intent: Intent::default(),
             network: Network::new(),
             program: Program::new(node, limits),
+            announce: Announce::new(node, announce),
             advice: Advice::default(),
             report: Report::new(node, kernel_release, before),
             leaving: Leaving::default(),
@@ -116,15 +124,38 @@ impl Core {
     /// When the next turn is due without any news; `None`: not before there is news.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         match &self.0 {
-            Phase::Working(working) => working.next_deadline(),
+            Phase::Working(working) => working.next_deadline(now),
             Phase::Detached(detached) => Some(detached.deadline().unwrap_or(now)),
         }
     }
 }
 
 impl Working {
+    /// Takes in news, which change nothing before the next turn. Returns any other input.
+    fn note(&mut self, input: Input) -> Option<Input> {
+        match input {
+            Input::Source(event) => {
+                let (intent, network) = (&mut self.intent, &mut self.network);
+                intent.take(event);
+                network.follow(intent.take_addresses(), intent.take_peers());
+            }
+            Input::SourceSynced(synced) => self.intent.synced = synced,
+            Input::DoorsClosed(reasons) => self.report.closed_doors = reasons,
+            Input::Netlink(message) => {
+                if self.network.hear(&message) {
+                    self.program.attachments.interfaces_changed();
+                }
+            }
+            Input::NetlinkLost => self.network.lose(),
+            Input::Groups(groups) => self.announce.tell(groups),
+            other => return Some(other),
+        }
+        None
+    }
+
     /// Returns the generation of the spec by which the node is detached, once nothing is on it any more.
     fn on(&mut self, input: Input, now: Now, effects: &mut Vec<Effect>) -> Option<i64> {
+        let input = self.note(input)?;
         let Self {
             intent,
             network,
@@ -132,34 +163,16 @@ impl Working {
                 tables,
                 attachments,
             },
-            report,
             ..
         } = self;
         match input {
-            Input::Source(event) => {
-                intent.take(event);
-                network.follow(intent.take_addresses(), intent.take_peers());
-                return None;
-            }
-            Input::SourceSynced(synced) => {
-                intent.synced = synced;
-                return None;
-            }
-            Input::DoorsClosed(reasons) => {
-                report.closed_doors = reasons;
-                return None;
-            }
-            Input::Netlink(message) => {
-                if network.hear(&message) {
-                    attachments.interfaces_changed();
-                }
-                return None;
-            }
-            Input::NetlinkLost => {
-                network.lose();
-                return None;
-            }
-            Input::Turn => {}
+            Input::Source(_)
+            | Input::SourceSynced(_)
+            | Input::DoorsClosed(_)
+            | Input::Netlink(_)
+            | Input::NetlinkLost
+            | Input::Groups(_)
+            | Input::Turn => {}
             Input::TableRead(read) => {
                 network.table_read(read, now.instant);
                 attachments.interfaces_changed();
@@ -202,8 +215,13 @@ impl Working {
             self.network.turn(&self.intent, now.instant, effects);
             if !self.network.is_waiting() {
                 let (intent, network) = (&mut self.intent, &mut self.network);
-                self.program.turn(intent, network, now.instant, effects);
+                self.announce.prepare(intent, network);
+                let changed = &mut self.announce;
+                self.program
+                    .turn(intent, network, changed, now.instant, effects);
                 if !self.program.is_waiting() {
+                    let rooms = (&self.intent, &self.network, &self.program);
+                    self.announce.turn(rooms, now.instant, effects);
                     self.advice.turn(&self.intent, now.instant, effects);
                 }
             }
@@ -219,16 +237,18 @@ impl Working {
             intent: &self.intent,
             network: &self.network,
             program: &self.program,
+            announce: &self.announce,
             advice: self.advice.complaints(),
             not_left: self.leaving.failure.as_deref(),
         };
         self.report.turn(rooms, now, effects);
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let times = [
             self.network.deadline(),
             self.program.deadline(),
+            self.announce.deadline(now),
             self.leaving.retry.until(),
             self.report.deadline(),
         ];

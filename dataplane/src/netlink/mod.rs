@@ -7,7 +7,9 @@
 //! registered as managed ones (Linux 5.16), which the kernel resolves and probes by itself; older kernels are asked to
 //! use them again and again.
 
+mod groups;
 mod monitor;
+mod prefix;
 mod requests;
 mod settings;
 mod table;
@@ -15,9 +17,10 @@ mod table;
 use std::io;
 
 pub use monitor::Monitor;
+pub use prefix::Prefix;
 pub use requests::{Requests, Route};
 pub use settings::Settings;
-pub use table::{Change, Link, Medium, Neighbour, NeighbourState, Prefix, Table};
+pub use table::{Change, Link, Medium, Neighbour, NeighbourState, Table};
 
 /// Errors of rtnetlink.
 #[derive(thiserror::Error, Debug)]

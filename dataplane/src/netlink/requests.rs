@@ -247,7 +247,7 @@ impl Requests {
         self.dump("list tc filters", &request)
     }
 
-    fn dump(
+    pub(super) fn dump(
         &mut self,
         action: &'static str,
         request: &RouteNetlinkMessage,
@@ -265,7 +265,7 @@ impl Requests {
         last
     }
 
-    fn request(
+    pub(super) fn request(
         &mut self,
         action: &'static str,
         request: RouteNetlinkMessage,

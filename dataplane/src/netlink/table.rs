@@ -15,10 +15,11 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_planner::Mac;
 
+use super::prefix::Prefix;
 use crate::maps::Mode;
 
-/// Marks neighbours as registered by an agent, so that a later one finds those that are not needed any more. An unassigned
-/// number of `rtm_protocol`.
+/// Marks neighbours and multicast addresses as made by an agent, so that a later one finds those that are not needed any more. An
+/// unassigned number of `rtm_protocol` and of IFA_PROTO.
 pub(super) const NEIGHBOUR_PROTOCOL: u8 = 0x5c;
 
 /// A network interface.
@@ -101,56 +102,14 @@ pub enum Change {
     Routes,
 }
 
-/// The addresses that begin with the same bits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Prefix {
-    address: IpAddr,
-    length: u8,
-}
-
-impl Prefix {
-    /// The addresses that share `length` bits with `address`.
-    pub const fn new(address: IpAddr, length: u8) -> Self {
-        Self { address, length }
-    }
-
-    /// The lowest address.
-    pub fn first(&self) -> IpAddr {
-        match self.address {
-            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !self.rest4()).into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !self.rest6()).into(),
-        }
-    }
-
-    /// The highest address.
-    pub fn last(&self) -> IpAddr {
-        match self.address {
-            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() | self.rest4()).into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() | self.rest6()).into(),
-        }
-    }
-
-    /// Whether it has every address of its family.
-    pub const fn is_all(&self) -> bool {
-        self.length == 0
-    }
-
-    fn rest4(self) -> u32 {
-        u32::MAX.checked_shr(self.length.into()).unwrap_or(0)
-    }
-
-    fn rest6(self) -> u128 {
-        u128::MAX.checked_shr(self.length.into()).unwrap_or(0)
-    }
-}
-
 /// Links, addresses and neighbours.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Table {
     links: BTreeMap<u32, Link>,
     /// Interfaces that have been up, as far as is known.
     once_up: BTreeSet<u32>,
-    addresses: BTreeSet<(u32, IpAddr)>,
+    /// Own addresses by interface, each with the length of its subnet's prefix.
+    addresses: BTreeMap<(u32, IpAddr), u8>,
     neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
 }
 
@@ -202,10 +161,21 @@ impl Table {
 
     /// Addresses of these interfaces, 127.0.0.0/8 and ::1 left out.
     pub fn addresses(&self, interfaces: &BTreeSet<u32>) -> BTreeSet<IpAddr> {
-        let addresses = self.addresses.iter();
+        let addresses = self.addresses.keys();
         addresses
             .filter(|(ifindex, address)| interfaces.contains(ifindex) && !address.is_loopback())
             .map(|&(_, address)| address)
+            .collect()
+    }
+
+    /// The subnets of these interfaces, link-local ones left out.
+    pub fn subnets(&self, interfaces: &BTreeSet<u32>) -> Vec<Prefix> {
+        let addresses = self.addresses.iter();
+        addresses
+            .filter(|((ifindex, address), _)| {
+                interfaces.contains(ifindex) && !is_link_local(*address)
+            })
+            .map(|(&(_, address), &length)| Prefix::new(address, length))
             .collect()
     }
 
@@ -253,7 +223,7 @@ impl Table {
         }
         let ifindex = message.header.index;
         if !present {
-            self.addresses.retain(|&(index, _)| index != ifindex);
+            self.addresses.retain(|&(index, _), _| index != ifindex);
             self.neighbours.retain(|&(index, _), _| index != ifindex);
             self.once_up.remove(&ifindex);
             let gone = self.links.remove(&ifindex);
@@ -324,17 +294,18 @@ impl Table {
                     _ => None,
                 })
         })?;
+        // A group that is joined is nobody's own address.
+        if address.is_multicast() {
+            return None;
+        }
         let ifindex = message.header.index;
         let changed = if present {
-            self.addresses.insert((ifindex, address))
+            let length = message.header.prefix_len;
+            self.addresses.insert((ifindex, address), length) != Some(length)
         } else {
-            self.addresses.remove(&(ifindex, address))
+            self.addresses.remove(&(ifindex, address)).is_some()
         };
-        let link_local = match address {
-            IpAddr::V4(address) => address.is_link_local(),
-            IpAddr::V6(address) => address.is_unicast_link_local(),
-        };
-        let change = if link_local {
+        let change = if is_link_local(address) {
             Change::LinkAddress(ifindex)
         } else {
             Change::Address
@@ -367,6 +338,13 @@ impl Table {
         let entry = neighbour(message);
         let before = self.neighbours.insert(key, entry);
         (before != Some(entry)).then_some(Change::Neighbour(key.0, key.1))
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 
@@ -575,24 +553,5 @@ mod tests {
         table.apply(&state(false));
         table.begin();
         assert_eq!(table.apply(&state(true)), Some(Change::LinkBack));
-    }
-
-    #[test]
-    fn a_prefix_reaches_from_its_first_to_its_last_address() {
-        for (address, length, first, last) in [
-            ("10.1.2.3", 8, "10.0.0.0", "10.255.255.255"),
-            ("10.1.2.3", 32, "10.1.2.3", "10.1.2.3"),
-            ("10.1.2.3", 0, "0.0.0.0", "255.255.255.255"),
-            ("fd00::7", 127, "fd00::6", "fd00::7"),
-            ("fd00::7", 128, "fd00::7", "fd00::7"),
-        ] {
-            let prefix = Prefix::new(address.parse().unwrap(), length);
-            let ends = (prefix.first().to_string(), prefix.last().to_string());
-            assert_eq!(
-                ends,
-                (first.to_owned(), last.to_owned()),
-                "{address}/{length}"
-            );
-        }
     }
 }

@@ -11,8 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sluice_api::{
-    Decision, Kind, LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole,
-    ObjectKey, Peer, Peers, PoolDecision, Validate,
+    AddressPoolStatus, ConditionType, Decision, Kind, LoadBalancerNode, LoadBalancerNodeSpec,
+    LoadBalancerNodeStatus, NodeRole, ObjectKey, Peer, PeerInterface, Peers, PoolDecision,
+    Validate, find_condition,
 };
 use sluice_directory::manifest::Object;
 use sluice_directory::{
@@ -21,7 +22,7 @@ use sluice_directory::{
 use sluice_planner::{ObjectKind, Problem, Reason};
 use tracing::{info, warn};
 
-use super::{Changes, Event, Mark, SourceState};
+use super::{Announcing, Changes, Event, Mark, SourceState};
 
 /// Time between two looks at the directory.
 const POLL: Duration = Duration::from_millis(100);
@@ -131,11 +132,16 @@ struct Reader {
     decisions: DecisionReader,
     manifests: ManifestReader,
     told: Told,
-    directors: BTreeSet<String>,
+    /// The other directors, and whether each is drained.
+    directors: BTreeMap<String, bool>,
+    /// The address pools.
+    address_pools: BTreeSet<String>,
     peers_ms: Option<u64>,
     told_node: Option<LoadBalancerNodeSpec>,
     refused_node: Option<LoadBalancerNodeSpec>,
     told_peers: Option<Peers>,
+    told_may_hold: bool,
+    told_announcing: Announcing,
     node_is_missing: bool,
     complained: BTreeMap<&'static str, u64>,
 }
@@ -173,11 +179,14 @@ impl Reader {
             state,
             served,
             told: Told::default(),
-            directors: BTreeSet::new(),
+            directors: BTreeMap::new(),
+            address_pools: BTreeSet::new(),
             peers_ms: None,
             told_node: None,
             refused_node: None,
             told_peers: None,
+            told_may_hold: false,
+            told_announcing: Announcing::default(),
             node_is_missing: false,
             complained: BTreeMap::new(),
         }
@@ -195,6 +204,7 @@ impl Reader {
         events.extend(self.node_news(changed, now_ms));
         events.extend(self.decision_news(now_ms));
         events.extend(self.peer_news(now_ms));
+        events.extend(self.announcing_news(now_ms));
         events
     }
 
@@ -233,18 +243,22 @@ impl Reader {
             }
             return None;
         }
-        let in_force = self.manifests.in_force().objects.into_iter();
-        let nodes = in_force.filter_map(|object| match object {
-            Object::LoadBalancerNode(node) => {
-                Some((node.metadata.name.clone()?, node.spec.clone()))
+        let mut nodes: BTreeMap<String, LoadBalancerNodeSpec> = BTreeMap::new();
+        self.address_pools.clear();
+        for object in self.manifests.in_force().objects {
+            match object {
+                Object::LoadBalancerNode(node) => {
+                    let name = node.metadata.name.clone();
+                    nodes.extend(name.map(|name| (name, node.spec.clone())));
+                }
+                Object::AddressPool(pool) => self.address_pools.extend(pool.metadata.name.clone()),
+                _ => {}
             }
-            _ => None,
-        });
-        let mut nodes: BTreeMap<String, LoadBalancerNodeSpec> = nodes.collect();
+        }
         self.directors = nodes
             .iter()
             .filter(|(name, spec)| spec.role == NodeRole::Director && **name != self.node)
-            .map(|(name, _)| name.clone())
+            .map(|(name, spec)| (name.clone(), spec.drain))
             .collect();
         self.peers_ms = None;
         let Some(spec) = nodes.remove(&self.node) else {
@@ -299,16 +313,13 @@ impl Reader {
         self.peers_ms = Some(now_ms);
         let mut peers = Peers::new();
         let mut problem = None;
-        for name in &self.directors {
+        for (name, drained) in &self.directors {
             let key = ObjectKey::new("", name);
             let file: Result<Option<StatusFile<LoadBalancerNodeStatus>>, _> =
                 self.directory.read_status(Kind::LoadBalancerNode, &key);
             let before = self.told_peers.as_ref().and_then(|told| told.get(name));
             let peer = match file {
-                Ok(Some(file)) => Some(Peer {
-                    addresses: file.status.addresses.into_iter().collect(),
-                    ..Peer::default()
-                }),
+                Ok(Some(file)) => Some(peer(file.status, *drained)),
                 // Or it has not started yet, and sends nothing.
                 Ok(None) => before.cloned(),
                 Err(error) => {
@@ -330,6 +341,49 @@ impl Reader {
         self.state.events(NODES, 1);
         self.told_peers = Some(peers.clone());
         Some(Event::Peers(peers))
+    }
+
+    /// How addresses are announced, and whether this node may hold VIP groups. A pool whose decision cannot be read stays as it was.
+    fn announcing_news(&mut self, now_ms: u64) -> Vec<Event> {
+        // The nodes were looked at just now, or it is not time yet.
+        let Some(spec) = self.told_node.as_ref() else {
+            return Vec::new();
+        };
+        if self.peers_ms != Some(now_ms) {
+            return Vec::new();
+        }
+        let mut events = Vec::new();
+        let may_hold = spec.role == NodeRole::Director;
+        if self.told_may_hold != may_hold {
+            self.told_may_hold = may_hold;
+            events.push(Event::MayHold(may_hold));
+        }
+        let mut announcing = Announcing {
+            all_on_link: self.address_pools.is_empty(),
+            ..Announcing::default()
+        };
+        let mut problem = None;
+        for name in &self.address_pools {
+            let key = ObjectKey::new("", name);
+            let file: Result<Option<StatusFile<AddressPoolStatus>>, _> =
+                self.directory.read_status(Kind::AddressPool, &key);
+            let l2 = match file {
+                Ok(file) => file.and_then(|file| file.status.decision?.l2),
+                Err(error) => {
+                    problem = Some(error);
+                    self.told_announcing.pools.get(name).cloned()
+                }
+            };
+            announcing.pools.extend(l2.map(|l2| (name.clone(), l2)));
+        }
+        if let Some(error) = problem {
+            self.complain(NODES, &error, now_ms);
+        }
+        if self.told_announcing != announcing {
+            self.told_announcing.clone_from(&announcing);
+            events.push(Event::Announcing(announcing));
+        }
+        events
     }
 
     fn complain(&mut self, what: &'static str, error: &impl fmt::Display, now_ms: u64) {
@@ -390,6 +444,24 @@ impl Told {
         }
         self.held.clone_from(&self.doubt);
         Some(Event::Held(self.held.clone()))
+    }
+}
+
+/// A director by its report.
+fn peer(status: LoadBalancerNodeStatus, drained: bool) -> Peer {
+    let ready = find_condition(&status.conditions, ConditionType::Ready);
+    let interfaces = status.interfaces.into_iter().filter_map(|interface| {
+        let told = PeerInterface {
+            mac: interface.mac_address?,
+            steady: interface.steady,
+        };
+        Some((interface.name, told))
+    });
+    Peer {
+        candidate: !drained && ready.is_some_and(|ready| ready.status == "True"),
+        addresses: status.addresses.into_iter().collect(),
+        interfaces: interfaces.collect(),
+        ..Peer::default()
     }
 }
 

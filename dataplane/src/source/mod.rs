@@ -7,7 +7,9 @@ mod state;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sluice_api::{Decision, EndpointSource, LoadBalancerNode, ObjectKey, Peers, PoolDecision};
+use sluice_api::{
+    DecidedL2, Decision, EndpointSource, LoadBalancerNode, ObjectKey, Peers, PoolDecision,
+};
 use sluice_planner::{Problem, Slice};
 
 pub use state::{KindState, SourceState};
@@ -24,6 +26,10 @@ pub enum Event {
     NodeRefused(String),
     /// The other directors.
     Peers(Peers),
+    /// Whether this node may hold VIP groups.
+    MayHold(bool),
+    /// How the addresses of address pools are announced.
+    Announcing(Announcing),
     /// Why the source withholds the decisions that it reads, so that those in force stay; `None`: it does not any more.
     Held(Option<String>),
     /// This node is to be left: everything comes off it, and stays off for as long as the process lives.
@@ -31,6 +37,15 @@ pub enum Event {
         /// The generation of the spec that the node had.
         generation: i64,
     },
+}
+
+/// How addresses are announced.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Announcing {
+    /// Those of address pools, by the pool's name. Those of pools that are not here are not announced.
+    pub pools: BTreeMap<String, DecidedL2>,
+    /// Whether all addresses are announced on the uplinks in whose subnets they are, since there are no pools to say otherwise.
+    pub all_on_link: bool,
 }
 
 /// An EndpointSlice, by whose it is.

@@ -305,6 +305,7 @@ fn values_reach_the_command_lines() {
             "--xdp-mode=Auto"
         ]
     );
+    assert_eq!(agent[4], "--failback-seconds=60");
     let objects = with_everything(&["--set=detach.timeoutSeconds=7"]);
     let agent = arguments(&objects, "DaemonSet", "sluice-agent");
     for argument in [
@@ -330,6 +331,11 @@ fn values_reach_the_command_lines() {
             "--more"
         ]
     );
+}
+
+#[test]
+fn values_reach_the_pods() {
+    let objects = with_everything(&["--set=detach.timeoutSeconds=7"]);
     let pods = pods(&objects);
     let probe = &pods["DaemonSet/sluice-agent"]["containers"][0]["readinessProbe"]["httpGet"];
     let expected = json!({"host": "127.0.0.1", "path": "/readyz", "port": 2345});

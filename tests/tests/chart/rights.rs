@@ -21,7 +21,7 @@ fn nothing_is_privileged() {
             let non_root = context["runAsNonRoot"].as_bool().unwrap_or_default();
             assert_eq!(non_root, !agent);
             let added = if agent {
-                json!(["BPF", "NET_ADMIN", "PERFMON"])
+                json!(["BPF", "NET_ADMIN", "PERFMON", "NET_RAW"])
             } else {
                 Value::Null
             };

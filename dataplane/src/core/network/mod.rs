@@ -372,6 +372,13 @@ impl Network {
         gateways.any(|&(leads_there, _)| leads_there == ifindex)
     }
 
+    /// The gateways of the default routes through an interface.
+    pub(super) fn gateways_through(&self, ifindex: u32) -> impl Iterator<Item = IpAddr> + '_ {
+        let gateways = self.gateways.iter();
+        let through = gateways.filter(move |(leads_there, _)| *leads_there == ifindex);
+        through.map(|(_, gateway)| *gateway)
+    }
+
     /// Whether there is a default route.
     pub(super) fn has_gateways(&self) -> bool {
         !self.gateways.is_empty()

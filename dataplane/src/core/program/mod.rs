@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use sluice_planner::Limits;
 
+use super::announce::Announce;
 use super::intent::Intent;
 use super::io::Effect;
 use super::network::Network;
@@ -38,10 +39,11 @@ impl Program {
         &mut self,
         intent: &mut Intent,
         network: &mut Network,
+        announce: &mut Announce,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        self.tables.turn(intent, network, now, effects);
+        self.tables.turn((intent, network, announce), now, effects);
         if self.tables.is_waiting() {
             return;
         }

@@ -15,6 +15,7 @@ use sluice_planner::{Image, Limits, ObjectKind, Planner, Problem, Role};
 use tracing::{error, warn};
 
 use super::view;
+use crate::core::announce::Announce;
 use crate::core::back_off::BackOff;
 use crate::core::intent::Intent;
 use crate::core::io::Effect;
@@ -52,8 +53,8 @@ pub(in crate::core) struct Summary {
 #[derive(Debug)]
 pub(in crate::core) struct Tables {
     node: String,
-    /// Input that is planned for: the versions of decisions and network, and the node's role.
-    source: Option<(u64, u64, Role)>,
+    /// Input that is planned for: the versions of decisions, network and announcement, and the node's role.
+    source: Option<(u64, u64, u64, Role)>,
     planner: SharedPlanner,
     /// Whether the maps must be read back before anything is written.
     is_doubtful: bool,
@@ -95,8 +96,7 @@ impl Tables {
     /// Plans for what has changed, or anew if the last plan failed.
     pub(super) fn turn(
         &mut self,
-        intent: &mut Intent,
-        network: &mut Network,
+        (intent, network, announce): (&mut Intent, &mut Network, &mut Announce),
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
@@ -106,7 +106,8 @@ impl Tables {
         if self.awaited.is_some() || !self.retry.is_over(now) {
             return;
         }
-        let source = (intent.version, network.version(), view::role(&node.spec));
+        let role = view::role(&node.spec);
+        let source = (intent.version, network.version(), announce.version(), role);
         if self.in_force.is_some() && self.source == Some(source) {
             return;
         }
@@ -127,6 +128,9 @@ impl Tables {
         }
         for (address, next_hop) in network.take_next_hops() {
             planner.set_next_hop(address, next_hop);
+        }
+        for (vip, announced) in announce.take_changed() {
+            planner.set_announced(vip, announced);
         }
         drop(planner);
         if self.is_doubtful {

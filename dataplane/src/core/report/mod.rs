@@ -9,13 +9,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sluice_api::jiff::Timestamp;
 use sluice_api::{
-    Capabilities, CapacityEntry, ConditionType, LoadBalancerNodeStatus, MAX_EXCEPTIONS,
+    Capabilities, CapacityEntry, ConditionType, GroupRole, LoadBalancerNodeStatus, MAX_EXCEPTIONS,
     MAX_NODE_ADDRESSES, NodeException, Reason, Time, set_condition,
 };
 use sluice_planner::Problem;
 
+use super::announce::Announce;
 use super::intent::Intent;
 use super::io::{Effect, Now};
 use super::network::Network;
@@ -39,6 +39,7 @@ pub(super) struct Rooms<'a> {
     pub(super) intent: &'a Intent,
     pub(super) network: &'a Network,
     pub(super) program: &'a Program,
+    pub(super) announce: &'a Announce,
     /// What is wrong with the settings of the node's network.
     pub(super) advice: &'a [String],
     /// Why the node could not be left clean.
@@ -151,7 +152,7 @@ impl Report {
         not_ready: &[String],
         now: Now,
     ) -> Option<LoadBalancerNodeStatus> {
-        let status = self.status(rooms, not_ready, now.time)?;
+        let status = self.status(rooms, not_ready, now)?;
         self.notice(&status, now.instant);
         let beat = self.last_write.map(|at| at + HEARTBEAT);
         let change = self.changed.as_ref().map(Changed::due);
@@ -189,7 +190,7 @@ impl Report {
         &self,
         rooms: Rooms<'_>,
         not_ready: &[String],
-        time: Timestamp,
+        now: Now,
     ) -> Option<LoadBalancerNodeStatus> {
         let node = rooms.intent.node.as_ref()?;
         let generation = node.metadata.generation.unwrap_or_default();
@@ -209,14 +210,25 @@ impl Report {
             exceptions: exceptions.iter().take(MAX_EXCEPTIONS).cloned().collect(),
             unlisted_exceptions: unlisted(exceptions),
             heartbeat_time: self.status.heartbeat_time.clone(),
-            interfaces: rooms.program.attachments.uplinks().cloned().collect(),
-            groups: Vec::new(),
+            interfaces: rooms
+                .program
+                .attachments
+                .uplinks()
+                .map(|uplink| {
+                    rooms
+                        .announce
+                        .told_uplink(uplink, rooms.network, now.instant)
+                })
+                .collect(),
+            groups: rooms.announce.groups().collect(),
             capabilities: Some(self.capabilities(rooms)),
             capacity: self.capacity.iter().map(entry).collect(),
         };
         let (reason, message) = if not_ready.is_empty() {
             // It serves without the admin endpoint, so the node is ready.
+            let of_groups = rooms.announce.problem();
             let notes = self.closed_doors.iter().chain([&summary.notes]);
+            let notes = notes.chain(&of_groups);
             let notes: Vec<&str> = notes
                 .map(String::as_str)
                 .filter(|note| !note.is_empty())
@@ -232,9 +244,9 @@ impl Report {
             reason,
             &message,
             generation,
-            &Time(time),
+            &Time(now.time),
         );
-        self.warn(rooms, &mut status, &Time(time));
+        self.warn(rooms, &mut status, &Time(now.time));
         Some(status)
     }
 
@@ -272,6 +284,11 @@ impl Report {
             acknowledged_revision: acknowledged.virtual_servers,
             acknowledged_pool_revision: acknowledged.pools,
             exceptions: Arc::clone(&self.exceptions),
+            groups: rooms
+                .announce
+                .groups()
+                .map(|group| (group.name, group.role == GroupRole::Holder))
+                .collect(),
             interfaces: uplinks
                 .map(|uplink| (uplink.name.clone(), uplink.attach_mode))
                 .collect(),

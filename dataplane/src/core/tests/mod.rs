@@ -1,5 +1,6 @@
 //! The core against a world of values: every effect is noted and answered at once, in words.
 
+mod announce;
 mod deltas;
 mod network;
 mod program;
@@ -23,7 +24,10 @@ use sluice_api::{
 };
 use sluice_planner::Image;
 
-use super::{Attachment, Core, Effect, Input, LeaveError, Now, Phase, Place, Wanted};
+use super::{
+    AnnounceOptions, Attachment, Core, Effect, Input, LeaveError, Now, Phase, Place, Wanted,
+};
+use crate::announce::Plan;
 use crate::fixtures::{LIMITS, virtual_server};
 use crate::maps::{self, Attached, Hook, Mode};
 use crate::netlink::{self, Route, Settings, Table};
@@ -59,13 +63,20 @@ struct World {
     /// The content of the maps.
     maps: Image,
     published: Published,
+    plan: Option<Plan>,
     status: Option<LoadBalancerNodeStatus>,
 }
 
 impl World {
     /// A node with an uplink and a bridge.
     fn new(before: LoadBalancerNodeStatus) -> Self {
-        Self::with(Core::new("d1", "6.1".to_owned(), LIMITS, before))
+        Self::with(Core::new(
+            "d1",
+            "6.1".to_owned(),
+            LIMITS,
+            before,
+            AnnounceOptions::default(),
+        ))
     }
 
     fn with(core: Core) -> Self {
@@ -92,6 +103,7 @@ impl World {
             attached: BTreeSet::new(),
             maps: Image::default(),
             published: Published::default(),
+            plan: None,
             status: None,
         }
     }
@@ -247,6 +259,10 @@ impl World {
                 self.published = *published;
                 return None;
             }
+            Effect::Announce(plan) => {
+                self.plan = Some(*plan);
+                return None;
+            }
             Effect::WriteStatus(status) => {
                 self.status = Some(*status);
                 return None;
@@ -281,6 +297,7 @@ fn name(effect: &Effect) -> String {
             format!("Detach {}", programs.join(","))
         }
         Effect::LeaveNode => "LeaveNode".to_owned(),
+        Effect::Announce(_) => "Announce".to_owned(),
         Effect::Publish(_) => "Publish".to_owned(),
         Effect::WriteStatus(_) => "WriteStatus".to_owned(),
     }

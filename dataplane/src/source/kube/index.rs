@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sluice_api::{
-    Decision, EndpointSource, Kind, LoadBalancerNode, ObjectKey, PEERS_CONFIG_MAP, Peers,
-    PoolDecision, Validate,
+    AddressPoolDecision, Decision, EndpointSource, Kind, LoadBalancerNode, ObjectKey,
+    PEERS_CONFIG_MAP, Peers, PoolDecision, Validate,
 };
 use sluice_kube::error::RequestError;
 use sluice_kube::store::{Change, Missed, Store};
@@ -22,7 +22,7 @@ use sluice_kube::watched;
 use sluice_planner::{ObjectKind, Problem, Reason, Slice};
 
 use super::own_node::Node;
-use crate::source::{Changes, Event, Mark, SliceKey};
+use crate::source::{Announcing, Changes, Event, Mark, SliceKey};
 
 /// Objects of a kind that are kept.
 pub(super) const MAX_OBJECTS: usize = 100_000;
@@ -46,6 +46,7 @@ pub(super) struct Index {
     pub(super) peers: Store<Peers>,
     pub(super) pool_slices: Store<Option<Arc<Slice>>>,
     pub(super) service_slices: Store<Option<Arc<Slice>>>,
+    pub(super) address_pools: Store<Option<Arc<AddressPoolDecision>>>,
     /// Whether every kind has been listed in the world that is read.
     complete: bool,
     /// Whether a configuration is in force that must not get lost.
@@ -88,6 +89,8 @@ struct Told {
     node: Option<Box<LoadBalancerNode>>,
     refused: Option<String>,
     peers: Option<Peers>,
+    may_hold: bool,
+    announcing: Announcing,
     held: Option<String>,
     detach: bool,
 }
@@ -103,6 +106,7 @@ impl Index {
             peers: Store::limited(MAX_OBJECTS),
             pool_slices: Store::limited(MAX_OBJECTS),
             service_slices: Store::limited(MAX_OBJECTS),
+            address_pools: Store::limited(MAX_OBJECTS),
             complete: false,
             served,
             trusted: None,
@@ -194,6 +198,7 @@ impl Index {
         }
         events.extend(self.node_news());
         events.extend(self.peer_news());
+        events.extend(self.address_pool_news());
         if self.told.held.is_none() {
             events.extend(self.decision_news());
         }
@@ -296,14 +301,40 @@ impl Index {
     }
 
     /// While there is no list, or none that can be read, the last one stands.
-    fn peer_news(&mut self) -> Option<Event> {
-        let mut peers = self.peers.objects.values().next()?.clone();
-        peers.remove(&self.node);
-        if self.told.peers.as_ref() == Some(&peers) {
+    fn peer_news(&mut self) -> Vec<Event> {
+        let Some(list) = self.peers.objects.values().next() else {
+            return Vec::new();
+        };
+        let mut peers = list.clone();
+        let own = peers.remove(&self.node);
+        let may_hold = own.is_some_and(|own| own.candidate);
+        let mut events = Vec::new();
+        if self.told.peers.as_ref() != Some(&peers) {
+            self.told.peers = Some(peers.clone());
+            events.push(Event::Peers(peers));
+        }
+        if self.told.may_hold != may_hold {
+            self.told.may_hold = may_hold;
+            events.push(Event::MayHold(may_hold));
+        }
+        events
+    }
+
+    fn address_pool_news(&mut self) -> Option<Event> {
+        let pools = self.address_pools.objects.iter();
+        let pools = pools.filter_map(|(key, decision)| {
+            let l2 = decision.as_ref()?.l2.clone()?;
+            Some((key.name.clone(), l2))
+        });
+        let announcing = Announcing {
+            pools: pools.collect(),
+            all_on_link: false,
+        };
+        if self.told.announcing == announcing {
             return None;
         }
-        self.told.peers = Some(peers.clone());
-        Some(Event::Peers(peers))
+        self.told.announcing.clone_from(&announcing);
+        Some(Event::Announcing(announcing))
     }
 
     fn decision_news(&mut self) -> Option<Event> {

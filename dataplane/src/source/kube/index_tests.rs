@@ -4,7 +4,9 @@ use sluice_api::DETACH_ANNOTATION;
 use sluice_kube::watched::{Watched, take};
 use sluice_kube::{Event as Watch, Item};
 
-use super::super::kinds::{Nodes, PeersList, PoolSlices, Pools, ServiceSlices, VirtualServers};
+use super::super::kinds::{
+    AddressPools, Nodes, PeersList, PoolSlices, Pools, ServiceSlices, VirtualServers,
+};
 use super::*;
 
 #[path = "index_tests_peers.rs"]
@@ -118,6 +120,7 @@ fn own(uid: &str, acknowledged: bool) -> Own {
 fn cluster(uid: &str) -> Vec<Listing> {
     vec![
         listing::<ServiceSlices>(Vec::new()),
+        listing::<AddressPools>(Vec::new()),
         listing::<Pools>(vec![pool(4, 6)]),
         listing::<PoolSlices>(vec![slice("v1", 3, "10.0.0.7")]),
         listing::<Nodes>(vec![node(NODE, uid, 2, &json!({}))]),
@@ -135,6 +138,7 @@ fn wiped(uid: &str) -> Vec<Listing> {
         listing::<PeersList>(vec![peers(2, "{}")]),
         listing::<PoolSlices>(Vec::new()),
         listing::<ServiceSlices>(Vec::new()),
+        listing::<AddressPools>(Vec::new()),
     ]
 }
 

@@ -18,6 +18,42 @@ fn peers_are_the_other_directors() {
     assert_eq!(index.news(), [Event::Peers(BTreeMap::new())]);
 }
 
+#[test]
+fn the_list_says_whether_this_node_may_hold_groups() {
+    let mut index = serving();
+    let list = |candidate| format!(r#"{{"d1": {{"addresses": [], "candidate": {candidate}}}}}"#);
+    apply::<PeersList>(&mut index, peers(20, &list(true)));
+    assert_eq!(index.news(), [Event::MayHold(true)]);
+    apply::<PeersList>(&mut index, peers(21, &list(true)));
+    assert_eq!(index.news(), []);
+    apply::<PeersList>(&mut index, peers(22, &list(false)));
+    assert_eq!(index.news(), [Event::MayHold(false)]);
+    apply::<PeersList>(&mut index, peers(23, &list(true)));
+    apply::<PeersList>(&mut index, peers(24, "{}"));
+    assert_eq!(index.news(), [], "one that is not listed may not");
+}
+
+#[test]
+fn pools_that_announce_are_told() {
+    let mut index = serving();
+    let pool = |version: u32, decision: Value| {
+        item::<AddressPools>(json!({
+            "metadata": {"name": "edge", "uid": "uid-edge", "resourceVersion": version.to_string()},
+            "status": {"decision": decision},
+        }))
+    };
+    apply::<AddressPools>(
+        &mut index,
+        pool(20, json!({"generation": 1, "l2": {"groups": 2}})),
+    );
+    let [Event::Announcing(told)] = &index.news()[..] else {
+        unreachable!()
+    };
+    assert_eq!(told.pools["edge"].groups, 2);
+    apply::<AddressPools>(&mut index, pool(21, json!({"generation": 2})));
+    assert_eq!(index.news(), [Event::Announcing(Announcing::default())]);
+}
+
 /// Messages of the missed objects that the core was told of, and whether it was told of peers.
 fn of_peers(index: &mut Index) -> (Vec<String>, bool) {
     let (mut notes, mut told) = (Vec::new(), false);

@@ -11,8 +11,9 @@ use kube::{Api, Client, Resource};
 use serde::Deserialize;
 use serde_json::Value;
 use sluice_api::{
-    Decision, EndpointSource, LoadBalancerNode, PEERS_CONFIG_MAP, PEERS_KEY, POOL_LABEL, Peers,
-    PoolDecision, RealServerPool, SERVICE_LABEL, VirtualServer, read_peers,
+    AddressPool, AddressPoolDecision, Decision, EndpointSource, LoadBalancerNode, PEERS_CONFIG_MAP,
+    PEERS_KEY, POOL_LABEL, Peers, PoolDecision, RealServerPool, SERVICE_LABEL, VirtualServer,
+    read_peers,
 };
 use sluice_kube::Kind;
 use sluice_kube::store::{Change, Store};
@@ -30,6 +31,7 @@ pub(super) const KINDS: &[Kind<Index>] = &[
     Kind::of::<PeersList>(),
     Kind::of::<PoolSlices>(),
     Kind::of::<ServiceSlices>(),
+    Kind::of::<AddressPools>(),
 ];
 
 impl Index {
@@ -205,6 +207,30 @@ impl Watched for ServiceSlices {
     }
     fn changed(index: &mut Index, changes: Vec<Change<Self::Kept>>) {
         index.slices_changed(EndpointSource::Service, changes);
+    }
+}
+
+/// AddressPools: how their addresses are announced.
+pub(super) struct AddressPools;
+
+impl Watched for AddressPools {
+    type Index = Index;
+    type Object = DynamicObject;
+    type Kept = Option<Arc<AddressPoolDecision>>;
+    const NAME: &'static str = "AddressPool";
+    const MAX_OBJECTS: usize = MAX_OBJECTS;
+
+    fn api(client: &Client, _: &str) -> Api<DynamicObject> {
+        all::<AddressPool>(client)
+    }
+    fn keep(object: DynamicObject) -> Result<Self::Kept, String> {
+        decision(&object.data)
+    }
+    fn store(index: &mut Index) -> &mut Store<Self::Kept> {
+        &mut index.address_pools
+    }
+    fn changed(index: &mut Index, _: Vec<Change<Self::Kept>>) {
+        index.settle();
     }
 }
 

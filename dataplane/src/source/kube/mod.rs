@@ -36,6 +36,7 @@ use sluice_kube::watched::Watched as _;
 use tokio::sync::watch as channel;
 
 use super::SourceState;
+use crate::announce::Place;
 use crate::core::Input;
 use crate::state::State;
 
@@ -82,6 +83,7 @@ pub struct NewNode {
 #[derive(Clone)]
 pub struct Kube {
     client: Client,
+    connection: Connection,
     namespace: String,
     node: String,
     new_node: NewNode,
@@ -138,6 +140,7 @@ impl Kube {
         let client = found.client().map_err(Error::Connect)?;
         Ok(Self {
             client,
+            connection: found,
             namespace,
             node: node.to_owned(),
             new_node,
@@ -153,6 +156,16 @@ impl Kube {
     /// Reads this node's object from the API server; `None` if there is none.
     pub async fn before(&self) -> Result<Option<Before>, Error> {
         Ok(self.own().await?)
+    }
+
+    /// Where the Leases of VIP groups are. `limit` is how long an answer is waited for.
+    pub fn leases(&self, limit: Duration) -> Place {
+        Place {
+            connection: self.connection.clone(),
+            namespace: self.namespace.clone(),
+            world: self.world.clone(),
+            limit,
+        }
     }
 
     /// How this source fares.

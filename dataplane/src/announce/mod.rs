@@ -1,0 +1,26 @@
+//! Announcing VIPs: who holds each VIP group, and telling the segment.
+//!
+//! ```text
+//! core ─ Plan ─────────────┐                    ┌─► deadline of the group, in the map that the XDP program reads
+//! Leases (a thread) ─ News ┼─► announcer ───────┼─► questions for VIPs, announcements (raw sockets)
+//! sockets ─ claims heard ──┘   (electors,       ├─► Leases: reads and writes
+//!                              a thread)        └─► core: which groups this node holds
+//! ```
+//!
+//! Answering ARP and neighbour discovery is the XDP program's, for as long as the deadline of the VIP's group has not passed. The
+//! announcer moves that deadline, by what its electors decide (crate `sluice-election`): one for each group. It has a thread of its own
+//! that waits for nothing but its inbox, so neither a long plan of the core nor the API server delays a renewal or a probe.
+
+mod announcer;
+mod bursts;
+mod frame;
+mod joins;
+mod leases;
+mod plan;
+mod sys;
+mod witness;
+
+pub use announcer::{Announcer, GroupState, Groups, Tools};
+pub use frame::Sender;
+pub use leases::Place;
+pub use plan::{Group, Path, Peer, Peers, Plan, Uplink};

@@ -1,0 +1,476 @@
+//! The room of announcement: which VIPs this node may announce on which uplinks, by whom else, and whether it is fit to. Who does
+//! announce is the announcer's to decide ([`crate::announce`]), which is told by a plan and tells of this node's part.
+
+mod indices;
+mod steady;
+mod vips;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sluice_api::{
+    AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MacAddress, Peer,
+    parse_vip_group,
+};
+use sluice_election::{Candidate, Health};
+use sluice_planner::{Announced, Mac};
+
+use super::intent::Intent;
+use super::io::Effect;
+use super::network::Network;
+use super::program::{self, Program};
+use crate::announce::{Group, GroupState, Groups, Peers, Plan, Sender, Uplink};
+use crate::maps::Group as GroupEntry;
+use crate::netlink::{Link, Prefix};
+
+use indices::Indices;
+use steady::Steady;
+use vips::NO_POOL;
+pub(super) use vips::Vips;
+
+/// The room of announcement.
+#[derive(Debug)]
+pub(super) struct Announce {
+    node: String,
+    indices: Indices,
+    /// The groups that may be announced here.
+    ways: BTreeMap<String, Way>,
+    /// The VIPs of each that are announced here.
+    vips: BTreeMap<String, Arc<BTreeSet<IpAddr>>>,
+    /// VIPs that are to be announced otherwise than the program knows.
+    changed: BTreeMap<IpAddr, Option<Announced>>,
+    /// Counts such changes.
+    version: u64,
+    steady: Steady,
+    /// The other directors, and the version of them that this was made of.
+    peers: (Arc<Peers>, Option<u64>),
+    /// The plan that the announcer has.
+    plan: Option<Plan>,
+    /// This node's part in groups, as the announcer says.
+    groups: Groups,
+    /// Groups for which there is no number.
+    unnumbered: usize,
+    /// Why nothing can be announced.
+    unable: Option<String>,
+}
+
+/// How a group is announced here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Way {
+    index: u16,
+    uplinks: Vec<WayOut>,
+}
+
+/// An uplink on which a group is announced.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct WayOut {
+    ifindex: u32,
+    mac: Mac,
+    /// If only addresses in the uplink's subnets are announced there: these.
+    subnets: Option<Vec<Prefix>>,
+}
+
+impl WayOut {
+    fn takes(&self, vip: IpAddr) -> bool {
+        let subnets = self.subnets.as_ref();
+        subnets.is_none_or(|subnets| subnets.iter().any(|subnet| subnet.contains(vip)))
+    }
+}
+
+impl Way {
+    /// How a VIP of the group is announced; `None`: not at all.
+    fn announced(&self, vip: IpAddr) -> Option<Announced> {
+        let takes = self.uplinks.iter().filter(|uplink| uplink.takes(vip));
+        let on: Vec<(u32, Mac)> = takes.map(|uplink| (uplink.ifindex, uplink.mac)).collect();
+        (!on.is_empty()).then_some(Announced {
+            group: self.index,
+            on,
+            router: false,
+        })
+    }
+}
+
+/// How the addresses of a pool are announced, or those that no pool has.
+#[derive(Clone, Copy, Debug)]
+struct Pool<'a> {
+    l2: Option<&'a DecidedL2>,
+    /// Whether each address is announced only on uplinks in whose subnets it is.
+    on_link: bool,
+}
+
+impl Pool<'_> {
+    /// Whether its addresses are announced on uplinks of this name.
+    fn announces_on(&self, uplink: &str) -> bool {
+        self.l2.is_none_or(|l2| {
+            l2.interfaces.is_empty() || l2.interfaces.iter().any(|name| name == uplink)
+        })
+    }
+
+    /// Whether a node may announce its addresses.
+    fn names(&self, node: &str) -> bool {
+        let nodes = self.l2.and_then(|l2| l2.nodes.as_ref());
+        nodes.is_none_or(|nodes| nodes.iter().any(|name| name == node))
+    }
+}
+
+/// Facts about announcement that outlive an agent, or that the user chose.
+#[derive(Clone, Debug, Default)]
+pub struct AnnounceOptions {
+    /// Groups in adopted maps.
+    pub adopted: Vec<GroupEntry>,
+    /// How long an uplink's path is whole before groups return to this node.
+    pub stable_time: Duration,
+    /// Why this node can announce nothing, if it cannot.
+    pub unable: Option<String>,
+}
+
+impl Announce {
+    pub(super) fn new(node: &str, options: AnnounceOptions) -> Self {
+        Self {
+            node: node.to_owned(),
+            indices: Indices::new(&options.adopted),
+            ways: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            version: 0,
+            steady: Steady::new(options.stable_time),
+            peers: (Arc::default(), None),
+            plan: None,
+            groups: Groups::new(),
+            unnumbered: 0,
+            unable: options.unable,
+        }
+    }
+
+    /// Works out which VIPs are announced on which uplinks, for the program.
+    pub(super) fn prepare(&mut self, intent: &mut Intent, network: &Network) {
+        let ways = self.find_ways(intent, network);
+        let mut vips = intent.vips.take_changed();
+        let groups: BTreeSet<&String> = ways.keys().chain(self.ways.keys()).collect();
+        for group in groups {
+            if ways.get(group) != self.ways.get(group) {
+                let of_group = intent.vips.groups().get(group);
+                vips.extend(of_group.iter().flat_map(|vips| vips.iter()));
+            }
+        }
+        self.ways = ways;
+        for vip in vips {
+            let way = intent.vips.group_of(vip);
+            let way = way.and_then(|group| self.ways.get(group));
+            let announced = way.and_then(|way| way.announced(vip));
+            self.changed.insert(vip, announced);
+            self.version += 1;
+        }
+        self.find_vips(intent);
+    }
+
+    /// Works out which VIPs of each group are announced here. What has not changed is shared.
+    fn find_vips(&mut self, intent: &Intent) {
+        let mut before = std::mem::take(&mut self.vips);
+        for (group, way) in &self.ways {
+            let Some(decided) = intent.vips.groups().get(group) else {
+                continue;
+            };
+            let mut vips = Arc::clone(decided);
+            if way.uplinks.iter().any(|uplink| uplink.subnets.is_some()) {
+                let is_here = |vip: &&IpAddr| way.uplinks.iter().any(|uplink| uplink.takes(**vip));
+                vips = Arc::new(decided.iter().filter(is_here).copied().collect());
+            }
+            let vips = before
+                .remove(group)
+                .filter(|known| *known == vips)
+                .unwrap_or(vips);
+            self.vips.insert(group.clone(), vips);
+        }
+    }
+
+    fn find_ways(&mut self, intent: &Intent, network: &Network) -> BTreeMap<String, Way> {
+        let decided = intent.vips.groups().keys();
+        let here = decided.filter(|group| self.pool_here(intent, group).is_some());
+        let here: Vec<&String> = here.collect();
+        self.indices.keep(here.iter().copied());
+        self.unnumbered = 0;
+        let mut ways = BTreeMap::new();
+        for group in here {
+            let Some(index) = self.indices.of(group) else {
+                self.unnumbered += 1;
+                continue;
+            };
+            let pool = self.pool_here(intent, group);
+            let uplinks = uplinks(intent, network)
+                .filter(|(name, ..)| pool.as_ref().is_some_and(|pool| pool.announces_on(name)));
+            let on_link = pool.as_ref().is_some_and(|pool| pool.on_link);
+            let uplinks = uplinks.map(|(_, ifindex, _, mac)| WayOut {
+                ifindex,
+                mac,
+                subnets: on_link.then(|| subnets(network, ifindex)),
+            });
+            let uplinks = uplinks.collect();
+            ways.insert(group.clone(), Way { index, uplinks });
+        }
+        ways
+    }
+
+    /// The pool of a group, if this node is one of those that may announce it.
+    fn pool_here<'a>(&self, intent: &'a Intent, group: &str) -> Option<Pool<'a>> {
+        let node = intent.node.as_ref()?;
+        if !program::is_director(&node.spec) {
+            return None;
+        }
+        let (pool, number) = parse_vip_group(group)?;
+        let announcing = &intent.announcing;
+        if announcing.all_on_link && pool == NO_POOL {
+            return Some(Pool {
+                l2: None,
+                on_link: true,
+            });
+        }
+        let pool = Pool {
+            l2: Some(announcing.pools.get(pool)?),
+            on_link: false,
+        };
+        let has_group = pool.l2.is_some_and(|l2| number < l2.groups);
+        (has_group && pool.names(&self.node)).then_some(pool)
+    }
+
+    /// VIPs that are to be announced otherwise than when this was last called.
+    pub(super) fn take_changed(&mut self) -> BTreeMap<IpAddr, Option<Announced>> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Changes whenever [`Self::take_changed`] may have something.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Tells the announcer what is new.
+    pub(super) fn turn(
+        &mut self,
+        (intent, network, program): (&Intent, &Network, &Program),
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let in_force = program.tables.revisions().is_some() && program.tables.failure().is_none();
+        let is_able = in_force && self.unable.is_none();
+        let attached = program.attachments.uplinks();
+        let attached = attached.filter(|uplink| uplink.attach_mode != AttachMode::None);
+        let attached: BTreeSet<&str> = attached.map(|uplink| uplink.name.as_str()).collect();
+        let whole: BTreeSet<String> = uplinks(intent, network)
+            .filter(|(name, _, link, _)| is_able && link.up && attached.contains(name))
+            .map(|(name, ..)| name.to_owned())
+            .collect();
+        self.steady.look(&whole, now);
+        self.find_peers(intent);
+        let plan = Plan {
+            uplinks: planned_uplinks(intent, network),
+            peers: Arc::clone(&self.peers.0),
+            groups: self.planned_groups(intent, network, &whole, now),
+        };
+        let is_new = match &self.plan {
+            Some(before) => *before != plan,
+            None => !plan.groups.is_empty(),
+        };
+        if is_new {
+            self.plan = Some(plan.clone());
+            effects.push(Effect::Announce(Box::new(plan)));
+        }
+    }
+
+    fn find_peers(&mut self, intent: &Intent) {
+        if self.peers.1 == Some(intent.peers_version) {
+            return;
+        }
+        let peer = |peer: &Peer| crate::announce::Peer {
+            macs: peer
+                .interfaces
+                .iter()
+                .map(|(name, interface)| (name.clone(), Mac(interface.mac.0)))
+                .collect(),
+            addresses: peer.addresses.clone(),
+        };
+        let peers = intent.peers.iter();
+        let peers = peers.map(|(name, told)| (name.clone(), peer(told)));
+        self.peers = (Arc::new(peers.collect()), Some(intent.peers_version));
+    }
+
+    fn planned_groups(
+        &self,
+        intent: &Intent,
+        network: &Network,
+        whole: &BTreeSet<String>,
+        now: Instant,
+    ) -> BTreeMap<String, Group> {
+        let mut groups = BTreeMap::new();
+        for (name, way) in &self.ways {
+            let (Some(vips), Some(pool)) = (self.vips.get(name), self.pool_here(intent, name))
+            else {
+                continue;
+            };
+            let before = self.plan.as_ref().and_then(|plan| plan.groups.get(name));
+            let candidates = self.candidates(intent, network, &pool, now);
+            let candidates = match before.map(|before| &before.candidates) {
+                Some(before) if **before == candidates => Arc::clone(before),
+                _ => Arc::new(candidates),
+            };
+            let names = uplinks(intent, network).map(|(name, ..)| name);
+            let mut on = names.filter(|name| pool.announces_on(name)).peekable();
+            let is_whole = on.peek().is_some() && on.all(|name| whole.contains(name));
+            let group = Group {
+                index: way.index,
+                uplinks: way.uplinks.iter().map(|uplink| uplink.ifindex).collect(),
+                on_link: pool.on_link,
+                vips: Arc::clone(vips),
+                candidates,
+                health: if is_whole {
+                    Health::Whole
+                } else {
+                    Health::Broken
+                },
+            };
+            groups.insert(name.clone(), group);
+        }
+        groups
+    }
+
+    /// The directors that may hold the groups of a pool.
+    fn candidates(
+        &self,
+        intent: &Intent,
+        network: &Network,
+        pool: &Pool<'_>,
+        now: Instant,
+    ) -> Vec<Candidate> {
+        let others = intent.peers.iter().filter(|(name, peer)| {
+            let mut interfaces = peer.interfaces.keys();
+            peer.candidate && pool.names(name) && interfaces.any(|name| pool.announces_on(name))
+        });
+        let others = others.map(|(name, peer)| {
+            let mut interfaces = peer.interfaces.iter();
+            let steady =
+                interfaces.all(|(name, interface)| interface.steady || !pool.announces_on(name));
+            Candidate {
+                name: name.clone(),
+                steady,
+            }
+        });
+        let mut candidates: Vec<Candidate> = others.collect();
+        let drains = intent.node.as_ref().is_none_or(|node| node.spec.drain);
+        if intent.may_hold && !drains {
+            let mut on = uplinks(intent, network)
+                .map(|(name, ..)| name)
+                .filter(|name| pool.announces_on(name));
+            candidates.push(Candidate {
+                name: self.node.clone(),
+                steady: on.all(|name| self.steady.is(name, now)),
+            });
+        }
+        candidates
+    }
+
+    /// Takes in this node's part in groups.
+    pub(super) fn tell(&mut self, groups: Groups) {
+        self.groups = groups;
+    }
+
+    /// This node's part in groups, for its status.
+    pub(super) fn groups(&self) -> impl Iterator<Item = GroupStatus> + '_ {
+        self.groups.iter().map(|(name, state)| GroupStatus {
+            name: name.clone(),
+            role: match state {
+                GroupState::Holder(_) => GroupRole::Holder,
+                GroupState::Candidate => GroupRole::Candidate,
+            },
+            authority: match state {
+                GroupState::Holder(sluice_election::Authority::Lease) => {
+                    Some(sluice_api::Authority::Lease)
+                }
+                GroupState::Holder(sluice_election::Authority::Peers) => {
+                    Some(sluice_api::Authority::Peers)
+                }
+                GroupState::Candidate => None,
+            },
+        })
+    }
+
+    /// An uplink with what others must know of it.
+    pub(super) fn told_uplink(
+        &self,
+        uplink: &InterfaceStatus,
+        network: &Network,
+        now: Instant,
+    ) -> InterfaceStatus {
+        let link = network.table().link_by_name(&uplink.name);
+        let mac = link.and_then(|(_, link)| link.mac);
+        InterfaceStatus {
+            mac_address: mac.map(|mac| MacAddress(mac.0)),
+            steady: self.steady.is(&uplink.name, now),
+            ..uplink.clone()
+        }
+    }
+
+    /// Why something is not announced that should be.
+    pub(super) fn problem(&self) -> Option<String> {
+        if let Some(unable) = &self.unable {
+            return Some(format!("VIPs are not announced here: {unable}"));
+        }
+        (self.unnumbered > 0).then(|| {
+            format!(
+                "{} VIP groups are not announced here: a node takes part in {} at most, have fewer with spec.announce.l2.groups",
+                self.unnumbered,
+                sluice_abi::MAX_GROUPS
+            )
+        })
+    }
+
+    /// When something changes by itself.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.steady.deadline(now)
+    }
+}
+
+/// The uplinks that are there and have an Ethernet address: name, index, link and that address.
+fn uplinks<'a>(
+    intent: &'a Intent,
+    network: &'a Network,
+) -> impl Iterator<Item = (&'a str, u32, &'a Link, Mac)> {
+    intent.interfaces().filter_map(|name| {
+        let (ifindex, link) = network.table().link_by_name(name)?;
+        Some((name, ifindex, link, link.mac?))
+    })
+}
+
+fn planned_uplinks(intent: &Intent, network: &Network) -> BTreeMap<u32, Uplink> {
+    let planned = uplinks(intent, network).map(|(name, ifindex, link, mac)| {
+        let table = network.table();
+        let addresses = table.addresses(&table.stacked_on([ifindex]));
+        let ipv4 = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        let link_local = addresses.iter().find_map(|address| match address {
+            IpAddr::V6(address) => Some(*address).filter(Ipv6Addr::is_unicast_link_local),
+            IpAddr::V4(_) => None,
+        });
+        let uplink = Uplink {
+            name: name.to_owned(),
+            sender: Sender {
+                mac,
+                ipv4,
+                link_local,
+            },
+            up: link.up,
+            gateways: network.gateways_through(ifindex).collect(),
+            subnets: subnets(network, ifindex),
+        };
+        (ifindex, uplink)
+    });
+    planned.collect()
+}
+
+/// The subnets of an uplink and of what is on top of it.
+fn subnets(network: &Network, ifindex: u32) -> Vec<Prefix> {
+    let table = network.table();
+    table.subnets(&table.stacked_on([ifindex]))
+}

@@ -1,0 +1,251 @@
+//! What the announcer is told.
+
+use sluice_api::{
+    AddressGroup, Authority, DecidedL2, GroupRole, GroupStatus, MacAddress, Peer, PeerInterface,
+};
+use sluice_election::{Candidate, Health};
+
+use super::*;
+use crate::announce::{Group, GroupState};
+use crate::source::Announcing;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// A virtual server whose VIP is in a group of the pool `edge`.
+fn announced(revision: u64, servers: &[&str]) -> Event {
+    let mut content = virtual_server();
+    content.groups = vec![AddressGroup {
+        address: content.addresses[0],
+        group: "edge-1".to_owned(),
+    }];
+    let Event::Decided(mut changes) = decisions(revision, servers) else {
+        unreachable!("decisions are decided")
+    };
+    let web = Some(Arc::new(decision(revision, content)));
+    changes.virtual_servers = [(ObjectKey::new("shop", "web"), web)].into();
+    Event::Decided(changes)
+}
+
+fn pool(change: impl FnOnce(&mut DecidedL2)) -> Input {
+    let mut l2 = DecidedL2 {
+        interfaces: Vec::new(),
+        nodes: None,
+        groups: 2,
+    };
+    change(&mut l2);
+    Input::Source(Event::Announcing(Announcing {
+        pools: [("edge".to_owned(), l2)].into(),
+        all_on_link: false,
+    }))
+}
+
+/// Other directors: d2 is steady, d3 is not, d4 may hold nothing.
+fn directors() -> Input {
+    let peer = |number: u8, steady, candidate| {
+        let interface = PeerInterface {
+            mac: MacAddress([2, 0, 0, 0, 0, number]),
+            steady,
+        };
+        let peer = Peer {
+            interfaces: [(UPLINK.to_owned(), interface)].into(),
+            candidate,
+            ..Peer::default()
+        };
+        (format!("d{number}"), peer)
+    };
+    let peers = [
+        peer(2, true, true),
+        peer(3, false, true),
+        peer(4, true, false),
+    ];
+    Input::Source(Event::Peers(peers.into()))
+}
+
+/// A world that announces.
+fn world() -> World {
+    let options = AnnounceOptions {
+        stable_time: MINUTE,
+        ..AnnounceOptions::default()
+    };
+    let before = LoadBalancerNodeStatus::default();
+    let mut world = World::with(Core::new("d1", "6.1".to_owned(), LIMITS, before, options));
+    world.tell(Input::SourceSynced(true));
+    world.tell(Input::Source(node(1, XdpMode::Auto)));
+    world.tell(directors());
+    world.tell(Input::Source(Event::MayHold(true)));
+    world.tell(pool(|_| ()));
+    world.tell(Input::Source(announced(7, &[SERVER])));
+    world.turn();
+    world
+}
+
+fn group(world: &World) -> Option<&Group> {
+    let plan = world.plan.as_ref().expect("a plan");
+    plan.groups.get("edge-1")
+}
+
+/// The candidates, with a star if they are steady.
+fn candidates(world: &World) -> String {
+    let candidates = group(world).expect("the group").candidates.iter();
+    let text = |Candidate { name, steady }: &Candidate| {
+        format!("{name}{}", if *steady { "*" } else { "" })
+    };
+    candidates.map(text).collect::<Vec<_>>().join(" ")
+}
+
+/// Turns once a second.
+fn wait(world: &mut World, time: Duration) {
+    for _ in 0..time.as_secs() {
+        world.after(Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_group_is_announced_on_the_uplinks_by_whoever_may() {
+    let world = world();
+    let group = group(&world).expect("the group");
+    assert_eq!(group.uplinks, [UPLINK_INDEX].into());
+    assert_eq!(group.vips.iter().collect::<Vec<_>>(), [&ip("203.0.113.1")]);
+    assert_eq!(group.health, Health::Whole);
+    assert_eq!(candidates(&world), "d2* d3 d1");
+    let plan = world.plan.as_ref().expect("a plan");
+    assert_eq!(plan.peers.len(), 3, "also who may hold nothing may answer");
+    assert_eq!(plan.uplinks[&UPLINK_INDEX].sender.mac.0, [2, 0, 0, 0, 0, 1]);
+}
+
+#[test]
+fn the_announcer_is_told_of_changes_only() {
+    let mut world = world();
+    let told = |effects: Vec<String>| effects.iter().any(|effect| effect == "Announce");
+    assert!(!told(world.after(Duration::from_secs(1))));
+    world.tell(directors());
+    assert!(!told(world.turn()), "they are the same");
+    world.tell(Input::Source(decisions(8, &[SERVER])));
+    assert!(told(world.turn()));
+    assert_eq!(group(&world), None, "its only VIP has no group any more");
+}
+
+#[test]
+fn a_node_is_steady_when_its_uplinks_were_whole_for_a_minute() {
+    let mut world = world();
+    wait(&mut world, Duration::from_secs(59));
+    assert_eq!(candidates(&world), "d2* d3 d1");
+    wait(&mut world, Duration::from_secs(1));
+    assert_eq!(candidates(&world), "d2* d3 d1*");
+    wait(&mut world, Duration::from_secs(2));
+    let status = world.status.clone().expect("a status");
+    assert!(status.interfaces.iter().all(|uplink| uplink.steady));
+    world.hear(link(UPLINK_INDEX, UPLINK, false));
+    assert_eq!(
+        group(&world).map(|group| group.health),
+        Some(Health::Broken)
+    );
+    world.hear(link(UPLINK_INDEX, UPLINK, true));
+    assert_eq!(group(&world).map(|group| group.health), Some(Health::Whole));
+    assert_eq!(candidates(&world), "d2* d3 d1");
+}
+
+#[test]
+fn who_is_drained_or_not_allowed_is_no_candidate() {
+    let mut world = world();
+    world.tell(Input::Source(Event::MayHold(false)));
+    world.turn();
+    assert_eq!(candidates(&world), "d2* d3");
+    world.tell(Input::Source(Event::MayHold(true)));
+    let Event::Node(mut drained) = node(2, XdpMode::Auto) else {
+        unreachable!("it is a node")
+    };
+    drained.spec.drain = true;
+    world.tell(Input::Source(Event::Node(drained)));
+    world.turn();
+    assert_eq!(candidates(&world), "d2* d3");
+    world.tell(Input::Source(node(3, XdpMode::Auto)));
+    world.turn();
+    assert_eq!(candidates(&world), "d2* d3 d1");
+}
+
+#[test]
+fn a_pool_says_which_nodes_and_uplinks_announce_it() {
+    let mut world = world();
+    world.tell(pool(|l2| {
+        l2.nodes = Some(vec!["d1".to_owned(), "d3".to_owned()]);
+    }));
+    world.turn();
+    assert_eq!(candidates(&world), "d3 d1");
+    world.tell(pool(|l2| l2.nodes = Some(vec!["d2".to_owned()])));
+    world.turn();
+    assert_eq!(group(&world), None, "others announce it");
+    world.tell(pool(|l2| l2.interfaces = vec!["eth9".to_owned()]));
+    world.turn();
+    let unfit = group(&world).expect("the group");
+    assert_eq!(unfit.health, Health::Broken, "it has no such uplink");
+    assert!(unfit.uplinks.is_empty());
+    world.tell(pool(|l2| l2.groups = 1));
+    world.turn();
+    assert_eq!(group(&world), None, "the pool has no such group any more");
+}
+
+#[test]
+fn programs_and_maps_must_be_there() {
+    let mut world = world();
+    world.failing.insert("Apply");
+    world.tell(Input::Source(announced(8, &[SERVER, POD])));
+    world.turn();
+    assert_eq!(
+        group(&world).map(|group| group.health),
+        Some(Health::Broken)
+    );
+    world.failing.clear();
+    world.after(Duration::from_secs(1));
+    assert_eq!(group(&world).map(|group| group.health), Some(Health::Whole));
+}
+
+#[test]
+fn status_tells_this_nodes_part() {
+    let mut world = world();
+    let held = GroupState::Holder(sluice_election::Authority::Lease);
+    let groups = [
+        ("edge-0".to_owned(), GroupState::Candidate),
+        ("edge-1".to_owned(), held),
+    ];
+    world.tell(Input::Groups(groups.into()));
+    wait(&mut world, Duration::from_secs(2));
+    let status = world.status.expect("a status");
+    let entry = |name: &str, role, authority| GroupStatus {
+        name: name.to_owned(),
+        role,
+        authority,
+    };
+    assert_eq!(
+        status.groups,
+        [
+            entry("edge-0", GroupRole::Candidate, None),
+            entry("edge-1", GroupRole::Holder, Some(Authority::Lease)),
+        ]
+    );
+    let mac = Some(MacAddress([2, 0, 0, 0, 0, 1]));
+    assert_eq!(status.interfaces[0].mac_address, mac);
+}
+
+#[test]
+fn a_node_that_cannot_announce_says_so_and_gets_no_group() {
+    let options = AnnounceOptions {
+        unable: Some("no CAP_NET_RAW".to_owned()),
+        ..AnnounceOptions::default()
+    };
+    let before = LoadBalancerNodeStatus::default();
+    let mut world = World::with(Core::new("d1", "6.1".to_owned(), LIMITS, before, options));
+    world.tell(Input::Source(node(1, XdpMode::Auto)));
+    world.tell(Input::Source(Event::MayHold(true)));
+    world.tell(pool(|_| ()));
+    world.tell(Input::Source(announced(7, &[SERVER])));
+    world.turn();
+    wait(&mut world, Duration::from_secs(2));
+    assert_eq!(
+        group(&world).map(|group| group.health),
+        Some(Health::Broken)
+    );
+    assert_eq!(candidates(&world), "d1", "it is not steady");
+    let status = world.status.expect("a status");
+    assert!(status.conditions[0].message.contains("no CAP_NET_RAW"));
+}
