@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::command;
 
 /// Test targets, as `package/target`, that need nothing but cargo.
-const UNIT: [&str; 13] = [
+const UNIT: [&str; 14] = [
     "kubectl-sluice/golden",
     "kubectl-sluice/rollout",
     "kubectl-sluice/vips",
@@ -29,7 +29,7 @@ const UNIT: [&str; 13] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 33] = [
+const EQUIPPED: [&str; 35] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_addresses",
@@ -54,6 +54,8 @@ const EQUIPPED: [&str; 33] = [
     "sluice-tests/kube_harness",
     "sluice-tests/network_changes",
     "sluice-tests/network_demo",
+    "sluice-tests/network_failover",
+    "sluice-tests/network_failover_alone",
     "sluice-tests/network_forwarding",
     "sluice-tests/network_harness",
     "sluice-tests/network_input",

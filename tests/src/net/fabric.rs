@@ -81,6 +81,11 @@ pub const fn vip_of_both(number: u8) -> Dual {
     VIPS_OF_BOTH.host(number)
 }
 
+/// An address on the directors' segment that nothing routes anywhere: whoever answers for it has it.
+pub const fn vip_on_link(number: u8) -> Dual {
+    FABRIC_NET.host(number)
+}
+
 /// Where a server is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
@@ -280,9 +285,41 @@ impl Fabric {
         Ok(())
     }
 
+    /// Has the switch send multicast frames only to those who joined their groups and to routers, as switches that snoop on MLD do,
+    /// and ask for members all the time.
+    pub fn snoop(&self, snoops: bool) -> Result<()> {
+        let snoops = u8::from(snoops);
+        self.switch.ip(&format!(
+            "link set {BRIDGE} type bridge mcast_snooping {snoops} mcast_querier {snoops} mcast_query_interval 300 \
+             mcast_query_response_interval 100 mcast_startup_query_interval 100"
+        ))?;
+        Ok(())
+    }
+
+    /// Whether the switch knows that a node has joined a group.
+    pub fn joined(&self, node: &str, group: Ipv6Addr) -> Result<bool> {
+        let known = self.switch.run("bridge mdb show")?;
+        let entry = format!("port {node} grp {group} ");
+        Ok(known.lines().any(|line| line.contains(&entry)))
+    }
+
     /// Takes a node's link down: the node loses its carrier.
     pub fn cut_link(&self, node: &str) -> Result<()> {
         self.switch.ip(&format!("link set {node} down"))?;
+        Ok(())
+    }
+
+    /// Lets the switch neither take from a node nor give to it; the carrier stays.
+    pub fn silence(&self, node: &str) -> Result<()> {
+        self.switch
+            .run(&format!("bridge link set dev {node} state 0"))?;
+        Ok(())
+    }
+
+    /// Ends [`Self::silence`].
+    pub fn unsilence(&self, node: &str) -> Result<()> {
+        self.switch
+            .run(&format!("bridge link set dev {node} state 3"))?;
         Ok(())
     }
 
@@ -330,6 +367,11 @@ impl Fabric {
     /// Connects a namespace to the segment.
     fn plug(&self, namespace: &Namespace, name: &str, address: Dual) -> Result<()> {
         plug_in(namespace.port(UPLINK), &self.switch, name, address)
+    }
+
+    /// Adds a director beyond [`DIRECTORS`], to which no VIP is routed.
+    pub fn add_third_director(&mut self, name: &str) -> Result<()> {
+        self.add_director(name, FABRIC_NET.host(13))
     }
 
     fn add_director(&mut self, name: &str, address: Dual) -> Result<()> {

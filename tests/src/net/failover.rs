@@ -1,0 +1,286 @@
+//! Three directors that announce VIPs on their segment, and clients that connect all the time while directors come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use sluice_api::GroupRole;
+
+use super::fabric::{DIRECTORS, Fabric, ServerSpec, UPLINK, vip_on_link};
+use super::manifest::{self, Role};
+use super::sluice::{Daemons, Sluice};
+use super::{Family, Namespace, Outage, OutageReport, until};
+use crate::kube::chart;
+
+/// All directors.
+pub const NODES: [&str; 3] = [DIRECTORS[0], DIRECTORS[1], "director-3"];
+
+/// Name of the address pool that the VIPs are from.
+pub const POOL: &str = "segment";
+
+/// The virtual servers: name, mode, number of the VIP on the segment, and servers.
+pub const SERVED: [(&str, &str, u8, [&str; 2]); 3] = [
+    ("dr", "DR", 201, ["dr-1", "dr-2"]),
+    ("tun", "TUN", 202, ["tun-1", "tun-2"]),
+    ("fullnat", "FullNAT", 203, ["fullnat-1", "fullnat-2"]),
+];
+
+/// How long it may take until every group has its holder.
+const SETTLE: Duration = Duration::from_mins(1);
+
+/// Time before something is done to a director, in which clients connect.
+const BEFORE: Duration = Duration::from_secs(1);
+
+/// Between the daemons and the user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Between {
+    /// A directory: directors agree by asking each other.
+    Directory,
+    /// A real API server with the accounts and roles of the chart: directors agree by Leases.
+    Kubernetes,
+}
+
+/// The directors, the clients and the servers.
+#[derive(Debug)]
+pub struct Failover {
+    /// The daemons; they go first.
+    pub sluice: Sluice,
+    /// The network.
+    pub fabric: Fabric,
+    /// A client on the segment.
+    pub neighbour: Namespace,
+    between: Between,
+}
+
+impl Daemons for Failover {
+    fn sluice(&mut self) -> &mut Sluice {
+        &mut self.sluice
+    }
+
+    fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+}
+
+impl Failover {
+    /// Builds it, and waits until every VIP has a holder. No route leads to a VIP.
+    pub fn build(between: Between) -> Result<Self> {
+        let servers = SERVED.iter().flat_map(|(.., servers)| servers);
+        let specs: Vec<ServerSpec> = servers.map(|name| ServerSpec::new(name)).collect();
+        let mut fabric = Fabric::build(&specs)?;
+        fabric.add_third_director(NODES[2])?;
+        let (neighbour, _) = fabric.guest()?;
+        let mut nodes: Vec<(&str, Role)> = NODES.map(|name| (name, Role::Director)).to_vec();
+        for (_, mode, _, servers) in SERVED {
+            if mode != "FullNAT" {
+                nodes.extend(servers.map(|name| (name, Role::RealServer)));
+            }
+        }
+        let names: Vec<&str> = nodes.iter().map(|(name, _)| *name).collect();
+        let objects = nodes
+            .iter()
+            .map(|(name, role)| manifest::node(name, *role, &[UPLINK]));
+        let manifest = manifest::documents(&objects.collect::<Vec<_>>());
+        let sluice = match between {
+            Between::Directory => Sluice::start(&fabric, &names, &manifest)?,
+            Between::Kubernetes => Sluice::start_by_chart(&fabric, &names, &manifest)?,
+        };
+        let mut stage = Self {
+            sluice,
+            fabric,
+            neighbour,
+            between,
+        };
+        // Whoever is cut off says what it cannot do.
+        for text in [
+            "cannot renew this node's Lease",
+            "cannot write this node's status",
+        ] {
+            stage.sluice.expect_complaint(text);
+        }
+        stage.serve()?;
+        stage.settle()?;
+        Ok(stage)
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        let vips = SERVED.iter().flat_map(|(_, _, number, _)| {
+            Family::BOTH.map(|family| vip_on_link(*number).of(family).to_string())
+        });
+        let pool = json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "AddressPool",
+            "metadata": {"name": POOL},
+            "spec": {"addresses": vips.collect::<Vec<_>>()},
+        });
+        self.sluice.apply("pool", &[pool])?;
+        for (name, mode, number, servers) in SERVED {
+            let members = servers
+                .iter()
+                .map(|server| Ok((*server, self.fabric.address(server)?, 1)));
+            let members = members.collect::<Result<Vec<_>>>()?;
+            let pool = manifest::pool(name, &members, None);
+            let server = manifest::virtual_server(name, mode, vip_on_link(number), &[(name, 1)]);
+            self.sluice.apply(name, &[pool, server])?;
+        }
+        for (name, ..) in SERVED {
+            self.sluice.await_weights(name, &[(name, 1)])?;
+        }
+        Ok(())
+    }
+
+    /// The VIP group of a virtual server.
+    pub fn group_of(&self, server: &str) -> Result<String> {
+        let status = self.sluice.virtual_server(server).context("a status")?;
+        let decision = status.decision.context("a decision")?;
+        let group = decision.content.groups.first().context("a group")?;
+        Ok(group.group.clone())
+    }
+
+    /// Who holds the group of a virtual server, by what the directors say. Only one may.
+    pub fn holder_of(&self, server: &str) -> Result<String> {
+        let group = self.group_of(server)?;
+        let held = self.held();
+        let holders: Vec<&String> = held
+            .iter()
+            .filter(|(name, _)| *name == group)
+            .map(|(_, node)| node)
+            .collect();
+        ensure!(holders.len() == 1, "{group} is held by {holders:?}");
+        Ok(holders[0].clone())
+    }
+
+    /// Groups and the directors that say that they hold them.
+    pub fn held(&self) -> Vec<(String, String)> {
+        let held = NODES.iter().flat_map(|node| {
+            let groups = self.sluice.node(node).unwrap_or_default().groups;
+            let held = groups
+                .into_iter()
+                .filter(|group| group.role == GroupRole::Holder);
+            held.map(|group| (group.name, (*node).to_owned()))
+        });
+        held.collect()
+    }
+
+    /// Holders by group, as the Leases say; without an API server there are none.
+    fn leases(&self) -> Result<BTreeMap<String, String>> {
+        let admin = self.sluice.control_plane()?.admin();
+        let leases = admin.json([
+            "--namespace",
+            chart::RELEASE_NAMESPACE,
+            "get",
+            "leases",
+            "--selector=sluice.dev/vip-group",
+            "--output=json",
+        ])?;
+        let leases = leases["items"]
+            .as_array()
+            .context("a list of Leases")?
+            .iter();
+        let holders = leases.filter_map(|lease| {
+            let name = lease["metadata"]["name"].as_str()?;
+            let holder = lease["spec"]["holderIdentity"].as_str()?;
+            Some((
+                name.strip_prefix("sluice-vip-")?.to_owned(),
+                holder.to_owned(),
+            ))
+        });
+        Ok(holders.collect())
+    }
+
+    /// Waits until each group that has VIPs is held by one director, and its Lease says so.
+    pub fn settle(&mut self) -> Result<()> {
+        let mut seen = String::new();
+        let settled = until("every group to have its holder", SETTLE, || {
+            let held = self.held();
+            let groups = SERVED.iter().map(|(name, ..)| self.group_of(name));
+            let groups = groups.collect::<Result<BTreeSet<_>>>().unwrap_or_default();
+            let mut same = true;
+            seen = format!("held {held:?}, groups {groups:?}");
+            if self.between == Between::Kubernetes {
+                let leases = self.leases().unwrap_or_default();
+                seen = format!("{seen}, Leases {leases:?}");
+                same = held
+                    .iter()
+                    .all(|(group, node)| leases.get(group) == Some(node));
+            }
+            let held: Vec<&String> = held.iter().map(|(group, _)| group).collect();
+            same && !groups.is_empty()
+                && held.len() == groups.len()
+                && groups.iter().all(|group| held.contains(&group))
+        });
+        settled.with_context(|| seen)?;
+        self.sluice.expect_running()
+    }
+
+    /// Does something to the holder of a virtual server's group while clients connect to its VIP, and waits. Returns who held the
+    /// group, and what the clients met.
+    pub fn disturb(
+        &mut self,
+        server: &str,
+        disturb: impl FnOnce(&mut Self, &str) -> Result<()>,
+        wait: Duration,
+    ) -> Result<(String, Vec<OutageReport>)> {
+        let holder = self.holder_of(server)?;
+        let outages = self.clients(server)?;
+        thread::sleep(BEFORE);
+        let done = disturb(self, &holder);
+        thread::sleep(wait);
+        let reports: Vec<OutageReport> = outages.into_iter().map(Outage::stop).collect();
+        done?;
+        for report in &reports {
+            let OutageReport {
+                longest,
+                begun,
+                failed,
+            } = report;
+            println!("  {server} at {holder}: {failed} of {begun} failed, nobody for {longest:?}");
+        }
+        Ok((holder, reports))
+    }
+
+    /// A client on the segment and one behind the router, in both families.
+    pub fn clients(&self, server: &str) -> Result<Vec<Outage>> {
+        let clients = [&self.neighbour, self.fabric.client()];
+        let outages = clients.into_iter().flat_map(|client| {
+            Family::BOTH.map(|family| Outage::start(client, target(server, family)))
+        });
+        outages.collect()
+    }
+
+    /// Stops a director's agent, or lets it go on.
+    pub fn signal_agent(&self, node: &str, signal: Signal) -> Result<()> {
+        let id = self.sluice.agent_process(node)?.id();
+        Ok(kill(Pid::from_raw(i32::try_from(id)?), signal)?)
+    }
+
+    /// Drains a director, or ends that.
+    pub fn set_drain(&self, node: &str, drain: bool) -> Result<()> {
+        let mut object = manifest::node(node, Role::Director, &[UPLINK]);
+        object["spec"]["drain"] = Value::Bool(drain);
+        let mut nodes: Vec<Value> = NODES
+            .iter()
+            .filter(|name| **name != node)
+            .map(|name| manifest::node(name, Role::Director, &[UPLINK]))
+            .collect();
+        nodes.push(object);
+        for (_, mode, _, servers) in SERVED {
+            if mode != "FullNAT" {
+                nodes.extend(servers.map(|name| manifest::node(name, Role::RealServer, &[UPLINK])));
+            }
+        }
+        self.sluice.apply("nodes", &nodes)
+    }
+}
+
+/// Where clients of a virtual server connect.
+pub fn target(server: &str, family: Family) -> SocketAddr {
+    let found = SERVED.iter().find(|(name, ..)| *name == server);
+    let number = found.map_or(0, |(_, _, number, _)| *number);
+    vip_on_link(number).socket(family, 80)
+}

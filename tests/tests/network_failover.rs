@@ -1,0 +1,219 @@
+//! VIPs that nobody routes: three directors of a real API server announce them and take them over from each other, while clients on
+//! the segment and behind a router connect every 5 ms.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use nix::sys::signal::Signal;
+use sluice_tests::kube::Part;
+use sluice_tests::net::fabric::UPLINK;
+use sluice_tests::net::failover::{Between, Failover, NODES, SERVED, target};
+use sluice_tests::net::suite::Suite;
+use sluice_tests::net::{Family, KeptConnections, Outage, OutageReport, Protocol, until};
+
+/// An outage up to this is a takeover by suspicion or handover, and beyond it one that waited for a Lease to expire. What takeovers
+/// take is measured elsewhere: this machine may be busy.
+const BY_SUSPICION: Duration = Duration::from_secs(3);
+
+/// How long clients go on after a director was ended.
+const AFTER: Duration = Duration::from_secs(5);
+
+/// Longer than the deadline of a holder whose agent does not extend it.
+const DEADLINE: Duration = Duration::from_secs(7);
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.check("every VIP is answered by the holder of its group", answered);
+    suite.check("a drained director hands over and nobody notices", drained);
+    suite.check("an agent that ends hands over and nobody notices", ended);
+    suite.check("a silent director is replaced", silent);
+    suite.check("a director without a carrier is replaced", without_carrier);
+    suite.check("a killed agent is replaced after its deadline", killed);
+    suite.check(
+        "a stopped agent is replaced, and says nothing when it goes on",
+        stopped,
+    );
+    suite.check("a candidate with a dead port takes nothing", dead_port);
+    suite.check("without the API server nobody notices", without_api_server);
+    suite.check(
+        "a switch that snoops on MLD lets clients ask for VIPs",
+        snooping,
+    );
+    suite.main(|| Failover::build(Between::Kubernetes))
+}
+
+fn expect_none(reports: &[OutageReport]) -> Result<()> {
+    let failed: usize = reports.iter().map(|report| report.failed).sum();
+    ensure!(failed == 0, "{failed} connections failed: {reports:?}");
+    Ok(())
+}
+
+fn expect_short(reports: &[OutageReport]) -> Result<()> {
+    let longest = reports.iter().map(|report| report.longest).max();
+    ensure!(
+        longest <= Some(BY_SUSPICION),
+        "nobody answered for too long: {reports:?}"
+    );
+    Ok(())
+}
+
+fn answered(stage: &mut Failover) -> Result<()> {
+    for (name, ..) in SERVED {
+        let holder = stage.holder_of(name)?;
+        let mac = stage.fabric.node(&holder)?.namespace.port(UPLINK).mac()?;
+        for family in Family::BOTH {
+            let target = target(name, family);
+            for client in [&stage.neighbour, stage.fabric.client()] {
+                client.within(|| Protocol::Tcp.ask(None, target))??;
+                client.within(|| Protocol::Udp.ask(None, target))??;
+            }
+            let option = family.option();
+            let known = stage
+                .neighbour
+                .ip(&format!("{option} neigh show {}", target.ip()))?;
+            ensure!(
+                known.contains(&mac),
+                "{name} is at {holder} with {mac}, and known as {known}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn drained(stage: &mut Failover) -> Result<()> {
+    for server in ["dr", "tun"] {
+        let targets = Family::BOTH.map(|family| target(server, family));
+        let client = stage.fabric.client();
+        let kept = KeptConnections::open(client, &targets, 20, Duration::from_millis(20))?;
+        let drain = |stage: &mut Failover, holder: &str| stage.set_drain(holder, true);
+        let (holder, reports) = stage.disturb(server, drain, AFTER)?;
+        let after = stage.holder_of(server);
+        stage.set_drain(&holder, false)?;
+        ensure!(
+            after? != holder,
+            "{holder} holds the group of {server} still"
+        );
+        expect_none(&reports)?;
+        kept.close()?;
+        stage.settle()?;
+    }
+    Ok(())
+}
+
+fn ended(stage: &mut Failover) -> Result<()> {
+    let end = |stage: &mut Failover, holder: &str| stage.sluice.stop_agent(holder);
+    let (holder, reports) = stage.disturb("dr", end, AFTER)?;
+    stage.sluice.restart_agent(&holder)?;
+    stage.sluice.await_ready()?;
+    expect_none(&reports)?;
+    stage.settle()
+}
+
+fn silent(stage: &mut Failover) -> Result<()> {
+    let silence = |stage: &mut Failover, holder: &str| stage.fabric.silence(holder);
+    let (holder, reports) = stage.disturb("tun", silence, AFTER)?;
+    stage.fabric.unsilence(&holder)?;
+    expect_short(&reports)?;
+    stage.settle()
+}
+
+fn without_carrier(stage: &mut Failover) -> Result<()> {
+    let cut = |stage: &mut Failover, holder: &str| stage.fabric.cut_link(holder);
+    let (holder, reports) = stage.disturb("dr", cut, AFTER)?;
+    stage.fabric.mend_link(&holder)?;
+    expect_short(&reports)?;
+    stage.settle()
+}
+
+fn killed(stage: &mut Failover) -> Result<()> {
+    let kill = |stage: &mut Failover, holder: &str| stage.sluice.kill_agent(holder);
+    let (holder, reports) = stage.disturb("dr", kill, DEADLINE)?;
+    stage.sluice.restart_agent(&holder)?;
+    stage.sluice.await_ready()?;
+    expect_short(&reports)?;
+    stage.settle()
+}
+
+fn stopped(stage: &mut Failover) -> Result<()> {
+    let server = "tun";
+    let stop = |stage: &mut Failover, holder: &str| stage.signal_agent(holder, Signal::SIGSTOP);
+    let (holder, reports) = stage.disturb(server, stop, DEADLINE)?;
+    let outages = stage.clients(server)?;
+    stage.signal_agent(&holder, Signal::SIGCONT)?;
+    thread::sleep(AFTER);
+    let thawed: Vec<OutageReport> = outages.into_iter().map(Outage::stop).collect();
+    expect_short(&reports)?;
+    expect_none(&thawed)?;
+    stage.settle()
+}
+
+/// Silences a director that does not hold the group of a virtual server.
+fn dead_port(stage: &mut Failover) -> Result<()> {
+    let before = stage.holder_of("dr")?;
+    let Some(candidate) = NODES.iter().find(|node| **node != before) else {
+        bail!("there is no candidate");
+    };
+    let silence = |stage: &mut Failover, _: &str| stage.fabric.silence(candidate);
+    let (_, reports) = stage.disturb("dr", silence, AFTER)?;
+    stage.fabric.unsilence(candidate)?;
+    let after = stage.holder_of("dr")?;
+    ensure!(after == before, "{after} took the group from {before}");
+    expect_none(&reports)?;
+    stage.settle()
+}
+
+/// Stops the API server, ends a director meanwhile, and lets the API server go on.
+fn without_api_server(stage: &mut Failover) -> Result<()> {
+    let server = "dr";
+    let stop = |stage: &mut Failover, _: &str| {
+        let control = stage.sluice.control_plane_mut()?;
+        control.signal(Part::ApiServer, Signal::SIGSTOP)
+    };
+    let (holder, without) = stage.disturb(server, stop, 2 * DEADLINE)?;
+    let outages = stage.clients(server)?;
+    thread::sleep(Duration::from_secs(1));
+    stage.fabric.silence(&holder)?;
+    thread::sleep(AFTER);
+    let dead: Vec<OutageReport> = outages.into_iter().map(Outage::stop).collect();
+    println!("  a director died meanwhile: {dead:?}");
+    let outages = stage.clients(server)?;
+    let control = stage.sluice.control_plane_mut()?;
+    control.signal(Part::ApiServer, Signal::SIGCONT)?;
+    thread::sleep(AFTER);
+    let back: Vec<OutageReport> = outages.into_iter().map(Outage::stop).collect();
+    stage.fabric.unsilence(&holder)?;
+    expect_none(&without)?;
+    expect_short(&dead)?;
+    expect_none(&back)?;
+    stage.settle()
+}
+
+/// Lets the switch send each multicast frame only where somebody has joined its group, and clients ask anew while no agent runs on the
+/// holder.
+fn snooping(stage: &mut Failover) -> Result<()> {
+    let server = "tun";
+    let holder = stage.holder_of(server)?;
+    let target = target(server, Family::V6);
+    let IpAddr::V6(vip) = target.ip() else {
+        bail!("{target} is no IPv6 address");
+    };
+    let [.., a, b, c] = vip.octets();
+    let group = format!("ff02::1:ff{a:02x}:{b:02x}{c:02x}").parse::<Ipv6Addr>()?;
+    stage.fabric.snoop(true)?;
+    until(
+        "the switch to know the group",
+        Duration::from_secs(20),
+        || stage.fabric.joined(&holder, group).unwrap_or(false),
+    )?;
+    stage.sluice.kill_agent(&holder)?;
+    stage.neighbour.ip(&format!("-6 neigh flush to {vip}"))?;
+    let asked = stage.neighbour.within(|| Protocol::Tcp.ask(None, target))?;
+    stage.sluice.restart_agent(&holder)?;
+    stage.sluice.await_ready()?;
+    stage.fabric.snoop(false)?;
+    asked?;
+    stage.settle()
+}
