@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     );
     suite.check("helm upgrade under load", changes::upgrade);
     suite.check(
-        "without any one of its capabilities the agent is not ready",
+        "without any one of its capabilities the agent says what it cannot do",
         rights::capabilities,
     );
     suite.check(
