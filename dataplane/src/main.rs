@@ -65,6 +65,7 @@ fn detach(place: &Place) -> Result<()> {
     requests
         .release_registered()
         .context("release neighbours")?;
+    requests.leave_groups().context("leave multicast groups")?;
     // A killed agent leaves it.
     let _ = std::fs::remove_file(place.socket());
     if removed.is_empty() {

@@ -176,6 +176,7 @@ fn stay_detached(
             .map_err(io::Error::other)
     })?;
     requests.release_registered()?;
+    requests.leave_groups()?;
     for what in removed {
         info!("removed {what}");
     }

@@ -290,8 +290,12 @@ impl Tools {
         gone
     }
 
-    /// Takes programs, maps and pins off the node, then the neighbours that were kept for them.
+    /// Hands VIP groups over, then takes programs, maps and pins off the node, and the neighbours and multicast groups that were kept
+    /// for them.
     fn leave(&mut self) -> Result<Vec<String>, LeaveError> {
+        if let Some(announcer) = self.announcer.take() {
+            announcer.shut_down();
+        }
         let requests = &mut self.requests;
         let removed = self.attacher.detach_all(|interface| {
             let removed = requests.remove_idle_clsact(interface);

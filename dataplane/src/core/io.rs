@@ -99,7 +99,7 @@ pub enum Effect {
     Detach(Vec<(Hook, String)>),
     /// Have VIPs announced by this plan. Has no outcome.
     Announce(Box<Plan>),
-    /// Take programs, maps, pins and registered neighbours off the node.
+    /// Hand VIP groups over, and take programs, maps, pins, registered neighbours and multicast groups off the node.
     LeaveNode,
     /// Show what is. Has no outcome.
     Publish(Box<Published>),
