@@ -128,6 +128,7 @@ impl Elector {
                 }
             }
             Event::Health(health) => self.health = Some(health),
+            Event::Witness(witness) => self.settings.witness = witness,
             Event::LeaseRead(view) => {
                 self.lease.was_read(now, &self.settings);
                 self.learn(view, now);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Time;
+use crate::{Time, Witness};
 
 /// A director that may hold the group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,6 +86,8 @@ pub enum Event {
     Paths(usize),
     /// This node's own data path. Until the first such event nothing is claimed.
     Health(Health),
+    /// Whether there is anybody to ask beside the holder, in the place of [`crate::Settings::witness`].
+    Witness(Witness),
     /// The Lease was read, or a watch told of it.
     LeaseRead(LeaseView),
     /// A read failed or timed out.

@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use sluice_election::{Action, Authority, Elector, Event, Role, Settings, Source, Target, Time};
+use sluice_election::{
+    Action, Authority, Elector, Event, Role, Settings, Source, Target, Time, Witness,
+};
 use sluice_planner::Mac;
 use tracing::{debug, info, warn};
 
@@ -163,6 +165,8 @@ fn hear(socket: &PacketSocket, sender: &SyncSender<Message>, counts: &AnnounceCo
 struct Seat {
     elector: Elector,
     paths: Vec<Path>,
+    /// Whether there is somebody to ask, as the elector knows.
+    witness: Option<Witness>,
     index: u16,
     hash: u64,
 }
@@ -515,12 +519,18 @@ impl Worker {
             .or_insert_with(|| Seat {
                 elector: Elector::new(name, node, settings.clone(), time),
                 paths: Vec::new(),
+                witness: None,
                 index: group.index,
                 hash: sluice_abi::group_hash(name),
             });
         if is_new || seat.paths != paths {
             seat.elector.on(Event::Paths(paths.len()), time);
             seat.paths = paths;
+        }
+        let witness = self.plan.witness();
+        if seat.witness != Some(witness) {
+            seat.witness = Some(witness);
+            seat.elector.on(Event::Witness(witness), time);
         }
         let known = before.filter(|_| !is_new);
         if known.is_none_or(|known| known.candidates != group.candidates) {

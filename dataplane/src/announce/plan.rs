@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_election::{Candidate, Health};
+use sluice_election::{Candidate, Health, Witness};
 use sluice_planner::Mac;
 
 use super::frame::Sender;
@@ -83,6 +83,15 @@ impl Group {
 }
 
 impl Plan {
+    /// Whether there is somebody to ask beside a group's holder: a gateway, or a third director.
+    pub fn witness(&self) -> Witness {
+        let mut uplinks = self.uplinks.values();
+        if uplinks.any(|uplink| !uplink.gateways.is_empty()) || self.peers.len() > 1 {
+            return Witness::Asked;
+        }
+        Witness::Absent
+    }
+
     /// The ways on which a group is asked for. Each uplink's are together, IPv4 first.
     pub fn paths(&self, group: &Group) -> Vec<Path> {
         let uplinks = group.uplinks.iter();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Action, Candidate, Coordination, Elector, Event, GiveBack, Health, Hindrance, LeaseView,
-    Outcome, Role, Settings, Source, Target, Time, WriteId, ranked,
+    Outcome, Role, Settings, Source, Target, Time, Witness, WriteId, ranked,
 };
 
 const GROUP: &str = "pool-0";
@@ -247,6 +247,28 @@ fn a_lease_expires_by_the_own_clock_and_ranks_wait() {
         play.on(5020, read(8, &name(1 - rank)));
         play.run(6000);
         play.did(&[]);
+    }
+}
+
+/// Of two directors without a gateway neither can tell a dead holder from an own dead port: the Lease decides.
+#[test]
+fn where_nobody_else_can_be_asked_an_expired_lease_is_taken() {
+    let own = name(0);
+    let write = format!("write 1: 7 -> {own:?}");
+    for (witness, done) in [
+        (Witness::Absent, vec![format!("4500: {write}")]),
+        (Witness::Asked, Vec::new()),
+    ] {
+        let mut play = Play::new(0, settings());
+        play.answers.holder = Some((name(2), 1000));
+        play.on(0, Event::Witness(witness));
+        play.on(500, read(7, &name(2)));
+        play.done.clear();
+        for ms in [1500, 2500, 3500, 4400] {
+            play.on(ms, read(7, &name(2)));
+        }
+        play.run(5000);
+        play.did(&done.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }
 
