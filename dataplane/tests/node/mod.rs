@@ -25,7 +25,7 @@ pub(crate) const UPLINK: &str = "eth0";
 pub(crate) const SERVER: &str = "10.0.0.2";
 
 /// Capabilities that the agent needs, as setpriv takes them.
-const CAPABILITIES: &str = "-all,+bpf,+net_admin,+perfmon";
+const CAPABILITIES: &str = "-all,+bpf,+net_admin,+perfmon,+net_raw";
 
 /// Drop it last: it removes all that tests made.
 pub(crate) struct Node {

@@ -56,11 +56,12 @@ impl Source {
         Ok(Self::Directory(directory))
     }
 
-    /// Starts an API server on the fabric's segment and gives it Sluice's definitions.
+    /// Starts an API server on the fabric's segment, gives it Sluice's definitions, and lets everybody have every address.
     pub(super) fn cluster(fabric: &Fabric) -> Result<Self> {
         let (namespace, address) = fabric.connect_control()?;
         let control = ControlPlane::start(fabric.run(), &namespace, address, &Part::API)?;
         control.admin().define_kinds()?;
+        control.admin().allow_every_address()?;
         let accounts = Accounts {
             namespace: NAMESPACE,
             operator: control.admin().kubeconfig().clone(),
