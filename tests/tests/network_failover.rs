@@ -19,10 +19,10 @@ use sluice_tests::net::{Family, KeptConnections, Outage, OutageReport, Protocol,
 const BY_SUSPICION: Duration = Duration::from_secs(3);
 
 /// How long clients go on after a director was ended.
-const AFTER: Duration = Duration::from_secs(5);
+const AFTER: Duration = Duration::from_secs(3);
 
 /// Longer than the deadline of a holder whose agent does not extend it.
-const DEADLINE: Duration = Duration::from_secs(7);
+const DEADLINE: Duration = Duration::from_secs(6);
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();

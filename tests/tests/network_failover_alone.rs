@@ -12,7 +12,7 @@ use sluice_tests::net::{Family, OutageReport, Protocol};
 const BY_SUSPICION: Duration = Duration::from_secs(3);
 
 /// How long clients go on after a director was ended.
-const AFTER: Duration = Duration::from_secs(5);
+const AFTER: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();

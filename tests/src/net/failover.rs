@@ -96,11 +96,8 @@ impl Failover {
             neighbour,
             between,
         };
-        // Whoever is cut off says what it cannot do.
-        for text in [
-            "cannot renew this node's Lease",
-            "cannot write this node's status",
-        ] {
+        // Whoever is cut off from the API server says what it cannot do.
+        for text in ["cannot ", "the watch is lost"] {
             stage.sluice.expect_complaint(text);
         }
         stage.serve()?;

@@ -424,7 +424,7 @@ fn start_agent(namespace: &Namespace, node: &str, source: &Source, pins: &Path) 
     let mut command = namespace.command(binary("sluice-agent")?);
     source.tell(&mut command, Some(node));
     // Groups return soon, so that tests see it.
-    command.env("SLUICE_FAILBACK_SECONDS", "5");
+    command.env("SLUICE_FAILBACK_SECONDS", "3");
     command
         .args(["--node", node])
         .arg("--pin-dir")
