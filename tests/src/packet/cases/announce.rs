@@ -196,6 +196,25 @@ fn arp_passes() -> Case {
         })
 }
 
+/// All frames pass while the group is armed, and later only those that do not tell of a VIP.
+fn sent_by_the_stack(name: &str, of_vip: &[impl ToBytes], others: &[impl ToBytes]) -> Case {
+    let mut case = Case::new(name, holder());
+    for frame in of_vip {
+        case = case.passes(Program::Egress, frame);
+    }
+    for frame in others {
+        case = case.passes(Program::Egress, frame);
+    }
+    case = case.after_seconds(10);
+    for frame in of_vip {
+        case = case.drops(Program::Egress, frame, DropReason::AnnouncementNotArmed);
+    }
+    for frame in others {
+        case = case.passes(Program::Egress, frame);
+    }
+    case
+}
+
 fn arp_of_the_stack() -> Case {
     let padded = |arp: Arp| Arp { padding: 18, ..arp };
     let of_vip = [
@@ -217,18 +236,8 @@ fn arp_of_the_stack() -> Case {
             ..ask4().reply()
         }),
     ];
-    let mut case = Case::new("ARP that the stack sends", holder());
-    for frame in of_vip.iter().chain(&others) {
-        case = case.passes(Program::Egress, frame);
-    }
-    case = case.after_seconds(10);
-    for frame in &of_vip {
-        case = case.drops(Program::Egress, frame, DropReason::AnnouncementNotArmed);
-    }
-    for frame in &others {
-        case = case.passes(Program::Egress, frame);
-    }
-    case.then(|setup| setup.v4.announced.clear())
+    sent_by_the_stack("ARP that the stack sends", &of_vip, &others)
+        .then(|setup| setup.v4.announced.clear())
         .passes(Program::Egress, &of_vip[0])
 }
 
@@ -471,18 +480,8 @@ fn neighbour_discovery_of_the_stack() -> Case {
             ..unsolicited
         },
     ];
-    let mut case = Case::new("neighbour discovery that the stack sends", holder());
-    for frame in of_vip.iter().chain(&others) {
-        case = case.passes(Program::Egress, frame);
-    }
-    case = case.after_seconds(10);
-    for frame in &of_vip {
-        case = case.drops(Program::Egress, frame, DropReason::AnnouncementNotArmed);
-    }
-    for frame in &others {
-        case = case.passes(Program::Egress, frame);
-    }
-    case.then(|setup| setup.v6.announced.clear())
+    sent_by_the_stack("neighbour discovery that the stack sends", &of_vip, &others)
+        .then(|setup| setup.v6.announced.clear())
         .passes(Program::Egress, &of_vip[0])
 }
 
