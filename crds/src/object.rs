@@ -80,9 +80,17 @@ pub fn parse_vip_group(group: &str) -> Option<(&str, u8)> {
     (!pool.is_empty()).then_some((pool, number))
 }
 
+const GROUP_LEASE_PREFIX: &str = "sluice-vip-";
+
 /// The name of a VIP group's Lease, in Sluice's own namespace. Whoever it names as its holder announces the group.
 pub fn group_lease(group: &str) -> String {
-    format!("sluice-vip-{group}")
+    format!("{GROUP_LEASE_PREFIX}{group}")
+}
+
+/// The VIP group whose Lease has this name; `None`: it is none's.
+pub fn group_of_lease(lease: &str) -> Option<&str> {
+    let group = lease.strip_prefix(GROUP_LEASE_PREFIX)?;
+    parse_vip_group(group).map(|_| group)
 }
 
 /// The value of [`GROUP_LABEL`] for a VIP group, made as [`pool_label`] is. The Lease's name has the whole name of the group.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use serde::Serialize;
-use sluice_api::{Authority, DecidedVirtualServer, Time, group_lease, parse_vip_group};
+use sluice_api::{Authority, DecidedVirtualServer, Time, group_of_lease, parse_vip_group};
 use sluice_kube::lease::LeaseFacts;
 
 use super::Objects;
@@ -80,11 +80,10 @@ impl GroupLeases {
     /// Reads Leases. `now` is in seconds since 1970, not later than when they were read; without it the newest Lease tells how
     /// late it is at least.
     pub fn new(leases: Vec<Lease>, now: Option<i64>) -> Self {
-        let prefix = group_lease("");
         let mut by_group: BTreeMap<String, GroupLease> = BTreeMap::new();
         for lease in leases {
             let name = lease.metadata.name.as_deref();
-            let Some(group) = name.and_then(|name| name.strip_prefix(&prefix)) else {
+            let Some(group) = name.and_then(group_of_lease) else {
                 continue;
             };
             let (group, lease) = (group.to_owned(), GroupLease::of(lease));

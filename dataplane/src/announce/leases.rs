@@ -11,7 +11,7 @@ use kube::core::Status;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use sluice_api::jiff::Timestamp;
-use sluice_api::{AGENT_MANAGER, GROUP_LABEL, group_lease, parse_vip_group};
+use sluice_api::{AGENT_MANAGER, GROUP_LABEL, group_lease, group_of_lease};
 use sluice_election::{LeaseView, Outcome, WriteId};
 use sluice_kube::Kind;
 use sluice_kube::connect::{ConnectError, Connection};
@@ -315,7 +315,7 @@ impl Kept {
         let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
         let name = lease.metadata.name.as_deref().unwrap_or_default();
         Self {
-            group: group_of(name).to_owned(),
+            group: group_of_lease(name).unwrap_or_default().to_owned(),
             view: LeaseView {
                 version: lease.metadata.resource_version.clone().unwrap_or_default(),
                 holder: holder.filter(|holder| !holder.is_empty()),
@@ -327,12 +327,6 @@ impl Kept {
             transitions: spec.and_then(|spec| spec.lease_transitions).unwrap_or(0),
         }
     }
-}
-
-/// The group whose Lease has this name; empty: it is none's.
-fn group_of(name: &str) -> &str {
-    let group = name.strip_prefix(&group_lease("")).unwrap_or_default();
-    parse_vip_group(group).map_or("", |_| group)
 }
 
 #[cfg(test)]

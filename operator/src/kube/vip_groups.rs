@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::{Value, json};
 use sluice_api::{
     GROUP_LABEL, GROUP_LEASE_SECONDS, OPERATOR_MANAGER, ObjectKey, group_label, group_lease,
-    parse_vip_group, vip_group,
+    group_of_lease, parse_vip_group, vip_group,
 };
 use sluice_kube::Stamp;
 use sluice_kube::store::Change;
@@ -84,8 +84,7 @@ impl Index {
 
     /// Whether the pool of this Lease's group is there and has no decision yet, so that the group may be one of it.
     fn may_be_decided(&self, lease: &str) -> bool {
-        let group = lease.strip_prefix(&group_lease(""));
-        let Some((pool, _)) = group.and_then(parse_vip_group) else {
+        let Some((pool, _)) = group_of_lease(lease).and_then(parse_vip_group) else {
             return false;
         };
         let pool = self.address_pools.objects.get(&ObjectKey::new("", pool));
