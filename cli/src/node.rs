@@ -6,9 +6,7 @@ use anyhow::{anyhow, bail};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
-use sluice_api::{
-    CLI_MANAGER, ConditionType, GroupRole, LoadBalancerNode, ObjectKey, find_condition,
-};
+use sluice_api::{CLI_MANAGER, ConditionType, GroupRole, LoadBalancerNode, ObjectKey, is_true};
 use tokio::time::{Instant, sleep};
 
 use crate::args::{Connection, Drain, Node};
@@ -153,13 +151,9 @@ fn is_reporting(node: &LoadBalancerNode) -> bool {
     let Some(status) = &node.status else {
         return false;
     };
-    let is_true = |kind| {
-        let condition = find_condition(&status.conditions, kind);
-        condition.is_some_and(|condition| condition.status == "True")
-    };
     status.observed_generation > 0
-        && !is_true(ConditionType::Silent)
-        && !is_true(ConditionType::Detached)
+        && !is_true(&status.conditions, ConditionType::Silent)
+        && !is_true(&status.conditions, ConditionType::Detached)
 }
 
 #[cfg(test)]

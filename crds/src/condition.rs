@@ -165,6 +165,11 @@ pub fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<&
         .find(|condition| condition.type_ == kind.name())
 }
 
+/// Whether there is a condition of this kind, and its status is `True`.
+pub fn is_true(conditions: &[Condition], kind: ConditionType) -> bool {
+    find_condition(conditions, kind).is_some_and(|condition| condition.status == "True")
+}
+
 /// Sets a condition; `lastTransitionTime` moves only when the status changes.
 pub fn set_condition(
     conditions: &mut Vec<Condition>,

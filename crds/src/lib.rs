@@ -46,7 +46,8 @@ pub use address_pool::{
 };
 pub use address_range::{AddressRange, next as next_address};
 pub use condition::{
-    Condition, ConditionType, RECONCILING, Reason, STALLED, Time, find_condition, set_condition,
+    Condition, ConditionType, RECONCILING, Reason, STALLED, Time, find_condition, is_true,
+    set_condition,
 };
 pub use decision::{
     AddressGroup, DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,

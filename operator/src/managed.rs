@@ -9,6 +9,7 @@ use sluice_api::{
     AddressPool, AddressPoolSpec, AddressPoolStatus, Condition, ConditionType, Kind, ObjectKey,
     RealServerPool, RealServerPoolSpec, RealServerPoolStatus, RolloutPolicy, RolloutPolicySpec,
     RolloutPolicyStatus, VirtualServer, VirtualServerSpec, VirtualServerStatus, find_condition,
+    is_true,
 };
 use tracing::{info, warn};
 
@@ -48,9 +49,8 @@ impl<'a> Standing<'a> {
     /// Reads conditions; `None` if there is no condition `Ready`.
     pub(crate) fn of(conditions: &'a [Condition]) -> Option<Self> {
         let ready = find_condition(conditions, ConditionType::Ready)?;
-        let stalled = find_condition(conditions, ConditionType::Stalled);
         Some(Self {
-            stalled: stalled.is_some_and(|condition| condition.status == "True"),
+            stalled: is_true(conditions, ConditionType::Stalled),
             ready: ready.status == "True",
             reason: &ready.reason,
             message: &ready.message,

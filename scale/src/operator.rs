@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
     ConditionType, Decision, EndpointSource, LoadBalancerNodeStatus, ObjectKey, PoolDecision,
-    RealServerPool, Time, VirtualServer, find_condition, pool_label,
+    RealServerPool, Time, VirtualServer, is_true, pool_label,
 };
 use sluice_operator::core::{
     Cluster, Links, Node, Object, Outcome, Standing, Trust, World, reconcile_parts,
@@ -153,10 +153,8 @@ impl Operator {
 
     fn are_ready(&self) -> bool {
         self.world.virtual_servers.values().all(|object| {
-            let conditions = object.status.iter().flat_map(|status| &status.conditions);
-            let conditions: Vec<_> = conditions.cloned().collect();
-            let ready = find_condition(&conditions, ConditionType::Ready);
-            ready.is_some_and(|ready| ready.status == "True")
+            let status = object.status.as_ref();
+            status.is_some_and(|status| is_true(&status.conditions, ConditionType::Ready))
         })
     }
 

@@ -9,7 +9,7 @@ mod servers;
 mod vips;
 
 use serde::Serialize;
-use sluice_api::{Condition, ConditionType, find_condition};
+use sluice_api::{Condition, ConditionType, find_condition, is_true};
 
 pub use build::{Objects, status};
 pub use groups::{AnnouncementView, GroupLeases, HoldState};
@@ -100,12 +100,10 @@ pub struct StateView {
 impl StateView {
     /// `generation` is the object's, `observed` what its status is about.
     fn new(conditions: &[Condition], generation: Option<i64>, observed: i64) -> Self {
-        let find = |kind| find_condition(conditions, kind);
-        let ready = find(ConditionType::Ready);
-        let stalled = find(ConditionType::Stalled).is_some_and(|c| c.status == "True");
+        let ready = find_condition(conditions, ConditionType::Ready);
         Self {
             ready: ready.map_or("Unknown", |c| c.status.as_str()).to_owned(),
-            stalled,
+            stalled: is_true(conditions, ConditionType::Stalled),
             reason: ready.map(|c| c.reason.clone()).unwrap_or_default(),
             message: ready.map(|c| c.message.clone()).unwrap_or_default(),
             outdated: ready.is_some() && generation.is_some_and(|g| g > observed),

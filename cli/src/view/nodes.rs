@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use serde::Serialize;
 use sluice_api::{
     Authority, ConditionType, GroupRole, GroupStatus, LoadBalancerNode, LoadBalancerNodeStatus,
-    NODE_LABEL, NODE_SILENT_SECONDS, ObjectKey, find_condition, node_label,
+    NODE_LABEL, NODE_SILENT_SECONDS, ObjectKey, is_true, node_label,
 };
 use sluice_kube::lease::LeaseFacts;
 
@@ -206,10 +206,7 @@ impl<'a> Nodes<'a> {
 impl Presence {
     fn of(object: &LoadBalancerNode, leases: Option<&Leases>) -> Self {
         let status = object.status.clone().unwrap_or_default();
-        let is = |kind| {
-            let condition = find_condition(&status.conditions, kind);
-            condition.is_some_and(|condition| condition.status == "True")
-        };
+        let is = |kind| is_true(&status.conditions, kind);
         let unreported = LoadBalancerNodeStatus {
             conditions: status.conditions.clone(),
             ..LoadBalancerNodeStatus::default()

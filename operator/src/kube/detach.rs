@@ -6,9 +6,7 @@ use std::time::Duration;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource as _, ResourceExt};
 use serde_json::json;
-use sluice_api::{
-    ConditionType, DETACH_ANNOTATION, LoadBalancerNode, OPERATOR_MANAGER, find_condition,
-};
+use sluice_api::{ConditionType, DETACH_ANNOTATION, LoadBalancerNode, OPERATOR_MANAGER, is_true};
 use sluice_kube::Stamp;
 use sluice_kube::error::{RequestError, within};
 use tokio::time::{Instant, sleep};
@@ -109,8 +107,7 @@ async fn look(
         }
         looked.seen.push((name.clone(), Stamp::of(node.meta())));
         let status = node.status.unwrap_or_default();
-        let detached = find_condition(&status.conditions, ConditionType::Detached);
-        if detached.is_none_or(|condition| condition.status != "True") {
+        if !is_true(&status.conditions, ConditionType::Detached) {
             looked.silent.push(name);
         } else if done.insert(name.clone()) {
             info!(node = name, "has detached");

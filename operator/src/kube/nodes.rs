@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{ConditionType, LoadBalancerNode, ObjectKey, Time, find_condition, node_lease};
+use sluice_api::{ConditionType, LoadBalancerNode, ObjectKey, Time, is_true, node_lease};
 use sluice_kube::Item;
 use sluice_kube::lease::LeaseFacts;
 use sluice_kube::watched::Watched as _;
@@ -18,10 +18,8 @@ const DOUBT_MS: u64 = 2_000;
 
 /// Whether a node's agent has taken everything off the node, as it was asked to.
 fn is_detached(node: &LoadBalancerNode) -> bool {
-    let conditions = node.status.as_ref().map(|status| &status.conditions);
-    conditions
-        .and_then(|conditions| find_condition(conditions, ConditionType::Detached))
-        .is_some_and(|condition| condition.status == "True")
+    let status = node.status.as_ref();
+    status.is_some_and(|status| is_true(&status.conditions, ConditionType::Detached))
 }
 
 /// Logs an acknowledgement that is not believed any more, or again.

@@ -3,7 +3,7 @@
 
 use sluice_api::{
     Condition, ConditionType, LoadBalancerNode, LoadBalancerNodeStatus, NODE_SILENT_SECONDS,
-    Reason, Time, find_condition, set_condition,
+    Reason, Time, find_condition, is_true, set_condition,
 };
 
 use super::index::Index;
@@ -85,10 +85,8 @@ pub(super) fn news(index: &Index) -> Vec<Silence> {
 
 /// Whether the node's object says that it is silent.
 pub(super) fn says_silent(object: &LoadBalancerNode) -> bool {
-    let conditions = object.status.as_ref().map(|status| &status.conditions);
-    conditions
-        .and_then(|conditions| find_condition(conditions, ConditionType::Silent))
-        .is_some_and(|condition| condition.status == "True")
+    let status = object.status.as_ref();
+    status.is_some_and(|status| is_true(&status.conditions, ConditionType::Silent))
 }
 
 /// Whether the node's agent has reported anything: the operator's condition alone is no report.

@@ -8,7 +8,7 @@ use kube::core::Status;
 use serde_json::json;
 use sluice_api::{
     AGENT_MANAGER, API_VERSION, ConditionType, LoadBalancerNode, LoadBalancerNodeSpec,
-    LoadBalancerNodeStatus, find_condition,
+    LoadBalancerNodeStatus, is_true,
 };
 use sluice_kube::error::RequestError;
 use tokio::runtime::Handle;
@@ -130,8 +130,7 @@ impl StatusWriter {
             return;
         }
         self.server.complaints.succeed(STATUS);
-        let detached = find_condition(&now.0.conditions, ConditionType::Detached);
-        if detached.is_some_and(|condition| condition.status == "True") {
+        if is_true(&now.0.conditions, ConditionType::Detached) {
             self.server.left.send_replace(true);
         }
         self.server.current.send_replace(true);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use sluice_api::{
     AddressPool, AddressPoolSpec, AddressRange, AddressSharing, ConditionType, IpFamily,
-    MAX_POOL_GROUPS, ObjectKey, Reason, Time, Validate, next_address,
+    MAX_POOL_GROUPS, ObjectKey, Reason, Time, Validate, is_true, next_address,
 };
 
 use super::groups::Group;
@@ -127,10 +127,11 @@ impl Pools {
                 reason: Reason::InvalidSpec,
                 error,
             });
-            let conditions = object.status.iter().flat_map(|status| &status.conditions);
-            let mut conditions = conditions.filter(|it| it.type_ == ConditionType::Ready.name());
+            let status = object.status.as_ref();
+            let is_ready =
+                status.is_some_and(|status| is_true(&status.conditions, ConditionType::Ready));
             let pool = Pool {
-                is_new: !conditions.any(|ready| ready.status == "True"),
+                is_new: !is_ready,
                 created: object.metadata.creation_timestamp.clone(),
                 refusals: invalid.collect(),
                 decided_groups: decided_groups(object),
