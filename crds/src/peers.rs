@@ -8,10 +8,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::condition::{ConditionType, is_true};
 use crate::limits::{
     MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES,
     MAX_NODE_POD_CIDRS,
 };
+use crate::load_balancer_node::LoadBalancerNodeStatus;
 use crate::mac::MacAddress;
 
 /// Name of the ConfigMap, in Sluice's own namespace.
@@ -40,6 +42,25 @@ pub struct Peer {
     /// Whether it may hold VIP groups: it reports, its programs are attached, and nobody wants it to hold none.
     #[serde(default)]
     pub candidate: bool,
+}
+
+impl Peer {
+    /// A director by its own report: a candidate if what was decided is in force on all of its uplinks.
+    pub fn of(status: &LoadBalancerNodeStatus) -> Self {
+        let uplinks = status.interfaces.iter().filter_map(|uplink| {
+            let interface = PeerInterface {
+                mac: uplink.mac_address?,
+                steady: uplink.steady,
+            };
+            Some((uplink.name.clone(), interface))
+        });
+        Self {
+            addresses: status.addresses.iter().copied().collect(),
+            pod_cidrs: BTreeSet::new(),
+            interfaces: uplinks.collect(),
+            candidate: is_true(&status.conditions, ConditionType::Ready),
+        }
+    }
 }
 
 /// An uplink of a director.

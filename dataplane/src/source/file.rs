@@ -11,9 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sluice_api::{
-    AddressPoolStatus, ConditionType, Decision, Kind, LoadBalancerNode, LoadBalancerNodeSpec,
-    LoadBalancerNodeStatus, NodeRole, ObjectKey, Peer, PeerInterface, Peers, PoolDecision,
-    Validate, find_condition,
+    AddressPoolStatus, Decision, Kind, LoadBalancerNode, LoadBalancerNodeSpec,
+    LoadBalancerNodeStatus, NodeRole, ObjectKey, Peer, Peers, PoolDecision, Validate,
 };
 use sluice_directory::manifest::Object;
 use sluice_directory::{
@@ -319,7 +318,13 @@ impl Reader {
                 self.directory.read_status(Kind::LoadBalancerNode, &key);
             let before = self.told_peers.as_ref().and_then(|told| told.get(name));
             let peer = match file {
-                Ok(Some(file)) => Some(peer(file.status, *drained)),
+                Ok(Some(file)) => {
+                    let told = Peer::of(&file.status);
+                    Some(Peer {
+                        candidate: told.candidate && !drained,
+                        ..told
+                    })
+                }
                 // Or it has not started yet, and sends nothing.
                 Ok(None) => before.cloned(),
                 Err(error) => {
@@ -444,24 +449,6 @@ impl Told {
         }
         self.held.clone_from(&self.doubt);
         Some(Event::Held(self.held.clone()))
-    }
-}
-
-/// A director by its report.
-fn peer(status: LoadBalancerNodeStatus, drained: bool) -> Peer {
-    let ready = find_condition(&status.conditions, ConditionType::Ready);
-    let interfaces = status.interfaces.into_iter().filter_map(|interface| {
-        let told = PeerInterface {
-            mac: interface.mac_address?,
-            steady: interface.steady,
-        };
-        Some((interface.name, told))
-    });
-    Peer {
-        candidate: !drained && ready.is_some_and(|ready| ready.status == "True"),
-        addresses: status.addresses.into_iter().collect(),
-        interfaces: interfaces.collect(),
-        ..Peer::default()
     }
 }
 

@@ -1,11 +1,9 @@
 //! The list of directors that agents read, so that none of them has to watch the others' LoadBalancerNodes.
 
-use std::collections::BTreeMap;
-
 use ipnet::IpNet;
 use sluice_api::{
-    ConditionType, EXCLUDE_LABEL, LoadBalancerNode, MAX_NODE_POD_CIDRS, NodeRole, ObjectKey,
-    PEERS_CONFIG_MAP, Peer, PeerInterface, Peers, is_usable_for_pods, write_peers,
+    EXCLUDE_LABEL, MAX_NODE_POD_CIDRS, NodeRole, ObjectKey, PEERS_CONFIG_MAP, Peer, Peers,
+    is_usable_for_pods, write_peers,
 };
 
 use super::index::Index;
@@ -35,48 +33,25 @@ pub(super) fn news(index: &Index) -> Option<Wanted> {
 }
 
 /// All directors that have said which addresses are theirs; one that is silent may forward all the same. The addresses of
-/// their pods are those that the Nodes of the same names give.
+/// their pods are those that the Nodes of the same names give. None is a candidate that is silent, or that somebody wants to hold no
+/// VIP group.
 fn directors(index: &Index) -> Peers {
     let directors = index.nodes.objects.iter().filter_map(|(key, object)| {
-        let addresses = &object.status.as_ref()?.addresses;
-        let is_director = object.spec.role == NodeRole::Director && !addresses.is_empty();
+        let told = Peer::of(object.status.as_ref()?);
+        let is_director = object.spec.role == NodeRole::Director && !told.addresses.is_empty();
         let node = index.kube_nodes.objects.get(key);
         let is_excluded = node.is_some_and(|node| node.labels.contains_key(EXCLUDE_LABEL));
         let cidrs = node.into_iter().flat_map(|node| &node.pods);
         let cidrs = cidrs.map(IpNet::trunc);
         let cidrs = cidrs.filter(|cidr| is_usable_for_pods(*cidr));
         let peer = Peer {
-            addresses: addresses.iter().copied().collect(),
             pod_cidrs: cidrs.take(MAX_NODE_POD_CIDRS).collect(),
-            interfaces: interfaces(object),
-            candidate: may_hold_groups(object) && !is_excluded,
+            candidate: told.candidate && !says_silent(object) && !object.spec.drain && !is_excluded,
+            ..told
         };
         is_director.then(|| (key.name.clone(), peer))
     });
     directors.collect()
-}
-
-/// The uplinks whose MAC addresses are known.
-fn interfaces(object: &LoadBalancerNode) -> BTreeMap<String, PeerInterface> {
-    let status = object.status.iter();
-    let uplinks = status.flat_map(|status| &status.interfaces);
-    let uplinks = uplinks.filter_map(|uplink| {
-        let interface = PeerInterface {
-            mac: uplink.mac_address?,
-            steady: uplink.steady,
-        };
-        Some((uplink.name.clone(), interface))
-    });
-    uplinks.collect()
-}
-
-/// Whether a director may hold VIP groups, as far as its object says: it is there, what was decided is in force on all of its
-/// uplinks, and nobody wants it to hold none.
-fn may_hold_groups(object: &LoadBalancerNode) -> bool {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    let mut conditions = conditions.filter(|it| it.type_ == ConditionType::Ready.name());
-    let is_ready = conditions.any(|ready| ready.status == "True");
-    is_ready && !says_silent(object) && !object.spec.drain
 }
 
 #[cfg(test)]
