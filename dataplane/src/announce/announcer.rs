@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ pub enum GroupState {
     Holder(Authority),
 }
 
-/// The way to the announcer. When the last one is dropped the announcer lets go of everything and ends.
+/// The way to the announcer, which runs until it is shut down.
 #[derive(Clone, Debug)]
 pub struct Announcer(SyncSender<Message>);
 
@@ -85,12 +85,14 @@ impl Announcer {
             Leases::start(place, sink)
         });
         let leases = leases.transpose()?;
+        let life = Arc::new(());
         for (name, gets) in [("arp", Gets::ArpClaims), ("nd", Gets::Advertisements)] {
             let socket = PacketSocket::open(gets, PATIENCE)?;
             let (sender, counts) = (sender.clone(), Arc::clone(&tools.counts));
+            let life = Arc::downgrade(&life);
             thread::Builder::new()
                 .name(name.to_owned())
-                .spawn(move || hear(&socket, &sender, &counts))?;
+                .spawn(move || hear(&socket, &sender, &life, &counts))?;
         }
         let worker = Worker {
             node: tools.node,
@@ -108,6 +110,7 @@ impl Announcer {
             joins: Joins::open()?,
             told: None,
             tell: Box::new(tell),
+            _life: life,
         };
         thread::Builder::new()
             .name("announcer".to_owned())
@@ -117,7 +120,7 @@ impl Announcer {
 
     /// Replaces the plan.
     pub fn plan(&self, plan: Plan) {
-        // It ends only with this handle.
+        // One that was shut down needs none.
         let _ = self.0.send(Message::Plan(Box::new(plan)));
     }
 
@@ -136,10 +139,15 @@ fn now() -> Time {
     Time::from_nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Reads claims until nobody listens any more.
-fn hear(socket: &PacketSocket, sender: &SyncSender<Message>, counts: &AnnounceCounts) {
+/// Reads claims while the announcer lives.
+fn hear(
+    socket: &PacketSocket,
+    sender: &SyncSender<Message>,
+    life: &Weak<()>,
+    counts: &AnnounceCounts,
+) {
     let mut frame = [0; FRAME];
-    loop {
+    while life.strong_count() > 0 {
         let (ifindex, length) = match socket.receive(&mut frame) {
             Ok(Some(received)) => received,
             Ok(None) => continue,
@@ -153,10 +161,9 @@ fn hear(socket: &PacketSocket, sender: &SyncSender<Message>, counts: &AnnounceCo
         let Some(claim) = Claim::read(&frame[..length.min(FRAME)]) else {
             continue;
         };
-        match sender.try_send(Message::Heard { ifindex, claim }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => AnnounceCounts::count(&counts.unheard),
-            Err(TrySendError::Disconnected(_)) => return,
+        let message = Message::Heard { ifindex, claim };
+        if let Err(TrySendError::Full(_)) = sender.try_send(message) {
+            AnnounceCounts::count(&counts.unheard);
         }
     }
 }
@@ -169,6 +176,23 @@ struct Seat {
     witness: Option<Witness>,
     index: u16,
     hash: u64,
+}
+
+impl Seat {
+    fn is_due(&self, time: Time) -> bool {
+        let due = self.elector.next_deadline();
+        due.is_some_and(|due| due <= time)
+    }
+
+    /// Takes in that an address was claimed on an uplink.
+    fn answered(&mut self, ifindex: u32, address: IpAddr, from: &Source) {
+        let on_it =
+            |path: &Path| path.ifindex == ifindex && path.vip.is_ipv4() == address.is_ipv4();
+        if let Some(path) = self.paths.iter().position(on_it) {
+            let from = from.clone();
+            self.elector.on(Event::Answer { path, from }, now());
+        }
+    }
 }
 
 struct Worker {
@@ -189,38 +213,27 @@ struct Worker {
     joins: Joins,
     told: Option<Groups>,
     tell: Box<dyn Fn(Groups) -> bool + Send>,
+    /// Whoever listens for it sees by this that it has ended.
+    _life: Arc<()>,
 }
 
 impl Worker {
     fn run(mut self, inbox: &Receiver<Message>) {
         loop {
-            let start = now();
-            let wait = self
-                .deadline()
-                .map_or(TURN, |due| due.since(start).min(TURN));
-            match inbox.recv_timeout(wait) {
-                Ok(Message::Shutdown(done)) => {
+            let first = match inbox.recv_timeout(self.wait()) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                // Nobody is left who could ask for a shutdown.
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            // What waits already is taken in before anybody decides, and not for ever where more comes all the time.
+            for message in first.into_iter().chain(inbox.try_iter().take(INBOX)) {
+                if let Message::Shutdown(done) = message {
                     self.shut_down(inbox);
                     let _ = done.send(());
                     return;
                 }
-                Ok(message) => {
-                    self.take(message);
-                    // What waits already is taken in before anybody decides.
-                    while let Ok(message) = inbox.try_recv() {
-                        if let Message::Shutdown(done) = message {
-                            self.shut_down(inbox);
-                            let _ = done.send(());
-                            return;
-                        }
-                        self.take(message);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.set_plan(Plan::default());
-                    return;
-                }
+                self.take(message);
             }
             self.turn();
         }
@@ -235,10 +248,7 @@ impl Worker {
         let end = Instant::now() + FAREWELL;
         let mut electors = self.electors.values();
         while !electors.all(|seat| seat.elector.state().is_finished) && Instant::now() < end {
-            let wait = self
-                .deadline()
-                .map_or(TURN, |due| due.since(now()).min(TURN));
-            match inbox.recv_timeout(wait) {
+            match inbox.recv_timeout(self.wait()) {
                 Ok(Message::Lease(news)) => self.take(Message::Lease(news)),
                 Ok(Message::Heard { ifindex, claim }) => self.hear(ifindex, claim),
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
@@ -250,10 +260,12 @@ impl Worker {
         info!("VIP groups are handed over or let go");
     }
 
-    fn deadline(&self) -> Option<Time> {
+    /// Time until the next turn.
+    fn wait(&self) -> Duration {
         let electors = self.electors.values();
         let electors = electors.filter_map(|seat| seat.elector.next_deadline());
-        electors.chain(self.bursts.deadline()).min()
+        let due = electors.chain(self.bursts.deadline()).min();
+        due.map_or(TURN, |due| due.since(now()).min(TURN))
     }
 
     fn take(&mut self, message: Message) {
@@ -282,17 +294,11 @@ impl Worker {
 
     /// Does what is due.
     fn turn(&mut self) {
-        let groups: Vec<String> = self.electors.keys().cloned().collect();
-        for group in groups {
-            loop {
-                let time = now();
-                let Some(seat) = self.electors.get_mut(&group) else {
-                    break;
-                };
-                if seat.elector.next_deadline().is_none_or(|due| due > time) {
-                    break;
-                }
-                for action in seat.elector.tick(time) {
+        let due = self.electors.iter().filter(|(_, seat)| seat.is_due(now()));
+        let due: Vec<String> = due.map(|(group, _)| group.clone()).collect();
+        for group in due {
+            while let Some(actions) = self.tick(&group) {
+                for action in actions {
                     self.carry_out(&group, action);
                 }
             }
@@ -300,8 +306,15 @@ impl Worker {
         while let Some((group, vip)) = self.bursts.take_due(now()) {
             self.announce(&group, vip);
         }
-        self.joins.turn(&self.plan);
+        self.joins.turn();
         self.report();
+    }
+
+    /// What an elector wants now, if its time has come.
+    fn tick(&mut self, group: &str) -> Option<Vec<Action>> {
+        let time = now();
+        let seat = self.electors.get_mut(group)?;
+        seat.is_due(time).then(|| seat.elector.tick(time))
     }
 
     fn carry_out(&mut self, group: &str, action: Action) {
@@ -437,28 +450,18 @@ impl Worker {
                 debug!(vip = %claim.address, mac = %claim.mac, "somebody else claims a VIP");
                 Source::Stranger
             };
-            self.answered(group, ifindex, claim.address.is_ipv4(), &from);
+            if let Some(seat) = self.electors.get_mut(group) {
+                seat.answered(ifindex, claim.address, &from);
+            }
         }
         if peer.is_none() && !self.witnesses.heard(ifindex, claim) {
             return;
         }
         // Whoever lives on this link proves the way to it, for every group but the one that it claims.
-        let others: Vec<String> = self.electors.keys().cloned().collect();
-        for other in others {
-            if Some(&other) != group.as_ref() {
-                self.answered(&other, ifindex, claim.address.is_ipv4(), &Source::Witness);
+        for (name, seat) in &mut self.electors {
+            if Some(name) != group.as_ref() {
+                seat.answered(ifindex, claim.address, &Source::Witness);
             }
-        }
-    }
-
-    fn answered(&mut self, group: &str, ifindex: u32, is_ipv4: bool, from: &Source) {
-        let Some(seat) = self.electors.get_mut(group) else {
-            return;
-        };
-        let on_it = |path: &Path| path.ifindex == ifindex && path.vip.is_ipv4() == is_ipv4;
-        if let Some(path) = seat.paths.iter().position(on_it) {
-            let from = from.clone();
-            seat.elector.on(Event::Answer { path, from }, now());
         }
     }
 
@@ -472,7 +475,7 @@ impl Worker {
             .cloned()
             .collect();
         for group in gone {
-            self.leave(&group);
+            self.leave(&group, before.groups.get(&group));
         }
         if !Arc::ptr_eq(&before.peers, &self.plan.peers) {
             self.node_of = self.nodes();
@@ -482,9 +485,10 @@ impl Worker {
         }
         // IPv6 solicitations must reach the node before it is armed.
         self.joins.set(&self.plan);
+        let witness = self.plan.witness();
         let groups: Vec<String> = self.plan.groups.keys().cloned().collect();
         for name in groups {
-            self.seat(&name, before.groups.get(&name), time);
+            self.seat(&name, before.groups.get(&name), witness, time);
         }
         let is_back = |(ifindex, uplink): (&u32, &super::Uplink)| {
             let known = before.uplinks.get(ifindex);
@@ -496,16 +500,12 @@ impl Worker {
     }
 
     /// Has an elector for a group, and tells it what is new.
-    fn seat(&mut self, name: &str, before: Option<&Group>, time: Time) {
+    fn seat(&mut self, name: &str, before: Option<&Group>, witness: Witness, time: Time) {
         let Some(group) = self.plan.groups.get(name) else {
             return;
         };
         if !before.is_some_and(|before| Arc::ptr_eq(&before.vips, &group.vips)) {
-            for vip in before.iter().flat_map(|before| before.vips.iter()) {
-                if self.group_of.get(vip).is_some_and(|of| of == name) {
-                    self.group_of.remove(vip);
-                }
-            }
+            forget_vips(&mut self.group_of, name, before);
             let vips = group.vips.iter().map(|vip| (*vip, name.to_owned()));
             self.group_of.extend(vips);
             self.bursts.keep(name, &group.vips, time);
@@ -527,7 +527,6 @@ impl Worker {
             seat.elector.on(Event::Paths(paths.len()), time);
             seat.paths = paths;
         }
-        let witness = self.plan.witness();
         if seat.witness != Some(witness) {
             seat.witness = Some(witness);
             seat.elector.on(Event::Witness(witness), time);
@@ -543,14 +542,14 @@ impl Worker {
     }
 
     /// A group is none of this node's any more: nobody is asked for it, so its Lease expires by itself.
-    fn leave(&mut self, group: &str) {
-        self.carry_out(group, Action::Disarm);
+    fn leave(&mut self, group: &str, before: Option<&Group>) {
+        self.bursts.end(group);
         if let Some(seat) = self.electors.remove(group)
             && let Err(error) = self.maps.forget_group(seat.index.into())
         {
             warn!(group, "cannot forget the VIP group: {error}");
         }
-        self.group_of.retain(|_, of| of != group);
+        forget_vips(&mut self.group_of, group, before);
     }
 
     fn nodes(&self) -> BTreeMap<(String, Mac), String> {
@@ -586,6 +585,15 @@ impl Worker {
             if before.get(name) != states.get(name) {
                 info!(group = name, state = ?states.get(name), "VIP group");
             }
+        }
+    }
+}
+
+/// Takes a group's VIPs, as they were planned before, off the index of groups, unless another group has them now.
+fn forget_vips(group_of: &mut BTreeMap<IpAddr, String>, name: &str, before: Option<&Group>) {
+    for vip in before.iter().flat_map(|before| before.vips.iter()) {
+        if group_of.get(vip).is_some_and(|of| of == name) {
+            group_of.remove(vip);
         }
     }
 }

@@ -57,7 +57,7 @@ pub struct Group {
     pub uplinks: BTreeSet<u32>,
     /// Whether each VIP is announced on those uplinks only in whose subnets it is.
     pub on_link: bool,
-    /// Its VIPs that are live in this node's maps.
+    /// Its VIPs that were decided and that an uplink of this node may announce.
     pub vips: Arc<BTreeSet<IpAddr>>,
     /// The directors that may hold it, this one included if it may.
     pub candidates: Arc<Vec<Candidate>>,
