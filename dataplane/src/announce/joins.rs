@@ -18,6 +18,8 @@ const LOOK: Duration = Duration::from_secs(10);
 pub(super) struct Joins {
     requests: Requests,
     wanted: BTreeSet<(u32, Ipv6Addr)>,
+    /// Uplinks that are up: on others no group can be joined.
+    up: BTreeSet<u32>,
     joined: BTreeSet<(u32, Ipv6Addr)>,
     looked: Option<Instant>,
     was_refused: bool,
@@ -28,6 +30,7 @@ impl Joins {
         Ok(Self {
             requests: Requests::open().map_err(io::Error::other)?,
             wanted: BTreeSet::new(),
+            up: BTreeSet::new(),
             joined: BTreeSet::new(),
             looked: None,
             was_refused: false,
@@ -37,7 +40,7 @@ impl Joins {
     /// Joins what a plan needs, and leaves what it does not.
     pub(super) fn set(&mut self, plan: &Plan) {
         let groups = plan.groups.values();
-        self.wanted = groups
+        let wanted = groups
             .flat_map(|group| {
                 let vips = group.vips.iter().filter_map(|vip| match vip {
                     IpAddr::V6(vip) => Some(solicited_node(*vip)),
@@ -47,17 +50,23 @@ impl Joins {
                 vips.flat_map(move |vip| uplinks.clone().map(move |&uplink| (uplink, vip)))
             })
             .collect();
+        let uplinks = plan.uplinks.iter().filter(|(_, uplink)| uplink.up);
+        let up = uplinks.map(|(&ifindex, _)| ifindex).collect();
+        if (&wanted, &up) == (&self.wanted, &self.up) {
+            return;
+        }
+        (self.wanted, self.up) = (wanted, up);
         self.looked = None;
-        self.turn(plan);
+        self.turn();
     }
 
     /// Looks from time to time, and when interfaces have changed.
-    pub(super) fn turn(&mut self, plan: &Plan) {
+    pub(super) fn turn(&mut self) {
         if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
             return;
         }
         self.looked = Some(Instant::now());
-        let outcome = self.reconcile(plan);
+        let outcome = self.reconcile();
         if let Err(error) = &outcome
             && !self.was_refused
         {
@@ -66,7 +75,7 @@ impl Joins {
         self.was_refused = outcome.is_err();
     }
 
-    fn reconcile(&mut self, plan: &Plan) -> Result<(), crate::netlink::Error> {
+    fn reconcile(&mut self) -> Result<(), crate::netlink::Error> {
         // What this process joined is known also where the kernel does not keep who made an address.
         let mut joined = self.requests.joined_groups()?;
         let unlisted = self.joined.difference(&joined).copied();
@@ -77,8 +86,7 @@ impl Joins {
         }
         self.joined = self.wanted.clone();
         for &(ifindex, group) in self.wanted.difference(&joined) {
-            let is_up = plan.uplinks.get(&ifindex).is_some_and(|uplink| uplink.up);
-            if is_up {
+            if self.up.contains(&ifindex) {
                 self.requests.join_group(ifindex, group)?;
             }
         }
