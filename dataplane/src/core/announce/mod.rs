@@ -188,24 +188,21 @@ impl Announce {
 
     fn find_ways(&mut self, intent: &Intent, network: &Network) -> BTreeMap<String, Way> {
         let decided = intent.vips.groups().keys();
-        let here = decided.filter(|group| self.pool_here(intent, group).is_some());
-        let here: Vec<&String> = here.collect();
-        self.indices.keep(here.iter().copied());
+        let here = decided.filter_map(|group| Some((group, self.pool_here(intent, group)?)));
+        let here: Vec<(&String, Pool<'_>)> = here.collect();
+        self.indices.keep(here.iter().map(|(group, _)| *group));
         self.unnumbered = 0;
         let mut ways = BTreeMap::new();
-        for group in here {
+        for (group, pool) in here {
             let Some(index) = self.indices.of(group) else {
                 self.unnumbered += 1;
                 continue;
             };
-            let pool = self.pool_here(intent, group);
-            let uplinks = uplinks(intent, network)
-                .filter(|(name, ..)| pool.as_ref().is_some_and(|pool| pool.announces_on(name)));
-            let on_link = pool.as_ref().is_some_and(|pool| pool.on_link);
+            let uplinks = uplinks(intent, network).filter(|(name, ..)| pool.announces_on(name));
             let uplinks = uplinks.map(|(_, ifindex, _, mac)| WayOut {
                 ifindex,
                 mac,
-                subnets: on_link.then(|| subnets(network, ifindex)),
+                subnets: pool.on_link.then(|| subnets(network, ifindex)),
             });
             let uplinks = uplinks.collect();
             ways.insert(group.clone(), Way { index, uplinks });
