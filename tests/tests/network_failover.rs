@@ -10,16 +10,10 @@ use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
 use sluice_tests::kube::Part;
 use sluice_tests::net::fabric::UPLINK;
-use sluice_tests::net::failover::{Between, Failover, NODES, SERVED, target};
+use sluice_tests::net::failover::{AFTER, Between, Failover, NODES, SERVED, expect_short, target};
+use sluice_tests::net::sluice::Sluice;
 use sluice_tests::net::suite::Suite;
 use sluice_tests::net::{Family, KeptConnections, Outage, OutageReport, Protocol, until};
-
-/// An outage up to this is a takeover by suspicion or handover, and beyond it one that waited for a Lease to expire. What takeovers
-/// take is measured elsewhere: this machine may be busy.
-const BY_SUSPICION: Duration = Duration::from_secs(3);
-
-/// How long clients go on after a director was ended.
-const AFTER: Duration = Duration::from_secs(3);
 
 /// Longer than the deadline of a holder whose agent does not extend it.
 const DEADLINE: Duration = Duration::from_secs(6);
@@ -51,25 +45,13 @@ fn expect_none(reports: &[OutageReport]) -> Result<()> {
     Ok(())
 }
 
-fn expect_short(reports: &[OutageReport]) -> Result<()> {
-    let longest = reports.iter().map(|report| report.longest).max();
-    ensure!(
-        longest <= Some(BY_SUSPICION),
-        "nobody answered for too long: {reports:?}"
-    );
-    Ok(())
-}
-
 fn answered(stage: &mut Failover) -> Result<()> {
     for (name, ..) in SERVED {
         let holder = stage.holder_of(name)?;
         let mac = stage.fabric.node(&holder)?.namespace.port(UPLINK).mac()?;
+        stage.ask(name)?;
         for family in Family::BOTH {
             let target = target(name, family);
-            for client in [&stage.neighbour, stage.fabric.client()] {
-                client.within(|| Protocol::Tcp.ask(None, target))??;
-                client.within(|| Protocol::Udp.ask(None, target))??;
-            }
             let option = family.option();
             let known = stage
                 .neighbour
@@ -104,18 +86,13 @@ fn drained(stage: &mut Failover) -> Result<()> {
 }
 
 fn ended(stage: &mut Failover) -> Result<()> {
-    let end = |stage: &mut Failover, holder: &str| stage.sluice.stop_agent(holder);
-    let (holder, reports) = stage.disturb("dr", end, AFTER)?;
-    stage.sluice.restart_agent(&holder)?;
-    stage.sluice.await_ready()?;
+    let reports = stage.end_agent("dr", Sluice::stop_agent, AFTER)?;
     expect_none(&reports)?;
     stage.settle()
 }
 
 fn silent(stage: &mut Failover) -> Result<()> {
-    let silence = |stage: &mut Failover, holder: &str| stage.fabric.silence(holder);
-    let (holder, reports) = stage.disturb("tun", silence, AFTER)?;
-    stage.fabric.unsilence(&holder)?;
+    let reports = stage.silence("tun")?;
     expect_short(&reports)?;
     stage.settle()
 }
@@ -129,10 +106,7 @@ fn without_carrier(stage: &mut Failover) -> Result<()> {
 }
 
 fn killed(stage: &mut Failover) -> Result<()> {
-    let kill = |stage: &mut Failover, holder: &str| stage.sluice.kill_agent(holder);
-    let (holder, reports) = stage.disturb("dr", kill, DEADLINE)?;
-    stage.sluice.restart_agent(&holder)?;
-    stage.sluice.await_ready()?;
+    let reports = stage.end_agent("dr", Sluice::kill_agent, DEADLINE)?;
     expect_short(&reports)?;
     stage.settle()
 }

@@ -14,7 +14,7 @@ use sluice_api::GroupRole;
 use super::fabric::{DIRECTORS, Fabric, ServerSpec, UPLINK, vip_on_link};
 use super::manifest::{self, Role};
 use super::sluice::{Daemons, Sluice};
-use super::{Family, Namespace, Outage, OutageReport, until};
+use super::{Family, Namespace, Outage, OutageReport, Protocol, until};
 use crate::kube::chart;
 
 /// All directors.
@@ -35,6 +35,13 @@ const SETTLE: Duration = Duration::from_mins(1);
 
 /// Time before something is done to a director, in which clients connect.
 const BEFORE: Duration = Duration::from_secs(1);
+
+/// How long clients go on after something was done to a director.
+pub const AFTER: Duration = Duration::from_secs(3);
+
+/// An outage up to this is a takeover by suspicion or handover, and beyond it one that waited for a Lease to expire. What takeovers
+/// take is measured elsewhere: this machine may be busy.
+const BY_SUSPICION: Duration = Duration::from_secs(3);
 
 /// Between the daemons and the user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,6 +248,40 @@ impl Failover {
         Ok((holder, reports))
     }
 
+    /// Ends the agent of the holder of a virtual server's group by `end`, and starts it again. Returns what clients met.
+    pub fn end_agent(
+        &mut self,
+        server: &str,
+        end: impl FnOnce(&mut Sluice, &str) -> Result<()>,
+        wait: Duration,
+    ) -> Result<Vec<OutageReport>> {
+        let end = |stage: &mut Self, holder: &str| end(&mut stage.sluice, holder);
+        let (holder, reports) = self.disturb(server, end, wait)?;
+        self.sluice.restart_agent(&holder)?;
+        self.sluice.await_ready()?;
+        Ok(reports)
+    }
+
+    /// Has the port of the holder of a virtual server's group pass nothing for [`AFTER`]. Returns what clients met.
+    pub fn silence(&mut self, server: &str) -> Result<Vec<OutageReport>> {
+        let silence = |stage: &mut Self, holder: &str| stage.fabric.silence(holder);
+        let (holder, reports) = self.disturb(server, silence, AFTER)?;
+        self.fabric.unsilence(&holder)?;
+        Ok(reports)
+    }
+
+    /// Asks a virtual server for an answer by TCP and by UDP, in both families, on the segment and from behind the router.
+    pub fn ask(&self, server: &str) -> Result<()> {
+        for family in Family::BOTH {
+            let target = target(server, family);
+            for client in [&self.neighbour, self.fabric.client()] {
+                client.within(|| Protocol::Tcp.ask(None, target))??;
+                client.within(|| Protocol::Udp.ask(None, target))??;
+            }
+        }
+        Ok(())
+    }
+
     /// A client on the segment and one behind the router, in both families.
     pub fn clients(&self, server: &str) -> Result<Vec<Outage>> {
         let clients = [&self.neighbour, self.fabric.client()];
@@ -280,4 +321,14 @@ pub fn target(server: &str, family: Family) -> SocketAddr {
     let found = SERVED.iter().find(|(name, ..)| *name == server);
     let number = found.map_or(0, |(_, _, number, _)| *number);
     vip_on_link(number).socket(family, 80)
+}
+
+/// No outage was longer than a takeover takes that waits for no Lease to expire.
+pub fn expect_short(reports: &[OutageReport]) -> Result<()> {
+    let longest = reports.iter().map(|report| report.longest).max();
+    ensure!(
+        longest <= Some(BY_SUSPICION),
+        "nobody answered for too long: {reports:?}"
+    );
+    Ok(())
 }
