@@ -35,6 +35,7 @@ mod rollout_policy;
 mod rules;
 pub mod schema;
 mod selector;
+mod service;
 mod target_port;
 mod validate;
 mod virtual_server;
@@ -84,6 +85,10 @@ pub use rollout_policy::{
 pub use rules::{is_label, is_subdomain};
 pub use schema::FieldError;
 pub use selector::{LabelOperator, LabelRequirement, LabelSelector};
+pub use service::{
+    ADDRESS_POOL_ANNOTATION, ADDRESSES_ANNOTATION, MODE_ANNOTATION, SERVICE_CLASS,
+    SERVICE_CONDITION, SERVICE_SUFFIX, SHARE_ANNOTATION, name_for_service, service_of_name,
+};
 pub use target_port::{PortRef, TargetPort};
 pub use validate::Validate;
 pub use virtual_server::{

@@ -86,6 +86,9 @@ struct RunOptions {
         default_value_t = 86_400
     )]
     forget_silent_seconds: u64,
+    /// Serve Services of type LoadBalancer that have no spec.loadBalancerClass, too. Those of class sluice.dev/sluice always are.
+    #[arg(long, env = "SLUICE_SERVICES_WITHOUT_CLASS", conflicts_with = "dir")]
+    services_without_class: bool,
 }
 
 impl RunOptions {
@@ -96,6 +99,7 @@ impl RunOptions {
             reserved: reserved.collect(),
             refused_servers: self.refused_servers.iter().copied().collect(),
             forget_silent_seconds: forget.filter(|seconds| *seconds > 0),
+            services_without_class: self.services_without_class,
         }
     }
 }

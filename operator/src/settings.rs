@@ -16,4 +16,6 @@ pub struct Settings {
     /// After how many seconds of silence whatever a node has left behind goes, if nothing says that there is such a node;
     /// `None`: never.
     pub forget_silent_seconds: Option<u64>,
+    /// Whether Services of type LoadBalancer without a class are served.
+    pub services_without_class: bool,
 }

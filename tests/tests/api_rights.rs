@@ -5,6 +5,8 @@
 
 #[path = "rights/group_leases.rs"]
 mod group_leases;
+#[path = "rights/services.rs"]
+mod services;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
     suite.check("a user takes over the spec of an agent's node", taken_over);
     suite.check("a canary", canary);
     suite.check("pools that select pods, and pools by a Service", slices);
+    suite.check("a Service of type LoadBalancer", services::served);
     suite.check("an agent writes its own node alone", own_node);
     suite.check(
         "agents pass VIP groups on among themselves",

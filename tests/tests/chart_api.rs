@@ -184,6 +184,61 @@ fn an_agent_writes_its_own_nodes_objects_only() {
 }
 
 #[test]
+fn the_operator_writes_what_it_makes_for_services_only() {
+    let run = Run::start().unwrap();
+    let control = ControlPlane::api(&run, "control").unwrap();
+    let admin = control.admin();
+    install_anew(admin);
+    let definition = "crd/virtualservers.sluice.dev";
+    admin
+        .await_condition(definition, "Established", LIMIT)
+        .unwrap();
+    let operator = control
+        .service_account(RELEASE_NAMESPACE, "sluice-operator")
+        .unwrap();
+    let of_service = VIRTUAL_SERVER.replace(
+        "name: web, namespace",
+        "name: web.service.sluice.dev, namespace",
+    );
+    let mut last = String::new();
+    until("the policy to count", LIMIT, || {
+        let dry = ["create", "--dry-run=server", "-f", "-"];
+        let answer = admin.kubectl_with(dry, &of_service);
+        last = answer.map_or_else(|error| error.to_string(), |_| "accepted".to_owned());
+        last.contains("choose another one")
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {last}"));
+    operator.kubectl_with(CREATE, &of_service).unwrap();
+    admin.apply(VIRTUAL_SERVER).unwrap();
+    let mut edited = admin.json(["get", "virtualserver", "web"]).unwrap();
+    edited["spec"]["ports"][0]["port"] = json!(81);
+    let replace = ["replace", "-f", "-"];
+    let not_web = "may write what it makes for Services only, not web";
+    for (arguments, manifest, told) in [
+        (
+            CREATE,
+            VIRTUAL_SERVER.replace("name: web, n", "name: shop, n"),
+            "not shop",
+        ),
+        (&replace[..], edited.to_string(), not_web),
+        (
+            &["delete", "-f", "-"][..],
+            VIRTUAL_SERVER.to_owned(),
+            not_web,
+        ),
+    ] {
+        let message = refusal(&operator, arguments, &manifest);
+        assert!(message.contains(told), "{manifest}: {message}");
+    }
+    // Others may do with the objects there what their roles let them do; the operator puts them right.
+    let name = ["virtualserver", "web.service.sluice.dev"];
+    admin
+        .kubectl([&["label"][..], &name, &["a=b"]].concat())
+        .unwrap();
+    operator.kubectl([&["delete"][..], &name].concat()).unwrap();
+}
+
+#[test]
 fn upgrades_bring_the_definitions_along() {
     let run = Run::start().unwrap();
     let control = ControlPlane::api(&run, "control").unwrap();

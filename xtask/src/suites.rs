@@ -29,7 +29,7 @@ const UNIT: [&str; 14] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 35] = [
+const EQUIPPED: [&str; 36] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_addresses",
@@ -41,6 +41,7 @@ const EQUIPPED: [&str; 35] = [
     "sluice-tests/api_rights",
     "sluice-tests/api_scale",
     "sluice-tests/api_schema",
+    "sluice-tests/api_services",
     "sluice-tests/api_slices",
     "sluice-tests/api_stale",
     "sluice-tests/api_tenants",

@@ -41,8 +41,10 @@ pub enum HolderKind {
     PodCidr,
     /// Nobody may have it: the operator's option says so.
     Reserved,
-    /// A Service, as an external IP or an address of its load balancer. Whoever may edit Services says so.
+    /// A Service, as an external IP. Whoever may edit Services says so.
     Service,
+    /// A Service that somebody else serves, as an address of its load balancer.
+    LoadBalancer,
     /// An EndpointSlice, as that of an endpoint.
     EndpointSlice,
 }
@@ -55,7 +57,7 @@ impl HolderKind {
             Self::PodCidr => Some(RefusedServers::Pods),
             Self::ClusterIp | Self::ServiceCidr => Some(RefusedServers::Services),
             // Who may write Services could keep others' pools from being edited.
-            Self::Reserved | Self::Service | Self::EndpointSlice => None,
+            Self::Reserved | Self::Service | Self::LoadBalancer | Self::EndpointSlice => None,
         }
     }
 
@@ -85,12 +87,8 @@ impl fmt::Display for Holder {
             HolderKind::ServiceCidr => write!(f, "is in the range of ServiceCIDR {key}"),
             HolderKind::PodCidr => write!(f, "is in the range of the pods of node {key}"),
             HolderKind::Reserved => write!(f, "is in the reserved range {}", key.name),
-            HolderKind::Service => {
-                write!(
-                    f,
-                    "is an external or load balancer address of Service {key}"
-                )
-            }
+            HolderKind::Service => write!(f, "is an external IP of Service {key}"),
+            HolderKind::LoadBalancer => write!(f, "is a load balancer address of Service {key}"),
             HolderKind::EndpointSlice => write!(f, "is an endpoint of EndpointSlice {key}"),
         }
     }

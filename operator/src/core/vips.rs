@@ -130,7 +130,9 @@ fn of_holder(address: IpAddr, holder: &Holder) -> Objection {
         HolderKind::Reserved => {
             "give another one, or have it taken out of the operator's --reserved-addresses"
         }
-        HolderKind::Service | HolderKind::EndpointSlice => "give another one, or remove it there",
+        HolderKind::Service | HolderKind::LoadBalancer | HolderKind::EndpointSlice => {
+            "give another one, or remove it there"
+        }
     };
     let message = format!("{address} {holder}: {remedy}");
     Objection::new(Reason::AddressNotUsable, message)

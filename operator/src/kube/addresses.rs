@@ -30,6 +30,12 @@ impl Index {
             self.hold(HolderKind::ClusterIp, key, blocks);
             let blocks = [old, new].map(|facts| facts.map_or(NONE, |facts| &facts.external));
             self.hold(HolderKind::Service, key, blocks);
+            // What a Service of ours has of us keeps nobody from having it.
+            let is_foreign = |facts: &&ServiceFacts| !self.serves(facts);
+            let blocks = [old.filter(is_foreign), new.filter(is_foreign)];
+            let blocks = blocks.map(|facts| facts.map_or(NONE, |facts| &facts.of_balancer));
+            self.hold(HolderKind::LoadBalancer, key, blocks);
+            self.balanced_changed(key, old);
         }
     }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use sluice_api::{
-    API_VERSION, HistoryEntry, OPERATOR_MANAGER, ObjectKey, RolloutEvent, RolloutPolicyStatus,
+    API_VERSION, HistoryEntry, Kind, OPERATOR_MANAGER, ObjectKey, RolloutEvent, RolloutPolicyStatus,
 };
 use sluice_kube::error::within;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -72,7 +72,7 @@ async fn write(client: Client, mut news: Receiver<News>, metrics: Arc<Metrics>) 
     let mut told = false;
     while let Some(news) = news.recv().await {
         let about = ObjectReference {
-            api_version: Some(API_VERSION.to_owned()),
+            api_version: Some(api_version(news.about.kind).to_owned()),
             kind: Some(news.about.kind.to_owned()),
             name: Some(news.about.key.name.clone()),
             namespace: Some(news.about.key.namespace.clone()).filter(|name| !name.is_empty()),
@@ -103,6 +103,17 @@ async fn write(client: Client, mut news: Receiver<News>, metrics: Arc<Metrics>) 
             told = true;
         }
         metrics.events_dropped.inc();
+    }
+}
+
+/// The API version of a kind.
+fn api_version(kind: &str) -> &'static str {
+    match kind {
+        _ if Kind::from_name(kind).is_some() => API_VERSION,
+        "EndpointSlice" => "discovery.k8s.io/v1",
+        "Lease" => "coordination.k8s.io/v1",
+        "ServiceCIDR" => "networking.k8s.io/v1",
+        _ => "v1",
     }
 }
 

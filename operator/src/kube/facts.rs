@@ -10,6 +10,8 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use sluice_api::{SLICE_MANAGER, SLICE_MANAGER_LABEL, parse_ip};
 use sluice_planner::{Slice, pool_of};
 
+use super::services::Balanced;
+
 /// Part of the names of all our slices.
 pub(super) const NAME_MARK: &str = "-sluice-";
 
@@ -86,27 +88,32 @@ impl PodFacts {
     }
 }
 
-/// The addresses of a Service.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// The addresses of a Service, and what it asks of a load balancer.
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct ServiceFacts {
     /// In the cluster; none if it is headless.
     pub(super) cluster_ips: BTreeSet<IpNet>,
-    /// Outside: external IPs, and those of its load balancer.
+    /// Outside: external IPs.
     pub(super) external: BTreeSet<IpNet>,
+    /// Those of its load balancer: in its status, and the one that it asks for.
+    pub(super) of_balancer: BTreeSet<IpNet>,
+    /// The rest, if it is of type LoadBalancer.
+    pub(super) balanced: Option<Box<Balanced>>,
 }
 
 impl ServiceFacts {
     pub(super) fn of(service: Service) -> Self {
+        let asks = Balanced::of(&service).map(Box::new);
         let spec = service.spec.unwrap_or_default();
         let status = service.status.unwrap_or_default();
         let balancer = status.load_balancer.unwrap_or_default();
         let ingress = balancer.ingress.unwrap_or_default();
-        let external = spec.external_ips.unwrap_or_default();
-        let external = external.into_iter().chain(spec.load_balancer_ip);
-        let external = external.chain(ingress.into_iter().filter_map(|ingress| ingress.ip));
+        let of_balancer = ingress.into_iter().filter_map(|ingress| ingress.ip);
         Self {
             cluster_ips: singles(spec.cluster_ips.unwrap_or_default()),
-            external: singles(external),
+            external: singles(spec.external_ips.unwrap_or_default()),
+            of_balancer: singles(of_balancer.chain(spec.load_balancer_ip)),
+            balanced: asks,
         }
     }
 }

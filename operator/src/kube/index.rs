@@ -21,6 +21,7 @@ use super::departures::Departures;
 use super::facts::{NAME_MARK, NodeFacts, PodFacts, ServiceFacts, SliceFacts};
 use super::labels::ByLabel;
 use super::memory::{Decided, Memory};
+use super::services::Concerns;
 use super::slices::name_prefix;
 use super::vip_groups::GroupLeaseFacts;
 use super::watch::ServiceCidrs;
@@ -88,6 +89,8 @@ pub(super) struct Index {
     pub(super) dirty: Dirty,
     /// Kinds of which decisions went away, or were changed by others.
     reopened: BTreeSet<Kind>,
+    /// What Services of type LoadBalancer are concerned with.
+    pub(super) concerns: Concerns,
     /// Pools whose slices may have to change.
     pub(super) dirty_pools: BTreeSet<ObjectKey>,
     missed: Vec<(&'static str, Missed)>,
@@ -109,6 +112,7 @@ impl Index {
         self.addresses.reserve(&settings.reserved);
         self.addresses.refuse_servers(&settings.refused_servers);
         self.departures.forget_after(settings.forget_silent_seconds);
+        self.concerns.without_class = settings.services_without_class;
     }
 
     /// Whether the API server does not have this kind. It is not waited for.
@@ -254,6 +258,7 @@ impl Index {
     /// Notes that an object changed.
     pub(super) fn changed(&mut self, object: Object) {
         self.relink(&object);
+        self.owned_changed(&object);
         self.dirty.extend([object]);
     }
 

@@ -29,6 +29,7 @@ impl Index {
         self.ledger
             .set_pools(pools.map(|(key, pool)| (key.name.as_str(), pool)));
         self.dirty = Dirty::All;
+        self.offers_changed(None);
     }
 
     /// Labels of a namespace may open a pool to it, or close one.
@@ -39,6 +40,7 @@ impl Index {
                 continue;
             }
             self.ledger.set_namespace(&key.name, labels.cloned());
+            self.offers_changed(Some(&key.name));
             let servers = &self.virtual_servers.objects;
             let servers = servers.range(ObjectKey::new(&key.name, "")..);
             let servers = servers.take_while(|(server, _)| server.namespace == key.name);

@@ -4,7 +4,8 @@
 //! watches ──► one queue ──► Index ──► World ──► core::reconcile ──► Outcome ──► order ──► status (server-side apply)
 //!                             │  ▲                                                │
 //!                             │  └──────────── answers to our own writes ─────────┘
-//!                             └──► slices::plan ──► EndpointSlices of pools that select pods
+//!                             ├──► slices::plan ──► EndpointSlices of pools that select pods
+//!                             └──► services ──► virtual servers and pools of Services, and the Services' status
 //! ```
 //!
 //! One loop gathers what the watches tell, decides, and starts the writes that [`order`](crate::order) says; answers come in
@@ -30,6 +31,7 @@ mod nodes;
 mod notes;
 mod operator;
 mod peers;
+mod services;
 mod silence;
 mod slices;
 #[cfg(test)]

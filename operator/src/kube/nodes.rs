@@ -131,10 +131,12 @@ impl Index {
         }
         self.liveness.retain(|name| nodes.contains_key(name));
         let names: BTreeSet<&String> = nodes.keys().chain(self.known_nodes.keys()).collect();
+        let mut is_any_news = false;
         for name in names {
             let (before, now) = (self.known_nodes.get(name), nodes.get(name));
             if before != now {
                 self.dirty.node_changed(&self.links, before, now);
+                is_any_news = true;
             }
         }
         let status = nodes.values().map(|node| &node.status);
@@ -145,5 +147,8 @@ impl Index {
         let highest = acknowledged.max().unwrap_or_default();
         self.raise_floor(highest);
         self.known_nodes = nodes;
+        if is_any_news {
+            self.reports_changed();
+        }
     }
 }

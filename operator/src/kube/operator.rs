@@ -21,6 +21,7 @@ use super::events::{About, Events, News};
 use super::flight::{Ground, Landing, fly};
 use super::index::Index;
 use super::notes::Notes;
+use super::services::Services;
 use super::watch::{KINDS, only};
 use super::writer::Writer;
 use crate::core::Node;
@@ -67,6 +68,7 @@ pub async fn run(
         writer: Writer::new(client.clone(), Arc::clone(&metrics)),
         events: Events::start(client, &metrics),
         endpoints: Endpoints::default(),
+        services: Services::default(),
         notes: Notes::default(),
         schedule: Schedule::new(AT_ONCE),
         flights: JoinSet::new(),
@@ -95,6 +97,7 @@ struct Operator {
     writer: Writer,
     events: Events,
     endpoints: Endpoints,
+    services: Services,
     notes: Notes,
     schedule: Schedule,
     /// The writes under way.
@@ -248,6 +251,14 @@ impl Operator {
         self.endpoints
             .write(&mut self.index, &self.writer, &self.events, now_ms)
             .await;
+        let (index, writer) = (&mut self.index, &self.writer);
+        let has_more = self
+            .services
+            .write(index, writer, &self.events, &now(), now_ms)
+            .await;
+        if has_more {
+            self.look_at = Moment::now();
+        }
         if Moment::now() >= self.timers_at {
             self.timers_at = Moment::now() + TICK;
             self.index.look_at_timers();
@@ -330,7 +341,10 @@ impl Operator {
                 .get_or_create(&label(kind.name))
                 .set(count);
         }
-        let waiting = self.schedule.waiting() + self.endpoints.waits() + self.notes.waiting();
+        let waiting = self.schedule.waiting()
+            + self.endpoints.waits()
+            + self.services.waiting()
+            + self.notes.waiting();
         self.metrics
             .waiting
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));

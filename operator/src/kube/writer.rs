@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use sluice_api::{
     API_VERSION, AddressPool, AddressPoolStatus, Kind, LEDGER_CONFIG_MAP, LEDGER_KEY,
-    LoadBalancerNode, OPERATOR_MANAGER, ObjectKey, PEERS_KEY, Time,
+    LoadBalancerNode, OPERATOR_MANAGER, ObjectKey, PEERS_KEY, RealServerPool, Time, VirtualServer,
 };
 use sluice_kube::lease::{self, LeaseFacts};
 use sluice_kube::{Item, Stamp};
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 
 use super::conflict::WriteError;
 use super::departures::Departed;
+use super::facts::ServiceFacts;
 use super::index::answered;
 use super::peers::Wanted;
 use super::silence::Silence;
@@ -34,6 +36,20 @@ use crate::metrics::{Metrics, WriteLabels};
 
 /// How long an answer is waited for.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A kind of which the operator makes objects.
+pub(super) trait Ours:
+    Managed
+    + Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+{
+}
+
+impl Ours for VirtualServer {}
+impl Ours for RealServerPool {}
 
 #[derive(Clone)]
 pub(super) struct Writer {
@@ -219,6 +235,62 @@ impl Writer {
     ) -> Result<(), WriteError> {
         let api = self.slices(&key.namespace);
         self.delete("EndpointSlice", &api, key, stamp).await
+    }
+
+    /// Makes an object of ours, or with a stamp puts this in its place.
+    pub(super) async fn put<K: Ours>(
+        &self,
+        mut object: K,
+        stamp: Option<&Stamp>,
+    ) -> Result<Item<K>, WriteError> {
+        let key = ObjectKey::of(&object);
+        let api = Api::<K>::namespaced(self.client.clone(), &key.namespace);
+        let parameters = PostParams {
+            field_manager: Some(OPERATOR_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let kind = K::KIND.name();
+        let Some(stamp) = stamp else {
+            let request = api.create(&parameters, &object);
+            return self.finish(kind, request).await.map(answered);
+        };
+        let meta = object.meta_mut();
+        meta.uid = Some(stamp.uid.clone());
+        meta.resource_version = Some(stamp.version.to_string());
+        let request = api.replace(&key.name, &parameters, &object);
+        self.finish(kind, request).await.map(answered)
+    }
+
+    /// Deletes an object of ours, if it is still the one that was looked at. One that is gone already is as good.
+    pub(super) async fn delete_ours<K: Ours>(
+        &self,
+        key: &ObjectKey,
+        stamp: &Stamp,
+    ) -> Result<(), WriteError> {
+        let api = Api::<K>::namespaced(self.client.clone(), &key.namespace);
+        self.delete(K::KIND.name(), &api, key, stamp).await
+    }
+
+    /// Writes the parts of a Service's status that are given, over the version that they were worked out from.
+    pub(super) async fn service_status(
+        &self,
+        key: &ObjectKey,
+        stamp: &Stamp,
+        status: &Value,
+    ) -> Result<Item<ServiceFacts>, WriteError> {
+        let body = json!({
+            "metadata": {"uid": stamp.uid, "resourceVersion": stamp.version.to_string()},
+            "status": status,
+        });
+        let api = Api::<Service>::namespaced(self.client.clone(), &key.namespace);
+        let parameters = PatchParams {
+            field_manager: Some(OPERATOR_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(&body);
+        let request = api.patch_status(&key.name, &parameters, &patch);
+        let service = self.finish("Service", request).await?;
+        Ok(Item::of(service, |service| Ok(ServiceFacts::of(service))))
     }
 
     /// Makes the Lease of a VIP group. Should there be one of this name meanwhile, it stays.

@@ -117,15 +117,9 @@ fn a_minimal_release_has_these_objects() {
         .chain(both("RoleBinding"))
         .chain(["view", "edit"].map(|role| format!("ClusterRole/sluice-{role}")))
         .chain(hooks.map(|kind| format!("{kind}/sluice-detach")))
-        .chain(
-            [
-                "DaemonSet",
-                "ValidatingAdmissionPolicy",
-                "ValidatingAdmissionPolicyBinding",
-            ]
-            .map(|kind| format!("{kind}/sluice-agent")),
-        )
-        .chain(["Deployment/sluice-operator".to_owned()])
+        .chain(both("ValidatingAdmissionPolicy"))
+        .chain(both("ValidatingAdmissionPolicyBinding"))
+        .chain(["DaemonSet/sluice-agent", "Deployment/sluice-operator"].map(str::to_owned))
         .collect();
     assert_eq!(found, expected);
     for object in &objects {
@@ -182,7 +176,8 @@ fn address_pools_are_applied_by_a_job_after_the_release() {
 #[test]
 fn parts_can_be_left_out() {
     let objects = minimal(&[
-        "--set=crds.enabled=false,agent.admissionPolicy.enabled=false,detach.enabled=false",
+        "--set=crds.enabled=false,detach.enabled=false",
+        "--set=agent.admissionPolicy.enabled=false,operator.admissionPolicy.enabled=false",
     ]);
     let kinds: BTreeSet<_> = objects
         .iter()
@@ -327,6 +322,7 @@ fn values_reach_the_command_lines() {
             "--reserved-addresses=192.0.2.0/24,2001:db8::1",
             "--refused-servers=nodes,pods",
             "--forget-silent-seconds=3000000",
+            "--services-without-class",
             "--log-json",
             "--more"
         ]

@@ -81,6 +81,16 @@ impl Ledger {
         };
     }
 
+    /// Whether a pool, this one if one is named, gives addresses of a family to a namespace.
+    pub fn offers(&self, namespace: &str, family: IpFamily, pool: Option<&str>) -> bool {
+        self.pools.choose(pool, family, namespace).is_ok()
+    }
+
+    /// Whether an address is a pool's.
+    pub fn has_pool(&self, address: IpAddr) -> bool {
+        self.pools.of(address).is_some()
+    }
+
     /// What is to be said of each pool.
     pub fn pool_states(&self) -> impl Iterator<Item = (&str, PoolState)> {
         let pools = self.pools.by_name.iter();

@@ -7,7 +7,7 @@ const VIP: &str = "203.0.113.10";
 const BLOCK: &str = "203.0.113.10/32";
 
 /// Whoever may have the VIP, in blocks of these sizes, what a newcomer is told, and whether an incumbent loses it.
-const HOLDERS: [(HolderKind, &str, &str, &str, bool); 7] = [
+const HOLDERS: [(HolderKind, &str, &str, &str, bool); 8] = [
     (
         HolderKind::Node,
         BLOCK,
@@ -47,7 +47,14 @@ const HOLDERS: [(HolderKind, &str, &str, &str, bool); 7] = [
         HolderKind::Service,
         BLOCK,
         "AddressNotUsable",
-        "is an external or load balancer address of Service default/x",
+        "is an external IP of Service default/x",
+        false,
+    ),
+    (
+        HolderKind::LoadBalancer,
+        BLOCK,
+        "AddressNotUsable",
+        "is a load balancer address of Service default/x",
         false,
     ),
     (

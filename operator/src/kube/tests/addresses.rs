@@ -100,7 +100,7 @@ fn a_newcomer_gets_no_address_of_others_and_gets_it_when_it_is_free() {
     let text = step(&mut index, &|index| {
         delete::<KubeNodes>(index, key("n1"), stamp("u", 91));
     });
-    assert!(text.contains("address of Service shop/thief"), "{text}");
+    assert!(text.contains("external IP of Service shop/thief"), "{text}");
     let text = step(&mut index, &|index| {
         delete::<Services>(index, key("thief"), stamp("u", 92));
     });

@@ -1,0 +1,169 @@
+//! Services of type LoadBalancer: each is served by one virtual server and one pool that the operator makes for it, and owns.
+//!
+//! ```text
+//! Service ──► wanted ──► VirtualServer, RealServerPool ──► decision ──► directors
+//!    ▲                                                        │             │
+//!    └──────────── status: addresses, condition ◄─────────────┴── holder ◄──┘
+//! ```
+//!
+//! The objects name the Service as their owner, so they go with it. An address stands in the Service's status once a director
+//! answers for it, and stays there while no director does.
+
+mod facts;
+mod status;
+mod wanted;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use sluice_api::{
+    Decision, GroupRole, IpFamily, Kind, ObjectKey, VirtualServer, name_for_service,
+    service_of_name,
+};
+
+pub(super) use facts::Balanced;
+use wanted::Offers;
+pub(super) use write::Services;
+use write::maker;
+
+use super::facts::ServiceFacts;
+use super::index::Index;
+use crate::core::Object;
+
+/// What is known of Services beside themselves.
+#[derive(Debug, Default)]
+pub(super) struct Concerns {
+    /// Whether Services without a class are served.
+    pub(super) without_class: bool,
+    /// Services that are to be looked at.
+    dirty: BTreeSet<ObjectKey>,
+    /// Those with an address that no director answers for yet.
+    unheld: BTreeSet<ObjectKey>,
+    /// Services by the one whose addresses they share.
+    sharing: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+}
+
+impl Concerns {
+    fn shares(&mut self, key: &ObjectKey, facts: Option<&ServiceFacts>, is_now: bool) {
+        let with = |facts: &ServiceFacts| facts.balanced.as_ref()?.wishes.share_with.clone();
+        let Some(other) = facts.and_then(with) else {
+            return;
+        };
+        let other = key.sibling(&other);
+        let sharing = self.sharing.entry(other.clone()).or_default();
+        if is_now {
+            sharing.insert(key.clone());
+        } else {
+            sharing.remove(key);
+        }
+        if sharing.is_empty() {
+            self.sharing.remove(&other);
+        }
+    }
+}
+
+impl Index {
+    /// Takes that a Service has changed.
+    pub(super) fn balanced_changed(&mut self, key: &ObjectKey, before: Option<&ServiceFacts>) {
+        let now = self.services.objects.get(key);
+        self.concerns.shares(key, before, false);
+        self.concerns.shares(key, now, true);
+        let is_balanced = |facts: &ServiceFacts| facts.balanced.is_some();
+        if before.is_some_and(is_balanced) || now.is_some_and(is_balanced) {
+            self.concerns.dirty.insert(key.clone());
+        }
+    }
+
+    /// Takes that an object has changed, which may be one that was made for a Service.
+    pub(super) fn owned_changed(&mut self, (kind, key): &Object) {
+        if !matches!(kind, Kind::VirtualServer | Kind::RealServerPool) {
+            return;
+        }
+        if let Some(service) = service_of_name(&key.name) {
+            let service = key.sibling(service);
+            let sharing = self.concerns.sharing.get(&service).into_iter().flatten();
+            self.concerns.dirty.extend(sharing.cloned());
+            self.concerns.dirty.insert(service);
+        }
+    }
+
+    /// Takes that nodes have reported something else.
+    pub(super) fn reports_changed(&mut self) {
+        let unheld = std::mem::take(&mut self.concerns.unheld);
+        self.concerns.dirty.extend(unheld);
+    }
+
+    /// Takes that address pools give something else, to this namespace or to all.
+    pub(super) fn offers_changed(&mut self, namespace: Option<&str>) {
+        let all = self.services.objects.iter().filter(|(key, facts)| {
+            facts.balanced.is_some() && namespace.is_none_or(|name| key.namespace == name)
+        });
+        self.concerns.dirty.extend(all.map(|(key, _)| key.clone()));
+    }
+
+    /// Whether Sluice serves this Service.
+    pub(super) fn serves(&self, facts: &ServiceFacts) -> bool {
+        let balanced = facts.balanced.as_ref();
+        balanced.is_some_and(|balanced| balanced.is_ours(self.concerns.without_class))
+    }
+
+    /// The virtual server that was made for a Service.
+    fn virtual_server_of(&self, service: &ObjectKey) -> Option<&VirtualServer> {
+        let key = service.sibling(&name_for_service(&service.name));
+        let object = self.virtual_servers.objects.get(&key);
+        object.filter(|object| maker(&object.metadata, service).is_some())
+    }
+
+    /// The addresses of a decision for which a director answers, or, where nobody announces them, which all directors serve.
+    fn held(&self, object: &VirtualServer, decision: &Decision) -> Vec<IpAddr> {
+        let acknowledged = object
+            .status
+            .as_ref()
+            .and_then(|status| status.acknowledged.as_ref());
+        let is_everywhere = acknowledged.is_some_and(|acknowledged| acknowledged.revision > 0);
+        let is_held = |address: &&IpAddr| {
+            let mut groups = decision.content.groups.iter();
+            match groups.find(|group| group.address == **address) {
+                Some(group) => self.has_holder(&group.group, decision.revision),
+                None => is_everywhere,
+            }
+        };
+        let addresses = decision.content.addresses.iter();
+        addresses.filter(is_held).copied().collect()
+    }
+
+    /// Whether a director holds a VIP group, and has in force what was decided up to this revision.
+    fn has_holder(&self, name: &str, revision: u64) -> bool {
+        self.known_nodes.values().any(|node| {
+            let mut groups = node.status.groups.iter();
+            let is_holder =
+                groups.any(|group| group.name == name && group.role == GroupRole::Holder);
+            node.live && is_holder && node.status.acknowledged_revision >= revision
+        })
+    }
+}
+
+/// What a namespace may have.
+struct OffersTo<'a> {
+    index: &'a Index,
+    service: &'a ObjectKey,
+}
+
+impl Offers for OffersTo<'_> {
+    fn has(&self, family: IpFamily, pool: Option<&str>) -> bool {
+        let namespace = &self.service.namespace;
+        self.index.ledger.offers(namespace, family, pool)
+    }
+
+    fn addresses_of(&self, service: &str) -> Option<Vec<IpAddr>> {
+        let object = self
+            .index
+            .virtual_server_of(&self.service.sibling(service))?;
+        let decision = object.status.as_ref()?.decision.as_ref()?;
+        Some(decision.content.addresses.clone())
+    }
+}
