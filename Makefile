@@ -5,7 +5,7 @@
 # cargo install puts its programs there; a machine without rustup has not yet got it in PATH.
 export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
 
-.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels test-random bench bench-scale fmt lint generate check-generated clean
+.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels test-random bench bench-failover bench-scale fmt lint generate check-generated clean
 
 help: ## List the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -25,7 +25,7 @@ build: setup-build ## Build the BPF programs, the agent and the operator
 images: setup-build ## Write container images of Sluice and of what its tests run, without Docker
 	cargo xtask images
 
-demo: build $(if $(KUBE),setup-kube) ## Traffic in every mode and a canary, in network namespaces; KUBE=1: with a real API server
+demo: build $(if $(KUBE),setup-kube) ## Traffic in every mode, a takeover and a canary, in network namespaces; KUBE=1: with a real API server
 	cargo run --quiet --package sluice-tests --bin demo -- $(if $(KUBE),--kubernetes)
 
 test: setup ## Run all tests (as root: they make network namespaces and load BPF programs)
@@ -48,6 +48,11 @@ bench: setup-build ## Measure nanoseconds per packet; BASE=<commit>: beside that
 	$(if $(BASE),cargo xtask build-base $(BASE))
 	cargo build --release --quiet --package sluice-tests --bin bench --bin bench_worker
 	target/release/bench $(if $(BASE),--base target/base)
+
+bench-failover: setup ## Measure how long VIPs do not answer when directors go; figures in target/bench-failover.json
+	cargo xtask build-bpf
+	cargo build --release --quiet --bin sluice-operator --bin sluice-agent --bin kubectl-sluice --bin bench_failover
+	target/release/bench_failover
 
 bench-scale: setup ## Measure what a change costs with 10,000 virtual servers; figures in target/bench-scale.json
 	cargo build --release --quiet --package sluice-operator --package sluice-scale

@@ -10,6 +10,7 @@
 mod canary;
 mod modes;
 mod report;
+mod takeover;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,10 +56,13 @@ fn main() -> ExitCode {
 }
 
 fn run(report: &mut Report, arguments: Arguments) -> Result<()> {
-    println!("Sluice: an XDP load balancer in four forwarding modes, with a canary release");
+    println!(
+        "Sluice: an XDP load balancer in four forwarding modes, with a takeover and a canary release"
+    );
     let fabric = build_network(report)?;
     let mut sluice = start_daemons(report, &fabric, arguments)?;
     modes::show(report, &fabric, &mut sluice)?;
+    takeover::show(report, &fabric, &mut sluice, arguments)?;
     canary::show(report, &fabric, &mut sluice)?;
     report.step("Looking for complaints in the daemons' logs");
     report.check("no warning, no error", sluice.expect_no_complaints());
@@ -82,7 +86,9 @@ fn build_network(report: &mut Report) -> Result<Fabric> {
         .chain(plain.map(ServerSpec::new))
         .collect();
     let fabric = Fabric::build(&servers)?;
-    text("Servers have addresses, a route and nginx (and a UDP echo); nothing knows of any VIP.");
+    text(
+        "Servers have addresses, a route and nginx (and a UDP echo). Of VIPs only the router knows some, which are elsewhere.",
+    );
     for director in DIRECTORS {
         let address = fabric.address(director)?;
         let [v4, v6] = Family::BOTH.map(|family| address.of(family));
