@@ -29,7 +29,7 @@ const UNIT: [&str; 14] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 36] = [
+const EQUIPPED: [&str; 37] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_addresses",
@@ -46,6 +46,7 @@ const EQUIPPED: [&str; 36] = [
     "sluice-tests/api_stale",
     "sluice-tests/api_tenants",
     "sluice-tests/bench",
+    "sluice-tests/bench_failover",
     "sluice-tests/chart",
     "sluice-tests/chart_api",
     "sluice-tests/claim_races",

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use sluice_api::GroupRole;
+use sluice_api::{DEFAULT_POOL_GROUPS, GroupRole};
 
 use super::fabric::{DIRECTORS, Fabric, ServerSpec, UPLINK, vip_on_link};
 use super::manifest::{self, Role};
@@ -77,6 +77,11 @@ impl Daemons for Failover {
 impl Failover {
     /// Builds it, and waits until every VIP has a holder. No route leads to a VIP.
     pub fn build(between: Between) -> Result<Self> {
+        Self::build_with(between, DEFAULT_POOL_GROUPS)
+    }
+
+    /// The same with VIPs in so many groups.
+    pub fn build_with(between: Between, groups: u8) -> Result<Self> {
         let servers = SERVED.iter().flat_map(|(.., servers)| servers);
         let specs: Vec<ServerSpec> = servers.map(|name| ServerSpec::new(name)).collect();
         let mut fabric = Fabric::build(&specs)?;
@@ -107,12 +112,12 @@ impl Failover {
         for text in ["cannot ", "the watch is lost"] {
             stage.sluice.expect_complaint(text);
         }
-        stage.serve()?;
+        stage.serve(groups)?;
         stage.settle()?;
         Ok(stage)
     }
 
-    fn serve(&mut self) -> Result<()> {
+    fn serve(&mut self, groups: u8) -> Result<()> {
         let vips = SERVED.iter().flat_map(|(_, _, number, _)| {
             Family::BOTH.map(|family| vip_on_link(*number).of(family).to_string())
         });
@@ -120,7 +125,7 @@ impl Failover {
             "apiVersion": "sluice.dev/v1alpha1",
             "kind": "AddressPool",
             "metadata": {"name": POOL},
-            "spec": {"addresses": vips.collect::<Vec<_>>()},
+            "spec": {"addresses": vips.collect::<Vec<_>>(), "announce": {"l2": {"groups": groups}}},
         });
         self.sluice.apply("pool", &[pool])?;
         for (name, mode, number, servers) in SERVED {

@@ -185,7 +185,8 @@ pub struct KeptConnections {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU64>,
     servers: BTreeMap<String, usize>,
-    thread: Option<JoinHandle<Result<()>>>,
+    /// Returns why connections broke.
+    thread: Option<JoinHandle<Vec<anyhow::Error>>>,
 }
 
 impl KeptConnections {
@@ -209,14 +210,19 @@ impl KeptConnections {
         let (stop, rounds) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let (stopped, round) = (Arc::clone(&stop), Arc::clone(&rounds));
         let thread = client.spawn("kept", move || {
+            let mut broken = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
-                for connection in &mut connections {
-                    connection.ask()?;
-                }
+                connections.retain_mut(|connection| match connection.ask() {
+                    Ok(()) => true,
+                    Err(error) => {
+                        broken.push(error);
+                        false
+                    }
+                });
                 round.fetch_add(1, Ordering::Relaxed);
                 thread::sleep(interval);
             }
-            Ok(())
+            broken
         })?;
         Ok(Self {
             stop,
@@ -226,7 +232,7 @@ impl KeptConnections {
         })
     }
 
-    /// Rounds in which every connection was asked and answered.
+    /// Rounds in which every connection was asked that had not broken.
     pub fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Relaxed)
     }
@@ -238,24 +244,33 @@ impl KeptConnections {
 
     /// Ends them after a last round. Fails if any connection broke or changed its server meanwhile.
     pub fn close(mut self) -> Result<u64> {
-        self.join()?;
-        Ok(self.rounds())
+        let broken = self.join()?;
+        let count = broken.len();
+        match broken.into_iter().next() {
+            None => Ok(self.rounds()),
+            Some(error) => Err(error.context(format!("{count} connections broke"))),
+        }
     }
 
-    fn join(&mut self) -> Result<()> {
+    /// Ends them after a last round. Returns how many broke or changed their server meanwhile.
+    pub fn count_broken(mut self) -> Result<usize> {
+        Ok(self.join()?.len())
+    }
+
+    fn join(&mut self) -> Result<Vec<anyhow::Error>> {
         let rounds = self.rounds();
         let Some(thread) = self.thread.take() else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         // One more round shows that they live now.
         while self.rounds() == rounds && !thread.is_finished() {
             thread::sleep(Duration::from_millis(5));
         }
         self.stop.store(true, Ordering::Relaxed);
-        match thread.join() {
-            Ok(result) => result,
-            Err(_) => bail!("the thread of the kept connections panicked"),
-        }
+        let Ok(broken) = thread.join() else {
+            bail!("the thread of the kept connections panicked");
+        };
+        Ok(broken)
     }
 }
 

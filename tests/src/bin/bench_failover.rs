@@ -1,0 +1,256 @@
+//! Measures how long clients get no answer while VIPs move between directors: `docs/benchmarks.md`.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use serde::Serialize;
+use sluice_tests::net::failover::{Between, Failover, SERVED, target};
+use sluice_tests::net::{Family, KeptConnections, Outage};
+
+/// Measures how long clients get no answer while VIPs move between three directors of a real API server.
+#[derive(Parser)]
+struct Arguments {
+    /// Repetitions of each case in which something breaks
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    repetitions: u32,
+    /// Repetitions of each case that is planned
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    planned: u32,
+    /// Only cases whose name contains this; several are alternatives
+    #[arg(long)]
+    case: Vec<String>,
+    /// Where to write the figures
+    #[arg(long, default_value = "target/bench-failover.json")]
+    json: PathBuf,
+}
+
+/// Something that happens to the director that announces the VIPs.
+struct Case {
+    name: &'static str,
+    is_planned: bool,
+    happen: fn(&mut Failover, &str) -> Result<()>,
+    /// Puts the director right again.
+    mend: fn(&mut Failover, &str) -> Result<()>,
+    /// How long clients go on.
+    after: Duration,
+}
+
+const CASES: [Case; 5] = [
+    Case {
+        name: "drained",
+        is_planned: true,
+        happen: |stage, holder| stage.set_drain(holder, true),
+        mend: |stage, holder| stage.set_drain(holder, false),
+        after: Duration::from_secs(3),
+    },
+    Case {
+        name: "agent ended",
+        is_planned: true,
+        happen: |stage, holder| stage.sluice.stop_agent(holder),
+        mend: start_agent,
+        after: Duration::from_secs(3),
+    },
+    // The port passes nothing, and the carrier stays.
+    Case {
+        name: "director silent",
+        is_planned: false,
+        happen: |stage, holder| stage.fabric.silence(holder),
+        mend: |stage, holder| stage.fabric.unsilence(holder),
+        after: Duration::from_secs(2),
+    },
+    Case {
+        name: "carrier lost",
+        is_planned: false,
+        happen: |stage, holder| stage.fabric.cut_link(holder),
+        mend: |stage, holder| stage.fabric.mend_link(holder),
+        after: Duration::from_secs(2),
+    },
+    // It answers until its deadline.
+    Case {
+        name: "agent killed",
+        is_planned: false,
+        happen: |stage, holder| stage.sluice.kill_agent(holder),
+        mend: start_agent,
+        after: Duration::from_secs(6),
+    },
+];
+
+/// Time in which clients connect before something happens.
+const BEFORE: Duration = Duration::from_millis(500);
+/// Long connections to each VIP of DR and TUN in each family: 200 in all. Those of FullNAT end with their director, and nobody tells
+/// their clients.
+const LONG: usize = 50;
+/// Each of them is asked this often.
+const ASKED: Duration = Duration::from_millis(50);
+
+fn start_agent(stage: &mut Failover, node: &str) -> Result<()> {
+    stage.sluice.restart_agent(node)?;
+    stage.sluice.await_ready()
+}
+
+/// The figures of a case for one mode and family.
+#[derive(Serialize)]
+struct Line {
+    case: &'static str,
+    mode: &'static str,
+    family: String,
+    repetitions: usize,
+    outage_ms: Outages,
+    /// `null`: there were none.
+    broken_long_connections: Option<usize>,
+}
+
+/// Times between the starts of the last connection before an outage and the first one after it, in milliseconds.
+#[derive(Serialize)]
+struct Outages {
+    min: f64,
+    median: f64,
+    p99: f64,
+    max: f64,
+}
+
+impl Outages {
+    /// Of at least one repetition. Percentiles are those of the nearest rank.
+    fn of(mut measured: Vec<Duration>) -> Self {
+        measured.sort_unstable();
+        let at = |percent: usize| {
+            let rank = (measured.len() * percent).div_ceil(100).max(1);
+            let longest = measured.get(rank - 1).copied().unwrap_or_default();
+            (longest.as_secs_f64() * 10_000.0).round() / 10.0
+        };
+        Self {
+            min: at(0),
+            median: at(50),
+            p99: at(99),
+            max: at(100),
+        }
+    }
+}
+
+/// The outages and broken connections of a case, by server and family.
+type Measured = BTreeMap<(usize, Family), (Vec<Duration>, Option<usize>)>;
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    // Figures of an earlier run must not outlive one that fails.
+    if arguments.json.exists() {
+        fs::remove_file(&arguments.json)?;
+    }
+    // One group, so that every mode and family is measured in each repetition.
+    let mut stage = Failover::build_with(Between::Kubernetes, 1)?;
+    let mut lines = Vec::new();
+    for case in &CASES {
+        let is_meant = |part: &String| case.name.contains(part.as_str());
+        if arguments.case.is_empty() || arguments.case.iter().any(is_meant) {
+            lines.extend(measure(&mut stage, case, &arguments)?);
+        }
+    }
+    print(&lines);
+    if let Some(directory) = arguments.json.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let text = serde_json::to_string_pretty(&lines)? + "\n";
+    fs::write(&arguments.json, text)
+        .with_context(|| format!("write {}", arguments.json.display()))?;
+    Ok(())
+}
+
+fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<Vec<Line>> {
+    let repetitions = if case.is_planned {
+        arguments.planned
+    } else {
+        arguments.repetitions
+    };
+    let start = Instant::now();
+    let mut measured = Measured::new();
+    for repetition in 0..repetitions {
+        repeat(stage, case, repetition, &mut measured)
+            .with_context(|| format!("{}, repetition {}", case.name, repetition + 1))?;
+        let seconds = start.elapsed().as_secs();
+        eprintln!(
+            "{}: {} of {repetitions} after {seconds} s",
+            case.name,
+            repetition + 1
+        );
+    }
+    let lines = measured
+        .into_iter()
+        .map(|((server, family), (outages, broken))| Line {
+            case: case.name,
+            mode: SERVED[server].1,
+            family: family.to_string(),
+            repetitions: outages.len(),
+            outage_ms: Outages::of(outages),
+            broken_long_connections: broken,
+        });
+    Ok(lines.collect())
+}
+
+/// Lets it happen once under load. Clients are on the segment and behind the router in turn.
+fn repeat(
+    stage: &mut Failover,
+    case: &Case,
+    repetition: u32,
+    measured: &mut Measured,
+) -> Result<()> {
+    let holder = stage.holder_of(SERVED[0].0)?;
+    let client = if repetition.is_multiple_of(2) {
+        &stage.neighbour
+    } else {
+        stage.fabric.client()
+    };
+    let mut clients = Vec::new();
+    for (server, (name, mode, ..)) in SERVED.iter().enumerate() {
+        for family in Family::BOTH {
+            let target = target(name, family);
+            let keeps = *mode != "FullNAT";
+            let kept = keeps.then(|| KeptConnections::open(client, &[target], LONG, ASKED));
+            let kept = kept.transpose()?;
+            let outage = Outage::start(client, target)?;
+            clients.push(((server, family), kept, outage));
+        }
+    }
+    thread::sleep(BEFORE);
+    let happened = (case.happen)(stage, &holder);
+    thread::sleep(case.after);
+    for (key, kept, outage) in clients {
+        let (outages, broken) = measured.entry(key).or_default();
+        outages.push(outage.stop().longest);
+        if let Some(kept) = kept {
+            *broken.get_or_insert_default() += kept.count_broken()?;
+        }
+    }
+    happened?;
+    (case.mend)(stage, &holder)?;
+    stage.settle()
+}
+
+fn print(lines: &[Line]) {
+    println!(
+        "{:<16} {:<8} {:<5} {:>5}  {:>8} {:>8} {:>8} {:>8}  {:>7}",
+        "case", "mode", "", "times", "min ms", "median", "p99", "max", "broken"
+    );
+    for line in lines {
+        let Outages {
+            min,
+            median,
+            p99,
+            max,
+        } = line.outage_ms;
+        println!(
+            "{:<16} {:<8} {:<5} {:>5}  {min:>8.1} {median:>8.1} {p99:>8.1} {max:>8.1}  {:>7}",
+            line.case,
+            line.mode,
+            line.family,
+            line.repetitions,
+            line.broken_long_connections
+                .map_or("-".to_owned(), |broken| broken.to_string())
+        );
+    }
+}
