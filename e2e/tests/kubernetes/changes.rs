@@ -91,8 +91,10 @@ const GROWN: &str = r#"addressPools=[{"name": "edge", "addresses": ["203.0.113.0
 /// A new release of the chart that replaces operator and agents.
 pub(crate) fn upgrade(sluice: &mut Sluice) -> Result<()> {
     let traffic = Traffic::start_with_kept(sluice.cluster.client(), WEB)?;
-    let level = ["--set", "log.level=info\\,sluice_agent=debug"];
-    sluice.helm("upgrade", &[&level[..], &["--set-json", GROWN]].concat())?;
+    let level = "log.level=info\\,sluice_agent=debug";
+    let services = "operator.servicesWithoutClass=true";
+    let values = ["--set", level, "--set", services, "--set-json", GROWN];
+    sluice.helm("upgrade", &values)?;
     traffic.sample()?;
     let made = traffic.finish()?;
     println!("{made} new connections, none failed");

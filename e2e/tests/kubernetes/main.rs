@@ -4,6 +4,7 @@ mod canary;
 mod changes;
 mod removal;
 mod rights;
+mod services;
 mod users;
 
 use std::process::ExitCode;
@@ -47,6 +48,10 @@ fn main() -> ExitCode {
         changes::restarts,
     );
     suite.check("helm upgrade under load", changes::upgrade);
+    suite.check(
+        "a Service of type LoadBalancer needs no route",
+        services::exposed,
+    );
     suite.check(
         "without any one of its capabilities the agent says what it cannot do",
         rights::capabilities,

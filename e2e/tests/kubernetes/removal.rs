@@ -7,6 +7,8 @@ use sluice_e2e::stage::{CHANGE_TIMEOUT, NODES, SHOP, SYSTEM, Sluice, WEB};
 use sluice_tests::kube::{BpfObjects, departure};
 use sluice_tests::net::until;
 
+use crate::services;
+
 /// The longest time for which a dead node holds up a step.
 const HELD_UP: Duration = Duration::from_secs(45);
 
@@ -70,8 +72,8 @@ pub(crate) fn uninstall(sluice: &mut Sluice) -> Result<()> {
 
 /// Installed anew, with a canary on its way.
 pub(crate) fn lost_node(sluice: &mut Sluice) -> Result<()> {
-    let patience = "detach.timeoutSeconds=10";
-    sluice.helm("install", &["--create-namespace", "--set", patience])?;
+    let values = "detach.timeoutSeconds=10,operator.servicesWithoutClass=true";
+    sluice.helm("install", &["--create-namespace", "--set", values])?;
     sluice.apply_example("web")?;
     sluice.await_ready("web")?;
     sluice.cluster.route_vip(WEB, &NODES[..1])?;
@@ -91,6 +93,7 @@ pub(crate) fn lost_node(sluice: &mut Sluice) -> Result<()> {
     let home = operator["items"][0]["spec"]["nodeName"].as_str();
     let mut others = NODES[1..].iter().filter(|node| Some(**node) != home);
     let lost = others.next().context("a node without the operator")?;
+    let clients = services::held_by(sluice, lost)?;
     sluice.cluster.kill_node(lost)?;
     let start = Instant::now();
     sluice.plugin(&format!("--namespace {SHOP} rollout promote web"))?;
@@ -100,6 +103,7 @@ pub(crate) fn lost_node(sluice: &mut Sluice) -> Result<()> {
     })?;
     let held_up = start.elapsed();
     println!("the step was in force {held_up:.1?} after {lost} was lost");
+    services::went_on(clients)?;
     ensure!(held_up <= HELD_UP, "the step was held up for {held_up:?}");
     let web = sluice.until("virtualserver/web", CHANGE_TIMEOUT, |_| true)?;
     let conditions = web["status"]["conditions"]

@@ -1,0 +1,142 @@
+//! A Service of type LoadBalancer, with no route set by hand: its address is in the nodes' own subnet, and announced there.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sluice_e2e::stage::{CHANGE_TIMEOUT, NODES, SHOP, Sluice};
+use sluice_tests::net::{Outage, Protocol, until};
+
+/// The longest time from `kubectl expose` to the first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// The longest time without a new connection when the announcing node dies, on a machine that does other things too.
+const OUTAGE: Duration = Duration::from_secs(2);
+
+const POOL: &str = "
+apiVersion: sluice.dev/v1alpha1
+kind: AddressPool
+metadata: {name: segment}
+spec: {addresses: [10.1.0.200-10.1.0.209], priority: 9, announce: {l2: {groups: 1}}}
+";
+
+/// A Service as `kubectl expose` makes it. Returns its address once it answers.
+fn expose(sluice: &Sluice, name: &str) -> Result<SocketAddr> {
+    sluice.cluster.admin().apply(POOL)?;
+    sluice
+        .cluster
+        .admin()
+        .await_condition("addresspool/segment", "Ready", CHANGE_TIMEOUT)?;
+    let start = Instant::now();
+    sluice.kubectl(&format!(
+        "expose --namespace {SHOP} deployment web-v1 --name {name} --type LoadBalancer --port 80 --target-port 8080"
+    ))?;
+    let service = sluice.until(&format!("service/{name}"), CHANGE_TIMEOUT, |service| {
+        service["status"]["loadBalancer"]["ingress"][0]["ip"].is_string()
+    })?;
+    let address = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str();
+    let address = address.context("an address")?.parse()?;
+    let target = SocketAddr::new(address, 80);
+    until("an answer from outside", CHANGE_TIMEOUT, || {
+        answers(sluice, target)
+    })?;
+    let took = start.elapsed();
+    println!("{address} answered {took:.1?} after `kubectl expose`");
+    ensure!(took <= FIRST_ANSWER, "it took {took:?}");
+    Ok(target)
+}
+
+fn answers(sluice: &Sluice, target: SocketAddr) -> bool {
+    let client = sluice.cluster.client();
+    let answer = client.within(|| Protocol::Tcp.ask(None, target));
+    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.server.starts_with("web-v1-")))
+}
+
+/// From outside by a director, from nodes and pods by kube-proxy.
+pub(crate) fn exposed(sluice: &mut Sluice) -> Result<()> {
+    let target = expose(sluice, "exposed")?;
+    let curl = format!(
+        "curl --silent --show-error --max-time 5 http://{}/",
+        target.ip()
+    );
+    for name in NODES {
+        let node = sluice.cluster.node(name)?;
+        let from_node = node.run(&curl)?;
+        ensure!(from_node.starts_with("web-v1-"), "{name}: {from_node}");
+        let pods = node.run("ls /run/netns")?;
+        let pod = pods.split_whitespace().next().context("no pod")?;
+        let from_pod = node.run(&format!("ip netns exec {pod} {curl}"))?;
+        ensure!(
+            from_pod.starts_with("web-v1-"),
+            "a pod on {name}: {from_pod}"
+        );
+    }
+    put_right(sluice)?;
+    sluice.kubectl(&format!("delete service --namespace {SHOP} exposed"))?;
+    until("the address to be let go", CHANGE_TIMEOUT, || {
+        !answers(sluice, target)
+    })?;
+    Ok(())
+}
+
+/// What was made for the Service follows it, and is put right when somebody changes it.
+fn put_right(sluice: &Sluice) -> Result<()> {
+    let name = "exposed.service.sluice.dev";
+    let patch = |object: &str, patch: &str| {
+        let arguments = [
+            "patch",
+            "--namespace",
+            SHOP,
+            object,
+            "--type=json",
+            "--patch",
+            patch,
+        ];
+        sluice.cluster.admin().kubectl(arguments)
+    };
+    let port = r#"[{"op": "replace", "path": "/spec/ports/0/port", "value": 8088}]"#;
+    patch("service/exposed", port)?;
+    sluice.until(&format!("virtualserver/{name}"), CHANGE_TIMEOUT, |server| {
+        server["spec"]["ports"][0]["port"] == 8088
+    })?;
+    let servers = r#"[{"op": "replace", "path": "/spec/servers/serviceName", "value": "other"}]"#;
+    patch(&format!("realserverpool/{name}"), servers)?;
+    sluice.until(&format!("realserverpool/{name}"), CHANGE_TIMEOUT, |pool| {
+        pool["spec"]["servers"]["serviceName"] == "exposed"
+    })?;
+    Ok(())
+}
+
+/// A Service whose address is announced by `node`, and clients of it.
+pub(crate) fn held_by(sluice: &Sluice, node: &str) -> Result<Outage> {
+    let target = expose(sluice, "held")?;
+    let others = NODES.iter().filter(|other| **other != node);
+    for other in others.clone() {
+        sluice.plugin(&format!("node drain {other}"))?;
+    }
+    let lease = [
+        "get",
+        "lease",
+        "--namespace",
+        "sluice-system",
+        "sluice-vip-segment-0",
+    ];
+    sluice
+        .cluster
+        .admin()
+        .until(&lease, CHANGE_TIMEOUT, |lease| {
+            lease["spec"]["holderIdentity"] == node
+        })?;
+    for other in others {
+        sluice.plugin(&format!("node undrain {other}"))?;
+    }
+    until("an answer", CHANGE_TIMEOUT, || answers(sluice, target))?;
+    Outage::start(sluice.cluster.client(), target)
+}
+
+/// Clients of the Service went on when its node died.
+pub(crate) fn went_on(clients: Outage) -> Result<()> {
+    let report = clients.stop();
+    println!("no new connection for {:?}: {report:?}", report.longest);
+    ensure!(report.longest <= OUTAGE, "{report:?}");
+    Ok(())
+}
