@@ -101,8 +101,8 @@ impl Traffic {
             0..8 => self.unrelated(rng, this),
             8..30 => self.reply(rng, this),
             30..34 => self.beside(rng, this),
-            34..44 => self.tunnelled(rng, this, &world.virtuals),
-            44..50 => self.asked(rng, this),
+            34..42 => self.tunnelled(rng, this, &world.virtuals),
+            42..50 => self.asked(rng, this),
             _ => self.request(rng, this),
         }
     }
@@ -332,7 +332,11 @@ fn from_client(rng: &mut Rng, this: &Virtual) -> Frame {
     frame.ip.flow_label = u32::from(rng.byte());
     frame.ip.identification = u16::from(rng.byte());
     if frame.protocol == TCP {
-        frame.flags = flags(rng);
+        frame.flags = if this.target.needs_syn() && rng.percent(40) {
+            SYN
+        } else {
+            flags(rng)
+        };
     }
     if rng.percent(6) {
         frame.checksum = Checksum::Fixed(*rng.pick(&[0, 1, 0xfffe, 0xffff]));
