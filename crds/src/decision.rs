@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::forwarding::{ForwardingMode, PoolSelection, Protocol};
+use crate::forwarding::{ForwardingMode, PoolSelection, Protocol, ServerSelection};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_GROUP_NAME_LENGTH, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
     MAX_POOLS, MAX_PORTS, MAX_REVISION, MAX_STATIC_SERVERS,
@@ -47,6 +47,9 @@ pub struct DecidedVirtualServer {
     pub mode: ForwardingMode,
     /// The key that is hashed to choose the pool of a new flow.
     pub pool_selection: PoolSelection,
+    /// The key that is hashed to choose the server of a new flow within its pool.
+    #[serde(default)]
+    pub server_selection: ServerSelection,
     /// The pools in the order of the spec.
     #[schemars(length(max = MAX_POOLS))]
     pub pools: Vec<DecidedPool>,

@@ -136,3 +136,26 @@ pub enum PoolSelection {
     /// The client's address: a client stays with one pool.
     ClientAddress,
 }
+
+/// The fields that are hashed to choose a server of the pool.
+#[derive(
+    JsonSchema,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+)]
+pub enum ServerSelection {
+    /// The flow: a client's connections spread over the pool's servers.
+    #[default]
+    Flow,
+    /// The client's address: all connections of a client go to one server as long as the pool has the same servers and weights.
+    ClientAddress,
+}

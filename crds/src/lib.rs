@@ -54,7 +54,7 @@ pub use decision::{
     AddressGroup, DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
     DecidedTargetPort, DecidedVirtualServer, Decision, EndpointSource, PoolDecision, VipPort,
 };
-pub use forwarding::{ForwardingMode, IpFamily, PoolSelection, Protocol};
+pub use forwarding::{ForwardingMode, IpFamily, PoolSelection, Protocol, ServerSelection};
 pub use k8s_openapi::jiff;
 pub use limits::*;
 pub use load_balancer_node::{

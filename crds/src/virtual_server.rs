@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::parse_ip;
 use crate::condition::Condition;
 use crate::decision::{DecidedPool, DecidedPort, DecidedVirtualServer, Decision, VipPort};
-use crate::forwarding::{ForwardingMode, IpFamily, PoolSelection, Protocol};
+use crate::forwarding::{ForwardingMode, IpFamily, PoolSelection, Protocol, ServerSelection};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
     MAX_POOL_WEIGHT, MAX_POOLS, MAX_PORTS,
@@ -73,6 +73,9 @@ pub struct VirtualServerSpec {
     /// The key that is hashed to choose the pool of a new flow.
     #[serde(default)]
     pub pool_selection: PoolSelection,
+    /// The key that is hashed to choose the server of a new flow within its pool.
+    #[serde(default)]
+    pub server_selection: ServerSelection,
     /// The pools and their weights: a pool takes new flows in proportion of its weight to the sum of all.
     #[schemars(length(min = 1, max = MAX_POOLS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -175,6 +178,7 @@ impl DecidedVirtualServer {
             ports: spec.ports.iter().map(port).collect(),
             mode: spec.forwarding.mode,
             pool_selection: spec.pool_selection,
+            server_selection: spec.server_selection,
             pools: spec.pools.iter().map(pool).collect(),
             groups: Vec::new(),
         }

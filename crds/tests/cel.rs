@@ -11,8 +11,9 @@ use sluice_api::schema::object_schema;
 use sluice_api::{
     AddressPoolSpec, AddressSharing, Allowed, Announce, CanaryStep, CanaryStrategy, Forwarding,
     ForwardingMode, IpFamily, Kind, L2Announcement, LabelSelector, NoAnnouncement, PoolSelection,
-    Protocol, RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy, Servers, StaticServer,
-    Validate, VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool,
+    Protocol, RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy, ServerSelection, Servers,
+    StaticServer, Validate, VirtualServerAddress, VirtualServerPort, VirtualServerSpec,
+    WeightedPool,
 };
 
 fn spec_schema(kind: Kind) -> &'static Value {
@@ -152,6 +153,7 @@ prop_compose! {
                 .collect(),
             forwarding: Forwarding { mode: ForwardingMode::Nat },
             pool_selection: PoolSelection::Flow,
+            server_selection: ServerSelection::Flow,
             pools: weights
                 .into_iter()
                 .enumerate()

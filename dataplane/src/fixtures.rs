@@ -2,6 +2,7 @@
 
 use sluice_api::{
     DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, PoolSelection, Protocol,
+    ServerSelection,
 };
 use sluice_planner::Limits;
 
@@ -33,6 +34,7 @@ pub(crate) fn virtual_server() -> DecidedVirtualServer {
         }],
         mode: ForwardingMode::Nat,
         pool_selection: PoolSelection::Flow,
+        server_selection: ServerSelection::Flow,
         pools: vec![DecidedPool {
             name: "v1".to_owned(),
             weight: 1,

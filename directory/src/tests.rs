@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use sluice_api::{
     DecidedPool, DecidedPort, DecidedVirtualServer, Decision, ForwardingMode, Kind,
-    LoadBalancerNodeStatus, ObjectKey, PoolSelection, Protocol, VirtualServerStatus,
+    LoadBalancerNodeStatus, ObjectKey, PoolSelection, Protocol, ServerSelection,
+    VirtualServerStatus,
 };
 
 use super::*;
@@ -57,6 +58,7 @@ fn status(revision: u64, name: &str) -> VirtualServerStatus {
                 }],
                 mode: ForwardingMode::FullNat,
                 pool_selection: PoolSelection::Flow,
+                server_selection: ServerSelection::Flow,
                 pools: vec![DecidedPool {
                     name: "1e3".to_owned(),
                     weight: 1,

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use sluice_abi::{
-    ForwardingMode, NET_SENDS, NET_TUNNELS, POOL_BY_CLIENT_ADDRESS, Path, ServerRecord,
+    ForwardingMode, NET_SENDS, NET_TUNNELS, POOL_BY_CLIENT_ADDRESS, Path, SERVER_BY_CLIENT_ADDRESS,
+    ServerRecord,
 };
 
 use crate::{Image, Mac, Ring, head, ids};
@@ -22,15 +23,17 @@ impl fmt::Display for Image {
             )?;
         }
         for (slot, entry) in &self.heads {
-            let by = if entry.flags & POOL_BY_CLIENT_ADDRESS != 0 {
-                "client address"
-            } else {
-                "flow"
+            let by = |flag| match entry.flags & flag {
+                0 => "flow",
+                _ => "client address",
             };
             writeln!(
                 f,
-                "head {slot}: index {}, seed {:08x}, by {by}",
-                entry.index, entry.seed
+                "head {slot}: index {}, seed {:08x}, pool by {}, server by {}",
+                entry.index,
+                entry.seed,
+                by(POOL_BY_CLIENT_ADDRESS),
+                by(SERVER_BY_CLIENT_ADDRESS)
             )?;
             for pool in head::pools(entry) {
                 let (tag, threshold, ring) = (pool.tag, pool.threshold, pool.ring);

@@ -1,7 +1,9 @@
 //! Heads: what a packet reads of a VIP port.
 
-use sluice_abi::{Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Scheduler};
-use sluice_api::{DecidedVirtualServer, PoolSelection};
+use sluice_abi::{
+    Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, SERVER_BY_CLIENT_ADDRESS, Scheduler,
+};
+use sluice_api::{DecidedVirtualServer, PoolSelection, ServerSelection};
 
 use crate::config::VipPortConfig;
 
@@ -26,10 +28,15 @@ pub(crate) fn head(
 }
 
 fn flags(decided: &DecidedVirtualServer) -> u8 {
-    match decided.pool_selection {
+    let pool = match decided.pool_selection {
         PoolSelection::Flow => 0,
         PoolSelection::ClientAddress => POOL_BY_CLIENT_ADDRESS,
-    }
+    };
+    let server = match decided.server_selection {
+        ServerSelection::Flow => 0,
+        ServerSelection::ClientAddress => SERVER_BY_CLIENT_ADDRESS,
+    };
+    pool | server
 }
 
 /// The pools in use of a head.

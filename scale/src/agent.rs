@@ -20,7 +20,8 @@ use sluice_api::jiff::Timestamp;
 use sluice_api::{
     DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedVirtualServer,
     Decision, EndpointSource, ForwardingMode, LoadBalancerNode, LoadBalancerNodeSpec,
-    LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolDecision, PoolSelection, Protocol, XdpMode,
+    LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolDecision, PoolSelection, Protocol,
+    ServerSelection, XdpMode,
 };
 use sluice_planner::{Image, Limits, MapOp, Slice, SliceEndpoint, SliceOwner};
 
@@ -309,6 +310,7 @@ fn virtual_server(number: u32) -> DecidedVirtualServer {
         }],
         mode: ForwardingMode::FullNat,
         pool_selection: PoolSelection::Flow,
+        server_selection: ServerSelection::Flow,
         pools: vec![DecidedPool {
             name: format!("pool-{number}"),
             weight: 1,

@@ -462,6 +462,7 @@ fn defaults(server: &mut Server) -> Result<()> {
     pool_with_l2["spec"]["announce"] = json!({"l2": {}});
     for (object, field, default) in [
         (virtual_server(), "/spec/poolSelection", json!("Flow")),
+        (virtual_server(), "/spec/serverSelection", json!("Flow")),
         (node(), "/spec/role", json!("Director")),
         (node(), "/spec/xdpMode", json!("Auto")),
         (pool_with_l2, "/spec/announce/l2/groups", json!(4)),

@@ -34,7 +34,10 @@ fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
     let ports: Vec<String> = view.ports.iter().map(PortView::text).collect();
     out.push_str(&field("VIPs", &vips(view)));
     out.push_str(&field("Ports", &ports.join(", ")));
-    let mode = format!("{}, pool chosen by {}", view.mode, view.pool_selection);
+    let mode = format!(
+        "{}, pool chosen by {}, server by {}",
+        view.mode, view.pool_selection, view.server_selection
+    );
     out.push_str(&field("Mode", &mode));
     out.push_str(&state("Ready", &view.state, paint));
     let decision = view.decision.map_or_else(

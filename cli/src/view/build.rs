@@ -105,6 +105,7 @@ impl Context<'_> {
             ports: shown.ports.iter().map(port).collect(),
             mode: shown.mode.name().to_owned(),
             pool_selection: format!("{:?}", shown.pool_selection),
+            server_selection: format!("{:?}", shown.server_selection),
             state: StateView::new(&status.conditions, generation, status.observed_generation),
             warnings: warnings(&status.conditions),
             decision: decision.map(|decision| DecisionView {

@@ -53,6 +53,8 @@ pub struct VirtualServerView {
     pub mode: String,
     /// The key that is hashed to choose the pool of a new flow.
     pub pool_selection: String,
+    /// The key that is hashed to choose the server of a new flow within its pool.
+    pub server_selection: String,
     /// Whether the newest spec is in force.
     pub state: StateView,
     /// Conditions that say that something is amiss.

@@ -11,7 +11,8 @@ use serde_json::Value;
 use sluice_api::{
     AttachMode, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
     DecidedVirtualServer, Decision, ForwardingMode, Kind, LoadBalancerNodeStatus, ObjectKey,
-    PoolDecision, PoolSelection, Protocol, RealServerPoolStatus, Time, VirtualServerStatus,
+    PoolDecision, PoolSelection, Protocol, RealServerPoolStatus, ServerSelection, Time,
+    VirtualServerStatus,
 };
 use sluice_directory::{Directory, Inventory, Names, StatusFile};
 use sluice_tests::net::{Namespace, Process, Run, Veth, object_path, until};
@@ -174,6 +175,7 @@ impl Node {
                     }],
                     mode: ForwardingMode::FullNat,
                     pool_selection: PoolSelection::Flow,
+                    server_selection: ServerSelection::Flow,
                     pools: vec![DecidedPool {
                         name: "pool".to_owned(),
                         weight: 1,

@@ -8,6 +8,8 @@ pub const SHARE_WHOLE: u32 = 1 << 31;
 
 /// Flag of [`Head::flags`]: the pool is chosen by the client's address alone, not by the flow.
 pub const POOL_BY_CLIENT_ADDRESS: u8 = 1;
+/// Flag of [`Head::flags`]: the server of the pool is chosen by the client's address alone, not by the flow.
+pub const SERVER_BY_CLIENT_ADDRESS: u8 = 2;
 
 /// How a new flow gets its server. Stored as `u8`; packets drop a flow whose scheduler they do not know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -40,7 +42,7 @@ pub struct Head {
     pub index: u32,
     /// Number of `pools` in use, at most [`MAX_POOLS`].
     pub pool_count: u8,
-    /// [`POOL_BY_CLIENT_ADDRESS`].
+    /// [`POOL_BY_CLIENT_ADDRESS`], [`SERVER_BY_CLIENT_ADDRESS`].
     pub flags: u8,
     /// [`Scheduler`].
     pub scheduler: u8,

@@ -45,7 +45,8 @@ pub use flow::{
     SLOT_BUSY, SLOT_FREE, Timeouts, entry_words,
 };
 pub use head::{
-    Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SHARE_WHOLE, Scheduler,
+    Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SERVER_BY_CLIENT_ADDRESS,
+    SHARE_WHOLE, Scheduler,
 };
 pub use keys::{
     FIRST_REPLY_INDEX, LocalKey, MOST_INDICES, MacKey, NET_SENDS, NET_TUNNELS, PortKey, PrefixKey,

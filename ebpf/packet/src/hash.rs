@@ -51,30 +51,29 @@ pub fn claim(ends: u64, key: u64) -> u32 {
     ((ends ^ key).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32
 }
 
-/// Hash of a client for pool and ring: equal on every director. `ring` is the low half for the ring slot; the pool is
-/// chosen by [`pool`].
+/// Hash of a flow for pool and ring: equal on every director. The low half chooses the ring slot, [`pool`] the pool.
 #[inline(always)]
 pub fn flow<const A: usize>(client: &[u8; A], port: [u8; 2], seed: u32) -> u64 {
     let port = u64::from(u16::from_be_bytes(port));
     mix(address(client, seed) ^ port.wrapping_mul(MIXER))
 }
 
-/// The 31-bit pool hash by the client's address alone.
+/// As [`flow`], by the client's address alone.
 #[inline(always)]
-pub fn client<const A: usize>(client: &[u8; A], seed: u32) -> u32 {
-    (mix(address(client, seed)) >> 33) as u32
+pub fn client<const A: usize>(client: &[u8; A], seed: u32) -> u64 {
+    mix(address(client, seed))
 }
 
-/// The 31-bit pool hash out of [`flow`]'s result.
+/// The 31-bit pool hash out of [`flow`]'s or [`client`]'s result.
 #[inline(always)]
-pub fn pool(flow: u64) -> u32 {
-    (flow >> 33) as u32
+pub fn pool(hash: u64) -> u32 {
+    (hash >> 33) as u32
 }
 
 /// The hash that chooses the next candidate when one will not do.
 #[inline(always)]
-pub fn next(flow: u64) -> u64 {
-    mix(flow.wrapping_add(MIXER))
+pub fn next(hash: u64) -> u64 {
+    mix(hash.wrapping_add(MIXER))
 }
 
 #[inline(always)]

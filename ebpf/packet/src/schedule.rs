@@ -6,7 +6,8 @@ use crate::headers::Tuple;
 use crate::server::{Server, server, server_of};
 use crate::{FamilyTables, Tables, hash};
 use sluice_abi::{
-    DropReason, FlowData, Head, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Path, RingWord, Scheduler,
+    DropReason, FlowData, Head, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Path, RingWord,
+    SERVER_BY_CLIENT_ADDRESS, Scheduler,
 };
 
 /// Servers that a new flow tries when its client's port is in use towards the first ones.
@@ -33,8 +34,8 @@ fn by_ring<'a, const A: usize, T: Tables + FamilyTables<A>>(
     tuple: &Tuple<A>,
     choice: &mut Choice<'a, A>,
 ) -> Result<(), DropReason> {
-    let mut hash = hash::flow(&tuple.source, tuple.source_port, head.seed);
-    let ring = pool_ring(tables, head, tuple, hash)?;
+    let ring = pool_ring(tables, head, hash_by(head, POOL_BY_CLIENT_ADDRESS, tuple))?;
+    let mut hash = hash_by(head, SERVER_BY_CLIENT_ADDRESS, tuple);
     let mut candidate = 0;
     while candidate < CANDIDATES {
         let slot = ring
@@ -61,18 +62,19 @@ fn by_ring<'a, const A: usize, T: Tables + FamilyTables<A>>(
     Err(DropReason::PortInUse)
 }
 
+/// The hash of the client where the head has the flag, else of the flow.
 #[inline(always)]
-fn pool_ring<const A: usize, T: Tables>(
-    tables: &T,
-    head: &Head,
-    tuple: &Tuple<A>,
-    hash: u64,
-) -> Result<RingWord, DropReason> {
-    let share = if head.flags & POOL_BY_CLIENT_ADDRESS != 0 {
+fn hash_by<const A: usize>(head: &Head, flag: u8, tuple: &Tuple<A>) -> u64 {
+    if head.flags & flag != 0 {
         hash::client(&tuple.source, head.seed)
     } else {
-        hash::pool(hash)
-    };
+        hash::flow(&tuple.source, tuple.source_port, head.seed)
+    }
+}
+
+#[inline(always)]
+fn pool_ring<T: Tables>(tables: &T, head: &Head, hash: u64) -> Result<RingWord, DropReason> {
+    let share = hash::pool(hash);
     let mut i = 0;
     while i < MAX_POOLS {
         let pool = &head.pools[i];

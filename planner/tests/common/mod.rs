@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use sluice_api::{
     DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, ObjectKey, PoolSelection,
-    Protocol,
+    Protocol, ServerSelection,
 };
 use sluice_planner::{
     Announced, Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts, Via,
@@ -91,6 +91,7 @@ pub fn virtual_server(
         ports: vec![tcp("http", 80)],
         mode,
         pool_selection: PoolSelection::Flow,
+        server_selection: ServerSelection::Flow,
         pools: pools
             .iter()
             .map(|&(name, weight)| share(name, weight))

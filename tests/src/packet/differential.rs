@@ -93,6 +93,8 @@ pub struct Coverage {
     pub to_vip: u64,
     /// Counts of the host beside drops.
     pub stats: BTreeMap<Stat, u64>,
+    /// Flows that got a server by the client's address alone.
+    by_client_address: BTreeMap<Target, u64>,
     counts: BTreeMap<(Target, Kind), u64>,
 }
 
@@ -109,6 +111,15 @@ impl Coverage {
             }
         }
         missing
+    }
+
+    /// The kinds of virtual servers of which fewer than `least` flows got a server by the client's address alone, with their number.
+    pub fn rarely_by_client_address(&self, least: u64) -> Vec<(Target, u64)> {
+        let flows = |target: &Target| self.by_client_address.get(target).copied().unwrap_or(0);
+        let all = Target::all().into_iter();
+        all.map(|target| (target, flows(&target)))
+            .filter(|(_, flows)| *flows < least)
+            .collect()
     }
 
     /// Combinations that happened although they are held to be impossible.
@@ -222,7 +233,11 @@ fn world(
             })?;
         }
     }
-    for (stat, count) in same_state(host, kernel)?.stats {
+    let state = same_state(host, kernel)?;
+    for (target, flows) in world.flows_by_client_address(&state) {
+        *coverage.by_client_address.entry(target).or_default() += flows;
+    }
+    for (stat, count) in state.stats {
         *coverage.stats.entry(stat).or_default() += count;
     }
     Ok(())

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use sluice_abi::{
-    ForwardingMode, Head, NET_SENDS, POOL_BY_CLIENT_ADDRESS, Path, SHARE_WHOLE, ServerRecord,
-    ServerWord, VipWord,
+    ForwardingMode, Head, NET_SENDS, POOL_BY_CLIENT_ADDRESS, Path, SERVER_BY_CLIENT_ADDRESS,
+    SHARE_WHOLE, ServerRecord, ServerWord, VipWord,
 };
 use sluice_planner::{Image, Mac, MapOp, Ring, Socket};
 
@@ -117,14 +117,18 @@ impl<'a> Dump<'a> {
     }
 
     fn head(&self, text: &mut String, side: &str, head: &Head) {
-        let by = if head.flags & POOL_BY_CLIENT_ADDRESS == 0 {
-            "flow"
-        } else {
-            "client address"
+        let by = |flag| match head.flags & flag {
+            0 => "flow",
+            _ => "client address",
         };
+        let pool = by(POOL_BY_CLIENT_ADDRESS);
+        let server = by(SERVER_BY_CLIENT_ADDRESS);
         line(
             text,
-            format!("{side}: pool by {by}, seed {:08x}", head.seed),
+            format!(
+                "{side}: pool by {pool}, server by {server}, seed {:08x}",
+                head.seed
+            ),
         );
         for pool in head.pools.iter().take(head.pool_count.into()) {
             let share = f64::from(pool.threshold) * 100.0 / f64::from(SHARE_WHOLE);

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, Serv
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use sluice_api::{
     ADDRESS_POOL_ANNOTATION, ADDRESSES_ANNOTATION, IpFamily, MODE_ANNOTATION, SERVICE_CLASS,
-    SERVICE_CONDITION, SHARE_ANNOTATION, parse_ip,
+    SERVICE_CONDITION, SHARE_ANNOTATION, ServerSelection, parse_ip,
 };
 
 /// The type of Services that are meant.
@@ -26,8 +26,8 @@ pub(in crate::kube) struct Balanced {
     pub(super) families: Vec<IpFamily>,
     /// Whether it goes without the second family where there is no address of it.
     pub(super) prefers_dual_stack: bool,
-    /// Whether all connections of a client go to one endpoint.
-    pub(super) is_sticky: bool,
+    /// `spec.sessionAffinity`. Its timeout does not count: a client stays with its endpoint.
+    pub(super) server_selection: ServerSelection,
     /// The clients that may connect; none: all.
     pub(super) sources: Vec<String>,
     pub(super) traffic: Traffic,
@@ -82,7 +82,11 @@ impl Balanced {
             ports: spec.ports.iter().flatten().map(Port::of).collect(),
             families: families(spec),
             prefers_dual_stack: is(&spec.ip_family_policy, "PreferDualStack"),
-            is_sticky: is(&spec.session_affinity, "ClientIP"),
+            server_selection: if is(&spec.session_affinity, "ClientIP") {
+                ServerSelection::ClientAddress
+            } else {
+                ServerSelection::Flow
+            },
             sources: spec.load_balancer_source_ranges.clone().unwrap_or_default(),
             traffic: if is(&spec.external_traffic_policy, "Local") {
                 Traffic::Local

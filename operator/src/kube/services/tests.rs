@@ -89,6 +89,7 @@ fn a_service_becomes_a_virtual_server() {
         "ports": [{"name": "tcp-80", "protocol": "TCP", "port": 80}],
         "forwarding": {"mode": "FullNAT"},
         "poolSelection": "Flow",
+        "serverSelection": "Flow",
         "pools": [{"name": OWNED, "weight": 1}],
     });
     assert_eq!(spec, expected);
@@ -104,6 +105,9 @@ fn a_service_becomes_a_virtual_server() {
         {"name": "dns-tcp", "protocol": "TCP", "port": 53},
     ]);
     assert_eq!(spec["ports"], expected, "SCTP is left out");
+    let sticky = json!({"spec": {"sessionAffinity": "ClientIP"}});
+    let spec = asked(&sticky, &Given::default()).expect("served");
+    assert_eq!(spec["serverSelection"], "ClientAddress");
 }
 
 fn annotated(mut change: Value, annotations: &Value) -> Value {

@@ -57,12 +57,6 @@ pub(super) fn wanted(
              yet: set it to Cluster",
         ));
     }
-    if service.is_sticky {
-        return Err(Objection::new(
-            "SessionAffinityNotSupported",
-            "spec.sessionAffinity is ClientIP, which is not supported yet: set it to None",
-        ));
-    }
     if !service.sources.is_empty() {
         return Err(Objection::new(
             "SourceRangesNotSupported",
@@ -77,6 +71,7 @@ pub(super) fn wanted(
             mode: mode(service)?,
         },
         pool_selection: PoolSelection::default(),
+        server_selection: service.server_selection,
         pools: vec![WeightedPool {
             name: pool,
             weight: 1,

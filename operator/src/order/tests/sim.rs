@@ -10,7 +10,7 @@ use sluice_api::jiff::Timestamp;
 use sluice_api::{
     DecidedPool, DecidedRealServerPool, DecidedVirtualServer, Decision, ForwardingMode, Kind,
     ObjectKey, PoolDecision, PoolSelection, RealServerPoolStatus, RolloutPolicyStatus, RolloutRun,
-    Time, VirtualServerStatus,
+    ServerSelection, Time, VirtualServerStatus,
 };
 
 use super::super::*;
@@ -451,6 +451,7 @@ fn virtual_server(wanted: &Wanted, numbers: Numbers) -> VirtualServerStatus {
                 ports: Vec::new(),
                 mode: ForwardingMode::Nat,
                 pool_selection: PoolSelection::Flow,
+                server_selection: ServerSelection::Flow,
                 pools: pools.collect(),
                 groups: Vec::new(),
             },

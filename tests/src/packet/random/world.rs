@@ -7,7 +7,8 @@ use std::{
 
 use sluice_abi::{
     AnnouncedWord, ClaimData, ClaimState, ConfigWord, FULLNAT_PORT_MIN, FarEnd, ForwardingMode,
-    NET_SENDS, NET_TUNNELS, Path, RingWord, ServerWord, TCP, UDP, VipWord,
+    NET_SENDS, NET_TUNNELS, Path, RingWord, SERVER_BY_CLIENT_ADDRESS, ServerWord, TCP, UDP,
+    VipWord,
 };
 use sluice_packet::{AlignedMac, Route};
 
@@ -15,6 +16,7 @@ use super::Rng;
 use crate::packet::{
     frame::{DIRECTOR_MAC, PEER_MAC, ROUTER_MAC},
     layout,
+    machine::State,
     setup::{ALWAYS_FRESH, Claim, IFINDEX, Server, Setup, VipPort},
 };
 
@@ -105,6 +107,8 @@ pub(super) struct Virtual {
     pub(super) servers: Vec<(u32, SocketAddr)>,
     /// Whether all ports that a random number of 0 leads to are taken.
     pub(super) ports_taken: bool,
+    /// Whether clients' addresses alone choose its servers.
+    by_client_address: bool,
 }
 
 /// Tables with what is in them.
@@ -193,6 +197,13 @@ impl World {
             }
             world.announce(rng, vip(target.family, number, 0).ip());
         }
+        for this in &mut world.virtuals {
+            this.by_client_address = rng.percent(40);
+            if this.by_client_address {
+                let head = world.setup.heads.entry(this.vip_port.head).or_default();
+                head.flags = SERVER_BY_CLIENT_ADDRESS;
+            }
+        }
         for head in 1..=u32::try_from(world.virtuals.len()).unwrap_or(0) {
             let mut rs_head = world.setup.heads.get(&head).copied().unwrap_or_default();
             rs_head.pools[0].ring = head + RS_HEADS;
@@ -243,6 +254,7 @@ impl World {
             vip_port,
             servers: vec![(id, address)],
             ports_taken: false,
+            by_client_address: false,
         });
     }
 
@@ -290,7 +302,18 @@ impl World {
             vip_port,
             servers,
             ports_taken: condition == Condition::PortsTaken,
+            by_client_address: false,
         });
+    }
+
+    /// How many flows got a server by the client's address alone.
+    pub fn flows_by_client_address(&self, state: &State) -> Vec<(Target, u64)> {
+        let flows =
+            |(id, _): &(u32, SocketAddr)| state.counters.get(id).map(|counters| counters[2]);
+        let by_client_address = self.virtuals.iter().filter(|this| this.by_client_address);
+        by_client_address
+            .map(|this| (this.target, this.servers.iter().filter_map(flows).sum()))
+            .collect()
     }
 
     /// Whose server's port has this tag, and which server it is.
