@@ -3,9 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
-use crate::address::parse_ip;
+use crate::address::{parse_block, parse_ip};
 use crate::rules::ADDRESS_RANGES;
 
 /// Addresses of one family that follow each other.
@@ -44,10 +42,7 @@ impl AddressRange {
                 is_subnet: false,
             });
         }
-        let block: IpNet = text.parse().map_err(|_| ADDRESS_RANGES)?;
-        if parse_ip(&block.addr().to_string()).is_none() {
-            return Err(ADDRESS_RANGES);
-        }
+        let block = parse_block(text).ok_or(ADDRESS_RANGES)?;
         if block.trunc() != block {
             return Err("must begin with the block's first address: its lower bits are not 0");
         }

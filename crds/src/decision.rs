@@ -12,6 +12,7 @@ use crate::limits::{
     MAX_POOLS, MAX_PORTS, MAX_REVISION, MAX_STATIC_SERVERS,
 };
 use crate::selector::LabelSelector;
+use crate::sources::DecidedSources;
 use crate::target_port::TargetPort;
 
 /// The decision on a virtual server, by which nodes serve it.
@@ -50,6 +51,9 @@ pub struct DecidedVirtualServer {
     /// The key that is hashed to choose the server of a new flow within its pool.
     #[serde(default)]
     pub server_selection: ServerSelection,
+    /// The clients that may begin flows. Absent: everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<DecidedSources>,
     /// The pools in the order of the spec.
     #[schemars(length(max = MAX_POOLS))]
     pub pools: Vec<DecidedPool>,

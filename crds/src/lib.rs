@@ -36,6 +36,7 @@ mod rules;
 pub mod schema;
 mod selector;
 mod service;
+mod sources;
 mod target_port;
 mod validate;
 mod virtual_server;
@@ -89,6 +90,7 @@ pub use service::{
     ADDRESS_POOL_ANNOTATION, ADDRESSES_ANNOTATION, MODE_ANNOTATION, SERVICE_CLASS,
     SERVICE_CONDITION, SERVICE_SUFFIX, SHARE_ANNOTATION, name_for_service, service_of_name,
 };
+pub use sources::{DecidedSources, Sources};
 pub use target_port::{PortRef, TargetPort};
 pub use validate::Validate;
 pub use virtual_server::{

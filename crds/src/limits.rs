@@ -24,6 +24,10 @@ pub const MAX_ADDRESS_POOL_NAME_LENGTH: usize = 63;
 pub const MAX_GROUP_NAME_LENGTH: usize = MAX_ADDRESS_POOL_NAME_LENGTH + 3;
 /// Characters of a MAC address as text.
 pub const MAX_MAC_LENGTH: usize = 17;
+/// Blocks of clients' addresses of a virtual server.
+pub const MAX_SOURCES: usize = 256;
+/// Characters of a block of addresses as text: an address, a slash and a number.
+pub const MAX_BLOCK_LENGTH: usize = MAX_ADDRESS_LENGTH + 4;
 /// Ports of a virtual server, and target ports of a pool or server.
 pub const MAX_PORTS: usize = 32;
 /// Pools of a virtual server.

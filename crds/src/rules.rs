@@ -32,6 +32,8 @@ pub(crate) const SOME_NAMESPACE: &str =
 pub(crate) const ONE_ANNOUNCEMENT: &str = "give exactly one of l2 and none";
 pub(crate) const ADDRESS_RANGES: &str = "must be an address, a block such as 203.0.113.0/28 or 2001:db8::/64, or a range such as 203.0.113.10-203.0.113.20";
 
+pub(crate) const SOURCE_BLOCKS: &str = "must be an IPv4 or IPv6 address, or a block such as 198.51.100.0/24 or 2001:db8::/32 whose lower bits are 0";
+
 /// One rule.
 pub(crate) fn rule(rule: &str, message: &str) -> Value {
     json!([{"rule": rule, "message": message}])
@@ -67,6 +69,13 @@ pub(crate) fn address_ranges() -> Value {
     rule(
         "self.all(a, isIP(a) || isCIDR(a) || (a.split('-').size() == 2 && a.split('-').all(b, isIP(b))))",
         ADDRESS_RANGES,
+    )
+}
+
+pub(crate) fn source_blocks() -> Value {
+    rule(
+        "self.all(a, isIP(a) || (isCIDR(a) && cidr(a) == cidr(a).masked()))",
+        SOURCE_BLOCKS,
     )
 }
 

@@ -10,6 +10,7 @@ use crate::address_range::AddressRange;
 use crate::object::Kind;
 use crate::rules;
 use crate::schema::{self, FieldError};
+use crate::sources::parse_source;
 use crate::{
     AddressPoolSpec, IpFamily, LabelOperator, LabelSelector, LoadBalancerNodeSpec,
     RealServerPoolSpec, RolloutPolicySpec, VirtualServerSpec,
@@ -54,6 +55,13 @@ impl Validate for VirtualServerSpec {
         }
         if self.pools.iter().all(|pool| pool.weight == 0) {
             errors.push(FieldError::new("spec.pools[*].weight", rules::SOME_WEIGHT));
+        }
+        let allow = self.sources.iter().flat_map(|sources| &sources.allow);
+        for (i, text) in allow.enumerate() {
+            if parse_source(text).is_none() {
+                let path = format!("spec.sources.allow[{i}]");
+                errors.push(FieldError::new(path, rules::SOURCE_BLOCKS));
+            }
         }
         errors
     }

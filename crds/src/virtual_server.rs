@@ -15,6 +15,7 @@ use crate::limits::{
     MAX_POOL_WEIGHT, MAX_POOLS, MAX_PORTS,
 };
 use crate::rules;
+use crate::sources::{DecidedSources, Sources};
 
 /// An address, protocol and ports that clients connect to, and the pools that serve them.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -76,6 +77,9 @@ pub struct VirtualServerSpec {
     /// The key that is hashed to choose the server of a new flow within its pool.
     #[serde(default)]
     pub server_selection: ServerSelection,
+    /// The clients that may begin flows. Absent: everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Sources>,
     /// The pools and their weights: a pool takes new flows in proportion of its weight to the sum of all.
     #[schemars(length(min = 1, max = MAX_POOLS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -179,6 +183,7 @@ impl DecidedVirtualServer {
             mode: spec.forwarding.mode,
             pool_selection: spec.pool_selection,
             server_selection: spec.server_selection,
+            sources: spec.sources.as_ref().map(DecidedSources::of_spec),
             pools: spec.pools.iter().map(pool).collect(),
             groups: Vec::new(),
         }

@@ -12,7 +12,7 @@ use sluice_api::{
     AddressPoolSpec, AddressSharing, Allowed, Announce, CanaryStep, CanaryStrategy, Forwarding,
     ForwardingMode, IpFamily, Kind, L2Announcement, LabelSelector, NoAnnouncement, PoolSelection,
     Protocol, RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy, ServerSelection, Servers,
-    StaticServer, Validate, VirtualServerAddress, VirtualServerPort, VirtualServerSpec,
+    Sources, StaticServer, Validate, VirtualServerAddress, VirtualServerPort, VirtualServerSpec,
     WeightedPool,
 };
 
@@ -134,11 +134,34 @@ fn any_range() -> impl Strategy<Value = String> {
     prop_oneof![any_address(), range.prop_map(str::to_owned)]
 }
 
+fn any_source() -> impl Strategy<Value = String> {
+    let block = prop::sample::select(vec![
+        "198.51.100.0/24",
+        "198.51.100.1/24",
+        "198.51.100.1/32",
+        "0.0.0.0/0",
+        "10.0.0.0/+8",
+        "10.0.0.0/",
+        "10.0.0.0/33",
+        "10.0.0/8",
+        "2001:db8::/32",
+        "2001:DB8::/32",
+        "2001:db8::1/32",
+        "::/0",
+        "::1/128",
+        "::/129",
+        "::ffff:1.2.3.0/120",
+        "fe80::%eth0/64",
+    ]);
+    prop_oneof![any_range(), block.prop_map(str::to_owned)]
+}
+
 prop_compose! {
     fn any_virtual_server()(
         addresses in prop::collection::vec(any_request(), 0..4),
         ports in prop::collection::vec((any::<bool>(), 1_u16..4), 0..5),
         weights in prop::collection::vec(prop::sample::select(vec![0_u32, 0, 1, 9]), 0..4),
+        sources in prop::option::of(prop::collection::vec(any_source(), 1..4)),
     ) -> VirtualServerSpec {
         VirtualServerSpec {
             addresses,
@@ -154,6 +177,7 @@ prop_compose! {
             forwarding: Forwarding { mode: ForwardingMode::Nat },
             pool_selection: PoolSelection::Flow,
             server_selection: ServerSelection::Flow,
+            sources: sources.map(|allow| Sources { allow }),
             pools: weights
                 .into_iter()
                 .enumerate()

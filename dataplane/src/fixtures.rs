@@ -13,6 +13,7 @@ pub(crate) const LIMITS: Limits = Limits {
     locals: 64,
     peers: 64,
     peer_nets: 64,
+    sources: 1024,
     announced: 64,
     heads: 64,
     rings: 64,
@@ -21,6 +22,7 @@ pub(crate) const LIMITS: Limits = Limits {
     records: 64,
     servers_each: 64,
     ring_slots_each: 65_536,
+    sources_each: 512,
 };
 
 /// A virtual server over the pool v1.
@@ -35,6 +37,7 @@ pub(crate) fn virtual_server() -> DecidedVirtualServer {
         mode: ForwardingMode::Nat,
         pool_selection: PoolSelection::Flow,
         server_selection: ServerSelection::Flow,
+        sources: None,
         pools: vec![DecidedPool {
             name: "v1".to_owned(),
             weight: 1,

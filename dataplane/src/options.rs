@@ -117,6 +117,10 @@ pub(crate) struct RunOptions {
     /// One virtual server gets a quarter of them.
     #[arg(long, default_value_t = 41_943_040, value_parser = RangedU64ValueParser::<u32>::new().range(65_536..=1 << 28))]
     ring_slots: u32,
+    /// Blocks of clients' addresses that fit, of all virtual servers with `sources`, per address family. Equal lists count once. One
+    /// virtual server gets a quarter of them.
+    #[arg(long, default_value_t = 65_536, value_parser = RangedU64ValueParser::<u32>::new().range(64..=1 << 20))]
+    max_sources: u32,
     /// How tc programs are attached.
     #[arg(long, value_enum, default_value_t = Tc::Auto)]
     tc: Tc,
@@ -215,6 +219,7 @@ impl RunOptions {
             vip_ports: self.max_endpoints,
             servers: self.max_servers,
             ring_slots: self.ring_slots.next_multiple_of(2),
+            sources: self.max_sources,
         }
     }
 

@@ -89,6 +89,7 @@ impl Capacity {
             entry("RingSlots", limits.ring_slots, usage.ring_slots),
             entry("Rings", limits.rings, usage.rings),
             entry("Servers", limits.servers, usage.servers),
+            entry("Sources", limits.sources, usage.sources),
             entry("Vips", limits.vips, usage.vips),
         ]
     }

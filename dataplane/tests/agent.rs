@@ -110,6 +110,68 @@ fn maps_that_differ_are_not_adopted() -> Result<()> {
     Ok(())
 }
 
+/// Drops of clients whose address no list has.
+const NOT_ALLOWED: &str = "sluice_dropped_packets_total{reason=\"source_not_allowed\"}";
+
+#[test]
+fn lists_of_clients_are_adopted_and_replaced() -> Result<()> {
+    let options = ["--max-sources", "64"];
+    let of_maps = |node: &Node, metric: &str| node.metric(&format!("{metric}{{map=\"SOURCES\"}}"));
+    let mut node = Node::build()?;
+    let list = ["198.51.100.0/24", "192.0.2.7/32", "2001:db8::/32"];
+    node.decide_from(7, &[SERVER], Some(&list))?;
+    node.start(&options)?;
+    node.await_live(7)?;
+    node.await_maps(&["source set 2: 198.51.100.0/24"])?;
+    node.await_maps(&["head", "from source set 2"])?;
+    assert!((of_maps(&node, "sluice_map_entries")? - 2.0).abs() < 0.5);
+    assert!((of_maps(&node, "sluice_map_entries_limit")? - 64.0).abs() < 0.5);
+    node.knock()?;
+    assert!(node.metric(NOT_ALLOWED)? > 0.5);
+
+    node.agent()?.kill()?;
+    node.start(&options)?;
+    node.await_live(7)?;
+    node.await_neighbours()?;
+    let operations = node.metric("sluice_map_operations_total")?;
+    assert!(operations.abs() < 0.5, "{operations} needless operations");
+
+    // It changes while no agent is there.
+    node.agent()?.kill()?;
+    node.decide_from(8, &[SERVER], Some(&["192.0.2.7/32"]))?;
+    node.start(&options)?;
+    node.await_live(8)?;
+    node.await_maps(&["source set 3: 192.0.2.7/32"])?;
+    node.await_maps(&["head", "from source set 3"])?;
+    assert!((of_maps(&node, "sluice_map_entries")? - 1.0).abs() < 0.5);
+    assert_eq!(node.agent()?.complaints(&[]), [""; 0]);
+    Ok(())
+}
+
+/// Maps of an agent that knew no lists have no `SOURCES*`: they are made, and all else is adopted.
+#[test]
+fn maps_without_lists_of_clients_are_adopted() -> Result<()> {
+    let mut node = Node::build()?;
+    node.decide(7, &[SERVER])?;
+    node.start(&[])?;
+    node.await_live(7)?;
+    node.agent()?.kill()?;
+    for map in ["SOURCES4", "SOURCES6"] {
+        fs::remove_file(node.pins.join(map))?;
+    }
+    node.start(&[])?;
+    node.await_live(7)?;
+    assert!(node.agent()?.log().contains("adopted the pinned maps"));
+    node.await_neighbours()?;
+    let operations = node.metric("sluice_map_operations_total")?;
+    assert!(operations.abs() < 0.5, "{operations} needless operations");
+    node.decide_from(8, &[SERVER], Some(&["192.0.2.7/32"]))?;
+    node.await_live(8)?;
+    node.knock()?;
+    assert!(node.metric(NOT_ALLOWED)? > 0.5);
+    Ok(())
+}
+
 #[test]
 fn one_agent_has_the_pins() -> Result<()> {
     let mut node = Node::build()?;

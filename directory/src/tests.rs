@@ -59,6 +59,7 @@ fn status(revision: u64, name: &str) -> VirtualServerStatus {
                 mode: ForwardingMode::FullNat,
                 pool_selection: PoolSelection::Flow,
                 server_selection: ServerSelection::Flow,
+                sources: None,
                 pools: vec![DecidedPool {
                     name: "1e3".to_owned(),
                     weight: 1,

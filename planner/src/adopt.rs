@@ -5,12 +5,13 @@
 //! is planned, so that plans can rely on who owns what.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sluice_abi::{FIRST_REPLY_INDEX, Head, HeadPool, ServerRecord, ServerWord, VipWord};
 use sluice_api::VipPort;
 
 use crate::ids::{self, ServerKey};
-use crate::{Image, Socket, announce, head};
+use crate::{Image, Socket, announce, head, sources};
 
 /// The part of an image that VIP ports own, as each plan leaves it.
 pub(crate) fn owned(image: &Image) -> Image {
@@ -110,6 +111,11 @@ impl<'a> Adopter<'a> {
         }
         for (slot, head) in slots.into_iter().zip(heads) {
             self.owned.heads.insert(slot, *head);
+            let set = sources::set_of(head);
+            let blocks = set.and_then(|set| Some((set, self.image.sources.get(&set)?)));
+            if let Some((set, blocks)) = blocks {
+                self.owned.sources.insert(set, Arc::clone(blocks));
+            }
         }
         self.indices.insert(index, vip_port);
         self.owned.vips.insert(vip_port.into(), word);

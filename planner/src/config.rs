@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sluice_api::{DecidedPool, DecidedVirtualServer, ForwardingMode, ObjectKey};
 
-use crate::Hop;
+use crate::{Blocks, Hop};
 
 /// One VIP port of a virtual server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct VipPortConfig {
     /// Seed of the pool and ring hashes: from the virtual server's name, so that by client address a client gets the same
     /// pool on all its ports.
     pub(crate) seed: u32,
+    /// The blocks of the VIP's family whose clients may begin flows; `None`: everybody may.
+    pub(crate) sources: Option<Blocks>,
     /// Whether this node balances it. If not, it only serves what directors send to servers of its own.
     pub(crate) director: bool,
     /// The decided pools, in their order, at most [`sluice_abi::MAX_POOLS`].

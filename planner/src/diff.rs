@@ -9,11 +9,11 @@ use crate::{Image, MapOp, RingLayout, Socket};
 
 /// The operations that turn `actual` into `desired`, in an order of which every prefix is safe:
 ///
-/// 1. new records, ring slots and heads are written where nothing leads;
+/// 1. new records, ring slots, source sets and heads are written where nothing leads;
 /// 2. entries that lead in and shall go are removed;
 /// 3. words flip, from the inside out: a server's word before the ring that names it, the ring before the head's VIP word, and that
 ///    before the word by which the node answers for the VIP;
-/// 4. after a grace period nothing refers to the old rings and server ids any more, and they go;
+/// 4. after a grace period nothing refers to the old rings, server ids and source sets any more, and they go;
 /// 5. after another one their slots are free for the next plan.
 ///
 /// `layouts` has what rings that are not in place yet follow from.
@@ -52,6 +52,12 @@ fn writes(actual: &Image, desired: &Image, layouts: &BTreeMap<u32, Arc<RingLayou
                 offset: ring.word.offset(),
                 layout: Arc::clone(layout),
             });
+        }
+    }
+    for (set, blocks) in &desired.sources {
+        if !actual.sources.contains_key(set) {
+            let (set, blocks) = (*set, Arc::clone(blocks));
+            ops.push(MapOp::WriteSources { set, blocks });
         }
     }
     for (&slot, &head) in &desired.heads {
@@ -198,6 +204,12 @@ fn removals(actual: &Image, desired: &Image, ops: &mut Vec<MapOp>) {
     for &socket in actual.replies.keys() {
         if !desired.replies.contains_key(&socket) {
             ops.push(MapOp::RemoveReply { socket });
+        }
+    }
+    for (set, blocks) in &actual.sources {
+        if !desired.sources.contains_key(set) {
+            let (set, blocks) = (*set, Arc::clone(blocks));
+            ops.push(MapOp::RemoveSources { set, blocks });
         }
     }
 }

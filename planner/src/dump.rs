@@ -3,8 +3,8 @@
 use std::fmt;
 
 use sluice_abi::{
-    ForwardingMode, NET_SENDS, NET_TUNNELS, POOL_BY_CLIENT_ADDRESS, Path, SERVER_BY_CLIENT_ADDRESS,
-    ServerRecord,
+    EVERYBODY, ForwardingMode, NET_SENDS, NET_TUNNELS, NOBODY, POOL_BY_CLIENT_ADDRESS, Path,
+    SERVER_BY_CLIENT_ADDRESS, ServerRecord,
 };
 
 use crate::{Image, Mac, Ring, head, ids};
@@ -27,7 +27,7 @@ impl fmt::Display for Image {
                 0 => "flow",
                 _ => "client address",
             };
-            writeln!(
+            write!(
                 f,
                 "head {slot}: index {}, seed {:08x}, pool by {}, server by {}",
                 entry.index,
@@ -35,6 +35,11 @@ impl fmt::Display for Image {
                 by(POOL_BY_CLIENT_ADDRESS),
                 by(SERVER_BY_CLIENT_ADDRESS)
             )?;
+            match entry.source_set {
+                EVERYBODY => writeln!(f)?,
+                NOBODY => writeln!(f, ", from nobody")?,
+                set => writeln!(f, ", from source set {set}")?,
+            }
             for pool in head::pools(entry) {
                 let (tag, threshold, ring) = (pool.tag, pool.threshold, pool.ring);
                 writeln!(f, "  pool {tag:08x}: below {threshold}, ring {ring}")?;
@@ -69,6 +74,11 @@ impl fmt::Display for Image {
                 "local {}, index {}: server {server}",
                 local.address, local.index
             )?;
+        }
+        for (set, blocks) in &self.sources {
+            for block in &**blocks {
+                writeln!(f, "source set {set}: {block}")?;
+            }
         }
         write_surroundings(f, self)
     }

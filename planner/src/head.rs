@@ -7,15 +7,16 @@ use sluice_api::{DecidedVirtualServer, PoolSelection, ServerSelection};
 
 use crate::config::VipPortConfig;
 
-/// The head of the VIP port with this index in the maps.
+/// The head of the VIP port with this index in the maps, for clients of this source set.
 pub(crate) fn head(
     config: &VipPortConfig,
-    index: u32,
+    (index, source_set): (u32, u32),
     pools: impl IntoIterator<Item = HeadPool>,
 ) -> Head {
     let mut head = Head {
         seed: config.seed,
         index,
+        source_set,
         flags: flags(&config.decided),
         scheduler: Scheduler::Ring as u8,
         ..Head::default()

@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_abi::{FIRST_REPLY_INDEX, MOST_INDICES, ServerRecord, ServerWord, VipWord};
+use sluice_abi::{
+    FIRST_REPLY_INDEX, FIRST_SOURCE_SET, MOST_INDICES, ServerRecord, ServerWord, VipWord,
+};
 use sluice_api::ForwardingMode;
 
 use crate::config::abi_mode;
-use crate::{Image, Limits};
+use crate::{Image, Limits, sources};
 
 /// What a server id stands for: a server of a VIP port as one pool names it. To flows the pool does not matter
 /// ([`ServerKey::without_pool`]): a server that another pool names takes its id with it.
@@ -255,6 +257,8 @@ pub(crate) struct Free {
     pub(crate) indices: Numbers,
     pub(crate) replies: Numbers,
     pub(crate) heads: Numbers,
+    /// Source sets: as many as there are heads to name them.
+    pub(crate) sets: Numbers,
     pub(crate) rings: Numbers,
     pub(crate) records: Numbers,
     pub(crate) servers: ServerIds,
@@ -268,10 +272,16 @@ impl Free {
         let indices = vips().map(|word| word.index());
         let replies = actual.replies.values().copied();
         let heads = vips().flat_map(|word| [word.head(), word.rs_head()]);
+        let named = actual.heads.values().filter_map(sources::set_of);
         Self {
             indices: Numbers::new(1, FIRST_REPLY_INDEX, indices),
             replies: Numbers::new(FIRST_REPLY_INDEX, MOST_INDICES, replies),
             heads: Numbers::new(1, limits.heads.min(VipWord::MOST_HEADS), heads),
+            sets: Numbers::new(
+                FIRST_SOURCE_SET,
+                FIRST_SOURCE_SET + limits.heads.min(VipWord::MOST_HEADS),
+                actual.sources.keys().copied().chain(named),
+            ),
             rings: Numbers::new(1, limits.rings, actual.rings.keys().copied()),
             records: Numbers::new(
                 1,

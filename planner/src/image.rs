@@ -11,11 +11,11 @@ use sluice_abi::{
 };
 use sluice_api::{Protocol, VipPort};
 
-use crate::{AnnouncedAt, Mac, Prefix, hash};
+use crate::{AnnouncedAt, Blocks, Mac, Prefix, hash};
 
 /// The part of the maps that the planner decides: everything but flows, counters, `CONFIG` and `GROUPS`.
 ///
-/// To read one back: all entries of `VIPS*`, `REPLIES*`, `LOCALS*`, `PEERS`, `PEER_NETS*` and `ANNOUNCED*`; every word of `MACS` that is not 0; the `HEADS` slots that VIP words name;
+/// To read one back: all entries of `VIPS*`, `REPLIES*`, `LOCALS*`, `PEERS`, `PEER_NETS*`, `SOURCES*` and `ANNOUNCED*`; every word of `MACS` that is not 0; the `HEADS` slots that VIP words name;
 /// every present word of `RINGS` that lies within `RING_SLOTS`, with the slots it covers; every word of `SERVERS` that is
 /// not 0 (an absent one keeps its epoch); the `RECORDS` slots that present server words name. Slots that no word names
 /// are free and not part of the image.
@@ -33,6 +33,8 @@ pub struct Image {
     pub macs: BTreeMap<u32, u64>,
     /// `PEER_NETS4` and `PEER_NETS6`.
     pub peer_nets: BTreeMap<Prefix, u32>,
+    /// `SOURCES4` and `SOURCES6`: the source sets that have blocks.
+    pub sources: BTreeMap<u32, Blocks>,
     /// `ANNOUNCED4` and `ANNOUNCED6`.
     pub announced: BTreeMap<AnnouncedAt, AnnouncedWord>,
     /// `HEADS`, the slots in use.

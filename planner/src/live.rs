@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Head, HeadPool, VipWord};
+use sluice_abi::{EVERYBODY, Head, HeadPool, VipWord};
 use sluice_api::{DecidedPool, ForwardingMode, ObjectKey, VipPort};
 
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
@@ -57,6 +57,9 @@ impl Check<'_> {
         if config.director {
             match self.actual.heads.get(&word.head()) {
                 Some(head) if has_shares(head, config, word.index()) => {
+                    if !self.has_sources(head, config) {
+                        self.not_in_place(vip_port, config, "the sources");
+                    }
                     for ((decided, pool), entry) in config.pools().zip(head::pools(head)) {
                         if decided.weight > 0 && pool.known {
                             self.pool(config, decided, pool, entry.ring);
@@ -69,6 +72,16 @@ impl Check<'_> {
         if config.by_address() && !self.serves_own(config, word) {
             self.not_in_place(vip_port, config, "this node's servers");
         }
+    }
+
+    /// Whether the clients that a head admits are the decided ones.
+    fn has_sources(&self, head: &Head, config: &VipPortConfig) -> bool {
+        let Some(wanted) = &config.sources else {
+            return head.source_set == EVERYBODY;
+        };
+        let blocks = self.actual.sources.get(&head.source_set);
+        let blocks = blocks.map_or(&[][..], |blocks| blocks);
+        head.source_set != EVERYBODY && *blocks == **wanted
     }
 
     fn pool(
@@ -167,7 +180,7 @@ impl Check<'_> {
     }
 }
 
-/// Whether a head is the decided one, whatever its rings.
+/// Whether a head is the decided one, whatever its rings and its source set.
 fn has_shares(found: &Head, config: &VipPortConfig, index: u32) -> bool {
     let pools = config
         .pools
@@ -180,7 +193,7 @@ fn has_shares(found: &Head, config: &VipPortConfig, index: u32) -> bool {
         ring,
         tag: pool.tag,
     });
-    head::head(config, index, wanted) == *found
+    head::head(config, (index, found.source_set), wanted) == *found
 }
 
 /// Whether each server's part is its exact share to within one slot.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sluice_abi::{AnnouncedWord, Head, RingWord, ServerRecord, ServerWord, VipWord};
 
-use crate::{AnnouncedAt, Local, Mac, Prefix, RingLayout, Socket};
+use crate::{AnnouncedAt, Blocks, Local, Mac, Prefix, RingLayout, Socket};
 
 /// One map write.
 ///
@@ -26,6 +26,20 @@ pub enum MapOp {
         offset: u32,
         /// The seed and the members that the slots follow from.
         layout: Arc<RingLayout>,
+    },
+    /// Adds the entries of a source set, which no head names, to `SOURCES*`.
+    WriteSources {
+        /// The set.
+        set: u32,
+        /// Its blocks.
+        blocks: Blocks,
+    },
+    /// Removes the entries of a source set, which no head names, from `SOURCES*`.
+    RemoveSources {
+        /// The set.
+        set: u32,
+        /// Its blocks.
+        blocks: Blocks,
     },
     /// Writes a slot of `HEADS` that no VIP word names.
     WriteHead {
@@ -142,6 +156,8 @@ pub struct Limits {
     pub peers: u32,
     /// Entries of `PEER_NETS4`, and of `PEER_NETS6`.
     pub peer_nets: u32,
+    /// Entries of `SOURCES4`, and of `SOURCES6`.
+    pub sources: u32,
     /// Entries of `ANNOUNCED4`, and of `ANNOUNCED6`: one for each address and interface.
     pub announced: u32,
     /// Slots of `HEADS`; slot 0 is never used.
@@ -158,6 +174,8 @@ pub struct Limits {
     pub servers_each: u32,
     /// Slots of `RING_SLOTS` that one virtual server gets.
     pub ring_slots_each: u32,
+    /// Entries of `SOURCES4`, and of `SOURCES6`, that one virtual server gets.
+    pub sources_each: u32,
 }
 
 impl Limits {

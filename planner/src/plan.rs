@@ -7,6 +7,7 @@
 mod identity;
 mod place;
 mod quota;
+mod sources;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,8 @@ use std::sync::Arc;
 use identity::Identities;
 use quota::Shares;
 use sluice_abi::{
-    FIRST_REPLY_INDEX, Head, HeadPool, MapName, RingWord, ServerRecord, ServerWord, VipWord,
+    EVERYBODY, FIRST_REPLY_INDEX, Head, HeadPool, MapName, RingWord, ServerRecord, ServerWord,
+    VipWord,
 };
 use sluice_api::{DecidedPool, ForwardingMode, ObjectKey, VipPort};
 
@@ -27,7 +29,7 @@ use crate::members::{Members, RingLayout};
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::ring::RingKey;
 use crate::tables::{Keyed, Planned, Tables};
-use crate::{Image, Limits, Local, Ring, RingContent, Socket, share};
+use crate::{Blocks, Image, Limits, Local, Ring, RingContent, Socket, share};
 
 /// Plans the VIP ports together; `None`: it shall not be served. What they give up is free for the plan after this one.
 pub(crate) fn plan(
@@ -47,10 +49,12 @@ pub(crate) fn plan(
         vip_room,
         reply_room: tables.room(Keyed::Replies),
         local_room: tables.room(Keyed::Locals),
+        source_room: tables.room(Keyed::Sources),
         tables,
         part,
         kept_rings: BTreeSet::new(),
         layouts: BTreeMap::new(),
+        new_sets: BTreeMap::new(),
         desired: Image::default(),
         identities: Identities::default(),
         shares: BTreeMap::new(),
@@ -86,9 +90,12 @@ struct Planner<'a> {
     vip_room: Room,
     reply_room: Room,
     local_room: Room,
+    source_room: Room,
     /// Rings that stay as they are whatever is wanted.
     kept_rings: BTreeSet<u32>,
     layouts: BTreeMap<u32, Arc<RingLayout>>,
+    /// Source sets that are not in the maps yet.
+    new_sets: BTreeMap<Blocks, u32>,
     desired: Image,
     /// The servers of the VIP port being planned.
     identities: Identities<'a>,
@@ -134,8 +141,8 @@ impl<'a> Planner<'a> {
             object: config.virtual_server.clone(),
             reason: Reason::LimitExceeded,
             message: format!(
-                "{} is full ({limit} entries), so {consequence}: remove virtual servers or servers, or give the agent \
-                 larger maps",
+                "{} is full ({limit} entries), so {consequence}: remove virtual servers, servers or sources, or give the \
+                 agent larger maps",
                 map.as_str()
             ),
             exception: true,
@@ -176,12 +183,17 @@ impl<'a> Planner<'a> {
 
         let mut word = before.unwrap_or_default();
         let (mut head, mut rs_head) = (0, 0);
+        let sources = if config.director || rs_side {
+            self.source_set(scope)
+        } else {
+            EVERYBODY
+        };
         if config.director {
-            let wanted = self.director_head(scope, &pools);
+            let wanted = self.director_head(scope, sources, &pools);
             head = self.head(scope, wanted, word.head(), &mut spare_heads);
         }
         if rs_side {
-            let wanted = self.rs_head(scope, &pools);
+            let wanted = self.rs_head(scope, sources, &pools);
             rs_head = self.head(scope, wanted, word.rs_head(), &mut spare_heads);
         }
         word = VipWord::new(index, head, rs_head);
@@ -222,7 +234,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The head by which a director balances.
-    fn director_head(&mut self, scope: Scope<'_>, pools: &[PlacedPool<'_>]) -> Head {
+    fn director_head(&mut self, scope: Scope<'_>, sources: u32, pools: &[PlacedPool<'_>]) -> Head {
         let thresholds = share::thresholds(&scope.config.weights());
         let entries = pools.iter().zip(thresholds);
         let entries: Vec<HeadPool> = entries
@@ -232,11 +244,11 @@ impl<'a> Planner<'a> {
                 tag: pool.config.tag,
             })
             .collect();
-        head(scope.config, scope.index, entries)
+        head(scope.config, (scope.index, sources), entries)
     }
 
     /// The head for packets that a director sent here: over the pools that have servers of this node.
-    fn rs_head(&mut self, scope: Scope<'_>, pools: &[PlacedPool<'_>]) -> Head {
+    fn rs_head(&mut self, scope: Scope<'_>, sources: u32, pools: &[PlacedPool<'_>]) -> Head {
         let rings: Vec<Option<u32>> = pools.iter().map(|pool| self.rs_ring(scope, pool)).collect();
         let here: Vec<bool> = rings.iter().map(Option::is_some).collect();
         let thresholds = share::local_thresholds(&scope.config.weights(), &here);
@@ -249,7 +261,7 @@ impl<'a> Planner<'a> {
                 ring,
                 tag,
             });
-        head(scope.config, scope.index, entries)
+        head(scope.config, (scope.index, sources), entries)
     }
 
     /// An index and head slots for a VIP port that is not in the maps: all of it or nothing.

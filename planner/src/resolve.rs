@@ -12,7 +12,7 @@ use sluice_api::{
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
 use crate::known::Known;
 use crate::problem::{ObjectKind, Problem, Reason};
-use crate::{NextHop, NodeView, Server, Via, hash};
+use crate::{Blocks, NextHop, NodeView, Prefix, Server, Via, hash};
 
 /// Which VIP ports a virtual server claims on a node.
 pub(crate) struct Claims {
@@ -106,6 +106,16 @@ pub(crate) fn tags(pools: &[DecidedPool]) -> Vec<u32> {
     tags
 }
 
+/// The blocks of the VIP's family whose clients may begin flows.
+fn sources(scope: &Scope<'_>) -> Option<Blocks> {
+    let decided = scope.virtual_server.sources.as_ref()?;
+    let blocks = decided.allow.iter().map(Prefix::from);
+    let blocks: BTreeSet<Prefix> = blocks
+        .filter(|block| block.address.is_ipv4() == scope.vip.is_ipv4())
+        .collect();
+    Some(blocks.into_iter().collect())
+}
+
 fn is_of_family(server: &Server, vip: IpAddr) -> bool {
     server.address.is_ipv4() == vip.is_ipv4()
 }
@@ -165,6 +175,7 @@ impl Resolver<'_> {
             virtual_server: name.clone(),
             decided: Arc::clone(scope.virtual_server),
             seed: hash::of32(&[name.namespace.as_bytes(), name.name.as_bytes()]),
+            sources: sources(scope),
             director,
             pools,
         })

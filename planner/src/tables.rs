@@ -1,9 +1,9 @@
 //! The content of the maps, by owner: the part of each VIP port can be taken out, planned anew and put back.
 //!
 //! A VIP port owns its word in `VIPS`, the heads that this names, the rings that these name, the servers with its index and
-//! their records and locals. It shares the address marker with the other ports of its address, and replies with whoever has
-//! a server at the same socket. [`crate::adopt`] leaves of maps only what is owned so, and
-//! everything here relies on it.
+//! their records and locals. It shares the address marker with the other ports of its address, replies with whoever has
+//! a server at the same socket, and a source set with whoever has the same list. [`crate::adopt`] leaves of maps only what is
+//! owned so, and everything here relies on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,6 +15,7 @@ use sluice_api::VipPort;
 use crate::ids::{self, Free, RingOwner, Room, ServerKey, Side};
 use crate::members::RingLayout;
 use crate::problem::Problem;
+use crate::sources::{self, Sets};
 use crate::{Image, Limits, Local, Socket, head};
 
 /// The content of the maps, and the numbers that are free.
@@ -27,6 +28,7 @@ pub(crate) struct Tables {
     /// Layouts of the rings in place, as far as they are known: of maps that were read back none is.
     pub(crate) layouts: BTreeMap<u32, Arc<RingLayout>>,
     pub(crate) free: Free,
+    pub(crate) sets: Sets,
     /// How many servers have a reply.
     reply_users: BTreeMap<Socket, u32>,
     /// How many VIP ports an address has.
@@ -58,6 +60,8 @@ pub struct Usage {
     pub ring_slots: usize,
     /// Of `RINGS`.
     pub rings: usize,
+    /// Of `SOURCES*`.
+    pub sources: usize,
     /// Of `SERVERS`, absent ones aside.
     pub servers: usize,
     /// Of `VIPS*`, address markers included.
@@ -82,6 +86,7 @@ struct Entries {
     replies: [u32; 2],
     locals: [u32; 2],
     announced: [u32; 2],
+    sources: [u32; 2],
 }
 
 /// The keyed maps, of which each has one for either family.
@@ -91,6 +96,7 @@ pub(crate) enum Keyed {
     Replies,
     Locals,
     Announced,
+    Sources,
 }
 
 fn family(address: IpAddr) -> usize {
@@ -103,6 +109,7 @@ impl Tables {
         let mut tables = Self {
             limits,
             free: Free::new(&owned, &limits),
+            sets: Sets::default(),
             image: Image::default(),
             servers: BTreeMap::new(),
             rings: BTreeMap::new(),
@@ -124,6 +131,7 @@ impl Tables {
             Keyed::Replies => (self.limits.replies, self.entries.replies),
             Keyed::Locals => (self.limits.locals, self.entries.locals),
             Keyed::Announced => (self.limits.announced, self.entries.announced),
+            Keyed::Sources => (self.limits.sources, self.entries.sources),
         };
         Room::new(entries.map(|entries| limit.saturating_sub(entries)))
     }
@@ -141,6 +149,7 @@ impl Tables {
             records: self.image.records.len(),
             ring_slots: self.ring_slots as usize,
             rings: self.image.rings.len(),
+            sources: fuller(self.entries.sources),
             servers: self.servers.len(),
             vips: fuller(self.entries.vips),
         }
@@ -223,6 +232,9 @@ impl Tables {
                 copy(&self.image.locals, &mut part.locals, &local);
             }
         }
+        for set in part.heads.values().filter_map(sources::set_of) {
+            copy(&self.image.sources, &mut part.sources, &set);
+        }
         part
     }
 
@@ -238,6 +250,7 @@ impl Tables {
 
     /// Sees to it that a part and what it shall become agree in what others share with them.
     pub(crate) fn share(&self, part: &mut Image, desired: &mut Image) {
+        self.sets.share(&self.image, part, desired);
         let used = users_of_replies(desired);
         desired.replies.retain(|_, index| used.contains_key(index));
         for key in desired.vips.keys().filter(|key| key.is_marker()) {
@@ -287,6 +300,11 @@ impl Tables {
                 free.arena.give_back(ring.word.offset(), ring.word.slots());
             }
         }
+        for set in part.sources.keys() {
+            if !desired.sources.contains_key(set) {
+                free.sets.give_back(*set);
+            }
+        }
         for slot in part
             .records
             .keys()
@@ -329,6 +347,7 @@ impl Tables {
         free.indices.settle(|index| indices.contains(&index));
         free.replies.settle(|index| replies.contains(&index));
         free.heads.settle(|slot| desired.heads.contains_key(&slot));
+        free.sets.settle(|set| desired.sources.contains_key(&set));
         free.rings.settle(|ring| desired.rings.contains_key(&ring));
         free.records
             .settle(|slot| desired.records.contains_key(&slot));
@@ -390,6 +409,12 @@ impl Tables {
             image.announced.remove(at);
             self.entries.announced[family(at.address)] -= 1;
         }
+        self.sets.take_out(part);
+        for (set, blocks) in &part.sources {
+            image.sources.remove(set);
+            let counts = self.entries.sources.iter_mut().zip(sources::count(blocks));
+            counts.for_each(|(entries, count)| *entries -= count);
+        }
         for local in part.locals.keys() {
             image.locals.remove(local);
             self.entries.locals[family(local.address)] -= 1;
@@ -408,6 +433,11 @@ impl Tables {
         }
         for at in part.announced.keys() {
             self.entries.announced[family(at.address)] += 1;
+        }
+        self.sets.put(&part);
+        for blocks in part.sources.values() {
+            let counts = self.entries.sources.iter_mut().zip(sources::count(blocks));
+            counts.for_each(|(entries, count)| *entries += count);
         }
         for ring in part.rings.values() {
             self.ring_slots += ring.word.slots();
@@ -448,6 +478,7 @@ impl Tables {
         image.peers.extend(part.peers);
         image.macs.extend(part.macs);
         image.peer_nets.extend(part.peer_nets);
+        image.sources.extend(part.sources);
         image.heads.extend(part.heads);
         image.rings.extend(part.rings);
         image.servers.extend(part.servers);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use sluice_abi::{NET_SENDS, NET_TUNNELS};
 use sluice_api::Peer;
 
@@ -61,13 +62,7 @@ pub struct Prefix {
 impl Prefix {
     /// A director's own addresses and its pods', with the flags that they have in `PEER_NETS*`.
     pub fn of_peer(peer: &Peer) -> impl Iterator<Item = (Self, u32)> {
-        let pods = peer.pod_cidrs.iter().map(|cidr| {
-            let net = Self {
-                address: cidr.network(),
-                length: cidr.prefix_len(),
-            };
-            (net, NET_SENDS)
-        });
+        let pods = peer.pod_cidrs.iter().map(|cidr| (cidr.into(), NET_SENDS));
         let own = peer.addresses.iter().copied();
         // The last counts where a range has one address.
         pods.chain(own.map(|address| (Self::host(address), NET_SENDS | NET_TUNNELS)))
@@ -92,6 +87,15 @@ impl Prefix {
     pub const fn host(address: IpAddr) -> Self {
         let length = if address.is_ipv4() { 32 } else { 128 };
         Self { address, length }
+    }
+}
+
+impl From<&IpNet> for Prefix {
+    fn from(block: &IpNet) -> Self {
+        Self {
+            address: block.network(),
+            length: block.prefix_len(),
+        }
     }
 }
 

@@ -10,27 +10,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use common::damage::damages;
 use common::maps::Maps;
 use common::met::{met, owners};
 use common::{
     DIRECTOR, REAL_SERVER, ROOMY, Snapshot, Told, View, hop, ip, name, node, planner, ports,
-    server, share, snapshot, tcp, udp, virtual_server, with_hops,
+    server, share, snapshot, sources, tcp, udp, virtual_server, with_hops,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use sluice_abi::{
-    AnnouncedWord, FIRST_REPLY_INDEX, NET_SENDS, NET_TUNNELS, Path, RingWord, ServerWord, VipWord,
-};
-use sluice_api::{DecidedVirtualServer, ForwardingMode, Protocol};
+use sluice_abi::{AnnouncedWord, NET_SENDS, NET_TUNNELS, VipWord};
+use sluice_api::{DecidedVirtualServer, ForwardingMode};
 use sluice_planner::{
-    Announced, AnnouncedAt, Image, Limits, Mac, MapOp, NextHop, Prefix, Problem, Reason, Ring,
-    RingContent, Server, Socket, Via,
+    Announced, AnnouncedAt, Image, Limits, Mac, MapOp, NextHop, Prefix, Problem, Reason, Server,
+    Socket, Via,
 };
 
 const ADDRESSES: [&str; 7] = [
     "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "fd00::1", "fd00::2", "fd00::3",
 ];
 const VIPS: [&str; 3] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"];
+const BLOCKS: [&str; 4] = [
+    "198.51.100.0/24",
+    "198.51.100.7/32",
+    "2001:db8:1::/48",
+    "::/0",
+];
 const POOLS: [&str; 3] = ["blue", "green", "red"];
 
 /// One moment: what is decided and what the node sees.
@@ -48,8 +53,11 @@ fn virtual_servers() -> impl Strategy<Value = DecidedVirtualServer> {
         prop::collection::vec(0_u32..4, 3),
     );
     let addresses = subsequence(VIPS.to_vec(), 1..=2);
-    (addresses, subsequence(ports, 1..=2), modes(), shares).prop_map(
-        |(addresses, ports, mode, (pools, weights))| DecidedVirtualServer {
+    let allowed = prop::option::of(subsequence(BLOCKS.to_vec(), 1..=3));
+    let ports = subsequence(ports, 1..=2);
+    (addresses, ports, modes(), shares, allowed).prop_map(
+        |(addresses, ports, mode, (pools, weights), allowed)| DecidedVirtualServer {
+            sources: allowed.map(|blocks| sources(&blocks)),
             addresses: addresses.into_iter().map(ip).collect(),
             ports,
             pools: pools
@@ -148,15 +156,23 @@ fn runs() -> impl Strategy<Value = Vec<(Moment, usize)>> {
 }
 
 fn tight() -> impl Strategy<Value = Limits> {
-    let keyed = (1_u32..8, 0_u32..6, 0_u32..3, 0_u32..3, 0_u32..5);
+    let keyed = (1_u32..8, 0_u32..6, 0_u32..3, 0_u32..3, 0_u32..5, 0_u32..6);
     (keyed, 1_u32..12, 1_u32..12, 0_u32..8, 1_u32..24, 1_u32..24).prop_map(
-        |((vips, replies, locals, peers, announced), heads, rings, arena, servers, records)| {
+        |(
+            (vips, replies, locals, peers, announced, sources),
+            heads,
+            rings,
+            arena,
+            servers,
+            records,
+        )| {
             Limits {
                 vips,
                 replies,
                 locals,
                 peers,
                 peer_nets: peers,
+                sources,
                 announced,
                 heads,
                 rings,
@@ -165,6 +181,7 @@ fn tight() -> impl Strategy<Value = Limits> {
                 records,
                 servers_each: servers.div_ceil(2),
                 ring_slots_each: arena * 2048,
+                sources_each: sources.div_ceil(2),
             }
         },
     )
@@ -186,81 +203,6 @@ fn entries(image: &Image, view: &View) -> BTreeMap<AnnouncedAt, AnnouncedWord> {
         how.on.iter().map(entry).collect::<Vec<_>>()
     });
     entries.collect()
-}
-
-/// Something wrong in the maps.
-#[derive(Clone, Debug)]
-enum Damage {
-    Vip(Socket, u64),
-    Server(u32, u64),
-    Ring(u32, u32, u8),
-    NoRecord(u32),
-    NoHead(u32),
-    Reply(u8, u32),
-    Announced(IpAddr, u64),
-}
-
-impl Damage {
-    fn apply(self, image: &mut Image) {
-        match self {
-            Self::Vip(socket, word) => {
-                image.vips.insert(socket, VipWord(word));
-            }
-            Self::Server(id, word) => {
-                image.servers.insert(id, ServerWord(word));
-            }
-            Self::Ring(ring, offset, log2_slots) => {
-                let word = RingWord::new(offset, log2_slots);
-                let content = RingContent::of(&vec![1; word.slots() as usize]);
-                let content = Arc::new(content);
-                image.rings.insert(ring, Ring { word, content });
-            }
-            Self::NoRecord(slot) => {
-                image.records.remove(&slot);
-            }
-            Self::NoHead(slot) => {
-                image.heads.remove(&slot);
-            }
-            Self::Reply(last, index) => {
-                let socket = Socket::new([10, 0, 0, last].into(), Protocol::Tcp, 80);
-                image.replies.insert(socket, index);
-            }
-            Self::Announced(address, word) => {
-                let at = AnnouncedAt {
-                    address,
-                    ifindex: 2,
-                };
-                image.announced.insert(at, AnnouncedWord(word));
-            }
-        }
-    }
-}
-
-fn damages() -> impl Strategy<Value = Vec<Damage>> {
-    let socket = (select(VIPS.to_vec()), select(vec![0, 80, 443]));
-    let socket = socket.prop_map(|(vip, port)| match port {
-        0 => Socket::marker(ip(vip)),
-        port => Socket::new(ip(vip), Protocol::Tcp, port),
-    });
-    let near_or_any = prop_oneof![0_u64..8, any::<u64>()];
-    let server = prop_oneof![
-        any::<u64>(),
-        (0_u32..8, any::<u8>())
-            .prop_map(|(slot, epoch)| { ServerWord::new(slot, epoch, Path::Xdp, false).0 })
-    ];
-    let reply = prop_oneof![FIRST_REPLY_INDEX - 2..FIRST_REPLY_INDEX + 4, any::<u32>()];
-    let damage = prop_oneof![
-        (socket, near_or_any).prop_map(|(socket, word)| Damage::Vip(socket, word)),
-        (0_u32..12, server).prop_map(|(id, word)| Damage::Server(id, word)),
-        (0_u32..8, 0_u32..20_000, 0_u8..14)
-            .prop_map(|(r, offset, log2)| Damage::Ring(r, offset, log2)),
-        (1_u32..8).prop_map(Damage::NoRecord),
-        (1_u32..8).prop_map(Damage::NoHead),
-        (1_u8..5, reply).prop_map(|(last, index)| Damage::Reply(last, index)),
-        (select(VIPS.to_vec()), any::<u64>())
-            .prop_map(|(vip, word)| Damage::Announced(ip(vip), word)),
-    ];
-    prop::collection::vec(damage, 1..6)
 }
 
 /// Applies operations to `maps`; a refusal shows what came before.
@@ -380,7 +322,7 @@ proptest! {
 
     /// Maps with words that no plan would write: the planner stays calm, and its plan leads to nothing that is missing.
     #[test]
-    fn damaged_maps_are_repaired(past in runs(), damage in damages(), (snapshot, view) in moments()) {
+    fn damaged_maps_are_repaired(past in runs(), damage in damages(&VIPS), (snapshot, view) in moments()) {
         let mut actual = run(&past, &ROOMY)?.0.image();
         for damage in damage {
             damage.apply(&mut actual);
@@ -402,6 +344,9 @@ proptest! {
             let virtual_server = Arc::make_mut(virtual_server);
             virtual_server.addresses.reverse();
             virtual_server.ports.reverse();
+            if let Some(sources) = &mut virtual_server.sources {
+                sources.allow.reverse();
+            }
         }
         for servers in reversed.pools.values_mut() {
             servers.reverse();
@@ -448,7 +393,10 @@ fn step(from: &Moment, to: &Moment) -> (Maps, Vec<MapOp>) {
 fn is_write(op: &MapOp) -> bool {
     matches!(
         op,
-        MapOp::WriteRecord { .. } | MapOp::WriteRingSlots { .. } | MapOp::WriteHead { .. }
+        MapOp::WriteRecord { .. }
+            | MapOp::WriteRingSlots { .. }
+            | MapOp::WriteHead { .. }
+            | MapOp::WriteSources { .. }
     )
 }
 

@@ -41,6 +41,7 @@ const LIMITS: Limits = Limits {
     locals: 4_096,
     peers: 1_024,
     peer_nets: 8_192,
+    sources: 65_536,
     announced: 32_768,
     heads: 65_536,
     rings: 65_536,
@@ -49,6 +50,7 @@ const LIMITS: Limits = Limits {
     records: 1 << 18,
     servers_each: 1 << 16,
     ring_slots_each: 1 << 24,
+    sources_each: Limits::quota(65_536),
 };
 
 /// Measures the agent's core among so many virtual servers.
@@ -311,6 +313,7 @@ fn virtual_server(number: u32) -> DecidedVirtualServer {
         mode: ForwardingMode::FullNat,
         pool_selection: PoolSelection::Flow,
         server_selection: ServerSelection::Flow,
+        sources: None,
         pools: vec![DecidedPool {
             name: format!("pool-{number}"),
             weight: 1,

@@ -138,8 +138,14 @@ fn accepted(server: &mut Server) -> Result<()> {
     routed["spec"]["announce"] = json!({"none": {}});
     let mut drained = node();
     drained["spec"]["drain"] = json!(true);
+    let mut limited = virtual_server();
+    let block = |n| format!("2001:db8:aaaa:bbbb:cccc:dddd:eeee:{n:x}/128");
+    let blocks: Vec<String> = (0..256).map(block).collect();
+    limited["spec"]["sources"] = json!({"allow": blocks});
+    limited["spec"]["serverSelection"] = json!("ClientAddress");
     let objects = [
         virtual_server(),
+        limited,
         policy(),
         node(),
         drained,
@@ -229,6 +235,60 @@ const CASES: &[Case] = &[
         pointer: "/spec/pools/1/weight",
         value: || json!(10_001),
         words: &["spec.pools[1].weight", "less than or equal to 10000"],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/serverSelection",
+        value: || json!("Server"),
+        words: &["spec.serverSelection", "Flow", "ClientAddress"],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/sources",
+        value: || json!({}),
+        words: &["spec.sources.allow", "Required value"],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/sources",
+        value: || json!({"allow": []}),
+        words: &["spec.sources.allow", "at least 1"],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/sources",
+        value: || json!({"allow": (0..257).map(|n| format!("10.0.{}.{}", n / 256, n % 256)).collect::<Vec<_>>()}),
+        words: &["spec.sources.allow", "at most 256"],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/sources",
+        value: || json!({"allow": ["198.51.100.7", "198.51.100.7"]}),
+        words: &["spec.sources.allow[1]", "Duplicate value"],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/sources",
+        value: || json!({"allow": ["2001:db8::/32", "198.51.100.1/24"]}),
+        words: &["spec.sources.allow", "whose lower bits are 0"],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/sources",
+        value: || json!({"allow": ["::ffff:198.51.100.0/120"]}),
+        words: &[
+            "spec.sources.allow",
+            "must be an IPv4 or IPv6 address, or a block",
+        ],
+    },
+    Case {
+        object: virtual_server,
+        pointer: "/spec/sources",
+        value: || json!({"allow": ["10.0.0.0/08"]}),
+        words: &[
+            "spec.sources.allow",
+            "must be an IPv4 or IPv6 address, or a block",
+        ],
     },
     Case {
         object: virtual_server,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::command;
 
 /// Test targets, as `package/target`, that need nothing but cargo.
-const UNIT: [&str; 14] = [
+const UNIT: [&str; 15] = [
     "kubectl-sluice/golden",
     "kubectl-sluice/rollout",
     "kubectl-sluice/vips",
@@ -25,6 +25,7 @@ const UNIT: [&str; 14] = [
     "sluice-planner/quota",
     "sluice-planner/ring",
     "sluice-planner/sequences",
+    "sluice-planner/sources",
     "sluice-tests/golden",
 ];
 

@@ -28,6 +28,17 @@ pub fn status(view: &StatusView, paint: Paint) -> String {
     parts.join("\n")
 }
 
+/// As many blocks as people read.
+fn sources(blocks: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<&str> = blocks.iter().take(SHOWN).map(String::as_str).collect();
+    let shown = shown.join(", ");
+    match blocks.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
     let name = format!("VirtualServer {}/{}", view.namespace, view.name);
     let mut out = format!("{}\n", paint.text(Tone::Heading, &name));
@@ -39,6 +50,9 @@ fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
         view.mode, view.pool_selection, view.server_selection
     );
     out.push_str(&field("Mode", &mode));
+    if let Some(blocks) = &view.sources {
+        out.push_str(&field("Sources", &sources(blocks)));
+    }
     out.push_str(&state("Ready", &view.state, paint));
     let decision = view.decision.map_or_else(
         || "none: not served".to_owned(),

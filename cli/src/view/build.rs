@@ -106,6 +106,10 @@ impl Context<'_> {
             mode: shown.mode.name().to_owned(),
             pool_selection: format!("{:?}", shown.pool_selection),
             server_selection: format!("{:?}", shown.server_selection),
+            sources: shown.sources.as_ref().map(|sources| {
+                let blocks = sources.allow.iter();
+                blocks.map(ToString::to_string).collect()
+            }),
             state: StateView::new(&status.conditions, generation, status.observed_generation),
             warnings: warnings(&status.conditions),
             decision: decision.map(|decision| DecisionView {

@@ -55,6 +55,8 @@ pub struct VirtualServerView {
     pub pool_selection: String,
     /// The key that is hashed to choose the server of a new flow within its pool.
     pub server_selection: String,
+    /// The blocks whose clients may begin flows; absent: everybody may.
+    pub sources: Option<Vec<String>>,
     /// Whether the newest spec is in force.
     pub state: StateView,
     /// Conditions that say that something is amiss.

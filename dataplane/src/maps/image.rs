@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 
 use sluice_abi::{AnnouncedWord, MapName, RingWord};
 use sluice_planner::{
-    AnnouncedAt, ByFamily, Image, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket,
+    AnnouncedAt, Blocks, ByFamily, Image, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket,
+    Source,
 };
 
 use super::{Error, Maps, map_error};
@@ -47,6 +48,7 @@ impl Maps {
             peers: peers.into_iter().map(|(key, _)| Mac(key.mac)).collect(),
             macs: self.macs(),
             peer_nets: self.peer_nets()?,
+            sources: self.sources()?,
             announced: self.announced()?,
             heads,
             rings: self.rings()?,
@@ -79,6 +81,23 @@ impl Maps {
         let v4 = v4.into_iter().map(|(key, flags)| (key.into(), flags));
         let v6 = v6.into_iter().map(|(key, flags)| (key.into(), flags));
         Ok(v4.chain(v6).collect())
+    }
+
+    fn sources(&self) -> Result<BTreeMap<u32, Blocks>, Error> {
+        let mut sets: BTreeMap<u32, BTreeSet<Prefix>> = BTreeMap::new();
+        let v4 = self.sources4.entries();
+        let v4 = v4.map_err(map_error(MapName::Sources4, "read it"))?;
+        let v6 = self.sources6.entries();
+        let v6 = v6.map_err(map_error(MapName::Sources6, "read it"))?;
+        let v4 = v4.into_iter().map(|(key, _)| Source::from(key));
+        let v6 = v6.into_iter().map(|(key, _)| Source::from(key));
+        for Source { set, block } in v4.chain(v6) {
+            sets.entry(set).or_default().insert(block);
+        }
+        let sets = sets.into_iter();
+        Ok(sets
+            .map(|(set, blocks)| (set, blocks.into_iter().collect()))
+            .collect())
     }
 
     fn announced(&self) -> Result<BTreeMap<AnnouncedAt, AnnouncedWord>, Error> {
@@ -149,6 +168,8 @@ impl Maps {
                 .heads
                 .set(*slot, head)
                 .map_err(map_error(MapName::Heads, "write it")),
+            MapOp::WriteSources { set, blocks } => self.write_sources(*set, blocks),
+            MapOp::RemoveSources { set, blocks } => self.remove_sources(*set, blocks),
             MapOp::SetServer { id, word } => self.set_server(*id, *word),
             MapOp::SetRing { ring, word } => self
                 .rings
@@ -215,6 +236,26 @@ impl Maps {
             cleared.map_err(map_error(MapName::Counters, "clear it"))?;
         }
         written(MapName::Servers, self.servers.set(id, &word))
+    }
+
+    fn write_sources(&self, set: u32, blocks: &Blocks) -> Result<(), Error> {
+        let sources = blocks.iter().map(|&block| Source { set, block });
+        sources
+            .map(|source| source.key())
+            .try_for_each(|key| match key {
+                ByFamily::V4(key) => written(MapName::Sources4, self.sources4.set(&key, &1)),
+                ByFamily::V6(key) => written(MapName::Sources6, self.sources6.set(&key, &1)),
+            })
+    }
+
+    fn remove_sources(&self, set: u32, blocks: &Blocks) -> Result<(), Error> {
+        let sources = blocks.iter().map(|&block| Source { set, block });
+        sources
+            .map(|source| source.key())
+            .try_for_each(|key| match key {
+                ByFamily::V4(key) => written(MapName::Sources4, self.sources4.remove(&key)),
+                ByFamily::V6(key) => written(MapName::Sources6, self.sources6.remove(&key)),
+            })
     }
 
     fn write_ring(&self, offset: u32, slots: &[u32]) -> Result<(), Error> {

@@ -29,8 +29,8 @@ use std::time::Duration;
 
 use sluice_abi::{
     AnnouncedKey, AnnouncedWord, ConfigWord, DropReason, GROUP_WORDS, Head, LocalKey, MAC_WORDS,
-    MacKey, MapName, PortKey, PrefixKey, RingWord, ServerCounters, ServerRecord, ServerWord, Stat,
-    VipWord, claim_words,
+    MacKey, MapName, PortKey, PrefixKey, RingWord, ServerCounters, ServerRecord, ServerWord,
+    SourceKey, Stat, VipWord, claim_words,
 };
 use sluice_planner::Limits;
 
@@ -151,6 +151,8 @@ pub struct Sizes {
     pub servers: u32,
     /// Slots of `RING_SLOTS`, an even number.
     pub ring_slots: u32,
+    /// Entries of `SOURCES4` and of `SOURCES6`.
+    pub sources: u32,
 }
 
 impl Sizes {
@@ -171,6 +173,7 @@ impl Sizes {
                 Some(self.servers)
             }
             MapName::RingSlots => Some(self.ring_slots / 2),
+            MapName::Sources4 | MapName::Sources6 => Some(self.sources),
             MapName::Config
             | MapName::Peers
             | MapName::Macs
@@ -203,6 +206,8 @@ pub struct Maps {
     macs: Shared<[u64; MAC_WORDS as usize]>,
     peer_nets4: Hash<PrefixKey<4>, u32>,
     peer_nets6: Hash<PrefixKey<16>, u32>,
+    sources4: Hash<SourceKey<4>, u32>,
+    sources6: Hash<SourceKey<16>, u32>,
     announced4: Hash<AnnouncedKey<4>, AnnouncedWord>,
     announced6: Hash<AnnouncedKey<16>, AnnouncedWord>,
     groups: Shared<[u64; GROUP_WORDS]>,
@@ -254,6 +259,8 @@ impl Maps {
             macs: shared!(MapName::Macs, size_of::<[u64; MAC_WORDS as usize]>()),
             peer_nets4: typed!(MapName::PeerNets4, Hash::new),
             peer_nets6: typed!(MapName::PeerNets6, Hash::new),
+            sources4: typed!(MapName::Sources4, Hash::new),
+            sources6: typed!(MapName::Sources6, Hash::new),
             announced4: typed!(MapName::Announced4, Hash::new),
             announced6: typed!(MapName::Announced6, Hash::new),
             groups: shared!(MapName::Groups, size_of::<[u64; GROUP_WORDS]>()),
@@ -279,12 +286,14 @@ impl Maps {
         let smaller = |a: u32, b: u32| a.min(b);
         let servers = smaller(self.servers.max_entries(), self.counters.max_entries());
         let ring_slots = 2 * self.ring_slots.max_entries();
+        let sources = smaller(self.sources4.max_entries(), self.sources6.max_entries());
         Limits {
             vips: smaller(self.vips4.max_entries(), self.vips6.max_entries()),
             replies: smaller(self.replies4.max_entries(), self.replies6.max_entries()),
             locals: smaller(self.locals4.max_entries(), self.locals6.max_entries()),
             peers: self.peers.max_entries(),
             peer_nets: smaller(self.peer_nets4.max_entries(), self.peer_nets6.max_entries()),
+            sources,
             announced: smaller(self.announced4.max_entries(), self.announced6.max_entries()),
             heads: self.heads.max_entries(),
             rings: self.rings.max_entries(),
@@ -293,6 +302,7 @@ impl Maps {
             records: self.records.max_entries(),
             servers_each: Limits::quota(servers),
             ring_slots_each: Limits::quota(ring_slots),
+            sources_each: Limits::quota(sources),
         }
     }
 

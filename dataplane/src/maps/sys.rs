@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use sluice_abi::{
     AnnouncedKey, AnnouncedWord, Head, LocalKey, MacKey, PortKey, PrefixKey, RingWord,
-    ServerCounters, ServerRecord, ServerWord, VipWord,
+    ServerCounters, ServerRecord, ServerWord, SourceKey, VipWord,
 };
 
 /// A type whose value is its bytes.
@@ -37,6 +37,8 @@ plain!(
     LocalKey<16>,
     PrefixKey<4>,
     PrefixKey<16>,
+    SourceKey<4>,
+    SourceKey<16>,
     MacKey,
     AnnouncedKey<4>,
     AnnouncedKey<16>,

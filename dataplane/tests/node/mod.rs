@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sluice_api::{
-    AttachMode, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
+    AttachMode, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer, DecidedSources,
     DecidedVirtualServer, Decision, ForwardingMode, Kind, LoadBalancerNodeStatus, ObjectKey,
     PoolDecision, PoolSelection, Protocol, RealServerPoolStatus, ServerSelection, Time,
     VirtualServerStatus,
@@ -137,6 +137,22 @@ impl Node {
 
     /// Writes the decisions: one virtual server over one pool of these servers.
     pub(crate) fn decide(&self, revision: u64, servers: &[&str]) -> Result<()> {
+        self.decide_from(revision, servers, None)
+    }
+
+    /// The same, for clients of these blocks alone.
+    pub(crate) fn decide_from(
+        &self,
+        revision: u64,
+        servers: &[&str],
+        sources: Option<&[&str]>,
+    ) -> Result<()> {
+        let sources = sources.map(|blocks| -> Result<DecidedSources> {
+            let allow = blocks.iter().map(|block| Ok(block.parse()?));
+            let allow = allow.collect::<Result<_>>()?;
+            Ok(DecidedSources { allow })
+        });
+        let sources = sources.transpose()?;
         let directory = Directory::new(&self.directory);
         let servers = servers.iter().enumerate().map(|(i, address)| {
             Ok(DecidedServer {
@@ -176,6 +192,7 @@ impl Node {
                     mode: ForwardingMode::FullNat,
                     pool_selection: PoolSelection::Flow,
                     server_selection: ServerSelection::Flow,
+                    sources,
                     pools: vec![DecidedPool {
                         name: "pool".to_owned(),
                         weight: 1,

@@ -11,6 +11,13 @@ pub const POOL_BY_CLIENT_ADDRESS: u8 = 1;
 /// Flag of [`Head::flags`]: the server of the pool is chosen by the client's address alone, not by the flow.
 pub const SERVER_BY_CLIENT_ADDRESS: u8 = 2;
 
+/// [`Head::source_set`] of a virtual server that takes flows of everybody.
+pub const EVERYBODY: u32 = 0;
+/// [`Head::source_set`] of a virtual server that takes flows of nobody: `SOURCES*` have no block of this set.
+pub const NOBODY: u32 = 1;
+/// Sets that `SOURCES*` may have blocks of have this id or a higher one.
+pub const FIRST_SOURCE_SET: u32 = 2;
+
 /// How a new flow gets its server. Stored as `u8`; packets drop a flow whose scheduler they do not know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
@@ -46,8 +53,12 @@ pub struct Head {
     pub flags: u8,
     /// [`Scheduler`].
     pub scheduler: u8,
+    /// Zero.
+    pub pad: u8,
+    /// The clients that may begin flows: [`EVERYBODY`], [`NOBODY`], or whose addresses are in a block of this set in `SOURCES*`.
+    pub source_set: u32,
     /// Zero. Room for what else a new flow may need of a virtual server, such as its VIP group.
-    pub reserved: [u8; 21],
+    pub reserved: [u8; 16],
     /// Shares in the order of the virtual server's pools.
     pub pools: [HeadPool; MAX_POOLS],
 }

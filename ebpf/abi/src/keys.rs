@@ -59,6 +59,41 @@ pub struct PrefixKey<const A: usize> {
 }
 const _: () = assert!(size_of::<PrefixKey<4>>() == 8 && size_of::<PrefixKey<16>>() == 20);
 
+/// A client's address and the source set that it is looked for in; of [`SourceKey`] what its length counts the bits of.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Source<const A: usize> {
+    /// The set, as in [`crate::Head::source_set`].
+    pub set: u32,
+    /// Network byte order.
+    pub addr: [u8; A],
+}
+
+/// Key of `SOURCES*`, by longest prefix: a block of clients' addresses that a set has. The value is 1. The layout is the kernel's
+/// (`struct bpf_lpm_trie_key`). A set never changes: another list is another set.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SourceKey<const A: usize> {
+    /// How many bits of `source` count: all of the set's, and those of the block's addresses.
+    pub length: u32,
+    /// The set, and one of the addresses.
+    pub source: Source<A>,
+}
+const _: () = assert!(size_of::<SourceKey<4>>() == 12 && size_of::<SourceKey<16>>() == 24);
+
+impl<const A: usize> SourceKey<A> {
+    /// Bits of a set's id.
+    pub const SET_BITS: u32 = u32::BITS;
+
+    /// The block of a set that these addresses' first `length` bits make.
+    pub const fn new(set: u32, addr: [u8; A], length: u32) -> Self {
+        Self {
+            length: Self::SET_BITS + length,
+            source: Source { set, addr },
+        }
+    }
+}
+
 /// First index of real servers' ports in `REPLIES*`; those below are VIP ports.
 pub const FIRST_REPLY_INDEX: u32 = 1 << 19;
 /// Indices of VIP ports and of real servers' ports are below this.

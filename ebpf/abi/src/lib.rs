@@ -9,6 +9,7 @@
 //!
 //! ```text
 //! VIPS (address, protocol, port) ─► VipWord ─► HEADS[slot] ─► RINGS[ring] ─► RING_SLOTS[offset + hash] ─► server id
+//! HEADS[slot] ─► source set; SOURCES (set, client's address): whether the client may begin a flow
 //! FLOWS (client, VIP port's index)  ─► FlowData ─────────────────────────────────────────────────────► server id
 //! server id ─► SERVERS[id] = ServerWord ─► RECORDS[slot] = ServerRecord (one cache line)
 //! ANNOUNCED (address, interface) ─► AnnouncedWord ─► GROUPS[group]: until when the node answers for the address
@@ -45,12 +46,12 @@ pub use flow::{
     SLOT_BUSY, SLOT_FREE, Timeouts, entry_words,
 };
 pub use head::{
-    Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, RingWord, SERVER_BY_CLIENT_ADDRESS,
-    SHARE_WHOLE, Scheduler,
+    EVERYBODY, FIRST_SOURCE_SET, Head, HeadPool, MAX_POOLS, NOBODY, POOL_BY_CLIENT_ADDRESS,
+    RingWord, SERVER_BY_CLIENT_ADDRESS, SHARE_WHOLE, Scheduler,
 };
 pub use keys::{
     FIRST_REPLY_INDEX, LocalKey, MOST_INDICES, MacKey, NET_SENDS, NET_TUNNELS, PortKey, PrefixKey,
-    VipWord,
+    Source, SourceKey, VipWord,
 };
 pub use mac::{
     MAC_WORDS, NEXT_HOP_BUCKET, NEXT_HOP_WORDS, NextHopWord, OWN_BUCKET, OWN_MAC_WORDS,

@@ -25,6 +25,10 @@ pub enum MapName {
     PeerNets4,
     /// Longest prefix [`crate::PrefixKey<16>`] → `u32`.
     PeerNets6,
+    /// Longest prefix [`crate::SourceKey<4>`] → `u32`.
+    Sources4,
+    /// Longest prefix [`crate::SourceKey<16>`] → `u32`.
+    Sources6,
     /// Array of [`crate::NextHopWord`].
     NextHops,
     /// Array of [`crate::Head`].
@@ -68,7 +72,7 @@ pub enum MapName {
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::Config,
         Self::Vips4,
         Self::Vips6,
@@ -80,6 +84,8 @@ impl MapName {
         Self::Macs,
         Self::PeerNets4,
         Self::PeerNets6,
+        Self::Sources4,
+        Self::Sources6,
         Self::NextHops,
         Self::Heads,
         Self::Rings,
@@ -115,6 +121,8 @@ impl MapName {
             Self::Macs => "MACS",
             Self::PeerNets4 => "PEER_NETS4",
             Self::PeerNets6 => "PEER_NETS6",
+            Self::Sources4 => "SOURCES4",
+            Self::Sources6 => "SOURCES6",
             Self::NextHops => "NEXT_HOPS",
             Self::Heads => "HEADS",
             Self::Rings => "RINGS",

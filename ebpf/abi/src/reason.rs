@@ -87,6 +87,8 @@ counters! {
         VipNotArmed = 21, "vip_not_armed";
         /// This node's stack sent ARP or neighbour discovery in the name of an address whose VIP group it does not hold.
         AnnouncementNotArmed = 22, "announcement_not_armed";
+        /// A packet of no known flow from a client that the virtual server takes no flows of.
+        SourceNotAllowed = 23, "source_not_allowed";
     }
 }
 

@@ -6,7 +6,7 @@ use crate::headers::Tuple;
 use crate::server::{Server, server, server_of};
 use crate::{FamilyTables, Tables, hash};
 use sluice_abi::{
-    DropReason, FlowData, Head, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Path, RingWord,
+    DropReason, EVERYBODY, FlowData, Head, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, Path, RingWord,
     SERVER_BY_CLIENT_ADDRESS, Scheduler,
 };
 
@@ -21,9 +21,20 @@ pub(crate) fn schedule<'a, const A: usize, T: Tables + FamilyTables<A>>(
     choice: &mut Choice<'a, A>,
 ) -> Result<(), DropReason> {
     let head = tables.head(choice.head).ok_or(DropReason::BadTable)?;
+    if !admits(tables, head, tuple) {
+        return Err(DropReason::SourceNotAllowed);
+    }
     match Scheduler::from_u8(head.scheduler).ok_or(DropReason::BadTable)? {
         Scheduler::Ring => by_ring(tables, head, tuple, choice),
     }
+}
+
+/// Whether the client may begin a flow. Whoever balanced the packet first has looked already.
+#[inline(always)]
+fn admits<const A: usize, T: FamilyTables<A>>(tables: &T, head: &Head, tuple: &Tuple<A>) -> bool {
+    head.source_set == EVERYBODY
+        || tuple.balanced
+        || tables.has_source(head.source_set, &tuple.source)
 }
 
 /// The pool by its share, then a server from the pool's ring.
@@ -34,8 +45,15 @@ fn by_ring<'a, const A: usize, T: Tables + FamilyTables<A>>(
     tuple: &Tuple<A>,
     choice: &mut Choice<'a, A>,
 ) -> Result<(), DropReason> {
-    let ring = pool_ring(tables, head, hash_by(head, POOL_BY_CLIENT_ADDRESS, tuple))?;
-    let mut hash = hash_by(head, SERVER_BY_CLIENT_ADDRESS, tuple);
+    // What they have in common is computed once.
+    let by_flow = hash::flow(&tuple.source, tuple.source_port, head.seed);
+    let by_client = hash::client(&tuple.source, head.seed);
+    let hash_for = |flag| match head.flags & flag {
+        0 => by_flow,
+        _ => by_client,
+    };
+    let ring = pool_ring(tables, head, hash_for(POOL_BY_CLIENT_ADDRESS))?;
+    let mut hash = hash_for(SERVER_BY_CLIENT_ADDRESS);
     let mut candidate = 0;
     while candidate < CANDIDATES {
         let slot = ring
@@ -60,16 +78,6 @@ fn by_ring<'a, const A: usize, T: Tables + FamilyTables<A>>(
         candidate += 1;
     }
     Err(DropReason::PortInUse)
-}
-
-/// The hash of the client where the head has the flag, else of the flow.
-#[inline(always)]
-fn hash_by<const A: usize>(head: &Head, flag: u8, tuple: &Tuple<A>) -> u64 {
-    if head.flags & flag != 0 {
-        hash::client(&tuple.source, head.seed)
-    } else {
-        hash::flow(&tuple.source, tuple.source_port, head.seed)
-    }
 }
 
 #[inline(always)]

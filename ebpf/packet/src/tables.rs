@@ -75,6 +75,8 @@ pub trait FamilyTables<const A: usize> {
     fn announced(&self, key: &AnnouncedKey<A>) -> Option<AnnouncedWord>;
     /// `PEER_NETS*`: [`sluice_abi::NET_SENDS`] and [`sluice_abi::NET_TUNNELS`] of an address; 0 = neither.
     fn peer_net(&self, address: &[u8; A]) -> u32;
+    /// `SOURCES*`: whether a set has a block with this address.
+    fn has_source(&self, set: u32, address: &[u8; A]) -> bool;
     /// A bucket of the established flow table; `hash` is masked by the table's size.
     fn flows(&self, hash: u32) -> Option<Self::Bucket<'_>>;
     /// A bucket of the half-open flow table; `hash` is masked by the table's size.

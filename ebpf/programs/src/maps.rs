@@ -9,7 +9,7 @@ use aya_ebpf::{
 use sluice_abi::{
     AnnouncedKey, AnnouncedWord, CONFIG_WORDS, GROUP_WORDS, Head, LocalKey, MAC_WORDS, MAX_GROUPS,
     MOST_DROP_REASONS, MOST_STATS, MacKey, NEW_FLOW_WORDS, NEXT_HOP_WORDS, PortKey, RingWord,
-    ServerCounters, ServerRecord, ServerWord, VipWord,
+    ServerCounters, ServerRecord, ServerWord, Source, VipWord,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -48,6 +48,11 @@ pub static MACS: Array<[u64; MAC_WORDS as usize], 1, MMAPABLE> = Array::new();
 pub static PEER_NETS4: LpmTrie<[u8; 4], u32, 8192> = LpmTrie::new();
 #[btf_map]
 pub static PEER_NETS6: LpmTrie<[u8; 16], u32, 8192> = LpmTrie::new();
+
+#[btf_map]
+pub static SOURCES4: LpmTrie<Source<4>, u32, 65536> = LpmTrie::new();
+#[btf_map]
+pub static SOURCES6: LpmTrie<Source<16>, u32, 65536> = LpmTrie::new();
 
 #[btf_map]
 pub static NEXT_HOPS: Array<u64, { NEXT_HOP_WORDS as usize }> = Array::new();

@@ -13,11 +13,11 @@ use aya_ebpf::{
 use sluice_abi::{
     AnnouncedKey, AnnouncedWord, ConfigWord, FlowClock, FlowData, GROUP_DEADLINE, Head, LocalKey,
     MAC_WORDS, MacKey, NEW_FLOW_WORDS, NextHopWord, PortKey, RingWord, ServerRecord, ServerWord,
-    Stat, VipWord,
+    Source, SourceKey, Stat, VipWord,
 };
 use sluice_packet::{
-    AlignedMac, FamilyTables, Route, SharedWords, Tables, change_words, claim_worth, find_words,
-    insert_words,
+    AlignedMac, FamilyTables, Route, SharedWords, Tables, change_words, claim_worth, copy,
+    find_words, insert_words,
 };
 
 /// Address families of the kernel's `bpf_fib_lookup`.
@@ -106,6 +106,7 @@ macro_rules! family {
         replies: $replies:ident,
         locals: $locals:ident,
         peer_nets: $peer_nets:ident,
+        sources: $sources:ident,
         announced: $announced:ident,
         flows: $flows:ident masked by $flows_mask:ident,
         half_open: $half:ident masked by $half_mask:ident,
@@ -189,6 +190,14 @@ macro_rules! family {
                 maps::$peer_nets.get(&key).copied().unwrap_or_default()
             }
             #[inline(always)]
+            fn has_source(&self, set: u32, address: &[u8; $a]) -> bool {
+                let mut addr = [0; $a];
+                copy(&mut addr, address);
+                let length = SourceKey::<$a>::SET_BITS + 8 * $a;
+                let key = Key::new(length, Source { set, addr });
+                maps::$sources.get(&key).is_some()
+            }
+            #[inline(always)]
             fn flows(&self, hash: u32) -> Option<Words<$words>> {
                 maps::$flows
                     .get_ptr_mut(hash & constant(&maps::$flows_mask))
@@ -239,6 +248,7 @@ family! {
     replies: REPLIES4,
     locals: LOCALS4,
     peer_nets: PEER_NETS4,
+    sources: SOURCES4,
     announced: ANNOUNCED4,
     flows: FLOWS4 masked by FLOWS4_MASK,
     half_open: HALF4 masked by HALF4_MASK,
@@ -256,6 +266,7 @@ family! {
     replies: REPLIES6,
     locals: LOCALS6,
     peer_nets: PEER_NETS6,
+    sources: SOURCES6,
     announced: ANNOUNCED6,
     flows: FLOWS6 masked by FLOWS6_MASK,
     half_open: HALF6 masked by HALF6_MASK,

@@ -116,14 +116,20 @@ impl<'a> Planner<'a> {
         before
     }
 
-    fn over_quota(&mut self, config: &VipPortConfig, map: MapName, quota: u32, consequence: &str) {
+    pub(super) fn over_quota(
+        &mut self,
+        config: &VipPortConfig,
+        map: MapName,
+        quota: u32,
+        consequence: &str,
+    ) {
         self.full.insert(Problem {
             kind: ObjectKind::VirtualServer,
             object: config.virtual_server.clone(),
             reason: Reason::QuotaExceeded,
             message: format!(
                 "it has all that one virtual server gets of {} ({quota} entries, a quarter), so {consequence}: give it fewer \
-                 ports, pools or servers, or the agent larger maps",
+                 ports, pools, servers or sources, or the agent larger maps",
                 map.as_str()
             ),
             exception: true,

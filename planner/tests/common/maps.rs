@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluice_abi::{
-    AnnouncedWord, FIRST_REPLY_INDEX, ForwardingMode, Head, MAC_WORDS, RingWord, SHARE_WHOLE,
-    ServerRecord, ServerWord, VipWord,
+    AnnouncedWord, FIRST_REPLY_INDEX, FIRST_SOURCE_SET, ForwardingMode, Head, MAC_WORDS, RingWord,
+    SHARE_WHOLE, ServerRecord, ServerWord, VipWord,
 };
 use sluice_planner::{
-    AnnouncedAt, Image, Limits, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket,
+    AnnouncedAt, Blocks, Image, Limits, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket,
+    Source,
 };
 
 type Check = Result<(), String>;
@@ -33,6 +34,7 @@ pub struct Maps {
     peers: BTreeSet<Mac>,
     macs: BTreeMap<u32, u64>,
     peer_nets: BTreeMap<Prefix, u32>,
+    sources: BTreeSet<Source>,
     announced: BTreeMap<AnnouncedAt, AnnouncedWord>,
     heads: BTreeMap<u32, Head>,
     rings: BTreeMap<u32, RingWord>,
@@ -46,6 +48,8 @@ pub struct Maps {
 #[derive(Default, Clone)]
 struct Reach {
     heads: BTreeSet<u32>,
+    /// Source sets.
+    sets: BTreeSet<u32>,
     rings: BTreeSet<u32>,
     /// Offset and length in the ring slots.
     extents: BTreeSet<(u32, u32)>,
@@ -57,6 +61,7 @@ struct Reach {
 impl Reach {
     fn add(&mut self, other: Self) {
         self.heads.extend(other.heads);
+        self.sets.extend(other.sets);
         self.rings.extend(other.rings);
         self.extents.extend(other.extents);
         self.records.extend(other.records);
@@ -74,6 +79,7 @@ impl Maps {
             peers: BTreeSet::new(),
             macs: BTreeMap::new(),
             peer_nets: BTreeMap::new(),
+            sources: BTreeSet::new(),
             announced: BTreeMap::new(),
             heads: BTreeMap::new(),
             rings: BTreeMap::new(),
@@ -90,6 +96,9 @@ impl Maps {
         self.replies = image.replies.clone();
         self.locals = image.locals.clone();
         self.announced = image.announced.clone();
+        for (set, blocks) in &image.sources {
+            self.sources.extend(sources(*set, blocks));
+        }
         self.heads = image.heads.clone();
         self.servers = image.servers.clone();
         self.records = image.records.clone();
@@ -130,9 +139,11 @@ impl Maps {
     /// Applies one operation and says if it, or what it leads to, can harm a packet.
     pub fn apply(&mut self, op: &MapOp) -> Check {
         match op {
-            MapOp::WriteRecord { .. } | MapOp::WriteRingSlots { .. } | MapOp::WriteHead { .. } => {
-                self.write(op)?;
-            }
+            MapOp::WriteRecord { .. }
+            | MapOp::WriteRingSlots { .. }
+            | MapOp::WriteHead { .. }
+            | MapOp::WriteSources { .. } => self.write(op)?,
+            MapOp::RemoveSources { set, blocks } => self.remove_sources(*set, blocks)?,
             MapOp::SetServer { id, word } => self.set_server(*id, *word)?,
             MapOp::SetRing { ring, word } => self.set_ring(*ring, *word)?,
             MapOp::SetVip { socket, word } => {
@@ -212,9 +223,36 @@ impl Maps {
                 }
                 self.ring_slots[*offset as usize..end].copy_from_slice(&slots);
             }
+            MapOp::WriteSources { set, blocks } => {
+                ensure!(!self.held.sets.contains(set), "source set {set} is in use");
+                ensure!(*set >= FIRST_SOURCE_SET, "{set} is no source set");
+                for source in sources(*set, blocks) {
+                    ensure!(self.sources.insert(source), "{source:?} twice");
+                }
+                for is_v4 in [true, false] {
+                    let of_family = |s: &&Source| s.block.address.is_ipv4() == is_v4;
+                    let entries = self.sources.iter().filter(of_family).count();
+                    ensure!(entries <= self.limits.sources as usize, "SOURCES is full");
+                }
+            }
             _ => return Err("not a write".into()),
         }
         Ok(())
+    }
+
+    fn remove_sources(&mut self, set: u32, blocks: &Blocks) -> Check {
+        let in_use = self.held.sets.contains(&set);
+        ensure!(!in_use, "source set {set} goes while in use");
+        for source in sources(set, blocks) {
+            ensure!(self.sources.remove(&source), "no {source:?} to remove");
+        }
+        Ok(())
+    }
+
+    /// The blocks of a source set.
+    pub fn blocks(&self, set: u32) -> Vec<Prefix> {
+        let of_set = self.sources.iter().filter(|source| source.set == set);
+        of_set.map(|source| source.block).collect()
     }
 
     fn set_ring(&mut self, ring: u32, word: RingWord) -> Check {
@@ -343,6 +381,11 @@ impl Maps {
     }
 
     fn check_head(&self, head: &Head) -> Check {
+        let set = head.source_set;
+        ensure!(
+            set < FIRST_SOURCE_SET || !self.blocks(set).is_empty(),
+            "source set {set} is not there"
+        );
         let pools = &head.pools[..usize::from(head.pool_count)];
         ensure!(
             pools.is_sorted_by_key(|pool| pool.threshold),
@@ -397,6 +440,7 @@ impl Maps {
         }
         for head in reach.heads.iter().filter_map(|slot| self.heads.get(slot)) {
             reach.rings.extend(head.pools.iter().map(|pool| pool.ring));
+            reach.sets.insert(head.source_set);
         }
         for word in reach.rings.iter().filter_map(|ring| self.rings.get(ring)) {
             reach.extents.insert((word.offset(), word.slots()));
@@ -417,6 +461,7 @@ impl Maps {
             let content = Arc::new(RingContent::of(self.slots(word)?));
             Some((id, Ring { word, content }))
         };
+        let sets: BTreeSet<u32> = self.sources.iter().map(|source| source.set).collect();
         let present = self.servers.values().filter(|word| word.present());
         let record = |word: &ServerWord| Some((word.slot(), *self.records.get(&word.slot())?));
         Image {
@@ -426,6 +471,10 @@ impl Maps {
             peers: self.peers.clone(),
             macs: self.macs.clone(),
             peer_nets: self.peer_nets.clone(),
+            sources: sets
+                .into_iter()
+                .map(|set| (set, self.blocks(set).into()))
+                .collect(),
             announced: self.announced.clone(),
             heads: slots.filter_map(heads).collect(),
             rings: self.rings.iter().filter_map(ring).collect(),
@@ -433,6 +482,10 @@ impl Maps {
             records: present.filter_map(record).collect(),
         }
     }
+}
+
+fn sources(set: u32, blocks: &Blocks) -> impl Iterator<Item = Source> {
+    blocks.iter().map(move |&block| Source { set, block })
 }
 
 /// The properties that tell one server from another to its flows: the pool that names it is none.

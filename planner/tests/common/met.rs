@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_abi::{Path, ServerFacts, ServerRecord, VipWord};
-use sluice_planner::Socket;
+use sluice_abi::{EVERYBODY, Path, ServerFacts, ServerRecord, VipWord};
+use sluice_planner::{Prefix, Socket};
 
 use super::maps::Maps;
 
@@ -47,6 +47,18 @@ pub fn owners(maps: &Maps, slot: fn(VipWord) -> u32) -> Owners {
         .filter(|(socket, _)| !socket.is_marker())
         .map(index)
         .collect()
+}
+
+/// The blocks whose clients may begin flows, as each head of the word has them; `None`: everybody may.
+pub fn admitted(maps: &Maps, word: VipWord) -> Option<Vec<Vec<Prefix>>> {
+    let image = maps.image();
+    let heads = [word.head(), word.rs_head()];
+    let heads = heads.iter().filter_map(|slot| image.heads.get(slot));
+    let sets: BTreeSet<u32> = heads.map(|head| head.source_set).collect();
+    let sets = sets
+        .into_iter()
+        .map(|set| (set != EVERYBODY).then(|| maps.blocks(set)));
+    sets.collect()
 }
 
 /// All that packets meet: beside [`owners`], each server's way and state, and which server a tunnel leads to.
@@ -94,7 +106,10 @@ pub fn met(maps: &Maps) -> Met {
         let locals = image.locals.keys();
         let locals = locals.filter(|local| local.index == word.index());
         let locals = locals.map(|local| format!("by tunnel at {}", local.address));
-        servers.insert(*vip_port, of_port.chain(locals).collect());
+        let from =
+            admitted(maps, *word).map_or_else(|| "from all".into(), |b| format!("from {b:?}"));
+        let all = of_port.chain(locals).chain([from]);
+        servers.insert(*vip_port, all.collect());
     }
     let heads = [VipWord::head, VipWord::rs_head].map(|slot| owners(maps, slot));
     (heads, servers)

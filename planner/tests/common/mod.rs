@@ -5,6 +5,7 @@
     reason = "each test binary has its own copy and uses a part"
 )]
 
+pub mod damage;
 pub mod maps;
 pub mod met;
 
@@ -14,8 +15,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use sluice_api::{
-    DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, ObjectKey, PoolSelection,
-    Protocol, ServerSelection,
+    DecidedPool, DecidedPort, DecidedSources, DecidedVirtualServer, ForwardingMode, ObjectKey,
+    PoolSelection, Protocol, ServerSelection,
 };
 use sluice_planner::{
     Announced, Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts, Via,
@@ -27,6 +28,7 @@ pub const ROOMY: Limits = Limits {
     locals: 4096,
     peers: 64,
     peer_nets: 64,
+    sources: 1024,
     announced: 64,
     heads: 4096,
     rings: 4096,
@@ -35,6 +37,7 @@ pub const ROOMY: Limits = Limits {
     records: 65_536,
     servers_each: 1 << 14,
     ring_slots_each: 1 << 20,
+    sources_each: 512,
 };
 
 pub fn ip(text: &str) -> IpAddr {
@@ -92,11 +95,20 @@ pub fn virtual_server(
         mode,
         pool_selection: PoolSelection::Flow,
         server_selection: ServerSelection::Flow,
+        sources: None,
         pools: pools
             .iter()
             .map(|&(name, weight)| share(name, weight))
             .collect(),
         groups: Vec::new(),
+    }
+}
+
+/// Clients' blocks, in any order.
+pub fn sources(blocks: &[&str]) -> DecidedSources {
+    let allow = blocks.iter().map(|block| block.parse().expect("a block"));
+    DecidedSources {
+        allow: allow.collect(),
     }
 }
 

@@ -13,10 +13,10 @@ use aya::{
 };
 use nix::time::{ClockId, clock_getres};
 use sluice_abi::{
-    ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, FIRST_REPLY_INDEX, FarEnd, ForwardingMode,
-    Head, HeadPool, MAC_WORDS, MAX_POOLS, MapName, Path as ServerPath, PortKey, RingWord,
-    SHARE_WHOLE, Scheduler, ServerCounters, ServerFacts, ServerRecord, ServerWord, Stat, Timeouts,
-    VipWord, mac_number, own_bucket, own_mac,
+    ABI_VERSION, BUCKET_ENTRIES, ConfigWord, DropReason, EVERYBODY, FIRST_REPLY_INDEX, FarEnd,
+    ForwardingMode, Head, HeadPool, MAC_WORDS, MAX_POOLS, MapName, Path as ServerPath, PortKey,
+    RingWord, SHARE_WHOLE, Scheduler, ServerCounters, ServerFacts, ServerRecord, ServerWord, Stat,
+    Timeouts, VipWord, mac_number, own_bucket, own_mac,
 };
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -310,7 +310,9 @@ impl Instance {
             pool_count: 1,
             flags: 0,
             scheduler: Scheduler::Ring as u8,
-            reserved: [0; 21],
+            pad: 0,
+            source_set: EVERYBODY,
+            reserved: [0; 16],
             pools: [pool; MAX_POOLS],
         };
         let mut heads = self.array(MapName::Heads)?;

@@ -9,8 +9,8 @@ use std::{
 
 use sluice_abi::{
     AnnouncedKey, AnnouncedWord, CONFIG_WORDS, ConfigWord, DropReason, FlowClock, FlowData, Head,
-    LocalKey, MAC_WORDS, MAX_GROUPS, MacKey, NEXT_HOP_WORDS, NextHopWord, PortKey, PrefixKey,
-    RingWord, ServerRecord, ServerWord, Stat, VipWord,
+    LocalKey, MAC_WORDS, MAX_GROUPS, MacKey, NEXT_HOP_WORDS, NextHopWord, PortKey, RingWord,
+    ServerRecord, ServerWord, SourceKey, Stat, VipWord,
 };
 use sluice_packet::{FamilyTables, Hook, Packet, Route, SharedWords, Tables, Verdict};
 
@@ -161,9 +161,10 @@ impl SharedWords for HostWords<'_> {
     }
 }
 
-fn in_prefix<const A: usize>(address: &[u8; A], net: &PrefixKey<A>) -> bool {
+/// Whether the first `length` bits are the same.
+fn in_prefix<const A: usize>(address: &[u8; A], net: &[u8; A], length: u32) -> bool {
     let bit = |bytes: &[u8; A], n: usize| bytes[n / 8] >> (7 - n % 8) & 1;
-    (0..net.length as usize).all(|n| bit(address, n) == bit(&net.addr, n))
+    (0..length as usize).all(|n| bit(address, n) == bit(net, n))
 }
 
 struct HostFamily<const A: usize> {
@@ -412,9 +413,16 @@ macro_rules! family {
             }
             fn peer_net(&self, address: &[u8; $a]) -> u32 {
                 let nets = self.$family.setup.peer_nets.iter();
-                let nets = nets.filter(|(net, _)| in_prefix(address, net));
+                let nets = nets.filter(|(net, _)| in_prefix(address, &net.addr, net.length));
                 let longest = nets.max_by_key(|(net, _)| net.length);
                 longest.map_or(0, |(_, flags)| *flags)
+            }
+            fn has_source(&self, set: u32, address: &[u8; $a]) -> bool {
+                let mut blocks = self.$family.setup.sources.iter();
+                blocks.any(|block| {
+                    let length = block.length - SourceKey::<$a>::SET_BITS;
+                    block.source.set == set && in_prefix(address, &block.source.addr, length)
+                })
             }
             fn flows(&self, hash: u32) -> Option<HostWords<'_>> {
                 HostFamily::<$a>::bucket(&self.$family.flows, hash, self.dawdles)

@@ -149,6 +149,8 @@ fn load_object(sizes: FlowSizes, hooks: Hooks) -> Result<Ebpf> {
                 "LOCALS6",
                 "ANNOUNCED4",
                 "ANNOUNCED6",
+                "SOURCES4",
+                "SOURCES6",
                 "PEERS",
             ],
             sizes::HASHES,

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use sluice_abi::{
     AnnouncedKey, ClaimData, FarEnd, ForwardingMode, Head, LocalKey, MacKey, PortKey, ServerRecord,
+    Source,
 };
 use sluice_packet::{Route, hash};
 
@@ -31,6 +32,11 @@ pub fn announced<const A: usize, const N: usize>(key: &AnnouncedKey<A>) -> [u8; 
     array(&[&key.addr[..], &key.ifindex.to_le_bytes()].concat())
 }
 
+/// Key of `SOURCES*` behind the length.
+pub fn source<const A: usize, const N: usize>(source: &Source<A>) -> [u8; N] {
+    array(&[&source.set.to_le_bytes()[..], &source.addr].concat())
+}
+
 /// Value of `ANNOUNCED*`.
 pub fn announced_word(mac: [u8; 6], group: u16, router: bool) -> u64 {
     let group = group + if router { 1 << 15 } else { 0 };
@@ -46,8 +52,9 @@ pub fn mac(key: &MacKey) -> [u8; 8] {
 pub fn head(head: &Head) -> [u8; 128] {
     let mut bytes = head.seed.to_le_bytes().to_vec();
     bytes.extend(head.index.to_le_bytes());
-    bytes.extend([head.pool_count, head.flags, head.scheduler]);
-    bytes.extend([0; 21]);
+    bytes.extend([head.pool_count, head.flags, head.scheduler, 0]);
+    bytes.extend(head.source_set.to_le_bytes());
+    bytes.extend([0; 16]);
     for pool in head.pools {
         bytes.extend(pool.threshold.to_le_bytes());
         bytes.extend(pool.ring.to_le_bytes());

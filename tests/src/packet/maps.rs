@@ -10,7 +10,7 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
 };
-use sluice_abi::PrefixKey;
+use sluice_abi::{PrefixKey, SourceKey};
 
 use super::{
     layout,
@@ -28,6 +28,7 @@ pub(super) struct KernelFamily<const A: usize, const E: usize, const B: usize> {
     locals: Hash<E, 4>,
     announced: Hash<E, 8>,
     peer_nets: LpmTrie<MapData, [u8; A], u32>,
+    sources: LpmTrie<MapData, [u8; E], u32>,
     claims: Array<MapData, [u8; B]>,
     flows: Array<MapData, [u8; B]>,
     half_open: Array<MapData, [u8; B]>,
@@ -43,7 +44,7 @@ pub(super) fn hash<const K: usize, const V: usize>(
     HashMap::try_from(map).with_context(|| format!("layout of map {name}"))
 }
 
-fn trie<const A: usize>(ebpf: &mut Ebpf, name: &str) -> Result<LpmTrie<MapData, [u8; A], u32>> {
+fn trie<const K: usize>(ebpf: &mut Ebpf, name: &str) -> Result<LpmTrie<MapData, [u8; K], u32>> {
     let map = ebpf
         .take_map(name)
         .with_context(|| format!("no map {name}"))?;
@@ -73,6 +74,7 @@ impl<const A: usize, const E: usize, const B: usize> KernelFamily<A, E, B> {
             locals: hash(ebpf, &name("LOCALS"))?,
             announced: hash(ebpf, &name("ANNOUNCED"))?,
             peer_nets: trie(ebpf, &name("PEER_NETS"))?,
+            sources: trie(ebpf, &name("SOURCES"))?,
             claims: map_array(ebpf, &name("FULLNAT"))?,
             flows: map_array(ebpf, &name("FLOWS"))?,
             half_open: map_array(ebpf, &name("HALF"))?,
@@ -117,6 +119,13 @@ impl<const A: usize, const E: usize, const B: usize> KernelFamily<A, E, B> {
             if old.peer_nets.get(net) != Some(flags) {
                 self.peer_nets.insert(&key(net), flags, 0)?;
             }
+        }
+        let key = |source: &SourceKey<A>| Key::new(source.length, layout::source(&source.source));
+        for gone in old.sources.difference(&new.sources) {
+            self.sources.remove(&key(gone))?;
+        }
+        for source in new.sources.difference(&old.sources) {
+            self.sources.insert(&key(source), 1, 0)?;
         }
         Ok(())
     }

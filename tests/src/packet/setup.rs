@@ -8,7 +8,8 @@ use std::{
 use sluice_abi::{
     AnnouncedKey, AnnouncedWord, ClaimData, ConfigWord, FIRST_REPLY_INDEX, FarEnd, FlowClock,
     ForwardingMode, Head, HeadPool, LocalKey, MacKey, NET_TUNNELS, Path, PortKey, PrefixKey,
-    RingWord, SHARE_WHOLE, ServerFacts, ServerRecord, ServerWord, Timeouts, VipWord, mac_number,
+    RingWord, SHARE_WHOLE, ServerFacts, ServerRecord, ServerWord, SourceKey, Timeouts, VipWord,
+    mac_number,
 };
 use sluice_packet::Route;
 
@@ -52,6 +53,8 @@ pub struct Family<const A: usize> {
     pub locals: BTreeMap<LocalKey<A>, u32>,
     /// `PEER_NETS*`.
     pub peer_nets: BTreeMap<PrefixKey<A>, u32>,
+    /// `SOURCES*`.
+    pub sources: BTreeSet<SourceKey<A>>,
     /// `ANNOUNCED*`.
     pub announced: BTreeMap<AnnouncedKey<A>, AnnouncedWord>,
     /// Claims that are in `FULLNAT*` before the first packet.
@@ -72,6 +75,7 @@ impl<const A: usize> Default for Family<A> {
             replies: BTreeMap::new(),
             locals: BTreeMap::new(),
             peer_nets: [(all, NET_TUNNELS)].into(),
+            sources: BTreeSet::new(),
             announced: BTreeMap::new(),
             claims: Vec::new(),
             routes: BTreeMap::new(),
@@ -451,6 +455,20 @@ impl Setup {
             IpAddr::V6(ip) => {
                 let addr = ip.octets();
                 set(&mut self.v6, PrefixKey { length, addr }, flags);
+            }
+        }
+    }
+
+    /// Adds a block of clients' addresses, by their first `length` bits, to a source set.
+    pub fn source(&mut self, set: u32, address: IpAddr, length: u32) {
+        match address {
+            IpAddr::V4(ip) => {
+                let key = SourceKey::new(set, ip.octets(), length);
+                self.v4.sources.insert(key);
+            }
+            IpAddr::V6(ip) => {
+                let key = SourceKey::new(set, ip.octets(), length);
+                self.v6.sources.insert(key);
             }
         }
     }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use sluice_abi::{
-    ForwardingMode, Head, NET_SENDS, POOL_BY_CLIENT_ADDRESS, Path, SERVER_BY_CLIENT_ADDRESS,
-    SHARE_WHOLE, ServerRecord, ServerWord, VipWord,
+    EVERYBODY, ForwardingMode, Head, NET_SENDS, NOBODY, POOL_BY_CLIENT_ADDRESS, Path,
+    SERVER_BY_CLIENT_ADDRESS, SHARE_WHOLE, ServerRecord, ServerWord, VipWord,
 };
 use sluice_planner::{Image, Mac, MapOp, Ring, Socket};
 
@@ -63,6 +63,8 @@ fn kind(write: &MapOp) -> &'static str {
         MapOp::WriteRecord { .. } => "record",
         MapOp::WriteRingSlots { .. } => "ring slots",
         MapOp::WriteHead { .. } => "head",
+        MapOp::WriteSources { .. } => "source set",
+        MapOp::RemoveSources { .. } => "source set removed",
         MapOp::SetServer { .. } => "server word",
         MapOp::SetRing { .. } => "ring word",
         MapOp::SetVip { .. } => "VIP word",
@@ -130,6 +132,16 @@ impl<'a> Dump<'a> {
                 head.seed
             ),
         );
+        match head.source_set {
+            EVERYBODY => {}
+            NOBODY => line(text, "  from nobody"),
+            set => {
+                let blocks = self.image.sources.get(&set).into_iter();
+                let blocks = blocks.flat_map(|blocks| blocks.iter());
+                let blocks: Vec<String> = blocks.map(ToString::to_string).collect();
+                line(text, format!("  from {}", blocks.join(", ")));
+            }
+        }
         for pool in head.pools.iter().take(head.pool_count.into()) {
             let share = f64::from(pool.threshold) * 100.0 / f64::from(SHARE_WHOLE);
             let below = format!("  pool below {share:.6} %");

@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     locals: 4096,
     peers: 64,
     peer_nets: 64,
+    sources: 1024,
     announced: 64,
     heads: 4096,
     rings: 4096,
@@ -33,6 +34,7 @@ const LIMITS: Limits = Limits {
     records: 65_536,
     servers_each: 16_384,
     ring_slots_each: 1 << 20,
+    sources_each: 512,
 };
 
 /// A node and its maps.

@@ -37,8 +37,8 @@ impl NearlyFull {
         let told = tables.iter().filter(|table| self.0.contains(table.name));
         let text = |table: &Capacity| {
             format!(
-                "{} holds {TOLD_TO} % or more of its {} entries: remove virtual servers or servers, or give the agent larger \
-                 maps, before something finds no room",
+                "{} holds {TOLD_TO} % or more of its {} entries: remove virtual servers, servers or sources, or give the agent \
+                 larger maps, before something finds no room",
                 table.name, table.limit
             )
         };

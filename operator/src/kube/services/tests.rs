@@ -108,6 +108,13 @@ fn a_service_becomes_a_virtual_server() {
     let sticky = json!({"spec": {"sessionAffinity": "ClientIP"}});
     let spec = asked(&sticky, &Given::default()).expect("served");
     assert_eq!(spec["serverSelection"], "ClientAddress");
+    let ranges = ["10.1.2.3/8", "10.0.0.0/8", "2001:db8::/32"];
+    let few = json!({"spec": {"loadBalancerSourceRanges": ranges}});
+    let spec = asked(&few, &Given::default()).expect("served");
+    assert_eq!(
+        spec["sources"]["allow"],
+        json!(["10.0.0.0/8", "2001:db8::/32"])
+    );
 }
 
 fn annotated(mut change: Value, annotations: &Value) -> Value {
@@ -185,6 +192,14 @@ fn what_cannot_be_served_is_refused_with_a_reason() {
     let cases = [
         (ports(33), "TooManyPorts"),
         (mode, "InvalidAnnotation"),
+        (
+            json!({"spec": {"loadBalancerSourceRanges": ["10.0.0.0"]}}),
+            "InvalidSourceRange",
+        ),
+        (
+            json!({"spec": {"loadBalancerSourceRanges": vec!["10.0.0.0/8"; 257]}}),
+            "TooManySourceRanges",
+        ),
         (sctp, "ProtocolNotSupported"),
         (
             json!({"spec": {"externalTrafficPolicy": "Local"}}),

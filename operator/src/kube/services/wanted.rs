@@ -1,12 +1,13 @@
 //! From a Service to the virtual server and the pool that serve it. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use sluice_api::{
-    Forwarding, ForwardingMode, IpFamily, MAX_PORTS, PoolSelection, Protocol, RealServerPoolSpec,
-    Servers, VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool,
-    name_for_service, parse_ip,
+    Forwarding, ForwardingMode, IpFamily, MAX_PORTS, MAX_SOURCES, PoolSelection, Protocol,
+    RealServerPoolSpec, Servers, Sources, VirtualServerAddress, VirtualServerPort,
+    VirtualServerSpec, WeightedPool, name_for_service, parse_ip,
 };
 
 use super::facts::{Balanced, Port, Traffic};
@@ -57,12 +58,6 @@ pub(super) fn wanted(
              yet: set it to Cluster",
         ));
     }
-    if !service.sources.is_empty() {
-        return Err(Objection::new(
-            "SourceRangesNotSupported",
-            "spec.loadBalancerSourceRanges is not supported yet, and the Service is not opened to everybody: remove it",
-        ));
-    }
     let pool = name_for_service(name);
     let virtual_server = VirtualServerSpec {
         addresses: addresses(service, offers)?,
@@ -72,6 +67,7 @@ pub(super) fn wanted(
         },
         pool_selection: PoolSelection::default(),
         server_selection: service.server_selection,
+        sources: sources(service)?,
         pools: vec![WeightedPool {
             name: pool,
             weight: 1,
@@ -88,6 +84,31 @@ pub(super) fn wanted(
         virtual_server,
         pool,
     })
+}
+
+/// The clients that may connect. Kubernetes takes blocks whose lower bits are not 0, too.
+fn sources(service: &Balanced) -> Result<Option<Sources>, Objection> {
+    let count = service.sources.len();
+    if count > MAX_SOURCES {
+        return Err(Objection::new(
+            "TooManySourceRanges",
+            format!(
+                "spec.loadBalancerSourceRanges has {count} entries, {MAX_SOURCES} are possible: join some"
+            ),
+        ));
+    }
+    let mut allow = BTreeSet::new();
+    for text in &service.sources {
+        let block = text.trim().parse::<IpNet>();
+        let block = block.map_err(|_| {
+            let message =
+                format!("spec.loadBalancerSourceRanges has {text}, which is no block of addresses");
+            Objection::new("InvalidSourceRange", message)
+        })?;
+        allow.insert(block.trunc().to_string());
+    }
+    let allow: Vec<String> = allow.into_iter().collect();
+    Ok((!allow.is_empty()).then_some(Sources { allow }))
 }
 
 fn mode(service: &Balanced) -> Result<ForwardingMode, Objection> {

@@ -452,6 +452,7 @@ fn virtual_server(wanted: &Wanted, numbers: Numbers) -> VirtualServerStatus {
                 mode: ForwardingMode::Nat,
                 pool_selection: PoolSelection::Flow,
                 server_selection: ServerSelection::Flow,
+                sources: None,
                 pools: pools.collect(),
                 groups: Vec::new(),
             },

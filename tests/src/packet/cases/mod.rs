@@ -9,6 +9,7 @@ mod frames;
 mod fullnat;
 mod modes;
 mod paths;
+mod sources;
 mod tags;
 mod ways_back;
 
@@ -29,6 +30,7 @@ pub use frames::cases as frames;
 pub use fullnat::cases as fullnat;
 pub use modes::cases as modes;
 pub use paths::cases as paths;
+pub use sources::cases as sources;
 pub use tags::cases as tags;
 pub use ways_back::cases as ways_back;
 
@@ -42,6 +44,7 @@ pub fn all() -> Vec<Case> {
         frames(),
         fullnat(),
         paths(),
+        sources(),
         tags(),
         ways_back(),
         announce(),

@@ -6,9 +6,9 @@ use std::{
 };
 
 use sluice_abi::{
-    AnnouncedWord, ClaimData, ClaimState, ConfigWord, FULLNAT_PORT_MIN, FarEnd, ForwardingMode,
-    NET_SENDS, NET_TUNNELS, Path, RingWord, SERVER_BY_CLIENT_ADDRESS, ServerWord, TCP, UDP,
-    VipWord,
+    AnnouncedWord, ClaimData, ClaimState, ConfigWord, FIRST_SOURCE_SET, FULLNAT_PORT_MIN, FarEnd,
+    ForwardingMode, NET_SENDS, NET_TUNNELS, NOBODY, Path, RingWord, SERVER_BY_CLIENT_ADDRESS,
+    ServerWord, TCP, UDP, VipWord,
 };
 use sluice_packet::{AlignedMac, Route};
 
@@ -204,6 +204,7 @@ impl World {
                 head.flags = SERVER_BY_CLIENT_ADDRESS;
             }
         }
+        world.limit_sources(rng);
         for head in 1..=u32::try_from(world.virtuals.len()).unwrap_or(0) {
             let mut rs_head = world.setup.heads.get(&head).copied().unwrap_or_default();
             rs_head.pools[0].ring = head + RS_HEADS;
@@ -232,6 +233,26 @@ impl World {
         let ifindex = if rng.percent(95) { IFINDEX } else { 9 };
         self.setup.announce(address, ifindex, AnnouncedWord(word));
         self.setup.groups = [(0, u64::MAX), (2, rng.bits() >> 14)].into();
+    }
+
+    /// Lets some virtual servers take flows of certain clients alone: of the first ones, of all, or of nobody.
+    fn limit_sources(&mut self, rng: &mut Rng) {
+        for (set, number, lengths) in [
+            (FIRST_SOURCE_SET, 0, [31, 127]),
+            (FIRST_SOURCE_SET, 5, [32, 128]),
+            (FIRST_SOURCE_SET + 1, 0, [0, 0]),
+        ] {
+            for (family, length) in [Family::V4, Family::V6].into_iter().zip(lengths) {
+                self.setup
+                    .source(set, client(family, number, 0).ip(), length);
+            }
+        }
+        for this in &self.virtuals {
+            if rng.percent(12) {
+                let head = self.setup.heads.entry(this.vip_port.head).or_default();
+                head.source_set = NOBODY + rng.below(4);
+            }
+        }
     }
 
     /// The virtual servers that get packets.
@@ -342,7 +363,7 @@ impl World {
             .map(|this| (this.target, address))
     }
 
-    /// A change as the agent makes it: another ring, a draining server, another path, an id given to another server, a VIP group
+    /// A change as the agent makes it: another ring, another list of clients, a draining server, another path, an id given to another server, a VIP group
     /// held or given up.
     pub fn change(&mut self, rng: &mut Rng) {
         let deadline = *rng.pick(&[0, u64::MAX]);
@@ -354,13 +375,18 @@ impl World {
             return;
         }
         let with = |path, epoch, draining| ServerWord::new(word.slot(), epoch, path, draining);
-        let new = match rng.below(5) {
+        let new = match rng.below(6) {
             0 => {
                 let ids = [id];
                 self.setup.ring(this.vip_port.head, &ids);
                 word
             }
             1 => with(word.path(), word.epoch(), true),
+            5 => {
+                let head = self.setup.heads.entry(this.vip_port.head).or_default();
+                head.source_set = rng.below(FIRST_SOURCE_SET + 2);
+                word
+            }
             2 => with(word.path(), word.epoch().wrapping_add(1), false),
             3 if word.path() != Path::Local => with(Path::Unresolved, word.epoch(), false),
             3 => ServerWord::absent(word.epoch()),
