@@ -17,8 +17,10 @@ mod frame;
 mod joins;
 mod leases;
 mod plan;
+mod seats;
 mod sys;
 mod witness;
+mod worker;
 
 pub use announcer::{Announcer, GroupState, Groups, Tools};
 pub use frame::Sender;

@@ -1,0 +1,181 @@
+//! Electors and what they are told: the plan, and who claims addresses.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sluice_election::{Elector, Event, Source, Time, Witness};
+use sluice_planner::Mac;
+use tracing::{debug, warn};
+
+use super::frame::Claim;
+use super::plan::{Group, Path, Plan, Uplink};
+use super::worker::{Worker, now};
+use crate::state::AnnounceCounts;
+
+/// An elector and what it is asked for by.
+pub(super) struct Seat {
+    pub(super) elector: Elector,
+    pub(super) paths: Vec<Path>,
+    /// Whether there is somebody to ask, as the elector knows.
+    witness: Option<Witness>,
+    pub(super) index: u16,
+    pub(super) hash: u64,
+}
+
+impl Seat {
+    pub(super) fn is_due(&self, time: Time) -> bool {
+        let due = self.elector.next_deadline();
+        due.is_some_and(|due| due <= time)
+    }
+
+    /// Takes in that an address was claimed on an uplink.
+    fn answered(&mut self, ifindex: u32, address: IpAddr, from: &Source) {
+        let on_it =
+            |path: &Path| path.ifindex == ifindex && path.vip.is_ipv4() == address.is_ipv4();
+        if let Some(path) = self.paths.iter().position(on_it) {
+            let from = from.clone();
+            self.elector.on(Event::Answer { path, from }, now());
+        }
+    }
+}
+
+impl Worker {
+    /// Takes in that somebody says that an address is its own.
+    pub(super) fn hear(&mut self, ifindex: u32, claim: Claim) {
+        let Some(uplink) = self.plan.uplinks.get(&ifindex) else {
+            return;
+        };
+        if claim.mac == uplink.sender.mac {
+            return;
+        }
+        let peer = self.node_of.get(&(uplink.name.clone(), claim.mac)).cloned();
+        let group = self.group_of.get(&claim.address).cloned();
+        if let Some(group) = &group {
+            let from = if let Some(name) = &peer {
+                Source::Peer(name.clone())
+            } else {
+                AnnounceCounts::count(&self.counts.strangers);
+                debug!(vip = %claim.address, mac = %claim.mac, "somebody else claims a VIP");
+                Source::Stranger
+            };
+            if let Some(seat) = self.electors.get_mut(group) {
+                seat.answered(ifindex, claim.address, &from);
+            }
+        }
+        if peer.is_none() && !self.witnesses.heard(ifindex, claim) {
+            return;
+        }
+        // Whoever lives on this link proves the way to it, for every group but the one that it claims.
+        for (name, seat) in &mut self.electors {
+            if Some(name) != group.as_ref() {
+                seat.answered(ifindex, claim.address, &Source::Witness);
+            }
+        }
+    }
+
+    pub(super) fn set_plan(&mut self, plan: Plan) {
+        let before = std::mem::replace(&mut self.plan, plan);
+        let time = now();
+        let gone: Vec<String> = self
+            .electors
+            .keys()
+            .filter(|group| !self.plan.groups.contains_key(*group))
+            .cloned()
+            .collect();
+        for group in gone {
+            self.leave(&group, before.groups.get(&group));
+        }
+        if !Arc::ptr_eq(&before.peers, &self.plan.peers) {
+            self.node_of = self.nodes();
+        }
+        if before.uplinks != self.plan.uplinks || !Arc::ptr_eq(&before.peers, &self.plan.peers) {
+            self.witnesses.set(&self.plan);
+        }
+        // IPv6 solicitations must reach the node before it is armed.
+        self.joins.set(&self.plan);
+        let witness = self.plan.witness();
+        let groups: Vec<String> = self.plan.groups.keys().cloned().collect();
+        for name in groups {
+            self.seat(&name, before.groups.get(&name), witness, time);
+        }
+        let is_back = |(ifindex, uplink): (&u32, &Uplink)| {
+            let known = before.uplinks.get(ifindex);
+            uplink.up && known.is_some_and(|known| !known.up)
+        };
+        if self.plan.uplinks.iter().any(is_back) {
+            self.bursts.begin_again(time);
+        }
+    }
+
+    /// Has an elector for a group, and tells it what is new.
+    fn seat(&mut self, name: &str, before: Option<&Group>, witness: Witness, time: Time) {
+        let Some(group) = self.plan.groups.get(name) else {
+            return;
+        };
+        if !before.is_some_and(|before| Arc::ptr_eq(&before.vips, &group.vips)) {
+            forget_vips(&mut self.group_of, name, before);
+            let vips = group.vips.iter().map(|vip| (*vip, name.to_owned()));
+            self.group_of.extend(vips);
+            self.bursts.keep(name, &group.vips, time);
+        }
+        let paths = self.plan.paths(group);
+        let (node, settings) = (&self.node, &self.settings);
+        let is_new = !self.electors.contains_key(name);
+        let seat = self
+            .electors
+            .entry(name.to_owned())
+            .or_insert_with(|| Seat {
+                elector: Elector::new(name, node, settings.clone(), time),
+                paths: Vec::new(),
+                witness: None,
+                index: group.index,
+                hash: sluice_abi::group_hash(name),
+            });
+        if is_new || seat.paths != paths {
+            seat.elector.on(Event::Paths(paths.len()), time);
+            seat.paths = paths;
+        }
+        if seat.witness != Some(witness) {
+            seat.witness = Some(witness);
+            seat.elector.on(Event::Witness(witness), time);
+        }
+        let known = before.filter(|_| !is_new);
+        if known.is_none_or(|known| known.candidates != group.candidates) {
+            let candidates = group.candidates.as_ref().clone();
+            seat.elector.on(Event::Candidates(candidates), time);
+        }
+        if known.is_none_or(|known| known.health != group.health) {
+            seat.elector.on(Event::Health(group.health), time);
+        }
+    }
+
+    /// A group is none of this node's any more: nobody is asked for it, so its Lease expires by itself.
+    fn leave(&mut self, group: &str, before: Option<&Group>) {
+        self.bursts.end(group);
+        if let Some(seat) = self.electors.remove(group)
+            && let Err(error) = self.maps.forget_group(seat.index.into())
+        {
+            warn!(group, "cannot forget the VIP group: {error}");
+        }
+        forget_vips(&mut self.group_of, group, before);
+    }
+
+    fn nodes(&self) -> BTreeMap<(String, Mac), String> {
+        let peers = self.plan.peers.iter();
+        let macs = peers.flat_map(|(node, peer)| {
+            let macs = peer.macs.iter();
+            macs.map(move |(uplink, mac)| ((uplink.clone(), *mac), node.clone()))
+        });
+        macs.collect()
+    }
+}
+
+/// Takes a group's VIPs, as they were planned before, off the index of groups, unless another group has them now.
+fn forget_vips(group_of: &mut BTreeMap<IpAddr, String>, name: &str, before: Option<&Group>) {
+    for vip in before.iter().flat_map(|before| before.vips.iter()) {
+        if group_of.get(vip).is_some_and(|of| of == name) {
+            group_of.remove(vip);
+        }
+    }
+}
