@@ -26,6 +26,8 @@ pub enum ConditionType {
     /// A node's programs are not on all of its uplinks, so that packets for VIPs miss them; the message names each uplink with
     /// the remedy. It is an exception of the node for every virtual server.
     NotAttached,
+    /// Hosts that are no directors claim VIPs that a node announces; the message names each with the remedy.
+    AddressClaimed,
     /// Tables of a node are nearly full; the message names each with its limit.
     NearlyFull,
     /// A node's agent has taken everything off the node, as it was asked to.
@@ -57,6 +59,7 @@ impl ConditionType {
             Self::ForwardingAdvice => "ForwardingAdvice",
             Self::NetworkAdvice => "NetworkAdvice",
             Self::NotAttached => "NotAttached",
+            Self::AddressClaimed => "AddressClaimed",
             Self::NearlyFull => "NearlyFull",
             Self::Detached => "Detached",
             Self::Silent => "Silent",
@@ -136,6 +139,8 @@ pub enum Reason {
     NetworkSettings,
     /// An uplink is missing, carries no Ethernet frames, or takes no program of Sluice's.
     AttachFailed,
+    /// A host that is no director answers for a VIP.
+    AnsweredElsewhere,
     /// A table has little room left.
     LimitNear,
     /// The annotation `sluice.dev/detach` asked for it.

@@ -59,9 +59,9 @@ pub use forwarding::{ForwardingMode, IpFamily, PoolSelection, Protocol, ServerSe
 pub use k8s_openapi::jiff;
 pub use limits::*;
 pub use load_balancer_node::{
-    AttachMode, Authority, Capabilities, CapacityEntry, ExceptionKind, GroupRole, GroupStatus,
-    InterfaceStatus, LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeException,
-    NodeRole, XdpMode,
+    AddressClaim, AttachMode, Authority, Capabilities, CapacityEntry, ExceptionKind, GroupRole,
+    GroupStatus, InterfaceStatus, LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus,
+    NodeException, NodeRole, XdpMode,
 };
 pub use mac::{MacAddress, NoMacAddress};
 pub use object::{

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, ConditionType, Time, find_condition};
 use crate::limits::{
-    MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_GROUP_NAME_LENGTH,
+    MAX_ADDRESS_CLAIMS, MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_GROUP_NAME_LENGTH,
     MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_LABEL_LENGTH, MAX_MAC_LENGTH,
     MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_NODE_GROUPS, MAX_REVISION,
     MAX_UNLISTED_EXCEPTIONS,
@@ -108,7 +108,7 @@ pub struct LoadBalancerNodeStatus {
     /// The generation of the spec that the agent runs.
     #[serde(default)]
     pub observed_generation: i64,
-    /// `Ready`, `NotAttached`, `NearlyFull`, `NetworkAdvice` and `Detached` by the agent, `Silent` by the operator.
+    /// `Ready`, `NotAttached`, `NearlyFull`, `NetworkAdvice`, `AddressClaimed` and `Detached` by the agent, `Silent` by the operator.
     #[serde(default)]
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -152,6 +152,11 @@ pub struct LoadBalancerNodeStatus {
     #[schemars(length(max = MAX_NODE_GROUPS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub groups: Vec<GroupStatus>,
+    /// Claims of VIPs that the node announces by hosts that are no directors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_ADDRESS_CLAIMS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["address", "interface", "macAddress"]))]
+    pub address_claims: Vec<AddressClaim>,
     /// The node's kernel and those of its features that the agent uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
@@ -262,6 +267,21 @@ pub struct GroupStatus {
     /// By what a holder holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<Authority>,
+}
+
+/// A claim of a VIP by a host that is no director.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressClaim {
+    /// The VIP.
+    #[schemars(with = "String", length(max = MAX_ADDRESS_LENGTH))]
+    pub address: IpAddr,
+    /// The uplink on which it was claimed.
+    #[schemars(length(max = MAX_INTERFACE_NAME_LENGTH))]
+    pub interface: String,
+    /// The host's MAC address.
+    #[schemars(with = "String", length(max = MAX_MAC_LENGTH))]
+    pub mac_address: MacAddress,
 }
 
 /// A node's role in a VIP group.

@@ -8,7 +8,7 @@ use std::{fs, io, panic, process, thread};
 use anyhow::{Context, Result, bail};
 use prometheus_client::registry::Registry;
 use sluice_agent::admin::Listeners;
-use sluice_agent::announce::{self, Announcer, Groups};
+use sluice_agent::announce::{self, Announcer, Told};
 use sluice_agent::core::{AnnounceOptions, Core, Input};
 use sluice_agent::maps::{Attacher, Maps, PinLock, kernel_release, open};
 use sluice_agent::netlink::{Monitor, Requests};
@@ -157,7 +157,7 @@ fn start_announcer(
         counts: Arc::clone(&state.announced),
     };
     // A core that is busy is told later: it may be waiting for the announcer.
-    let tell = move |groups: Groups| inbox.try_send(Input::Groups(groups)).is_ok();
+    let tell = move |told: Told| inbox.try_send(Input::Announcer(Box::new(told))).is_ok();
     Announcer::start(tools, tell).context("cannot open raw sockets, which need CAP_NET_RAW")
 }
 

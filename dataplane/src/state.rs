@@ -117,6 +117,8 @@ pub struct AnnounceCounts {
     pub unheard: AtomicU64,
     /// Claims of VIPs by hosts that are no directors.
     pub strangers: AtomicU64,
+    /// Times that a VIP was defended against such a claim.
+    pub defences: AtomicU64,
     /// Reads and writes of the Leases of VIP groups.
     pub lease_requests: AtomicU64,
     /// Those for which there was no room.

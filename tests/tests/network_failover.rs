@@ -12,6 +12,7 @@ use sluice_tests::kube::Part;
 use sluice_tests::net::fabric::UPLINK;
 use sluice_tests::net::failover::{AFTER, Between, Failover, NODES, SERVED, expect_short, target};
 use sluice_tests::net::sluice::Sluice;
+use sluice_tests::net::stranger;
 use sluice_tests::net::suite::Suite;
 use sluice_tests::net::{Family, KeptConnections, Outage, OutageReport, Protocol, until};
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     );
     suite.check("a candidate with a dead port takes nothing", dead_port);
     suite.check("without the API server nobody notices", without_api_server);
+    suite.check("a VIP that a stranger claims is defended", claimed);
     suite.check(
         "a switch that snoops on MLD lets clients ask for VIPs",
         snooping,
@@ -163,6 +165,28 @@ fn without_api_server(stage: &mut Failover) -> Result<()> {
     expect_short(&dead)?;
     expect_none(&back)?;
     stage.settle()
+}
+
+/// The operator makes an Event of what the holder tells.
+fn claimed(stage: &mut Failover) -> Result<()> {
+    stranger::defended(stage)?;
+    let admin = stage.sluice.control_plane()?.admin();
+    until("an Event of the claim", Duration::from_secs(10), || {
+        let events = [
+            "get",
+            "events.events.k8s.io",
+            "--all-namespaces",
+            "--output=json",
+        ];
+        let Ok(events) = admin.json(events) else {
+            return false;
+        };
+        let mut events = events["items"].as_array().into_iter().flatten();
+        events.any(|event| {
+            event["reason"] == "AnsweredElsewhere"
+                && event["regarding"]["kind"] == "LoadBalancerNode"
+        })
+    })
 }
 
 /// Lets the switch send each multicast frame only where somebody has joined its group, and clients ask anew while no agent runs on the

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use sluice_tests::net::failover::{AFTER, Between, Failover, SERVED, expect_short};
 use sluice_tests::net::sluice::Sluice;
+use sluice_tests::net::stranger;
 use sluice_tests::net::suite::Suite;
 
 fn main() -> ExitCode {
@@ -13,6 +14,10 @@ fn main() -> ExitCode {
     suite.check("an agent that ends hands over and nobody notices", ended);
     suite.check("a silent director is replaced", silent);
     suite.check("a killed agent is replaced", killed);
+    suite.check(
+        "a VIP that a stranger claims is defended",
+        stranger::defended,
+    );
     suite.main(|| Failover::build(Between::Directory))
 }
 

@@ -337,6 +337,11 @@ impl Metrics {
                 &counts.strangers,
             ),
             (
+                "sluice_vip_defences",
+                "Times that a VIP was announced against such a claim",
+                &counts.defences,
+            ),
+            (
                 "sluice_vip_lease_requests",
                 "Reads and writes of the Leases of VIP groups",
                 &counts.lease_requests,

@@ -1,6 +1,6 @@
 //! The way to the announcer, and its threads: the worker ([`super::worker`]), and one for each kind of claim that is listened to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
@@ -13,6 +13,7 @@ use tracing::debug;
 use super::frame::Claim;
 use super::leases::{Leases, News, Place};
 use super::plan::Plan;
+use super::strangers::Stranger;
 use super::sys::{FRAME, Gets, PacketSocket};
 use super::worker::{FAREWELL, Worker};
 use crate::maps::Maps;
@@ -50,6 +51,15 @@ pub enum GroupState {
     Holder(Authority),
 }
 
+/// What the announcer tells the core.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Told {
+    /// This node's part in VIP groups.
+    pub groups: Groups,
+    /// The claims of VIPs that this node announces by hosts that are no directors.
+    pub strangers: BTreeSet<Stranger>,
+}
+
 /// The way to the announcer, which runs until it is shut down.
 #[derive(Clone, Debug)]
 pub struct Announcer(SyncSender<Message>);
@@ -64,11 +74,11 @@ pub(super) enum Message {
 }
 
 impl Announcer {
-    /// Starts the thread and its helpers. `tell` is called with this node's part in all groups whenever it has changed,
-    /// and says whether it was heard.
+    /// Starts the thread and its helpers. `tell` is called whenever there is something else to tell, and says
+    /// whether it was heard.
     pub fn start(
         mut tools: Tools,
-        tell: impl Fn(Groups) -> bool + Send + 'static,
+        tell: impl Fn(Told) -> bool + Send + 'static,
     ) -> io::Result<Self> {
         let (sender, inbox) = sync_channel(INBOX);
         let leases = tools.leases.take().map(|place| {

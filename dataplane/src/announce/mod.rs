@@ -4,7 +4,7 @@
 //! core ─ Plan ─────────────┐                    ┌─► deadline of the group, in the map that the XDP program reads
 //! Leases (a thread) ─ News ┼─► announcer ───────┼─► questions for VIPs, announcements (raw sockets)
 //! sockets ─ claims heard ──┘   (electors,       ├─► Leases: reads and writes
-//!                              a thread)        └─► core: which groups this node holds
+//!                              a thread)        └─► core: which groups this node holds, who else claims VIPs
 //! ```
 //!
 //! Answering ARP and neighbour discovery is the XDP program's, for as long as the deadline of the VIP's group has not passed. The
@@ -13,16 +13,19 @@
 
 mod announcer;
 mod bursts;
+mod claims;
 mod frame;
 mod joins;
 mod leases;
 mod plan;
 mod seats;
+mod strangers;
 mod sys;
 mod witness;
 mod worker;
 
-pub use announcer::{Announcer, GroupState, Groups, Tools};
+pub use announcer::{Announcer, GroupState, Groups, Told, Tools};
 pub use frame::Sender;
 pub use leases::Place;
 pub use plan::{Group, Path, Peer, Peers, Plan, Uplink};
+pub use strangers::Stranger;

@@ -1,17 +1,15 @@
-//! Electors and what they are told: the plan, and who claims addresses.
+//! Electors, and what they are told of the plan.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_election::{Elector, Event, Source, Time, Witness};
+use sluice_election::{Elector, Event, Role, Source, Time, Witness};
 use sluice_planner::Mac;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::frame::Claim;
 use super::plan::{Group, Path, Plan, Uplink};
 use super::worker::{Worker, now};
-use crate::state::AnnounceCounts;
 
 /// An elector and what it is asked for by.
 pub(super) struct Seat {
@@ -29,8 +27,13 @@ impl Seat {
         due.is_some_and(|due| due <= time)
     }
 
+    /// Whether this node holds the group.
+    pub(super) fn holds(&self) -> bool {
+        self.elector.state().role == Role::Holder
+    }
+
     /// Takes in that an address was claimed on an uplink.
-    fn answered(&mut self, ifindex: u32, address: IpAddr, from: &Source) {
+    pub(super) fn answered(&mut self, ifindex: u32, address: IpAddr, from: &Source) {
         let on_it =
             |path: &Path| path.ifindex == ifindex && path.vip.is_ipv4() == address.is_ipv4();
         if let Some(path) = self.paths.iter().position(on_it) {
@@ -41,39 +44,6 @@ impl Seat {
 }
 
 impl Worker {
-    /// Takes in that somebody says that an address is its own.
-    pub(super) fn hear(&mut self, ifindex: u32, claim: Claim) {
-        let Some(uplink) = self.plan.uplinks.get(&ifindex) else {
-            return;
-        };
-        if claim.mac == uplink.sender.mac {
-            return;
-        }
-        let peer = self.node_of.get(&(uplink.name.clone(), claim.mac)).cloned();
-        let group = self.group_of.get(&claim.address).cloned();
-        if let Some(group) = &group {
-            let from = if let Some(name) = &peer {
-                Source::Peer(name.clone())
-            } else {
-                AnnounceCounts::count(&self.counts.strangers);
-                debug!(vip = %claim.address, mac = %claim.mac, "somebody else claims a VIP");
-                Source::Stranger
-            };
-            if let Some(seat) = self.electors.get_mut(group) {
-                seat.answered(ifindex, claim.address, &from);
-            }
-        }
-        if peer.is_none() && !self.witnesses.heard(ifindex, claim) {
-            return;
-        }
-        // Whoever lives on this link proves the way to it, for every group but the one that it claims.
-        for (name, seat) in &mut self.electors {
-            if Some(name) != group.as_ref() {
-                seat.answered(ifindex, claim.address, &Source::Witness);
-            }
-        }
-    }
-
     pub(super) fn set_plan(&mut self, plan: Plan) {
         let before = std::mem::replace(&mut self.plan, plan);
         let time = now();
@@ -161,11 +131,12 @@ impl Worker {
         forget_vips(&mut self.group_of, group, before);
     }
 
-    fn nodes(&self) -> BTreeMap<(String, Mac), String> {
+    /// The other directors by Ethernet address. Uplinks of one segment may have other names elsewhere.
+    fn nodes(&self) -> BTreeMap<Mac, String> {
         let peers = self.plan.peers.iter();
         let macs = peers.flat_map(|(node, peer)| {
-            let macs = peer.macs.iter();
-            macs.map(move |(uplink, mac)| ((uplink.clone(), *mac), node.clone()))
+            let macs = peer.macs.values();
+            macs.map(move |mac| (*mac, node.clone()))
         });
         macs.collect()
     }

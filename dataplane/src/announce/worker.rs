@@ -12,13 +12,14 @@ use sluice_election::{Action, Event, Role, Settings, Target, Time};
 use sluice_planner::Mac;
 use tracing::{debug, info, warn};
 
-use super::announcer::{GroupState, Groups, INBOX, Message, Tools};
+use super::announcer::{GroupState, Groups, INBOX, Message, Told, Tools};
 use super::bursts::Bursts;
 use super::frame::{self, To};
 use super::joins::Joins;
 use super::leases::{Leases, News, Request};
-use super::plan::{Path, Plan};
+use super::plan::{Path, Plan, Uplink};
 use super::seats::Seat;
+use super::strangers::{Stranger, Strangers};
 use super::sys::{Gets, PacketSocket};
 use super::witness::Witnesses;
 use crate::maps::Maps;
@@ -29,8 +30,8 @@ const TURN: Duration = Duration::from_millis(500);
 /// How long groups are handed over at the end of the process.
 pub(super) const FAREWELL: Duration = Duration::from_millis(2_500);
 
-/// Called with this node's part in all groups; says whether it was heard.
-pub(super) type Tell = Box<dyn Fn(Groups) -> bool + Send>;
+/// Tells the core; says whether it was heard.
+pub(super) type Tell = Box<dyn Fn(Told) -> bool + Send>;
 
 /// The present by the clock that deadlines are in: CLOCK_MONOTONIC, as `bpf_ktime_get_ns`.
 pub(super) fn now() -> Time {
@@ -49,12 +50,13 @@ pub(super) struct Worker {
     pub(super) electors: BTreeMap<String, Seat>,
     /// The group of each VIP.
     pub(super) group_of: BTreeMap<IpAddr, String>,
-    /// The other directors by uplink's name and Ethernet address.
-    pub(super) node_of: BTreeMap<(String, Mac), String>,
+    /// The other directors by Ethernet address.
+    pub(super) node_of: BTreeMap<Mac, String>,
     pub(super) witnesses: Witnesses,
+    pub(super) strangers: Strangers,
     pub(super) bursts: Bursts,
     pub(super) joins: Joins,
-    told: Option<Groups>,
+    told: Option<Told>,
     tell: Tell,
     /// Whoever listens for it sees by this that it has ended.
     _life: Arc<()>,
@@ -80,6 +82,7 @@ impl Worker {
             group_of: BTreeMap::new(),
             node_of: BTreeMap::new(),
             witnesses: Witnesses::default(),
+            strangers: Strangers::default(),
             bursts: Bursts::default(),
             joins: Joins::open()?,
             told: None,
@@ -135,7 +138,8 @@ impl Worker {
     fn wait(&self) -> Duration {
         let electors = self.electors.values();
         let electors = electors.filter_map(|seat| seat.elector.next_deadline());
-        let due = electors.chain(self.bursts.deadline()).min();
+        let due = electors.chain(self.bursts.deadline());
+        let due = due.chain(self.strangers.deadline()).min();
         due.map_or(TURN, |due| due.since(now()).min(TURN))
     }
 
@@ -178,6 +182,7 @@ impl Worker {
             self.announce(&group, vip);
         }
         self.joins.turn();
+        self.forget_strangers();
         self.report();
     }
 
@@ -271,29 +276,40 @@ impl Worker {
         }
     }
 
-    /// Tells every link of the group that a VIP of it is here.
+    /// Tells every link of the group that a VIP of it is here, and asks who else says so.
     fn announce(&self, group: &str, vip: IpAddr) {
         let Some(planned) = self.plan.groups.get(group) else {
             return;
         };
         for ifindex in &planned.uplinks {
-            let uplink = self.plan.uplinks.get(ifindex);
-            let Some(uplink) = uplink.filter(|uplink| uplink.up && planned.announces(vip, uplink))
-            else {
-                continue;
-            };
-            let sender = &uplink.sender;
-            for frame in frame::announcements(sender, vip, false) {
-                self.send(*ifindex, &frame);
-            }
-            let IpAddr::V4(vip) = vip else { continue };
-            for gateway in &uplink.gateways {
-                if let IpAddr::V4(gateway) = gateway {
-                    self.send(*ifindex, &frame::refresh_gateway(sender, vip, *gateway));
-                }
+            if let Some(uplink) = self.announce_on(group, *ifindex, vip)
+                && let Some(question) = frame::question(&uplink.sender, vip, To::All)
+            {
+                self.send(*ifindex, &question);
             }
         }
         AnnounceCounts::count(&self.counts.announcements);
+    }
+
+    /// Tells a link of the group that a VIP of it is here, if it is announced there.
+    pub(super) fn announce_on(&self, group: &str, ifindex: u32, vip: IpAddr) -> Option<&Uplink> {
+        let planned = self.plan.groups.get(group)?;
+        let uplink = self.plan.uplinks.get(&ifindex)?;
+        if !uplink.up || !planned.uplinks.contains(&ifindex) || !planned.announces(vip, uplink) {
+            return None;
+        }
+        let sender = &uplink.sender;
+        for frame in frame::announcements(sender, vip, false) {
+            self.send(ifindex, &frame);
+        }
+        if let IpAddr::V4(vip) = vip {
+            for gateway in &uplink.gateways {
+                if let IpAddr::V4(gateway) = gateway {
+                    self.send(ifindex, &frame::refresh_gateway(sender, vip, *gateway));
+                }
+            }
+        }
+        Some(uplink)
     }
 
     fn send(&self, ifindex: u32, frame: &[u8]) {
@@ -303,7 +319,7 @@ impl Worker {
         }
     }
 
-    /// Tells this node's part in the groups, if it is another one.
+    /// Tells the core what is new.
     fn report(&mut self) {
         let states = self.electors.iter().filter_map(|(name, seat)| {
             let state = seat.elector.state();
@@ -314,19 +330,31 @@ impl Worker {
             };
             Some((name.clone(), state))
         });
-        let states: Groups = states.collect();
-        if self.told.as_ref() == Some(&states) {
+        let told = Told {
+            groups: states.collect(),
+            strangers: self.strangers.all(),
+        };
+        if self.told.as_ref() == Some(&told) || !(self.tell)(told.clone()) {
             return;
         }
-        if !(self.tell)(states.clone()) {
-            return;
+        let before = self.told.replace(told.clone()).unwrap_or_default();
+        log_groups(&before.groups, &told.groups);
+        for Stranger {
+            address,
+            uplink,
+            mac,
+        } in told.strangers.difference(&before.strangers)
+        {
+            warn!(vip = %address, uplink, %mac, "a host that is no director claims a VIP");
         }
-        let before = self.told.replace(states.clone()).unwrap_or_default();
-        let names: BTreeSet<&String> = before.keys().chain(states.keys()).collect();
-        for name in names {
-            if before.get(name) != states.get(name) {
-                info!(group = name, state = ?states.get(name), "VIP group");
-            }
+    }
+}
+
+fn log_groups(before: &Groups, after: &Groups) {
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    for name in names {
+        if before.get(name) != after.get(name) {
+            info!(group = name, state = ?after.get(name), "VIP group");
         }
     }
 }

@@ -9,7 +9,7 @@ use sluice_api::LoadBalancerNodeStatus;
 use sluice_api::jiff::Timestamp;
 use sluice_planner::{Image, MapOp};
 
-use crate::announce::{Groups, Plan};
+use crate::announce::{Plan, Told};
 use crate::maps::{self, Attached, Hook, Mode, XdpChoice};
 use crate::netlink::{self, Route, Settings, Table};
 use crate::source::Event;
@@ -37,8 +37,8 @@ pub enum Input {
     Netlink(Box<RouteNetlinkMessage>),
     /// News of the kernel's network was lost.
     NetlinkLost,
-    /// This node's part in VIP groups.
-    Groups(Groups),
+    /// News of the announcer.
+    Announcer(Box<Told>),
     /// News ends for now, or a deadline has passed: whatever is due is to be done.
     Turn,
     /// Of [`Effect::ReadTable`].

@@ -147,7 +147,7 @@ impl Working {
                 }
             }
             Input::NetlinkLost => self.network.lose(),
-            Input::Groups(groups) => self.announce.tell(groups),
+            Input::Announcer(told) => self.announce.tell(*told),
             other => return Some(other),
         }
         None
@@ -171,7 +171,7 @@ impl Working {
             | Input::DoorsClosed(_)
             | Input::Netlink(_)
             | Input::NetlinkLost
-            | Input::Groups(_)
+            | Input::Announcer(_)
             | Input::Turn => {}
             Input::TableRead(read) => {
                 network.table_read(read, now.instant);

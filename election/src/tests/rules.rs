@@ -407,6 +407,22 @@ fn a_successor_that_does_not_renew_loses_the_lease_again() {
 }
 
 #[test]
+fn a_holder_that_hears_a_peer_reads_the_lease_at_once() {
+    let mut play = Play::holder(0, settings());
+    play.run(300);
+    for (from, reads) in [
+        (Source::Stranger, false),
+        (Source::Witness, false),
+        (Source::Peer(name(1)), true),
+    ] {
+        let event = Event::Answer { path: 0, from };
+        play.elector.on(event, time(300));
+        let actions = play.elector.tick(time(300));
+        assert_eq!(actions.contains(&Action::ReadLease), reads, "{actions:?}");
+    }
+}
+
+#[test]
 fn who_shuts_down_alone_releases() {
     let mut play = Play::holder(0, settings());
     let alone = vec![candidates([true; 3]).remove(0)];

@@ -18,6 +18,7 @@ use sluice_kube::watched::{self, Watched as _};
 use tracing::{info, warn};
 
 use super::departures::Departures;
+use super::events::News;
 use super::facts::{NAME_MARK, NodeFacts, PodFacts, ServiceFacts, SliceFacts};
 use super::labels::ByLabel;
 use super::memory::{Decided, Memory};
@@ -94,6 +95,8 @@ pub(super) struct Index {
     /// Pools whose slices may have to change.
     pub(super) dirty_pools: BTreeSet<ObjectKey>,
     missed: Vec<(&'static str, Missed)>,
+    /// Events that are to be told.
+    pub(super) news: Vec<News>,
 }
 
 impl Index {

@@ -9,6 +9,8 @@ use sluice_api::{
 use sluice_kube::store::Change;
 use tracing::warn;
 
+use super::claims;
+use super::events::News;
 use super::index::Index;
 use super::memory::Decided as _;
 use crate::core::{Assignment, Dirty, Named, Taken, address_pool_status};
@@ -158,6 +160,11 @@ impl Index {
 
     /// Nodes that came or went.
     pub(super) fn nodes_changed(&mut self, changes: &[Change<LoadBalancerNode>]) {
+        let news = changes
+            .iter()
+            .filter_map(|change| claims::news(self, change));
+        let news: Vec<News> = news.collect();
+        self.news.extend(news);
         let is_there = |key| self.nodes.objects.contains_key(key);
         let mut changes = changes.iter();
         if changes.any(|change| change.before.is_some() != is_there(&change.key)) {

@@ -15,6 +15,7 @@
 
 mod addresses;
 pub mod apply_pools;
+mod claims;
 mod conflict;
 mod departures;
 pub mod detach;

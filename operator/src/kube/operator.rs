@@ -198,6 +198,9 @@ impl Operator {
             self.metrics.unreadable.get_or_create(&label(kind)).inc();
             self.events.tell(news(kind, missed));
         }
+        for news in std::mem::take(&mut self.index.news) {
+            self.events.tell(news);
+        }
     }
 
     fn is_complete(&mut self) -> bool {

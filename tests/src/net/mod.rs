@@ -33,6 +33,7 @@ pub(crate) mod segment;
 pub mod sluice;
 mod sources;
 mod spread;
+pub mod stranger;
 pub mod suite;
 mod tcp;
 mod udp;

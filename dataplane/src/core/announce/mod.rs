@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_api::{
-    AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MacAddress, Peer,
+    AddressClaim, AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MacAddress, Peer,
     parse_vip_group,
 };
 use sluice_election::{Candidate, Health};
@@ -21,7 +21,7 @@ use super::intent::Intent;
 use super::io::Effect;
 use super::network::Network;
 use super::program::{self, Program};
-use crate::announce::{Group, GroupState, Groups, Peers, Plan, Sender, Uplink};
+use crate::announce::{Group, GroupState, Peers, Plan, Sender, Told, Uplink};
 use crate::maps::Group as GroupEntry;
 use crate::netlink::{Link, Prefix};
 
@@ -29,6 +29,10 @@ use indices::Indices;
 use steady::Steady;
 use vips::NO_POOL;
 pub(super) use vips::Vips;
+
+/// What to do about hosts that claim VIPs. It comes first, since a long message is cut.
+const CLAIMED_REMEDY: &str = "take these addresses off the other hosts, or out of the AddressPool; a proxy ARP that answers for \
+    all addresses claims VIPs, too";
 
 /// The room of announcement.
 #[derive(Debug)]
@@ -48,8 +52,8 @@ pub(super) struct Announce {
     peers: (Arc<Peers>, Option<u64>),
     /// The plan that the announcer has.
     plan: Option<Plan>,
-    /// This node's part in groups, as the announcer says.
-    groups: Groups,
+    /// What the announcer says.
+    told: Told,
     /// Groups for which there is no number.
     unnumbered: usize,
     /// Why nothing can be announced.
@@ -138,7 +142,7 @@ impl Announce {
             steady: Steady::new(options.stable_time),
             peers: (Arc::default(), None),
             plan: None,
-            groups: Groups::new(),
+            told: Told::default(),
             unnumbered: 0,
             unable: options.unable,
         }
@@ -366,14 +370,36 @@ impl Announce {
         candidates
     }
 
-    /// Takes in this node's part in groups.
-    pub(super) fn tell(&mut self, groups: Groups) {
-        self.groups = groups;
+    /// Takes in what the announcer says.
+    pub(super) fn tell(&mut self, told: Told) {
+        self.told = told;
+    }
+
+    /// Claims of VIPs that are announced here, for the status.
+    pub(super) fn claims(&self) -> impl Iterator<Item = AddressClaim> + '_ {
+        self.told.strangers.iter().map(|stranger| AddressClaim {
+            address: stranger.address,
+            interface: stranger.uplink.clone(),
+            mac_address: MacAddress(stranger.mac.0),
+        })
+    }
+
+    /// The same in words, with the remedy.
+    pub(super) fn claimed(&self) -> Vec<String> {
+        let claims = self.told.strangers.iter().map(|stranger| {
+            let (address, uplink, mac) = (stranger.address, &stranger.uplink, stranger.mac);
+            format!("{address} is claimed by {mac} on {uplink}, which is no director")
+        });
+        let mut texts: Vec<String> = claims.collect();
+        if !texts.is_empty() {
+            texts.insert(0, CLAIMED_REMEDY.to_owned());
+        }
+        texts
     }
 
     /// This node's part in groups, for its status.
     pub(super) fn groups(&self) -> impl Iterator<Item = GroupStatus> + '_ {
-        self.groups.iter().map(|(name, state)| GroupStatus {
+        self.told.groups.iter().map(|(name, state)| GroupStatus {
             name: name.clone(),
             role: match state {
                 GroupState::Holder(_) => GroupRole::Holder,

@@ -221,6 +221,7 @@ impl Report {
                 })
                 .collect(),
             groups: rooms.announce.groups().collect(),
+            address_claims: rooms.announce.claims().collect(),
             capabilities: Some(self.capabilities(rooms)),
             capacity: self.capacity.iter().map(entry).collect(),
         };
@@ -254,6 +255,7 @@ impl Report {
     fn warn(&self, rooms: Rooms<'_>, status: &mut LoadBalancerNodeStatus, now: &Time) {
         let missed = rooms.program.attachments.missed_uplinks();
         let nearly_full = self.nearly_full.texts(&self.capacity);
+        let claimed = rooms.announce.claimed();
         for (kind, reason, amiss) in [
             (
                 ConditionType::NotAttached,
@@ -269,6 +271,11 @@ impl Report {
                 ConditionType::NetworkAdvice,
                 Reason::NetworkSettings,
                 rooms.advice,
+            ),
+            (
+                ConditionType::AddressClaimed,
+                Reason::AnsweredElsewhere,
+                &claimed[..],
             ),
         ] {
             warn_of(status, (kind, reason), amiss, now);

@@ -1,12 +1,14 @@
 //! What the announcer is told.
 
 use sluice_api::{
-    AddressGroup, Authority, DecidedL2, GroupRole, GroupStatus, MacAddress, Peer, PeerInterface,
+    AddressClaim, AddressGroup, Authority, ConditionType, DecidedL2, GroupRole, GroupStatus,
+    MacAddress, Peer, PeerInterface, find_condition,
 };
 use sluice_election::{Candidate, Health};
+use sluice_planner::Mac;
 
 use super::*;
-use crate::announce::{Group, GroupState};
+use crate::announce::{Group, GroupState, Stranger, Told};
 use crate::source::Announcing;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -208,7 +210,10 @@ fn status_tells_this_nodes_part() {
         ("edge-0".to_owned(), GroupState::Candidate),
         ("edge-1".to_owned(), held),
     ];
-    world.tell(Input::Groups(groups.into()));
+    world.tell(Input::Announcer(Box::new(Told {
+        groups: groups.into(),
+        ..Told::default()
+    })));
     wait(&mut world, Duration::from_secs(2));
     let status = world.status.expect("a status");
     let entry = |name: &str, role, authority| GroupStatus {
@@ -225,6 +230,40 @@ fn status_tells_this_nodes_part() {
     );
     let mac = Some(MacAddress([2, 0, 0, 0, 0, 1]));
     assert_eq!(status.interfaces[0].mac_address, mac);
+}
+
+#[test]
+fn status_tells_of_strangers_while_they_claim_vips() {
+    let mut world = world();
+    let stranger = Stranger {
+        address: ip("203.0.113.1"),
+        uplink: UPLINK.to_owned(),
+        mac: Mac([2, 0, 0, 0, 0, 99]),
+    };
+    let mut tell = |strangers: &[Stranger]| {
+        world.tell(Input::Announcer(Box::new(Told {
+            strangers: strangers.iter().cloned().collect(),
+            ..Told::default()
+        })));
+        wait(&mut world, Duration::from_secs(2));
+        world.status.clone().expect("a status")
+    };
+    let status = tell(&[stranger]);
+    let claim = AddressClaim {
+        address: ip("203.0.113.1"),
+        interface: UPLINK.to_owned(),
+        mac_address: MacAddress([2, 0, 0, 0, 0, 99]),
+    };
+    assert_eq!(status.address_claims, [claim]);
+    let claimed = find_condition(&status.conditions, ConditionType::AddressClaimed);
+    let claimed = claimed.expect("the condition");
+    assert_eq!(claimed.reason, "AnsweredElsewhere");
+    let message = "203.0.113.1 is claimed by 02:00:00:00:00:63 on eth0";
+    assert!(claimed.message.contains(message), "{}", claimed.message);
+    let status = tell(&[]);
+    assert!(status.address_claims.is_empty());
+    let claimed = find_condition(&status.conditions, ConditionType::AddressClaimed);
+    assert_eq!(claimed, None);
 }
 
 #[test]
