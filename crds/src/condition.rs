@@ -141,6 +141,8 @@ pub enum Reason {
     AttachFailed,
     /// A host that is no director answers for a VIP.
     AnsweredElsewhere,
+    /// A new VIP is not announced, since a host that is no director has it.
+    AddressInUse,
     /// A table has little room left.
     LimitNear,
     /// The annotation `sluice.dev/detach` asked for it.

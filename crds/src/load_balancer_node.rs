@@ -152,7 +152,7 @@ pub struct LoadBalancerNodeStatus {
     #[schemars(length(max = MAX_NODE_GROUPS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub groups: Vec<GroupStatus>,
-    /// Claims of VIPs that the node announces by hosts that are no directors.
+    /// Claims of VIPs by hosts that are no directors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_ADDRESS_CLAIMS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["address", "interface", "macAddress"]))]
@@ -282,6 +282,9 @@ pub struct AddressClaim {
     /// The host's MAC address.
     #[schemars(with = "String", length(max = MAX_MAC_LENGTH))]
     pub mac_address: MacAddress,
+    /// Whether the node does not announce the VIP for that reason: it is new, and the host had it before.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub withheld: bool,
 }
 
 /// A node's role in a VIP group.

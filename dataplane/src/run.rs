@@ -92,7 +92,8 @@ fn start(
 ) -> Result<Started> {
     let opened = open(object, &pins, &options.sizes())?;
     let maps = Arc::new(opened.maps);
-    let served = opened.adopted && !maps.image()?.vips.is_empty();
+    let image = maps.image()?;
+    let served = opened.adopted && !image.vips.is_empty();
     if opened.adopted {
         maps.free_abandoned_slots();
     }
@@ -116,6 +117,7 @@ fn start(
     let announcer = announcer.inspect_err(|error| error!("VIPs are not announced: {error:#}"));
     let announce = AnnounceOptions {
         adopted: maps.groups(),
+        answered: image.answered().collect(),
         stable_time: options.election().stable_time,
         unable: announcer.as_ref().err().map(|error| format!("{error:#}")),
     };

@@ -18,7 +18,7 @@ use crate::{ByFamily, Image, Mac, Socket};
 /// How a node announces an address while it holds the address's VIP group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Announced {
-    /// Index of the VIP group, below [`sluice_abi::MAX_GROUPS`].
+    /// Index of the VIP group, below [`sluice_abi::MAX_GROUPS`]; [`AnnouncedWord::NO_GROUP`]: the node is not to answer yet.
     pub group: u16,
     /// Indices of the interfaces on which it is announced, with the Ethernet address that answers name.
     pub on: Vec<(u32, Mac)>,

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use sluice_abi::{
-    EVERYBODY, ForwardingMode, NET_SENDS, NET_TUNNELS, NOBODY, POOL_BY_CLIENT_ADDRESS, Path,
-    SERVER_BY_CLIENT_ADDRESS, ServerRecord,
+    EVERYBODY, ForwardingMode, MAX_GROUPS, NET_SENDS, NET_TUNNELS, NOBODY, POOL_BY_CLIENT_ADDRESS,
+    Path, SERVER_BY_CLIENT_ADDRESS, ServerRecord,
 };
 
 use crate::{Image, Mac, Ring, head, ids};
@@ -86,9 +86,13 @@ impl fmt::Display for Image {
 
 fn write_surroundings(f: &mut fmt::Formatter<'_>, image: &Image) -> fmt::Result {
     for (at, word) in &image.announced {
-        let (mac, group) = (Mac(word.mac()), word.group());
+        let mac = Mac(word.mac());
+        let group = match word.group() {
+            group if group < MAX_GROUPS => format!("group {group}"),
+            _ => "not answered yet".to_owned(),
+        };
         let router = if word.is_router() { ", router" } else { "" };
-        writeln!(f, "announced {at}: {mac}, group {group}{router}")?;
+        writeln!(f, "announced {at}: {mac}, {group}{router}")?;
     }
     for mac in &image.peers {
         writeln!(f, "peer {mac}")?;

@@ -47,6 +47,16 @@ pub struct Image {
     pub records: BTreeMap<u32, ServerRecord>,
 }
 
+impl Image {
+    /// The addresses that the node answers for while it holds their VIP groups.
+    pub fn answered(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let is_answered = |word: &AnnouncedWord| word.group() != u32::from(AnnouncedWord::NO_GROUP);
+        let entries = self.announced.iter();
+        let answered = entries.filter(move |(_, word)| is_answered(word));
+        answered.map(|(at, _)| at.address)
+    }
+}
+
 /// A ring in place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ring {

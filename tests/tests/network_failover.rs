@@ -33,6 +33,10 @@ fn main() -> ExitCode {
     );
     suite.check("a candidate with a dead port takes nothing", dead_port);
     suite.check("without the API server nobody notices", without_api_server);
+    suite.check(
+        "a VIP that a host has is announced when it is free",
+        stranger::in_use,
+    );
     suite.check("a VIP that a stranger claims is defended", claimed);
     suite.check(
         "a switch that snoops on MLD lets clients ask for VIPs",

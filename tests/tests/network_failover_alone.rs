@@ -15,6 +15,10 @@ fn main() -> ExitCode {
     suite.check("a silent director is replaced", silent);
     suite.check("a killed agent is replaced", killed);
     suite.check(
+        "a VIP that a host has is announced when it is free",
+        stranger::in_use,
+    );
+    suite.check(
         "a VIP that a stranger claims is defended",
         stranger::defended,
     );

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -13,7 +14,7 @@ use tracing::debug;
 use super::frame::Claim;
 use super::leases::{Leases, News, Place};
 use super::plan::Plan;
-use super::strangers::Stranger;
+use super::strangers::{Claimed, Stranger};
 use super::sys::{FRAME, Gets, PacketSocket};
 use super::worker::{FAREWELL, Worker};
 use crate::maps::Maps;
@@ -56,8 +57,10 @@ pub enum GroupState {
 pub struct Told {
     /// This node's part in VIP groups.
     pub groups: Groups,
-    /// The claims of VIPs that this node announces by hosts that are no directors.
-    pub strangers: BTreeSet<Stranger>,
+    /// The claims of VIPs by hosts that are no directors.
+    pub strangers: BTreeMap<Stranger, Claimed>,
+    /// The VIPs of the plan that are new and that no other host has: they are to be answered for.
+    pub free: BTreeSet<IpAddr>,
 }
 
 /// The way to the announcer, which runs until it is shut down.

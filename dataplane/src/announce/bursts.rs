@@ -29,6 +29,8 @@ impl Bursts {
     /// A burst begins now for these VIPs of a group, and for no others of it.
     pub(super) fn begin(&mut self, group: &str, vips: &BTreeSet<IpAddr>, now: Time) {
         self.end(group);
+        // All of its VIPs may be new: those that are announced later find the group here.
+        self.groups.insert(group.to_owned(), BTreeMap::new());
         for &vip in vips {
             self.put(group, vip, now);
         }
@@ -149,6 +151,10 @@ mod tests {
         assert_eq!(sent, expected);
         bursts.keep("edge-1", &vips(&["203.0.113.1"]), at(11_000));
         assert_eq!(bursts.groups.len(), 1, "the group is not announced here");
+        bursts.begin("edge-1", &vips(&[]), at(12_000));
+        bursts.keep("edge-1", &vips(&["203.0.113.1"]), at(13_000));
+        let first = run(&mut bursts, 13_000);
+        assert_eq!(first.last(), Some(&(13_000, "203.0.113.1".to_owned())));
     }
 
     #[test]

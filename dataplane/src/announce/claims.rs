@@ -1,10 +1,13 @@
 //! What follows from claims that are heard: electors and witnesses hear of them, and VIPs that are announced here are defended.
 
+use std::collections::BTreeMap;
+
 use sluice_election::Source;
 
-use super::frame::Claim;
+use super::first_use::By;
+use super::frame::{self, Claim};
 use super::seats::Seat;
-use super::strangers::Stranger;
+use super::strangers::{Claimed, Stranger};
 use super::worker::{Worker, now};
 use crate::state::AnnounceCounts;
 
@@ -27,6 +30,8 @@ impl Worker {
         let peer = self.node_of.get(&claim.mac).cloned();
         let group = self.group_of.get(&claim.address).cloned();
         if let Some(group) = &group {
+            let by = peer.as_ref().map_or(By::Stranger, |_| By::Director);
+            self.first_use.answered(claim.address, by, now());
             if let Some(name) = &peer {
                 self.answered(group, ifindex, claim, &Source::Peer(name.clone()));
             } else {
@@ -51,15 +56,18 @@ impl Worker {
         }
     }
 
-    /// A host that is no director claims a VIP. Only the holder of its group tells of that and defends it.
+    /// A host that is no director claims a VIP. Whoever does not announce the VIP for that reason tells of it; otherwise only the
+    /// holder of its group does, and defends it.
     fn meet(&mut self, group: &str, ifindex: u32, stranger: Stranger) {
         AnnounceCounts::count(&self.counts.strangers);
-        if !self.holds(group) {
+        let address = stranger.address;
+        let is_in_use = self.first_use.is_in_use(address);
+        let holds = self.electors.get(group).is_some_and(Seat::holds);
+        if !is_in_use && (!holds || self.first_use.is_new(address)) {
             return;
         }
-        let address = stranger.address;
         self.strangers.hear(stranger, now());
-        if self.strangers.defends(address, ifindex, now()) {
+        if !is_in_use && self.strangers.defends(address, ifindex, now()) {
             AnnounceCounts::count(&self.counts.defences);
             self.announce_on(group, ifindex, address);
         }
@@ -68,16 +76,47 @@ impl Worker {
     /// Forgets claims that are over.
     pub(super) fn forget_strangers(&mut self) {
         let (electors, group_of) = (&self.electors, &self.group_of);
-        let is_announced = |vip| {
+        let first_use = &self.first_use;
+        let concerns = |vip| {
             let group = group_of.get(&vip);
             let seat = group.and_then(|group| electors.get(group));
-            seat.is_some_and(Seat::holds)
+            seat.is_some_and(Seat::holds) || first_use.is_in_use(vip)
         };
-        self.strangers.forget(is_announced, now());
+        self.strangers.forget(concerns, now());
     }
 
-    /// Whether this node holds a group.
-    pub(super) fn holds(&self, group: &str) -> bool {
-        self.electors.get(group).is_some_and(Seat::holds)
+    /// The claims that are told of.
+    pub(super) fn claimed(&self) -> BTreeMap<Stranger, Claimed> {
+        let claimed = |stranger: &Stranger| {
+            if self.first_use.is_in_use(stranger.address) {
+                return Claimed::Withheld;
+            }
+            Claimed::Defended
+        };
+        let strangers = self.strangers.all();
+        let claims = strangers.map(|stranger| (stranger.clone(), claimed(stranger)));
+        claims.collect()
+    }
+
+    /// Asks who has the VIPs that are new.
+    pub(super) fn probe_new(&mut self) {
+        while let Some((vip, group)) = self.first_use.take_due(now()) {
+            let Some(planned) = self.plan.groups.get(&group) else {
+                continue;
+            };
+            let uplinks = planned.uplinks.iter();
+            let uplinks = uplinks.filter_map(|at| Some((*at, self.plan.uplinks.get(at)?)));
+            let mut is_asked = false;
+            for (ifindex, uplink) in uplinks {
+                if uplink.up && planned.announces(vip, uplink) {
+                    AnnounceCounts::count(&self.counts.probes);
+                    self.send(ifindex, &frame::probe(&uplink.sender, vip));
+                    is_asked = true;
+                }
+            }
+            if !is_asked {
+                self.first_use.postpone(vip, now());
+            }
+        }
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn announcements(sender: &Sender, vip: IpAddr, router: bool) -> [Vec<
                 kind: ADVERTISEMENT,
                 flags,
                 target: vip,
-                option: TARGET_MAC,
+                option: Some(TARGET_MAC),
             };
             message.frame(sender.mac, multicast_mac(to), source, to)
         }),
@@ -112,7 +112,7 @@ pub(super) fn question(sender: &Sender, address: IpAddr, to: To) -> Option<Vec<u
                 kind: SOLICITATION,
                 flags: 0,
                 target: address,
-                option: SOURCE_MAC,
+                option: Some(SOURCE_MAC),
             };
             let (mac, destination) = match to {
                 To::Host(mac) => (mac, address),
@@ -122,6 +122,36 @@ pub(super) fn question(sender: &Sender, address: IpAddr, to: To) -> Option<Vec<u
                 }
             };
             Some(message.frame(sender.mac, mac, sender.link_local?, destination))
+        }
+    }
+}
+
+/// A probe for an address that nobody has yet: an ARP request whose sender has no address (RFC 5227, section 2.1.1), or a solicitation
+/// of duplicate address detection (RFC 4862, section 5.4.2).
+pub(super) fn probe(sender: &Sender, address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => {
+            let arp = Arp {
+                operation: REQUEST,
+                sender: (sender.mac, Ipv4Addr::UNSPECIFIED),
+                target: (Mac([0; 6]), address),
+            };
+            arp.frame(BROADCAST)
+        }
+        IpAddr::V6(address) => {
+            let message = Discovery {
+                kind: SOLICITATION,
+                flags: 0,
+                target: address,
+                option: None,
+            };
+            let group = solicited_node(address);
+            message.frame(
+                sender.mac,
+                multicast_mac(group),
+                Ipv6Addr::UNSPECIFIED,
+                group,
+            )
         }
     }
 }
@@ -233,20 +263,23 @@ impl Arp {
     }
 }
 
-/// A message of neighbour discovery with one option, which holds the sender's Ethernet address.
+/// A message of neighbour discovery.
 struct Discovery {
     kind: u8,
     flags: u8,
     target: Ipv6Addr,
-    option: u8,
+    /// The kind of the option that holds the sender's Ethernet address, if there is one.
+    option: Option<u8>,
 }
 
 impl Discovery {
     fn frame(&self, from: Mac, to: Mac, source: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
         let mut message = vec![self.kind, 0, 0, 0, self.flags, 0, 0, 0];
         message.extend(self.target.octets());
-        message.extend([self.option, 1]);
-        message.extend(from.0);
+        if let Some(option) = self.option {
+            message.extend([option, 1]);
+            message.extend(from.0);
+        }
         let mut header = Vec::with_capacity(IP6);
         header.extend([0x60, 0, 0, 0]);
         header.extend(u16::try_from(message.len()).unwrap_or(0).to_be_bytes());
@@ -356,6 +389,21 @@ mod tests {
             hex(&frame[38..54]),
             "20010db80000000000000000 00aabbcc".replace(' ', "")
         );
+    }
+
+    #[test]
+    fn probes_name_no_sender() {
+        let frame = probe(&sender(), address("203.0.113.7"));
+        let expected =
+            "ffffffffffff0200000000010806000108000604000102000000000100000000000000000000cb007107";
+        assert_eq!(hex(&frame), expected);
+        assert_eq!(Claim::read(&frame), None);
+        let frame = probe(&sender(), address("2001:db8::aa:bbcc"));
+        assert_eq!(hex(&frame[..6]), "3333ffaabbcc");
+        assert_eq!(frame[ETHERNET + 8..ETHERNET + 24], [0; 16], "its source");
+        assert_eq!(frame.len(), ETHERNET + IP6 + 24, "it has no option");
+        let header = frame[ETHERNET..].first_chunk().unwrap();
+        assert_eq!(checksum(header, &frame[ETHERNET + IP6..]), 0);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 mod announcer;
 mod bursts;
 mod claims;
+mod first_use;
 mod frame;
 mod joins;
 mod leases;
@@ -28,4 +29,4 @@ pub use announcer::{Announcer, GroupState, Groups, Told, Tools};
 pub use frame::Sender;
 pub use leases::Place;
 pub use plan::{Group, Path, Peer, Peers, Plan, Uplink};
-pub use strangers::Stranger;
+pub use strangers::{Claimed, Stranger};

@@ -59,6 +59,8 @@ pub struct Group {
     pub on_link: bool,
     /// Its VIPs that were decided and that an uplink of this node may announce.
     pub vips: Arc<BTreeSet<IpAddr>>,
+    /// Those of its VIPs that are new: this node answers for them when it has found that nobody else has them.
+    pub new: BTreeSet<IpAddr>,
     /// The directors that may hold it, this one included if it may.
     pub candidates: Arc<Vec<Candidate>>,
     /// Whether this node's own data path is whole.
@@ -70,11 +72,19 @@ pub struct Group {
 pub struct Path {
     /// The uplink's index.
     pub ifindex: u32,
-    /// The VIP that is asked for: the lowest of the family.
+    /// The VIP that is asked for.
     pub vip: IpAddr,
 }
 
 impl Group {
+    /// The VIPs that this node answers for while it holds the group.
+    pub fn answered(&self) -> Arc<BTreeSet<IpAddr>> {
+        if self.new.is_empty() {
+            return Arc::clone(&self.vips);
+        }
+        Arc::new(self.vips.difference(&self.new).copied().collect())
+    }
+
     /// Whether a VIP of this group is announced on an uplink of this group.
     pub fn announces(&self, vip: IpAddr, uplink: &Uplink) -> bool {
         let mut subnets = uplink.subnets.iter();
@@ -92,17 +102,86 @@ impl Plan {
         Witness::Absent
     }
 
-    /// The ways on which a group is asked for. Each uplink's are together, IPv4 first.
-    pub fn paths(&self, group: &Group) -> Vec<Path> {
+    /// The ways on which a group is asked for. Each uplink's are together, IPv4 first. A VIP that was asked for before stays the one
+    /// that is, since its holder is known to answer for it; else it is the lowest. New VIPs, which nobody answers for, are none.
+    pub fn paths(&self, group: &Group, before: &[Path]) -> Vec<Path> {
+        let answered = group.answered();
         let uplinks = group.uplinks.iter();
         let uplinks = uplinks.filter_map(|ifindex| Some((*ifindex, self.uplinks.get(ifindex)?)));
         let paths = uplinks.flat_map(|(ifindex, uplink)| {
-            let vips = || group.vips.iter().copied();
-            let vips = move || vips().filter(|vip| group.announces(*vip, uplink));
-            let lowest = [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|of| vips().find(of));
-            let lowest = lowest.into_iter().flatten();
-            lowest.map(move |vip| Path { ifindex, vip })
+            let is_here = |vip: &IpAddr| group.announces(*vip, uplink);
+            let asked = [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|of| {
+                let mut before = before.iter().filter(|path| path.ifindex == ifindex);
+                let before = before.find(|path| of(&path.vip) && answered.contains(&path.vip));
+                let before = before.map(|path| path.vip).filter(is_here);
+                let mut vips = answered.iter().copied();
+                before.or_else(|| vips.find(|vip| of(vip) && is_here(vip)))
+            });
+            let asked = asked.into_iter().flatten();
+            asked.map(move |vip| Path { ifindex, vip })
         });
         paths.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn plan() -> Plan {
+        let uplink = Uplink {
+            name: "eth0".to_owned(),
+            sender: Sender {
+                mac: Mac::default(),
+                ipv4: None,
+                link_local: None,
+            },
+            up: true,
+            gateways: BTreeSet::new(),
+            subnets: Vec::new(),
+        };
+        Plan {
+            uplinks: [(2, uplink)].into(),
+            ..Plan::default()
+        }
+    }
+
+    fn vips(numbers: &[u8]) -> BTreeSet<IpAddr> {
+        let vips = numbers.iter().map(|n| Ipv4Addr::new(192, 0, 2, *n).into());
+        vips.collect()
+    }
+
+    fn asked(all: &[u8], new: &[u8], before: &[Path]) -> Vec<Path> {
+        let group = Group {
+            index: 0,
+            uplinks: [2].into(),
+            on_link: false,
+            vips: Arc::new(vips(all)),
+            new: vips(new),
+            candidates: Arc::default(),
+            health: Health::Whole,
+        };
+        plan().paths(&group, before)
+    }
+
+    fn path(number: u8) -> Vec<Path> {
+        let vip = Ipv4Addr::new(192, 0, 2, number).into();
+        vec![Path { ifindex: 2, vip }]
+    }
+
+    #[test]
+    fn the_lowest_vip_that_is_answered_for_is_asked_for() {
+        assert_eq!(asked(&[1, 2], &[], &[]), path(1));
+        assert_eq!(asked(&[1, 2], &[1], &[]), path(2));
+        assert_eq!(asked(&[1, 2], &[1, 2], &[]), []);
+    }
+
+    #[test]
+    fn a_vip_that_comes_later_is_not_asked_for_while_another_is() {
+        assert_eq!(asked(&[1, 2], &[], &path(2)), path(2));
+        assert_eq!(asked(&[1, 3], &[], &path(2)), path(1));
+        assert_eq!(asked(&[1, 2, 3], &[2], &path(2)), path(1));
     }
 }

@@ -69,6 +69,7 @@ impl Worker {
         for name in groups {
             self.seat(&name, before.groups.get(&name), witness, time);
         }
+        self.first_use.set(self.new_vips(), time);
         let is_back = |(ifindex, uplink): (&u32, &Uplink)| {
             let known = before.uplinks.get(ifindex);
             uplink.up && known.is_some_and(|known| !known.up)
@@ -83,13 +84,18 @@ impl Worker {
         let Some(group) = self.plan.groups.get(name) else {
             return;
         };
-        if !before.is_some_and(|before| Arc::ptr_eq(&before.vips, &group.vips)) {
+        let has_vips = before.is_some_and(|before| Arc::ptr_eq(&before.vips, &group.vips));
+        if !has_vips {
             forget_vips(&mut self.group_of, name, before);
             let vips = group.vips.iter().map(|vip| (*vip, name.to_owned()));
             self.group_of.extend(vips);
-            self.bursts.keep(name, &group.vips, time);
         }
-        let paths = self.plan.paths(group);
+        if !has_vips || before.is_some_and(|before| before.new != group.new) {
+            self.bursts.keep(name, &group.answered(), time);
+        }
+        let known = self.electors.get(name);
+        let known = known.map_or(&[][..], |seat| seat.paths.as_slice());
+        let paths = self.plan.paths(group, known);
         let (node, settings) = (&self.node, &self.settings);
         let is_new = !self.electors.contains_key(name);
         let seat = self
@@ -129,6 +135,14 @@ impl Worker {
             warn!(group, "cannot forget the VIP group: {error}");
         }
         forget_vips(&mut self.group_of, group, before);
+    }
+
+    /// The new VIPs, with their groups.
+    fn new_vips(&self) -> BTreeMap<IpAddr, String> {
+        let groups = self.plan.groups.iter();
+        let vips =
+            groups.flat_map(|(name, group)| group.new.iter().map(|vip| (*vip, name.clone())));
+        vips.collect()
     }
 
     /// The other directors by Ethernet address. Uplinks of one segment may have other names elsewhere.

@@ -1,6 +1,6 @@
 //! Hosts that are no directors and claim VIPs which are announced here: who is told of, and when a VIP is defended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -23,6 +23,15 @@ pub struct Stranger {
     pub uplink: String,
     /// The host's Ethernet address.
     pub mac: Mac,
+}
+
+/// What becomes of a VIP that a stranger claims.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claimed {
+    /// This node announces it, and defends it.
+    Defended,
+    /// It is new, and this node does not announce it since the stranger has it.
+    Withheld,
 }
 
 /// What strangers claim.
@@ -53,10 +62,10 @@ impl Strangers {
         is_due
     }
 
-    /// Forgets what is over, and claims of VIPs that are not announced here any more.
-    pub(super) fn forget(&mut self, is_announced: impl Fn(IpAddr) -> bool, now: Time) {
+    /// Forgets what is over, and claims of VIPs that are no concern of this node any more.
+    pub(super) fn forget(&mut self, concerns: impl Fn(IpAddr) -> bool, now: Time) {
         self.heard
-            .retain(|stranger, heard| now.since(*heard) < MEMORY && is_announced(stranger.address));
+            .retain(|stranger, heard| now.since(*heard) < MEMORY && concerns(stranger.address));
         self.defended
             .retain(|_, last| now.since(*last) < DEFEND_INTERVAL);
     }
@@ -67,8 +76,8 @@ impl Strangers {
     }
 
     /// The claims that are told of.
-    pub(super) fn all(&self) -> BTreeSet<Stranger> {
-        self.heard.keys().cloned().collect()
+    pub(super) fn all(&self) -> impl Iterator<Item = &Stranger> {
+        self.heard.keys()
     }
 }
 
@@ -114,12 +123,12 @@ mod tests {
         strangers.hear(stranger(2), at(60));
         assert_eq!(strangers.deadline(), Some(at(100)));
         strangers.forget(|_| true, at(99));
-        let all = strangers.all();
-        assert_eq!(all, [stranger(1), stranger(2)].into(), "in order");
+        let both = [stranger(1), stranger(2)];
+        assert!(strangers.all().eq(&both), "in order");
         strangers.forget(|_| true, at(100));
-        assert_eq!(strangers.all(), [stranger(2)].into());
+        assert!(strangers.all().eq(&[stranger(2)]));
         strangers.forget(|_| false, at(101));
-        assert!(strangers.all().is_empty(), "it is not announced here");
+        assert_eq!(strangers.all().count(), 0, "it is not announced here");
         assert_eq!(strangers.deadline(), None);
     }
 
@@ -129,12 +138,12 @@ mod tests {
         for number in 0..=u8::MAX {
             strangers.hear(stranger(number), at(0));
         }
-        let all = strangers.all();
+        let all: Vec<Stranger> = strangers.all().cloned().collect();
         assert_eq!(all.len(), MAX_CLAIMS);
         strangers.hear(stranger(200), at(10));
         strangers.hear(stranger(0), at(20));
-        assert_eq!(strangers.all(), all);
+        assert!(strangers.all().eq(&all));
         strangers.forget(|_| true, at(80));
-        assert_eq!(strangers.all(), [stranger(0)].into());
+        assert!(strangers.all().eq(&[stranger(0)]));
     }
 }

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::announcer::{GroupState, Groups, INBOX, Message, Told, Tools};
 use super::bursts::Bursts;
+use super::first_use::FirstUse;
 use super::frame::{self, To};
 use super::joins::Joins;
 use super::leases::{Leases, News, Request};
@@ -53,6 +54,7 @@ pub(super) struct Worker {
     /// The other directors by Ethernet address.
     pub(super) node_of: BTreeMap<Mac, String>,
     pub(super) witnesses: Witnesses,
+    pub(super) first_use: FirstUse,
     pub(super) strangers: Strangers,
     pub(super) bursts: Bursts,
     pub(super) joins: Joins,
@@ -82,6 +84,7 @@ impl Worker {
             group_of: BTreeMap::new(),
             node_of: BTreeMap::new(),
             witnesses: Witnesses::default(),
+            first_use: FirstUse::default(),
             strangers: Strangers::default(),
             bursts: Bursts::default(),
             joins: Joins::open()?,
@@ -139,7 +142,8 @@ impl Worker {
         let electors = self.electors.values();
         let electors = electors.filter_map(|seat| seat.elector.next_deadline());
         let due = electors.chain(self.bursts.deadline());
-        let due = due.chain(self.strangers.deadline()).min();
+        let due = due.chain(self.strangers.deadline());
+        let due = due.chain(self.first_use.deadline()).min();
         due.map_or(TURN, |due| due.since(now()).min(TURN))
     }
 
@@ -182,6 +186,7 @@ impl Worker {
             self.announce(&group, vip);
         }
         self.joins.turn();
+        self.probe_new();
         self.forget_strangers();
         self.report();
     }
@@ -214,7 +219,7 @@ impl Worker {
             }
             Action::Announce => {
                 if let Some(planned) = self.plan.groups.get(group) {
-                    self.bursts.begin(group, &planned.vips, now());
+                    self.bursts.begin(group, &planned.answered(), now());
                 }
             }
             Action::Probe { path, target } => {
@@ -312,7 +317,7 @@ impl Worker {
         Some(uplink)
     }
 
-    fn send(&self, ifindex: u32, frame: &[u8]) {
+    pub(super) fn send(&self, ifindex: u32, frame: &[u8]) {
         if let Err(error) = self.socket.send(ifindex, frame) {
             AnnounceCounts::count(&self.counts.unsent);
             debug!(%error, ifindex, "a frame was not sent");
@@ -332,19 +337,21 @@ impl Worker {
         });
         let told = Told {
             groups: states.collect(),
-            strangers: self.strangers.all(),
+            strangers: self.claimed(),
+            free: self.first_use.free().clone(),
         };
         if self.told.as_ref() == Some(&told) || !(self.tell)(told.clone()) {
             return;
         }
         let before = self.told.replace(told.clone()).unwrap_or_default();
         log_groups(&before.groups, &told.groups);
-        for Stranger {
-            address,
-            uplink,
-            mac,
-        } in told.strangers.difference(&before.strangers)
-        {
+        let strangers = told.strangers.keys();
+        for stranger in strangers.filter(|it| !before.strangers.contains_key(it)) {
+            let Stranger {
+                address,
+                uplink,
+                mac,
+            } = stranger;
             warn!(vip = %address, uplink, %mac, "a host that is no director claims a VIP");
         }
     }

@@ -29,6 +29,7 @@ pub struct AnnouncedKey<const A: usize> {
     /// Index of the interface.
     pub ifindex: u32,
 }
+const _: () = assert!(AnnouncedWord::NO_GROUP as u32 >= MAX_GROUPS);
 const _: () = assert!(size_of::<AnnouncedKey<4>>() == 8 && size_of::<AnnouncedKey<16>>() == 20);
 
 /// Value of `ANNOUNCED*`: `MAC address:48 | group:15 | router:1`, low bits first.
@@ -38,8 +39,12 @@ pub struct AnnouncedWord(pub u64);
 
 impl AnnouncedWord {
     const GROUP: u64 = (1 << 15) - 1;
+    /// Stands for a group in the word of an address for which the node answers nobody yet: it has no entry in `GROUPS`, so
+    /// requests are dropped as those for a group are that another node holds.
+    pub const NO_GROUP: u16 = Self::GROUP as u16;
 
-    /// The interface's Ethernet address, which answers name; the index of the VIP group, below [`MAX_GROUPS`]; whether
+    /// The interface's Ethernet address, which answers name; the index of the VIP group, below [`MAX_GROUPS`], or
+    /// [`Self::NO_GROUP`]; whether
     /// advertisements say that a router has the address (RFC 4861, section 4.4).
     pub const fn new(mac: [u8; 6], group: u16, router: bool) -> Self {
         Self(crate::mac_number(&mac) | (group as u64 & Self::GROUP) << 48 | (router as u64) << 63)

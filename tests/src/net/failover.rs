@@ -30,6 +30,9 @@ pub const SERVED: [(&str, &str, u8, [&str; 2]); 3] = [
     ("fullnat", "FullNAT", 203, ["fullnat-1", "fullnat-2"]),
 ];
 
+/// Number of a VIP that the address pool has and no virtual server yet.
+pub const SPARE: u8 = 204;
+
 /// How long it may take until every group has its holder.
 const SETTLE: Duration = Duration::from_mins(1);
 
@@ -118,8 +121,9 @@ impl Failover {
     }
 
     fn serve(&mut self, groups: u8) -> Result<()> {
-        let vips = SERVED.iter().flat_map(|(_, _, number, _)| {
-            Family::BOTH.map(|family| vip_on_link(*number).of(family).to_string())
+        let numbers = SERVED.iter().map(|(_, _, number, _)| *number);
+        let vips = numbers.chain([SPARE]).flat_map(|number| {
+            Family::BOTH.map(|family| vip_on_link(number).of(family).to_string())
         });
         let pool = json!({
             "apiVersion": "sluice.dev/v1alpha1",

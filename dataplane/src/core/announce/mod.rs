@@ -2,6 +2,7 @@
 //! announce is the announcer's to decide ([`crate::announce`]), which is told by a plan and tells of this node's part.
 
 mod indices;
+mod known;
 mod steady;
 mod vips;
 
@@ -10,9 +11,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sluice_abi::AnnouncedWord;
 use sluice_api::{
     AddressClaim, AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MacAddress, Peer,
-    parse_vip_group,
+    Reason, parse_vip_group,
 };
 use sluice_election::{Candidate, Health};
 use sluice_planner::{Announced, Mac};
@@ -21,11 +23,12 @@ use super::intent::Intent;
 use super::io::Effect;
 use super::network::Network;
 use super::program::{self, Program};
-use crate::announce::{Group, GroupState, Peers, Plan, Sender, Told, Uplink};
+use crate::announce::{Claimed, Group, GroupState, Peers, Plan, Sender, Told, Uplink};
 use crate::maps::Group as GroupEntry;
 use crate::netlink::{Link, Prefix};
 
 use indices::Indices;
+use known::Known;
 use steady::Steady;
 use vips::NO_POOL;
 pub(super) use vips::Vips;
@@ -45,6 +48,7 @@ pub(super) struct Announce {
     vips: BTreeMap<String, Arc<BTreeSet<IpAddr>>>,
     /// VIPs that are to be announced otherwise than the program knows.
     changed: BTreeMap<IpAddr, Option<Announced>>,
+    known: Known,
     /// Counts such changes.
     version: u64,
     steady: Steady,
@@ -84,12 +88,16 @@ impl WayOut {
 }
 
 impl Way {
-    /// How a VIP of the group is announced; `None`: not at all.
-    fn announced(&self, vip: IpAddr) -> Option<Announced> {
+    /// How a VIP of the group is announced, which this node may answer for, or may not yet; `None`: not at all.
+    fn announced(&self, vip: IpAddr, is_answered: bool) -> Option<Announced> {
         let takes = self.uplinks.iter().filter(|uplink| uplink.takes(vip));
         let on: Vec<(u32, Mac)> = takes.map(|uplink| (uplink.ifindex, uplink.mac)).collect();
         (!on.is_empty()).then_some(Announced {
-            group: self.index,
+            group: if is_answered {
+                self.index
+            } else {
+                AnnouncedWord::NO_GROUP
+            },
             on,
             router: false,
         })
@@ -124,6 +132,8 @@ impl Pool<'_> {
 pub struct AnnounceOptions {
     /// Groups in adopted maps.
     pub adopted: Vec<GroupEntry>,
+    /// The VIPs in adopted maps that are answered for.
+    pub answered: BTreeSet<IpAddr>,
     /// How long an uplink's path is whole before groups return to this node.
     pub stable_time: Duration,
     /// Why this node can announce nothing, if it cannot.
@@ -138,6 +148,7 @@ impl Announce {
             ways: BTreeMap::new(),
             vips: BTreeMap::new(),
             changed: BTreeMap::new(),
+            known: Known::new(options.answered),
             version: 0,
             steady: Steady::new(options.stable_time),
             peers: (Arc::default(), None),
@@ -152,6 +163,7 @@ impl Announce {
     pub(super) fn prepare(&mut self, intent: &mut Intent, network: &Network) {
         let ways = self.find_ways(intent, network);
         let mut vips = intent.vips.take_changed();
+        vips.append(&mut self.known.take_freed());
         let groups: BTreeSet<&String> = ways.keys().chain(self.ways.keys()).collect();
         for group in groups {
             if ways.get(group) != self.ways.get(group) {
@@ -161,9 +173,13 @@ impl Announce {
         }
         self.ways = ways;
         for vip in vips {
-            let way = intent.vips.group_of(vip);
-            let way = way.and_then(|group| self.ways.get(group));
-            let announced = way.and_then(|way| way.announced(vip));
+            let group = intent.vips.group_of(vip);
+            match group {
+                Some(_) => self.known.keep(vip),
+                None => self.known.forget(vip),
+            }
+            let way = group.and_then(|group| self.ways.get(group));
+            let announced = way.and_then(|way| way.announced(vip, self.known.is_answered(vip)));
             self.changed.insert(vip, announced);
             self.version += 1;
         }
@@ -304,6 +320,7 @@ impl Announce {
         now: Instant,
     ) -> BTreeMap<String, Group> {
         let mut groups = BTreeMap::new();
+        let mut new = self.known.new_by_group(|vip| intent.vips.group_of(vip));
         for (name, way) in &self.ways {
             let (Some(vips), Some(pool)) = (self.vips.get(name), self.pool_here(intent, name))
             else {
@@ -323,6 +340,9 @@ impl Announce {
                 uplinks: way.uplinks.iter().map(|uplink| uplink.ifindex).collect(),
                 on_link: pool.on_link,
                 vips: Arc::clone(vips),
+                new: new.remove(name.as_str()).map_or_else(BTreeSet::new, |new| {
+                    new.into_iter().filter(|vip| vips.contains(vip)).collect()
+                }),
                 candidates,
                 health: if is_whole {
                     Health::Whole
@@ -372,29 +392,49 @@ impl Announce {
 
     /// Takes in what the announcer says.
     pub(super) fn tell(&mut self, told: Told) {
+        self.known.free(&told.free);
         self.told = told;
     }
 
-    /// Claims of VIPs that are announced here, for the status.
+    /// Claims of VIPs, for the status.
     pub(super) fn claims(&self) -> impl Iterator<Item = AddressClaim> + '_ {
-        self.told.strangers.iter().map(|stranger| AddressClaim {
-            address: stranger.address,
-            interface: stranger.uplink.clone(),
-            mac_address: MacAddress(stranger.mac.0),
-        })
+        self.told
+            .strangers
+            .iter()
+            .map(|(stranger, claimed)| AddressClaim {
+                address: stranger.address,
+                interface: stranger.uplink.clone(),
+                mac_address: MacAddress(stranger.mac.0),
+                withheld: *claimed == Claimed::Withheld,
+            })
     }
 
     /// The same in words, with the remedy.
-    pub(super) fn claimed(&self) -> Vec<String> {
-        let claims = self.told.strangers.iter().map(|stranger| {
+    pub(super) fn claimed(&self) -> (Reason, Vec<String>) {
+        let claims = self.told.strangers.iter().map(|(stranger, claimed)| {
             let (address, uplink, mac) = (stranger.address, &stranger.uplink, stranger.mac);
-            format!("{address} is claimed by {mac} on {uplink}, which is no director")
+            match claimed {
+                Claimed::Defended => {
+                    format!("{address} is claimed by {mac} on {uplink}, which is no director")
+                }
+                Claimed::Withheld => {
+                    format!(
+                        "{address} is not announced: {mac} on {uplink} has it, which is no director"
+                    )
+                }
+            }
         });
         let mut texts: Vec<String> = claims.collect();
         if !texts.is_empty() {
             texts.insert(0, CLAIMED_REMEDY.to_owned());
         }
-        texts
+        let mut claims = self.told.strangers.values();
+        let reason = if claims.any(|claimed| *claimed == Claimed::Withheld) {
+            Reason::AddressInUse
+        } else {
+            Reason::AnsweredElsewhere
+        };
+        (reason, texts)
     }
 
     /// This node's part in groups, for its status.

@@ -255,7 +255,7 @@ impl Report {
     fn warn(&self, rooms: Rooms<'_>, status: &mut LoadBalancerNodeStatus, now: &Time) {
         let missed = rooms.program.attachments.missed_uplinks();
         let nearly_full = self.nearly_full.texts(&self.capacity);
-        let claimed = rooms.announce.claimed();
+        let (claimed_reason, claimed) = rooms.announce.claimed();
         for (kind, reason, amiss) in [
             (
                 ConditionType::NotAttached,
@@ -272,11 +272,7 @@ impl Report {
                 Reason::NetworkSettings,
                 rooms.advice,
             ),
-            (
-                ConditionType::AddressClaimed,
-                Reason::AnsweredElsewhere,
-                &claimed[..],
-            ),
+            (ConditionType::AddressClaimed, claimed_reason, &claimed[..]),
         ] {
             warn_of(status, (kind, reason), amiss, now);
         }

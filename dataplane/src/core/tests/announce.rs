@@ -1,5 +1,6 @@
 //! What the announcer is told.
 
+use sluice_abi::AnnouncedWord;
 use sluice_api::{
     AddressClaim, AddressGroup, Authority, ConditionType, DecidedL2, GroupRole, GroupStatus,
     MacAddress, Peer, PeerInterface, find_condition,
@@ -8,7 +9,7 @@ use sluice_election::{Candidate, Health};
 use sluice_planner::Mac;
 
 use super::*;
-use crate::announce::{Group, GroupState, Stranger, Told};
+use crate::announce::{Claimed, Group, GroupState, Stranger, Told};
 use crate::source::Announcing;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -65,10 +66,13 @@ fn directors() -> Input {
 
 /// A world that announces.
 fn world() -> World {
-    let options = AnnounceOptions {
+    world_with(AnnounceOptions {
         stable_time: MINUTE,
         ..AnnounceOptions::default()
-    };
+    })
+}
+
+fn world_with(options: AnnounceOptions) -> World {
     let before = LoadBalancerNodeStatus::default();
     let mut world = World::with(Core::new("d1", "6.1".to_owned(), LIMITS, before, options));
     world.tell(Input::SourceSynced(true));
@@ -232,6 +236,56 @@ fn status_tells_this_nodes_part() {
     assert_eq!(status.interfaces[0].mac_address, mac);
 }
 
+/// The groups under which the maps know the VIP.
+fn groups_in_maps(world: &World) -> Vec<u32> {
+    let words = world.maps.announced.values();
+    words.map(|word| word.group()).collect()
+}
+
+fn told_free(vips: &[IpAddr]) -> Input {
+    Input::Announcer(Box::new(Told {
+        free: vips.iter().copied().collect(),
+        ..Told::default()
+    }))
+}
+
+#[test]
+fn a_new_vip_is_answered_for_when_nobody_else_has_it() {
+    let vip = ip("203.0.113.1");
+    let no_group = vec![u32::from(AnnouncedWord::NO_GROUP)];
+    let mut world = world();
+    assert_eq!(groups_in_maps(&world), no_group);
+    assert_eq!(group(&world).expect("the group").new, [vip].into());
+    world.tell(told_free(&[ip("203.0.113.9")]));
+    world.turn();
+    assert_eq!(groups_in_maps(&world), no_group);
+    world.tell(told_free(&[vip]));
+    world.turn();
+    assert_eq!(groups_in_maps(&world), [0]);
+    let of_group = group(&world).expect("the group");
+    assert!(of_group.new.is_empty());
+    assert_eq!(*of_group.answered(), [vip].into());
+    // What the announcer found long ago says nothing of a VIP that comes back.
+    world.tell(Input::Source(decisions(8, &[SERVER])));
+    world.turn();
+    assert!(groups_in_maps(&world).is_empty());
+    world.tell(Input::Source(announced(9, &[SERVER])));
+    world.turn();
+    assert_eq!(groups_in_maps(&world), no_group);
+}
+
+#[test]
+fn a_vip_that_an_earlier_agent_answered_for_is_not_new() {
+    let vip = ip("203.0.113.1");
+    let options = AnnounceOptions {
+        answered: [vip].into(),
+        ..AnnounceOptions::default()
+    };
+    let world = world_with(options);
+    assert_eq!(groups_in_maps(&world), [0]);
+    assert!(group(&world).expect("the group").new.is_empty());
+}
+
 #[test]
 fn status_tells_of_strangers_while_they_claim_vips() {
     let mut world = world();
@@ -240,7 +294,7 @@ fn status_tells_of_strangers_while_they_claim_vips() {
         uplink: UPLINK.to_owned(),
         mac: Mac([2, 0, 0, 0, 0, 99]),
     };
-    let mut tell = |strangers: &[Stranger]| {
+    let mut tell = |strangers: &[(Stranger, Claimed)]| {
         world.tell(Input::Announcer(Box::new(Told {
             strangers: strangers.iter().cloned().collect(),
             ..Told::default()
@@ -248,17 +302,25 @@ fn status_tells_of_strangers_while_they_claim_vips() {
         wait(&mut world, Duration::from_secs(2));
         world.status.clone().expect("a status")
     };
-    let status = tell(&[stranger]);
+    let status = tell(&[(stranger.clone(), Claimed::Defended)]);
     let claim = AddressClaim {
         address: ip("203.0.113.1"),
         interface: UPLINK.to_owned(),
         mac_address: MacAddress([2, 0, 0, 0, 0, 99]),
+        withheld: false,
     };
     assert_eq!(status.address_claims, [claim]);
     let claimed = find_condition(&status.conditions, ConditionType::AddressClaimed);
     let claimed = claimed.expect("the condition");
     assert_eq!(claimed.reason, "AnsweredElsewhere");
     let message = "203.0.113.1 is claimed by 02:00:00:00:00:63 on eth0";
+    assert!(claimed.message.contains(message), "{}", claimed.message);
+    let status = tell(&[(stranger, Claimed::Withheld)]);
+    assert!(status.address_claims[0].withheld);
+    let claimed = find_condition(&status.conditions, ConditionType::AddressClaimed);
+    let claimed = claimed.expect("the condition");
+    assert_eq!(claimed.reason, "AddressInUse");
+    let message = "203.0.113.1 is not announced: 02:00:00:00:00:63 on eth0 has it";
     assert!(claimed.message.contains(message), "{}", claimed.message);
     let status = tell(&[]);
     assert!(status.address_claims.is_empty());

@@ -123,7 +123,11 @@ fn arp_follows_the_deadline() -> Case {
         case.drops(Program::Xdp, &ask4(), DropReason::VipNotArmed)
             .drops(Program::Xdp, &probe(), DropReason::VipNotArmed)
     };
-    let nowhere = AnnouncedWord(layout::announced_word(DIRECTOR_MAC, 2000, false));
+    let nowhere = AnnouncedWord(layout::announced_word(
+        DIRECTOR_MAC,
+        AnnouncedWord::NO_GROUP,
+        false,
+    ));
     let case = swallowed(
         Case::new("ARP follows the group's deadline", holder()).then(|setup| arm(setup, 0)),
     );
