@@ -139,6 +139,56 @@ fn leases_and_nodes_are_weighed() {
     }
 }
 
+/// The first two candidates of the group hear nobody answer, which weighs more than what its holder and its Lease say.
+#[test]
+fn who_hears_nobody_answer_says_so() {
+    let unheld = |name: &str, seconds_ago, reason: Option<&str>| {
+        let mut node = node(name, Some("Candidate"), "");
+        let group = json!({"name": "public-0", "since": time(seconds_ago), "reason": reason});
+        let group = serde_json::from_value(group).unwrap();
+        node.status.as_mut().unwrap().unheld_groups = vec![group];
+        node
+    };
+    let mut objects = served();
+    objects.group_leases = Some(leases(vec![lease(Some("a"), 1)]));
+    objects.nodes = Some(vec![
+        node("a", Some("Holder"), "Lease"),
+        unheld("b", 20, None),
+        unheld("c", 30, Some("LeaseRefused")),
+    ]);
+    let found = vip(&objects).announcement;
+    assert_eq!(found.state, HoldState::NoHolder);
+    assert_eq!((found.held_seconds, found.unheld_by.len()), (Some(30), 2));
+    let message = format!(
+        "b and c (LeaseRefused) hear nobody answer for public-0 since {}",
+        time(30)
+    );
+    assert_eq!(found.message, Some(message));
+    let table = text::vips(&view::vips(&objects), Paint::Plain);
+    assert!(table.contains("  none    30s    "), "{table}");
+    let status = view::status(&objects, &Time(Timestamp::from_second(NOW).unwrap()));
+    let status = text::status(&status, Paint::Plain);
+    assert!(
+        status.contains("203.0.113.1 (no holder for 30s)"),
+        "{status}"
+    );
+    // Who hears nobody at all may be cut off.
+    objects.nodes = Some(vec![
+        node("a", Some("Holder"), "Lease"),
+        unheld("b", 20, Some("NoWitness")),
+    ]);
+    let found = vip(&objects).announcement;
+    assert_eq!(
+        (found.state, found.held_seconds),
+        (HoldState::Armed, Some(600))
+    );
+    assert!(
+        found
+            .message
+            .is_some_and(|message| message.starts_with("b (NoWitness) hears"))
+    );
+}
+
 #[test]
 fn both_are_named() {
     let mut objects = served();

@@ -61,7 +61,7 @@ pub use limits::*;
 pub use load_balancer_node::{
     AddressClaim, AttachMode, Authority, Capabilities, CapacityEntry, ExceptionKind, GroupRole,
     GroupStatus, InterfaceStatus, LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus,
-    NodeException, NodeRole, XdpMode,
+    NodeException, NodeRole, UnheldGroup, UnheldReason, XdpMode,
 };
 pub use mac::{MacAddress, NoMacAddress};
 pub use object::{

@@ -18,6 +18,8 @@ pub const DEFAULT_POOL_GROUPS: u8 = 4;
 pub const MAX_ANNOUNCING_NODES: usize = 1_000;
 /// VIP groups that a node takes part in.
 pub const MAX_NODE_GROUPS: usize = 1_024;
+/// VIP groups without a holder that a node reports.
+pub const MAX_UNHELD_GROUPS: usize = 64;
 /// Claims of VIPs by other hosts that a node reports.
 pub const MAX_ADDRESS_CLAIMS: usize = 16;
 /// Characters of the name of an address pool: names of its VIP groups are made of it.

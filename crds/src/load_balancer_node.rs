@@ -11,7 +11,7 @@ use crate::limits::{
     MAX_ADDRESS_CLAIMS, MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_GROUP_NAME_LENGTH,
     MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_LABEL_LENGTH, MAX_MAC_LENGTH,
     MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_NODE_GROUPS, MAX_REVISION,
-    MAX_UNLISTED_EXCEPTIONS,
+    MAX_UNHELD_GROUPS, MAX_UNLISTED_EXCEPTIONS,
 };
 use crate::mac::MacAddress;
 use crate::object::{Kind, ObjectKey};
@@ -152,6 +152,11 @@ pub struct LoadBalancerNodeStatus {
     #[schemars(length(max = MAX_NODE_GROUPS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub groups: Vec<GroupStatus>,
+    /// VIP groups for whose addresses nobody answers, as the first two of their candidates find.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_UNHELD_GROUPS))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub unheld_groups: Vec<UnheldGroup>,
     /// Claims of VIPs by hosts that are no directors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_ADDRESS_CLAIMS))]
@@ -267,6 +272,33 @@ pub struct GroupStatus {
     /// By what a holder holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<Authority>,
+}
+
+/// A VIP group for whose addresses nobody answers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct UnheldGroup {
+    /// Name of the group.
+    #[schemars(length(max = MAX_GROUP_NAME_LENGTH))]
+    pub name: String,
+    /// Since when, by the node's clock.
+    pub since: Time,
+    /// Why, if the node knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<UnheldReason>,
+}
+
+/// Why nobody holds a VIP group.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnheldReason {
+    /// No director may hold it: all are drained, excluded or without a report.
+    NoCandidate,
+    /// The API server does not take what this node writes into the Lease.
+    LeaseRefused,
+    /// The node hears nobody at all on the link: it may be cut off itself.
+    NoWitness,
+    /// Other hosts have all addresses of the group.
+    AddressInUse,
 }
 
 /// A claim of a VIP by a host that is no director.

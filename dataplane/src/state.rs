@@ -27,6 +27,8 @@ pub struct Published {
     pub exceptions: Arc<Vec<NodeException>>,
     /// The VIP groups that this node takes part in, and whether it holds them.
     pub groups: Vec<(String, bool)>,
+    /// The VIP groups that nobody holds, among those that this node watches.
+    pub groups_without_holder: usize,
     /// How XDP is attached, by interface.
     pub interfaces: Vec<(String, AttachMode)>,
     /// Neighbours that are followed.

@@ -182,6 +182,7 @@ impl Elector {
             && (!self.is_named_here() || self.lease.unreachable_from(&self.settings).is_some());
         State {
             role,
+            rank: Some(self.rank(&self.node)).filter(|rank| *rank < self.ranked.len()),
             authority: hold.map(|hold| hold.authority),
             until: hold.map(|hold| hold.until),
             holder: own.or_else(|| self.believed.clone()).or_else(named),

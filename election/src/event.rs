@@ -181,11 +181,24 @@ pub enum Hindrance {
     Suspected,
 }
 
+/// What may keep every director from taking a group over, as far as this node can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Obstacle {
+    /// No director may hold it.
+    NoCandidate,
+    /// The API server does not take what this node writes into the Lease.
+    LeaseRefused,
+    /// Nobody else answers on any path: this node cannot tell a silent holder from an own dead port.
+    NoWitness,
+}
+
 /// An elector, for status and metrics.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
     /// This node's part.
     pub role: Role,
+    /// Its place in the order of candidates, 0 = the best; none if it is no candidate.
+    pub rank: Option<usize>,
     /// By what right it holds; none unless it holds.
     pub authority: Option<Authority>,
     /// Until when the kernel answers; none unless it holds.

@@ -35,8 +35,8 @@ mod time;
 
 pub use elector::Elector;
 pub use event::{
-    Action, Authority, Candidate, Event, Health, Hindrance, LeaseView, Outcome, Role, Source,
-    State, Target, WriteId,
+    Action, Authority, Candidate, Event, Health, Hindrance, LeaseView, Obstacle, Outcome, Role,
+    Source, State, Target, WriteId,
 };
 pub use rank::ranked;
 pub use settings::{

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::elector::{Elector, Suspicion};
 use crate::path::{Bound, Path};
-use crate::{Action, Authority, Coordination, GiveBack, PROBING_RANKS, Target, Time, Witness};
+use crate::{
+    Action, Authority, Coordination, GiveBack, Obstacle, PROBING_RANKS, Target, Time, Witness,
+};
 
 /// A candidate that hears only on some of its paths lets others go first for so long.
 const DEAF_WAIT: Duration = Duration::from_millis(500);
@@ -193,6 +195,20 @@ impl Elector {
         let is_witnessed = |path: &Path| path.is_witnessed(&self.settings, now);
         let all = self.paths.iter().all(is_witnessed);
         (all, self.paths.iter().any(is_witnessed))
+    }
+
+    /// What may keep every director from taking the group over, where nobody holds it.
+    pub fn obstacle(&self, now: Time) -> Option<Obstacle> {
+        if self.ranked.is_empty() {
+            return Some(Obstacle::NoCandidate);
+        }
+        if self.lease.writes_fail_since().is_some() {
+            return Some(Obstacle::LeaseRefused);
+        }
+        let asks = self.settings.witness == Witness::Asked && self.settings.probes();
+        let (_, any) = self.witnessed(now);
+        let is_deaf = asks && !self.is_alone() && !self.paths.is_empty() && !any;
+        is_deaf.then_some(Obstacle::NoWitness)
     }
 
     pub(crate) fn is_alone(&self) -> bool {

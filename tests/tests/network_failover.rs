@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
+use sluice_api::UnheldReason;
 use sluice_tests::kube::Part;
 use sluice_tests::net::fabric::UPLINK;
 use sluice_tests::net::failover::{AFTER, Between, Failover, NODES, SERVED, expect_short, target};
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
     );
     suite.check("a candidate with a dead port takes nothing", dead_port);
     suite.check("without the API server nobody notices", without_api_server);
+    suite.check(
+        "with all directors drained two say that nobody holds",
+        unheld,
+    );
     suite.check(
         "a VIP that a host has is announced when it is free",
         stranger::in_use,
@@ -76,10 +81,10 @@ fn drained(stage: &mut Failover) -> Result<()> {
         let targets = Family::BOTH.map(|family| target(server, family));
         let client = stage.fabric.client();
         let kept = KeptConnections::open(client, &targets, 20, Duration::from_millis(20))?;
-        let drain = |stage: &mut Failover, holder: &str| stage.set_drain(holder, true);
+        let drain = |stage: &mut Failover, holder: &str| stage.drain(&[holder]);
         let (holder, reports) = stage.disturb(server, drain, AFTER)?;
         let after = stage.holder_of(server);
-        stage.set_drain(&holder, false)?;
+        stage.drain(&[])?;
         ensure!(
             after? != holder,
             "{holder} holds the group of {server} still"
@@ -169,6 +174,29 @@ fn without_api_server(stage: &mut Failover) -> Result<()> {
     expect_short(&dead)?;
     expect_none(&back)?;
     stage.settle()
+}
+
+/// Drains all directors: the first two of each group say that nobody holds it, and why.
+fn unheld(stage: &mut Failover) -> Result<()> {
+    stage.sluice.expect_complaint("nobody holds the VIP group");
+    let group = stage.group_of("dr")?;
+    stage.drain(&NODES)?;
+    let says = |stage: &Failover, node: &str| {
+        let status = stage.sluice.node(node).unwrap_or_default();
+        let mut unheld = status.unheld_groups.into_iter();
+        unheld.any(|it| it.name == group && it.reason == Some(UnheldReason::NoCandidate))
+    };
+    let told = until(
+        "two to say that nobody holds the group",
+        3 * DEADLINE,
+        || NODES.iter().filter(|node| says(stage, node)).count() == 2,
+    );
+    stage.drain(&[])?;
+    told?;
+    stage.settle()?;
+    until("all to take that back", DEADLINE, || {
+        !NODES.iter().any(|node| says(stage, node))
+    })
 }
 
 /// The operator makes an Event of what the holder tells.

@@ -93,7 +93,10 @@ pub(super) fn announced(it: &AnnouncementView) -> String {
         HoldState::TakingOver => format!("{holder} takes over"),
         HoldState::Contested => format!("contested by {}", all_holders(it).join(" and ")),
         HoldState::Expired => format!("at {holder}, expired"),
-        HoldState::NoHolder => "no holder".to_owned(),
+        HoldState::NoHolder => match it.held_seconds {
+            Some(seconds) => format!("no holder for {}", age(seconds)),
+            None => "no holder".to_owned(),
+        },
         HoldState::NotAnnounced | HoldState::Unknown => return it.address.to_string(),
     };
     format!("{} ({who})", it.address)

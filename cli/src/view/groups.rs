@@ -8,10 +8,14 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use serde::Serialize;
-use sluice_api::{Authority, DecidedVirtualServer, Time, group_of_lease, parse_vip_group};
+use sluice_api::{
+    Authority, DecidedVirtualServer, Time, UnheldGroup, UnheldReason, group_of_lease,
+    parse_vip_group,
+};
 use sluice_kube::lease::LeaseFacts;
 
 use super::Objects;
+use super::nodes::Nodes;
 
 /// Who announces an address.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
@@ -27,16 +31,31 @@ pub struct AnnouncementView {
     pub holder: Option<String>,
     /// The nodes whose status says that they hold the group, those that are silent aside; absent: nodes may not be listed.
     pub holding_nodes: Option<Vec<String>>,
-    /// When the holder got the Lease, by its own clock.
+    /// When the holder got the Lease, by its own clock; where nobody holds the group, since when nobody answers, by the clock of the
+    /// first that says so.
     pub since: Option<Time>,
     /// Seconds from then on, by the API server's clock; 0 where that is behind.
     pub held_seconds: Option<u64>,
+    /// The nodes that hear nobody answer for the group's addresses.
+    pub unheld_by: Vec<UnheldView>,
     /// By what the holder holds the group, as it says.
     pub authority: Option<Authority>,
     /// What all of this comes to.
     pub state: HoldState,
     /// What is amiss; absent: nothing.
     pub message: Option<String>,
+}
+
+/// A node that hears nobody answer for a group's addresses.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct UnheldView {
+    /// The node.
+    pub node: String,
+    /// Since when, by its own clock.
+    pub since: Time,
+    /// Why, as far as it knows.
+    pub reason: Option<UnheldReason>,
 }
 
 /// Whether a VIP group has a holder.
@@ -52,7 +71,7 @@ pub enum HoldState {
     Contested,
     /// The Lease was not renewed in time.
     Expired,
-    /// The Lease names nobody.
+    /// The Lease names nobody, or nodes hear nobody answer for the group's addresses.
     NoHolder,
     /// Nobody is to announce the address.
     NotAnnounced,
@@ -100,18 +119,20 @@ impl GroupLeases {
         }
     }
 
+    fn seconds_from(&self, time: &Time) -> u64 {
+        u64::try_from(self.now - time.0.as_second()).unwrap_or_default()
+    }
+
     fn of(&self, group: &str) -> ByLease {
         let Some(lease) = self.by_group.get(group) else {
             return ByLease::default();
         };
         let age = lease.written.map(|written| self.now - written);
         let is_late = |age: &i64| *age > lease.duration;
-        let held = lease.since.as_ref();
-        let held = held.map(|since| self.now - since.0.as_second());
         ByLease {
             holder: lease.holder.clone(),
             since: lease.since.clone(),
-            held_seconds: held.map(|seconds| u64::try_from(seconds).unwrap_or_default()),
+            held_seconds: lease.since.as_ref().map(|since| self.seconds_from(since)),
             late: age.filter(is_late).map(|age| (age, lease.duration)),
         }
     }
@@ -159,6 +180,7 @@ pub(super) struct Groups<'a> {
     leases: Option<&'a GroupLeases>,
     /// `None`: nodes may not be listed.
     said: Option<BTreeMap<String, Said>>,
+    unheld: BTreeMap<String, Vec<UnheldView>>,
 }
 
 impl<'a> Groups<'a> {
@@ -171,9 +193,23 @@ impl<'a> Groups<'a> {
             }
             said
         });
+        let mut unheld: BTreeMap<String, Vec<UnheldView>> = BTreeMap::new();
+        for (node, group) in objects.known_nodes().iter().flat_map(Nodes::unheld) {
+            let UnheldGroup {
+                name,
+                since,
+                reason,
+            } = group;
+            unheld.entry(name).or_default().push(UnheldView {
+                node,
+                since,
+                reason,
+            });
+        }
         Self {
             leases: objects.group_leases.as_ref(),
             said,
+            unheld,
         }
     }
 
@@ -204,13 +240,25 @@ impl<'a> Groups<'a> {
             None => alone,
         };
         let says = holder.as_ref().zip(said.as_ref());
+        let unheld_by = self.unheld.get(group).cloned().unwrap_or_default();
+        let (state, message) = hear(group, (state, message), &unheld_by);
+        let first = unheld_by.iter().map(|it| &it.since).min();
+        let unheld_since = first.filter(|_| state == HoldState::NoHolder);
+        let (since, held_seconds) = match unheld_since {
+            Some(since) => {
+                let seconds = self.leases.map(|leases| leases.seconds_from(since));
+                (Some(since.clone()), seconds)
+            }
+            None => (lease.since, lease.held_seconds),
+        };
         AnnouncementView {
             pool: parse_vip_group(group).map(|(pool, _)| pool.to_owned()),
             group: Some(group.to_owned()),
             authority: says.and_then(|(holder, said)| *said.get(holder)?),
             holding_nodes: said.map(|said| said.into_keys().collect()),
-            since: lease.since,
-            held_seconds: lease.held_seconds,
+            since,
+            held_seconds,
+            unheld_by,
             message,
             holder,
             ..AnnouncementView::of(address, state)
@@ -228,11 +276,40 @@ impl AnnouncementView {
             holding_nodes: None,
             since: None,
             held_seconds: None,
+            unheld_by: Vec::new(),
             authority: None,
             state,
             message: None,
         }
     }
+}
+
+/// What it comes to, and what is amiss, with what nodes hear. One that hears nobody at all proves nothing.
+fn hear(
+    group: &str,
+    (state, message): (HoldState, Option<String>),
+    unheld_by: &[UnheldView],
+) -> (HoldState, Option<String>) {
+    let hears = |it: &UnheldView| it.reason != Some(UnheldReason::NoWitness);
+    let Some(first) = unheld_by.iter().map(|it| &it.since).min() else {
+        return (state, message);
+    };
+    let nodes = unheld_by.iter().map(|it| match it.reason {
+        Some(reason) => format!("{} ({reason:?})", it.node),
+        None => it.node.clone(),
+    });
+    let nodes: Vec<String> = nodes.collect();
+    let verb = if nodes.len() == 1 { "hears" } else { "hear" };
+    let nodes = nodes.join(" and ");
+    let text = format!("{nodes} {verb} nobody answer for {group} since {}", first.0);
+    let message = message.map_or(text.clone(), |message| format!("{message}; {text}"));
+    let is_unheld = unheld_by.iter().any(hears) || state == HoldState::Expired;
+    let state = if is_unheld {
+        HoldState::NoHolder
+    } else {
+        state
+    };
+    (state, Some(message))
 }
 
 /// What the two come to, and what is amiss.

@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use serde::Serialize;
 use sluice_api::{
     Authority, ConditionType, GroupRole, GroupStatus, LoadBalancerNode, LoadBalancerNodeStatus,
-    NODE_LABEL, NODE_SILENT_SECONDS, ObjectKey, is_true, node_label,
+    NODE_LABEL, NODE_SILENT_SECONDS, ObjectKey, UnheldGroup, is_true, node_label,
 };
 use sluice_kube::lease::LeaseFacts;
 
@@ -191,6 +191,14 @@ impl<'a> Nodes<'a> {
             let groups = status.groups.into_iter();
             let held = groups.filter(|group| group.role == GroupRole::Holder);
             held.map(move |group| (node.clone(), group))
+        })
+    }
+
+    /// The VIP groups for which nodes hear nobody answer, each with the node's name.
+    pub(super) fn unheld(&self) -> impl Iterator<Item = (String, UnheldGroup)> + 'a {
+        self.live().flat_map(|(node, status)| {
+            let groups = status.unheld_groups.into_iter();
+            groups.map(move |group| (node.clone(), group))
         })
     }
 

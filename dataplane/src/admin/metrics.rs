@@ -314,6 +314,13 @@ impl Metrics {
             .collect();
         let help = "1 where this node announces the VIP group, 0 where it may take it over";
         gauge(encoder, "sluice_vip_group_held", help, pairs(&groups))?;
+        let unheld = (Labels::new(), published.groups_without_holder as u64);
+        gauge(
+            encoder,
+            "sluice_vip_groups_without_holder",
+            "VIP groups for which nobody answers, among those of which this node is one of the first two candidates",
+            [(&unheld.0, unheld.1)],
+        )?;
         let counts = &self.state.announced;
         let counters = [
             (

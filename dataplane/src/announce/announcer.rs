@@ -16,6 +16,7 @@ use super::leases::{Leases, News, Place};
 use super::plan::Plan;
 use super::strangers::{Claimed, Stranger};
 use super::sys::{FRAME, Gets, PacketSocket};
+use super::unheld::Unheld;
 use super::worker::{FAREWELL, Worker};
 use crate::maps::Maps;
 use crate::state::AnnounceCounts;
@@ -61,6 +62,8 @@ pub struct Told {
     pub strangers: BTreeMap<Stranger, Claimed>,
     /// The VIPs of the plan that are new and that no other host has: they are to be answered for.
     pub free: BTreeSet<IpAddr>,
+    /// The groups that nobody holds, among those that this node watches.
+    pub unheld: BTreeMap<String, Unheld>,
 }
 
 /// The way to the announcer, which runs until it is shut down.

@@ -4,7 +4,7 @@
 //! core ─ Plan ─────────────┐                    ┌─► deadline of the group, in the map that the XDP program reads
 //! Leases (a thread) ─ News ┼─► announcer ───────┼─► questions for VIPs, announcements (raw sockets)
 //! sockets ─ claims heard ──┘   (electors,       ├─► Leases: reads and writes
-//!                              a thread)        └─► core: which groups this node holds, who else claims VIPs
+//!                              a thread)        └─► core: which groups this node holds, who else claims VIPs, and more
 //! ```
 //!
 //! Answering ARP and neighbour discovery is the XDP program's, for as long as the deadline of the VIP's group has not passed. The
@@ -22,6 +22,7 @@ mod plan;
 mod seats;
 mod strangers;
 mod sys;
+mod unheld;
 mod witness;
 mod worker;
 
@@ -30,3 +31,4 @@ pub use frame::Sender;
 pub use leases::Place;
 pub use plan::{Group, Path, Peer, Peers, Plan, Uplink};
 pub use strangers::{Claimed, Stranger};
+pub use unheld::{Cause, Unheld};

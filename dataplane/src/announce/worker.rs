@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use sluice_election::{Action, Event, Role, Settings, Target, Time};
+use sluice_election::{Action, Event, Obstacle, Role, Settings, Target, Time};
 use sluice_planner::Mac;
 use tracing::{debug, info, warn};
 
@@ -22,6 +22,7 @@ use super::plan::{Path, Plan, Uplink};
 use super::seats::Seat;
 use super::strangers::{Stranger, Strangers};
 use super::sys::{Gets, PacketSocket};
+use super::unheld::{Cause, Unheld, Watch};
 use super::witness::Witnesses;
 use crate::maps::Maps;
 use crate::state::AnnounceCounts;
@@ -56,6 +57,7 @@ pub(super) struct Worker {
     pub(super) witnesses: Witnesses,
     pub(super) first_use: FirstUse,
     pub(super) strangers: Strangers,
+    pub(super) watch: Watch,
     pub(super) bursts: Bursts,
     pub(super) joins: Joins,
     told: Option<Told>,
@@ -86,6 +88,7 @@ impl Worker {
             witnesses: Witnesses::default(),
             first_use: FirstUse::default(),
             strangers: Strangers::default(),
+            watch: Watch::default(),
             bursts: Bursts::default(),
             joins: Joins::open()?,
             told: None,
@@ -188,6 +191,7 @@ impl Worker {
         self.joins.turn();
         self.probe_new();
         self.forget_strangers();
+        self.watch_groups();
         self.report();
     }
 
@@ -339,12 +343,14 @@ impl Worker {
             groups: states.collect(),
             strangers: self.claimed(),
             free: self.first_use.free().clone(),
+            unheld: self.watch.unheld(),
         };
         if self.told.as_ref() == Some(&told) || !(self.tell)(told.clone()) {
             return;
         }
         let before = self.told.replace(told.clone()).unwrap_or_default();
         log_groups(&before.groups, &told.groups);
+        log_unheld(&before.unheld, &told.unheld);
         let strangers = told.strangers.keys();
         for stranger in strangers.filter(|it| !before.strangers.contains_key(it)) {
             let Stranger {
@@ -362,6 +368,22 @@ fn log_groups(before: &Groups, after: &Groups) {
     for name in names {
         if before.get(name) != after.get(name) {
             info!(group = name, state = ?after.get(name), "VIP group");
+        }
+    }
+}
+
+fn log_unheld(before: &BTreeMap<String, Unheld>, after: &BTreeMap<String, Unheld>) {
+    for (group, Unheld { cause, .. }) in after {
+        match cause {
+            _ if before.contains_key(group) => {}
+            // Others may hear the holder.
+            Some(Cause::Obstacle(Obstacle::NoWitness)) => {
+                info!(
+                    group,
+                    "this node hears nobody, the holder of the VIP group included"
+                );
+            }
+            cause => warn!(group, ?cause, "nobody holds the VIP group"),
         }
     }
 }

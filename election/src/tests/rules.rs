@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Action, Candidate, Coordination, Elector, Event, GiveBack, Health, Hindrance, LeaseView,
-    Outcome, Role, Settings, Source, Target, Time, Witness, WriteId, ranked,
+    Obstacle, Outcome, Role, Settings, Source, Target, Time, Witness, WriteId, ranked,
 };
 
 const GROUP: &str = "pool-0";
@@ -420,6 +420,27 @@ fn a_holder_that_hears_a_peer_reads_the_lease_at_once() {
         let actions = play.elector.tick(time(300));
         assert_eq!(actions.contains(&Action::ReadLease), reads, "{actions:?}");
     }
+}
+
+#[test]
+fn what_keeps_a_group_without_a_holder_is_known() {
+    let mut play = Play::new(1, settings());
+    assert_eq!(play.elector.state().rank, Some(1));
+    play.on(0, Event::LeaseRead(view(7, None)));
+    play.run(2_000);
+    let obstacle = play.elector.obstacle(time(2_000));
+    assert_eq!(obstacle, Some(Obstacle::NoWitness));
+    play.answers.witness_until_ms = 60_000;
+    play.on(2_000, Event::LeaseRead(view(8, None)));
+    play.run(3_500);
+    assert_eq!(play.elector.obstacle(time(3_500)), None);
+    play.on(3_500, failed(1, Outcome::Failed));
+    let obstacle = play.elector.obstacle(time(3_500));
+    assert_eq!(obstacle, Some(Obstacle::LeaseRefused));
+    play.on(3_600, Event::Candidates(Vec::new()));
+    let obstacle = play.elector.obstacle(time(3_600));
+    assert_eq!(obstacle, Some(Obstacle::NoCandidate));
+    assert_eq!(play.elector.state().rank, None);
 }
 
 #[test]

@@ -306,16 +306,14 @@ impl Failover {
         Ok(kill(Pid::from_raw(i32::try_from(id)?), signal)?)
     }
 
-    /// Drains a director, or ends that.
-    pub fn set_drain(&self, node: &str, drain: bool) -> Result<()> {
-        let mut object = manifest::node(node, Role::Director, &[UPLINK]);
-        object["spec"]["drain"] = Value::Bool(drain);
-        let mut nodes: Vec<Value> = NODES
-            .iter()
-            .filter(|name| **name != node)
-            .map(|name| manifest::node(name, Role::Director, &[UPLINK]))
-            .collect();
-        nodes.push(object);
+    /// Drains these directors and no others.
+    pub fn drain(&self, drained: &[&str]) -> Result<()> {
+        let mut nodes: Vec<Value> = Vec::new();
+        for node in NODES {
+            let mut object = manifest::node(node, Role::Director, &[UPLINK]);
+            object["spec"]["drain"] = Value::Bool(drained.contains(&node));
+            nodes.push(object);
+        }
         for (_, mode, _, servers) in SERVED {
             if mode != "FullNAT" {
                 nodes.extend(servers.map(|name| manifest::node(name, Role::RealServer, &[UPLINK])));

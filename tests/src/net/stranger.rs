@@ -69,7 +69,9 @@ fn defences(stage: &Failover) -> Result<f64> {
 
 /// A virtual server gets VIPs that a host has: nobody announces them until the host has let them go, and all directors say why.
 pub fn in_use(stage: &mut Failover) -> Result<()> {
-    stage.sluice.expect_complaint("claims a VIP");
+    for text in ["claims a VIP", "nobody holds the VIP group"] {
+        stage.sluice.expect_complaint(text);
+    }
     let vips = texts(vip_on_link(SPARE));
     take(stage, "add", &vips)?;
     let address = stage.fabric.address(SERVER)?;

@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 use sluice_abi::AnnouncedWord;
 use sluice_api::{
     AddressClaim, AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MacAddress, Peer,
-    Reason, parse_vip_group,
+    Reason, Time, UnheldGroup, UnheldReason, parse_vip_group,
 };
-use sluice_election::{Candidate, Health};
+use sluice_election::{Candidate, Health, Obstacle};
 use sluice_planner::{Announced, Mac};
 
 use super::intent::Intent;
 use super::io::Effect;
 use super::network::Network;
 use super::program::{self, Program};
-use crate::announce::{Claimed, Group, GroupState, Peers, Plan, Sender, Told, Uplink};
+use crate::announce::{Cause, Claimed, Group, GroupState, Peers, Plan, Sender, Told, Uplink};
 use crate::maps::Group as GroupEntry;
 use crate::netlink::{Link, Prefix};
 
@@ -394,6 +394,20 @@ impl Announce {
     pub(super) fn tell(&mut self, told: Told) {
         self.known.free(&told.free);
         self.told = told;
+    }
+
+    /// Groups that nobody holds, among those that this node watches, for its status.
+    pub(super) fn unheld(&self) -> impl Iterator<Item = UnheldGroup> + '_ {
+        self.told.unheld.iter().map(|(name, unheld)| UnheldGroup {
+            name: name.clone(),
+            since: Time(unheld.since),
+            reason: unheld.cause.map(|cause| match cause {
+                Cause::Obstacle(Obstacle::NoCandidate) => UnheldReason::NoCandidate,
+                Cause::Obstacle(Obstacle::LeaseRefused) => UnheldReason::LeaseRefused,
+                Cause::Obstacle(Obstacle::NoWitness) => UnheldReason::NoWitness,
+                Cause::AddressInUse => UnheldReason::AddressInUse,
+            }),
+        })
     }
 
     /// Claims of VIPs, for the status.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sluice_api::{
     Capabilities, CapacityEntry, ConditionType, GroupRole, LoadBalancerNodeStatus, MAX_EXCEPTIONS,
-    MAX_NODE_ADDRESSES, NodeException, Reason, Time, set_condition,
+    MAX_NODE_ADDRESSES, MAX_UNHELD_GROUPS, NodeException, Reason, Time, set_condition,
 };
 use sluice_planner::Problem;
 
@@ -221,6 +221,7 @@ impl Report {
                 })
                 .collect(),
             groups: rooms.announce.groups().collect(),
+            unheld_groups: rooms.announce.unheld().take(MAX_UNHELD_GROUPS).collect(),
             address_claims: rooms.announce.claims().collect(),
             capabilities: Some(self.capabilities(rooms)),
             capacity: self.capacity.iter().map(entry).collect(),
@@ -292,6 +293,7 @@ impl Report {
                 .groups()
                 .map(|group| (group.name, group.role == GroupRole::Holder))
                 .collect(),
+            groups_without_holder: rooms.announce.unheld().count(),
             interfaces: uplinks
                 .map(|uplink| (uplink.name.clone(), uplink.attach_mode))
                 .collect(),

@@ -3,13 +3,14 @@
 use sluice_abi::AnnouncedWord;
 use sluice_api::{
     AddressClaim, AddressGroup, Authority, ConditionType, DecidedL2, GroupRole, GroupStatus,
-    MacAddress, Peer, PeerInterface, find_condition,
+    MAX_UNHELD_GROUPS, MacAddress, Peer, PeerInterface, Time, UnheldGroup, UnheldReason,
+    find_condition,
 };
-use sluice_election::{Candidate, Health};
+use sluice_election::{Candidate, Health, Obstacle};
 use sluice_planner::Mac;
 
 use super::*;
-use crate::announce::{Claimed, Group, GroupState, Stranger, Told};
+use crate::announce::{Cause, Claimed, Group, GroupState, Stranger, Told, Unheld};
 use crate::source::Announcing;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -326,6 +327,30 @@ fn status_tells_of_strangers_while_they_claim_vips() {
     assert!(status.address_claims.is_empty());
     let claimed = find_condition(&status.conditions, ConditionType::AddressClaimed);
     assert_eq!(claimed, None);
+}
+
+#[test]
+fn status_tells_of_groups_that_nobody_holds() {
+    let mut world = world();
+    let since = Timestamp::UNIX_EPOCH;
+    let unheld = (0..100).map(|number| {
+        let cause = Some(Cause::Obstacle(Obstacle::LeaseRefused));
+        (format!("edge-{number:03}"), Unheld { since, cause })
+    });
+    world.tell(Input::Announcer(Box::new(Told {
+        unheld: unheld.collect(),
+        ..Told::default()
+    })));
+    wait(&mut world, Duration::from_secs(2));
+    let status = world.status.clone().expect("a status");
+    let first = UnheldGroup {
+        name: "edge-000".to_owned(),
+        since: Time(since),
+        reason: Some(UnheldReason::LeaseRefused),
+    };
+    assert_eq!(status.unheld_groups.first(), Some(&first));
+    assert_eq!(status.unheld_groups.len(), MAX_UNHELD_GROUPS);
+    assert_eq!(world.published.groups_without_holder, 100);
 }
 
 #[test]
