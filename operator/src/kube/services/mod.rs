@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    Decision, GroupRole, IpFamily, Kind, ObjectKey, VirtualServer, name_for_service,
+    AddressGroup, Decision, GroupRole, IpFamily, Kind, ObjectKey, VirtualServer, name_for_service,
     service_of_name,
 };
 
@@ -128,7 +128,7 @@ impl Index {
         let is_held = |address: &&IpAddr| {
             let mut groups = decision.content.groups.iter();
             match groups.find(|group| group.address == **address) {
-                Some(group) => self.has_holder(&group.group, decision.revision),
+                Some(group) => self.has_holder(group, decision.revision),
                 None => is_everywhere,
             }
         };
@@ -136,13 +136,18 @@ impl Index {
         addresses.filter(is_held).copied().collect()
     }
 
-    /// Whether a director holds a VIP group, and has in force what was decided up to this revision.
-    fn has_holder(&self, name: &str, revision: u64) -> bool {
+    /// Whether a director holds the VIP group of an address, has in force what was decided up to this revision, and does not keep
+    /// the address back since some other host has it.
+    fn has_holder(&self, of: &AddressGroup, revision: u64) -> bool {
         self.known_nodes.values().any(|node| {
-            let mut groups = node.status.groups.iter();
+            let status = &node.status;
+            let mut groups = status.groups.iter();
             let is_holder =
-                groups.any(|group| group.name == name && group.role == GroupRole::Holder);
-            node.live && is_holder && node.status.acknowledged_revision >= revision
+                groups.any(|group| group.name == of.group && group.role == GroupRole::Holder);
+            let mut claims = status.address_claims.iter();
+            let is_withheld = claims.any(|claim| claim.withheld && claim.address == of.address);
+            let is_in_force = status.acknowledged_revision >= revision;
+            node.live && is_holder && is_in_force && !is_withheld
         })
     }
 }
