@@ -137,6 +137,7 @@ fn stopped(stage: &mut Failover) -> Result<()> {
 
 /// Silences a director that does not hold the group of a virtual server.
 fn dead_port(stage: &mut Failover) -> Result<()> {
+    stage.rest()?;
     let before = stage.holder_of("dr")?;
     let Some(candidate) = NODES.iter().find(|node| **node != before) else {
         bail!("there is no candidate");

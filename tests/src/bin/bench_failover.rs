@@ -45,8 +45,8 @@ const CASES: [Case; 5] = [
     Case {
         name: "drained",
         is_planned: true,
-        happen: |stage, holder| stage.set_drain(holder, true),
-        mend: |stage, holder| stage.set_drain(holder, false),
+        happen: |stage, holder| stage.drain(&[holder]),
+        mend: |stage, _| stage.drain(&[]),
         after: Duration::from_secs(3),
     },
     Case {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -38,6 +38,9 @@ const SETTLE: Duration = Duration::from_mins(1);
 
 /// Time before something is done to a director, in which clients connect.
 const BEFORE: Duration = Duration::from_secs(1);
+
+/// Agents in tests take groups back after three seconds without a fault; a group that stays for so long is where it belongs.
+const RETURN: Duration = Duration::from_secs(6);
 
 /// How long clients go on after something was done to a director.
 pub const AFTER: Duration = Duration::from_secs(3);
@@ -229,6 +232,18 @@ impl Failover {
         });
         settled.with_context(|| seen)?;
         self.sluice.expect_running()
+    }
+
+    /// Waits until no group has moved for so long that none is on its way back to a director that returned.
+    pub fn rest(&self) -> Result<()> {
+        let mut last = (self.held(), Instant::now());
+        until("groups to stay where they are", SETTLE, || {
+            let held = self.held();
+            if held != last.0 {
+                last = (held, Instant::now());
+            }
+            last.1.elapsed() > RETURN
+        })
     }
 
     /// Does something to the holder of a virtual server's group while clients connect to its VIP, and waits. Returns who held the
