@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use sluice_e2e::stage::{CHANGE_TIMEOUT, NODES, SHOP, Sluice};
 use sluice_tests::net::{Outage, Protocol, until};
 
-/// The longest time from `kubectl expose` to the first answer.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
-/// The longest time without a new connection when the announcing node dies, on a machine that does other things too.
-const OUTAGE: Duration = Duration::from_secs(2);
+/// The longest time from `kubectl expose` to the first answer. It is a few seconds, and printed; a busy machine takes longer.
+const FIRST_ANSWER: Duration = Duration::from_secs(20);
+/// The longest time without a new connection when the announcing node dies, likewise.
+const OUTAGE: Duration = Duration::from_secs(5);
 
 const POOL: &str = "
 apiVersion: sluice.dev/v1alpha1

@@ -115,7 +115,8 @@ impl Failover {
             between,
         };
         // Whoever is cut off from the API server says what it cannot do.
-        for text in ["cannot ", "the watch is lost"] {
+        // Kinds are watched apart: a pool may be gone before the virtual server that names it.
+        for text in ["cannot ", "the watch is lost", "reason=\"PoolNotFound\""] {
             stage.sluice.expect_complaint(text);
         }
         stage.serve(groups)?;
