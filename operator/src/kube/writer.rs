@@ -9,14 +9,13 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_api::{
     API_VERSION, AddressPool, AddressPoolStatus, Kind, LEDGER_CONFIG_MAP, LEDGER_KEY,
-    LoadBalancerNode, OPERATOR_MANAGER, ObjectKey, PEERS_KEY, RealServerPool, Time, VirtualServer,
+    LoadBalancerNode, OPERATOR_MANAGER, ObjectKey, PEERS_KEY, Time,
 };
 use sluice_kube::lease::{self, LeaseFacts};
 use sluice_kube::{Item, Stamp};
@@ -26,6 +25,7 @@ use super::conflict::WriteError;
 use super::departures::Departed;
 use super::facts::ServiceFacts;
 use super::index::answered;
+use super::kept::Kept;
 use super::peers::Wanted;
 use super::silence::Silence;
 use super::vip_groups::{self, GroupLeaseFacts};
@@ -36,20 +36,6 @@ use crate::metrics::{Metrics, WriteLabels};
 
 /// How long an answer is waited for.
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// A kind of which the operator makes objects.
-pub(super) trait Ours:
-    Managed
-    + Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + Serialize
-    + DeserializeOwned
-{
-}
-
-impl Ours for VirtualServer {}
-impl Ours for RealServerPool {}
 
 #[derive(Clone)]
 pub(super) struct Writer {
@@ -63,19 +49,12 @@ impl Writer {
     }
 
     /// Writes a status over the version that it was computed from, and never against another field manager.
-    pub(super) async fn status<K>(
+    pub(super) async fn status<K: Kept>(
         &self,
         key: &ObjectKey,
         stamp: &Stamp,
         status: &K::Status,
-    ) -> Result<Item<K>, WriteError>
-    where
-        K: Managed
-            + Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned,
-    {
+    ) -> Result<Item<K>, WriteError> {
         let api = Api::<K>::namespaced(self.client.clone(), &key.namespace);
         self.status_by(&api, key, stamp, status).await
     }
@@ -211,10 +190,7 @@ impl Writer {
         let key = ObjectKey::of(slice);
         let api = self.slices(&key.namespace);
         let Some(stamp) = stamp else {
-            let parameters = PostParams {
-                field_manager: Some(OPERATOR_MANAGER.to_owned()),
-                ..PostParams::default()
-            };
+            let parameters = as_operator();
             let request = api.create(&parameters, slice);
             return self.finish("EndpointSlice", request).await;
         };
@@ -238,17 +214,14 @@ impl Writer {
     }
 
     /// Makes an object of ours, or with a stamp puts this in its place.
-    pub(super) async fn put<K: Ours>(
+    pub(super) async fn put<K: Kept + Serialize>(
         &self,
         mut object: K,
         stamp: Option<&Stamp>,
     ) -> Result<Item<K>, WriteError> {
         let key = ObjectKey::of(&object);
         let api = Api::<K>::namespaced(self.client.clone(), &key.namespace);
-        let parameters = PostParams {
-            field_manager: Some(OPERATOR_MANAGER.to_owned()),
-            ..PostParams::default()
-        };
+        let parameters = as_operator();
         let kind = K::KIND.name();
         let Some(stamp) = stamp else {
             let request = api.create(&parameters, &object);
@@ -262,7 +235,7 @@ impl Writer {
     }
 
     /// Deletes an object of ours, if it is still the one that was looked at. One that is gone already is as good.
-    pub(super) async fn delete_ours<K: Ours>(
+    pub(super) async fn delete_ours<K: Kept>(
         &self,
         key: &ObjectKey,
         stamp: &Stamp,
@@ -302,10 +275,7 @@ impl Writer {
         let api = Api::<Lease>::namespaced(self.client.clone(), namespace);
         let lease = serde_json::from_value(vip_groups::lease(group))
             .map_err(|error| WriteError::Refused(error.to_string()))?;
-        let parameters = PostParams {
-            field_manager: Some(OPERATOR_MANAGER.to_owned()),
-            ..PostParams::default()
-        };
+        let parameters = as_operator();
         let lease = self
             .finish("Lease", api.create(&parameters, &lease))
             .await?;
@@ -408,6 +378,14 @@ impl Writer {
 /// The ConfigMap of a shard of the ledger.
 fn shard_name(shard: u8) -> String {
     format!("{LEDGER_CONFIG_MAP}-{shard:02}")
+}
+
+/// A write by the operator as a field manager, other than server-side apply.
+fn as_operator() -> PostParams {
+    PostParams {
+        field_manager: Some(OPERATOR_MANAGER.to_owned()),
+        ..PostParams::default()
+    }
 }
 
 /// Deletes this version of an object and no other.
