@@ -172,9 +172,14 @@ pub fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<&
         .find(|condition| condition.type_ == kind.name())
 }
 
+/// The condition of this kind, if its status is `True`.
+pub fn true_condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
+    find_condition(conditions, kind).filter(|condition| condition.status == "True")
+}
+
 /// Whether there is a condition of this kind, and its status is `True`.
 pub fn is_true(conditions: &[Condition], kind: ConditionType) -> bool {
-    find_condition(conditions, kind).is_some_and(|condition| condition.status == "True")
+    true_condition(conditions, kind).is_some()
 }
 
 /// Sets a condition; `lastTransitionTime` moves only when the status changes.

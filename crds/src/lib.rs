@@ -49,7 +49,7 @@ pub use address_pool::{
 pub use address_range::{AddressRange, next as next_address};
 pub use condition::{
     Condition, ConditionType, RECONCILING, Reason, STALLED, Time, find_condition, is_true,
-    set_condition,
+    set_condition, true_condition,
 };
 pub use decision::{
     AddressGroup, DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,

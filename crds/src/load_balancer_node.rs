@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::condition::{Condition, ConditionType, Time, find_condition};
+use crate::condition::{Condition, ConditionType, Time, true_condition};
 use crate::limits::{
     MAX_ADDRESS_CLAIMS, MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_GROUP_NAME_LENGTH,
     MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_LABEL_LENGTH, MAX_MAC_LENGTH,
@@ -175,8 +175,8 @@ pub struct LoadBalancerNodeStatus {
 impl LoadBalancerNodeStatus {
     /// On which uplinks the programs are not, and why: an exception for every virtual server, of which the list has no entries.
     pub fn not_attached(&self) -> Option<&str> {
-        let condition = find_condition(&self.conditions, ConditionType::NotAttached)?;
-        (condition.status == "True").then_some(condition.message.as_str())
+        let condition = true_condition(&self.conditions, ConditionType::NotAttached)?;
+        Some(&condition.message)
     }
 
     /// Whether the node has an exception for this object that its list has no room for, as far as it can be told.

@@ -1,6 +1,6 @@
 //! Events of LoadBalancerNodes whose agents say that other hosts claim their VIPs.
 
-use sluice_api::{Condition, ConditionType, Kind, LoadBalancerNode, ObjectKey, find_condition};
+use sluice_api::{Condition, ConditionType, Kind, LoadBalancerNode, ObjectKey, true_condition};
 use sluice_kube::store::Change;
 
 use super::events::{About, News};
@@ -9,8 +9,7 @@ use super::index::Index;
 /// What the agent says of claims, if anything is claimed.
 fn claimed(node: &LoadBalancerNode) -> Option<&Condition> {
     let status = node.status.as_ref()?;
-    let condition = find_condition(&status.conditions, ConditionType::AddressClaimed)?;
-    (condition.status == "True").then_some(condition)
+    true_condition(&status.conditions, ConditionType::AddressClaimed)
 }
 
 /// The event that follows from a change of a node. What stood there when the operator began was told before.
