@@ -540,7 +540,7 @@ fn of_namespace_from<'a, T>(
 }
 
 /// The objects of a namespace.
-fn of_namespace<'a, T>(
+pub(super) fn of_namespace<'a, T>(
     objects: &'a BTreeMap<ObjectKey, T>,
     namespace: &'a str,
 ) -> impl Iterator<Item = (&'a ObjectKey, &'a T)> {

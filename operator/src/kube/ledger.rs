@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::claims;
 use super::events::News;
-use super::index::Index;
+use super::index::{Index, of_namespace};
 use super::memory::Decided as _;
 use crate::core::{Assignment, Dirty, Named, Taken, address_pool_status};
 
@@ -43,9 +43,7 @@ impl Index {
             }
             self.ledger.set_namespace(&key.name, labels.cloned());
             self.offers_changed(Some(&key.name));
-            let servers = &self.virtual_servers.objects;
-            let servers = servers.range(ObjectKey::new(&key.name, "")..);
-            let servers = servers.take_while(|(server, _)| server.namespace == key.name);
+            let servers = of_namespace(&self.virtual_servers.objects, &key.name);
             let servers: Vec<_> = servers
                 .map(|(server, _)| (Kind::VirtualServer, server.clone()))
                 .collect();

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    AddressGroup, Decision, GroupRole, IpFamily, Kind, ObjectKey, VirtualServer, name_for_service,
+    AddressGroup, GroupRole, IpFamily, Kind, ObjectKey, VirtualServer, name_for_service,
     service_of_name,
 };
 
@@ -31,7 +31,7 @@ pub(super) use write::Services;
 use write::maker;
 
 use super::facts::ServiceFacts;
-use super::index::Index;
+use super::index::{Index, of_namespace};
 use crate::core::Object;
 
 /// What is known of Services beside themselves.
@@ -99,10 +99,15 @@ impl Index {
 
     /// Takes that address pools give something else, to this namespace or to all.
     pub(super) fn offers_changed(&mut self, namespace: Option<&str>) {
-        let all = self.services.objects.iter().filter(|(key, facts)| {
-            facts.balanced.is_some() && namespace.is_none_or(|name| key.namespace == name)
-        });
-        self.concerns.dirty.extend(all.map(|(key, _)| key.clone()));
+        let services = &self.services.objects;
+        let balanced = |(key, facts): (&ObjectKey, &ServiceFacts)| {
+            facts.balanced.is_some().then(|| key.clone())
+        };
+        let dirty = &mut self.concerns.dirty;
+        match namespace {
+            Some(name) => dirty.extend(of_namespace(services, name).filter_map(balanced)),
+            None => dirty.extend(services.iter().filter_map(balanced)),
+        }
     }
 
     /// Whether Sluice serves this Service.
@@ -113,17 +118,24 @@ impl Index {
 
     /// The virtual server that was made for a Service.
     fn virtual_server_of(&self, service: &ObjectKey) -> Option<&VirtualServer> {
-        let key = service.sibling(&name_for_service(&service.name));
-        let object = self.virtual_servers.objects.get(&key);
+        let object = self.virtual_servers.objects.get(&made_for(service));
         object.filter(|object| maker(&object.metadata, service).is_some())
     }
 
-    /// The addresses of a decision for which a director answers, or, where nobody announces them, which all directors serve.
-    fn held(&self, object: &VirtualServer, decision: &Decision) -> Vec<IpAddr> {
-        let acknowledged = object
-            .status
-            .as_ref()
-            .and_then(|status| status.acknowledged.as_ref());
+    /// Whether an entry of this address in a Service's status can only be ours. `decided` are those of its virtual server.
+    fn is_own(&self, decided: &[IpAddr], address: IpAddr) -> bool {
+        decided.contains(&address) || self.ledger.has_pool(address)
+    }
+
+    /// The decided addresses for which a director answers, or, where nobody announces them, which all directors serve.
+    fn held(&self, object: &VirtualServer) -> Vec<IpAddr> {
+        let Some(status) = &object.status else {
+            return Vec::new();
+        };
+        let Some(decision) = &status.decision else {
+            return Vec::new();
+        };
+        let acknowledged = status.acknowledged.as_ref();
         let is_everywhere = acknowledged.is_some_and(|acknowledged| acknowledged.revision > 0);
         let is_held = |address: &&IpAddr| {
             let mut groups = decision.content.groups.iter();
@@ -152,6 +164,18 @@ impl Index {
     }
 }
 
+/// What the virtual server, and the pool, of a Service are called.
+fn made_for(service: &ObjectKey) -> ObjectKey {
+    service.sibling(&name_for_service(&service.name))
+}
+
+/// The addresses in the decision on a virtual server; none if there is none.
+fn decided(object: Option<&VirtualServer>) -> &[IpAddr] {
+    let status = object.and_then(|object| object.status.as_ref());
+    let decision = status.and_then(|status| status.decision.as_ref());
+    decision.map_or(&[], |decision| &decision.content.addresses)
+}
+
 /// What a namespace may have.
 struct OffersTo<'a> {
     index: &'a Index,
@@ -164,11 +188,8 @@ impl Offers for OffersTo<'_> {
         self.index.ledger.offers(namespace, family, pool)
     }
 
-    fn addresses_of(&self, service: &str) -> Option<Vec<IpAddr>> {
-        let object = self
-            .index
-            .virtual_server_of(&self.service.sibling(service))?;
-        let decision = object.status.as_ref()?.decision.as_ref()?;
-        Some(decision.content.addresses.clone())
+    fn addresses_of(&self, service: &str) -> &[IpAddr] {
+        let service = self.service.sibling(service);
+        decided(self.index.virtual_server_of(&service))
     }
 }

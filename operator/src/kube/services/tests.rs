@@ -67,8 +67,8 @@ impl Offers for Given {
     fn has(&self, family: IpFamily, _: Option<&str>) -> bool {
         self.families.contains(&family)
     }
-    fn addresses_of(&self, service: &str) -> Option<Vec<IpAddr>> {
-        self.others.get(service).cloned()
+    fn addresses_of(&self, service: &str) -> &[IpAddr] {
+        self.others.get(service).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -41,8 +41,8 @@ impl Objection {
 pub(super) trait Offers {
     /// Whether an AddressPool, this one if one is named, gives addresses of a family to the namespace.
     fn has(&self, family: IpFamily, pool: Option<&str>) -> bool;
-    /// The addresses that another Service of the namespace has by now; `None`: there is no such Service, or it is not served.
-    fn addresses_of(&self, service: &str) -> Option<Vec<IpAddr>>;
+    /// The addresses that another Service of the namespace has by now; none if there is no such Service, or it is not served.
+    fn addresses_of(&self, service: &str) -> &[IpAddr];
 }
 
 /// The virtual server and the pool of a Service of this name.
@@ -214,7 +214,7 @@ fn shared(
     let Some(other) = service.wishes.share_with.as_deref() else {
         return Ok(BTreeMap::new());
     };
-    let addresses = offers.addresses_of(other).unwrap_or_default();
+    let addresses = offers.addresses_of(other);
     if addresses.is_empty() {
         let message = format!(
             "the annotation {} names Service {other}, which has no address of Sluice's yet: is it of type LoadBalancer and class {}?",
@@ -224,8 +224,8 @@ fn shared(
         return Err(Objection::new("NoAddressToShare", message));
     }
     let addresses = addresses
-        .into_iter()
-        .map(|address| (IpFamily::of(address), address));
+        .iter()
+        .map(|&address| (IpFamily::of(address), address));
     // Of the other's addresses, those of this Service's families.
     Ok(addresses
         .filter(|(family, _)| service.families.contains(family))

@@ -6,15 +6,15 @@ use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
 use serde_json::json;
-use sluice_api::{ObjectKey, RealServerPool, Time, VirtualServer, name_for_service};
+use sluice_api::{ObjectKey, RealServerPool, Time, VirtualServer};
 use sluice_kube::store::Store;
 use sluice_kube::{Item, Stamp};
 use tracing::{info, warn};
 
-use super::OffersTo;
 use super::facts::Balanced;
 use super::status::{Standing, Told};
 use super::wanted::{Objection, Wanted, wanted};
+use super::{OffersTo, decided, made_for};
 use crate::kube::conflict::WriteError;
 use crate::kube::events::{About, Events, News};
 use crate::kube::facts::ServiceFacts;
@@ -158,9 +158,11 @@ fn news(key: &ObjectKey, stamp: &Stamp, warning: bool, reason: &str, note: Strin
 pub(super) fn plan(index: &Index, key: &ObjectKey, now: &Time) -> Plan {
     let facts = index.services.objects.get(key);
     let service = facts.and_then(|facts| facts.balanced.as_deref());
-    match service.filter(|_| facts.is_some_and(|facts| index.serves(facts))) {
-        Some(service) => serve(index, key, service, now),
-        None => let_go(index, key, service, now),
+    match service {
+        Some(service) if service.is_ours(index.concerns.without_class) => {
+            serve(index, key, service, now)
+        }
+        service => let_go(index, key, service, now),
     }
 }
 
@@ -176,17 +178,13 @@ fn serve(index: &Index, key: &ObjectKey, service: &Balanced, now: &Time) -> Plan
         Err(objection) => (Vec::new(), Some(objection)),
     };
     let object = index.virtual_server_of(key);
-    let decision = object.and_then(|object| object.status.as_ref()?.decision.as_ref());
-    let decided = decision.map_or(&[][..], |decision| &decision.content.addresses);
-    let held = object
-        .zip(decision)
-        .map(|(object, decision)| index.held(object, decision))
-        .unwrap_or_default();
+    let decided = decided(object);
+    let held = object.map_or_else(Vec::new, |object| index.held(object));
     let published: Vec<IpAddr> = service.published().collect();
     let stays = |address: &&IpAddr| held.contains(address) || published.contains(address);
     let addresses: Vec<IpAddr> = decided.iter().filter(stays).copied().collect();
     let standing = Standing::of(object, &addresses, objection);
-    let is_own = |address| decided.contains(&address) || index.ledger.has_pool(address);
+    let is_own = |address| index.is_own(decided, address);
     let told = Told::of(service, &addresses, is_own, Some(&standing), now);
     let mut plan = Plan {
         is_unheld: addresses.len() < decided.len(),
@@ -271,11 +269,10 @@ struct Owner<'a> {
 
 impl<'a> Owner<'a> {
     fn new(service: &'a ObjectKey, uid: &'a str) -> Self {
-        let object = service.sibling(&name_for_service(&service.name));
         Self {
             service,
             uid,
-            object,
+            object: made_for(service),
         }
     }
 
@@ -322,16 +319,15 @@ impl<'a> Owner<'a> {
 
 /// What was made for a Service goes once its status says nothing of it any more.
 fn let_go(index: &Index, key: &ObjectKey, service: Option<&Balanced>, now: &Time) -> Plan {
-    let object = &key.sibling(&name_for_service(&key.name));
+    let object = &made_for(key);
     let server = index.virtual_server_of(key);
     let pool = index.pools.objects.get(object);
     let pool = pool.filter(|pool| maker(&pool.metadata, key).is_some());
     let mut jobs = Vec::new();
-    let decision = server.and_then(|server| server.status.as_ref()?.decision.as_ref());
-    let decided = decision.map_or(&[][..], |decision| &decision.content.addresses);
+    let decided = decided(server);
     let was_served = service.filter(|service| service.condition().is_some());
     if let (Some(service), Some(stamp)) = (was_served, index.services.stamp(key)) {
-        let is_own = |address| decided.contains(&address) || index.ledger.has_pool(address);
+        let is_own = |address| index.is_own(decided, address);
         let told = Told::of(service, &[], is_own, None, now);
         jobs.push(Job::Status(told, stamp.clone()));
     }
