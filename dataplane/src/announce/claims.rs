@@ -69,7 +69,10 @@ impl Worker {
         self.strangers.hear(stranger, now());
         if !is_in_use && self.strangers.defends(address, ifindex, now()) {
             AnnounceCounts::count(&self.counts.defences);
-            self.announce_on(group, ifindex, address);
+            let mut links = self.plan.links(group, address);
+            if let Some(link) = links.find(|(at, _)| *at == ifindex) {
+                self.announce_on(link, address);
+            }
         }
     }
 
@@ -101,18 +104,11 @@ impl Worker {
     /// Asks who has the VIPs that are new.
     pub(super) fn probe_new(&mut self) {
         while let Some((vip, group)) = self.first_use.take_due(now()) {
-            let Some(planned) = self.plan.groups.get(&group) else {
-                continue;
-            };
-            let uplinks = planned.uplinks.iter();
-            let uplinks = uplinks.filter_map(|at| Some((*at, self.plan.uplinks.get(at)?)));
             let mut is_asked = false;
-            for (ifindex, uplink) in uplinks {
-                if uplink.up && planned.announces(vip, uplink) {
-                    AnnounceCounts::count(&self.counts.probes);
-                    self.send(ifindex, &frame::probe(&uplink.sender, vip));
-                    is_asked = true;
-                }
+            for (ifindex, uplink) in self.plan.links(&group, vip) {
+                AnnounceCounts::count(&self.counts.probes);
+                self.send(ifindex, &frame::probe(&uplink.sender, vip));
+                is_asked = true;
             }
             if !is_asked {
                 self.first_use.postpone(vip, now());

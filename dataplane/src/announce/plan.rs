@@ -102,6 +102,16 @@ impl Plan {
         Witness::Absent
     }
 
+    /// The links on which a VIP of a group is announced now, with the uplinks' indices.
+    pub fn links(&self, group: &str, vip: IpAddr) -> impl Iterator<Item = (u32, &Uplink)> {
+        let group = self.groups.get(group);
+        let uplinks = group.into_iter().flat_map(|group| &group.uplinks);
+        let uplinks = uplinks.filter_map(|ifindex| Some((*ifindex, self.uplinks.get(ifindex)?)));
+        uplinks.filter(move |(_, uplink)| {
+            uplink.up && group.is_some_and(|group| group.announces(vip, uplink))
+        })
+    }
+
     /// The ways on which a group is asked for. Each uplink's are together, IPv4 first. A VIP that was asked for before stays the one
     /// that is, since its holder is known to answer for it; else it is the lowest. New VIPs, which nobody answers for, are none.
     pub fn paths(&self, group: &Group, before: &[Path]) -> Vec<Path> {

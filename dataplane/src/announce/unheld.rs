@@ -87,18 +87,20 @@ impl Worker {
             if let Some(group) = self.plan.groups.get(name)
                 && self.watches(name, group, &state)
             {
-                let obstacle = seat.elector.obstacle(time).map(Cause::Obstacle);
-                let is_in_use = group.answered().is_empty();
-                let cause = is_in_use.then_some(Cause::AddressInUse).or(obstacle);
-                watched.insert(name.clone(), (state.heard, cause));
+                watched.insert(name.as_str(), (seat, group, state.heard));
             }
         }
         self.watch.keep(|group| watched.contains_key(group));
-        for (group, (heard, cause)) in watched {
-            if let Some(since) = self.watch.look(&group, heard, time) {
+        for (name, (seat, group, heard)) in watched {
+            if let Some(since) = self.watch.look(name, heard, time) {
                 let wall = Timestamp::now().checked_sub(time.since(since));
+                let cause = if group.vips.is_subset(&group.new) {
+                    Some(Cause::AddressInUse)
+                } else {
+                    seat.elector.obstacle(time).map(Cause::Obstacle)
+                };
                 self.watch
-                    .tell(&group, wall.unwrap_or(Timestamp::UNIX_EPOCH), cause);
+                    .tell(name, wall.unwrap_or(Timestamp::UNIX_EPOCH), cause);
             }
         }
     }

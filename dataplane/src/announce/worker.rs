@@ -287,26 +287,20 @@ impl Worker {
 
     /// Tells every link of the group that a VIP of it is here, and asks who else says so.
     fn announce(&self, group: &str, vip: IpAddr) {
-        let Some(planned) = self.plan.groups.get(group) else {
+        if !self.plan.groups.contains_key(group) {
             return;
-        };
-        for ifindex in &planned.uplinks {
-            if let Some(uplink) = self.announce_on(group, *ifindex, vip)
-                && let Some(question) = frame::question(&uplink.sender, vip, To::All)
-            {
-                self.send(*ifindex, &question);
+        }
+        for (ifindex, uplink) in self.plan.links(group, vip) {
+            self.announce_on((ifindex, uplink), vip);
+            if let Some(question) = frame::question(&uplink.sender, vip, To::All) {
+                self.send(ifindex, &question);
             }
         }
         AnnounceCounts::count(&self.counts.announcements);
     }
 
-    /// Tells a link of the group that a VIP of it is here, if it is announced there.
-    pub(super) fn announce_on(&self, group: &str, ifindex: u32, vip: IpAddr) -> Option<&Uplink> {
-        let planned = self.plan.groups.get(group)?;
-        let uplink = self.plan.uplinks.get(&ifindex)?;
-        if !uplink.up || !planned.uplinks.contains(&ifindex) || !planned.announces(vip, uplink) {
-            return None;
-        }
+    /// Tells a link that a VIP is here.
+    pub(super) fn announce_on(&self, (ifindex, uplink): (u32, &Uplink), vip: IpAddr) {
         let sender = &uplink.sender;
         for frame in frame::announcements(sender, vip, false) {
             self.send(ifindex, &frame);
@@ -318,7 +312,6 @@ impl Worker {
                 }
             }
         }
-        Some(uplink)
     }
 
     pub(super) fn send(&self, ifindex: u32, frame: &[u8]) {
