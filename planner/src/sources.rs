@@ -23,6 +23,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// The entries of a set with these blocks.
+    pub fn of_set(set: u32, blocks: &Blocks) -> impl Iterator<Item = Self> {
+        blocks.iter().map(move |&block| Self { set, block })
+    }
+
     /// The map key.
     pub fn key(&self) -> ByFamily<SourceKey<4>, SourceKey<16>> {
         match self.block.key() {

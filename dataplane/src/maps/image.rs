@@ -5,18 +5,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sluice_abi::{AnnouncedWord, MapName, RingWord};
-use sluice_planner::{
-    AnnouncedAt, Blocks, ByFamily, Image, Local, Mac, MapOp, Prefix, Ring, RingContent, Socket,
-    Source,
-};
+use sluice_abi::{MapName, RingWord, VipWord};
+use sluice_planner::{Blocks, Image, Mac, MapOp, Prefix, Ring, RingContent, Socket, Source};
 
 use super::{Error, Maps, map_error};
 
 impl Maps {
     /// Reads back what the planner decides.
     pub fn image(&self) -> Result<Image, Error> {
-        let vips = self.vips()?;
+        let vips: BTreeMap<Socket, VipWord> = self.vips.entries()?.collect();
         let named = vips.values().flat_map(|word| [word.head(), word.rs_head()]);
         let slots: BTreeSet<u32> = named.filter(|&slot| slot != 0).collect();
         let mut heads = BTreeMap::new();
@@ -43,28 +40,18 @@ impl Maps {
         let peers = peers.map_err(map_error(MapName::Peers, "read it"))?;
         Ok(Image {
             vips,
-            replies: self.replies()?,
-            locals: self.locals()?,
+            replies: self.replies.entries()?.collect(),
+            locals: self.locals.entries()?.collect(),
             peers: peers.into_iter().map(|(key, _)| Mac(key.mac)).collect(),
             macs: self.macs(),
-            peer_nets: self.peer_nets()?,
+            peer_nets: self.peer_nets.entries()?.collect(),
             sources: self.sources()?,
-            announced: self.announced()?,
+            announced: self.announced.entries()?.collect(),
             heads,
             rings: self.rings()?,
             servers,
             records,
         })
-    }
-
-    fn vips(&self) -> Result<BTreeMap<Socket, sluice_abi::VipWord>, Error> {
-        let v4 = self.vips4.entries();
-        let v4 = v4.map_err(map_error(MapName::Vips4, "read it"))?;
-        let v6 = self.vips6.entries();
-        let v6 = v6.map_err(map_error(MapName::Vips6, "read it"))?;
-        let v4 = v4.into_iter().map(|(key, word)| (key.into(), word));
-        let v6 = v6.into_iter().map(|(key, word)| (key.into(), word));
-        Ok(v4.chain(v6).collect())
     }
 
     fn macs(&self) -> BTreeMap<u32, u64> {
@@ -73,61 +60,15 @@ impl Maps {
         (0..).zip(words).filter(|(_, word)| *word != 0).collect()
     }
 
-    fn peer_nets(&self) -> Result<BTreeMap<Prefix, u32>, Error> {
-        let v4 = self.peer_nets4.entries();
-        let v4 = v4.map_err(map_error(MapName::PeerNets4, "read it"))?;
-        let v6 = self.peer_nets6.entries();
-        let v6 = v6.map_err(map_error(MapName::PeerNets6, "read it"))?;
-        let v4 = v4.into_iter().map(|(key, flags)| (key.into(), flags));
-        let v6 = v6.into_iter().map(|(key, flags)| (key.into(), flags));
-        Ok(v4.chain(v6).collect())
-    }
-
     fn sources(&self) -> Result<BTreeMap<u32, Blocks>, Error> {
         let mut sets: BTreeMap<u32, BTreeSet<Prefix>> = BTreeMap::new();
-        let v4 = self.sources4.entries();
-        let v4 = v4.map_err(map_error(MapName::Sources4, "read it"))?;
-        let v6 = self.sources6.entries();
-        let v6 = v6.map_err(map_error(MapName::Sources6, "read it"))?;
-        let v4 = v4.into_iter().map(|(key, _)| Source::from(key));
-        let v6 = v6.into_iter().map(|(key, _)| Source::from(key));
-        for Source { set, block } in v4.chain(v6) {
+        for (Source { set, block }, _) in self.sources.entries()? {
             sets.entry(set).or_default().insert(block);
         }
         let sets = sets.into_iter();
         Ok(sets
             .map(|(set, blocks)| (set, blocks.into_iter().collect()))
             .collect())
-    }
-
-    fn announced(&self) -> Result<BTreeMap<AnnouncedAt, AnnouncedWord>, Error> {
-        let v4 = self.announced4.entries();
-        let v4 = v4.map_err(map_error(MapName::Announced4, "read it"))?;
-        let v6 = self.announced6.entries();
-        let v6 = v6.map_err(map_error(MapName::Announced6, "read it"))?;
-        let v4 = v4.into_iter().map(|(key, word)| (key.into(), word));
-        let v6 = v6.into_iter().map(|(key, word)| (key.into(), word));
-        Ok(v4.chain(v6).collect())
-    }
-
-    fn replies(&self) -> Result<BTreeMap<Socket, u32>, Error> {
-        let v4 = self.replies4.entries();
-        let v4 = v4.map_err(map_error(MapName::Replies4, "read it"))?;
-        let v6 = self.replies6.entries();
-        let v6 = v6.map_err(map_error(MapName::Replies6, "read it"))?;
-        let v4 = v4.into_iter().map(|(key, index)| (key.into(), index));
-        let v6 = v6.into_iter().map(|(key, index)| (key.into(), index));
-        Ok(v4.chain(v6).collect())
-    }
-
-    fn locals(&self) -> Result<BTreeMap<Local, u32>, Error> {
-        let v4 = self.locals4.entries();
-        let v4 = v4.map_err(map_error(MapName::Locals4, "read it"))?;
-        let v6 = self.locals6.entries();
-        let v6 = v6.map_err(map_error(MapName::Locals6, "read it"))?;
-        let v4 = v4.into_iter().map(|(key, id)| (key.into(), id));
-        let v6 = v6.into_iter().map(|(key, id)| (key.into(), id));
-        Ok(v4.chain(v6).collect())
     }
 
     fn rings(&self) -> Result<BTreeMap<u32, Ring>, Error> {
@@ -168,58 +109,30 @@ impl Maps {
                 .heads
                 .set(*slot, head)
                 .map_err(map_error(MapName::Heads, "write it")),
-            MapOp::WriteSources { set, blocks } => self.write_sources(*set, blocks),
-            MapOp::RemoveSources { set, blocks } => self.remove_sources(*set, blocks),
+            MapOp::WriteSources { set, blocks } => Source::of_set(*set, blocks)
+                .try_for_each(|source| self.sources.set(&source.key(), &1)),
+            MapOp::RemoveSources { set, blocks } => Source::of_set(*set, blocks)
+                .try_for_each(|source| self.sources.remove(&source.key())),
             MapOp::SetServer { id, word } => self.set_server(*id, *word),
             MapOp::SetRing { ring, word } => self
                 .rings
                 .set(*ring, word)
                 .map_err(map_error(MapName::Rings, "write it")),
-            MapOp::SetVip { socket, word } => match socket.key() {
-                ByFamily::V4(key) => written(MapName::Vips4, self.vips4.set(&key, word)),
-                ByFamily::V6(key) => written(MapName::Vips6, self.vips6.set(&key, word)),
-            },
-            MapOp::RemoveVip { socket } => match socket.key() {
-                ByFamily::V4(key) => written(MapName::Vips4, self.vips4.remove(&key)),
-                ByFamily::V6(key) => written(MapName::Vips6, self.vips6.remove(&key)),
-            },
-            MapOp::SetReply { socket, index } => match socket.key() {
-                ByFamily::V4(key) => written(MapName::Replies4, self.replies4.set(&key, index)),
-                ByFamily::V6(key) => written(MapName::Replies6, self.replies6.set(&key, index)),
-            },
-            MapOp::RemoveReply { socket } => match socket.key() {
-                ByFamily::V4(key) => written(MapName::Replies4, self.replies4.remove(&key)),
-                ByFamily::V6(key) => written(MapName::Replies6, self.replies6.remove(&key)),
-            },
-            MapOp::SetLocal { local, server } => match local.key() {
-                ByFamily::V4(key) => written(MapName::Locals4, self.locals4.set(&key, server)),
-                ByFamily::V6(key) => written(MapName::Locals6, self.locals6.set(&key, server)),
-            },
-            MapOp::RemoveLocal { local } => match local.key() {
-                ByFamily::V4(key) => written(MapName::Locals4, self.locals4.remove(&key)),
-                ByFamily::V6(key) => written(MapName::Locals6, self.locals6.remove(&key)),
-            },
+            MapOp::SetVip { socket, word } => self.vips.set(&socket.key(), word),
+            MapOp::RemoveVip { socket } => self.vips.remove(&socket.key()),
+            MapOp::SetReply { socket, index } => self.replies.set(&socket.key(), index),
+            MapOp::RemoveReply { socket } => self.replies.remove(&socket.key()),
+            MapOp::SetLocal { local, server } => self.locals.set(&local.key(), server),
+            MapOp::RemoveLocal { local } => self.locals.remove(&local.key()),
             MapOp::AddPeer { mac } => written(MapName::Peers, self.peers.set(&(*mac).into(), &1)),
             MapOp::RemovePeer { mac } => written(MapName::Peers, self.peers.remove(&(*mac).into())),
             MapOp::SetMac { index, word } => {
                 written(MapName::Macs, self.macs.set_word(*index, *word))
             }
-            MapOp::SetPeerNet { prefix, flags } => match prefix.key() {
-                ByFamily::V4(key) => written(MapName::PeerNets4, self.peer_nets4.set(&key, flags)),
-                ByFamily::V6(key) => written(MapName::PeerNets6, self.peer_nets6.set(&key, flags)),
-            },
-            MapOp::RemovePeerNet { prefix } => match prefix.key() {
-                ByFamily::V4(key) => written(MapName::PeerNets4, self.peer_nets4.remove(&key)),
-                ByFamily::V6(key) => written(MapName::PeerNets6, self.peer_nets6.remove(&key)),
-            },
-            MapOp::SetAnnounced { at, word } => match at.key() {
-                ByFamily::V4(key) => written(MapName::Announced4, self.announced4.set(&key, word)),
-                ByFamily::V6(key) => written(MapName::Announced6, self.announced6.set(&key, word)),
-            },
-            MapOp::RemoveAnnounced { at } => match at.key() {
-                ByFamily::V4(key) => written(MapName::Announced4, self.announced4.remove(&key)),
-                ByFamily::V6(key) => written(MapName::Announced6, self.announced6.remove(&key)),
-            },
+            MapOp::SetPeerNet { prefix, flags } => self.peer_nets.set(&prefix.key(), flags),
+            MapOp::RemovePeerNet { prefix } => self.peer_nets.remove(&prefix.key()),
+            MapOp::SetAnnounced { at, word } => self.announced.set(&at.key(), word),
+            MapOp::RemoveAnnounced { at } => self.announced.remove(&at.key()),
             MapOp::Grace => {
                 self.grace();
                 Ok(())
@@ -236,26 +149,6 @@ impl Maps {
             cleared.map_err(map_error(MapName::Counters, "clear it"))?;
         }
         written(MapName::Servers, self.servers.set(id, &word))
-    }
-
-    fn write_sources(&self, set: u32, blocks: &Blocks) -> Result<(), Error> {
-        let sources = blocks.iter().map(|&block| Source { set, block });
-        sources
-            .map(|source| source.key())
-            .try_for_each(|key| match key {
-                ByFamily::V4(key) => written(MapName::Sources4, self.sources4.set(&key, &1)),
-                ByFamily::V6(key) => written(MapName::Sources6, self.sources6.set(&key, &1)),
-            })
-    }
-
-    fn remove_sources(&self, set: u32, blocks: &Blocks) -> Result<(), Error> {
-        let sources = blocks.iter().map(|&block| Source { set, block });
-        sources
-            .map(|source| source.key())
-            .try_for_each(|key| match key {
-                ByFamily::V4(key) => written(MapName::Sources4, self.sources4.remove(&key)),
-                ByFamily::V6(key) => written(MapName::Sources6, self.sources6.remove(&key)),
-            })
     }
 
     fn write_ring(&self, offset: u32, slots: &[u32]) -> Result<(), Error> {

@@ -11,6 +11,7 @@
 mod attach;
 mod btf;
 mod clock;
+mod families;
 mod groups;
 mod hook;
 mod image;
@@ -42,6 +43,7 @@ pub use load::{Programs, open};
 pub use pins::{PinLock, detach};
 pub use sweep::{FlowCensus, FullNatCensus, Usage};
 
+use families::Families;
 use sys::RawMap;
 use table::{Array, Hash, PerCpu, Shared};
 
@@ -196,20 +198,14 @@ struct Bucket;
 #[derive(Debug)]
 pub struct Maps {
     config: Array<u64>,
-    vips4: Hash<PortKey<4>, VipWord>,
-    vips6: Hash<PortKey<16>, VipWord>,
-    replies4: Hash<PortKey<4>, u32>,
-    replies6: Hash<PortKey<16>, u32>,
-    locals4: Hash<LocalKey<4>, u32>,
-    locals6: Hash<LocalKey<16>, u32>,
+    vips: Families<PortKey<4>, PortKey<16>, VipWord>,
+    replies: Families<PortKey<4>, PortKey<16>, u32>,
+    locals: Families<LocalKey<4>, LocalKey<16>, u32>,
     peers: Hash<MacKey, u32>,
     macs: Shared<[u64; MAC_WORDS as usize]>,
-    peer_nets4: Hash<PrefixKey<4>, u32>,
-    peer_nets6: Hash<PrefixKey<16>, u32>,
-    sources4: Hash<SourceKey<4>, u32>,
-    sources6: Hash<SourceKey<16>, u32>,
-    announced4: Hash<AnnouncedKey<4>, AnnouncedWord>,
-    announced6: Hash<AnnouncedKey<16>, AnnouncedWord>,
+    peer_nets: Families<PrefixKey<4>, PrefixKey<16>, u32>,
+    sources: Families<SourceKey<4>, SourceKey<16>, u32>,
+    announced: Families<AnnouncedKey<4>, AnnouncedKey<16>, AnnouncedWord>,
     groups: Shared<[u64; GROUP_WORDS]>,
     heads: Shared<Head>,
     rings: Array<RingWord>,
@@ -242,6 +238,11 @@ impl Maps {
                 $new(raw($map)?).map_err(map_error($map, "use it"))?
             };
         }
+        macro_rules! families {
+            ($v4:expr, $v6:expr) => {
+                Families::new(($v4, raw($v4)?), ($v6, raw($v6)?))?
+            };
+        }
         macro_rules! shared {
             ($map:expr, $size:expr) => {
                 Shared::new(&raw($map)?, $size).map_err(map_error($map, "share its memory"))?
@@ -249,20 +250,14 @@ impl Maps {
         }
         Ok(Self {
             config: typed!(MapName::Config, Array::new),
-            vips4: typed!(MapName::Vips4, Hash::new),
-            vips6: typed!(MapName::Vips6, Hash::new),
-            replies4: typed!(MapName::Replies4, Hash::new),
-            replies6: typed!(MapName::Replies6, Hash::new),
-            locals4: typed!(MapName::Locals4, Hash::new),
-            locals6: typed!(MapName::Locals6, Hash::new),
+            vips: families!(MapName::Vips4, MapName::Vips6),
+            replies: families!(MapName::Replies4, MapName::Replies6),
+            locals: families!(MapName::Locals4, MapName::Locals6),
             peers: typed!(MapName::Peers, Hash::new),
             macs: shared!(MapName::Macs, size_of::<[u64; MAC_WORDS as usize]>()),
-            peer_nets4: typed!(MapName::PeerNets4, Hash::new),
-            peer_nets6: typed!(MapName::PeerNets6, Hash::new),
-            sources4: typed!(MapName::Sources4, Hash::new),
-            sources6: typed!(MapName::Sources6, Hash::new),
-            announced4: typed!(MapName::Announced4, Hash::new),
-            announced6: typed!(MapName::Announced6, Hash::new),
+            peer_nets: families!(MapName::PeerNets4, MapName::PeerNets6),
+            sources: families!(MapName::Sources4, MapName::Sources6),
+            announced: families!(MapName::Announced4, MapName::Announced6),
             groups: shared!(MapName::Groups, size_of::<[u64; GROUP_WORDS]>()),
             heads: shared!(MapName::Heads, size_of::<Head>()),
             rings: typed!(MapName::Rings, Array::new),
@@ -283,18 +278,18 @@ impl Maps {
 
     /// How much the planner's maps hold.
     pub fn limits(&self) -> Limits {
-        let smaller = |a: u32, b: u32| a.min(b);
-        let servers = smaller(self.servers.max_entries(), self.counters.max_entries());
+        let servers = self.servers.max_entries();
+        let servers = servers.min(self.counters.max_entries());
         let ring_slots = 2 * self.ring_slots.max_entries();
-        let sources = smaller(self.sources4.max_entries(), self.sources6.max_entries());
+        let sources = self.sources.max_entries();
         Limits {
-            vips: smaller(self.vips4.max_entries(), self.vips6.max_entries()),
-            replies: smaller(self.replies4.max_entries(), self.replies6.max_entries()),
-            locals: smaller(self.locals4.max_entries(), self.locals6.max_entries()),
+            vips: self.vips.max_entries(),
+            replies: self.replies.max_entries(),
+            locals: self.locals.max_entries(),
             peers: self.peers.max_entries(),
-            peer_nets: smaller(self.peer_nets4.max_entries(), self.peer_nets6.max_entries()),
+            peer_nets: self.peer_nets.max_entries(),
             sources,
-            announced: smaller(self.announced4.max_entries(), self.announced6.max_entries()),
+            announced: self.announced.max_entries(),
             heads: self.heads.max_entries(),
             rings: self.rings.max_entries(),
             ring_slots,

@@ -97,7 +97,7 @@ impl Maps {
         self.locals = image.locals.clone();
         self.announced = image.announced.clone();
         for (set, blocks) in &image.sources {
-            self.sources.extend(sources(*set, blocks));
+            self.sources.extend(Source::of_set(*set, blocks));
         }
         self.heads = image.heads.clone();
         self.servers = image.servers.clone();
@@ -226,7 +226,7 @@ impl Maps {
             MapOp::WriteSources { set, blocks } => {
                 ensure!(!self.held.sets.contains(set), "source set {set} is in use");
                 ensure!(*set >= FIRST_SOURCE_SET, "{set} is no source set");
-                for source in sources(*set, blocks) {
+                for source in Source::of_set(*set, blocks) {
                     ensure!(self.sources.insert(source), "{source:?} twice");
                 }
                 for is_v4 in [true, false] {
@@ -243,7 +243,7 @@ impl Maps {
     fn remove_sources(&mut self, set: u32, blocks: &Blocks) -> Check {
         let in_use = self.held.sets.contains(&set);
         ensure!(!in_use, "source set {set} goes while in use");
-        for source in sources(set, blocks) {
+        for source in Source::of_set(set, blocks) {
             ensure!(self.sources.remove(&source), "no {source:?} to remove");
         }
         Ok(())
@@ -482,10 +482,6 @@ impl Maps {
             records: present.filter_map(record).collect(),
         }
     }
-}
-
-fn sources(set: u32, blocks: &Blocks) -> impl Iterator<Item = Source> {
-    blocks.iter().map(move |&block| Source { set, block })
 }
 
 /// The properties that tell one server from another to its flows: the pool that names it is none.
