@@ -111,7 +111,8 @@ impl Worker {
             state.hindrance,
             None | Some(Hindrance::Suspected | Hindrance::NotListed)
         );
-        if state.role == Role::Holder || !hears {
+        // One without a VIP has nothing to hold.
+        if group.vips.is_empty() || state.role == Role::Holder || !hears {
             return false;
         }
         if !group.candidates.is_empty() {
