@@ -222,11 +222,12 @@ fn newcomers(stage: &mut Operated) -> Result<()> {
     let new = "203.0.113.50";
     make(stage.admin(), new)?;
     for claim in CLAIMS {
-        let words = match claim {
-            "endpointslice/hand-made" => "endpoint of EndpointSlice thief/hand-made",
-            _ => "address of Service thief/",
+        let what = match claim {
+            "service/external" => "an external IP of Service thief/external",
+            "service/balancer" => "a load balancer address of Service thief/balancer",
+            _ => "endpoint of EndpointSlice thief/hand-made",
         };
-        expect_refusal(stage, new, "AddressNotUsable", words)?;
+        expect_refusal(stage, new, "AddressNotUsable", what)?;
         let admin = stage.admin();
         admin.kubectl(["delete", claim, "--namespace", THIEF])?;
     }
