@@ -70,16 +70,56 @@ const EQUIPPED: [&str; 37] = [
     "sluice-tests/races",
 ];
 
+/// The longest target. It mostly waits, and no other may load BPF programs meanwhile: it compares those of the whole machine.
+const LONGEST: &str = "sluice-e2e/kubernetes";
+
+/// Whether a target runs beside [`LONGEST`]: those before an API server alone, which load no programs and measure no time.
+fn runs_beside(path: &str) -> bool {
+    name(path).starts_with("api_") || name(path).starts_with("chart")
+}
+
 /// Arguments of `cargo test` that choose every test which needs nothing but cargo.
 pub(crate) fn unit() -> Result<Vec<String>> {
     check(&targets()?, &UNIT, &EQUIPPED)?;
-    let mut arguments = ["--workspace", "--lib", "--bins"]
-        .map(str::to_owned)
-        .to_vec();
-    for suite in UNIT.iter().map(|path| name(path)).collect::<BTreeSet<_>>() {
-        arguments.extend(["--test".to_owned(), suite.to_owned()]);
-    }
+    let mut arguments = words(&["--lib", "--bins"]);
+    arguments.extend(chosen(&UNIT));
     Ok(arguments)
+}
+
+/// Arguments of `cargo test` for the runs that make up all tests.
+pub(crate) struct Runs {
+    /// The first two go side by side.
+    pub(crate) longest: Vec<String>,
+    pub(crate) beside: Vec<String>,
+    /// The others follow, one after the other.
+    pub(crate) then: [Vec<String>; 2],
+}
+
+/// All tests.
+pub(crate) fn all() -> Result<Runs> {
+    check(&targets()?, &UNIT, &EQUIPPED)?;
+    let beside = EQUIPPED.iter().copied().filter(|path| runs_beside(path));
+    let beside: Vec<&str> = beside.collect();
+    let mut rest = words(&["--lib", "--bins"]);
+    let alone = UNIT.iter().chain(&EQUIPPED).copied();
+    let alone = alone.filter(|path| *path != LONGEST && !runs_beside(path));
+    rest.extend(chosen(&alone.collect::<Vec<_>>()));
+    Ok(Runs {
+        longest: chosen(&[LONGEST]),
+        beside: chosen(&beside),
+        then: [rest, words(&["--doc"])],
+    })
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// Arguments that choose these targets.
+fn chosen(paths: &[&str]) -> Vec<String> {
+    let names: BTreeSet<&str> = paths.iter().map(|path| name(path)).collect();
+    let arguments = names.into_iter().flat_map(|name| ["--test", name]);
+    arguments.map(str::to_owned).collect()
 }
 
 /// Every test target of the workspace.

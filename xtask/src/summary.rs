@@ -60,6 +60,15 @@ impl Summary {
         }
     }
 
+    /// Adds the sum of another run.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.failures.extend(other.failures);
+        self.in_failure = false;
+    }
+
     /// Whether a test failed.
     pub(crate) fn failed(&self) -> bool {
         self.failed > 0
