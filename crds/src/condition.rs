@@ -151,6 +151,8 @@ pub enum Reason {
     AddressNotAllowed,
     /// The address pool has no free address.
     NoFreeAddress,
+    /// The address pool has no free VIP group for a virtual server that needs one of its own.
+    NoFreeGroup,
     /// Another address pool has some of the addresses.
     AddressPoolOverlap,
     /// The address pool's addresses can be given.

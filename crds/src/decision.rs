@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::forwarding::{ForwardingMode, PoolSelection, Protocol, ServerSelection};
+use crate::forwarding::{
+    ExternalTrafficPolicy, ForwardingMode, PoolSelection, Protocol, ServerSelection,
+};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_GROUP_NAME_LENGTH, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
     MAX_POOLS, MAX_PORTS, MAX_REVISION, MAX_STATIC_SERVERS,
@@ -51,6 +53,9 @@ pub struct DecidedVirtualServer {
     /// The key that is hashed to choose the server of a new flow within its pool.
     #[serde(default)]
     pub server_selection: ServerSelection,
+    /// Which directors take packets, and for which servers.
+    #[serde(default)]
+    pub external_traffic_policy: ExternalTrafficPolicy,
     /// The clients that may begin flows. Absent: everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sources: Option<DecidedSources>,

@@ -114,6 +114,29 @@ impl ForwardingMode {
     }
 }
 
+/// Which directors take a virtual server's packets, and for which servers: Kubernetes' `externalTrafficPolicy`.
+#[derive(
+    JsonSchema,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+)]
+pub enum ExternalTrafficPolicy {
+    /// Every director, for all servers.
+    #[default]
+    Cluster,
+    /// Directors on whose own node a server runs, for the servers there. Only they announce the addresses.
+    Local,
+}
+
 /// The fields that are hashed to choose the pool.
 #[derive(
     JsonSchema,

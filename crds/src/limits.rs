@@ -12,6 +12,10 @@ pub const MAX_POOL_NAMESPACES: usize = 256;
 pub const MAX_POOL_PRIORITY: u32 = 1_000;
 /// VIP groups of an address pool.
 pub const MAX_POOL_GROUPS: u8 = 16;
+/// Number of the first VIP group of an address pool that is one virtual server's alone, since its traffic policy is `Local`.
+pub const FIRST_LOCAL_GROUP: u8 = 128;
+/// VIP groups of an address pool that are one virtual server's alone.
+pub const MAX_LOCAL_GROUPS: u8 = 64;
 /// VIP groups of an address pool that says nothing about them.
 pub const DEFAULT_POOL_GROUPS: u8 = 4;
 /// Nodes that a pool's decision names as those that may announce its addresses.
@@ -24,8 +28,8 @@ pub const MAX_UNHELD_GROUPS: usize = 64;
 pub const MAX_ADDRESS_CLAIMS: usize = 16;
 /// Characters of the name of an address pool: names of its VIP groups are made of it.
 pub const MAX_ADDRESS_POOL_NAME_LENGTH: usize = 63;
-/// Characters of a VIP group's name: the pool's, a dash and two digits.
-pub const MAX_GROUP_NAME_LENGTH: usize = MAX_ADDRESS_POOL_NAME_LENGTH + 3;
+/// Characters of a VIP group's name: the pool's, a dash and three digits.
+pub const MAX_GROUP_NAME_LENGTH: usize = MAX_ADDRESS_POOL_NAME_LENGTH + 4;
 /// Characters of a MAC address as text.
 pub const MAX_MAC_LENGTH: usize = 17;
 /// Blocks of clients' addresses of a virtual server.

@@ -299,6 +299,9 @@ pub enum UnheldReason {
     NoWitness,
     /// Other hosts have all addresses of the group.
     AddressInUse,
+    /// The group is one virtual server's whose traffic policy is `Local`, and no director that may hold it has a server that takes
+    /// flows.
+    NoLocalServer,
 }
 
 /// A claim of a VIP by a host that is no director.

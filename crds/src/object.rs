@@ -4,7 +4,9 @@ use std::fmt;
 
 use kube::Resource;
 
-use crate::limits::{MAX_ADDRESS_POOL_NAME_LENGTH, MAX_LABEL_LENGTH, MAX_NAME_LENGTH};
+use crate::limits::{
+    FIRST_LOCAL_GROUP, MAX_ADDRESS_POOL_NAME_LENGTH, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
+};
 
 /// Annotation of a rollout policy: `<verb>/<run>/<step>`.
 pub const ROLLOUT_COMMAND_ANNOTATION: &str = "sluice.dev/rollout-command";
@@ -78,6 +80,11 @@ pub fn parse_vip_group(group: &str) -> Option<(&str, u8)> {
     let is_written_so = |parsed: &u8| parsed.to_string() == number;
     let number = number.parse().ok().filter(is_written_so)?;
     (!pool.is_empty()).then_some((pool, number))
+}
+
+/// Whether a pool's VIP group of this number is one virtual server's alone, since its traffic policy is `Local`.
+pub const fn is_local_group(number: u8) -> bool {
+    number >= FIRST_LOCAL_GROUP
 }
 
 const GROUP_LEASE_PREFIX: &str = "sluice-vip-";

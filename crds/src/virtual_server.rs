@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::address::parse_ip;
 use crate::condition::Condition;
 use crate::decision::{DecidedPool, DecidedPort, DecidedVirtualServer, Decision, VipPort};
-use crate::forwarding::{ForwardingMode, IpFamily, PoolSelection, Protocol, ServerSelection};
+use crate::forwarding::{
+    ExternalTrafficPolicy, ForwardingMode, IpFamily, PoolSelection, Protocol, ServerSelection,
+};
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
     MAX_POOL_WEIGHT, MAX_POOLS, MAX_PORTS,
@@ -77,6 +79,9 @@ pub struct VirtualServerSpec {
     /// The key that is hashed to choose the server of a new flow within its pool.
     #[serde(default)]
     pub server_selection: ServerSelection,
+    /// Which directors take packets, and for which servers.
+    #[serde(default)]
+    pub external_traffic_policy: ExternalTrafficPolicy,
     /// The clients that may begin flows. Absent: everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sources: Option<Sources>,
@@ -183,6 +188,7 @@ impl DecidedVirtualServer {
             mode: spec.forwarding.mode,
             pool_selection: spec.pool_selection,
             server_selection: spec.server_selection,
+            external_traffic_policy: spec.external_traffic_policy,
             sources: spec.sources.as_ref().map(DecidedSources::of_spec),
             pools: spec.pools.iter().map(pool).collect(),
             groups: Vec::new(),

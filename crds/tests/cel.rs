@@ -9,11 +9,11 @@ use serde::Serialize;
 use serde_json::Value;
 use sluice_api::schema::object_schema;
 use sluice_api::{
-    AddressPoolSpec, AddressSharing, Allowed, Announce, CanaryStep, CanaryStrategy, Forwarding,
-    ForwardingMode, IpFamily, Kind, L2Announcement, LabelSelector, NoAnnouncement, PoolSelection,
-    Protocol, RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy, ServerSelection, Servers,
-    Sources, StaticServer, Validate, VirtualServerAddress, VirtualServerPort, VirtualServerSpec,
-    WeightedPool,
+    AddressPoolSpec, AddressSharing, Allowed, Announce, CanaryStep, CanaryStrategy,
+    ExternalTrafficPolicy, Forwarding, ForwardingMode, IpFamily, Kind, L2Announcement,
+    LabelSelector, NoAnnouncement, PoolSelection, Protocol, RealServerPoolSpec, RolloutPolicySpec,
+    RolloutStrategy, ServerSelection, Servers, Sources, StaticServer, Validate,
+    VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool,
 };
 
 fn spec_schema(kind: Kind) -> &'static Value {
@@ -177,6 +177,7 @@ prop_compose! {
             forwarding: Forwarding { mode: ForwardingMode::Nat },
             pool_selection: PoolSelection::Flow,
             server_selection: ServerSelection::Flow,
+            external_traffic_policy: ExternalTrafficPolicy::Cluster,
             sources: sources.map(|allow| Sources { allow }),
             pools: weights
                 .into_iter()

@@ -1,8 +1,8 @@
 //! Values that tests share.
 
 use sluice_api::{
-    DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, PoolSelection, Protocol,
-    ServerSelection,
+    DecidedPool, DecidedPort, DecidedVirtualServer, ExternalTrafficPolicy, ForwardingMode,
+    PoolSelection, Protocol, ServerSelection,
 };
 use sluice_planner::Limits;
 
@@ -37,6 +37,7 @@ pub(crate) fn virtual_server() -> DecidedVirtualServer {
         mode: ForwardingMode::Nat,
         pool_selection: PoolSelection::Flow,
         server_selection: ServerSelection::Flow,
+        external_traffic_policy: ExternalTrafficPolicy::Cluster,
         sources: None,
         pools: vec![DecidedPool {
             name: "v1".to_owned(),

@@ -3,9 +3,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use sluice_api::{
-    DecidedPool, DecidedPort, DecidedVirtualServer, Decision, ForwardingMode, Kind,
-    LoadBalancerNodeStatus, ObjectKey, PoolSelection, Protocol, ServerSelection,
-    VirtualServerStatus,
+    DecidedPool, DecidedPort, DecidedVirtualServer, Decision, ExternalTrafficPolicy,
+    ForwardingMode, Kind, LoadBalancerNodeStatus, ObjectKey, PoolSelection, Protocol,
+    ServerSelection, VirtualServerStatus,
 };
 
 use super::*;
@@ -59,6 +59,7 @@ fn status(revision: u64, name: &str) -> VirtualServerStatus {
                 mode: ForwardingMode::FullNat,
                 pool_selection: PoolSelection::Flow,
                 server_selection: ServerSelection::Flow,
+                external_traffic_policy: ExternalTrafficPolicy::Cluster,
                 sources: None,
                 pools: vec![DecidedPool {
                     name: "1e3".to_owned(),

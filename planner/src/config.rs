@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_api::{DecidedPool, DecidedVirtualServer, ForwardingMode, ObjectKey};
+use sluice_api::{
+    DecidedPool, DecidedVirtualServer, ExternalTrafficPolicy, ForwardingMode, ObjectKey,
+};
 
 use crate::{Blocks, Hop};
 
@@ -73,9 +75,18 @@ impl VipPortConfig {
         self.decided.pools.iter().zip(&self.pools)
     }
 
-    /// The pools' shares, in their order.
+    /// The pools' shares, in their order. Where only this node's servers count, a pool that has none here takes its share elsewhere.
     pub(crate) fn weights(&self) -> Vec<u32> {
-        self.decided.pools.iter().map(|pool| pool.weight).collect()
+        let is_local = self.decided.external_traffic_policy == ExternalTrafficPolicy::Local;
+        let shares = self.pools().map(|(decided, pool)| {
+            let mut servers = pool.servers.iter();
+            if is_local && servers.all(|server| server.weight == 0) {
+                0
+            } else {
+                decided.weight
+            }
+        });
+        shares.collect()
     }
 
     /// Whether a frame to a server names only the server's address: the port is chosen on the server's own node.

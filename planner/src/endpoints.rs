@@ -18,7 +18,7 @@ use sluice_api::{
 use crate::{Server, ServerPorts};
 
 /// Weight of an endpoint that takes new flows.
-const WEIGHT: u32 = 1;
+pub(crate) const WEIGHT: u32 = 1;
 
 /// Whose slices these are. Orders by namespace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -60,6 +60,8 @@ pub struct SliceEndpoint {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
+    /// The node that it runs on, if it is known.
+    pub node: Option<Arc<str>>,
     /// Takes new flows.
     pub ready: bool,
     /// Still answers.
@@ -93,6 +95,7 @@ impl Slice {
             Some(SliceEndpoint {
                 name: pod.unwrap_or_else(|| address.clone()),
                 address: sluice_api::parse_ip(address)?,
+                node: endpoint.node_name.as_deref().map(Arc::from),
                 ready,
                 serving: conditions.serving.unwrap_or(ready),
                 terminating: conditions.terminating.unwrap_or(false),
@@ -171,7 +174,9 @@ impl<'a> Slices<'a> {
             Server {
                 name: standing.name,
                 address,
+                node: standing.node,
                 weight: if takes_flows { WEIGHT } else { 0 },
+                is_last_resort: standing.last_resort,
                 ports,
             }
         };
@@ -183,6 +188,7 @@ impl<'a> Slices<'a> {
 #[derive(Clone, Debug)]
 struct Standing {
     name: String,
+    node: Option<Arc<str>>,
     ready: bool,
     /// Serves while it terminates.
     last_resort: bool,
@@ -192,12 +198,14 @@ impl Standing {
     fn of(endpoint: &SliceEndpoint) -> Self {
         Self {
             name: endpoint.name.clone(),
+            node: endpoint.node.clone(),
             ready: endpoint.ready && !endpoint.terminating,
             last_resort: endpoint.serving && endpoint.terminating,
         }
     }
 
     fn merge(&mut self, other: &Self) {
+        self.node = self.node.take().or_else(|| other.node.clone());
         self.ready |= other.ready;
         self.last_resort |= other.last_resort;
     }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use sluice_abi::MAX_POOLS;
 use sluice_api::{
-    DecidedPool, DecidedPort, DecidedVirtualServer, ForwardingMode, ObjectKey, VipPort,
+    DecidedPool, DecidedPort, DecidedVirtualServer, ExternalTrafficPolicy, ForwardingMode,
+    ObjectKey, VipPort,
 };
 
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
+use crate::endpoints::WEIGHT;
 use crate::known::Known;
 use crate::problem::{ObjectKind, Problem, Reason};
 use crate::{Blocks, NextHop, NodeView, Prefix, Server, Via, hash};
@@ -116,6 +118,14 @@ fn sources(scope: &Scope<'_>) -> Option<Blocks> {
     Some(blocks.into_iter().collect())
 }
 
+/// Whether a server runs on this node.
+fn is_here(server: &Server, view: &NodeView) -> bool {
+    match &server.node {
+        Some(node) => **node == view.name,
+        None => view.addresses.contains(&server.address),
+    }
+}
+
 fn is_of_family(server: &Server, vip: IpAddr) -> bool {
     server.address.is_ipv4() == vip.is_ipv4()
 }
@@ -132,6 +142,13 @@ struct Scope<'a> {
     virtual_server: &'a Arc<DecidedVirtualServer>,
     vip: IpAddr,
     port: &'a DecidedPort,
+}
+
+impl Scope<'_> {
+    /// Whether only servers of this node count.
+    fn is_local(&self) -> bool {
+        self.virtual_server.external_traffic_policy == ExternalTrafficPolicy::Local
+    }
 }
 
 impl Resolver<'_> {
@@ -189,6 +206,7 @@ impl Resolver<'_> {
             servers = self.servers(scope, share, &pool_name, known);
             if self.known.view.role.director
                 && share.weight > 0
+                && !scope.is_local()
                 && servers.iter().all(|server| server.weight == 0)
             {
                 let family = if scope.vip.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -237,7 +255,9 @@ impl Resolver<'_> {
     ) -> Vec<ServerConfig> {
         let mut candidates: Vec<(&Server, u16)> = Vec::new();
         for server in known {
-            if !is_of_family(server, scope.vip) {
+            if !is_of_family(server, scope.vip)
+                || scope.is_local() && !is_here(server, &self.known.view)
+            {
                 continue;
             }
             match server.ports.behind(scope.port) {
@@ -245,6 +265,8 @@ impl Resolver<'_> {
                 None => self.no_such_port(scope, pool_name, server),
             }
         }
+        // Until another node has taken over, this one has no other server for what comes.
+        let is_end = scope.is_local() && candidates.iter().all(|(server, _)| server.weight == 0);
         candidates
             .sort_by_key(|&(server, port)| (server.address, port, &server.name, server.weight));
 
@@ -252,7 +274,12 @@ impl Resolver<'_> {
         let mut servers: Vec<ServerConfig> = Vec::new();
         let mut last_target = None;
         for (server, port) in candidates {
-            let Some(found) = self.server(scope, share, pool_name, server, port) else {
+            let weight = if is_end && server.is_last_resort {
+                WEIGHT
+            } else {
+                server.weight
+            };
+            let Some(found) = self.server(scope, share, pool_name, (server, weight), port) else {
                 continue;
             };
             let target = Some((server.address, port));
@@ -350,7 +377,7 @@ impl Resolver<'_> {
         scope: &Scope<'_>,
         share: &DecidedPool,
         pool_name: &ObjectKey,
-        server: &Server,
+        (server, weight): (&Server, u32),
         target_port: u16,
     ) -> Option<ServerConfig> {
         let mode = scope.virtual_server.mode;
@@ -385,8 +412,8 @@ impl Resolver<'_> {
             } else {
                 target_port
             },
-            weight: u64::from(server.weight),
-            draining: server.weight == 0 || share.weight == 0,
+            weight: u64::from(weight),
+            draining: weight == 0 || share.weight == 0,
             reach,
         })
     }

@@ -12,8 +12,12 @@ pub struct Server {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
+    /// The node that it runs on. Not known of static servers: they run where their address is.
+    pub node: Option<Arc<str>>,
     /// Its weight among the servers of the pool; 0 = drained.
     pub weight: u32,
+    /// Whether it terminates and serves until then: it takes flows where no other server may.
+    pub is_last_resort: bool,
     /// Its ports.
     pub ports: Arc<ServerPorts>,
 }
@@ -50,7 +54,9 @@ impl From<&DecidedServer> for Server {
         Self {
             name: decided.name.clone(),
             address: decided.address,
+            node: None,
             weight: decided.weight,
+            is_last_resort: false,
             ports: Arc::new(ports),
         }
     }

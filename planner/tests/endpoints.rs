@@ -125,6 +125,25 @@ fn without_a_ready_endpoint_those_that_serve_to_their_end_take_new_flows() {
 }
 
 #[test]
+fn servers_know_their_nodes_and_whether_they_serve_to_their_end() {
+    let terminates = json!({"ready": false, "serving": true, "terminating": true});
+    let slice = of_service(
+        &json!([]),
+        &json!([
+            {"addresses": ["10.0.0.1"], "nodeName": "n1", "conditions": {"ready": true}},
+            {"addresses": ["10.0.0.2"], "nodeName": "n2", "conditions": terminates},
+            {"addresses": ["10.0.0.3"], "conditions": {"ready": true}},
+        ]),
+    );
+    let pool = pool(&[slice], &decided(EndpointSource::Service, json!([])));
+    let found = pool
+        .iter()
+        .map(|it| (it.node.as_deref(), it.is_last_resort));
+    let expected = [(Some("n1"), false), (Some("n2"), true), (None, false)];
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn an_endpoint_in_two_slices_is_one_server() {
     let ports = json!([{"name": "http", "port": 8080}]);
     let slices = [

@@ -19,9 +19,9 @@ use sluice_agent::source::{Changes, Event, Mark};
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
     DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedVirtualServer,
-    Decision, EndpointSource, ForwardingMode, LoadBalancerNode, LoadBalancerNodeSpec,
-    LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolDecision, PoolSelection, Protocol,
-    ServerSelection, XdpMode,
+    Decision, EndpointSource, ExternalTrafficPolicy, ForwardingMode, LoadBalancerNode,
+    LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolDecision, PoolSelection,
+    Protocol, ServerSelection, XdpMode,
 };
 use sluice_planner::{Image, Limits, MapOp, Slice, SliceEndpoint, SliceOwner};
 
@@ -313,6 +313,7 @@ fn virtual_server(number: u32) -> DecidedVirtualServer {
         mode: ForwardingMode::FullNat,
         pool_selection: PoolSelection::Flow,
         server_selection: ServerSelection::Flow,
+        external_traffic_policy: ExternalTrafficPolicy::Cluster,
         sources: None,
         pools: vec![DecidedPool {
             name: format!("pool-{number}"),
@@ -331,6 +332,7 @@ fn slice(pool: u32) -> Slice {
     let endpoint = |i| SliceEndpoint {
         name: format!("pool-{pool}-5d4f8c7b9-{i}"),
         address: address(pool * SERVERS_OF_POOL + i).into(),
+        node: None,
         ready: true,
         serving: true,
         terminating: false,

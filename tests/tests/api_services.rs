@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     suite.check("what was made for it is put right", put_right);
     suite.check("two families, protocols, and one that is not served", mixed);
     suite.check("Services ask for addresses, and share them", asked_for);
+    suite.check("by the policy Local it has a group of its own", local);
     suite.check("what cannot be served says why", refused);
     suite.check("a tenant without a pool's leave gets no address", no_leave);
     suite.check("others' Services and names are left alone", others);
@@ -100,7 +101,11 @@ fn question<'a>(kind: &'a str, namespace: &'a str, name: &'a str) -> [&'a str; 5
 
 /// The node says that it holds the pool's group, or not.
 fn report(admin: &Account, role: &str) -> Result<()> {
-    let status = json!({"status": {"groups": [{"name": "edge-0", "role": role}]}}).to_string();
+    report_groups(admin, &json!([{"name": "edge-0", "role": role}]))
+}
+
+fn report_groups(admin: &Account, groups: &Value) -> Result<()> {
+    let status = json!({"status": {"groups": groups}}).to_string();
     let patch = ["--type=merge", "--subresource=status", "--patch", &status];
     admin.kubectl([&["patch", "loadbalancernode", "n1"][..], &patch].concat())?;
     Ok(())
@@ -267,6 +272,47 @@ fn asked_for(stage: &mut Operated) -> Result<()> {
         admin.kubectl(["delete", "service", name, "--namespace", "shop"])?;
     }
     Ok(())
+}
+
+fn local(stage: &mut Operated) -> Result<()> {
+    let admin = stage.admin();
+    let address = "203.0.113.14";
+    let with_policy = |policy: &str| {
+        let object = service("shop", "local", &json!({"externalTrafficPolicy": policy}));
+        annotated(object, &json!({"sluice.dev/addresses": address}))
+    };
+    apply(admin, &with_policy("Local"))?;
+    await_reason(admin, "shop", "local", "AwaitingHolder", "no director")?;
+    let server = question("virtualserver", "shop", "local.service.sluice.dev");
+    let object = admin.json(server)?;
+    let decision = &object["status"]["decision"];
+    ensure!(
+        decision["externalTrafficPolicy"] == "Local"
+            && decision["mode"] == "NAT"
+            && decision["groups"][0]["group"] == "edge-128",
+        "{object:#}"
+    );
+    let leases = ["get", "leases", "--selector", "sluice.dev/vip-group"];
+    let is_own = |lease: &Value| lease["metadata"]["name"] == "sluice-vip-edge-128";
+    admin.until(&leases, CHANGE_TIMEOUT, |list| {
+        let mut leases = list["items"].as_array().into_iter().flatten();
+        leases.any(is_own)
+    })?;
+    let holds = |group: &str| json!({"name": group, "role": "Holder"});
+    report_groups(admin, &json!([holds("edge-0"), holds("edge-128")]))?;
+    await_served(admin, "shop", "local", &[address])?;
+    // Shared with everybody, the address is in one of the pool's groups, and the other is nobody's.
+    admin.apply(&with_policy("Cluster").to_string())?;
+    admin.until(&server, CHANGE_TIMEOUT, |object| {
+        object["status"]["decision"]["groups"][0]["group"] == "edge-0"
+    })?;
+    admin.until(&leases, CHANGE_TIMEOUT, |list| {
+        let mut leases = list["items"].as_array().into_iter().flatten();
+        !leases.any(is_own)
+    })?;
+    await_served(admin, "shop", "local", &[address])?;
+    admin.kubectl(["delete", "service", "local", "--namespace", "shop"])?;
+    report(admin, "Holder")
 }
 
 fn refused(stage: &mut Operated) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `kubectl sluice status` as text.
 
-use sluice_api::GroupRole;
+use sluice_api::{ExternalTrafficPolicy, GroupRole};
 
 use crate::view::{
     AcknowledgedView, AnnouncementView, NodeView, PoolView, PortView, Presence, ServerState,
@@ -50,6 +50,12 @@ fn virtual_server(view: &VirtualServerView, paint: Paint) -> String {
         view.mode, view.pool_selection, view.server_selection
     );
     out.push_str(&field("Mode", &mode));
+    if view.external_traffic_policy == ExternalTrafficPolicy::Local {
+        out.push_str(&field(
+            "Policy",
+            "Local: each director for its own node's servers",
+        ));
+    }
     if let Some(blocks) = &view.sources {
         out.push_str(&field("Sources", &sources(blocks)));
     }

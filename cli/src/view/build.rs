@@ -106,6 +106,7 @@ impl Context<'_> {
             mode: shown.mode.name().to_owned(),
             pool_selection: format!("{:?}", shown.pool_selection),
             server_selection: format!("{:?}", shown.server_selection),
+            external_traffic_policy: shown.external_traffic_policy,
             sources: shown.sources.as_ref().map(|sources| {
                 let blocks = sources.allow.iter();
                 blocks.map(ToString::to_string).collect()

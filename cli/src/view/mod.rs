@@ -9,7 +9,7 @@ mod servers;
 mod vips;
 
 use serde::Serialize;
-use sluice_api::{Condition, ConditionType, find_condition, is_true};
+use sluice_api::{Condition, ConditionType, ExternalTrafficPolicy, find_condition, is_true};
 
 pub use build::{Objects, status};
 pub use groups::{AnnouncementView, GroupLeases, HoldState};
@@ -55,6 +55,8 @@ pub struct VirtualServerView {
     pub pool_selection: String,
     /// The key that is hashed to choose the server of a new flow within its pool.
     pub server_selection: String,
+    /// Which directors take packets, and for which servers.
+    pub external_traffic_policy: ExternalTrafficPolicy,
     /// The blocks whose clients may begin flows; absent: everybody may.
     pub sources: Option<Vec<String>>,
     /// Whether the newest spec is in force.

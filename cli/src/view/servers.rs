@@ -212,6 +212,7 @@ mod tests {
         let endpoint = |ready, terminating| SliceEndpoint {
             name: "a".to_owned(),
             address: "10.0.0.1".parse().unwrap(),
+            node: None,
             ready,
             serving: true,
             terminating,

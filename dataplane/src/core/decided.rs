@@ -163,6 +163,11 @@ impl Decided {
         Slices::new(slices).servers(&key.namespace, &decision.content)
     }
 
+    /// The servers of a pool; none if it has no decision.
+    pub(super) fn servers_of(&self, pool: &ObjectKey) -> &[Server] {
+        self.servers.get(pool).map_or(&[], |servers| servers)
+    }
+
     /// How far it goes.
     pub(super) fn mark(&self) -> &Mark {
         &self.mark
@@ -203,6 +208,7 @@ mod tests {
         let endpoint = |address: &&str| SliceEndpoint {
             name: (*address).to_owned(),
             address: address.parse().unwrap(),
+            node: None,
             ready: true,
             serving: true,
             terminating: false,

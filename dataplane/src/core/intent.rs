@@ -1,6 +1,7 @@
 //! The newest word of the sources: the decisions, and the spec of this node.
 
-use sluice_api::{LoadBalancerNode, Peer, Peers};
+use sluice_api::{LoadBalancerNode, ObjectKey, Peer, Peers};
+use sluice_planner::Server;
 use tracing::{debug, info};
 
 use super::announce::Vips;
@@ -73,6 +74,17 @@ impl Intent {
                 self.peers_changed = true;
             }
         }
+    }
+
+    /// The servers of these pools that take flows.
+    pub(super) fn servers_of<'a>(
+        &'a self,
+        pools: &'a [ObjectKey],
+    ) -> impl Iterator<Item = &'a Server> {
+        let decided = self.decided.iter();
+        let servers =
+            decided.flat_map(move |decided| pools.iter().map(|it| decided.servers_of(it)));
+        servers.flatten().filter(|server| server.weight > 0)
     }
 
     /// Names of the interfaces that carry XDP.

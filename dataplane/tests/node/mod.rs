@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sluice_api::{
     AttachMode, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer, DecidedSources,
-    DecidedVirtualServer, Decision, ForwardingMode, Kind, LoadBalancerNodeStatus, ObjectKey,
-    PoolDecision, PoolSelection, Protocol, RealServerPoolStatus, ServerSelection, Time,
-    VirtualServerStatus,
+    DecidedVirtualServer, Decision, ExternalTrafficPolicy, ForwardingMode, Kind,
+    LoadBalancerNodeStatus, ObjectKey, PoolDecision, PoolSelection, Protocol, RealServerPoolStatus,
+    ServerSelection, Time, VirtualServerStatus,
 };
 use sluice_directory::{Directory, Inventory, Names, StatusFile};
 use sluice_tests::net::{Namespace, Process, Run, Veth, object_path, until};
@@ -192,6 +192,7 @@ impl Node {
                     mode: ForwardingMode::FullNat,
                     pool_selection: PoolSelection::Flow,
                     server_selection: ServerSelection::Flow,
+                    external_traffic_policy: ExternalTrafficPolicy::Cluster,
                     sources,
                     pools: vec![DecidedPool {
                         name: "pool".to_owned(),

@@ -53,6 +53,10 @@ fn main() -> ExitCode {
         services::exposed,
     );
     suite.check(
+        "by the policy Local a Service's address follows its endpoint",
+        services::local,
+    );
+    suite.check(
         "without any one of its capabilities the agent says what it cannot do",
         rights::capabilities,
     );

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sluice_e2e::stage::{CHANGE_TIMEOUT, NODES, SHOP, Sluice};
-use sluice_tests::net::{Outage, Protocol, until};
+use sluice_e2e::stage::{CHANGE_TIMEOUT, NODES, SHOP, SYSTEM, Sluice};
+use sluice_tests::net::fabric::client_sources;
+use sluice_tests::net::{Family, Outage, Protocol, until};
 
 /// The longest time from `kubectl expose` to the first answer. It is a few seconds, and printed; a busy machine takes longer.
 const FIRST_ANSWER: Duration = Duration::from_secs(20);
@@ -107,6 +108,109 @@ fn put_right(sluice: &Sluice) -> Result<()> {
     Ok(())
 }
 
+/// The one pod of a Deployment, and a Service with its traffic policy.
+fn on_node(node: &str) -> String {
+    format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: local, namespace: {SHOP}}}
+spec:
+  replicas: 1
+  strategy: {{rollingUpdate: {{maxUnavailable: 0, maxSurge: 1}}}}
+  selector: {{matchLabels: {{app: local}}}}
+  template:
+    metadata: {{labels: {{app: local}}}}
+    spec:
+      nodeSelector: {{kubernetes.io/hostname: {node}}}
+      terminationGracePeriodSeconds: 5
+      containers: [{{name: web, image: 'localhost/web:1', readinessProbe: {{httpGet: {{port: 8080}}, periodSeconds: 1}}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: local, namespace: {SHOP}}}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: {{app: local}}
+  ports: [{{port: 80, targetPort: 8080}}]
+"
+    )
+}
+
+/// By the policy Local the address is where the endpoint is, the endpoint sees its client, and the address follows it.
+pub(crate) fn local(sluice: &mut Sluice) -> Result<()> {
+    let admin = sluice.cluster.admin();
+    admin.apply(POOL)?;
+    let [first, second, _] = NODES;
+    admin.apply(&on_node(first))?;
+    let service = sluice.until("service/local", CHANGE_TIMEOUT, |service| {
+        service["status"]["loadBalancer"]["ingress"][0]["ip"].is_string()
+    })?;
+    let address = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str();
+    let target = SocketAddr::new(address.context("an address")?.parse()?, 80);
+    let holder = |node: &str| {
+        let lease = [
+            "get",
+            "lease",
+            "--namespace",
+            SYSTEM,
+            "sluice-vip-segment-128",
+        ];
+        admin.until(&lease, CHANGE_TIMEOUT, |it| {
+            it["spec"]["holderIdentity"] == node
+        })
+    };
+    holder(first)?;
+    let client = sluice.cluster.client();
+    let source = client_sources(Family::V4, 3, 1)[0];
+    let ask = || {
+        let source = SocketAddr::new(source.ip(), 0);
+        client.within(|| Protocol::Tcp.ask(Some(source), target))?
+    };
+    until("an answer", CHANGE_TIMEOUT, || ask().is_ok())?;
+    let answer = ask()?;
+    ensure!(
+        answer.client.ip() == source.ip(),
+        "it saw {}",
+        answer.client
+    );
+
+    let clients = Outage::start(client, target)?;
+    admin.apply(&on_node(second))?;
+    holder(second)?;
+    let status = format!("rollout status --namespace {SHOP} deployment/local --timeout=120s");
+    sluice.kubectl(&status)?;
+    // The pod of before goes some time after it is no endpoint any more.
+    let pods = ["get", "pods", "--namespace", SHOP, "--selector=app=local"];
+    admin.until(&pods, CHANGE_TIMEOUT, |pods| {
+        pods["items"].as_array().is_some_and(|pods| pods.len() == 1)
+    })?;
+    went_on(clients)?;
+    let answer = ask()?;
+    ensure!(
+        answer.client.ip() == source.ip(),
+        "it saw {}",
+        answer.client
+    );
+
+    sluice.kubectl(&format!(
+        "scale --namespace {SHOP} deployment/local --replicas=0"
+    ))?;
+    sluice.until("loadbalancernodes", CHANGE_TIMEOUT, |nodes| {
+        let nodes = nodes["items"].as_array().into_iter().flatten();
+        let mut groups = nodes
+            .flat_map(|node| node["status"]["unheldGroups"].as_array())
+            .flatten();
+        groups.any(|it| it["name"] == "segment-128" && it["reason"] == "NoLocalServer")
+    })?;
+    ensure!(ask().is_err(), "somebody answers");
+    sluice.kubectl(&format!(
+        "delete --namespace {SHOP} service/local deployment/local"
+    ))?;
+    Ok(())
+}
+
 /// A Service whose address is announced by `node`, and clients of it.
 pub(crate) fn held_by(sluice: &Sluice, node: &str) -> Result<Outage> {
     let target = expose(sluice, "held")?;
@@ -118,7 +222,7 @@ pub(crate) fn held_by(sluice: &Sluice, node: &str) -> Result<Outage> {
         "get",
         "lease",
         "--namespace",
-        "sluice-system",
+        SYSTEM,
         "sluice-vip-segment-0",
     ];
     sluice

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    Acknowledged, ConditionType, Decision, ForwardingMode, NODE_SILENT_SECONDS, ObjectKey,
-    PoolDecision, RealServerPoolStatus, Reason, RolloutPhase, RolloutPolicy, RolloutPolicyStatus,
-    Time, VirtualServerStatus, find_condition,
+    Acknowledged, ConditionType, Decision, ExternalTrafficPolicy, ForwardingMode,
+    NODE_SILENT_SECONDS, ObjectKey, PoolDecision, RealServerPoolStatus, Reason, RolloutPhase,
+    RolloutPolicy, RolloutPolicyStatus, Time, VirtualServerStatus, find_condition,
 };
 use sluice_planner::{Server, Slices};
 use sluice_rollout::STEP_DEADLINE_SECONDS;
@@ -162,7 +162,11 @@ fn advise(
     decision: Option<&Decision>,
 ) {
     let pool_of_pods = decision
-        .filter(|decision| decision.content.mode == ForwardingMode::Nat)
+        .filter(|decision| {
+            let content = &decision.content;
+            content.mode == ForwardingMode::Nat
+                && content.external_traffic_policy == ExternalTrafficPolicy::Cluster
+        })
         .and_then(|decision| {
             let mut names = decision.content.pools.iter().map(|pool| &pool.name);
             names.find(|name| {

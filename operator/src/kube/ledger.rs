@@ -78,13 +78,20 @@ impl Index {
                 .collect();
             self.dirty.extend(waiting);
         }
+        self.ledger_changed();
+    }
+
+    /// Takes in that the ledger may say something else.
+    fn ledger_changed(&mut self) {
         self.shards.extend(self.ledger.take_changed());
+        self.are_groups_stale |= self.ledger.take_local_changed();
     }
 
     /// Asks for the addresses of the virtual servers that are dirty.
     pub(super) fn assign(&mut self) {
         let keys: BTreeSet<ObjectKey> = match &self.dirty {
             Dirty::All => {
+                self.are_groups_stale = true;
                 let servers = &self.virtual_servers.objects;
                 self.ledger.retain(|key| servers.contains_key(key));
                 servers.keys().cloned().collect()
@@ -112,7 +119,7 @@ impl Index {
         for key in self.ledger.ask_all(keys, object, &taken) {
             self.changed((Kind::VirtualServer, key));
         }
-        self.shards.extend(self.ledger.take_changed());
+        self.ledger_changed();
         self.are_pools_stale = true;
     }
 

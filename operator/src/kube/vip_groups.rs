@@ -7,12 +7,13 @@ use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::{Value, json};
 use sluice_api::{
     GROUP_LABEL, GROUP_LEASE_SECONDS, OPERATOR_MANAGER, ObjectKey, group_label, group_lease,
-    group_of_lease, parse_vip_group, vip_group,
+    group_of_lease, is_local_group, parse_vip_group, vip_group,
 };
 use sluice_kube::Stamp;
 use sluice_kube::store::Change;
 
 use super::index::Index;
+use crate::core::Dirty;
 
 /// The part of a group's Lease that the operator needs. Renewals do not change it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +47,8 @@ impl Index {
         self.are_groups_stale |= changes.any(|it| it.before.as_ref() != now(&it.key));
     }
 
-    /// What is to be done for the Leases of groups: what pools' decisions, as they stand, say of groups counts.
+    /// What is to be done for the Leases of groups: what pools' decisions, as they stand, say of groups counts, and which virtual
+    /// servers have one of their own.
     pub(super) fn group_lease_news(&self) -> GroupLeases {
         let pools = self.address_pools.objects.iter();
         let decisions = pools.filter_map(|(key, pool)| {
@@ -57,7 +59,7 @@ impl Index {
             let groups = decision.l2.as_ref().map_or(0, |l2| l2.groups);
             (0..groups).map(move |number| vip_group(pool, number))
         });
-        let groups: BTreeSet<String> = groups.collect();
+        let groups: BTreeSet<String> = groups.chain(self.ledger.local_groups()).collect();
         let key = |group: &String| ObjectKey::new(self.namespace.clone(), group_lease(group));
         let wanted: BTreeSet<ObjectKey> = groups.iter().map(key).collect();
         let ours = self.group_leases.objects.iter();
@@ -82,11 +84,15 @@ impl Index {
         }
     }
 
-    /// Whether the pool of this Lease's group is there and has no decision yet, so that the group may be one of it.
+    /// Whether this Lease's group may be one that is not known yet: the pool is there and has no decision, or not all virtual servers
+    /// have been asked for their groups.
     fn may_be_decided(&self, lease: &str) -> bool {
-        let Some((pool, _)) = group_of_lease(lease).and_then(parse_vip_group) else {
+        let Some((pool, number)) = group_of_lease(lease).and_then(parse_vip_group) else {
             return false;
         };
+        if is_local_group(number) && self.dirty == Dirty::All {
+            return true;
+        }
         let pool = self.address_pools.objects.get(&ObjectKey::new("", pool));
         pool.is_some_and(|pool| {
             let status = pool.status.as_ref();
@@ -177,6 +183,18 @@ mod tests {
         assert_eq!(gone(&index), [""; 0], "nothing is decided yet");
         index.address_pools.remove(&ObjectKey::new("", "edge"));
         assert_eq!(gone(&index), ["sluice-vip-edge-0", "sluice-vip-edge-1"]);
+    }
+
+    #[test]
+    fn a_group_of_one_virtual_server_has_a_lease_while_it_has_an_address() {
+        let mut index = Index::new(NAMESPACE);
+        let decided = json!({"decision": {"generation": 1, "l2": {"groups": 1}}});
+        pool(&mut index, "edge", 1, &decided);
+        made(&mut index, "edge-0", OPERATOR_MANAGER);
+        made(&mut index, "edge-128", OPERATOR_MANAGER);
+        assert_eq!(gone(&index), [""; 0], "nobody was asked yet");
+        index.dirty = Dirty::Objects(BTreeSet::new());
+        assert_eq!(gone(&index), ["sluice-vip-edge-128"]);
     }
 
     #[test]

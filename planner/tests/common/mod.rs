@@ -15,8 +15,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use sluice_api::{
-    DecidedPool, DecidedPort, DecidedSources, DecidedVirtualServer, ForwardingMode, ObjectKey,
-    PoolSelection, Protocol, ServerSelection,
+    DecidedPool, DecidedPort, DecidedSources, DecidedVirtualServer, ExternalTrafficPolicy,
+    ForwardingMode, ObjectKey, PoolSelection, Protocol, ServerSelection,
 };
 use sluice_planner::{
     Announced, Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts, Via,
@@ -67,7 +67,9 @@ pub fn server(name: &str, address: &str, weight: u32) -> Server {
     Server {
         name: name.into(),
         address: ip(address),
+        node: None,
         weight,
+        is_last_resort: false,
         ports: Arc::default(),
     }
 }
@@ -95,6 +97,7 @@ pub fn virtual_server(
         mode,
         pool_selection: PoolSelection::Flow,
         server_selection: ServerSelection::Flow,
+        external_traffic_policy: ExternalTrafficPolicy::Cluster,
         sources: None,
         pools: pools
             .iter()

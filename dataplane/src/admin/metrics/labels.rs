@@ -75,7 +75,9 @@ mod tests {
         let server = Server {
             name: "b".to_owned(),
             address,
+            node: None,
             weight: 1,
+            is_last_resort: false,
             ports: Arc::default(),
         };
         planner.set_servers(&v1, Some([server].into()));

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use sluice_abi::AnnouncedWord;
 use sluice_api::{
     AddressClaim, AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MacAddress, Peer,
-    Reason, Time, UnheldGroup, UnheldReason, parse_vip_group,
+    Reason, Time, UnheldGroup, UnheldReason, is_local_group, parse_vip_group,
 };
 use sluice_election::{Candidate, Health, Obstacle};
-use sluice_planner::{Announced, Mac};
+use sluice_planner::{Announced, Mac, Server};
 
 use super::intent::Intent;
 use super::io::Effect;
@@ -248,7 +248,8 @@ impl Announce {
             l2: Some(announcing.pools.get(pool)?),
             on_link: false,
         };
-        let has_group = pool.l2.is_some_and(|l2| number < l2.groups);
+        let l2 = pool.l2;
+        let has_group = l2.is_some_and(|l2| number < l2.groups || is_local_group(number));
         (has_group && pool.names(&self.node)).then_some(pool)
     }
 
@@ -327,7 +328,8 @@ impl Announce {
                 continue;
             };
             let before = self.plan.as_ref().and_then(|plan| plan.groups.get(name));
-            let candidates = self.candidates(intent, network, &pool, now);
+            let mut candidates = self.candidates(intent, network, &pool, now);
+            self.keep_serving(&mut candidates, intent, network, name);
             let candidates = match before.map(|before| &before.candidates) {
                 Some(before) if **before == candidates => Arc::clone(before),
                 _ => Arc::new(candidates),
@@ -390,6 +392,58 @@ impl Announce {
         candidates
     }
 
+    /// Keeps those directors that have a server for every VIP of a group, if only these may hold it. What stands there keeps the
+    /// group as long as it has one: another director has other servers, so every flow ends when the group moves.
+    fn keep_serving(
+        &self,
+        candidates: &mut Vec<Candidate>,
+        intent: &Intent,
+        network: &Network,
+        group: &str,
+    ) {
+        let local = intent.vips.local_pools(group);
+        if local.is_empty() {
+            return;
+        }
+        let vips = self
+            .vips
+            .get(group)
+            .into_iter()
+            .flat_map(|vips| vips.iter());
+        let families: BTreeSet<bool> = vips.map(IpAddr::is_ipv4).collect();
+        let own = network.own_addresses();
+        for pools in local {
+            for is_ipv4 in &families {
+                let of_family = |server: &&Server| server.address.is_ipv4() == *is_ipv4;
+                let servers = intent.servers_of(pools).filter(of_family);
+                let nodes = servers.filter_map(|server| self.node_of(server, intent, &own));
+                let nodes: BTreeSet<&str> = nodes.collect();
+                candidates.retain(|candidate| nodes.contains(candidate.name.as_str()));
+            }
+        }
+        for candidate in candidates {
+            candidate.steady = false;
+        }
+    }
+
+    /// The director that a server runs on: by its endpoint, or by its address.
+    fn node_of<'a>(
+        &'a self,
+        server: &'a Server,
+        intent: &'a Intent,
+        own: &BTreeSet<IpAddr>,
+    ) -> Option<&'a str> {
+        if let Some(node) = &server.node {
+            return Some(node);
+        }
+        if own.contains(&server.address) {
+            return Some(&self.node);
+        }
+        let mut peers = intent.peers.iter();
+        let peer = peers.find(|(_, peer)| peer.addresses.contains(&server.address));
+        peer.map(|(name, _)| name.as_str())
+    }
+
     /// Takes in what the announcer says.
     pub(super) fn tell(&mut self, told: Told) {
         self.known.free(&told.free);
@@ -398,16 +452,23 @@ impl Announce {
 
     /// Groups that nobody holds, among those that this node watches, for its status.
     pub(super) fn unheld(&self) -> impl Iterator<Item = UnheldGroup> + '_ {
-        self.told.unheld.iter().map(|(name, unheld)| UnheldGroup {
-            name: name.clone(),
-            since: Time(unheld.since),
-            reason: unheld.cause.map(|cause| match cause {
-                Cause::Obstacle(Obstacle::NoCandidate) => UnheldReason::NoCandidate,
-                Cause::Obstacle(Obstacle::LeaseRefused) => UnheldReason::LeaseRefused,
-                Cause::Obstacle(Obstacle::NoWitness) => UnheldReason::NoWitness,
-                Cause::AddressInUse => UnheldReason::AddressInUse,
-            }),
-        })
+        let is_local = |name: &str| parse_vip_group(name).is_some_and(|(_, it)| is_local_group(it));
+        self.told
+            .unheld
+            .iter()
+            .map(move |(name, unheld)| UnheldGroup {
+                name: name.clone(),
+                since: Time(unheld.since),
+                reason: unheld.cause.map(|cause| match cause {
+                    Cause::Obstacle(Obstacle::NoCandidate) if is_local(name) => {
+                        UnheldReason::NoLocalServer
+                    }
+                    Cause::Obstacle(Obstacle::NoCandidate) => UnheldReason::NoCandidate,
+                    Cause::Obstacle(Obstacle::LeaseRefused) => UnheldReason::LeaseRefused,
+                    Cause::Obstacle(Obstacle::NoWitness) => UnheldReason::NoWitness,
+                    Cause::AddressInUse => UnheldReason::AddressInUse,
+                }),
+            })
     }
 
     /// Claims of VIPs, for the status.

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_api::{AddressGroup, DEFAULT_POOL_GROUPS, DecidedVirtualServer, ObjectKey, vip_group};
+use sluice_api::{
+    AddressGroup, DEFAULT_POOL_GROUPS, DecidedVirtualServer, ExternalTrafficPolicy,
+    FIRST_LOCAL_GROUP, MAX_LOCAL_GROUPS, ObjectKey, is_local_group, parse_vip_group, vip_group,
+};
 
 /// Stands for a pool in the names of groups of VIPs that have none.
 pub(in crate::core) const NO_POOL: &str = "link";
@@ -13,14 +16,39 @@ pub(in crate::core) const NO_POOL: &str = "link";
 /// same.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Vips {
-    /// The VIPs of each virtual server, with the groups that were decided for them.
-    decided: BTreeMap<ObjectKey, BTreeMap<IpAddr, Option<String>>>,
+    decided: BTreeMap<ObjectKey, Decided>,
     /// Whether VIPs without a group have one too, by their addresses.
     groups_all: bool,
     says: BTreeMap<IpAddr, BTreeMap<ObjectKey, String>>,
     groups: BTreeMap<String, Arc<BTreeSet<IpAddr>>>,
     /// VIPs whose group is another one since this was last taken.
     changed: BTreeSet<IpAddr>,
+}
+
+/// What was decided of a virtual server.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Decided {
+    /// Its VIPs, with their groups.
+    vips: BTreeMap<IpAddr, Option<String>>,
+    /// If only nodes with a server of these pools may announce the VIPs: the pools.
+    local: Option<Vec<ObjectKey>>,
+}
+
+impl Decided {
+    fn of(key: &ObjectKey, decision: &DecidedVirtualServer) -> Self {
+        let vips = decision.addresses.iter().map(|vip| (*vip, None));
+        let mut vips: BTreeMap<IpAddr, Option<String>> = vips.collect();
+        for AddressGroup { address, group } in &decision.groups {
+            vips.insert(*address, Some(group.clone()));
+        }
+        let is_local = decision.external_traffic_policy == ExternalTrafficPolicy::Local;
+        let pools = decision.pools.iter().filter(|pool| pool.weight > 0);
+        let pools = pools.map(|pool| key.sibling(&pool.name));
+        Self {
+            vips,
+            local: is_local.then(|| pools.collect()),
+        }
+    }
 }
 
 impl Vips {
@@ -30,24 +58,24 @@ impl Vips {
         key: &ObjectKey,
         decision: Option<&DecidedVirtualServer>,
     ) {
-        let mut vips: BTreeMap<IpAddr, Option<String>> = BTreeMap::new();
-        if let Some(decision) = decision {
-            vips.extend(decision.addresses.iter().map(|vip| (*vip, None)));
-            for AddressGroup { address, group } in &decision.groups {
-                vips.insert(*address, Some(group.clone()));
-            }
-        }
+        let now = decision.map_or_else(Decided::default, |decision| Decided::of(key, decision));
         let before = self.decided.remove(key).unwrap_or_default();
-        if before != vips {
-            for (vip, _) in before {
+        if before != now {
+            for vip in before.vips.into_keys() {
                 self.say(key, vip, None);
             }
-            for (vip, group) in &vips {
-                self.say(key, *vip, self.group_or_own(*vip, group.as_ref()));
-            }
+            self.say_all(key, &now);
         }
-        if !vips.is_empty() {
-            self.decided.insert(key.clone(), vips);
+        if !now.vips.is_empty() {
+            self.decided.insert(key.clone(), now);
+        }
+    }
+
+    fn say_all(&mut self, key: &ObjectKey, decided: &Decided) {
+        for (vip, group) in &decided.vips {
+            let own = || own_group(*vip, decided.local.is_some());
+            let group = group.clone().or_else(|| self.groups_all.then(own));
+            self.say(key, *vip, group);
         }
     }
 
@@ -56,16 +84,9 @@ impl Vips {
         if std::mem::replace(&mut self.groups_all, groups_all) == groups_all {
             return;
         }
-        for (key, vips) in self.decided.clone() {
-            for (vip, group) in vips {
-                self.say(&key, vip, self.group_or_own(vip, group.as_ref()));
-            }
+        for (key, decided) in self.decided.clone() {
+            self.say_all(&key, &decided);
         }
-    }
-
-    fn group_or_own(&self, vip: IpAddr, group: Option<&String>) -> Option<String> {
-        let own = || self.groups_all.then(|| own_group(vip));
-        group.cloned().or_else(own)
     }
 
     fn say(&mut self, key: &ObjectKey, address: IpAddr, group: Option<String>) {
@@ -103,6 +124,19 @@ impl Vips {
         says.values().next().map(String::as_str)
     }
 
+    /// For each virtual server that has a VIP of a group, the pools of which a node must have a server to announce it. None: every
+    /// director may.
+    pub(in crate::core) fn local_pools(&self, group: &str) -> Vec<&[ObjectKey]> {
+        if !parse_vip_group(group).is_some_and(|(_, number)| is_local_group(number)) {
+            return Vec::new();
+        }
+        let vips = self.groups.get(group).into_iter().flat_map(|vips| &**vips);
+        let keys = vips.flat_map(|vip| self.says.get(vip).into_iter().flat_map(BTreeMap::keys));
+        let keys: BTreeSet<&ObjectKey> = keys.collect();
+        let decided = keys.into_iter().filter_map(|key| self.decided.get(key));
+        decided.filter_map(|it| it.local.as_deref()).collect()
+    }
+
     /// The groups that have VIPs.
     pub(in crate::core) fn groups(&self) -> &BTreeMap<String, Arc<BTreeSet<IpAddr>>> {
         &self.groups
@@ -115,10 +149,14 @@ impl Vips {
 }
 
 /// The group of a VIP that no pool has: the same on every node.
-fn own_group(vip: IpAddr) -> String {
-    let hash = sluice_abi::group_hash(&vip.to_string());
-    let number = hash % u64::from(DEFAULT_POOL_GROUPS);
-    vip_group(NO_POOL, u8::try_from(number).unwrap_or(0))
+fn own_group(vip: IpAddr, is_local: bool) -> String {
+    let (first, count) = if is_local {
+        (FIRST_LOCAL_GROUP, MAX_LOCAL_GROUPS)
+    } else {
+        (0, DEFAULT_POOL_GROUPS)
+    };
+    let number = sluice_abi::group_hash(&vip.to_string()) % u64::from(count);
+    vip_group(NO_POOL, first + u8::try_from(number).unwrap_or(0))
 }
 
 #[cfg(test)]

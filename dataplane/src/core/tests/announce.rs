@@ -2,9 +2,9 @@
 
 use sluice_abi::AnnouncedWord;
 use sluice_api::{
-    AddressClaim, AddressGroup, Authority, ConditionType, DecidedL2, GroupRole, GroupStatus,
-    MAX_UNHELD_GROUPS, MacAddress, Peer, PeerInterface, Time, UnheldGroup, UnheldReason,
-    find_condition,
+    AddressClaim, AddressGroup, Authority, ConditionType, DecidedL2, ExternalTrafficPolicy,
+    GroupRole, GroupStatus, MAX_UNHELD_GROUPS, MacAddress, Peer, PeerInterface, Time, UnheldGroup,
+    UnheldReason, find_condition,
 };
 use sluice_election::{Candidate, Health, Obstacle};
 use sluice_planner::Mac;
@@ -17,10 +17,15 @@ const MINUTE: Duration = Duration::from_mins(1);
 
 /// A virtual server whose VIP is in a group of the pool `edge`.
 fn announced(revision: u64, servers: &[&str]) -> Event {
+    grouped(revision, servers, "edge-1", ExternalTrafficPolicy::Cluster)
+}
+
+fn grouped(revision: u64, servers: &[&str], group: &str, policy: ExternalTrafficPolicy) -> Event {
     let mut content = virtual_server();
+    content.external_traffic_policy = policy;
     content.groups = vec![AddressGroup {
         address: content.addresses[0],
-        group: "edge-1".to_owned(),
+        group: group.to_owned(),
     }];
     let Event::Decided(mut changes) = decisions(revision, servers) else {
         unreachable!("decisions are decided")
@@ -87,13 +92,21 @@ fn world_with(options: AnnounceOptions) -> World {
 }
 
 fn group(world: &World) -> Option<&Group> {
+    group_of(world, "edge-1")
+}
+
+fn group_of<'a>(world: &'a World, name: &str) -> Option<&'a Group> {
     let plan = world.plan.as_ref().expect("a plan");
-    plan.groups.get("edge-1")
+    plan.groups.get(name)
 }
 
 /// The candidates, with a star if they are steady.
 fn candidates(world: &World) -> String {
-    let candidates = group(world).expect("the group").candidates.iter();
+    candidates_of(world, "edge-1")
+}
+
+fn candidates_of(world: &World, group: &str) -> String {
+    let candidates = group_of(world, group).expect("the group").candidates.iter();
     let text = |Candidate { name, steady }: &Candidate| {
         format!("{name}{}", if *steady { "*" } else { "" })
     };
@@ -169,6 +182,61 @@ fn who_is_drained_or_not_allowed_is_no_candidate() {
     world.tell(Input::Source(node(3, XdpMode::Auto)));
     world.turn();
     assert_eq!(candidates(&world), "d2* d3 d1");
+}
+
+/// d2 and d3 have servers at their own addresses, and so has this node.
+#[test]
+fn with_the_policy_local_those_with_servers_are_candidates() {
+    let mut world = world();
+    let group = "edge-128";
+    let servers = [("d2", "10.0.0.22"), ("d3", "10.0.0.33")];
+    let peer = |(name, address): &(&str, &str)| {
+        let interface = PeerInterface {
+            mac: MacAddress([2, 0, 0, 0, 0, 9]),
+            steady: true,
+        };
+        let peer = Peer {
+            interfaces: [(UPLINK.to_owned(), interface)].into(),
+            candidate: true,
+            addresses: [ip(address)].into(),
+            ..Peer::default()
+        };
+        ((*name).to_owned(), peer)
+    };
+    let peers = servers.iter().map(peer).collect();
+    world.tell(Input::Source(Event::Peers(peers)));
+    wait(&mut world, MINUTE);
+    let mut revision = 8;
+    let mut ask = |world: &mut World, servers: &[&str]| {
+        revision += 1;
+        let policy = ExternalTrafficPolicy::Local;
+        world.tell(Input::Source(grouped(revision, servers, group, policy)));
+        world.turn();
+        candidates_of(world, group)
+    };
+    // None is steady: who has the group keeps it.
+    assert_eq!(
+        ask(&mut world, &["10.0.0.22", "10.0.0.33", OWN]),
+        "d2 d3 d1"
+    );
+    assert_eq!(ask(&mut world, &["10.0.0.33", SERVER]), "d3");
+    assert_eq!(ask(&mut world, &[OWN]), "d1");
+    assert_eq!(ask(&mut world, &[SERVER]), "", "nobody's");
+    world.tell(Input::Announcer(Box::new(Told {
+        unheld: [(
+            group.to_owned(),
+            Unheld {
+                since: Timestamp::UNIX_EPOCH,
+                cause: Some(Cause::Obstacle(Obstacle::NoCandidate)),
+            },
+        )]
+        .into(),
+        ..Told::default()
+    })));
+    wait(&mut world, Duration::from_secs(2));
+    let status = world.status.expect("a status");
+    let reason = status.unheld_groups[0].reason;
+    assert_eq!(reason, Some(UnheldReason::NoLocalServer));
 }
 
 #[test]

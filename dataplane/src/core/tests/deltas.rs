@@ -205,6 +205,7 @@ fn slice(name: &str, pods: &[&str]) -> Slice {
     let endpoint = |pod: &&str| SliceEndpoint {
         name: (*pod).to_owned(),
         address: ip(pod),
+        node: None,
         ready: true,
         serving: true,
         terminating: false,

@@ -2,17 +2,23 @@
 //!
 //! An address is put into a group when it is first given, and stays there: the groups move between nodes, never the addresses
 //! between groups. The addresses of one virtual server from one pool share a group, unless each was in use before in another one;
-//! whoever is new gets the group with the fewest addresses.
+//! whoever is new gets the group with the fewest addresses. A virtual server whose traffic policy is `Local` has a group of its own,
+//! since only nodes with servers of it may announce its addresses; nobody shares these.
 //!
 //! A group has the name of the pool that the address was taken from. If there is no such pool any more, the pool that has the
 //! address now announces it, and nobody does while none has it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::Range;
 
-use sluice_api::{AddressGroup, Decision, MAX_POOL_GROUPS, ObjectKey, parse_vip_group, vip_group};
+use sluice_api::{
+    AddressGroup, Decision, ExternalTrafficPolicy, FIRST_LOCAL_GROUP, MAX_LOCAL_GROUPS,
+    MAX_POOL_GROUPS, ObjectKey, Reason, is_local_group, parse_vip_group, vip_group,
+};
 
 use super::{Assignment, Ledger, text};
+use crate::core::admission::Refusal;
 
 /// What decisions on a virtual server name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -57,10 +63,16 @@ impl Group {
     /// The group of this name.
     pub(super) fn of(name: &str) -> Option<Self> {
         let (pool, number) = parse_vip_group(name)?;
-        (number < MAX_POOL_GROUPS).then(|| Self {
+        let is_one = number < MAX_POOL_GROUPS || local_numbers().contains(&number);
+        is_one.then(|| Self {
             pool: pool.to_owned(),
             number,
         })
+    }
+
+    /// Whether it is one virtual server's alone.
+    pub(super) fn is_local(&self) -> bool {
+        is_local_group(self.number)
     }
 
     pub(super) fn name(&self) -> String {
@@ -68,7 +80,27 @@ impl Group {
     }
 }
 
+/// The numbers of groups that are one virtual server's alone.
+pub(super) fn local_numbers() -> Range<u8> {
+    FIRST_LOCAL_GROUP..FIRST_LOCAL_GROUP + MAX_LOCAL_GROUPS
+}
+
 impl Ledger {
+    /// The groups that are one virtual server's alone, and announced.
+    pub fn local_groups(&self) -> impl Iterator<Item = String> {
+        let pools = self.pools.grouped.iter();
+        let pools = pools.filter(|(pool, _)| self.pools.groups(pool).is_some());
+        pools.flat_map(|(pool, groups)| {
+            let numbers = groups.range(FIRST_LOCAL_GROUP..);
+            numbers.map(move |(number, _)| vip_group(pool, *number))
+        })
+    }
+
+    /// Whether such groups came or went since this was last asked.
+    pub fn take_local_changed(&mut self) -> bool {
+        std::mem::take(&mut self.pools.are_local_changed)
+    }
+
     /// Takes the group that a decision names for an address, unless better is known: what stands written of the ledger may be
     /// older than the decision, and nodes announce by that.
     pub(super) fn adopt(&mut self, key: &ObjectKey, decided: &AddressGroup) {
@@ -88,15 +120,33 @@ impl Ledger {
         }
     }
 
-    /// Has an address of an owner be in a group, if it is announced.
-    pub(super) fn place(&mut self, key: &ObjectKey, address: IpAddr) {
+    /// Has an address of an owner be in a group that fits the owner's traffic policy, if it is announced.
+    ///
+    /// # Errors
+    ///
+    /// There is no such group for it.
+    pub(super) fn place(
+        &mut self,
+        key: &ObjectKey,
+        address: IpAddr,
+        policy: ExternalTrafficPolicy,
+    ) -> Result<(), Refusal> {
+        let is_local = policy == ExternalTrafficPolicy::Local;
         let Some(entry) = self.entries.get_mut(&address) else {
-            return;
+            return Ok(());
         };
         entry.is_placed = true;
         let group = entry.group.as_ref();
-        if group.is_some_and(|group| self.pools.has(&group.pool)) {
-            return;
+        if group.is_some_and(|it| self.pools.has(&it.pool) && it.is_local() == is_local) {
+            return Ok(());
+        }
+        let others = entry.owners.iter().filter(|owner| *owner != key);
+        if is_local && let Some(other) = others.min() {
+            let why = format!(
+                "{address} is shared with VirtualServer {other}, and with this policy an address is one virtual server's alone: \
+                 choose another address, or Cluster"
+            );
+            return Err(policy_refusal(Reason::AddressConflict, why));
         }
         let pool = if self.pools.has(&entry.pool) {
             Some(entry.pool.as_str())
@@ -105,16 +155,29 @@ impl Ledger {
         };
         let pool = pool.filter(|pool| self.pools.groups(pool).is_some());
         let Some(pool) = pool.map(str::to_owned) else {
-            return;
+            return Ok(());
         };
         let own = self.of_owner.get(key).into_iter().flatten();
         let own = own.map(|address| &self.entries[address]);
         let own = own.filter(|entry| entry.owners.contains(key));
         let mut own = own.filter_map(|entry| entry.group.as_ref());
-        let number = own.find_map(|group| (group.pool == pool).then_some(group.number));
-        if let Some(number) = number.or_else(|| self.pools.smallest_group(&pool)) {
-            self.join(address, Group { pool, number });
-        }
+        let own = own.find(|group| group.pool == pool && group.is_local() == is_local);
+        let new = || {
+            if is_local {
+                self.pools.free_local_group(&pool)
+            } else {
+                self.pools.smallest_group(&pool)
+            }
+        };
+        let Some(number) = own.map(|group| group.number).or_else(new) else {
+            let why = format!(
+                "AddressPool {pool} has {MAX_LOCAL_GROUPS} virtual servers with this policy, which is the most: have an address of \
+                 another pool, or choose Cluster"
+            );
+            return Err(policy_refusal(Reason::NoFreeGroup, why));
+        };
+        self.join(address, Group { pool, number });
+        Ok(())
     }
 
     /// The groups of those of the addresses that are announced.
@@ -142,4 +205,8 @@ impl Ledger {
         entry.group = Some(group);
         self.changed.insert(text::shard(address));
     }
+}
+
+fn policy_refusal(reason: Reason, why: String) -> Refusal {
+    Refusal::new(reason, "spec.externalTrafficPolicy", why)
 }

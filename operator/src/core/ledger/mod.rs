@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    AddressGroup, IpFamily, ObjectKey, Reason, VirtualServer, VirtualServerAddress,
-    VirtualServerSpec,
+    AddressGroup, ExternalTrafficPolicy, IpFamily, ObjectKey, Reason, VirtualServer,
+    VirtualServerAddress, VirtualServerSpec,
 };
 
 use groups::Group;
@@ -159,7 +159,7 @@ impl Ledger {
         self.pools.give_up(key);
         for (i, request) in spec.addresses.iter().enumerate() {
             let answer = match (request.certain(), request.family) {
-                (Some(address), _) => self.certain(key, i, address, decided),
+                (Some(address), _) => self.certain(key, i, address, decided, spec),
                 (None, Some(family)) => self.any(key, i, request, family, decided, usable),
                 // The rules of the schema refuse it.
                 (None, None) => continue,
@@ -173,7 +173,11 @@ impl Ledger {
         let wanted: BTreeSet<IpAddr> = wanted.copied().collect();
         self.hold(key, &wanted);
         for &address in &wanted {
-            self.place(key, address);
+            let placed = self.place(key, address, spec.external_traffic_policy);
+            // One that only the last decision names is about to go.
+            let refusal = placed.err();
+            let refusal = refusal.filter(|_| assignment.addresses.contains(&address));
+            assignment.refusals.extend(refusal);
         }
         assignment.kept = self.kept(key, &wanted);
         assignment.groups = self.groups(&wanted);
@@ -255,6 +259,7 @@ impl Ledger {
         index: usize,
         address: IpAddr,
         decided: &[IpAddr],
+        spec: &VirtualServerSpec,
     ) -> Result<IpAddr, Refusal> {
         if decided.contains(&address) {
             return Ok(address);
@@ -265,7 +270,7 @@ impl Ledger {
                 .allows(address, &key.namespace)
                 .map_err(|why| Refusal::new(Reason::AddressNotAllowed, path.as_str(), why))?;
         }
-        match self.other(key, address) {
+        match self.other(key, address, spec.external_traffic_policy) {
             None => Ok(address),
             Some(why) => Err(Refusal::new(Reason::AddressConflict, path, why)),
         }
@@ -340,7 +345,12 @@ impl Ledger {
     }
 
     /// Who else has the address, in words, if it cannot be shared.
-    fn other(&self, key: &ObjectKey, address: IpAddr) -> Option<String> {
+    fn other(
+        &self,
+        key: &ObjectKey,
+        address: IpAddr,
+        policy: ExternalTrafficPolicy,
+    ) -> Option<String> {
         let entry = self.entries.get(&address)?;
         let shares =
             |other: &ObjectKey| other.namespace == key.namespace || self.pools.is_shared(address);
@@ -349,6 +359,15 @@ impl Ledger {
                 "{address} was that of VirtualServer {last} until a moment ago, and is free in a minute at the latest"
             );
             return (last != key && !shares(last)).then_some(why);
+        }
+        let is_local = policy == ExternalTrafficPolicy::Local
+            || entry.group.as_ref().is_some_and(Group::is_local);
+        let mut others = entry.owners.iter().filter(|other| *other != key);
+        if is_local && let Some(other) = others.next() {
+            return Some(format!(
+                "{address} is held by VirtualServer {other}, and the address of a virtual server with externalTrafficPolicy: Local \
+                 is not shared: choose another address"
+            ));
         }
         let other = entry.owners.iter().find(|other| !shares(other))?;
         Some(format!(

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    AddressPool, AddressPoolSpec, AddressRange, AddressSharing, ConditionType, IpFamily,
-    MAX_POOL_GROUPS, ObjectKey, Reason, Time, Validate, is_true, next_address,
+    AddressPool, AddressPoolSpec, AddressRange, AddressSharing, ConditionType, FIRST_LOCAL_GROUP,
+    IpFamily, MAX_POOL_GROUPS, ObjectKey, Reason, Time, Validate, is_true, next_address,
 };
 
-use super::groups::Group;
+use super::groups::{Group, local_numbers};
 use super::{Entry, Ledger, Usable};
 use crate::core::admission::Refusal;
 
@@ -46,6 +46,8 @@ pub(super) struct Pools {
     used: BTreeMap<String, BTreeSet<IpAddr>>,
     /// How many addresses are in each VIP group, by pool and number.
     pub(super) grouped: BTreeMap<String, BTreeMap<u8, usize>>,
+    /// Whether groups that are one virtual server's alone came or went.
+    pub(super) are_local_changed: bool,
     /// Who waits for an address, by the pools that have none.
     lacking: BTreeMap<String, BTreeSet<ObjectKey>>,
 }
@@ -214,8 +216,15 @@ impl Pools {
     fn all_groups(&self, name: &str) -> Option<u8> {
         let groups = self.groups(name)?;
         let known = self.grouped.get(name);
-        let highest = known.and_then(|known| known.last_key_value());
+        let highest = known.and_then(|known| known.range(..FIRST_LOCAL_GROUP).next_back());
         Some(highest.map_or(groups, |(number, _)| groups.max(number + 1)))
+    }
+
+    /// The first VIP group of a pool that is to be one virtual server's alone, and has no address.
+    pub(super) fn free_local_group(&self, name: &str) -> Option<u8> {
+        let known = self.grouped.get(name);
+        let is_free = |number: &u8| !known.is_some_and(|known| known.contains_key(number));
+        local_numbers().find(is_free)
     }
 
     /// The VIP group of a pool with the fewest addresses, of equal ones the first.
@@ -383,14 +392,17 @@ impl Pools {
     /// Notes that one address more is in a VIP group.
     pub(super) fn join(&mut self, group: &Group) {
         let groups = self.grouped.entry(group.pool.clone()).or_default();
-        *groups.entry(group.number).or_default() += 1;
+        let count = groups.entry(group.number).or_default();
+        *count += 1;
+        self.are_local_changed |= group.is_local() && *count == 1;
     }
 
     /// Notes that one address less is in a VIP group, if it was in any.
     pub(super) fn leave(&mut self, group: Option<&Group>) {
-        let Some(Group { pool, number }) = group else {
+        let Some(group) = group else {
             return;
         };
+        let Group { pool, number } = group;
         let Some(groups) = self.grouped.get_mut(pool) else {
             return;
         };
@@ -398,6 +410,7 @@ impl Pools {
             *count -= 1;
             if *count == 0 {
                 groups.remove(number);
+                self.are_local_changed |= group.is_local();
             }
         }
         if groups.is_empty() {

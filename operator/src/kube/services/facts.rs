@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use sluice_api::{
-    ADDRESS_POOL_ANNOTATION, ADDRESSES_ANNOTATION, IpFamily, MODE_ANNOTATION, SERVICE_CLASS,
-    SERVICE_CONDITION, SHARE_ANNOTATION, ServerSelection, parse_ip,
+    ADDRESS_POOL_ANNOTATION, ADDRESSES_ANNOTATION, ExternalTrafficPolicy, IpFamily,
+    MODE_ANNOTATION, SERVICE_CLASS, SERVICE_CONDITION, SHARE_ANNOTATION, ServerSelection, parse_ip,
 };
 
 /// The type of Services that are meant.
@@ -30,7 +30,7 @@ pub(in crate::kube) struct Balanced {
     pub(super) server_selection: ServerSelection,
     /// The clients that may connect; none: all.
     pub(super) sources: Vec<String>,
-    pub(super) traffic: Traffic,
+    pub(super) external_traffic_policy: ExternalTrafficPolicy,
     /// `spec.loadBalancerIP`.
     pub(super) requested: Option<String>,
     pub(super) wishes: Wishes,
@@ -38,16 +38,6 @@ pub(in crate::kube) struct Balanced {
     pub(super) ingress: Vec<LoadBalancerIngress>,
     /// `status.conditions`, whoever wrote them.
     pub(super) conditions: Vec<Condition>,
-}
-
-/// `spec.externalTrafficPolicy`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum Traffic {
-    /// Every node takes connections, for all endpoints.
-    #[default]
-    Cluster,
-    /// Nodes with an endpoint take connections, for their own ones.
-    Local,
 }
 
 /// What its annotations say.
@@ -88,10 +78,10 @@ impl Balanced {
                 ServerSelection::Flow
             },
             sources: spec.load_balancer_source_ranges.clone().unwrap_or_default(),
-            traffic: if is(&spec.external_traffic_policy, "Local") {
-                Traffic::Local
+            external_traffic_policy: if is(&spec.external_traffic_policy, "Local") {
+                ExternalTrafficPolicy::Local
             } else {
-                Traffic::Cluster
+                ExternalTrafficPolicy::Cluster
             },
             requested: spec
                 .load_balancer_ip

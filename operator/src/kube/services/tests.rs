@@ -90,6 +90,7 @@ fn a_service_becomes_a_virtual_server() {
         "forwarding": {"mode": "FullNAT"},
         "poolSelection": "Flow",
         "serverSelection": "Flow",
+        "externalTrafficPolicy": "Cluster",
         "pools": [{"name": OWNED, "weight": 1}],
     });
     assert_eq!(spec, expected);
@@ -108,6 +109,10 @@ fn a_service_becomes_a_virtual_server() {
     let sticky = json!({"spec": {"sessionAffinity": "ClientIP"}});
     let spec = asked(&sticky, &Given::default()).expect("served");
     assert_eq!(spec["serverSelection"], "ClientAddress");
+    let local = json!({"spec": {"externalTrafficPolicy": "Local"}});
+    let spec = asked(&local, &Given::default()).expect("served");
+    assert_eq!(spec["externalTrafficPolicy"], "Local");
+    assert_eq!(spec["forwarding"]["mode"], "NAT", "so pods see the client");
     let ranges = ["10.1.2.3/8", "10.0.0.0/8", "2001:db8::/32"];
     let few = json!({"spec": {"loadBalancerSourceRanges": ranges}});
     let spec = asked(&few, &Given::default()).expect("served");
@@ -201,10 +206,6 @@ fn what_cannot_be_served_is_refused_with_a_reason() {
             "TooManySourceRanges",
         ),
         (sctp, "ProtocolNotSupported"),
-        (
-            json!({"spec": {"externalTrafficPolicy": "Local"}}),
-            "LocalTrafficPolicyNotSupported",
-        ),
     ];
     for (change, reason) in cases {
         assert_eq!(asked(&change, &Given::default()), Err(reason));

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_api::{
-    Forwarding, ForwardingMode, IpFamily, MAX_PORTS, MAX_SOURCES, PoolSelection, Protocol,
-    RealServerPoolSpec, Servers, Sources, VirtualServerAddress, VirtualServerPort,
-    VirtualServerSpec, WeightedPool, name_for_service, parse_ip,
+    ExternalTrafficPolicy, Forwarding, ForwardingMode, IpFamily, MAX_PORTS, MAX_SOURCES,
+    PoolSelection, Protocol, RealServerPoolSpec, Servers, Sources, VirtualServerAddress,
+    VirtualServerPort, VirtualServerSpec, WeightedPool, name_for_service, parse_ip,
 };
 
-use super::facts::{Balanced, Port, Traffic};
+use super::facts::{Balanced, Port};
 
 /// What serves a Service.
 #[derive(Clone, PartialEq, Debug)]
@@ -51,13 +51,6 @@ pub(super) fn wanted(
     service: &Balanced,
     offers: &impl Offers,
 ) -> Result<Wanted, Objection> {
-    if service.traffic == Traffic::Local {
-        return Err(Objection::new(
-            "LocalTrafficPolicyNotSupported",
-            "spec.externalTrafficPolicy is Local, by which only nodes with an endpoint may take connections; that is not supported \
-             yet: set it to Cluster",
-        ));
-    }
     let pool = name_for_service(name);
     let virtual_server = VirtualServerSpec {
         addresses: addresses(service, offers)?,
@@ -67,6 +60,7 @@ pub(super) fn wanted(
         },
         pool_selection: PoolSelection::default(),
         server_selection: service.server_selection,
+        external_traffic_policy: service.external_traffic_policy,
         sources: sources(service)?,
         pools: vec![WeightedPool {
             name: pool,
@@ -118,9 +112,13 @@ fn mode(service: &Balanced) -> Result<ForwardingMode, Objection> {
         ForwardingMode::Dr,
         ForwardingMode::Tun,
     ];
-    // The only one by which pods answer whichever node they are on.
     let Some(text) = &service.wishes.mode else {
-        return Ok(ForwardingMode::FullNat);
+        return Ok(match service.external_traffic_policy {
+            // The only one by which pods answer whichever node they are on.
+            ExternalTrafficPolicy::Cluster => ForwardingMode::FullNat,
+            // The pods are on the director itself, and see who the client is.
+            ExternalTrafficPolicy::Local => ForwardingMode::Nat,
+        });
     };
     let mut modes = MODES.into_iter();
     modes.find(|mode| mode.name() == text).ok_or_else(|| {

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
-    DecidedPool, DecidedRealServerPool, DecidedVirtualServer, Decision, ForwardingMode, Kind,
-    ObjectKey, PoolDecision, PoolSelection, RealServerPoolStatus, RolloutPolicyStatus, RolloutRun,
-    ServerSelection, Time, VirtualServerStatus,
+    DecidedPool, DecidedRealServerPool, DecidedVirtualServer, Decision, ExternalTrafficPolicy,
+    ForwardingMode, Kind, ObjectKey, PoolDecision, PoolSelection, RealServerPoolStatus,
+    RolloutPolicyStatus, RolloutRun, ServerSelection, Time, VirtualServerStatus,
 };
 
 use super::super::*;
@@ -452,6 +452,7 @@ fn virtual_server(wanted: &Wanted, numbers: Numbers) -> VirtualServerStatus {
                 mode: ForwardingMode::Nat,
                 pool_selection: PoolSelection::Flow,
                 server_selection: ServerSelection::Flow,
+                external_traffic_policy: ExternalTrafficPolicy::Cluster,
                 sources: None,
                 pools: pools.collect(),
                 groups: Vec::new(),

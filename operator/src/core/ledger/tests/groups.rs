@@ -223,3 +223,94 @@ fn a_pool_that_is_edited_wrongly_is_announced_as_decided_before() {
     world.tell_pools();
     assert_eq!(world.in_groups("shop/a"), "", "nobody announces it");
 }
+
+impl World {
+    fn apply_local(&mut self, name: &str, addresses: &Value) {
+        self.specs.insert(key(name), local(addresses));
+        self.ask(&key(name));
+    }
+}
+
+fn local(addresses: &Value) -> VirtualServerSpec {
+    VirtualServerSpec {
+        external_traffic_policy: ExternalTrafficPolicy::Local,
+        ..spec(addresses)
+    }
+}
+
+#[test]
+fn with_the_policy_local_a_virtual_server_has_a_group_of_its_own() {
+    let mut world = World::new();
+    world.pool("edge", &pool(2));
+    world.apply("shop/a", &both());
+    world.apply_local("shop/b", &both());
+    world.apply_local("shop/c", &both());
+    assert_eq!(world.in_groups("shop/b"), "edge-128 edge-128");
+    assert_eq!(world.in_groups("shop/c"), "edge-129 edge-129");
+    assert_eq!(world.state("edge").groups, Some(2), "not one more");
+    let local = |world: &World| world.ledger.local_groups().collect::<Vec<_>>().join(" ");
+    assert_eq!(local(&world), "edge-128 edge-129");
+    assert!(world.ledger.take_local_changed() && !world.ledger.take_local_changed());
+    world.lose_the_ledger();
+    assert_eq!(world.in_groups("shop/c"), "edge-129 edge-129");
+    world.restart();
+    assert_eq!(world.in_groups("shop/c"), "edge-129 edge-129");
+
+    world.apply("shop/b", &both());
+    assert_eq!(world.in_groups("shop/b"), "edge-1 edge-1");
+    world.apply_local("shop/a", &both());
+    assert_eq!(world.in_groups("shop/a"), "edge-128 edge-128");
+    world.delete("shop/c");
+    world.after(REST_MS);
+    assert_eq!(local(&world), "edge-128");
+    world.check();
+}
+
+#[test]
+fn an_address_of_a_group_of_its_own_is_not_shared() {
+    let mut world = World::new();
+    world.pool("edge", &pool(2));
+    world.apply("shop/a", &exactly("203.0.113.1"));
+    world.apply("shop/b", &exactly("203.0.113.1"));
+    world.apply_local("shop/a", &exactly("203.0.113.1"));
+    assert_eq!(world.has("shop/a"), "AddressConflict");
+    assert!(
+        world.why("shop/a").contains("shop/b"),
+        "{}",
+        world.why("shop/a")
+    );
+    assert_eq!(world.in_groups("shop/b"), "edge-0");
+    // It may have another one, though its decision still names the first.
+    world.apply_local("shop/a", &exactly("203.0.113.2"));
+    assert_eq!(world.in_groups("shop/a"), "edge-128");
+    for (name, spec) in [
+        ("shop/c", spec(&exactly("203.0.113.2"))),
+        ("shop/d", local(&exactly("203.0.113.1"))),
+    ] {
+        world.specs.insert(key(name), spec);
+        world.ask(&key(name));
+        assert_eq!(world.has(name), "AddressConflict");
+        assert!(
+            world.why(name).contains("Local is not shared"),
+            "{}",
+            world.why(name)
+        );
+    }
+    world.check();
+}
+
+#[test]
+fn a_pool_has_so_many_groups_of_one_virtual_server() {
+    let mut world = World::new();
+    world.pool("edge", &pool(2));
+    for number in 0..64 {
+        world.apply_local(&format!("shop/l{number}"), &both());
+    }
+    assert_eq!(world.in_groups("shop/l63"), "edge-191 edge-191");
+    world.apply_local("shop/more", &both());
+    assert_eq!(world.has("shop/more"), "NoFreeGroup");
+    world.delete("shop/l7");
+    world.after(REST_MS);
+    assert_eq!(world.in_groups("shop/more"), "edge-135 edge-135");
+    world.check();
+}
