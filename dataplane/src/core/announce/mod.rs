@@ -328,7 +328,7 @@ impl Announce {
                 continue;
             };
             let before = self.plan.as_ref().and_then(|plan| plan.groups.get(name));
-            let mut candidates = self.candidates(intent, network, &pool, now);
+            let mut candidates = self.candidates(intent, network, &pool, (whole, now));
             self.keep_serving(&mut candidates, intent, network, name);
             let candidates = match before.map(|before| &before.candidates) {
                 Some(before) if **before == candidates => Arc::clone(before),
@@ -357,33 +357,41 @@ impl Announce {
         groups
     }
 
-    /// The directors that may hold the groups of a pool.
+    /// The directors that may hold the groups of a pool. `whole` are this node's uplinks that are.
+    ///
+    /// Who has lost an uplink that the pool is not announced on, and that another candidate has, reaches fewer servers: no group
+    /// returns to it, and if it is this node it is no candidate.
     fn candidates(
         &self,
         intent: &Intent,
         network: &Network,
         pool: &Pool<'_>,
-        now: Instant,
+        (whole, now): (&BTreeSet<String>, Instant),
     ) -> Vec<Candidate> {
         let others = intent.peers.iter().filter(|(name, peer)| {
             let mut interfaces = peer.interfaces.keys();
             peer.candidate && pool.names(name) && interfaces.any(|name| pool.announces_on(name))
         });
-        let others = others.map(|(name, peer)| {
+        let others: Vec<(&String, &Peer)> = others.collect();
+        let interfaces = others.iter().flat_map(|(_, peer)| &peer.interfaces);
+        let to_servers = interfaces.filter(|(name, it)| it.steady && !pool.announces_on(name));
+        let to_servers: BTreeSet<&str> = to_servers.map(|(name, _)| name.as_str()).collect();
+        let matters = |name: &str| pool.announces_on(name) || to_servers.contains(name);
+        let other = |(name, peer): (&String, &Peer)| {
             let mut interfaces = peer.interfaces.iter();
-            let steady =
-                interfaces.all(|(name, interface)| interface.steady || !pool.announces_on(name));
             Candidate {
                 name: name.clone(),
-                steady,
+                steady: interfaces.all(|(name, interface)| interface.steady || !matters(name)),
             }
-        });
-        let mut candidates: Vec<Candidate> = others.collect();
+        };
+        let mut candidates: Vec<Candidate> = others.into_iter().map(other).collect();
         let drains = intent.node.as_ref().is_none_or(|node| node.spec.drain);
-        if intent.may_hold && !drains {
+        let mut interfaces = intent.interfaces();
+        let is_short = interfaces.any(|name| to_servers.contains(name) && !whole.contains(name));
+        if intent.may_hold && !drains && !is_short {
             let mut on = uplinks(intent, network)
                 .map(|(name, ..)| name)
-                .filter(|name| pool.announces_on(name));
+                .filter(|name| matters(name));
             candidates.push(Candidate {
                 name: self.node.clone(),
                 steady: on.all(|name| self.steady.is(name, now)),

@@ -184,6 +184,51 @@ fn who_is_drained_or_not_allowed_is_no_candidate() {
     assert_eq!(candidates(&world), "d2* d3 d1");
 }
 
+/// The pool is announced on eth0, and servers are behind br0 too.
+#[test]
+fn who_lost_an_uplink_that_others_have_is_no_candidate() {
+    let mut world = world();
+    let Event::Node(mut two) = node(2, XdpMode::Auto) else {
+        unreachable!("it is a node")
+    };
+    two.spec.interfaces.push(BRIDGE.to_owned());
+    world.tell(Input::Source(Event::Node(two)));
+    world.tell(pool(|l2| l2.interfaces = vec![UPLINK.to_owned()]));
+    let peer = |number: u8, steady| {
+        let interface = |steady| PeerInterface {
+            mac: MacAddress([2, 0, 0, 0, 0, number]),
+            steady,
+        };
+        let interfaces = [(UPLINK, true), (BRIDGE, steady)];
+        let interfaces = interfaces.map(|(name, steady)| (name.to_owned(), interface(steady)));
+        let peer = Peer {
+            interfaces: interfaces.into(),
+            candidate: true,
+            ..Peer::default()
+        };
+        (format!("d{number}"), peer)
+    };
+    let tell = |world: &mut World, steady: [bool; 2]| {
+        let peers = [peer(2, steady[0]), peer(3, steady[1])];
+        world.tell(Input::Source(Event::Peers(peers.into())));
+        world.turn();
+    };
+    tell(&mut world, [true, false]);
+    wait(&mut world, MINUTE + Duration::from_secs(1));
+    assert_eq!(candidates(&world), "d2* d3 d1*");
+    world.hear(link(BRIDGE_INDEX, BRIDGE, false));
+    world.turn();
+    assert_eq!(candidates(&world), "d2* d3");
+    // What nobody has is no reason to hand over.
+    tell(&mut world, [false, false]);
+    assert_eq!(candidates(&world), "d2* d3* d1*");
+    tell(&mut world, [true, true]);
+    assert_eq!(candidates(&world), "d2* d3*");
+    world.hear(link(BRIDGE_INDEX, BRIDGE, true));
+    world.turn();
+    assert_eq!(candidates(&world), "d2* d3* d1");
+}
+
 /// d2 and d3 have servers at their own addresses, and so has this node.
 #[test]
 fn with_the_policy_local_those_with_servers_are_candidates() {
