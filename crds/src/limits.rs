@@ -66,6 +66,8 @@ pub const MAX_PAUSE_SECONDS: u32 = 30 * 24 * 3600;
 pub const MAX_HISTORY: usize = 50;
 /// Interfaces of a node.
 pub const MAX_INTERFACES: usize = 16;
+/// Gateways of one interface that a node reports.
+pub const MAX_GATEWAYS: usize = 16;
 /// Own addresses that a node reports.
 pub const MAX_NODE_ADDRESSES: usize = 256;
 /// Ranges of one director's pods of which agents are told; Kubernetes gives a Node one of each family.

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, ConditionType, Time, true_condition};
 use crate::limits::{
-    MAX_ADDRESS_CLAIMS, MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_GROUP_NAME_LENGTH,
-    MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_LABEL_LENGTH, MAX_MAC_LENGTH,
-    MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_NODE_GROUPS, MAX_REVISION,
-    MAX_UNHELD_GROUPS, MAX_UNLISTED_EXCEPTIONS,
+    MAX_ADDRESS_CLAIMS, MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_GATEWAYS,
+    MAX_GROUP_NAME_LENGTH, MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_LABEL_LENGTH,
+    MAX_MAC_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_NODE_GROUPS,
+    MAX_REVISION, MAX_UNHELD_GROUPS, MAX_UNLISTED_EXCEPTIONS,
 };
 use crate::mac::MacAddress;
 use crate::object::{Kind, ObjectKey};
@@ -258,6 +258,10 @@ pub struct InterfaceStatus {
     /// Whether its path was whole for the stable time without a pause.
     #[serde(default, skip_serializing_if = "is_false")]
     pub steady: bool,
+    /// The gateways of the default routes through it, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", length(max = MAX_GATEWAYS), inner(length(max = MAX_ADDRESS_LENGTH)))]
+    pub gateways: Vec<IpAddr>,
 }
 
 /// A VIP group that a node takes part in.

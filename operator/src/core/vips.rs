@@ -111,8 +111,16 @@ fn to_anybody(taken: Taken<'_>, address: IpAddr) -> Option<Objection> {
 /// Holds for a virtual server that has the VIP in no decision. One that has it goes on: else whoever may write a Service
 /// could take others' VIPs away.
 fn to_newcomers(taken: Taken<'_>, address: IpAddr) -> Option<Objection> {
-    to_anybody(taken, address)
-        .or_else(|| Some(of_holder(address, taken.addresses.holders(address).min()?)))
+    if let Some(objection) = to_anybody(taken, address) {
+        return Some(objection);
+    }
+    if let Some(node) = taken.node_behind(address) {
+        let message = format!(
+            "{address} is the gateway of node {node}: give one that no router has, or have it taken out of the AddressPool"
+        );
+        return Some(Objection::new(Reason::AddressNotUsable, message));
+    }
+    Some(of_holder(address, taken.addresses.holders(address).min()?))
 }
 
 fn of_node(address: IpAddr, holds: &str) -> Objection {

@@ -208,4 +208,16 @@ impl<'a> Taken<'a> {
             .find(|(_, node)| node.status.addresses.contains(&address))
             .map(|(name, _)| name.as_str())
     }
+
+    /// The name of a node that has this address as the gateway of a default route.
+    pub fn node_behind(self, address: IpAddr) -> Option<&'a str> {
+        let has = |node: &Node| {
+            let mut interfaces = node.status.interfaces.iter();
+            interfaces.any(|interface| interface.gateways.contains(&address))
+        };
+        let mut nodes = self.nodes.iter();
+        nodes
+            .find(|(_, node)| has(node))
+            .map(|(name, _)| name.as_str())
+    }
 }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use sluice_abi::AnnouncedWord;
 use sluice_api::{
-    AddressClaim, AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MacAddress, Peer,
-    Reason, Time, UnheldGroup, UnheldReason, is_local_group, parse_vip_group,
+    AddressClaim, AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MAX_GATEWAYS,
+    MacAddress, Peer, Reason, Time, UnheldGroup, UnheldReason, is_local_group, parse_vip_group,
 };
 use sluice_election::{Candidate, Health, Obstacle};
 use sluice_planner::{Announced, Mac, Server};
@@ -549,8 +549,11 @@ impl Announce {
     ) -> InterfaceStatus {
         let link = network.table().link_by_name(&uplink.name);
         let mac = link.and_then(|(_, link)| link.mac);
+        let gateways = link.map(|(ifindex, _)| network.gateways_through(ifindex));
+        let gateways: BTreeSet<IpAddr> = gateways.into_iter().flatten().collect();
         InterfaceStatus {
             mac_address: mac.map(|mac| MacAddress(mac.0)),
+            gateways: gateways.into_iter().take(MAX_GATEWAYS).collect(),
             steady: self.steady.is(&uplink.name, now),
             ..uplink.clone()
         }

@@ -323,6 +323,7 @@ impl Attachments {
             reason,
             mac_address: None,
             steady: false,
+            gateways: Vec::new(),
         };
         let before = self.uplinks.insert(name.to_owned(), status.clone());
         if attach_mode == AttachMode::None && before.as_ref() != Some(&status) {

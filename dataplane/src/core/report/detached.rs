@@ -106,6 +106,7 @@ mod tests {
                 reason: None,
                 mac_address: None,
                 steady: false,
+                gateways: Vec::new(),
             }],
             ..LoadBalancerNodeStatus::default()
         };

@@ -332,6 +332,8 @@ fn status_tells_this_nodes_part() {
         groups: groups.into(),
         ..Told::default()
     })));
+    let gateway = ip("10.0.0.1");
+    world.tell(Input::GatewaysRead(Ok(vec![(UPLINK_INDEX, gateway)])));
     wait(&mut world, Duration::from_secs(2));
     let status = world.status.expect("a status");
     let entry = |name: &str, role, authority| GroupStatus {
@@ -348,6 +350,7 @@ fn status_tells_this_nodes_part() {
     );
     let mac = Some(MacAddress([2, 0, 0, 0, 0, 1]));
     assert_eq!(status.interfaces[0].mac_address, mac);
+    assert_eq!(status.interfaces[0].gateways, [gateway]);
 }
 
 /// The groups under which the maps know the VIP.

@@ -101,6 +101,29 @@ fn a_newcomer_is_refused_what_is_somebody_elses() {
     }
 }
 
+#[test]
+fn a_newcomer_is_refused_what_is_a_gateway_and_an_incumbent_stays() {
+    let gateway = |sim: &mut Sim, gateway: &str| {
+        let status = serde_json::json!({"acknowledgedRevision": 0, "interfaces": [
+            {"name": "eth0", "attachMode": "Native", "gateways": [gateway]},
+        ]});
+        sim.node("d2", &["10.0.0.251"]);
+        let node = sim.world.nodes.get_mut("d2").expect("a node");
+        let read: LoadBalancerNodeStatus = serde_json::from_value(status).expect("a status");
+        node.status.interfaces = read.interfaces;
+    };
+    let mut sim = Sim::new(MANIFESTS);
+    gateway(&mut sim, VIP);
+    sim.settle();
+    assert_withdrawn(&sim, "AddressNotUsable", "is the gateway of node d2");
+    gateway(&mut sim, "10.0.0.1");
+    sim.settle();
+    assert_eq!(sim.ready("web").1, "Live");
+    gateway(&mut sim, VIP);
+    sim.settle();
+    assert_eq!(sim.ready("web").1, "Live");
+}
+
 /// Whoever may write a Service or an EndpointSlice takes nobody's VIP. Not even its owner notices: nothing is written.
 #[test]
 fn what_others_claim_later_withdraws_no_incumbent() {
