@@ -14,7 +14,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use sluice_agent::maps::Sizes;
 use sluice_agent::source::kube::NewNode;
 use sluice_api::{NodeRole, XdpMode};
-use sluice_election::{GiveBack, Settings};
+use sluice_election::{GiveBack, Probing, Settings};
 
 /// Flows of a bucket of the flow tables.
 const BUCKET_ENTRIES: u32 = 4;
@@ -127,9 +127,20 @@ pub(crate) struct RunOptions {
     /// After how many seconds without a fault VIP groups return to this node from one that is further down their order, or `never`.
     #[arg(long, default_value = "60", env = "SLUICE_FAILBACK_SECONDS", value_parser = failback)]
     failback_seconds: Failback,
+    /// Whether the holder of a VIP group is asked for its VIPs all the time, so that a silent one is replaced within a second. Without,
+    /// it is replaced when its Lease has expired. Directors without an API server ask all the same.
+    #[arg(long, value_enum, default_value_t = Probes::On, env = "SLUICE_PROBES")]
+    probes: Probes,
     /// How the log is written, to standard error. RUST_LOG sets the level.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
+}
+
+/// Whether holders of VIP groups are asked for their VIPs.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Probes {
+    On,
+    Off,
 }
 
 /// When VIP groups return to a node.
@@ -197,7 +208,13 @@ pub(crate) enum LogFormat {
 impl RunOptions {
     /// Times and choices of who announces VIPs.
     pub(crate) fn election(&self) -> Settings {
-        let settings = Settings::default();
+        let settings = Settings {
+            probing: match self.probes {
+                Probes::On => Probing::On,
+                Probes::Off => Probing::Off,
+            },
+            ..Settings::default()
+        };
         match self.failback_seconds {
             Failback::After(stable_time) => Settings {
                 stable_time,

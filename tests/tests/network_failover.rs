@@ -19,6 +19,10 @@ use sluice_tests::net::{Family, KeptConnections, Outage, OutageReport, Protocol,
 
 /// Longer than the deadline of a holder whose agent does not extend it.
 const DEADLINE: Duration = Duration::from_secs(6);
+/// Longer than a takeover takes where a holder is replaced when its Lease has expired.
+const BY_LEASE: Duration = Duration::from_secs(9);
+/// Longer than one by probes.
+const PROBED: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
@@ -27,6 +31,10 @@ fn main() -> ExitCode {
     suite.check("an agent that ends hands over and nobody notices", ended);
     suite.check("a silent director is replaced", silent);
     suite.check("a director without a carrier is replaced", without_carrier);
+    suite.check(
+        "without probes a silent director is replaced by its Lease",
+        without_probes,
+    );
     suite.check("a killed agent is replaced after its deadline", killed);
     suite.check(
         "a stopped agent is replaced, and says nothing when it goes on",
@@ -114,6 +122,21 @@ fn without_carrier(stage: &mut Failover) -> Result<()> {
     stage.fabric.mend_link(&holder)?;
     expect_short(&reports)?;
     stage.settle()
+}
+
+fn without_probes(stage: &mut Failover) -> Result<()> {
+    stage.set_probes(false)?;
+    let silence = |stage: &mut Failover, holder: &str| stage.fabric.silence(holder);
+    let (holder, reports) = stage.disturb("tun", silence, BY_LEASE)?;
+    stage.fabric.unsilence(&holder)?;
+    for report in reports {
+        ensure!(
+            report.longest > PROBED && report.longest < BY_LEASE,
+            "{report:?}"
+        );
+    }
+    stage.settle()?;
+    stage.set_probes(true)
 }
 
 fn killed(stage: &mut Failover) -> Result<()> {

@@ -19,7 +19,7 @@ struct Arguments {
     /// Repetitions of each case in which something breaks
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     repetitions: u32,
-    /// Repetitions of each case that is planned
+    /// Repetitions of each case that is planned, or slow
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     planned: u32,
     /// Only cases whose name contains this; several are alternatives
@@ -33,7 +33,10 @@ struct Arguments {
 /// Something that happens to the director that announces the VIPs.
 struct Case {
     name: &'static str,
-    is_planned: bool,
+    /// Whether it is planned, or takes so long that it is measured as seldom.
+    is_seldom: bool,
+    /// Whether directors ask the holder for its VIPs.
+    is_probed: bool,
     happen: fn(&mut Failover, &str) -> Result<()>,
     /// Puts the director right again.
     mend: fn(&mut Failover, &str) -> Result<()>,
@@ -41,17 +44,19 @@ struct Case {
     after: Duration,
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case {
         name: "drained",
-        is_planned: true,
+        is_seldom: true,
+        is_probed: true,
         happen: |stage, holder| stage.drain(&[holder]),
         mend: |stage, _| stage.drain(&[]),
         after: Duration::from_secs(3),
     },
     Case {
         name: "agent ended",
-        is_planned: true,
+        is_seldom: true,
+        is_probed: true,
         happen: |stage, holder| stage.sluice.stop_agent(holder),
         mend: start_agent,
         after: Duration::from_secs(3),
@@ -59,14 +64,16 @@ const CASES: [Case; 5] = [
     // The port passes nothing, and the carrier stays.
     Case {
         name: "director silent",
-        is_planned: false,
+        is_seldom: false,
+        is_probed: true,
         happen: |stage, holder| stage.fabric.silence(holder),
         mend: |stage, holder| stage.fabric.unsilence(holder),
         after: Duration::from_secs(2),
     },
     Case {
         name: "carrier lost",
-        is_planned: false,
+        is_seldom: false,
+        is_probed: true,
         happen: |stage, holder| stage.fabric.cut_link(holder),
         mend: |stage, holder| stage.fabric.mend_link(holder),
         after: Duration::from_secs(2),
@@ -74,10 +81,19 @@ const CASES: [Case; 5] = [
     // It answers until its deadline.
     Case {
         name: "agent killed",
-        is_planned: false,
+        is_seldom: false,
+        is_probed: true,
         happen: |stage, holder| stage.sluice.kill_agent(holder),
         mend: start_agent,
         after: Duration::from_secs(6),
+    },
+    Case {
+        name: "silent, by Lease",
+        is_seldom: true,
+        is_probed: false,
+        happen: |stage, holder| stage.fabric.silence(holder),
+        mend: |stage, holder| stage.fabric.unsilence(holder),
+        after: Duration::from_secs(8),
     },
 ];
 
@@ -162,13 +178,16 @@ fn main() -> Result<()> {
 }
 
 fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<Vec<Line>> {
-    let repetitions = if case.is_planned {
+    let repetitions = if case.is_seldom {
         arguments.planned
     } else {
         arguments.repetitions
     };
     let start = Instant::now();
     let mut measured = Measured::new();
+    if !case.is_probed {
+        stage.set_probes(false)?;
+    }
     for repetition in 0..repetitions {
         repeat(stage, case, repetition, &mut measured)
             .with_context(|| format!("{}, repetition {}", case.name, repetition + 1))?;
@@ -178,6 +197,9 @@ fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<V
             case.name,
             repetition + 1
         );
+    }
+    if !case.is_probed {
+        stage.set_probes(true)?;
     }
     let lines = measured
         .into_iter()

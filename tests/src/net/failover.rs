@@ -287,6 +287,18 @@ impl Failover {
         Ok(reports)
     }
 
+    /// Has directors ask holders for their VIPs, or not: their agents end and start again.
+    pub fn set_probes(&mut self, on: bool) -> Result<()> {
+        let value = if on { "on" } else { "off" };
+        self.sluice.set_agents("SLUICE_PROBES", value);
+        for node in NODES {
+            self.sluice.stop_agent(node)?;
+            self.sluice.restart_agent(node)?;
+            self.sluice.await_ready()?;
+        }
+        self.settle()
+    }
+
     /// Has the port of the holder of a virtual server's group pass nothing for [`AFTER`]. Returns what clients met.
     pub fn silence(&mut self, server: &str) -> Result<Vec<OutageReport>> {
         let silence = |stage: &mut Self, holder: &str| stage.fabric.silence(holder);

@@ -300,7 +300,7 @@ fn values_reach_the_command_lines() {
             "--xdp-mode=Auto"
         ]
     );
-    assert_eq!(agent[4], "--failback-seconds=60");
+    assert_eq!(agent[4..6], ["--failback-seconds=60", "--probes=on"]);
     let objects = with_everything(&["--set=detach.timeoutSeconds=7"]);
     let agent = arguments(&objects, "DaemonSet", "sluice-agent");
     for argument in [

@@ -35,6 +35,9 @@ const LOADING: Duration = Duration::from_mins(2);
 /// Where an agent answers, in its own namespace.
 const ADMIN: &str = "127.0.0.1:9200";
 
+/// Variables of agents' environments.
+type Settings = BTreeMap<&'static str, &'static str>;
+
 #[derive(Debug)]
 struct Agent {
     namespace: Namespace,
@@ -48,6 +51,8 @@ pub struct Sluice {
     control: Namespace,
     operator: Option<Process>,
     agents: BTreeMap<String, Agent>,
+    /// What agents are told by the environment beside what all tests tell them.
+    agent_settings: Settings,
     complaints: Complaints,
     /// Last, since the daemons complain when it goes.
     source: Source,
@@ -104,6 +109,7 @@ impl Sluice {
             source,
             control,
             agents: BTreeMap::new(),
+            agent_settings: Settings::new(),
             complaints: Complaints::default(),
         };
         if !manifest.is_empty() {
@@ -112,7 +118,8 @@ impl Sluice {
         for name in nodes {
             let namespace = fabric.node(name)?.namespace.clone();
             let pins = fabric.run().pin_directory(name);
-            let process = start_agent(&namespace, name, &sluice.source, &pins)?;
+            let settings = &sluice.agent_settings;
+            let process = start_agent(&namespace, name, &sluice.source, &pins, settings)?;
             let agent = Agent {
                 namespace,
                 pins,
@@ -308,8 +315,19 @@ impl Sluice {
     pub fn restart_agent(&mut self, node: &str) -> Result<()> {
         let agent = self.agents.get_mut(node);
         let agent = agent.with_context(|| format!("no agent runs on {node}"))?;
-        agent.process = start_agent(&agent.namespace, node, &self.source, &agent.pins)?;
+        agent.process = start_agent(
+            &agent.namespace,
+            node,
+            &self.source,
+            &agent.pins,
+            &self.agent_settings,
+        )?;
         Ok(())
+    }
+
+    /// Agents that are started from now on find this in their environment.
+    pub fn set_agents(&mut self, name: &'static str, value: &'static str) {
+        self.agent_settings.insert(name, value);
     }
 
     /// The metrics of a node's agent: values by series, labels included.
@@ -420,11 +438,18 @@ fn start_operator(namespace: &Namespace, source: &Source) -> Result<Process> {
     Process::start(namespace, "operator", command)
 }
 
-fn start_agent(namespace: &Namespace, node: &str, source: &Source, pins: &Path) -> Result<Process> {
+fn start_agent(
+    namespace: &Namespace,
+    node: &str,
+    source: &Source,
+    pins: &Path,
+    settings: &Settings,
+) -> Result<Process> {
     let mut command = namespace.command(binary("sluice-agent")?);
     source.tell(&mut command, Some(node));
     // Groups return soon, so that tests see it.
     command.env("SLUICE_FAILBACK_SECONDS", "3");
+    command.envs(settings);
     command
         .args(["--node", node])
         .arg("--pin-dir")
