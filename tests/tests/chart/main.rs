@@ -308,6 +308,7 @@ fn values_reach_the_command_lines() {
         "--role=RealServer",
         "--interfaces=eth0,bond1",
         "--xdp-mode=Generic",
+        "--probes=off",
         "--flow-table-size=67108864",
         "--log-format=json",
         "--tc=clsact",
