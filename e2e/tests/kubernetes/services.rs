@@ -200,7 +200,7 @@ pub(crate) fn local(sluice: &mut Sluice) -> Result<()> {
     sluice.until("loadbalancernodes", CHANGE_TIMEOUT, |nodes| {
         let nodes = nodes["items"].as_array().into_iter().flatten();
         let mut groups = nodes
-            .flat_map(|node| node["status"]["unheldGroups"].as_array())
+            .filter_map(|node| node["status"]["unheldGroups"].as_array())
             .flatten();
         groups.any(|it| it["name"] == "segment-128" && it["reason"] == "NoLocalServer")
     })?;
