@@ -1,6 +1,7 @@
 //! The room of announcement: which VIPs this node may announce on which uplinks, by whom else, and whether it is fit to. Who does
 //! announce is the announcer's to decide ([`crate::announce`]), which is told by a plan and tells of this node's part.
 
+mod candidates;
 mod indices;
 mod known;
 mod steady;
@@ -16,8 +17,8 @@ use sluice_api::{
     AddressClaim, AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MAX_GATEWAYS,
     MacAddress, Peer, Reason, Time, UnheldGroup, UnheldReason, is_local_group, parse_vip_group,
 };
-use sluice_election::{Candidate, Health, Obstacle};
-use sluice_planner::{Announced, Mac, Server};
+use sluice_election::{Health, Obstacle};
+use sluice_planner::{Announced, Mac};
 
 use super::intent::Intent;
 use super::io::Effect;
@@ -355,101 +356,6 @@ impl Announce {
             groups.insert(name.clone(), group);
         }
         groups
-    }
-
-    /// The directors that may hold the groups of a pool. `whole` are this node's uplinks that are.
-    ///
-    /// Who has lost an uplink that the pool is not announced on, and that another candidate has, reaches fewer servers: no group
-    /// returns to it, and if it is this node it is no candidate.
-    fn candidates(
-        &self,
-        intent: &Intent,
-        network: &Network,
-        pool: &Pool<'_>,
-        (whole, now): (&BTreeSet<String>, Instant),
-    ) -> Vec<Candidate> {
-        let others = intent.peers.iter().filter(|(name, peer)| {
-            let mut interfaces = peer.interfaces.keys();
-            peer.candidate && pool.names(name) && interfaces.any(|name| pool.announces_on(name))
-        });
-        let others: Vec<(&String, &Peer)> = others.collect();
-        let interfaces = others.iter().flat_map(|(_, peer)| &peer.interfaces);
-        let to_servers = interfaces.filter(|(name, it)| it.steady && !pool.announces_on(name));
-        let to_servers: BTreeSet<&str> = to_servers.map(|(name, _)| name.as_str()).collect();
-        let matters = |name: &str| pool.announces_on(name) || to_servers.contains(name);
-        let other = |(name, peer): (&String, &Peer)| {
-            let mut interfaces = peer.interfaces.iter();
-            Candidate {
-                name: name.clone(),
-                steady: interfaces.all(|(name, interface)| interface.steady || !matters(name)),
-            }
-        };
-        let mut candidates: Vec<Candidate> = others.into_iter().map(other).collect();
-        let drains = intent.node.as_ref().is_none_or(|node| node.spec.drain);
-        let mut interfaces = intent.interfaces();
-        let is_short = interfaces.any(|name| to_servers.contains(name) && !whole.contains(name));
-        if intent.may_hold && !drains && !is_short {
-            let mut on = uplinks(intent, network)
-                .map(|(name, ..)| name)
-                .filter(|name| matters(name));
-            candidates.push(Candidate {
-                name: self.node.clone(),
-                steady: on.all(|name| self.steady.is(name, now)),
-            });
-        }
-        candidates
-    }
-
-    /// Keeps those directors that have a server for every VIP of a group, if only these may hold it. What stands there keeps the
-    /// group as long as it has one: another director has other servers, so every flow ends when the group moves.
-    fn keep_serving(
-        &self,
-        candidates: &mut Vec<Candidate>,
-        intent: &Intent,
-        network: &Network,
-        group: &str,
-    ) {
-        let local = intent.vips.local_pools(group);
-        if local.is_empty() {
-            return;
-        }
-        let vips = self
-            .vips
-            .get(group)
-            .into_iter()
-            .flat_map(|vips| vips.iter());
-        let families: BTreeSet<bool> = vips.map(IpAddr::is_ipv4).collect();
-        let own = network.own_addresses();
-        for pools in local {
-            for is_ipv4 in &families {
-                let of_family = |server: &&Server| server.address.is_ipv4() == *is_ipv4;
-                let servers = intent.servers_of(pools).filter(of_family);
-                let nodes = servers.filter_map(|server| self.node_of(server, intent, &own));
-                let nodes: BTreeSet<&str> = nodes.collect();
-                candidates.retain(|candidate| nodes.contains(candidate.name.as_str()));
-            }
-        }
-        for candidate in candidates {
-            candidate.steady = false;
-        }
-    }
-
-    /// The director that a server runs on: by its endpoint, or by its address.
-    fn node_of<'a>(
-        &'a self,
-        server: &'a Server,
-        intent: &'a Intent,
-        own: &BTreeSet<IpAddr>,
-    ) -> Option<&'a str> {
-        if let Some(node) = &server.node {
-            return Some(node);
-        }
-        if own.contains(&server.address) {
-            return Some(&self.node);
-        }
-        let mut peers = intent.peers.iter();
-        let peer = peers.find(|(_, peer)| peer.addresses.contains(&server.address));
-        peer.map(|(name, _)| name.as_str())
     }
 
     /// Takes in what the announcer says.
