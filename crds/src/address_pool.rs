@@ -74,10 +74,10 @@ pub struct AddressPoolSpec {
     pub announce: Option<Announce>,
 }
 
-/// Namespaces that may use a pool: those that are named, and those that are selected.
+/// Who may use a pool: the namespaces that are named, and those that are selected; without either, all.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = rules::some_namespace()))]
+#[schemars(extend("x-kubernetes-validations" = rules::some_allowed()))]
 pub struct Allowed {
     /// Names of namespaces.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -88,6 +88,10 @@ pub struct Allowed {
     /// Namespaces by their labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
+    /// Services of type LoadBalancer in these namespaces, by their labels. Absent: all of them. Virtual servers that were not made for
+    /// a Service may use the pool whatever this says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_selector: Option<LabelSelector>,
 }
 
 /// Which virtual servers may have one address together.
@@ -216,12 +220,21 @@ impl AddressPoolSpec {
         texts.filter_map(|text| AddressRange::parse(text).ok())
     }
 
-    /// Whether a namespace with these labels may use the pool.
-    pub fn allows(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+    /// Whether a namespace with these labels may use the pool, for a Service with the labels of the last argument if it is for one.
+    pub fn allows(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        service: Option<&BTreeMap<String, String>>,
+    ) -> bool {
         self.allow.as_ref().is_none_or(|allow| {
             let selector = allow.namespace_selector.as_ref();
-            allow.namespaces.iter().any(|name| name == namespace)
-                || selector.is_some_and(|selector| selector.matches(labels))
+            let is_for_all = allow.namespaces.is_empty() && selector.is_none();
+            let allows_namespace = is_for_all
+                || allow.namespaces.iter().any(|name| name == namespace)
+                || selector.is_some_and(|selector| selector.matches(labels));
+            let services = allow.service_selector.as_ref().zip(service);
+            allows_namespace && services.is_none_or(|(selector, labels)| selector.matches(labels))
         })
     }
 }

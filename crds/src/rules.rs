@@ -27,8 +27,7 @@ pub(crate) const VALUES_FIT_OPERATOR: &str =
     "In and NotIn need values; Exists and DoesNotExist must have none";
 
 pub(crate) const ONE_REQUEST: &str = "give either ip, or family with or without addressPoolName";
-pub(crate) const SOME_NAMESPACE: &str =
-    "would allow no namespace: give namespaces or namespaceSelector, or remove allow to allow all";
+pub(crate) const SOME_ALLOWED: &str = "would allow nobody: give namespaces, namespaceSelector or serviceSelector, or remove allow to allow all";
 pub(crate) const ONE_ANNOUNCEMENT: &str = "give exactly one of l2 and none";
 pub(crate) const ADDRESS_RANGES: &str = "must be an address, a block such as 203.0.113.0/28 or 2001:db8::/64, or a range such as 203.0.113.10-203.0.113.20";
 
@@ -54,10 +53,10 @@ pub(crate) fn one_request() -> Value {
     )
 }
 
-pub(crate) fn some_namespace() -> Value {
+pub(crate) fn some_allowed() -> Value {
     rule(
-        "has(self.namespaceSelector) || (has(self.namespaces) && self.namespaces.size() > 0)",
-        SOME_NAMESPACE,
+        "has(self.namespaceSelector) || has(self.serviceSelector) || (has(self.namespaces) && self.namespaces.size() > 0)",
+        SOME_ALLOWED,
     )
 }
 

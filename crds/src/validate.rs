@@ -127,12 +127,17 @@ impl Validate for AddressPoolSpec {
         let Some(allow) = &self.allow else {
             return errors;
         };
-        if allow.namespaces.is_empty() && allow.namespace_selector.is_none() {
-            errors.push(FieldError::new("spec.allow", rules::SOME_NAMESPACE));
+        let selectors = [
+            ("spec.allow.namespaceSelector", &allow.namespace_selector),
+            ("spec.allow.serviceSelector", &allow.service_selector),
+        ];
+        if allow.namespaces.is_empty() && selectors.iter().all(|(_, it)| it.is_none()) {
+            errors.push(FieldError::new("spec.allow", rules::SOME_ALLOWED));
         }
-        let path = "spec.allow.namespaceSelector";
-        let selector = allow.namespace_selector.iter();
-        errors.extend(selector.flat_map(|it| self::selector(path, it)));
+        for (path, selector) in selectors {
+            let selector = selector.iter();
+            errors.extend(selector.flat_map(|it| self::selector(path, it)));
+        }
         errors
     }
 }

@@ -241,12 +241,15 @@ proptest! {
     #[test]
     fn address_pools(
         addresses in prop::collection::vec(any_range(), 1..4),
-        allow in prop::option::of((prop::option::of(Just(LabelSelector::default())), any::<bool>())),
+        allow in prop::option::of((
+            prop::option::of(Just(LabelSelector::default())), any::<bool>(), prop::option::of(Just(LabelSelector::default())),
+        )),
         announce in prop::option::of((prop::option::of(prop::option::of(Just(LabelSelector::default()))), any::<bool>())),
     ) {
-        let allow = allow.map(|(namespace_selector, is_named)| Allowed {
+        let allow = allow.map(|(namespace_selector, is_named, service_selector)| Allowed {
             namespaces: is_named.then(|| "shop".to_owned()).into_iter().collect(),
             namespace_selector,
+            service_selector,
         });
         let announce = announce.map(|(l2, is_none)| Announce {
             l2: l2.map(|node_selector| L2Announcement { node_selector, ..L2Announcement::default() }),

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     suite.check("what was made for it is put right", put_right);
     suite.check("two families, protocols, and one that is not served", mixed);
     suite.check("Services ask for addresses, and share them", asked_for);
+    suite.check("a pool may be for some Services", selected);
     suite.check("by the policy Local it has a group of its own", local);
     suite.check("what cannot be served says why", refused);
     suite.check("a tenant without a pool's leave gets no address", no_leave);
@@ -271,6 +272,37 @@ fn asked_for(stage: &mut Operated) -> Result<()> {
     for name in ["shared", "named"] {
         admin.kubectl(["delete", "service", name, "--namespace", "shop"])?;
     }
+    Ok(())
+}
+
+fn selected(stage: &mut Operated) -> Result<()> {
+    let admin = stage.admin();
+    let pool = json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "AddressPool", "metadata": {"name": "front"},
+        "spec": {
+            "addresses": ["198.51.100.0/29"], "priority": 9, "announce": {"none": {}},
+            "allow": {"serviceSelector": {"matchLabels": {"tier": "front"}}},
+        },
+    });
+    admin.apply(&pool.to_string())?;
+    let mut object = service("shop", "front", &json!({}));
+    object["metadata"]["annotations"] = json!({"sluice.dev/address-pool": "front"});
+    apply(admin, &object)?;
+    let part = "does not allow a Service with these labels";
+    await_reason(admin, "shop", "front", "AddressNotAllowed", part)?;
+    object["metadata"]["labels"] = json!({"tier": "front"});
+    admin.apply(&object.to_string())?;
+    await_served(admin, "shop", "front", &["198.51.100.1"])?;
+    // Without the label it keeps what it has.
+    object["metadata"]["labels"] = json!({"tier": "back"});
+    admin.apply(&object.to_string())?;
+    let server = question("virtualserver", "shop", "front.service.sluice.dev");
+    admin.until(&server, CHANGE_TIMEOUT, |object| {
+        condition(object, "AddressAdvice")["status"] == "True"
+    })?;
+    await_served(admin, "shop", "front", &["198.51.100.1"])?;
+    admin.kubectl(["delete", "service", "front", "--namespace", "shop"])?;
+    admin.kubectl(["delete", "addresspool", "front"])?;
     Ok(())
 }
 

@@ -267,7 +267,7 @@ impl Ledger {
         let path = format!("spec.addresses[{index}].ip");
         if self.judges() {
             self.pools
-                .allows(address, &key.namespace)
+                .allows(address, key)
                 .map_err(|why| Refusal::new(Reason::AddressNotAllowed, path.as_str(), why))?;
         }
         match self.other(key, address, spec.external_traffic_policy) {
@@ -291,7 +291,7 @@ impl Ledger {
             return Ok(address);
         }
         let path = format!("spec.addresses[{index}]");
-        let pools = self.pools.choose(name, family, &key.namespace);
+        let pools = self.pools.choose(name, family, key);
         let pools =
             pools.map_err(|why| Refusal::new(Reason::AddressNotAllowed, path.as_str(), why))?;
         for pool in &pools {
@@ -321,7 +321,7 @@ impl Ledger {
             // What rests is given back only if it would be given at all.
             let is_held = decided.contains(address)
                 || entry.is_some_and(|entry| entry.owners.contains(key))
-                || self.pools.allows(*address, &key.namespace).is_ok() && usable.is_free(*address);
+                || self.pools.allows(*address, key).is_ok() && usable.is_free(*address);
             IpFamily::of(*address) == family
                 && pool.is_none_or(is_from)
                 && is_held
@@ -340,7 +340,7 @@ impl Ledger {
             return Vec::new();
         }
         let kept = addresses.iter().copied();
-        kept.filter(|address| self.pools.allows(*address, &key.namespace).is_err())
+        kept.filter(|address| self.pools.allows(*address, key).is_err())
             .collect()
     }
 

@@ -42,6 +42,8 @@ pub(super) struct Pools {
     /// The ranges of those that count, by their first addresses.
     ranges: BTreeMap<IpAddr, (AddressRange, String)>,
     namespaces: BTreeMap<String, Labels>,
+    /// The labels of Services, by the virtual servers that are made for them.
+    services: BTreeMap<ObjectKey, Labels>,
     /// The addresses in use, or at rest, by the pool that they were taken from.
     used: BTreeMap<String, BTreeSet<IpAddr>>,
     /// How many addresses are in each VIP group, by pool and number.
@@ -83,9 +85,23 @@ impl Ledger {
         };
     }
 
-    /// Whether a pool, this one if one is named, gives addresses of a family to a namespace.
-    pub fn offers(&self, namespace: &str, family: IpFamily, pool: Option<&str>) -> bool {
-        self.pools.choose(pool, family, namespace).is_ok()
+    /// Takes the labels of the Service that a virtual server is made for; `None`: it is made for none any more. Returns whether they
+    /// are others: then it is to ask again.
+    pub fn set_service(&mut self, server: &ObjectKey, labels: Option<&Labels>) -> bool {
+        let services = &mut self.pools.services;
+        if services.get(server) == labels {
+            return false;
+        }
+        match labels {
+            Some(labels) => services.insert(server.clone(), labels.clone()),
+            None => services.remove(server),
+        };
+        true
+    }
+
+    /// Whether a pool, this one if one is named, gives addresses of a family to a virtual server.
+    pub fn offers(&self, server: &ObjectKey, family: IpFamily, pool: Option<&str>) -> bool {
+        self.pools.choose(pool, family, server).is_ok()
     }
 
     /// Whether an address is a pool's.
@@ -247,8 +263,8 @@ impl Pools {
         is_inside.then_some(name)
     }
 
-    /// Whether a pool lets a namespace have an address, and if none does, why.
-    pub(super) fn allows(&self, address: IpAddr, namespace: &str) -> Result<&str, String> {
+    /// Whether a pool lets a virtual server have an address, and if none does, why.
+    pub(super) fn allows(&self, address: IpAddr, server: &ObjectKey) -> Result<&str, String> {
         let Some(name) = self.of(address) else {
             if self.is_empty() {
                 return Err(format!(
@@ -256,25 +272,40 @@ impl Pools {
                 ));
             }
             return Err(format!(
-                "no AddressPool has {address}: ask for one by family, or have it added to a pool that allows namespace \
-                 {namespace}"
+                "no AddressPool has {address}: ask for one by family, or have it added to a pool that allows namespace {}",
+                server.namespace
             ));
         };
-        if self.is_allowed(name, namespace) {
+        if self.is_allowed(name, server) {
             Ok(name)
         } else {
             Err(format!(
-                "AddressPool {name}, which has {address}, does not allow namespace {namespace}: choose an address of another \
-                 pool, or have the namespace added to its spec.allow"
+                "AddressPool {name}, which has {address}, does not allow {}: choose an address of another pool, or have it added \
+                 to the pool's spec.allow",
+                self.who(name, server)
             ))
         }
     }
 
-    fn is_allowed(&self, pool: &str, namespace: &str) -> bool {
-        const NONE: &Labels = &Labels::new();
-        let labels = self.namespaces.get(namespace).unwrap_or(NONE);
+    fn is_allowed(&self, pool: &str, server: &ObjectKey) -> bool {
         let pool = self.by_name.get(pool);
-        pool.is_some_and(|pool| pool.refusals.is_empty() && pool.spec.allows(namespace, labels))
+        let service = self.services.get(server);
+        pool.is_some_and(|pool| pool.refusals.is_empty() && self.admits(pool, server, service))
+    }
+
+    fn admits(&self, pool: &Pool, server: &ObjectKey, service: Option<&Labels>) -> bool {
+        const NONE: &Labels = &Labels::new();
+        let labels = self.namespaces.get(&server.namespace).unwrap_or(NONE);
+        pool.spec.allows(&server.namespace, labels, service)
+    }
+
+    /// Whom a pool does not allow, of a virtual server that it does not: its namespace, or the Service that it is made for.
+    fn who(&self, pool: &str, server: &ObjectKey) -> String {
+        let pool = self.by_name.get(pool);
+        if pool.is_some_and(|pool| self.admits(pool, server, None)) {
+            return "a Service with these labels".to_owned();
+        }
+        format!("namespace {}", server.namespace)
     }
 
     /// Whether virtual servers of different namespaces may have an address together.
@@ -283,12 +314,12 @@ impl Pools {
         pool.is_some_and(|pool| pool.spec.sharing == AddressSharing::Cluster)
     }
 
-    /// The pools that a namespace may get an address of a family from, the best first.
+    /// The pools that a virtual server may get an address of a family from, the best first.
     pub(super) fn choose(
         &self,
         name: Option<&str>,
         family: IpFamily,
-        namespace: &str,
+        server: &ObjectKey,
     ) -> Result<Vec<String>, String> {
         let has = |pool: &Pool| {
             let mut ranges = pool.ranges.iter();
@@ -296,30 +327,40 @@ impl Pools {
         };
         if let Some(name) = name {
             let why = match self.by_name.get(name) {
-                None => "does not exist: create it or correct the name",
+                None => "does not exist: create it or correct the name".to_owned(),
                 Some(pool) if !pool.refusals.is_empty() => {
-                    "is refused: correct it as its condition Stalled says"
+                    "is refused: correct it as its condition Stalled says".to_owned()
                 }
-                Some(_) if !self.is_allowed(name, namespace) => {
-                    "does not allow this namespace: choose another pool, or have the namespace added to its spec.allow"
+                Some(_) if !self.is_allowed(name, server) => {
+                    let who = self.who(name, server);
+                    format!(
+                        "does not allow {who}: choose another pool, or have it added to the pool's spec.allow"
+                    )
                 }
-                Some(pool) if !has(pool) => "has no address of this family: choose another pool",
+                Some(pool) if !has(pool) => {
+                    "has no address of this family: choose another pool".to_owned()
+                }
                 Some(_) => return Ok(vec![name.to_owned()]),
             };
             return Err(format!("AddressPool {name} {why}"));
         }
         let pools = self.by_name.iter();
         let pools = pools.filter(|(name, pool)| {
-            pool.spec.auto_assign && has(pool) && self.is_allowed(name, namespace)
+            pool.spec.auto_assign && has(pool) && self.is_allowed(name, server)
         });
         let mut pools: Vec<(u32, &String)> = pools
             .map(|(name, pool)| (MAX_PRIORITY - pool.spec.priority.min(MAX_PRIORITY), name))
             .collect();
         pools.sort();
         if pools.is_empty() {
+            let who = if self.services.contains_key(server) {
+                "Services of these labels in namespace"
+            } else {
+                "namespace"
+            };
             return Err(format!(
-                "no AddressPool assigns {family} addresses to namespace {namespace}: have one created, or name a pool in \
-                 addressPoolName"
+                "no AddressPool assigns {family} addresses to {who} {}: have one created, or name a pool in addressPoolName",
+                server.namespace
             ));
         }
         Ok(pools.into_iter().map(|(_, name)| name.clone()).collect())

@@ -17,6 +17,8 @@ const TYPE: &str = "LoadBalancer";
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(in crate::kube) struct Balanced {
     pub(super) uid: String,
+    /// Its labels, by which pools choose the Services that they are for.
+    pub(super) labels: BTreeMap<String, String>,
     /// Whether it is of that type still.
     is_of_type: bool,
     /// `spec.loadBalancerClass`.
@@ -68,6 +70,7 @@ impl Balanced {
         let facts = Self {
             is_of_type: is(&spec.type_, TYPE),
             uid: service.metadata.uid.clone().unwrap_or_default(),
+            labels: service.metadata.labels.clone().unwrap_or_default(),
             class: spec.load_balancer_class.clone(),
             ports: spec.ports.iter().flatten().map(Port::of).collect(),
             families: families(spec),

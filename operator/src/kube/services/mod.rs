@@ -76,6 +76,12 @@ impl Index {
         if before.is_some_and(is_balanced) || now.is_some_and(is_balanced) {
             self.concerns.dirty.insert(key.clone());
         }
+        let served = now.filter(|facts| self.serves(facts));
+        let labels = served.and_then(|facts| Some(facts.balanced.as_ref()?.labels.clone()));
+        let made = made_for(key);
+        if self.ledger.set_service(&made, labels.as_ref()) {
+            self.dirty.extend([(Kind::VirtualServer, made)]);
+        }
     }
 
     /// Takes that an object has changed, which may be one that was made for a Service.
@@ -184,8 +190,8 @@ struct OffersTo<'a> {
 
 impl Offers for OffersTo<'_> {
     fn has(&self, family: IpFamily, pool: Option<&str>) -> bool {
-        let namespace = &self.service.namespace;
-        self.index.ledger.offers(namespace, family, pool)
+        let server = made_for(self.service);
+        self.index.ledger.offers(&server, family, pool)
     }
 
     fn addresses_of(&self, service: &str) -> &[IpAddr] {
