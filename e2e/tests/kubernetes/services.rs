@@ -194,6 +194,16 @@ pub(crate) fn local(sluice: &mut Sluice) -> Result<()> {
         answer.client
     );
 
+    nobody_ready(sluice)?;
+    ensure!(ask().is_err(), "somebody answers");
+    sluice.kubectl(&format!(
+        "delete --namespace {SHOP} service/local deployment/local"
+    ))?;
+    Ok(())
+}
+
+/// Takes the last endpoint away: nodes and Service say that nobody holds the address, and why.
+fn nobody_ready(sluice: &Sluice) -> Result<()> {
     sluice.kubectl(&format!(
         "scale --namespace {SHOP} deployment/local --replicas=0"
     ))?;
@@ -204,10 +214,11 @@ pub(crate) fn local(sluice: &mut Sluice) -> Result<()> {
             .flatten();
         groups.any(|it| it["name"] == "segment-128" && it["reason"] == "NoLocalServer")
     })?;
-    ensure!(ask().is_err(), "somebody answers");
-    sluice.kubectl(&format!(
-        "delete --namespace {SHOP} service/local deployment/local"
-    ))?;
+    sluice.until("service/local", CHANGE_TIMEOUT, |service| {
+        let conditions = service["status"]["conditions"].as_array();
+        let mut conditions = conditions.into_iter().flatten();
+        conditions.any(|it| it["type"] == "sluice.dev/Ready" && it["reason"] == "NoHolder")
+    })?;
     Ok(())
 }
 

@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    AddressGroup, GroupRole, IpFamily, Kind, ObjectKey, VirtualServer, name_for_service,
-    service_of_name,
+    AddressGroup, Decision, GroupRole, IpFamily, Kind, ObjectKey, UnheldReason, VirtualServer,
+    name_for_service, service_of_name,
 };
 
 pub(super) use facts::Balanced;
@@ -34,6 +34,9 @@ use super::facts::ServiceFacts;
 use super::index::{Index, of_namespace};
 use crate::core::Object;
 
+/// VIP groups that nobody holds, and why where that is known.
+type UnheldGroups = BTreeMap<String, Option<UnheldReason>>;
+
 /// What is known of Services beside themselves.
 #[derive(Debug, Default)]
 pub(super) struct Concerns {
@@ -43,6 +46,8 @@ pub(super) struct Concerns {
     dirty: BTreeSet<ObjectKey>,
     /// Those with an address that no director answers for yet.
     unheld: BTreeSet<ObjectKey>,
+    /// The VIP groups that nobody holds, as live directors say, and why.
+    unheld_groups: UnheldGroups,
     /// Services by the one whose addresses they share.
     sharing: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
 }
@@ -101,6 +106,49 @@ impl Index {
     pub(super) fn reports_changed(&mut self) {
         let unheld = std::mem::take(&mut self.concerns.unheld);
         self.concerns.dirty.extend(unheld);
+        let groups = self.unheld_groups();
+        if groups == self.concerns.unheld_groups {
+            return;
+        }
+        let before = std::mem::replace(&mut self.concerns.unheld_groups, groups);
+        let now = &self.concerns.unheld_groups;
+        let is_changed = |of: &AddressGroup| before.get(&of.group) != now.get(&of.group);
+        let services = self
+            .services
+            .objects
+            .iter()
+            .filter(|(_, facts)| self.serves(facts));
+        let concerned = services.filter(|(key, _)| {
+            let decision = decision(self.virtual_server_of(key));
+            decision.is_some_and(|decision| decision.content.groups.iter().any(is_changed))
+        });
+        let concerned: Vec<ObjectKey> = concerned.map(|(key, _)| key.clone()).collect();
+        self.concerns.dirty.extend(concerned);
+    }
+
+    fn unheld_groups(&self) -> UnheldGroups {
+        let live = || self.known_nodes.values().filter(|node| node.live);
+        let mut groups = UnheldGroups::new();
+        for unheld in live().flat_map(|node| &node.status.unheld_groups) {
+            let reason = groups.entry(unheld.name.clone()).or_default();
+            *reason = reason.or(unheld.reason);
+        }
+        if !groups.is_empty() {
+            let held = live().flat_map(|node| &node.status.groups);
+            for group in held.filter(|group| group.role == GroupRole::Holder) {
+                groups.remove(&group.name);
+            }
+        }
+        groups
+    }
+
+    /// An address of a virtual server for which nobody answers, and why where that is known.
+    fn unheld(&self, object: Option<&VirtualServer>) -> Option<(IpAddr, Option<UnheldReason>)> {
+        let mut groups = decision(object)?.content.groups.iter();
+        groups.find_map(|AddressGroup { address, group }| {
+            let reason = self.concerns.unheld_groups.get(group)?;
+            Some((*address, *reason))
+        })
     }
 
     /// Takes that address pools give something else, to this namespace or to all.
@@ -175,11 +223,14 @@ fn made_for(service: &ObjectKey) -> ObjectKey {
     service.sibling(&name_for_service(&service.name))
 }
 
+/// The decision on a virtual server.
+fn decision(object: Option<&VirtualServer>) -> Option<&Decision> {
+    object?.status.as_ref()?.decision.as_ref()
+}
+
 /// The addresses in the decision on a virtual server; none if there is none.
 fn decided(object: Option<&VirtualServer>) -> &[IpAddr] {
-    let status = object.and_then(|object| object.status.as_ref());
-    let decision = status.and_then(|status| status.decision.as_ref());
-    decision.map_or(&[], |decision| &decision.content.addresses)
+    decision(object).map_or(&[], |decision| &decision.content.addresses)
 }
 
 /// What a namespace may have.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, PortStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use sluice_api::{SERVICE_CONDITION, Time, VirtualServer};
+use sluice_api::{SERVICE_CONDITION, Time, UnheldReason, VirtualServer};
 
 use super::facts::{Balanced, address};
 use super::wanted::{Objection, protocol};
@@ -28,10 +28,12 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// That of a Service which this virtual server serves at these addresses, or which is not served for this reason.
+    /// That of a Service which this virtual server serves at these addresses, one of which nobody may answer for, or which is not
+    /// served for this reason.
     pub(super) fn of(
         object: Option<&VirtualServer>,
         addresses: &[IpAddr],
+        unheld: Option<(IpAddr, Option<UnheldReason>)>,
         objection: Option<Objection>,
     ) -> Self {
         if let Some(Objection { reason, message }) = objection {
@@ -39,8 +41,18 @@ impl Standing {
         }
         let status = object.and_then(|object| object.status.as_ref());
         let conditions = status.map_or(&[][..], |status| &status.conditions);
-        match managed::Standing::of(conditions) {
-            Some(server) if server.stalled => Self::stalled(server.reason, server.message),
+        let server = managed::Standing::of(conditions);
+        if let Some(server) = &server
+            && server.stalled
+        {
+            return Self::stalled(server.reason, server.message);
+        }
+        if let Some((address, reason)) = unheld {
+            let why = reason.map_or("", unheld_because);
+            let message = format!("no director answers for {address}{why}");
+            return Self::stalled("NoHolder", message);
+        }
+        match server {
             _ if !addresses.is_empty() => Self {
                 is_ready: true,
                 ..Self::waits("Served", "")
@@ -67,6 +79,23 @@ impl Standing {
             is_stalled: true,
             ..Self::waits(reason, message)
         }
+    }
+}
+
+/// Why nobody answers for an address, after the statement that nobody does.
+const fn unheld_because(reason: UnheldReason) -> &'static str {
+    match reason {
+        UnheldReason::NoCandidate => {
+            ": all are drained or excluded, or their programs are not in place; see their LoadBalancerNodes"
+        }
+        UnheldReason::NoLocalServer => {
+            ": spec.externalTrafficPolicy is Local, and none has a ready endpoint; see that pods on directors are ready"
+        }
+        UnheldReason::LeaseRefused => {
+            ": the API server does not take what they write into its Lease; see their logs"
+        }
+        UnheldReason::NoWitness => ": they hear nobody at all on the link; see that it is not cut",
+        UnheldReason::AddressInUse => ": another host has it; take it off that host",
     }
 }
 

@@ -378,6 +378,27 @@ fn an_address_is_told_once_a_director_answers_for_it_and_stays() {
     stage.node(&json!({"acknowledgedRevision": 5}));
     stage.index.offers_changed(None);
     assert_eq!(stage.told(), None, "without a holder it stays");
+
+    let unheld = json!({
+        "acknowledgedRevision": 5,
+        "unheldGroups": [{"name": "edge-0", "since": "2023-11-14T22:13:20Z", "reason": "NoCandidate"}],
+    });
+    stage.node(&unheld);
+    let told = stage.told().expect("a status");
+    assert_eq!(told["ingress"], json!([foreign, entry]));
+    assert_eq!(told["conditions"][0]["status"], "False");
+    assert_eq!(told["conditions"][0]["reason"], "NoHolder");
+    let message = told["conditions"][0]["message"].as_str();
+    let expected = format!("no director answers for {VIP}: all are drained");
+    assert!(
+        message.is_some_and(|message| message.starts_with(&expected)),
+        "{message:?}"
+    );
+    // The others may still say so when somebody holds it again.
+    let mut held = unheld.clone();
+    held["groups"] = holder(5, "Holder")["groups"].take();
+    stage.node(&held);
+    assert_eq!(stage.told(), None);
 }
 
 #[test]

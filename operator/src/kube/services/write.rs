@@ -183,7 +183,7 @@ fn serve(index: &Index, key: &ObjectKey, service: &Balanced, now: &Time) -> Plan
     let published: Vec<IpAddr> = service.published().collect();
     let stays = |address: &&IpAddr| held.contains(address) || published.contains(address);
     let addresses: Vec<IpAddr> = decided.iter().filter(stays).copied().collect();
-    let standing = Standing::of(object, &addresses, objection);
+    let standing = Standing::of(object, &addresses, index.unheld(object), objection);
     let is_own = |address| index.is_own(decided, address);
     let told = Told::of(service, &addresses, is_own, Some(&standing), now);
     let mut plan = Plan {
