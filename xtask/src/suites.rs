@@ -88,27 +88,28 @@ pub(crate) fn unit() -> Result<Vec<String>> {
 
 /// Arguments of `cargo test` for the runs that make up all tests.
 pub(crate) struct Runs {
-    /// The first two go side by side.
-    pub(crate) longest: Vec<String>,
-    pub(crate) beside: Vec<String>,
+    /// Two lanes that go side by side, each of runs one after the other: [`LONGEST`] and what needs nothing but cargo, and those that
+    /// run beside.
+    pub(crate) lanes: [Vec<Vec<String>>; 2],
     /// The others follow, one after the other.
     pub(crate) then: [Vec<String>; 2],
 }
 
 /// All tests.
 pub(crate) fn all() -> Result<Runs> {
-    check(&targets()?, &UNIT, &EQUIPPED)?;
-    let beside = EQUIPPED.iter().copied().filter(|path| runs_beside(path));
-    let beside: Vec<&str> = beside.collect();
-    let mut rest = words(&["--lib", "--bins"]);
-    let alone = UNIT.iter().chain(&EQUIPPED).copied();
-    let alone = alone.filter(|path| *path != LONGEST && !runs_beside(path));
-    rest.extend(chosen(&alone.collect::<Vec<_>>()));
+    let longest = chosen(&[LONGEST]);
+    let lanes = [vec![longest, unit()?], vec![equipped(runs_beside)]];
+    let alone = equipped(|path| path != LONGEST && !runs_beside(path));
     Ok(Runs {
-        longest: chosen(&[LONGEST]),
-        beside: chosen(&beside),
-        then: [rest, words(&["--doc"])],
+        lanes,
+        then: [alone, words(&["--doc"])],
     })
+}
+
+/// Arguments that choose some of the targets that need more than cargo.
+fn equipped(is_meant: impl Fn(&str) -> bool) -> Vec<String> {
+    let meant = EQUIPPED.iter().copied().filter(|path| is_meant(path));
+    chosen(&meant.collect::<Vec<_>>())
 }
 
 fn words(words: &[&str]) -> Vec<String> {

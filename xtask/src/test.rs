@@ -76,6 +76,7 @@ struct Outcome {
 impl Outcome {
     fn join(&mut self, other: Self) {
         self.summary.join(other.summary);
+        self.output.extend(other.output);
         self.failure = self.failure.take().or(other.failure);
     }
 }
@@ -95,21 +96,29 @@ fn workspace(mut arguments: Vec<String>) -> Vec<String> {
     arguments
 }
 
-/// Runs everything: what is built once serves all runs, of which the first two go side by side.
+/// Runs everything: what is built once serves all runs, of which some go side by side.
 fn all() -> Result<Outcome> {
     command::run(&mut command::cargo(["test", "--workspace", "--no-run"]))?;
-    let runs = suites::all()?;
-    let (longest, beside) = (workspace(runs.longest), workspace(runs.beside));
-    let (longest, beside) = thread::scope(|scope| {
-        let beside = scope.spawn(|| cargo_test(&beside, Show::Later));
-        (cargo_test(&longest, Show::Now), beside.join())
+    let suites::Runs {
+        lanes: [first, second],
+        then,
+    } = suites::all()?;
+    let (first, second) = thread::scope(|scope| {
+        let second = scope.spawn(|| one_by_one(second, Show::Later));
+        (one_by_one(first, Show::Now), second.join())
     });
-    let mut outcome = longest?;
-    let beside = beside.map_err(|_| anyhow!("the thread that watched a run has panicked"))??;
-    std::io::stdout().write_all(&beside.output)?;
-    outcome.join(beside);
-    for arguments in runs.then {
-        outcome.join(cargo_test(&workspace(arguments), Show::Now)?);
+    let mut outcome = first?;
+    let second = second.map_err(|_| anyhow!("the thread that watched a run has panicked"))??;
+    std::io::stdout().write_all(&second.output)?;
+    outcome.join(second);
+    outcome.join(one_by_one(then.into(), Show::Now)?);
+    Ok(outcome)
+}
+
+fn one_by_one(runs: Vec<Vec<String>>, show: Show) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for arguments in runs {
+        outcome.join(cargo_test(&workspace(arguments), show)?);
     }
     Ok(outcome)
 }
