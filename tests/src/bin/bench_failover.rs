@@ -104,6 +104,8 @@ const BEFORE: Duration = Duration::from_millis(500);
 const LONG: usize = 50;
 /// Each of them is asked this often.
 const ASKED: Duration = Duration::from_millis(50);
+/// How long an answer is waited for. TCP sends a lost question again 0.2, 0.6, 1.4, 3 and 6.2 s later (RFC 6298 section 5.5).
+const PATIENCE: Duration = Duration::from_secs(15);
 
 fn start_agent(stage: &mut Failover, node: &str) -> Result<()> {
     stage.sluice.restart_agent(node)?;
@@ -232,7 +234,8 @@ fn repeat(
         for family in Family::BOTH {
             let target = target(name, family);
             let keeps = *mode != "FullNAT";
-            let kept = keeps.then(|| KeptConnections::open(client, &[target], LONG, ASKED));
+            let open = || KeptConnections::open_within(client, &[target], LONG, ASKED, PATIENCE);
+            let kept = keeps.then(open);
             let kept = kept.transpose()?;
             let outage = Outage::start(client, target)?;
             clients.push(((server, family), kept, outage));

@@ -12,7 +12,7 @@ use super::namespace::Namespace;
 use super::spread::Spread;
 
 /// How long a client waits for a connection or an answer. It never asks twice.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Clients that ask at the same time.
 const WORKERS: usize = 4;

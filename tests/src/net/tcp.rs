@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::ask::{Connection, Protocol};
+use super::ask::{ANSWER_TIMEOUT, Connection, Protocol};
 use super::namespace::Namespace;
 use super::spread::Spread;
 
@@ -197,10 +197,21 @@ impl KeptConnections {
         count: usize,
         interval: Duration,
     ) -> Result<Self> {
+        Self::open_within(client, targets, count, interval, ANSWER_TIMEOUT)
+    }
+
+    /// The same where an answer is waited for so long.
+    pub fn open_within(
+        client: &Namespace,
+        targets: &[SocketAddr],
+        count: usize,
+        interval: Duration,
+        limit: Duration,
+    ) -> Result<Self> {
         let mut connections = client.within(|| -> Result<Vec<Connection>> {
             let targets = targets.iter().cycle().take(count);
             targets
-                .map(|&target| Connection::open(None, target))
+                .map(|&target| Connection::open_within(None, target, limit))
                 .collect()
         })??;
         let mut servers = BTreeMap::new();
