@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
 use sluice_api::UnheldReason;
-use sluice_tests::kube::{Part, condition};
+use sluice_tests::kube::Part;
 use sluice_tests::net::fabric::UPLINK;
 use sluice_tests::net::failover::{AFTER, Between, Failover, NODES, SERVED, expect_short, target};
 use sluice_tests::net::sluice::Sluice;
@@ -22,10 +21,6 @@ use sluice_tests::net::{Family, KeptConnections, Outage, OutageReport, Protocol,
 const DEADLINE: Duration = Duration::from_secs(6);
 /// Longer than a takeover takes where a holder is replaced when its Lease has expired.
 const BY_LEASE: Duration = Duration::from_secs(9);
-/// Time in which nothing happens but renewals.
-const AT_REST: Duration = Duration::from_secs(10);
-/// Time until five hundred virtual servers are in force on a busy machine.
-const MANY_SERVED: Duration = Duration::from_mins(2);
 /// Longer than one by probes.
 const PROBED: Duration = Duration::from_secs(2);
 
@@ -60,7 +55,6 @@ fn main() -> ExitCode {
         "a switch that snoops on MLD lets clients ask for VIPs",
         snooping,
     );
-    suite.check("a thousand VIPs cost the API server what ten do", many_vips);
     suite.main(|| Failover::build(Between::Kubernetes))
 }
 
@@ -276,56 +270,4 @@ fn snooping(stage: &mut Failover) -> Result<()> {
     stage.fabric.snoop(false)?;
     asked?;
     stage.settle()
-}
-
-/// A virtual server with a VIP of each family from the pool `many`.
-fn one_of_many(number: usize) -> Value {
-    let addresses =
-        Family::BOTH.map(|family| json!({"family": family.to_string(), "addressPoolName": "many"}));
-    json!({
-        "apiVersion": "sluice.dev/v1alpha1", "kind": "VirtualServer",
-        "metadata": {"name": format!("many-{number}"), "labels": {"number": "many"}},
-        "spec": {
-            "addresses": addresses,
-            "ports": [{"name": "http", "protocol": "TCP", "port": 80}],
-            "forwarding": {"mode": "FullNAT"},
-            "pools": [{"name": "fullnat", "weight": 1}],
-        },
-    })
-}
-
-/// How often directors and operator ask the API server for anything while so many virtual servers are announced and nothing happens.
-fn requests(stage: &Failover, servers: usize) -> Result<usize> {
-    let objects: Vec<Value> = (0..servers).map(one_of_many).collect();
-    stage.sluice.apply("many", &objects)?;
-    let control = stage.sluice.control_plane()?;
-    let list = ["get", "virtualservers", "--selector=number=many"];
-    control.admin().until(&list, MANY_SERVED, |list| {
-        let objects = list["items"].as_array().map_or(&[][..], Vec::as_slice);
-        let is_ready = |object| condition(object, "Ready")["status"] == "True";
-        objects.len() == servers && objects.iter().all(is_ready)
-    })?;
-    stage.rest()?;
-    let before = control.audit_events()?.len();
-    thread::sleep(AT_REST);
-    Ok(control.audit_events()?.len() - before)
-}
-
-fn many_vips(stage: &mut Failover) -> Result<()> {
-    let pool = json!({
-        "apiVersion": "sluice.dev/v1alpha1", "kind": "AddressPool", "metadata": {"name": "many"},
-        "spec": {
-            "addresses": ["198.18.0.0/20", "2001:db8:18::/64"], "autoAssign": false,
-            "announce": {"l2": {"groups": 4}},
-        },
-    });
-    stage.sluice.apply("pool-of-many", &[pool])?;
-    let (few, many) = (requests(stage, 5)?, requests(stage, 500)?);
-    println!("{few} requests in {AT_REST:?} with 10 VIPs, {many} with 1,000");
-    ensure!(few > 0 && many * 10 <= few * 11, "{few} and {many}");
-    let selected = ["delete", "virtualservers", "--selector=number=many"];
-    let admin = stage.sluice.control_plane()?.admin();
-    // Waited for one by one they take minutes to go.
-    admin.kubectl([&selected[..], &["--wait=false"]].concat())?;
-    Ok(())
 }
