@@ -75,12 +75,11 @@ impl Announce {
             .into_iter()
             .flat_map(|vips| vips.iter());
         let families: BTreeSet<bool> = vips.map(IpAddr::is_ipv4).collect();
-        let own = network.own_addresses();
         for pools in local {
             for is_ipv4 in &families {
                 let of_family = |server: &&Server| server.address.is_ipv4() == *is_ipv4;
                 let servers = intent.servers_of(pools).filter(of_family);
-                let nodes = servers.filter_map(|server| self.node_of(server, intent, &own));
+                let nodes = servers.filter_map(|server| self.node_of(server, intent, network));
                 let nodes: BTreeSet<&str> = nodes.collect();
                 candidates.retain(|candidate| nodes.contains(candidate.name.as_str()));
             }
@@ -95,12 +94,12 @@ impl Announce {
         &'a self,
         server: &'a Server,
         intent: &'a Intent,
-        own: &BTreeSet<IpAddr>,
+        network: &Network,
     ) -> Option<&'a str> {
         if let Some(node) = &server.node {
             return Some(node);
         }
-        if own.contains(&server.address) {
+        if network.is_own(server.address) {
             return Some(&self.node);
         }
         let mut peers = intent.peers.iter();

@@ -17,7 +17,7 @@ use sluice_api::{
     AddressClaim, AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MAX_GATEWAYS,
     MacAddress, Peer, Reason, Time, UnheldGroup, UnheldReason, is_local_group, parse_vip_group,
 };
-use sluice_election::{Health, Obstacle};
+use sluice_election::{Candidate, Health, Obstacle};
 use sluice_planner::{Announced, Mac};
 
 use super::intent::Intent;
@@ -31,8 +31,8 @@ use crate::netlink::{Link, Prefix};
 use indices::Indices;
 use known::Known;
 use steady::Steady;
-use vips::NO_POOL;
 pub(super) use vips::Vips;
+use vips::{NO_POOL, is_local};
 
 /// What to do about hosts that claim VIPs. It comes first, since a long message is cut.
 const CLAIMED_REMEDY: &str = "take these addresses off the other hosts, or out of the AddressPool; a proxy ARP that answers for \
@@ -108,6 +108,7 @@ impl Way {
 /// How the addresses of a pool are announced, or those that no pool has.
 #[derive(Clone, Copy, Debug)]
 struct Pool<'a> {
+    name: &'a str,
     l2: Option<&'a DecidedL2>,
     /// Whether each address is announced only on uplinks in whose subnets it is.
     on_link: bool,
@@ -232,21 +233,23 @@ impl Announce {
     }
 
     /// The pool of a group, if this node is one of those that may announce it.
-    fn pool_here<'a>(&self, intent: &'a Intent, group: &str) -> Option<Pool<'a>> {
+    fn pool_here<'a>(&self, intent: &'a Intent, group: &'a str) -> Option<Pool<'a>> {
         let node = intent.node.as_ref()?;
         if !program::is_director(&node.spec) {
             return None;
         }
-        let (pool, number) = parse_vip_group(group)?;
+        let (name, number) = parse_vip_group(group)?;
         let announcing = &intent.announcing;
-        if announcing.all_on_link && pool == NO_POOL {
+        if announcing.all_on_link && name == NO_POOL {
             return Some(Pool {
+                name,
                 l2: None,
                 on_link: true,
             });
         }
         let pool = Pool {
-            l2: Some(announcing.pools.get(pool)?),
+            name,
+            l2: Some(announcing.pools.get(name)?),
             on_link: false,
         };
         let l2 = pool.l2;
@@ -323,13 +326,18 @@ impl Announce {
     ) -> BTreeMap<String, Group> {
         let mut groups = BTreeMap::new();
         let mut new = self.known.new_by_group(|vip| intent.vips.group_of(vip));
+        // All groups of a pool have the same, but for those that only directors with servers may hold.
+        let mut of_pools: BTreeMap<&str, Vec<Candidate>> = BTreeMap::new();
         for (name, way) in &self.ways {
             let (Some(vips), Some(pool)) = (self.vips.get(name), self.pool_here(intent, name))
             else {
                 continue;
             };
             let before = self.plan.as_ref().and_then(|plan| plan.groups.get(name));
-            let mut candidates = self.candidates(intent, network, &pool, (whole, now));
+            let of_pool = of_pools.entry(pool.name);
+            let of_pool =
+                of_pool.or_insert_with(|| self.candidates(intent, network, &pool, (whole, now)));
+            let mut candidates = of_pool.clone();
             self.keep_serving(&mut candidates, intent, network, name);
             let candidates = match before.map(|before| &before.candidates) {
                 Some(before) if **before == candidates => Arc::clone(before),
@@ -366,23 +374,19 @@ impl Announce {
 
     /// Groups that nobody holds, among those that this node watches, for its status.
     pub(super) fn unheld(&self) -> impl Iterator<Item = UnheldGroup> + '_ {
-        let is_local = |name: &str| parse_vip_group(name).is_some_and(|(_, it)| is_local_group(it));
-        self.told
-            .unheld
-            .iter()
-            .map(move |(name, unheld)| UnheldGroup {
-                name: name.clone(),
-                since: Time(unheld.since),
-                reason: unheld.cause.map(|cause| match cause {
-                    Cause::Obstacle(Obstacle::NoCandidate) if is_local(name) => {
-                        UnheldReason::NoLocalServer
-                    }
-                    Cause::Obstacle(Obstacle::NoCandidate) => UnheldReason::NoCandidate,
-                    Cause::Obstacle(Obstacle::LeaseRefused) => UnheldReason::LeaseRefused,
-                    Cause::Obstacle(Obstacle::NoWitness) => UnheldReason::NoWitness,
-                    Cause::AddressInUse => UnheldReason::AddressInUse,
-                }),
-            })
+        self.told.unheld.iter().map(|(name, unheld)| UnheldGroup {
+            name: name.clone(),
+            since: Time(unheld.since),
+            reason: unheld.cause.map(|cause| match cause {
+                Cause::Obstacle(Obstacle::NoCandidate) if is_local(name) => {
+                    UnheldReason::NoLocalServer
+                }
+                Cause::Obstacle(Obstacle::NoCandidate) => UnheldReason::NoCandidate,
+                Cause::Obstacle(Obstacle::LeaseRefused) => UnheldReason::LeaseRefused,
+                Cause::Obstacle(Obstacle::NoWitness) => UnheldReason::NoWitness,
+                Cause::AddressInUse => UnheldReason::AddressInUse,
+            }),
+        })
     }
 
     /// Claims of VIPs, for the status.

@@ -127,7 +127,7 @@ impl Vips {
     /// For each virtual server that has a VIP of a group, the pools of which a node must have a server to announce it. None: every
     /// director may.
     pub(in crate::core) fn local_pools(&self, group: &str) -> Vec<&[ObjectKey]> {
-        if !parse_vip_group(group).is_some_and(|(_, number)| is_local_group(number)) {
+        if !is_local(group) {
             return Vec::new();
         }
         let vips = self.groups.get(group).into_iter().flat_map(|vips| &**vips);
@@ -146,6 +146,11 @@ impl Vips {
     pub(in crate::core) fn take_changed(&mut self) -> BTreeSet<IpAddr> {
         std::mem::take(&mut self.changed)
     }
+}
+
+/// Whether only directors with servers of its virtual server may hold the group of this name.
+pub(super) fn is_local(group: &str) -> bool {
+    parse_vip_group(group).is_some_and(|(_, number)| is_local_group(number))
 }
 
 /// The group of a VIP that no pool has: the same on every node.

@@ -336,6 +336,11 @@ impl Network {
         addresses
     }
 
+    /// Whether an address is one of [`Self::own_addresses`].
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+        self.interface_addresses().contains(&address) || self.resolver.own().contains(&address)
+    }
+
     /// Addresses that are the node's by its interfaces: the uplinks, what is on top of them, and, on a director, loopback.
     /// Others are not, such as those that kube-proxy keeps on a dummy interface. A server may have a VIP on loopback, as it
     /// must where no agent runs.
