@@ -285,8 +285,8 @@ fn selected(stage: &mut Operated) -> Result<()> {
         },
     });
     admin.apply(&pool.to_string())?;
-    let mut object = service("shop", "front", &json!({}));
-    object["metadata"]["annotations"] = json!({"sluice.dev/address-pool": "front"});
+    let from_front = json!({"sluice.dev/address-pool": "front"});
+    let mut object = annotated(service("shop", "front", &json!({})), &from_front);
     apply(admin, &object)?;
     let part = "does not allow a Service with these labels";
     await_reason(admin, "shop", "front", "AddressNotAllowed", part)?;
