@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use sluice_e2e::stage::{CHANGE_TIMEOUT, NODES, SHOP, SYSTEM, Sluice};
 use sluice_tests::net::fabric::client_sources;
 use sluice_tests::net::{Family, Outage, Protocol, until};
@@ -31,19 +32,36 @@ fn expose(sluice: &Sluice, name: &str) -> Result<SocketAddr> {
     sluice.kubectl(&format!(
         "expose --namespace {SHOP} deployment web-v1 --name {name} --type LoadBalancer --port 80 --target-port 8080"
     ))?;
-    let service = sluice.until(&format!("service/{name}"), CHANGE_TIMEOUT, |service| {
-        service["status"]["loadBalancer"]["ingress"][0]["ip"].is_string()
-    })?;
-    let address = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str();
-    let address = address.context("an address")?.parse()?;
-    let target = SocketAddr::new(address, 80);
+    let target = port_of(sluice, name)?;
     until("an answer from outside", CHANGE_TIMEOUT, || {
         answers(sluice, target)
     })?;
     let took = start.elapsed();
-    println!("{address} answered {took:.1?} after `kubectl expose`");
+    println!("{} answered {took:.1?} after `kubectl expose`", target.ip());
     ensure!(took <= FIRST_ANSWER, "it took {took:?}");
     Ok(target)
+}
+
+/// Port 80 of the address in a Service's status, once there is one.
+fn port_of(sluice: &Sluice, name: &str) -> Result<SocketAddr> {
+    let ip = |service: &Value| service["status"]["loadBalancer"]["ingress"][0]["ip"].clone();
+    let service = sluice.until(&format!("service/{name}"), CHANGE_TIMEOUT, |service| {
+        ip(service).is_string()
+    })?;
+    let address = ip(&service);
+    let address = address.as_str().context("an address")?.parse()?;
+    Ok(SocketAddr::new(address, 80))
+}
+
+/// Waits until the Lease of a VIP group names a node.
+fn await_holder(sluice: &Sluice, group: &str, node: &str) -> Result<()> {
+    let lease = format!("sluice-vip-{group}");
+    let question = ["get", "lease", "--namespace", SYSTEM, &lease];
+    let admin = sluice.cluster.admin();
+    admin.until(&question, CHANGE_TIMEOUT, |lease| {
+        lease["spec"]["holderIdentity"] == node
+    })?;
+    Ok(())
 }
 
 fn answers(sluice: &Sluice, target: SocketAddr) -> bool {
@@ -144,24 +162,8 @@ pub(crate) fn local(sluice: &mut Sluice) -> Result<()> {
     admin.apply(POOL)?;
     let [first, second, _] = NODES;
     admin.apply(&on_node(first))?;
-    let service = sluice.until("service/local", CHANGE_TIMEOUT, |service| {
-        service["status"]["loadBalancer"]["ingress"][0]["ip"].is_string()
-    })?;
-    let address = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str();
-    let target = SocketAddr::new(address.context("an address")?.parse()?, 80);
-    let holder = |node: &str| {
-        let lease = [
-            "get",
-            "lease",
-            "--namespace",
-            SYSTEM,
-            "sluice-vip-segment-128",
-        ];
-        admin.until(&lease, CHANGE_TIMEOUT, |it| {
-            it["spec"]["holderIdentity"] == node
-        })
-    };
-    holder(first)?;
+    let target = port_of(sluice, "local")?;
+    await_holder(sluice, "segment-128", first)?;
     let client = sluice.cluster.client();
     let source = client_sources(Family::V4, 3, 1)[0];
     let ask = || {
@@ -178,7 +180,7 @@ pub(crate) fn local(sluice: &mut Sluice) -> Result<()> {
 
     let clients = Outage::start(client, target)?;
     admin.apply(&on_node(second))?;
-    holder(second)?;
+    await_holder(sluice, "segment-128", second)?;
     let status = format!("rollout status --namespace {SHOP} deployment/local --timeout=120s");
     sluice.kubectl(&status)?;
     // The pod of before goes some time after it is no endpoint any more.
@@ -229,19 +231,7 @@ pub(crate) fn held_by(sluice: &Sluice, node: &str) -> Result<Outage> {
     for other in others.clone() {
         sluice.plugin(&format!("node drain {other}"))?;
     }
-    let lease = [
-        "get",
-        "lease",
-        "--namespace",
-        SYSTEM,
-        "sluice-vip-segment-0",
-    ];
-    sluice
-        .cluster
-        .admin()
-        .until(&lease, CHANGE_TIMEOUT, |lease| {
-            lease["spec"]["holderIdentity"] == node
-        })?;
+    await_holder(sluice, "segment-0", node)?;
     for other in others {
         sluice.plugin(&format!("node undrain {other}"))?;
     }
