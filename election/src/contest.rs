@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::elector::Elector;
 use crate::path::Path;
-use crate::{Authority, Coordination, GiveBack, Time};
+use crate::{Action, Authority, Coordination, GiveBack, Time};
 
 /// Time between a holder's probes while a rival answers.
 pub(crate) const CONTEST_INTERVAL: Duration = Duration::from_millis(100);
@@ -57,13 +57,18 @@ impl Elector {
         }
     }
 
-    /// Decides between this node and its rivals. Who holds by Lease goes on; of two without, the better-ranked.
+    /// Decides between this node and its rivals. Who holds by Lease goes on; of two without, the better-ranked. Neighbours may know
+    /// a rival that has stopped: who goes on announces once more.
     pub(crate) fn contest(&mut self, now: Time) {
         let Some(hold) = &mut self.hold else {
             return;
         };
+        let met = hold.rivals.len();
         hold.rivals
             .retain(|_, rival| now.since(rival.last) < CONTEST_END);
+        if hold.rivals.len() < met {
+            self.out.push(Action::Announce);
+        }
         let (is_leaving, since) = (hold.leaving.is_some(), hold.since);
         let accused = hold.accused.clone();
         let rivals = hold.rivals.clone();

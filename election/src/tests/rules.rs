@@ -527,6 +527,28 @@ fn of_two_without_a_lease_the_worse_yields_at_once() {
 }
 
 #[test]
+fn who_goes_on_announces_when_its_rival_has_stopped() {
+    let standalone = Settings {
+        coordination: Coordination::Peers,
+        give_back: GiveBack::Never,
+        ..settings()
+    };
+    let mut play = Play::new(0, standalone);
+    play.answers.witness_until_ms = 60_000;
+    play.run(1000);
+    play.done.clear();
+    play.on(1050, heard(&name(1)));
+    play.run(2500);
+    let announced = |play: &Play| play.done.iter().any(|done| done.ends_with(": announce"));
+    assert!(!announced(&play), "{:?}", play.done);
+    play.run(2600);
+    assert!(announced(&play), "{:?}", play.done);
+    play.done.clear();
+    play.run(9000);
+    assert!(!announced(&play), "{:?}", play.done);
+}
+
+#[test]
 fn an_elector_that_stood_does_not_go_on_where_it_was() {
     let standalone = Settings {
         coordination: Coordination::Peers,
