@@ -41,8 +41,19 @@ impl Witnesses {
                 if addresses.is_empty() {
                     let peers = plan.peers.values();
                     let peers = peers.filter(|peer| peer.macs.contains_key(&uplink.name));
-                    let firsts = peers.filter_map(|peer| peer.addresses.iter().copied().find(of));
-                    addresses.extend(firsts.take(PEERS));
+                    // Hosts need not answer on one link for what they have on another (RFC 4861 section 7.2.3).
+                    let is_there = |address: &IpAddr| {
+                        let mut subnets = uplink.subnets.iter();
+                        of(address) && subnets.any(|subnet| subnet.contains(*address))
+                    };
+                    let theirs = peers.filter_map(|peer| {
+                        let own = peer.addresses.iter();
+                        own.clone()
+                            .copied()
+                            .find(is_there)
+                            .or_else(|| own.copied().find(of))
+                    });
+                    addresses.extend(theirs.take(PEERS));
                 }
                 for address in addresses {
                     let key = (ifindex, address);
