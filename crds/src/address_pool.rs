@@ -1,17 +1,20 @@
 //! `AddressPool`: which addresses virtual servers may have, and who announces them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::address::parse_ip;
 use crate::address_range::AddressRange;
 use crate::condition::Condition;
 use crate::limits::{
-    DEFAULT_POOL_GROUPS, MAX_ANNOUNCING_NODES, MAX_CONDITIONS, MAX_INTERFACE_NAME_LENGTH,
-    MAX_INTERFACES, MAX_LABEL_LENGTH, MAX_NAME_LENGTH, MAX_POOL_GROUPS, MAX_POOL_NAMESPACES,
-    MAX_POOL_PRIORITY, MAX_POOL_RANGES, MAX_RANGE_LENGTH,
+    DEFAULT_POOL_GROUPS, MAX_ADDRESS_LENGTH, MAX_ANNOUNCING_NODES, MAX_CONDITIONS,
+    MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
+    MAX_POOL_GATEWAYS, MAX_POOL_GROUPS, MAX_POOL_NAMESPACES, MAX_POOL_PRIORITY, MAX_POOL_RANGES,
+    MAX_RANGE_LENGTH,
 };
 use crate::rules;
 use crate::selector::LabelSelector;
@@ -120,6 +123,7 @@ pub struct Announce {
 /// Announcement by ARP and neighbour discovery.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::one_gateway_group()))]
 pub struct L2Announcement {
     /// The uplinks on which the addresses are announced. Absent: every one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -135,6 +139,19 @@ pub struct L2Announcement {
     #[serde(default = "default_groups")]
     #[schemars(range(min = 1, max = MAX_POOL_GROUPS))]
     pub groups: u8,
+    /// Addresses that NAT servers have as their gateways. The director that announces the pool's addresses announces these too, on
+    /// every uplink in whose subnets they are, so that replies follow the VIPs. They need `groups: 1`, and are no VIPs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_POOL_GATEWAYS), inner(length(min = 2, max = MAX_ADDRESS_LENGTH)))]
+    #[schemars(extend("x-kubernetes-list-type" = "set", "x-kubernetes-validations" = rules::ip_addresses()))]
+    pub gateways: Vec<String>,
+}
+
+impl L2Announcement {
+    /// The gateways. Texts that are no address are left out: validate first.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.gateways.iter().filter_map(|text| parse_ip(text))
+    }
 }
 
 /// No settings: the network routes the addresses.
@@ -147,6 +164,7 @@ impl Default for L2Announcement {
             interfaces: Vec::new(),
             node_selector: None,
             groups: DEFAULT_POOL_GROUPS,
+            gateways: Vec::new(),
         }
     }
 }
@@ -199,6 +217,10 @@ pub struct DecidedL2 {
     /// in use.
     #[schemars(range(min = 1, max = MAX_POOL_GROUPS))]
     pub groups: u8,
+    /// Gateways of NAT servers. They are in the first group.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(with = "Vec<String>", length(max = MAX_POOL_GATEWAYS), inner(length(max = MAX_ADDRESS_LENGTH)))]
+    pub gateways: BTreeSet<IpAddr>,
 }
 
 const fn yes() -> bool {

@@ -135,6 +135,8 @@ pub enum Reason {
     ServerNotReachableInMode,
     /// Pods answer through their own node, past the director.
     PodsAnswerDirectly,
+    /// NAT servers have no gateway that moves with the VIPs.
+    GatewayStays,
     /// Forwarding, redirects or reverse-path filters stand in the way.
     NetworkSettings,
     /// An uplink is missing, carries no Ethernet frames, or takes no program of Sluice's.

@@ -18,6 +18,8 @@ pub const FIRST_LOCAL_GROUP: u8 = 128;
 pub const MAX_LOCAL_GROUPS: u8 = 64;
 /// VIP groups of an address pool that says nothing about them.
 pub const DEFAULT_POOL_GROUPS: u8 = 4;
+/// Gateways of NAT servers that an address pool names.
+pub const MAX_POOL_GATEWAYS: usize = 16;
 /// Nodes that a pool's decision names as those that may announce its addresses.
 pub const MAX_ANNOUNCING_NODES: usize = 1_000;
 /// VIP groups that a node takes part in.

@@ -29,6 +29,8 @@ pub(crate) const VALUES_FIT_OPERATOR: &str =
 pub(crate) const ONE_REQUEST: &str = "give either ip, or family with or without addressPoolName";
 pub(crate) const SOME_ALLOWED: &str = "would allow nobody: give namespaces, namespaceSelector or serviceSelector, or remove allow to allow all";
 pub(crate) const ONE_ANNOUNCEMENT: &str = "give exactly one of l2 and none";
+pub(crate) const ONE_GATEWAY_GROUP: &str =
+    "gateways need groups: 1, since all that is behind them must have one director";
 pub(crate) const ADDRESS_RANGES: &str = "must be an address, a block such as 203.0.113.0/28 or 2001:db8::/64, or a range such as 203.0.113.10-203.0.113.20";
 
 pub(crate) const SOURCE_BLOCKS: &str = "must be an IPv4 or IPv6 address, or a block such as 198.51.100.0/24 or 2001:db8::/32 whose lower bits are 0";
@@ -64,6 +66,13 @@ pub(crate) fn one_announcement() -> Value {
     rule("has(self.l2) != has(self.none)", ONE_ANNOUNCEMENT)
 }
 
+pub(crate) fn one_gateway_group() -> Value {
+    rule(
+        "!has(self.gateways) || self.gateways.size() == 0 || self.groups == 1",
+        ONE_GATEWAY_GROUP,
+    )
+}
+
 pub(crate) fn address_ranges() -> Value {
     rule(
         "self.all(a, isIP(a) || isCIDR(a) || (a.split('-').size() == 2 && a.split('-').all(b, isIP(b))))",
@@ -80,6 +89,10 @@ pub(crate) fn source_blocks() -> Value {
 
 pub(crate) fn ip_address() -> Value {
     rule("isIP(self)", IP_ADDRESS)
+}
+
+pub(crate) fn ip_addresses() -> Value {
+    rule("self.all(a, isIP(a))", IP_ADDRESS)
 }
 
 pub(crate) fn unique_port() -> Value {

@@ -12,7 +12,7 @@ use crate::rules;
 use crate::schema::{self, FieldError};
 use crate::sources::parse_source;
 use crate::{
-    AddressPoolSpec, IpFamily, LabelOperator, LabelSelector, LoadBalancerNodeSpec,
+    AddressPoolSpec, IpFamily, L2Announcement, LabelOperator, LabelSelector, LoadBalancerNodeSpec,
     RealServerPoolSpec, RolloutPolicySpec, VirtualServerSpec,
 };
 
@@ -119,6 +119,7 @@ impl Validate for AddressPoolSpec {
             if announce.l2.is_some() == announce.none.is_some() {
                 errors.push(FieldError::new("spec.announce", rules::ONE_ANNOUNCEMENT));
             }
+            errors.extend(announce.l2.iter().flat_map(gateways));
             let path = "spec.announce.l2.nodeSelector";
             let l2 = announce.l2.iter();
             let selector = l2.filter_map(|l2| l2.node_selector.as_ref());
@@ -146,6 +147,21 @@ impl Validate for LoadBalancerNodeSpec {
     fn validate(&self) -> Vec<FieldError> {
         limits(Kind::LoadBalancerNode, self)
     }
+}
+
+fn gateways(l2: &L2Announcement) -> Vec<FieldError> {
+    let path = "spec.announce.l2";
+    let mut errors = Vec::new();
+    if !l2.gateways.is_empty() && l2.groups != 1 {
+        errors.push(FieldError::new(path, rules::ONE_GATEWAY_GROUP));
+    }
+    for (i, gateway) in l2.gateways.iter().enumerate() {
+        if parse_ip(gateway).is_none() {
+            let path = format!("{path}.gateways[{i}]");
+            errors.push(FieldError::new(path, rules::IP_ADDRESS));
+        }
+    }
+    errors
 }
 
 fn selector(path: &str, selector: &LabelSelector) -> Vec<FieldError> {

@@ -244,7 +244,12 @@ proptest! {
         allow in prop::option::of((
             prop::option::of(Just(LabelSelector::default())), any::<bool>(), prop::option::of(Just(LabelSelector::default())),
         )),
-        announce in prop::option::of((prop::option::of(prop::option::of(Just(LabelSelector::default()))), any::<bool>())),
+        announce in prop::option::of((
+            prop::option::of((
+                prop::option::of(Just(LabelSelector::default())), 1..3_u8, prop::collection::vec(any_address(), 0..3),
+            )),
+            any::<bool>(),
+        )),
     ) {
         let allow = allow.map(|(namespace_selector, is_named, service_selector)| Allowed {
             namespaces: is_named.then(|| "shop".to_owned()).into_iter().collect(),
@@ -252,7 +257,7 @@ proptest! {
             service_selector,
         });
         let announce = announce.map(|(l2, is_none)| Announce {
-            l2: l2.map(|node_selector| L2Announcement { node_selector, ..L2Announcement::default() }),
+            l2: l2.map(|(node_selector, groups, gateways)| L2Announcement { interfaces: Vec::new(), node_selector, groups, gateways }),
             none: is_none.then(NoAnnouncement::default),
         });
         let spec = AddressPoolSpec {

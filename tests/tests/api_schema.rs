@@ -111,7 +111,8 @@ fn address_pool() -> Value {
             "announce": {"l2": {
                 "interfaces": ["eth0"],
                 "nodeSelector": {"matchLabels": {"rack": "a"}},
-                "groups": 16,
+                "groups": 1,
+                "gateways": ["10.0.0.1", "2001:db8::1"],
             }},
         },
     })
@@ -456,6 +457,21 @@ const CASES: &[Case] = &[
         words: &[
             "spec.announce.l2.groups",
             "should be less than or equal to 16",
+        ],
+    },
+    Case {
+        object: address_pool,
+        pointer: "/spec/announce/l2/groups",
+        value: || json!(16),
+        words: &["spec.announce.l2", "gateways need groups: 1"],
+    },
+    Case {
+        object: address_pool,
+        pointer: "/spec/announce/l2/gateways/1",
+        value: || json!("10.0.0.1/24"),
+        words: &[
+            "spec.announce.l2.gateways",
+            "must be an IPv4 or IPv6 address",
         ],
     },
     Case {

@@ -13,9 +13,9 @@ use sluice_tests::kube::Part;
 use sluice_tests::net::fabric::UPLINK;
 use sluice_tests::net::failover::{AFTER, Between, Failover, NODES, SERVED, expect_short, target};
 use sluice_tests::net::sluice::Sluice;
-use sluice_tests::net::stranger;
 use sluice_tests::net::suite::Suite;
 use sluice_tests::net::{Family, KeptConnections, Outage, OutageReport, Protocol, until};
+use sluice_tests::net::{gateway, stranger};
 
 /// Longer than the deadline of a holder whose agent does not extend it.
 const DEADLINE: Duration = Duration::from_secs(6);
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     suite.check("an agent that ends hands over and nobody notices", ended);
     suite.check("a silent director is replaced", silent);
     suite.check("a director without a carrier is replaced", without_carrier);
+    suite.check("NAT's gateway moves with the VIPs", gateway::moves);
     suite.check(
         "without probes a silent director is replaced by its Lease",
         without_probes,
@@ -117,18 +118,18 @@ fn silent(stage: &mut Failover) -> Result<()> {
 }
 
 fn without_carrier(stage: &mut Failover) -> Result<()> {
-    let cut = |stage: &mut Failover, holder: &str| stage.fabric.cut_link(holder);
+    let cut = |stage: &mut Failover, holder: &str| stage.fabric.far_end(holder).cut();
     let (holder, reports) = stage.disturb("dr", cut, AFTER)?;
-    stage.fabric.mend_link(&holder)?;
+    stage.fabric.far_end(&holder).mend()?;
     expect_short(&reports)?;
     stage.settle()
 }
 
 fn without_probes(stage: &mut Failover) -> Result<()> {
     stage.set_probes(false)?;
-    let silence = |stage: &mut Failover, holder: &str| stage.fabric.silence(holder);
+    let silence = |stage: &mut Failover, holder: &str| stage.fabric.far_end(holder).silence();
     let (holder, reports) = stage.disturb("tun", silence, BY_LEASE)?;
-    stage.fabric.unsilence(&holder)?;
+    stage.fabric.far_end(&holder).unsilence()?;
     for report in reports {
         ensure!(
             report.longest > PROBED && report.longest < BY_LEASE,
@@ -165,9 +166,9 @@ fn dead_port(stage: &mut Failover) -> Result<()> {
     let Some(candidate) = NODES.iter().find(|node| **node != before) else {
         bail!("there is no candidate");
     };
-    let silence = |stage: &mut Failover, _: &str| stage.fabric.silence(candidate);
+    let silence = |stage: &mut Failover, _: &str| stage.fabric.far_end(candidate).silence();
     let (_, reports) = stage.disturb("dr", silence, AFTER)?;
-    stage.fabric.unsilence(candidate)?;
+    stage.fabric.far_end(candidate).unsilence()?;
     let after = stage.holder_of("dr")?;
     ensure!(after == before, "{after} took the group from {before}");
     expect_none(&reports)?;
@@ -184,7 +185,7 @@ fn without_api_server(stage: &mut Failover) -> Result<()> {
     let (holder, without) = stage.disturb(server, stop, 2 * DEADLINE)?;
     let outages = stage.clients(server)?;
     thread::sleep(Duration::from_secs(1));
-    stage.fabric.silence(&holder)?;
+    stage.fabric.far_end(&holder).silence()?;
     thread::sleep(AFTER);
     let dead: Vec<OutageReport> = outages.into_iter().map(Outage::stop).collect();
     println!("  a director died meanwhile: {dead:?}");
@@ -193,7 +194,7 @@ fn without_api_server(stage: &mut Failover) -> Result<()> {
     control.signal(Part::ApiServer, Signal::SIGCONT)?;
     thread::sleep(AFTER);
     let back: Vec<OutageReport> = outages.into_iter().map(Outage::stop).collect();
-    stage.fabric.unsilence(&holder)?;
+    stage.fabric.far_end(&holder).unsilence()?;
     expect_none(&without)?;
     expect_short(&dead)?;
     expect_none(&back)?;

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use anyhow::Result;
 use sluice_tests::net::failover::{AFTER, Between, Failover, SERVED, expect_short};
 use sluice_tests::net::sluice::Sluice;
-use sluice_tests::net::stranger;
 use sluice_tests::net::suite::Suite;
+use sluice_tests::net::{gateway, stranger};
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.check("every VIP is answered", answered);
     suite.check("an agent that ends hands over and nobody notices", ended);
     suite.check("a silent director is replaced", silent);
+    suite.check("NAT's gateway moves with the VIPs", gateway::moves);
     suite.check("a killed agent is replaced", killed);
     suite.check(
         "a VIP that a host has is announced when it is free",

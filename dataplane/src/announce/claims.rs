@@ -71,7 +71,7 @@ impl Worker {
             AnnounceCounts::count(&self.counts.defences);
             let mut links = self.plan.links(group, address);
             if let Some(link) = links.find(|(at, _)| *at == ifindex) {
-                self.announce_on(link, address);
+                self.announce_on(link, group, address);
             }
         }
     }

@@ -42,12 +42,18 @@ impl Joins {
         let groups = plan.groups.values();
         let wanted = groups
             .flat_map(|group| {
-                let vips = group.vips.iter().filter_map(|vip| match vip {
-                    IpAddr::V6(vip) => Some(solicited_node(*vip)),
-                    IpAddr::V4(_) => None,
-                });
                 let uplinks = group.uplinks.iter();
-                vips.flat_map(move |vip| uplinks.clone().map(move |&uplink| (uplink, vip)))
+                let uplinks = uplinks.filter_map(|it| Some((*it, plan.uplinks.get(it)?)));
+                uplinks.flat_map(move |on| {
+                    let vips = group
+                        .vips
+                        .iter()
+                        .filter(move |vip| group.announces(**vip, on));
+                    vips.filter_map(move |vip| match vip {
+                        IpAddr::V6(vip) => Some((on.0, solicited_node(*vip))),
+                        IpAddr::V4(_) => None,
+                    })
+                })
             })
             .collect();
         let uplinks = plan.uplinks.iter().filter(|(_, uplink)| uplink.up);

@@ -57,6 +57,10 @@ pub struct Group {
     pub uplinks: BTreeSet<u32>,
     /// Whether each VIP is announced on those uplinks only in whose subnets it is.
     pub on_link: bool,
+    /// Those of its VIPs that are none, but gateways of NAT servers: each is announced on those uplinks only in whose subnets it is.
+    pub gateways: BTreeSet<IpAddr>,
+    /// Those of the uplinks on which nothing but gateways is announced.
+    pub only_gateways: BTreeSet<u32>,
     /// Its VIPs that were decided and that an uplink of this node may announce.
     pub vips: Arc<BTreeSet<IpAddr>>,
     /// Those of its VIPs that are new: this node answers for them when it has found that nobody else has them.
@@ -86,9 +90,13 @@ impl Group {
     }
 
     /// Whether a VIP of this group is announced on an uplink of this group.
-    pub fn announces(&self, vip: IpAddr, uplink: &Uplink) -> bool {
+    pub fn announces(&self, vip: IpAddr, (ifindex, uplink): (u32, &Uplink)) -> bool {
+        let is_gateway = self.gateways.contains(&vip);
+        if !is_gateway && self.only_gateways.contains(&ifindex) {
+            return false;
+        }
         let mut subnets = uplink.subnets.iter();
-        !self.on_link || subnets.any(|subnet| subnet.contains(vip))
+        !self.on_link && !is_gateway || subnets.any(|subnet| subnet.contains(vip))
     }
 }
 
@@ -107,8 +115,8 @@ impl Plan {
         let group = self.groups.get(group);
         let uplinks = group.into_iter().flat_map(|group| &group.uplinks);
         let uplinks = uplinks.filter_map(|ifindex| Some((*ifindex, self.uplinks.get(ifindex)?)));
-        uplinks.filter(move |(_, uplink)| {
-            uplink.up && group.is_some_and(|group| group.announces(vip, uplink))
+        uplinks.filter(move |(ifindex, uplink)| {
+            uplink.up && group.is_some_and(|group| group.announces(vip, (*ifindex, uplink)))
         })
     }
 
@@ -119,7 +127,7 @@ impl Plan {
         let uplinks = group.uplinks.iter();
         let uplinks = uplinks.filter_map(|ifindex| Some((*ifindex, self.uplinks.get(ifindex)?)));
         let paths = uplinks.flat_map(|(ifindex, uplink)| {
-            let is_here = |vip: &IpAddr| group.announces(*vip, uplink);
+            let is_here = |vip: &IpAddr| group.announces(*vip, (ifindex, uplink));
             let asked = [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|of| {
                 let mut before = before.iter().filter(|path| path.ifindex == ifindex);
                 let before = before.find(|path| of(&path.vip) && answered.contains(&path.vip));
@@ -168,6 +176,8 @@ mod tests {
             index: 0,
             uplinks: [2].into(),
             on_link: false,
+            gateways: BTreeSet::new(),
+            only_gateways: BTreeSet::new(),
             vips: Arc::new(vips(all)),
             new: vips(new),
             candidates: Arc::default(),

@@ -291,7 +291,7 @@ impl Worker {
             return;
         }
         for (ifindex, uplink) in self.plan.links(group, vip) {
-            self.announce_on((ifindex, uplink), vip);
+            self.announce_on((ifindex, uplink), group, vip);
             if let Some(question) = frame::question(&uplink.sender, vip, To::All) {
                 self.send(ifindex, &question);
             }
@@ -300,9 +300,11 @@ impl Worker {
     }
 
     /// Tells a link that a VIP is here.
-    pub(super) fn announce_on(&self, (ifindex, uplink): (u32, &Uplink), vip: IpAddr) {
+    pub(super) fn announce_on(&self, (ifindex, uplink): (u32, &Uplink), group: &str, vip: IpAddr) {
         let sender = &uplink.sender;
-        for frame in frame::announcements(sender, vip, false) {
+        let group = self.plan.groups.get(group);
+        let is_gateway = group.is_some_and(|group| group.gateways.contains(&vip));
+        for frame in frame::announcements(sender, vip, is_gateway) {
             self.send(ifindex, &frame);
         }
         if let IpAddr::V4(vip) = vip {

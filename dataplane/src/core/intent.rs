@@ -66,6 +66,7 @@ impl Intent {
             Event::MayHold(may_hold) => self.may_hold = may_hold,
             Event::Announcing(announcing) => {
                 self.vips.group_all(announcing.all_on_link);
+                self.vips.set_gateways(&announcing.pools);
                 self.announcing = announcing;
             }
             Event::Peers(peers) => {

@@ -94,6 +94,7 @@ fn l2(
         _ => None,
     };
     let decided = DecidedL2 {
+        gateways: l2.gateways().collect(),
         interfaces: l2.interfaces,
         nodes: nodes.map(|nodes| nodes.into_iter().take(MAX_ANNOUNCING_NODES).collect()),
         groups,

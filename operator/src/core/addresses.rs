@@ -39,6 +39,8 @@ pub enum HolderKind {
     ServiceCidr,
     /// The range that a Node's pods get addresses from.
     PodCidr,
+    /// An address pool, as a gateway of NAT servers.
+    Gateway,
     /// Nobody may have it: the operator's option says so.
     Reserved,
     /// A Service, as an external IP. Whoever may edit Services says so.
@@ -57,7 +59,11 @@ impl HolderKind {
             Self::PodCidr => Some(RefusedServers::Pods),
             Self::ClusterIp | Self::ServiceCidr => Some(RefusedServers::Services),
             // Who may write Services could keep others' pools from being edited.
-            Self::Reserved | Self::Service | Self::LoadBalancer | Self::EndpointSlice => None,
+            Self::Gateway
+            | Self::Reserved
+            | Self::Service
+            | Self::LoadBalancer
+            | Self::EndpointSlice => None,
         }
     }
 
@@ -86,6 +92,7 @@ impl fmt::Display for Holder {
             HolderKind::ClusterIp => write!(f, "is the cluster IP of Service {key}"),
             HolderKind::ServiceCidr => write!(f, "is in the range of ServiceCIDR {key}"),
             HolderKind::PodCidr => write!(f, "is in the range of the pods of node {key}"),
+            HolderKind::Gateway => write!(f, "is a gateway of AddressPool {key}"),
             HolderKind::Reserved => write!(f, "is in the reserved range {}", key.name),
             HolderKind::Service => write!(f, "is an external IP of Service {key}"),
             HolderKind::LoadBalancer => write!(f, "is a load balancer address of Service {key}"),
@@ -101,6 +108,8 @@ pub struct Addresses {
     /// How many blocks there are of each length: IPv6 or not, and bits.
     lengths: BTreeMap<(bool, u8), usize>,
     refused_servers: BTreeSet<RefusedServers>,
+    /// Gateways of NAT servers.
+    gateways: Vec<(IpNet, Holder)>,
 }
 
 impl Addresses {
@@ -126,6 +135,23 @@ impl Addresses {
             let key = ObjectKey::new("", block.to_string());
             self.add(Holder::new(HolderKind::Reserved, key), *block);
         }
+    }
+
+    /// Takes the gateways of NAT servers, with the address pools that have them.
+    pub(super) fn set_gateways(&mut self, gateways: &BTreeMap<IpAddr, String>) {
+        let holder =
+            |pool: &String| Holder::new(HolderKind::Gateway, ObjectKey::new("", pool.as_str()));
+        let gateways = gateways.iter();
+        let gateways: Vec<(IpNet, Holder)> = gateways
+            .map(|(gateway, pool)| (IpNet::from(*gateway), holder(pool)))
+            .collect();
+        for (block, holder) in std::mem::take(&mut self.gateways) {
+            self.remove(&holder, block);
+        }
+        for (block, holder) in &gateways {
+            self.add(holder.clone(), *block);
+        }
+        self.gateways = gateways;
     }
 
     /// Takes whose addresses pools may not name.

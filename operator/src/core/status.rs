@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sluice_api::{
-    Acknowledged, ConditionType, Decision, ExternalTrafficPolicy, ForwardingMode,
-    NODE_SILENT_SECONDS, ObjectKey, PoolDecision, RealServerPoolStatus, Reason, RolloutPhase,
-    RolloutPolicy, RolloutPolicyStatus, Time, VirtualServerStatus, find_condition,
+    Acknowledged, ConditionType, DecidedVirtualServer, Decision, ExternalTrafficPolicy,
+    ForwardingMode, NODE_SILENT_SECONDS, ObjectKey, PoolDecision, RealServerPoolStatus, Reason,
+    RolloutPhase, RolloutPolicy, RolloutPolicyStatus, Time, VirtualServerStatus, find_condition,
 };
 use sluice_planner::{Server, Slices};
 use sluice_rollout::STEP_DEADLINE_SECONDS;
@@ -153,36 +153,47 @@ fn lacking_pool(key: &ObjectKey, decision: &Decision, servers: Servers<'_>) -> O
     })
 }
 
-/// Pods send replies by way of their own node. Behind NAT they must come back to the director, which has to be told to
-/// the network.
+/// Behind NAT replies must come back to the director that the client's packets went through.
 fn advise(
     conditions: &mut Conditions<'_>,
     world: &World,
     key: &ObjectKey,
     decision: Option<&Decision>,
 ) {
-    let pool_of_pods = decision
-        .filter(|decision| {
-            let content = &decision.content;
-            content.mode == ForwardingMode::Nat
-                && content.external_traffic_policy == ExternalTrafficPolicy::Cluster
-        })
-        .and_then(|decision| {
-            let mut names = decision.content.pools.iter().map(|pool| &pool.name);
-            names.find(|name| {
-                let pool = world.pool_decision(&key.sibling(name));
-                pool.is_some_and(|pool| pool.content.endpoints.is_some())
-            })
-        });
     let kind = ConditionType::ForwardingAdvice;
-    let Some(name) = pool_of_pods else {
+    // By the policy `Local` servers are on the director.
+    let is_concerned = |content: &&DecidedVirtualServer| {
+        content.mode == ForwardingMode::Nat
+            && content.external_traffic_policy == ExternalTrafficPolicy::Cluster
+    };
+    let content = decision.map(|decision| &decision.content);
+    let Some(content) = content.filter(is_concerned) else {
+        return conditions.clear(kind);
+    };
+    // Pods send replies by way of their own node, unless the network is told to do otherwise.
+    let mut names = content.pools.iter().map(|pool| &pool.name);
+    let pool_of_pods = names.find(|name| {
+        let pool = world.pool_decision(&key.sibling(name));
+        pool.is_some_and(|pool| pool.content.endpoints.is_some())
+    });
+    if let Some(name) = pool_of_pods {
+        let message = format!(
+            "spec.forwarding.mode: NAT needs the replies of the pods of {name} to come back through the director that the client's \
+             packets went through, and pods on other nodes answer directly: use FullNAT unless your network sees to it"
+        );
+        return conditions.set(kind, true, Reason::PodsAnswerDirectly, &message);
+    }
+    let assignment = world.assigned.get(key);
+    let mut fixed = assignment.into_iter().flat_map(Assignment::without_gateway);
+    let Some((vip, pool)) = fixed.next() else {
         return conditions.clear(kind);
     };
     let message = format!(
-        "spec.forwarding.mode: NAT needs the replies of the pods of {name} to come back through the director that the client's \
-         packets went through, and pods on other nodes answer directly: use FullNAT unless your network sees to it"
+        "spec.forwarding.mode: servers of NAT reply through their gateway, and none moves with {vip} when another director takes it \
+         over: give AddressPool {pool} gateways of the {} servers in spec.announce.l2.gateways, or use FullNAT",
+        family(*vip)
     );
-    conditions.set(kind, true, Reason::PodsAnswerDirectly, &message);
+    conditions.set(kind, true, Reason::GatewayStays, &message);
 }
 
 /// Names the addresses that no pool would give.

@@ -135,6 +135,9 @@ fn of_holder(address: IpAddr, holder: &Holder) -> Objection {
         HolderKind::ClusterIp | HolderKind::ServiceCidr | HolderKind::PodCidr => {
             "give an address that clients outside the cluster reach"
         }
+        HolderKind::Gateway => {
+            "give another one, or have it taken out of the pool's spec.announce.l2.gateways"
+        }
         HolderKind::Reserved => {
             "give another one, or have it taken out of the operator's --reserved-addresses"
         }

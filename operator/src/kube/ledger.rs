@@ -28,8 +28,8 @@ impl Index {
             return;
         }
         let pools = self.address_pools.objects.iter();
-        self.ledger
-            .set_pools(pools.map(|(key, pool)| (key.name.as_str(), pool)));
+        let pools = pools.map(|(key, pool)| (key.name.as_str(), pool));
+        self.ledger.set_pools(pools, &mut self.addresses);
         self.dirty = Dirty::All;
         self.offers_changed(None);
     }

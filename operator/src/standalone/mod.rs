@@ -185,8 +185,8 @@ impl Standalone {
         self.policies.replace(inputs.policies);
         self.address_pools.replace(inputs.address_pools);
         let pools = self.address_pools.objects.iter();
-        self.ledger
-            .set_pools(pools.map(|(key, pool)| (key.name.as_str(), pool)));
+        let pools = pools.map(|(key, pool)| (key.name.as_str(), pool));
+        self.ledger.set_pools(pools, &mut self.addresses);
         self.nodes.want(inputs.nodes);
         self.stale = false;
         self.busy = true;

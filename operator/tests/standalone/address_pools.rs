@@ -1,5 +1,6 @@
 //! Addresses from pools of the directory.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use sluice_api::{
@@ -164,6 +165,7 @@ fn addresses_of_a_pool_are_in_groups_that_its_nodes_announce() {
         s.agent(agent, &["10.0.0.250"]);
     }
     let decided = |nodes: Option<&[&str]>| DecidedL2 {
+        gateways: BTreeSet::new(),
         interfaces: Vec::new(),
         nodes: nodes.map(|nodes| nodes.iter().map(|node| (*node).to_owned()).collect()),
         groups: 2,

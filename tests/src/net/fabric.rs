@@ -44,7 +44,7 @@ pub const DIRECTORS: [&str; 2] = ["director-1", "director-2"];
 /// The bridge on director 1 behind which pods are.
 pub const POD_BRIDGE: &str = "pods0";
 
-/// The second link of director 1.
+/// The second link of a director.
 pub const BACK_LINK: &str = "eth1";
 
 const CONTROL: &str = "control";
@@ -86,6 +86,11 @@ pub const fn vip_on_link(number: u8) -> Dual {
     FABRIC_NET.host(number)
 }
 
+/// An address behind the directors that no host has.
+pub const fn back_gateway() -> Dual {
+    BACK_NET.host(254)
+}
+
 /// Where a server is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
@@ -95,7 +100,7 @@ pub enum Place {
     Far,
     /// Behind the bridge of director 1.
     Pod,
-    /// At the second link of director 1.
+    /// At the second link of directors.
     Back,
 }
 
@@ -106,6 +111,8 @@ pub enum Gateway {
     Router,
     /// To director 1, as NAT asks for.
     Director,
+    /// To [`back_gateway`], which whoever announces it has.
+    Announced,
 }
 
 /// A server to build.
@@ -140,6 +147,14 @@ impl ServerSpec {
     #[must_use]
     pub const fn behind_director(mut self) -> Self {
         self.gateway = Gateway::Director;
+        self
+    }
+
+    /// The same at the second link of directors, with replies by way of the one that announces [`back_gateway`].
+    #[must_use]
+    pub const fn behind_gateway(mut self) -> Self {
+        self.place = Place::Back;
+        self.gateway = Gateway::Announced;
         self
     }
 }
@@ -195,7 +210,7 @@ impl Fabric {
             fabric.add_pod_bridge()?;
         }
         if servers.iter().any(|server| server.place == Place::Back) {
-            fabric.add_back_link()?;
+            fabric.add_back_link(DIRECTORS[0], 11)?;
         }
         for (server, host) in servers.iter().zip(21..) {
             fabric.add_server(server, host)?;
@@ -266,6 +281,12 @@ impl Fabric {
         self.switch.port(node)
     }
 
+    /// The back switch's port to a node.
+    pub fn back_end<'a>(&'a self, node: &'a str) -> Result<Port<'a>> {
+        let switch = self.back_switch.as_ref().context("no back switch")?;
+        Ok(switch.port(node))
+    }
+
     /// Connects a namespace for a control plane to the segment. Returns its address there, which is the one that a control
     /// plane has by itself too.
     pub fn connect_control(&self) -> Result<(Namespace, Dual)> {
@@ -301,32 +322,6 @@ impl Fabric {
         let known = self.switch.run("bridge mdb show")?;
         let entry = format!("port {node} grp {group} ");
         Ok(known.lines().any(|line| line.contains(&entry)))
-    }
-
-    /// Takes a node's link down: the node loses its carrier.
-    pub fn cut_link(&self, node: &str) -> Result<()> {
-        self.switch.ip(&format!("link set {node} down"))?;
-        Ok(())
-    }
-
-    /// Lets the switch neither take from a node nor give to it; the carrier stays.
-    pub fn silence(&self, node: &str) -> Result<()> {
-        self.switch
-            .run(&format!("bridge link set dev {node} state 0"))?;
-        Ok(())
-    }
-
-    /// Ends [`Self::silence`].
-    pub fn unsilence(&self, node: &str) -> Result<()> {
-        self.switch
-            .run(&format!("bridge link set dev {node} state 3"))?;
-        Ok(())
-    }
-
-    /// Takes it up again.
-    pub fn mend_link(&self, node: &str) -> Result<()> {
-        self.switch.ip(&format!("link set {node} up"))?;
-        Ok(())
     }
 
     /// Lets the router spread the flows of the second block's VIPs over these directors alone.
@@ -369,9 +364,11 @@ impl Fabric {
         plug_in(namespace.port(UPLINK), &self.switch, name, address)
     }
 
-    /// Adds a director beyond [`DIRECTORS`], to which no VIP is routed.
+    /// Adds a director beyond [`DIRECTORS`], to which no VIP is routed, and gives all of them a second link.
     pub fn add_third_director(&mut self, name: &str) -> Result<()> {
-        self.add_director(name, FABRIC_NET.host(13))
+        self.add_director(name, FABRIC_NET.host(13))?;
+        self.add_back_link(DIRECTORS[1], 12)?;
+        self.add_back_link(name, 13)
     }
 
     fn add_director(&mut self, name: &str, address: Dual) -> Result<()> {
@@ -422,24 +419,27 @@ impl Fabric {
         Ok(())
     }
 
-    fn add_back_link(&mut self) -> Result<()> {
-        let switch = self.run.namespace("back-switch")?;
-        switch.bridge(BRIDGE, FABRIC_MTU)?;
-        let director = self.node(DIRECTORS[0])?.namespace.clone();
-        let address = BACK_NET.host(11);
-        plug_in(director.port(BACK_LINK), &switch, DIRECTORS[0], address)?;
-        prepare_far_end(&mut self.pass, switch.port(DIRECTORS[0]))?;
-        self.back_switch = Some(switch);
-        Ok(())
+    fn add_back_link(&mut self, director: &str, host: u8) -> Result<()> {
+        if self.back_switch.is_none() {
+            let switch = self.run.namespace("back-switch")?;
+            switch.bridge(BRIDGE, FABRIC_MTU)?;
+            self.back_switch = Some(switch);
+        }
+        let switch = self.back_switch.as_ref().context("no back switch")?;
+        let node = self.nodes.get(director).context("no such director")?;
+        let near = node.namespace.port(BACK_LINK);
+        plug_in(near, switch, director, BACK_NET.host(host))?;
+        prepare_far_end(&mut self.pass, switch.port(director))
     }
 
     fn add_server(&mut self, server: &ServerSpec, host: u8) -> Result<()> {
         let namespace = self.run.namespace(server.name)?;
         let (address, gateway) = match (server.place, server.gateway) {
             (Place::Fabric, Gateway::Router) => (FABRIC_NET.host(host), FABRIC_NET.host(1)),
-            (Place::Fabric, Gateway::Director) => (FABRIC_NET.host(host), FABRIC_NET.host(11)),
+            (Place::Fabric, _) => (FABRIC_NET.host(host), FABRIC_NET.host(11)),
             (Place::Far, _) => (FAR_NET.host(host), FAR_NET.host(1)),
             (Place::Pod, _) => (POD_NET.host(host), POD_NET.host(1)),
+            (Place::Back, Gateway::Announced) => (BACK_NET.host(host), back_gateway()),
             (Place::Back, _) => (BACK_NET.host(host), BACK_NET.host(11)),
         };
         match server.place {

@@ -11,7 +11,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use sluice_api::{DEFAULT_POOL_GROUPS, GroupRole};
 
-use super::fabric::{DIRECTORS, Fabric, ServerSpec, UPLINK, vip_on_link};
+use super::address::Dual;
+use super::fabric::{BACK_LINK, DIRECTORS, Fabric, ServerSpec, UPLINK, back_gateway, vip_on_link};
 use super::manifest::{self, Role};
 use super::sluice::{Daemons, Sluice};
 use super::{Family, Namespace, Outage, OutageReport, Protocol, until};
@@ -20,14 +21,21 @@ use crate::kube::chart;
 /// All directors.
 pub const NODES: [&str; 3] = [DIRECTORS[0], DIRECTORS[1], "director-3"];
 
+/// The uplinks of each: VIPs are announced on the first, and the servers of NAT are at the second.
+const UPLINKS: [&str; 2] = [UPLINK, BACK_LINK];
+
 /// Name of the address pool that the VIPs are from.
 pub const POOL: &str = "segment";
 
+/// Name of the address pool of NAT's VIPs, unless all VIPs are in one group.
+const NAT_POOL: &str = "nat";
+
 /// The virtual servers: name, mode, number of the VIP on the segment, and servers.
-pub const SERVED: [(&str, &str, u8, [&str; 2]); 3] = [
+pub const SERVED: [(&str, &str, u8, [&str; 2]); 4] = [
     ("dr", "DR", 201, ["dr-1", "dr-2"]),
     ("tun", "TUN", 202, ["tun-1", "tun-2"]),
     ("fullnat", "FullNAT", 203, ["fullnat-1", "fullnat-2"]),
+    ("nat", "NAT", 205, ["nat-1", "nat-2"]),
 ];
 
 /// Number of a VIP that the address pool has and no virtual server yet.
@@ -88,21 +96,24 @@ impl Failover {
 
     /// The same with VIPs in so many groups.
     pub fn build_with(between: Between, groups: u8) -> Result<Self> {
-        let servers = SERVED.iter().flat_map(|(.., servers)| servers);
-        let specs: Vec<ServerSpec> = servers.map(|name| ServerSpec::new(name)).collect();
+        let specs = SERVED.iter().flat_map(|(_, mode, _, servers)| {
+            servers.map(|name| match *mode {
+                "NAT" => ServerSpec::new(name).behind_gateway(),
+                _ => ServerSpec::new(name),
+            })
+        });
+        let specs: Vec<ServerSpec> = specs.collect();
         let mut fabric = Fabric::build(&specs)?;
         fabric.add_third_director(NODES[2])?;
         let (neighbour, _) = fabric.guest()?;
         let mut nodes: Vec<(&str, Role)> = NODES.map(|name| (name, Role::Director)).to_vec();
         for (_, mode, _, servers) in SERVED {
-            if mode != "FullNAT" {
+            if has_agents(mode) {
                 nodes.extend(servers.map(|name| (name, Role::RealServer)));
             }
         }
         let names: Vec<&str> = nodes.iter().map(|(name, _)| *name).collect();
-        let objects = nodes
-            .iter()
-            .map(|(name, role)| manifest::node(name, *role, &[UPLINK]));
+        let objects = nodes.iter().map(|(name, role)| object(name, *role));
         let manifest = manifest::documents(&objects.collect::<Vec<_>>());
         let sluice = match between {
             Between::Directory => Sluice::start(&fabric, &names, &manifest)?,
@@ -125,17 +136,24 @@ impl Failover {
     }
 
     fn serve(&mut self, groups: u8) -> Result<()> {
-        let numbers = SERVED.iter().map(|(_, _, number, _)| *number);
-        let vips = numbers.chain([SPARE]).flat_map(|number| {
-            Family::BOTH.map(|family| vip_on_link(number).of(family).to_string())
+        let (nat, others): (Vec<_>, Vec<_>) =
+            SERVED.iter().partition(|(_, mode, ..)| *mode == "NAT");
+        let [nat, others] = [nat, others].map(|served| {
+            served
+                .iter()
+                .map(|(_, _, number, _)| *number)
+                .collect::<Vec<u8>>()
         });
-        let pool = json!({
-            "apiVersion": "sluice.dev/v1alpha1",
-            "kind": "AddressPool",
-            "metadata": {"name": POOL},
-            "spec": {"addresses": vips.collect::<Vec<_>>(), "announce": {"l2": {"groups": groups}}},
-        });
-        self.sluice.apply("pool", &[pool])?;
+        let others = [others, vec![SPARE]].concat();
+        let pools = if groups == 1 {
+            vec![address_pool(POOL, &[others, nat].concat(), 1)]
+        } else {
+            vec![
+                address_pool(POOL, &others, groups),
+                address_pool(NAT_POOL, &nat, 1),
+            ]
+        };
+        self.sluice.apply("pool", &pools)?;
         for (name, mode, number, servers) in SERVED {
             let members = servers
                 .iter()
@@ -301,9 +319,9 @@ impl Failover {
 
     /// Has the port of the holder of a virtual server's group pass nothing for [`AFTER`]. Returns what clients met.
     pub fn silence(&mut self, server: &str) -> Result<Vec<OutageReport>> {
-        let silence = |stage: &mut Self, holder: &str| stage.fabric.silence(holder);
+        let silence = |stage: &mut Self, holder: &str| stage.fabric.far_end(holder).silence();
         let (holder, reports) = self.disturb(server, silence, AFTER)?;
-        self.fabric.unsilence(&holder)?;
+        self.fabric.far_end(&holder).unsilence()?;
         Ok(reports)
     }
 
@@ -338,17 +356,48 @@ impl Failover {
     pub fn drain(&self, drained: &[&str]) -> Result<()> {
         let mut nodes: Vec<Value> = Vec::new();
         for node in NODES {
-            let mut object = manifest::node(node, Role::Director, &[UPLINK]);
+            let mut object = object(node, Role::Director);
             object["spec"]["drain"] = Value::Bool(drained.contains(&node));
             nodes.push(object);
         }
         for (_, mode, _, servers) in SERVED {
-            if mode != "FullNAT" {
-                nodes.extend(servers.map(|name| manifest::node(name, Role::RealServer, &[UPLINK])));
+            if has_agents(mode) {
+                nodes.extend(servers.map(|name| object(name, Role::RealServer)));
             }
         }
         self.sluice.apply("nodes", &nodes)
     }
+}
+
+/// Whether servers of a mode run agents.
+fn has_agents(mode: &str) -> bool {
+    ["DR", "TUN"].contains(&mode)
+}
+
+/// The LoadBalancerNode of a director or server.
+fn object(name: &str, role: Role) -> Value {
+    match role {
+        Role::Director => manifest::node(name, role, &UPLINKS),
+        Role::RealServer => manifest::node(name, role, &UPLINKS[..1]),
+    }
+}
+
+/// An address pool of VIPs with these numbers. If they are in one group the gateway of NAT's servers moves with them.
+fn address_pool(name: &str, numbers: &[u8], groups: u8) -> Value {
+    let texts = |address: Dual| Family::BOTH.map(|family| address.of(family).to_string());
+    let vips = numbers
+        .iter()
+        .flat_map(|number| texts(vip_on_link(*number)));
+    let mut l2 = json!({"groups": groups, "interfaces": [UPLINK]});
+    if groups == 1 {
+        l2["gateways"] = json!(texts(back_gateway()));
+    }
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "AddressPool",
+        "metadata": {"name": name},
+        "spec": {"addresses": vips.collect::<Vec<_>>(), "announce": {"l2": l2}},
+    })
 }
 
 /// Where clients of a virtual server connect.

@@ -21,6 +21,8 @@ mod command;
 mod counter;
 pub mod fabric;
 pub mod failover;
+mod fault;
+pub mod gateway;
 pub mod lab;
 mod link;
 pub mod manifest;

@@ -204,8 +204,8 @@ impl Cluster {
         self.world.revision_floor = self.world.highest_revision();
         let before = self.world.clone();
         let pools = self.address_pools.iter();
-        self.ledger
-            .set_pools(pools.map(|(key, pool)| (key.name.as_str(), pool)));
+        let pools = pools.map(|(key, pool)| (key.name.as_str(), pool));
+        self.ledger.set_pools(pools, &mut self.world.addresses);
         self.ledger.assign(&mut self.world);
         let outcome = reconcile(&self.world, now);
         let world = &mut self.world;

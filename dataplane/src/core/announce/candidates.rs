@@ -8,15 +8,17 @@ use sluice_api::Peer;
 use sluice_election::Candidate;
 use sluice_planner::Server;
 
-use super::{Announce, Pool, uplinks};
+use super::ways::{Pool, is_within};
+use super::{Announce, subnets, uplinks};
 use crate::core::intent::Intent;
 use crate::core::network::Network;
+use crate::netlink::Prefix;
 
 impl Announce {
     /// The directors that may hold the groups of a pool. `whole` are this node's uplinks that are.
     ///
     /// Who has lost an uplink that the pool is not announced on, and that another candidate has, reaches fewer servers: no group
-    /// returns to it, and if it is this node it is no candidate.
+    /// returns to it, and if it is this node it is no candidate. Nor is anybody who is not in the networks of the pool's gateways.
     pub(super) fn candidates(
         &self,
         intent: &Intent,
@@ -24,15 +26,25 @@ impl Announce {
         pool: &Pool<'_>,
         (whole, now): (&BTreeSet<String>, Instant),
     ) -> Vec<Candidate> {
+        let own_networks = networks_of_gateways(pool, intent, network);
+        let is_there = |peer: &Peer| {
+            let mut networks = own_networks.iter().flatten();
+            networks.all(|(_, subnets)| peer.addresses.iter().any(|it| is_within(*it, subnets)))
+        };
         let others = intent.peers.iter().filter(|(name, peer)| {
             let mut interfaces = peer.interfaces.keys();
-            peer.candidate && pool.names(name) && interfaces.any(|name| pool.announces_on(name))
+            let is_candidate = peer.candidate && pool.names(name) && is_there(peer);
+            is_candidate && interfaces.any(|name| pool.announces_on(name))
         });
         let others: Vec<(&String, &Peer)> = others.collect();
         let interfaces = others.iter().flat_map(|(_, peer)| &peer.interfaces);
         let to_servers = interfaces.filter(|(name, it)| it.steady && !pool.announces_on(name));
         let to_servers: BTreeSet<&str> = to_servers.map(|(name, _)| name.as_str()).collect();
-        let matters = |name: &str| pool.announces_on(name) || to_servers.contains(name);
+        let mut to_gateways = own_networks.iter().flatten();
+        let to_gateways: BTreeSet<&str> = to_gateways.by_ref().map(|(name, _)| *name).collect();
+        let matters = |name: &str| {
+            pool.announces_on(name) || to_servers.contains(name) || to_gateways.contains(name)
+        };
         let other = |(name, peer): (&String, &Peer)| {
             let mut interfaces = peer.interfaces.iter();
             Candidate {
@@ -44,7 +56,8 @@ impl Announce {
         let drains = intent.node.as_ref().is_none_or(|node| node.spec.drain);
         let mut interfaces = intent.interfaces();
         let is_short = interfaces.any(|name| to_servers.contains(name) && !whole.contains(name));
-        if intent.may_hold && !drains && !is_short {
+        let is_at_gateways = own_networks.iter().all(Option::is_some);
+        if intent.may_hold && !drains && !is_short && is_at_gateways {
             let mut on = uplinks(intent, network)
                 .map(|(name, ..)| name)
                 .filter(|name| matters(name));
@@ -106,4 +119,20 @@ impl Announce {
         let peer = peers.find(|(_, peer)| peer.addresses.contains(&server.address));
         peer.map(|(name, _)| name.as_str())
     }
+}
+
+/// For each gateway of a pool the name of an uplink that has it in a subnet, and that uplink's subnets with it; `None`: none has.
+fn networks_of_gateways<'a>(
+    pool: &Pool<'_>,
+    intent: &'a Intent,
+    network: &'a Network,
+) -> Vec<Option<(&'a str, Vec<Prefix>)>> {
+    let networks = pool.gateways().map(|gateway| {
+        uplinks(intent, network).find_map(|(name, ifindex, ..)| {
+            let mut subnets = subnets(network, ifindex);
+            subnets.retain(|subnet| subnet.contains(gateway));
+            (!subnets.is_empty()).then_some((name, subnets))
+        })
+    });
+    networks.collect()
 }

@@ -6,16 +6,16 @@ mod indices;
 mod known;
 mod steady;
 mod vips;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sluice_abi::AnnouncedWord;
 use sluice_api::{
-    AddressClaim, AttachMode, DecidedL2, GroupRole, GroupStatus, InterfaceStatus, MAX_GATEWAYS,
-    MacAddress, Peer, Reason, Time, UnheldGroup, UnheldReason, is_local_group, parse_vip_group,
+    AddressClaim, AttachMode, GroupRole, GroupStatus, InterfaceStatus, MAX_GATEWAYS, MacAddress,
+    Peer, Reason, Time, UnheldGroup, UnheldReason, is_local_group, parse_vip_group,
 };
 use sluice_election::{Candidate, Health, Obstacle};
 use sluice_planner::{Announced, Mac};
@@ -33,6 +33,7 @@ use known::Known;
 use steady::Steady;
 pub(super) use vips::Vips;
 use vips::{NO_POOL, is_local};
+use ways::{Carries, Pool, Way, WayOut, is_within};
 
 /// What to do about hosts that claim VIPs. It comes first, since a long message is cut.
 const CLAIMED_REMEDY: &str = "take these addresses off the other hosts, or out of the AddressPool; a proxy ARP that answers for \
@@ -61,72 +62,10 @@ pub(super) struct Announce {
     told: Told,
     /// Groups for which there is no number.
     unnumbered: usize,
+    /// Gateways of NAT servers that are in no uplink's subnet.
+    astray: BTreeSet<IpAddr>,
     /// Why nothing can be announced.
     unable: Option<String>,
-}
-
-/// How a group is announced here.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Way {
-    index: u16,
-    uplinks: Vec<WayOut>,
-}
-
-/// An uplink on which a group is announced.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct WayOut {
-    ifindex: u32,
-    mac: Mac,
-    /// If only addresses in the uplink's subnets are announced there: these.
-    subnets: Option<Vec<Prefix>>,
-}
-
-impl WayOut {
-    fn takes(&self, vip: IpAddr) -> bool {
-        let subnets = self.subnets.as_ref();
-        subnets.is_none_or(|subnets| subnets.iter().any(|subnet| subnet.contains(vip)))
-    }
-}
-
-impl Way {
-    /// How a VIP of the group is announced, which this node may answer for, or may not yet; `None`: not at all.
-    fn announced(&self, vip: IpAddr, is_answered: bool) -> Option<Announced> {
-        let takes = self.uplinks.iter().filter(|uplink| uplink.takes(vip));
-        let on: Vec<(u32, Mac)> = takes.map(|uplink| (uplink.ifindex, uplink.mac)).collect();
-        (!on.is_empty()).then_some(Announced {
-            group: if is_answered {
-                self.index
-            } else {
-                AnnouncedWord::NO_GROUP
-            },
-            on,
-            router: false,
-        })
-    }
-}
-
-/// How the addresses of a pool are announced, or those that no pool has.
-#[derive(Clone, Copy, Debug)]
-struct Pool<'a> {
-    name: &'a str,
-    l2: Option<&'a DecidedL2>,
-    /// Whether each address is announced only on uplinks in whose subnets it is.
-    on_link: bool,
-}
-
-impl Pool<'_> {
-    /// Whether its addresses are announced on uplinks of this name.
-    fn announces_on(&self, uplink: &str) -> bool {
-        self.l2.is_none_or(|l2| {
-            l2.interfaces.is_empty() || l2.interfaces.iter().any(|name| name == uplink)
-        })
-    }
-
-    /// Whether a node may announce its addresses.
-    fn names(&self, node: &str) -> bool {
-        let nodes = self.l2.and_then(|l2| l2.nodes.as_ref());
-        nodes.is_none_or(|nodes| nodes.iter().any(|name| name == node))
-    }
 }
 
 /// Facts about announcement that outlive an agent, or that the user chose.
@@ -157,6 +96,7 @@ impl Announce {
             plan: None,
             told: Told::default(),
             unnumbered: 0,
+            astray: BTreeSet::new(),
             unable: options.unable,
         }
     }
@@ -196,9 +136,9 @@ impl Announce {
                 continue;
             };
             let mut vips = Arc::clone(decided);
-            if way.uplinks.iter().any(|uplink| uplink.subnets.is_some()) {
-                let is_here = |vip: &&IpAddr| way.uplinks.iter().any(|uplink| uplink.takes(**vip));
-                vips = Arc::new(decided.iter().filter(is_here).copied().collect());
+            if way.is_choosy() {
+                let here = decided.iter().filter(|vip| way.is_here(**vip));
+                vips = Arc::new(here.copied().collect());
             }
             let vips = before
                 .remove(group)
@@ -214,20 +154,39 @@ impl Announce {
         let here: Vec<(&String, Pool<'_>)> = here.collect();
         self.indices.keep(here.iter().map(|(group, _)| *group));
         self.unnumbered = 0;
+        self.astray.clear();
         let mut ways = BTreeMap::new();
         for (group, pool) in here {
             let Some(index) = self.indices.of(group) else {
                 self.unnumbered += 1;
                 continue;
             };
-            let uplinks = uplinks(intent, network).filter(|(name, ..)| pool.announces_on(name));
-            let uplinks = uplinks.map(|(_, ifindex, _, mac)| WayOut {
-                ifindex,
-                mac,
-                subnets: pool.on_link.then(|| subnets(network, ifindex)),
+            let gateways = pool.gateways_of(group);
+            let uplinks = uplinks(intent, network).map(|(name, ifindex, _, mac)| {
+                let subnets = subnets(network, ifindex);
+                let here = gateways.iter().filter(|it| is_within(**it, &subnets));
+                WayOut {
+                    ifindex,
+                    mac,
+                    gateways: here.copied().collect(),
+                    vips: match (pool.announces_on(name), pool.on_link) {
+                        (false, _) => Carries::None,
+                        (true, false) => Carries::All,
+                        (true, true) => Carries::Within(subnets),
+                    },
+                }
             });
-            let uplinks = uplinks.collect();
-            ways.insert(group.clone(), Way { index, uplinks });
+            let is_used = |it: &WayOut| it.vips != Carries::None || !it.gateways.is_empty();
+            let way = Way {
+                index,
+                uplinks: uplinks.filter(is_used).collect(),
+                gateways,
+            };
+            let here = way.uplinks.iter().flat_map(|it| &it.gateways);
+            let here: BTreeSet<&IpAddr> = here.collect();
+            let astray = way.gateways.iter().filter(|it| !here.contains(it));
+            self.astray.extend(astray);
+            ways.insert(group.clone(), way);
         }
         ways
     }
@@ -343,13 +302,20 @@ impl Announce {
                 Some(before) if **before == candidates => Arc::clone(before),
                 _ => Arc::new(candidates),
             };
-            let names = uplinks(intent, network).map(|(name, ..)| name);
-            let mut on = names.filter(|name| pool.announces_on(name)).peekable();
-            let is_whole = on.peek().is_some() && on.all(|name| whole.contains(name));
+            let on: BTreeMap<u32, &WayOut> =
+                way.uplinks.iter().map(|it| (it.ifindex, it)).collect();
+            let names =
+                uplinks(intent, network).filter(|(_, ifindex, ..)| on.contains_key(ifindex));
+            let mut names = names.map(|(name, ..)| name);
+            let carries_vips = way.uplinks.iter().any(|it| it.vips != Carries::None);
+            let is_whole = carries_vips && names.all(|name| whole.contains(name));
+            let only_gateways = way.uplinks.iter().filter(|it| it.vips == Carries::None);
             let group = Group {
                 index: way.index,
-                uplinks: way.uplinks.iter().map(|uplink| uplink.ifindex).collect(),
+                uplinks: on.into_keys().collect(),
                 on_link: pool.on_link,
+                gateways: way.gateways.clone(),
+                only_gateways: only_gateways.map(|it| it.ifindex).collect(),
                 vips: Arc::clone(vips),
                 new: new.remove(name.as_str()).map_or_else(BTreeSet::new, |new| {
                     new.into_iter().filter(|vip| vips.contains(vip)).collect()
@@ -473,6 +439,12 @@ impl Announce {
     pub(super) fn problem(&self) -> Option<String> {
         if let Some(unable) = &self.unable {
             return Some(format!("VIPs are not announced here: {unable}"));
+        }
+        if let Some(gateway) = self.astray.first() {
+            return Some(format!(
+                "the VIPs of an AddressPool with the gateway {gateway} are not announced here: give an uplink an address in the \
+                 gateway's network, or leave this node out by the pool's spec.announce.l2.nodeSelector"
+            ));
         }
         (self.unnumbered > 0).then(|| {
             format!(

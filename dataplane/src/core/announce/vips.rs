@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sluice_api::{
-    AddressGroup, DEFAULT_POOL_GROUPS, DecidedVirtualServer, ExternalTrafficPolicy,
+    AddressGroup, DEFAULT_POOL_GROUPS, DecidedL2, DecidedVirtualServer, ExternalTrafficPolicy,
     FIRST_LOCAL_GROUP, MAX_LOCAL_GROUPS, ObjectKey, is_local_group, parse_vip_group, vip_group,
 };
 
 /// Stands for a pool in the names of groups of VIPs that have none.
 pub(in crate::core) const NO_POOL: &str = "link";
 
-/// The VIPs of each group. A VIP that several virtual servers share is in the group that the first of them says; they all say the
+/// The VIPs of each group, gateways of NAT servers among them. A VIP that several virtual servers share is in the group that the first of them says; they all say the
 /// same.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Vips {
@@ -21,6 +21,8 @@ pub(in crate::core) struct Vips {
     groups_all: bool,
     says: BTreeMap<IpAddr, BTreeMap<ObjectKey, String>>,
     groups: BTreeMap<String, Arc<BTreeSet<IpAddr>>>,
+    /// Gateways of NAT servers, with their pools.
+    gateways: BTreeSet<(ObjectKey, IpAddr)>,
     /// VIPs whose group is another one since this was last taken.
     changed: BTreeSet<IpAddr>,
 }
@@ -86,6 +88,22 @@ impl Vips {
         }
         for (key, decided) in self.decided.clone() {
             self.say_all(&key, &decided);
+        }
+    }
+
+    /// Takes in the gateways of NAT servers of the pools, which move as VIPs do: those of a pool are in its first group.
+    pub(in crate::core) fn set_gateways(&mut self, pools: &BTreeMap<String, DecidedL2>) {
+        let gateways = pools.iter().flat_map(|(pool, l2)| {
+            let gateways = l2.gateways.iter();
+            gateways.map(move |gateway| (ObjectKey::new("", pool.as_str()), *gateway))
+        });
+        let gateways: BTreeSet<(ObjectKey, IpAddr)> = gateways.collect();
+        let before = std::mem::replace(&mut self.gateways, gateways.clone());
+        for (pool, gateway) in before.difference(&gateways) {
+            self.say(pool, *gateway, None);
+        }
+        for (pool, gateway) in gateways.difference(&before) {
+            self.say(pool, *gateway, Some(vip_group(&pool.name, 0)));
         }
     }
 

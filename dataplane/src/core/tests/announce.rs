@@ -1,5 +1,7 @@
 //! What the announcer is told.
 
+use std::net::Ipv4Addr;
+
 use sluice_abi::AnnouncedWord;
 use sluice_api::{
     AddressClaim, AddressGroup, Authority, ConditionType, DecidedL2, ExternalTrafficPolicy,
@@ -40,6 +42,7 @@ fn pool(change: impl FnOnce(&mut DecidedL2)) -> Input {
         interfaces: Vec::new(),
         nodes: None,
         groups: 2,
+        gateways: BTreeSet::new(),
     };
     change(&mut l2);
     Input::Source(Event::Announcing(Announcing {
@@ -303,6 +306,54 @@ fn a_pool_says_which_nodes_and_uplinks_announce_it() {
     world.tell(pool(|l2| l2.groups = 1));
     world.turn();
     assert_eq!(group(&world), None, "the pool has no such group any more");
+}
+
+#[test]
+fn a_gateway_of_nat_servers_moves_with_the_first_group() {
+    let gateway = ip("10.0.0.254");
+    let mut world = world();
+    world.hear(network::address(UPLINK_INDEX, Ipv4Addr::new(10, 0, 0, 9)));
+    let with_gateway = |interface: &str, gateway: IpAddr| {
+        pool(|l2| {
+            l2.groups = 1;
+            l2.interfaces = vec![interface.to_owned()];
+            l2.gateways = [gateway].into();
+        })
+    };
+    world.tell(with_gateway(UPLINK, gateway));
+    world.turn();
+    let first = group_of(&world, "edge-0").expect("the group, though it has no VIP");
+    assert_eq!(*first.vips, [gateway].into());
+    assert_eq!(first.health, Health::Whole);
+    assert_eq!(
+        candidates_of(&world, "edge-0"),
+        "d1",
+        "others have no address in its network"
+    );
+    let words: Vec<_> = world.maps.announced.values().collect();
+    assert!(words.len() == 1 && words[0].is_router(), "{words:?}");
+
+    // The VIPs are on another uplink, which is not there.
+    world.tell(with_gateway("eth9", gateway));
+    world.turn();
+    let only = group_of(&world, "edge-0").expect("the group");
+    assert_eq!(only.only_gateways, [UPLINK_INDEX].into());
+    assert_eq!(only.health, Health::Broken);
+
+    world.tell(with_gateway(UPLINK, ip("10.9.0.254")));
+    wait(&mut world, Duration::from_secs(2));
+    assert_eq!(
+        candidates_of(&world, "edge-0"),
+        "d2* d3",
+        "others know where they are"
+    );
+    assert!(world.maps.announced.is_empty());
+    let status = world.status.as_ref().expect("a status");
+    let message = &status.conditions[0].message;
+    assert!(message.contains("the gateway 10.9.0.254"), "{message}");
+    world.tell(pool(|_| ()));
+    world.turn();
+    assert_eq!(group_of(&world, "edge-0"), None);
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub(super) fn route(destination: &str, length: u8) -> RouteNetlinkMessage {
 pub(super) fn address(ifindex: u32, address: Ipv4Addr) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.index = ifindex;
+    message.header.prefix_len = 24;
     message.attributes = vec![AddressAttribute::Address(address.into())];
     RouteNetlinkMessage::NewAddress(message)
 }

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use sluice_api::{
-    AddressGroup, Decision, ExternalTrafficPolicy, FIRST_LOCAL_GROUP, MAX_LOCAL_GROUPS,
+    AddressGroup, Decision, ExternalTrafficPolicy, FIRST_LOCAL_GROUP, IpFamily, MAX_LOCAL_GROUPS,
     MAX_POOL_GROUPS, ObjectKey, Reason, is_local_group, parse_vip_group, vip_group,
 };
 
@@ -191,6 +191,17 @@ impl Ledger {
             })
         });
         groups.collect()
+    }
+
+    /// Those of the addresses that are announced and that no gateway of NAT servers moves with, with their pools.
+    pub(super) fn without_gateway(&self, addresses: &[IpAddr]) -> Vec<(IpAddr, String)> {
+        let fixed = addresses.iter().filter_map(|address| {
+            let group = self.entries.get(address)?.group.as_ref()?;
+            self.pools.groups(&group.pool)?;
+            let has_gateway = self.pools.has_gateway(group, IpFamily::of(*address));
+            (!has_gateway).then(|| (*address, group.pool.clone()))
+        });
+        fixed.collect()
     }
 
     fn join(&mut self, address: IpAddr, group: Group) {

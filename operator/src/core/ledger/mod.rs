@@ -46,6 +46,8 @@ pub struct Assignment {
     kept: Vec<IpAddr>,
     /// The VIP groups of its addresses, and of those that its decision names.
     groups: Vec<AddressGroup>,
+    /// Its addresses that no gateway of NAT servers moves with, though they are announced, with their pools.
+    without_gateway: Vec<(IpAddr, String)>,
 }
 
 impl Assignment {
@@ -57,6 +59,11 @@ impl Assignment {
     /// Those of its addresses that no pool would give it now.
     pub(super) fn kept(&self) -> &[IpAddr] {
         &self.kept
+    }
+
+    /// Its addresses that no gateway of NAT servers moves with, though they are announced, with their pools.
+    pub(super) fn without_gateway(&self) -> &[(IpAddr, String)] {
+        &self.without_gateway
     }
 }
 
@@ -181,6 +188,7 @@ impl Ledger {
         }
         assignment.kept = self.kept(key, &wanted);
         assignment.groups = self.groups(&wanted);
+        assignment.without_gateway = self.without_gateway(&assignment.addresses);
         if assignment.refusals.is_empty() {
             self.waiting.remove(key);
         } else {

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 
 use sluice_api::{
     AddressPool, AddressPoolSpec, AddressRange, AddressSharing, ConditionType, FIRST_LOCAL_GROUP,
-    IpFamily, MAX_POOL_GROUPS, ObjectKey, Reason, Time, Validate, is_true, next_address,
+    IpFamily, L2Announcement, MAX_POOL_GROUPS, ObjectKey, Reason, Time, Validate, is_true,
+    next_address,
 };
 
 use super::groups::{Group, local_numbers};
 use super::{Entry, Ledger, Usable};
+use crate::core::addresses::Addresses;
 use crate::core::admission::Refusal;
 
 /// Addresses that are looked at, one after the other, for one that is nobody's: those that a node or the cluster has count,
@@ -41,6 +43,8 @@ pub(super) struct Pools {
     by_name: BTreeMap<String, Pool>,
     /// The ranges of those that count, by their first addresses.
     ranges: BTreeMap<IpAddr, (AddressRange, String)>,
+    /// The gateways of those that count.
+    gateways: BTreeMap<IpAddr, String>,
     namespaces: BTreeMap<String, Labels>,
     /// The labels of Services, by the virtual servers that are made for them.
     services: BTreeMap<ObjectKey, Labels>,
@@ -72,9 +76,14 @@ pub struct PoolState {
 }
 
 impl Ledger {
-    /// Takes all pools. The virtual servers are to ask again, and so is whoever was refused.
-    pub fn set_pools<'a>(&mut self, pools: impl Iterator<Item = (&'a str, &'a AddressPool)>) {
+    /// Takes all pools. The virtual servers are to ask again, and so is whoever was refused. The pools' gateways are nobody's VIPs.
+    pub fn set_pools<'a>(
+        &mut self,
+        pools: impl Iterator<Item = (&'a str, &'a AddressPool)>,
+        addresses: &mut Addresses,
+    ) {
         self.pools.set(pools);
+        addresses.set_gateways(&self.pools.gateways);
     }
 
     /// Takes the labels of a namespace; `None`: it is gone. Its virtual servers are to ask again.
@@ -171,6 +180,7 @@ impl Pools {
         };
         self.by_name = pools.map(pool).collect();
         self.ranges.clear();
+        self.gateways.clear();
         // The oldest first: of pools that overlap the newer one is refused. Those in a directory have no time of creation.
         let mut names: Vec<(bool, Option<Time>, String)> = self
             .by_name
@@ -197,10 +207,23 @@ impl Pools {
             let path = format!("spec.addresses[{i}]");
             Some(Refusal::new(Reason::AddressPoolOverlap, path, message))
         });
-        pool.refusals.extend(conflict);
+        let l2 = pool.spec.l2();
+        let gateways: Vec<IpAddr> = l2.iter().flat_map(L2Announcement::gateways).collect();
+        let taken = gateways.iter().enumerate().find_map(|(i, gateway)| {
+            let whose = self.gateways.get(gateway)?;
+            let message = format!(
+                "{gateway} is a gateway of the older AddressPool {whose}, whose addresses may have another director: take it out \
+                 here or there"
+            );
+            let path = format!("spec.announce.l2.gateways[{i}]");
+            Some(Refusal::new(Reason::AddressPoolOverlap, path, message))
+        });
+        pool.refusals.extend(conflict.or(taken));
         if !pool.refusals.is_empty() {
             return;
         }
+        let own = gateways.into_iter().map(|it| (it, name.to_owned()));
+        self.gateways.extend(own);
         for range in &pool.ranges {
             // Those of one pool may overlap: the longest that begins at an address is enough.
             let longer = self.ranges.get(&range.first);
@@ -241,6 +264,13 @@ impl Pools {
         let known = self.grouped.get(name);
         let is_free = |number: &u8| !known.is_some_and(|known| known.contains_key(number));
         local_numbers().find(is_free)
+    }
+
+    /// Whether NAT servers can have a gateway that moves with the VIPs of a family of a group.
+    pub(super) fn has_gateway(&self, group: &Group, family: IpFamily) -> bool {
+        let of_family = |gateway: &IpAddr| IpFamily::of(*gateway) == family;
+        let mut gateways = self.gateways.iter();
+        group.number == 0 && gateways.any(|(it, pool)| *pool == group.pool && of_family(it))
     }
 
     /// The VIP group of a pool with the fewest addresses, of equal ones the first.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sluice_api::AddressPool;
 
 use super::*;
+use crate::core::addresses::Addresses;
 
 /// Which addresses are somebody else's.
 #[derive(Default)]
@@ -83,7 +84,7 @@ impl World {
 
     fn tell_pools(&mut self) {
         let pools = self.pools.iter().map(|(name, pool)| (name.as_str(), pool));
-        self.ledger.set_pools(pools);
+        self.ledger.set_pools(pools, &mut Addresses::default());
         self.ask_all();
     }
 
@@ -425,6 +426,36 @@ fn priority_and_name_say_which_pool_comes_first() {
     }
     world.apply("shop/4", &from("d"));
     assert_eq!(world.has("shop/4"), "203.0.113.4");
+}
+
+#[test]
+fn a_gateway_is_one_pools() {
+    let pool = |block: &str, gateways: &[&str]| {
+        let announce = json!({"l2": {"groups": 1, "gateways": gateways}});
+        json!({"addresses": [block, "2001:db8::/64"], "announce": announce})
+    };
+    let mut world = World::new();
+    world.pool("old", &pool("203.0.113.0/28", &["10.0.0.1"]));
+    world.pool("new", &json!({"addresses": ["198.51.100.0/28"], "announce": {"l2": {"groups": 1, "gateways": ["10.0.1.1", "10.0.0.1"]}}}));
+    let refusals = world.state("new").refusals;
+    assert_eq!(refusals[0].reason, Reason::AddressPoolOverlap);
+    let text = refusals[0].error.to_string();
+    let said = "spec.announce.l2.gateways[1]: 10.0.0.1 is a gateway of the older AddressPool old";
+    assert!(text.starts_with(said), "{text}");
+    // A gateway of IPv4 moves with no VIP of IPv6.
+    world.apply("shop/a", &json!([{"family": "IPv4"}, {"family": "IPv6"}]));
+    let fixed = |world: &World| {
+        let assignment = world.ledger.assignment(&key("shop/a"));
+        assignment.expect("it asked").without_gateway().to_vec()
+    };
+    assert_eq!(fixed(&world), [(ip("2001:db8::1"), "old".to_owned())]);
+    world.pool("old", &pool("203.0.113.0/28", &["10.0.0.1", "fd00::1"]));
+    assert_eq!(fixed(&world), []);
+    world.pool(
+        "old",
+        &json!({"addresses": ["203.0.113.0/28", "2001:db8::/64"], "announce": {"none": {}}}),
+    );
+    assert_eq!(fixed(&world), [], "nobody announces them");
 }
 
 #[test]

@@ -187,8 +187,8 @@ impl Sim {
         self.look_at_timers();
         self.world.revision_floor = self.world.highest_revision();
         let pools = self.address_pools.iter();
-        self.ledger
-            .set_pools(pools.map(|(name, pool)| (name.as_str(), pool)));
+        let pools = pools.map(|(name, pool)| (name.as_str(), pool));
+        self.ledger.set_pools(pools, &mut self.world.addresses);
         self.ledger.assign(&mut self.world);
         let outcome = reconcile(&self.world, &now);
         for (key, status) in outcome.virtual_servers {

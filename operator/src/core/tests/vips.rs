@@ -7,7 +7,7 @@ const VIP: &str = "203.0.113.10";
 const BLOCK: &str = "203.0.113.10/32";
 
 /// Whoever may have the VIP, in blocks of these sizes, what a newcomer is told, and whether an incumbent loses it.
-const HOLDERS: [(HolderKind, &str, &str, &str, bool); 8] = [
+const HOLDERS: [(HolderKind, &str, &str, &str, bool); 9] = [
     (
         HolderKind::Node,
         BLOCK,
@@ -34,6 +34,13 @@ const HOLDERS: [(HolderKind, &str, &str, &str, bool); 8] = [
         "203.0.113.0/24",
         "AddressNotUsable",
         "is in the range of the pods of node default/x",
+        false,
+    ),
+    (
+        HolderKind::Gateway,
+        BLOCK,
+        "AddressNotUsable",
+        "is a gateway of AddressPool default/x",
         false,
     ),
     (

@@ -59,7 +59,7 @@ pub(crate) fn show(
     let kept = KeptConnections::open(fabric.client(), &targets, KEPT, pause)?;
     let clients = targets.map(|target| Outage::start(fabric.client(), target));
     thread::sleep(BEFORE);
-    fabric.silence(holder)?;
+    fabric.far_end(holder).silence()?;
     line("dead", holder);
     thread::sleep(AFTER);
     for (family, client) in Family::BOTH.into_iter().zip(clients) {
@@ -88,7 +88,7 @@ pub(crate) fn show(
         };
         report.check(&format!("{family}: announced by {successor}"), another());
     }
-    fabric.unsilence(holder)?;
+    fabric.far_end(holder).unsilence()?;
     sluice.await_ready()
 }
 

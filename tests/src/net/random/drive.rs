@@ -188,10 +188,10 @@ impl<'a> Driver<'a> {
             Action::StartOperator => self.lab.sluice.restart_operator(),
             Action::CutLink(node) => {
                 self.disturb(Disturbance::Outage(node));
-                self.lab.fabric.cut_link(node)
+                self.lab.fabric.far_end(node).cut()
             }
             Action::MendLink(node) => {
-                self.lab.fabric.mend_link(node)?;
+                self.lab.fabric.far_end(node).mend()?;
                 self.calm_after(LINK_RECOVERY, Disturbance::Outage(node));
                 Ok(())
             }
@@ -279,14 +279,14 @@ impl<'a> Driver<'a> {
     fn lose(&mut self, director: &'static str) -> Result<()> {
         self.disturb(Disturbance::Lost(director));
         self.disturb(Disturbance::Outage(director));
-        self.lab.fabric.cut_link(director)?;
+        self.lab.fabric.far_end(director).cut()?;
         self.divert(director)?;
         self.lab.sluice.kill_agent(director)?;
         self.lab.sluice.lose_maps(director)
     }
 
     fn rebuild(&mut self, director: &'static str) -> Result<()> {
-        self.lab.fabric.mend_link(director)?;
+        self.lab.fabric.far_end(director).mend()?;
         self.lab.sluice.restart_agent(director)?;
         let start = self.ledger.now();
         let mut ready = None;
