@@ -66,8 +66,10 @@ fn detach(place: &Place) -> Result<()> {
         .release_registered()
         .context("release neighbours")?;
     requests.leave_groups().context("leave multicast groups")?;
-    // A killed agent leaves it.
-    let _ = std::fs::remove_file(place.socket());
+    // A killed agent leaves them.
+    for file in [place.socket(), place.memory()] {
+        let _ = std::fs::remove_file(file);
+    }
     if removed.is_empty() {
         println!(
             "nothing was attached or pinned in {}",

@@ -68,6 +68,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Where it is written down what a restarted agent needs in order to go on announcing without the API server.
+    pub(crate) fn memory(&self) -> PathBuf {
+        self.socket().with_extension("announced.json")
+    }
+
     /// The Unix socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| {

@@ -2,24 +2,26 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::{fs, io, panic, process, thread};
 
 use anyhow::{Context, Result, bail};
 use prometheus_client::registry::Registry;
 use sluice_agent::admin::Listeners;
-use sluice_agent::announce::{self, Announcer, Told};
+use sluice_agent::announce::{self, Announcer, Memory, Place, Plan, Told};
 use sluice_agent::core::{AnnounceOptions, Core, Input};
-use sluice_agent::maps::{Attacher, Maps, PinLock, kernel_release, open};
+use sluice_agent::maps::{Attacher, Maps, Opened, PinLock, Programs, kernel_release, open};
 use sluice_agent::netlink::{Monitor, Requests};
 use sluice_agent::report::Mailbox;
 use sluice_agent::shell::{Shell, Tools};
+use sluice_agent::source::SourceState;
 use sluice_agent::state::State;
 use sluice_agent::sweeper;
 use sluice_election::Coordination;
+use sluice_planner::Image;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::options::RunOptions;
 use crate::sources::{OpenSource, Source};
@@ -58,13 +60,24 @@ async fn run_until_signal(options: &RunOptions) -> Result<()> {
     let pins = PinLock::acquire(&options.place.pin_dir)?;
     let listeners = Listeners::bind(options.admin.0, &options.place.socket()).await;
     let socket = listeners.socket().to_owned();
+    let around = (
+        source.state(),
+        source.leases(options.election().request_timeout),
+    );
+    let prepare = |memory| prepare(options, &object, &pins, &around, memory);
+    // What was announced is announced again before anybody waits for the API server.
+    let memory = Memory::read(&options.place.memory());
+    let early = memory.map(|memory| prepare(Some(memory))).transpose()?;
     let source = source.open(&options.node).await?;
-    let (state, core_ended, announcer) = match source.detach() {
-        Some(generation) => {
-            let (state, ended) = stay_detached(options, &pins, source, generation)?;
-            (state, ended, None)
+    let (state, core_ended, announcer) = if let Some(generation) = source.detach() {
+        if let Some(announcer) = early.and_then(|early| early.announcer.ok()) {
+            announcer.shut_down();
         }
-        None => start(options, &object, pins, source)?,
+        let (state, ended) = stay_detached(options, &pins, source, generation)?;
+        (state, ended, None)
+    } else {
+        let prepared = early.map_or_else(|| prepare(None), Ok)?;
+        start(options, prepared, pins, source)?
     };
     info!(node = options.node, socket = %socket.display(), "running");
 
@@ -83,42 +96,126 @@ async fn run_until_signal(options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
-/// Starts everything: programs and maps, the core, and what it is told by.
-fn start(
+/// What there is before the source is asked for anything.
+struct Prepared {
+    maps: Arc<Maps>,
+    programs: Programs,
+    image: Image,
+    /// Whether maps of an earlier agent were taken over.
+    adopted: bool,
+    state: Arc<State>,
+    inbox: (SyncSender<Input>, Receiver<Input>),
+    /// It announces already if something was remembered.
+    announcer: Result<Announcer>,
+    is_remembered: bool,
+}
+
+/// Opens programs and maps, and starts the announcer: by what an earlier agent remembered, if there is that.
+fn prepare(
     options: &RunOptions,
     object: &Path,
+    pins: &PinLock,
+    (source, leases): &(Arc<SourceState>, Option<Place>),
+    memory: Option<Memory>,
+) -> Result<Prepared> {
+    let Opened {
+        maps,
+        programs,
+        adopted,
+    } = open(object, pins, &options.sizes())?;
+    let maps = Arc::new(maps);
+    let image = maps.image()?;
+    if adopted {
+        maps.free_abandoned_slots();
+    }
+    let memory = memory.filter(|_| adopted);
+    let state = State::new(
+        options.node.clone(),
+        Some(Arc::clone(&maps)),
+        Arc::clone(source),
+    );
+    let state = Arc::new(state);
+    let inbox = sync_channel(INBOX);
+    let mut settings = options.election();
+    if leases.is_none() {
+        settings.coordination = Coordination::Peers;
+    }
+    let tools = announce::Tools {
+        node: options.node.clone(),
+        maps: Arc::clone(&maps),
+        settings,
+        memory: leases.is_some().then(|| options.place.memory()),
+        leases: leases.clone(),
+        counts: Arc::clone(&state.announced),
+        is_server_lost: memory.as_ref().is_some_and(|memory| memory.lacks_server),
+    };
+    // A core that is busy is told later: it may be waiting for the announcer.
+    let sender = inbox.0.clone();
+    let tell = move |told: Told| sender.try_send(Input::Announcer(Box::new(told))).is_ok();
+    let announcer = Announcer::start(tools, tell)
+        .context("cannot open raw sockets, which need CAP_NET_RAW")
+        .inspect_err(|error| error!("VIPs are not announced: {error:#}"));
+    let mut is_remembered = false;
+    if let (Ok(announcer), Some(memory)) = (&announcer, &memory) {
+        match remembered(memory, &image) {
+            Ok(plan) => {
+                is_remembered = true;
+                announcer.plan(plan);
+            }
+            Err(error) => warn!("nothing is announced before the API server answers: {error:#}"),
+        }
+    }
+    Ok(Prepared {
+        maps,
+        programs,
+        image,
+        adopted,
+        state,
+        inbox,
+        announcer,
+        is_remembered,
+    })
+}
+
+/// What an earlier agent announced, in the network as it is now.
+fn remembered(memory: &Memory, image: &Image) -> Result<Plan> {
+    let mut requests = Requests::open()?;
+    let gateways = requests.default_gateways()?.into_iter().collect();
+    Ok(memory.plan(image, &requests.table()?, &gateways))
+}
+
+/// Starts everything else: the core, and what it is told by.
+fn start(
+    options: &RunOptions,
+    prepared: Prepared,
     pins: PinLock,
     source: OpenSource,
 ) -> Result<Started> {
-    let opened = open(object, &pins, &options.sizes())?;
-    let maps = Arc::new(opened.maps);
-    let image = maps.image()?;
-    let served = opened.adopted && !image.vips.is_empty();
-    if opened.adopted {
-        maps.free_abandoned_slots();
-    }
-    let state = Arc::new(State::new(
-        options.node.clone(),
-        Some(Arc::clone(&maps)),
-        source.state(),
-    ));
-    let attacher = Attacher::new(opened.programs, pins, options.use_tcx());
-    let (inbox_sender, inbox) = sync_channel(INBOX);
-
+    let Prepared {
+        maps,
+        programs,
+        image,
+        adopted,
+        state,
+        inbox: (inbox_sender, inbox),
+        announcer,
+        is_remembered,
+    } = prepared;
+    let served = adopted && !image.vips.is_empty();
+    let attacher = Attacher::new(programs, pins, options.use_tcx());
     let monitor = Monitor::open()?;
     let requests = Requests::open()?;
     let mailbox = Mailbox::default();
     let mut before = source.status();
-    if !opened.adopted {
+    if !adopted {
         before.acknowledged_revision = 0;
         before.acknowledged_pool_revision = 0;
     }
-    let announcer = start_announcer(options, &maps, &source, (&state, inbox_sender.clone()));
-    let announcer = announcer.inspect_err(|error| error!("VIPs are not announced: {error:#}"));
     let announce = AnnounceOptions {
         adopted: maps.groups(),
         answered: image.answered().collect(),
         stable_time: options.election().stable_time,
+        is_remembered,
         unable: announcer.as_ref().err().map(|error| format!("{error:#}")),
     };
     let announcer = announcer.ok();
@@ -133,34 +230,10 @@ fn start(
     let shell = Shell::new(Arc::clone(&state), mailbox.clone(), Some(tools));
     source.write_status(mailbox);
     monitor.run(forward_netlink(inbox_sender.clone()));
-    source.run(&state, opened.adopted, served, inbox_sender);
+    source.run(&state, adopted, served, inbox_sender);
     sweeper::run(Arc::clone(&state));
     let ended = in_thread(move || shell.run(core, &inbox))?;
     Ok((state, ended, announcer))
-}
-
-/// Starts the announcer's threads.
-fn start_announcer(
-    options: &RunOptions,
-    maps: &Arc<Maps>,
-    source: &OpenSource,
-    (state, inbox): (&Arc<State>, SyncSender<Input>),
-) -> Result<Announcer> {
-    let mut settings = options.election();
-    let leases = source.leases(settings.request_timeout);
-    if leases.is_none() {
-        settings.coordination = Coordination::Peers;
-    }
-    let tools = announce::Tools {
-        node: options.node.clone(),
-        maps: Arc::clone(maps),
-        settings,
-        leases,
-        counts: Arc::clone(&state.announced),
-    };
-    // A core that is busy is told later: it may be waiting for the announcer.
-    let tell = move |told: Told| inbox.try_send(Input::Announcer(Box::new(told))).is_ok();
-    Announcer::start(tools, tell).context("cannot open raw sockets, which need CAP_NET_RAW")
 }
 
 /// Starts only what says that this node is detached. What an earlier agent did not take off any more is taken off now.
@@ -179,6 +252,7 @@ fn stay_detached(
     })?;
     requests.release_registered()?;
     requests.leave_groups()?;
+    let _ = fs::remove_file(options.place.memory());
     for what in removed {
         info!("removed {what}");
     }

@@ -26,7 +26,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A source that nothing was asked of yet.
 pub(crate) enum Source {
-    File(PathBuf),
+    File(PathBuf, Arc<SourceState>),
     Kube(Box<Kube>),
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum OpenSource {
 impl Source {
     pub(crate) async fn configure(options: &RunOptions) -> Result<Self> {
         if let Some(directory) = &options.dir {
-            return Ok(Self::File(directory.clone()));
+            return Ok(Self::File(directory.clone(), Arc::default()));
         }
         let kubernetes = &options.kubernetes;
         let server = Kube::configure(
@@ -58,16 +58,32 @@ impl Source {
         Ok(Self::Kube(Box::new(server.await?)))
     }
 
+    /// Where the Leases of VIP groups are; `None`: there are none. `limit` is how long an answer is waited for.
+    pub(crate) fn leases(&self, limit: Duration) -> Option<Place> {
+        match self {
+            Self::File(..) => None,
+            Self::Kube(server) => Some(server.leases(limit)),
+        }
+    }
+
+    /// How the source fares.
+    pub(crate) fn state(&self) -> Arc<SourceState> {
+        match self {
+            Self::File(_, state) => Arc::clone(state),
+            Self::Kube(server) => server.source_state(),
+        }
+    }
+
     pub(crate) async fn open(self, node: &str) -> Result<OpenSource> {
         match self {
-            Self::File(path) => {
+            Self::File(path, state) => {
                 let directory = Directory::new(&path);
                 let file = NodeFile::open(&directory, node)
                     .with_context(|| format!("node {node} in {}", path.display()))?;
                 Ok(OpenSource::File {
                     directory,
                     file,
-                    state: Arc::default(),
+                    state,
                 })
             }
             Self::Kube(server) => {
@@ -105,14 +121,6 @@ impl OpenSource {
                 .as_ref()
                 .map(|b| b.status.clone())
                 .unwrap_or_default(),
-        }
-    }
-
-    /// Where the Leases of VIP groups are; `None`: there are none. `limit` is how long an answer is waited for.
-    pub(crate) fn leases(&self, limit: Duration) -> Option<Place> {
-        match self {
-            Self::File { .. } => None,
-            Self::Kube { server, .. } => Some(server.leases(limit)),
         }
     }
 

@@ -134,6 +134,7 @@ impl Elector {
                 self.learn(view, now);
             }
             Event::LeaseUnreachable => self.lease.was_not_read(now, &self.settings),
+            Event::ServerLost => self.lease.was_lost(now, &self.settings),
             Event::Written { id, outcome } => self.on_written(id, outcome, now),
             Event::Answer { path, from } => self.on_answer(path, from, now),
             Event::Drain(is_drained) => self.is_drained = is_drained,
@@ -188,6 +189,7 @@ impl Elector {
             holder: own.or_else(|| self.believed.clone()).or_else(named),
             hindrance,
             heard: self.paths.iter().filter_map(Path::heard).max(),
+            lacks_server: self.lease.unreachable_from(&self.settings).is_some(),
             is_finished: self.is_ending && hold.is_none() && is_written,
         }
     }

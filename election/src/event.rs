@@ -92,6 +92,8 @@ pub enum Event {
     LeaseRead(LeaseView),
     /// A read failed or timed out.
     LeaseUnreachable,
+    /// A former process found the API server out of reach ([`State::lacks_server`]): it counts as such until a request succeeds.
+    ServerLost,
     /// A write was answered, or will not be.
     Written {
         /// Which one.
@@ -209,6 +211,8 @@ pub struct State {
     pub hindrance: Option<Hindrance>,
     /// When another director was last heard to answer for a VIP of the group.
     pub heard: Option<Time>,
+    /// Whether requests to the API server have failed since the last that succeeded.
+    pub lacks_server: bool,
     /// After [`Event::Shutdown`]: nothing is armed and no write is under way.
     pub is_finished: bool,
 }

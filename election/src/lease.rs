@@ -135,6 +135,12 @@ impl Lease {
         self.next_read = now.max(sent + settings.request_timeout / 2);
     }
 
+    /// A former process found the API server out of reach.
+    pub(crate) fn was_lost(&mut self, now: Time, settings: &Settings) {
+        let since = now - settings.request_timeout;
+        self.reads_fail.get_or_insert(since);
+    }
+
     /// Asks for a read at the next occasion; the version is outdated.
     pub(crate) fn doubt(&mut self, now: Time) {
         self.is_doubtful = true;

@@ -44,6 +44,10 @@ fn main() -> ExitCode {
     suite.check("a candidate with a dead port takes nothing", dead_port);
     suite.check("without the API server nobody notices", without_api_server);
     suite.check(
+        "without the API server agents start again where they were",
+        restarted_without_api_server,
+    );
+    suite.check(
         "with all directors drained two say that nobody holds",
         unheld,
     );
@@ -198,6 +202,32 @@ fn without_api_server(stage: &mut Failover) -> Result<()> {
     expect_none(&without)?;
     expect_short(&dead)?;
     expect_none(&back)?;
+    stage.settle()
+}
+
+/// Kills all agents and starts them again while the API server hangs: they go on by what they had written down.
+fn restarted_without_api_server(stage: &mut Failover) -> Result<()> {
+    let server = "nat";
+    let restart = |stage: &mut Failover, _: &str| {
+        let control = stage.sluice.control_plane_mut()?;
+        control.signal(Part::ApiServer, Signal::SIGSTOP)?;
+        thread::sleep(DEADLINE);
+        for node in NODES {
+            stage.sluice.kill_agent(node)?;
+        }
+        NODES
+            .iter()
+            .try_for_each(|node| stage.sluice.restart_agent(node))
+    };
+    let (_, without) = stage.disturb(server, restart, DEADLINE)?;
+    let outages = stage.clients(server)?;
+    let control = stage.sluice.control_plane_mut()?;
+    control.signal(Part::ApiServer, Signal::SIGCONT)?;
+    thread::sleep(DEADLINE);
+    let back: Vec<OutageReport> = outages.into_iter().map(Outage::stop).collect();
+    expect_short(&without)?;
+    expect_none(&back)?;
+    stage.sluice.await_ready()?;
     stage.settle()
 }
 

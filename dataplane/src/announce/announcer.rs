@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -39,6 +40,10 @@ pub struct Tools {
     pub leases: Option<Place>,
     /// Counters.
     pub counts: Arc<AnnounceCounts>,
+    /// Where it is written down what a restarted agent needs without an API server; `None`: nothing is.
+    pub memory: Option<PathBuf>,
+    /// Whether an earlier agent found the API server out of reach: it counts as such until a request succeeds.
+    pub is_server_lost: bool,
 }
 
 /// This node's part in VIP groups, by their names.

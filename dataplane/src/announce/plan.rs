@@ -1,14 +1,14 @@
 //! What the core tells the announcer: everything that may be announced here, by whom else, and whether this node is fit to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use sluice_election::{Candidate, Health, Witness};
 use sluice_planner::Mac;
 
 use super::frame::Sender;
-use crate::netlink::Prefix;
+use crate::netlink::{Prefix, Table};
 
 /// All there is to announce. The core sends another one whenever something in it has changed; parts that have not are shared.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -78,6 +78,41 @@ pub struct Path {
     pub ifindex: u32,
     /// The VIP that is asked for.
     pub vip: IpAddr,
+}
+
+impl Uplink {
+    /// The interface of this name, with its index, if it is there and has an Ethernet address. `gateways` are all of the default
+    /// routes, with the indices of the interfaces that lead there.
+    pub fn find(
+        name: &str,
+        table: &Table,
+        gateways: &BTreeSet<(u32, IpAddr)>,
+    ) -> Option<(u32, Self)> {
+        let (ifindex, link) = table.link_by_name(name)?;
+        let stacked = table.stacked_on([ifindex]);
+        let addresses = table.addresses(&stacked);
+        let ipv4 = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        let link_local = addresses.iter().find_map(|address| match address {
+            IpAddr::V6(address) => Some(*address).filter(Ipv6Addr::is_unicast_link_local),
+            IpAddr::V4(_) => None,
+        });
+        let through = gateways.iter().filter(|(through, _)| *through == ifindex);
+        let uplink = Self {
+            name: name.to_owned(),
+            sender: Sender {
+                mac: link.mac?,
+                ipv4,
+                link_local,
+            },
+            up: link.up,
+            gateways: through.map(|(_, gateway)| *gateway).collect(),
+            subnets: table.subnets(&stacked),
+        };
+        Some((ifindex, uplink))
+    }
 }
 
 impl Group {

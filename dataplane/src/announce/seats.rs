@@ -108,6 +108,9 @@ impl Worker {
                 index: group.index,
                 hash: sluice_abi::group_hash(name),
             });
+        if is_new && self.is_server_lost {
+            seat.elector.on(Event::ServerLost, time);
+        }
         if is_new || seat.paths != paths {
             seat.elector.on(Event::Paths(paths.len()), time);
             seat.paths = paths;

@@ -18,6 +18,7 @@ use super::first_use::FirstUse;
 use super::frame::{self, To};
 use super::joins::Joins;
 use super::leases::{Leases, News, Request};
+use super::memory::Keeper;
 use super::plan::{Path, Plan, Uplink};
 use super::seats::Seat;
 use super::strangers::{Stranger, Strangers};
@@ -60,6 +61,9 @@ pub(super) struct Worker {
     pub(super) watch: Watch,
     pub(super) bursts: Bursts,
     pub(super) joins: Joins,
+    keeper: Option<Keeper>,
+    /// Whether an earlier agent found the API server out of reach, and no request has succeeded since.
+    pub(super) is_server_lost: bool,
     told: Option<Told>,
     tell: Tell,
     /// Whoever listens for it sees by this that it has ended.
@@ -91,6 +95,8 @@ impl Worker {
             watch: Watch::default(),
             bursts: Bursts::default(),
             joins: Joins::open()?,
+            keeper: tools.memory.map(Keeper::start).transpose()?,
+            is_server_lost: tools.is_server_lost,
             told: None,
             tell,
             _life: life,
@@ -152,9 +158,15 @@ impl Worker {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Plan(plan) => self.set_plan(*plan),
+            Message::Plan(plan) => {
+                self.set_plan(*plan);
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.plan_changed();
+                }
+            }
             Message::Heard { ifindex, claim } => self.hear(ifindex, claim),
             Message::Lease(News::Seen { group, lease }) => {
+                self.is_server_lost = false;
                 self.on(&group, Event::LeaseRead(lease));
             }
             Message::Lease(News::Unreadable { group }) => {
@@ -325,8 +337,10 @@ impl Worker {
 
     /// Tells the core what is new.
     fn report(&mut self) {
+        let mut lacks_server = self.is_server_lost;
         let states = self.electors.iter().filter_map(|(name, seat)| {
             let state = seat.elector.state();
+            lacks_server |= state.lacks_server;
             let state = match (state.role, state.authority) {
                 (Role::Holder, Some(authority)) => GroupState::Holder(authority),
                 (Role::Candidate, _) => GroupState::Candidate,
@@ -334,8 +348,12 @@ impl Worker {
             };
             Some((name.clone(), state))
         });
+        let groups = states.collect();
+        if let Some(keeper) = &mut self.keeper {
+            keeper.turn(&self.plan, lacks_server);
+        }
         let told = Told {
-            groups: states.collect(),
+            groups,
             strangers: self.claimed(),
             free: self.first_use.free().clone(),
             unheld: self.watch.unheld(),

@@ -39,7 +39,7 @@ pub use attach::{Attached, Attacher, Filter, Mode, XdpChoice};
 pub use clock::Tick;
 pub use groups::Group;
 pub use hook::Hook;
-pub use load::{Programs, open};
+pub use load::{Opened, Programs, open};
 pub use pins::{PinLock, detach};
 pub use sweep::{FlowCensus, FullNatCensus, Usage};
 

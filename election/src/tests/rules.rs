@@ -462,6 +462,28 @@ fn who_shuts_down_alone_releases() {
 }
 
 #[test]
+fn who_starts_without_the_api_server_as_before_claims_at_once() {
+    for (lost, first) in [
+        (true, "300: arm until 1300"),
+        (false, "1000: arm until 2000"),
+    ] {
+        let mut play = Play::new(0, settings());
+        play.answers.witness_until_ms = 60_000;
+        if lost {
+            play.on(0, Event::ServerLost);
+        }
+        play.on(1, Event::LeaseUnreachable);
+        play.run(1500);
+        assert!(play.elector.state().lacks_server);
+        let mut done = play.done.iter();
+        let armed = done.find(|done| done.contains("arm until"));
+        assert_eq!(armed.map(String::as_str), Some(first));
+        play.on(1600, read(1, &name(0)));
+        assert!(!play.elector.state().lacks_server);
+    }
+}
+
+#[test]
 fn without_the_api_server_the_deadline_moves_a_second_at_a_time() {
     let own = name(0);
     let mut play = Play::holder(0, settings());

@@ -127,7 +127,12 @@ impl Failover {
         };
         // Whoever is cut off from the API server says what it cannot do.
         // Kinds are watched apart: a pool may be gone before the virtual server that names it.
-        for text in ["cannot ", "the watch is lost", "reason=\"PoolNotFound\""] {
+        for text in [
+            "cannot ",
+            "starting without it",
+            "the watch is lost",
+            "reason=\"PoolNotFound\"",
+        ] {
             stage.sluice.expect_complaint(text);
         }
         stage.serve(groups)?;

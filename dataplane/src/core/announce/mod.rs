@@ -9,7 +9,7 @@ mod vips;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use super::intent::Intent;
 use super::io::Effect;
 use super::network::Network;
 use super::program::{self, Program};
-use crate::announce::{Cause, Claimed, Group, GroupState, Peers, Plan, Sender, Told, Uplink};
+use crate::announce::{Cause, Claimed, Group, GroupState, Peers, Plan, Told, Uplink};
 use crate::maps::Group as GroupEntry;
 use crate::netlink::{Link, Prefix};
 
@@ -38,6 +38,9 @@ use ways::{Carries, Pool, Way, WayOut, is_within};
 /// What to do about hosts that claim VIPs. It comes first, since a long message is cut.
 const CLAIMED_REMEDY: &str = "take these addresses off the other hosts, or out of the AddressPool; a proxy ARP that answers for \
     all addresses claims VIPs, too";
+
+/// How long programs may take to be attached once everything is known.
+const PLACING: Duration = Duration::from_secs(5);
 
 /// The room of announcement.
 #[derive(Debug)]
@@ -58,6 +61,10 @@ pub(super) struct Announce {
     peers: (Arc<Peers>, Option<u64>),
     /// The plan that the announcer has.
     plan: Option<Plan>,
+    /// Whether the announcer goes on by what an earlier agent remembered until there is a plan.
+    is_remembered: bool,
+    /// Since when everything is known and in force.
+    in_force_since: Option<Instant>,
     /// What the announcer says.
     told: Told,
     /// Groups for which there is no number.
@@ -77,6 +84,8 @@ pub struct AnnounceOptions {
     pub answered: BTreeSet<IpAddr>,
     /// How long an uplink's path is whole before groups return to this node.
     pub stable_time: Duration,
+    /// Whether the announcer goes on by what an earlier agent remembered.
+    pub is_remembered: bool,
     /// Why this node can announce nothing, if it cannot.
     pub unable: Option<String>,
 }
@@ -94,6 +103,8 @@ impl Announce {
             steady: Steady::new(options.stable_time),
             peers: (Arc::default(), None),
             plan: None,
+            is_remembered: options.is_remembered,
+            in_force_since: None,
             told: Told::default(),
             unnumbered: 0,
             astray: BTreeSet::new(),
@@ -251,12 +262,26 @@ impl Announce {
         };
         let is_new = match &self.plan {
             Some(before) => *before != plan,
+            None if self.is_remembered => {
+                self.replaces_memory(&plan, intent.synced && in_force, now)
+            }
             None => !plan.groups.is_empty(),
         };
         if is_new {
             self.plan = Some(plan.clone());
             effects.push(Effect::Announce(Box::new(plan)));
         }
+    }
+
+    /// Whether the first plan takes the place of what an earlier agent remembered, by which the announcer goes on: once everything is
+    /// in place, or cannot be expected to be any more.
+    fn replaces_memory(&mut self, plan: &Plan, is_in_force: bool, now: Instant) -> bool {
+        if !is_in_force {
+            return false;
+        }
+        let since = *self.in_force_since.get_or_insert(now);
+        let mut groups = plan.groups.values();
+        groups.all(|group| group.health == Health::Whole) || now >= since + PLACING
     }
 
     fn find_peers(&mut self, intent: &Intent) {
@@ -457,7 +482,9 @@ impl Announce {
 
     /// When something changes by itself.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        self.steady.deadline(now)
+        let placed = self.in_force_since.map(|since| since + PLACING);
+        let placed = placed.filter(|_| self.plan.is_none());
+        placed.into_iter().chain(self.steady.deadline(now)).min()
     }
 }
 
@@ -473,30 +500,8 @@ fn uplinks<'a>(
 }
 
 fn planned_uplinks(intent: &Intent, network: &Network) -> BTreeMap<u32, Uplink> {
-    let planned = uplinks(intent, network).map(|(name, ifindex, link, mac)| {
-        let table = network.table();
-        let addresses = table.addresses(&table.stacked_on([ifindex]));
-        let ipv4 = addresses.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        });
-        let link_local = addresses.iter().find_map(|address| match address {
-            IpAddr::V6(address) => Some(*address).filter(Ipv6Addr::is_unicast_link_local),
-            IpAddr::V4(_) => None,
-        });
-        let uplink = Uplink {
-            name: name.to_owned(),
-            sender: Sender {
-                mac,
-                ipv4,
-                link_local,
-            },
-            up: link.up,
-            gateways: network.gateways_through(ifindex).collect(),
-            subnets: subnets(network, ifindex),
-        };
-        (ifindex, uplink)
-    });
+    let names = intent.interfaces();
+    let planned = names.filter_map(|name| Uplink::find(name, network.table(), network.gateways()));
     planned.collect()
 }
 

@@ -384,6 +384,11 @@ impl Network {
         through.map(|(_, gateway)| *gateway)
     }
 
+    /// The gateways of all default routes, with the indices of the interfaces that lead there.
+    pub(super) const fn gateways(&self) -> &BTreeSet<Key> {
+        &self.gateways
+    }
+
     /// Whether there is a default route.
     pub(super) fn has_gateways(&self) -> bool {
         !self.gateways.is_empty()

@@ -357,6 +357,32 @@ fn a_gateway_of_nat_servers_moves_with_the_first_group() {
 }
 
 #[test]
+fn what_an_earlier_agent_remembered_stands_until_everything_is_in_place() {
+    let options = AnnounceOptions {
+        is_remembered: true,
+        ..AnnounceOptions::default()
+    };
+    assert!(world_with(options.clone()).plan.is_some());
+
+    let before = LoadBalancerNodeStatus::default();
+    let mut world = World::with(Core::new("d1", "6.1".to_owned(), LIMITS, before, options));
+    world.failing = ["Apply", "Attach"].into();
+    world.tell(Input::SourceSynced(true));
+    world.tell(Input::Source(node(1, XdpMode::Auto)));
+    world.tell(Input::Source(Event::MayHold(true)));
+    world.tell(pool(|_| ()));
+    world.tell(Input::Source(announced(7, &[SERVER])));
+    wait(&mut world, MINUTE);
+    assert_eq!(world.plan, None, "the decisions are not in force");
+    world.failing = ["Attach"].into();
+    wait(&mut world, Duration::from_secs(1));
+    assert_eq!(world.plan, None, "nor are programs attached");
+    wait(&mut world, Duration::from_secs(6));
+    let health = group(&world).expect("a plan in the end").health;
+    assert_eq!(health, Health::Broken);
+}
+
+#[test]
 fn programs_and_maps_must_be_there() {
     let mut world = world();
     world.failing.insert("Apply");

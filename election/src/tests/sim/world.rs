@@ -83,8 +83,16 @@ pub(crate) struct Node {
     /// Since when its path is whole.
     pub(crate) whole_ns: u64,
     seen_ns: u64,
-    candidates: Vec<Candidate>,
+    memory: Memory,
     holds: u64,
+}
+
+/// What an agent writes down for the next one.
+#[derive(Debug, Default)]
+struct Memory {
+    candidates: Vec<Candidate>,
+    /// Whether it found the API server out of reach.
+    lacked_server: bool,
 }
 
 #[derive(Debug)]
@@ -147,7 +155,7 @@ impl World {
             reach: Reach::Ok,
             whole_ns: 0,
             seen_ns: 0,
-            candidates: Vec::new(),
+            memory: Memory::default(),
             holds: 0,
         });
         let mut world = Self {
@@ -167,7 +175,7 @@ impl World {
         };
         let candidates = world.candidates();
         for node in 0..world.nodes.len() {
-            world.nodes[node].candidates.clone_from(&candidates);
+            world.nodes[node].memory.candidates.clone_from(&candidates);
             world.start_agent(node);
         }
         world.at(SECOND, Happening::Operator);
@@ -529,8 +537,8 @@ impl World {
         }
         let candidates = self.candidates();
         for node in 0..self.nodes.len() {
-            if reads(self.nodes[node].reach) && self.nodes[node].candidates != candidates {
-                self.nodes[node].candidates.clone_from(&candidates);
+            if reads(self.nodes[node].reach) && self.nodes[node].memory.candidates != candidates {
+                self.nodes[node].memory.candidates.clone_from(&candidates);
                 self.check.changed_ns = self.now_ns;
                 self.tell(node, Event::Candidates(candidates.clone()));
             }
@@ -538,7 +546,7 @@ impl World {
         self.at(self.now_ns + SECOND, Happening::Operator);
     }
 
-    /// Starts an agent, which reads the list of candidates back that it last knew.
+    /// Starts an agent, which reads back the list of candidates that it last knew, and whether it lacked the API server.
     pub(crate) fn start_agent(&mut self, node: usize) {
         self.serial += 1;
         let life = self.serial;
@@ -553,7 +561,7 @@ impl World {
             turn: 0,
         });
         let health = self.nodes[node].health;
-        let candidates = self.nodes[node].candidates.clone();
+        let candidates = self.nodes[node].memory.candidates.clone();
         for event in [
             Event::Paths(self.setup.paths),
             Event::Candidates(candidates),
@@ -562,6 +570,9 @@ impl World {
         ] {
             self.tell(node, event);
         }
+        if self.nodes[node].memory.lacked_server {
+            self.tell(node, Event::ServerLost);
+        }
         if self.setup.has_watch {
             self.news(node, 100 * MS);
         }
@@ -569,7 +580,9 @@ impl World {
 
     /// Ends the agent; the kernel goes on until its deadline.
     pub(crate) fn end_agent(&mut self, node: usize) {
-        self.nodes[node].agent = None;
+        if let Some(agent) = self.nodes[node].agent.take() {
+            self.nodes[node].memory.lacked_server = agent.elector.state().lacks_server;
+        }
         self.nodes[node].is_frozen = false;
         self.nodes[node].inbox.clear();
     }
