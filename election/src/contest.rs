@@ -11,7 +11,8 @@ pub(crate) const CONTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// A rival that has not answered for so long is gone.
 const CONTEST_END: Duration = Duration::from_millis(1500);
 /// A better-ranked holder without a Lease yields to a rival that goes on for so long: it would have yielded, had it no Lease.
-/// With the second until its own probe finds the rival this stays below two.
+/// With the second until its own probe finds the rival this stays below two. So does a holder that is silent on some of its paths
+/// where the rival suspected it, and heard on others.
 const CONTEST_LIMIT: Duration = Duration::from_millis(800);
 /// Who claims at the same moment as another and yields was not suspected. A holder of this age was.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -77,8 +78,12 @@ impl Elector {
         }
         for (name, rival) in rivals {
             self.due(rival.last + CONTEST_END, now);
-            let is_worse =
-                accused.as_ref() != Some(&name) && self.rank(&self.node) > self.rank(&name);
+            // Who is silent on one path may answer on another: it hears this node there, and stops.
+            let is_accused = accused.as_ref() == Some(&name);
+            if is_accused && !is_leaving {
+                continue;
+            }
+            let is_worse = self.rank(&self.node) > self.rank(&name);
             if is_leaving || is_worse {
                 let is_settled = rival.first.since(since) >= SETTLED;
                 return self.yield_to(&name, is_settled && !is_leaving, now);

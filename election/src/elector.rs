@@ -247,7 +247,9 @@ impl Elector {
         let is_lately_heard = self
             .believed_heard
             .is_some_and(|heard| now.since(heard) <= self.settings.suspicion);
-        if !is_known && !is_lately_heard {
+        // On the path where the holder is silent, whoever answers has taken over.
+        let is_silent_here = self.paths[path].is_holder_silent(self.bound(), &self.settings, now);
+        if !is_known && (!is_lately_heard || is_silent_here) {
             self.believe(Some(name));
         }
         let is_believed = self.believed.as_deref() == Some(name);

@@ -1,193 +1,12 @@
 //! Single rules: news at a time, and what follows when. Times are milliseconds since the elector began.
 
-use std::time::Duration;
-
-use crate::{
-    Action, Candidate, Coordination, Elector, Event, GiveBack, Health, Hindrance, LeaseView,
-    Obstacle, Outcome, Role, Settings, Source, Target, Time, Witness, WriteId, ranked,
+use super::play::{
+    Answers, Play, candidates, failed, heard, name, read, settings, time, view, written,
 };
-
-const GROUP: &str = "pool-0";
-
-fn time(ms: u64) -> Time {
-    Time::from_nanos(1_000_000_000_000 + ms * 1_000_000)
-}
-
-/// Directors by rank: `name(0)` is the best.
-fn name(rank: usize) -> String {
-    ranked(GROUP, ["d0", "d1", "d2"])[rank].to_owned()
-}
-
-fn view(version: u64, holder: Option<&str>) -> LeaseView {
-    LeaseView {
-        version: version.to_string(),
-        holder: holder.map(str::to_owned),
-        renewed: version.to_string(),
-        duration: Duration::from_secs(4),
-    }
-}
-
-fn read(version: u64, holder: &str) -> Event {
-    Event::LeaseRead(view(version, Some(holder)))
-}
-
-fn written(id: u64, version: u64, holder: &str) -> Event {
-    Event::Written {
-        id: WriteId(id),
-        outcome: Outcome::Ok(view(version, Some(holder))),
-    }
-}
-
-fn failed(id: u64, outcome: Outcome) -> Event {
-    Event::Written {
-        id: WriteId(id),
-        outcome,
-    }
-}
-
-fn heard(from: &str) -> Event {
-    Event::Answer {
-        path: 0,
-        from: Source::Peer(from.to_owned()),
-    }
-}
-
-/// Who answers probes, and until when.
-#[derive(Clone, Default)]
-struct Answers {
-    holder: Option<(String, u64)>,
-    witness_until_ms: u64,
-}
-
-struct Play {
-    elector: Elector,
-    answers: Answers,
-    now_ms: u64,
-    done: Vec<String>,
-}
-
-impl Play {
-    /// Of three candidates the one with this rank.
-    fn new(rank: usize, settings: Settings) -> Self {
-        let elector = Elector::new(GROUP, &name(rank), settings, time(0));
-        let mut play = Self {
-            elector,
-            answers: Answers::default(),
-            now_ms: 0,
-            done: Vec::new(),
-        };
-        play.on(0, Event::Candidates(candidates([false; 3])));
-        play.on(0, Event::Paths(1));
-        play.on(0, Event::Health(Health::Whole));
-        play
-    }
-
-    /// A holder by a Lease that it took before 0 ms and renewed at 0 ms; the write was number 1 or 2.
-    fn holder(rank: usize, settings: Settings) -> Self {
-        let mut play = Self::new(
-            rank,
-            Settings {
-                probing: crate::Probing::Off,
-                ..settings.clone()
-            },
-        );
-        play.on(0, Event::LeaseRead(view(1, None)));
-        play.run(100);
-        play.on(100, written(1, 2, &name(rank)));
-        play.elector.settings = settings;
-        play.done.clear();
-        play
-    }
-
-    fn on(&mut self, ms: u64, event: Event) {
-        self.run(ms);
-        self.elector.on(event, time(ms));
-        self.tick();
-    }
-
-    fn run(&mut self, until_ms: u64) {
-        while let Some(next) = self.elector.next_deadline() {
-            let nanos = next.as_nanos().saturating_sub(time(0).as_nanos());
-            let next_ms = nanos.div_ceil(1_000_000);
-            if next_ms > until_ms {
-                break;
-            }
-            self.now_ms = next_ms.max(self.now_ms);
-            self.tick();
-        }
-        self.now_ms = until_ms;
-    }
-
-    fn tick(&mut self) {
-        let now_ms = self.now_ms;
-        for action in self.elector.tick(time(now_ms)) {
-            let line = match action {
-                Action::ReadLease => continue,
-                Action::Probe { path, target } => {
-                    self.answer(path, &target);
-                    continue;
-                }
-                Action::WriteLease {
-                    id,
-                    version,
-                    holder,
-                } => {
-                    let holder = holder.unwrap_or_default();
-                    format!("write {}: {version} -> {holder:?}", id.0)
-                }
-                Action::Arm { until } => {
-                    let ms = until.since(time(0)).as_millis();
-                    format!("arm until {ms}")
-                }
-                Action::Disarm => "disarm".to_owned(),
-                Action::Announce => "announce".to_owned(),
-            };
-            self.done.push(format!("{now_ms}: {line}"));
-        }
-    }
-
-    fn answer(&mut self, path: usize, target: &Target) {
-        let from = match (target, &self.answers.holder) {
-            (Target::Witness, _) if self.now_ms < self.answers.witness_until_ms => Source::Witness,
-            (Target::Peer(asked), Some((holder, until_ms)))
-                if asked == holder && self.now_ms < *until_ms =>
-            {
-                Source::Peer(holder.clone())
-            }
-            (Target::Broadcast, Some((holder, until_ms))) if self.now_ms < *until_ms => {
-                Source::Peer(holder.clone())
-            }
-            _ => return,
-        };
-        let event = Event::Answer { path, from };
-        self.elector.on(event, time(self.now_ms));
-        let actions = self.elector.tick(time(self.now_ms));
-        assert!(
-            actions
-                .iter()
-                .all(|action| matches!(action, Action::ReadLease)),
-            "{actions:?}"
-        );
-    }
-
-    #[track_caller]
-    fn did(&mut self, expected: &[&str]) {
-        assert_eq!(std::mem::take(&mut self.done), expected);
-    }
-}
-
-fn candidates(steady: [bool; 3]) -> Vec<Candidate> {
-    let all = steady.into_iter().enumerate();
-    all.map(|(rank, steady)| Candidate {
-        name: name(rank),
-        steady,
-    })
-    .collect()
-}
-
-fn settings() -> Settings {
-    Settings::default()
-}
+use crate::{
+    Action, Coordination, Event, GiveBack, Hindrance, Obstacle, Outcome, Role, Settings, Source,
+    Witness, WriteId,
+};
 
 #[test]
 fn a_deadline_counts_from_when_the_renewal_was_sent() {
@@ -278,6 +97,7 @@ fn beside_a_dying_holder(rank: usize, answers: impl FnOnce(&mut Answers)) -> Pla
     play.answers = Answers {
         holder: Some((name(2), 2000)),
         witness_until_ms: 60_000,
+        ..Answers::default()
     };
     answers(&mut play.answers);
     play.on(10, read(7, &name(2)));
@@ -336,6 +156,7 @@ fn who_finds_another_name_stops_and_is_not_trusted() {
     play.answers = Answers {
         holder: Some((name(1), 200_000)),
         witness_until_ms: 200_000,
+        ..Answers::default()
     };
     for second in 1..60 {
         play.on(second * 1000, read(second + 3, &name(1)));
@@ -373,6 +194,7 @@ fn a_successor_renews_before_it_arms() {
     play.answers = Answers {
         holder: Some((name(1), 2000)),
         witness_until_ms: 60_000,
+        ..Answers::default()
     };
     play.on(10, read(7, &name(1)));
     play.done.clear();
