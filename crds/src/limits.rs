@@ -26,6 +26,8 @@ pub const MAX_ANNOUNCING_NODES: usize = 1_000;
 pub const MAX_NODE_GROUPS: usize = 1_024;
 /// VIP groups without a holder that a node reports.
 pub const MAX_UNHELD_GROUPS: usize = 64;
+/// VIPs that a node reports as not answered for yet.
+pub const MAX_NEW_ADDRESSES: usize = 256;
 /// Claims of VIPs by other hosts that a node reports.
 pub const MAX_ADDRESS_CLAIMS: usize = 16;
 /// Characters of the name of an address pool: names of its VIP groups are made of it.

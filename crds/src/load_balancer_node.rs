@@ -10,8 +10,8 @@ use crate::condition::{Condition, ConditionType, Time, true_condition};
 use crate::limits::{
     MAX_ADDRESS_CLAIMS, MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_GATEWAYS,
     MAX_GROUP_NAME_LENGTH, MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_LABEL_LENGTH,
-    MAX_MAC_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NODE_ADDRESSES, MAX_NODE_GROUPS,
-    MAX_REVISION, MAX_UNHELD_GROUPS, MAX_UNLISTED_EXCEPTIONS,
+    MAX_MAC_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NEW_ADDRESSES, MAX_NODE_ADDRESSES,
+    MAX_NODE_GROUPS, MAX_REVISION, MAX_UNHELD_GROUPS, MAX_UNLISTED_EXCEPTIONS,
 };
 use crate::mac::MacAddress;
 use crate::object::{Kind, ObjectKey};
@@ -157,6 +157,11 @@ pub struct LoadBalancerNodeStatus {
     #[schemars(length(max = MAX_UNHELD_GROUPS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub unheld_groups: Vec<UnheldGroup>,
+    /// VIPs of groups that the node holds for which it does not answer yet, or not at all, since another host may have them; the first
+    /// of them in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", length(max = MAX_NEW_ADDRESSES), inner(length(max = MAX_ADDRESS_LENGTH)))]
+    pub new_addresses: Vec<IpAddr>,
     /// Claims of VIPs by hosts that are no directors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_ADDRESS_CLAIMS))]

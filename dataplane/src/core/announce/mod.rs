@@ -380,6 +380,15 @@ impl Announce {
         })
     }
 
+    /// VIPs of held groups for which this node does not answer yet.
+    pub(super) fn new_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let held = self.told.groups.iter();
+        let held = held.filter(|(_, state)| matches!(state, GroupState::Holder(_)));
+        let planned = |group| self.plan.as_ref().and_then(|plan| plan.groups.get(group));
+        let held = held.filter_map(move |(group, _)| planned(group));
+        held.flat_map(|group| &group.new).copied()
+    }
+
     /// Claims of VIPs, for the status.
     pub(super) fn claims(&self) -> impl Iterator<Item = AddressClaim> + '_ {
         self.told

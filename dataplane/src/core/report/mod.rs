@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use sluice_api::{
     Capabilities, CapacityEntry, ConditionType, GroupRole, LoadBalancerNodeStatus, MAX_EXCEPTIONS,
-    MAX_NODE_ADDRESSES, MAX_UNHELD_GROUPS, NodeException, Reason, Time, set_condition,
+    MAX_NEW_ADDRESSES, MAX_NODE_ADDRESSES, MAX_UNHELD_GROUPS, NodeException, Reason, Time,
+    set_condition,
 };
 use sluice_planner::Problem;
 
@@ -222,6 +223,11 @@ impl Report {
                 .collect(),
             groups: rooms.announce.groups().collect(),
             unheld_groups: rooms.announce.unheld().take(MAX_UNHELD_GROUPS).collect(),
+            new_addresses: rooms
+                .announce
+                .new_addresses()
+                .take(MAX_NEW_ADDRESSES)
+                .collect(),
             address_claims: rooms.announce.claims().collect(),
             capabilities: Some(self.capabilities(rooms)),
             capacity: self.capacity.iter().map(entry).collect(),

@@ -448,14 +448,28 @@ fn a_new_vip_is_answered_for_when_nobody_else_has_it() {
     let vip = ip("203.0.113.1");
     let no_group = vec![u32::from(AnnouncedWord::NO_GROUP)];
     let mut world = world();
+    let held = GroupState::Holder(sluice_election::Authority::Lease);
+    let holds = |free: &[IpAddr]| {
+        Input::Announcer(Box::new(Told {
+            groups: [("edge-1".to_owned(), held)].into(),
+            free: free.iter().copied().collect(),
+            ..Told::default()
+        }))
+    };
+    world.tell(holds(&[]));
+    wait(&mut world, Duration::from_secs(2));
+    let reported = |world: &World| world.status.clone().expect("a status").new_addresses;
+    assert_eq!(reported(&world), [vip]);
     assert_eq!(groups_in_maps(&world), no_group);
     assert_eq!(group(&world).expect("the group").new, [vip].into());
     world.tell(told_free(&[ip("203.0.113.9")]));
     world.turn();
     assert_eq!(groups_in_maps(&world), no_group);
-    world.tell(told_free(&[vip]));
+    world.tell(holds(&[vip]));
     world.turn();
     assert_eq!(groups_in_maps(&world), [0]);
+    wait(&mut world, Duration::from_secs(2));
+    assert_eq!(reported(&world), [IpAddr::V4(Ipv4Addr::UNSPECIFIED); 0]);
     let of_group = group(&world).expect("the group");
     assert!(of_group.new.is_empty());
     assert_eq!(*of_group.answered(), [vip].into());

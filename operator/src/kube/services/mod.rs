@@ -202,18 +202,17 @@ impl Index {
         addresses.filter(is_held).copied().collect()
     }
 
-    /// Whether a director holds the VIP group of an address, has in force what was decided up to this revision, and does not keep
-    /// the address back since some other host has it.
+    /// Whether a director holds the VIP group of an address, has in force what was decided up to this revision, and answers for the
+    /// address: it does not ask any more whether some other host has it, and none does.
     fn has_holder(&self, of: &AddressGroup, revision: u64) -> bool {
         self.known_nodes.values().any(|node| {
             let status = &node.status;
             let mut groups = status.groups.iter();
             let is_holder =
                 groups.any(|group| group.name == of.group && group.role == GroupRole::Holder);
-            let mut claims = status.address_claims.iter();
-            let is_withheld = claims.any(|claim| claim.withheld && claim.address == of.address);
+            let is_new = status.new_addresses.contains(&of.address);
             let is_in_force = status.acknowledged_revision >= revision;
-            node.live && is_holder && is_in_force && !is_withheld
+            node.live && is_holder && is_in_force && !is_new
         })
     }
 }

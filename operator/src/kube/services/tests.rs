@@ -353,12 +353,9 @@ fn an_address_is_told_once_a_director_answers_for_it_and_stays() {
     assert!(stage.plan().jobs.len() == 1, "its status alone is left");
 
     stage.server(made.clone(), &decided(Some("edge-0")));
-    let mut withheld = holder(5, "Holder");
-    let stranger = json!({
-        "address": VIP, "interface": "eth0", "macAddress": "02:00:00:00:00:09", "withheld": true,
-    });
-    withheld["addressClaims"] = json!([stranger]);
-    for report in [holder(5, "Candidate"), holder(4, "Holder"), withheld] {
+    let mut asks = holder(5, "Holder");
+    asks["newAddresses"] = json!([VIP]);
+    for report in [holder(5, "Candidate"), holder(4, "Holder"), asks] {
         stage.node(&report);
         let told = stage.told().expect("a status");
         assert_eq!(told["ingress"], json!([]), "{report}");
