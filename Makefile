@@ -5,7 +5,7 @@
 # cargo install puts its programs there; a machine without rustup has not yet got it in PATH.
 export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
 
-.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels test-random bench bench-failover bench-scale fmt lint generate check-generated clean
+.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels test-random test-loss bench bench-failover bench-scale fmt lint generate check-generated clean
 
 help: ## List the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,6 +42,9 @@ test-kernels: setup-build ## Load the programs and run the packet tables on an o
 
 test-random: setup-build ## Edit, kill and cut at random under traffic, for MINUTES (10); SEED=<number>: that run again
 	$(if $(SEED),SEED=$(SEED)) MINUTES=$(or $(MINUTES),10) cargo xtask test --package sluice-tests --test network_random
+
+test-loss: setup ## Lose a third of the questions for VIPs, at random and then in bursts, for MINUTES (10) each
+	SLUICE_LOSS_SECONDS=$$((60 * $(or $(MINUTES),10))) cargo xtask test --package sluice-tests --test network_failover -- "lost questions"
 
 bench: setup-build ## Measure nanoseconds per packet; BASE=<commit>: beside that commit's, in one run
 	cargo xtask build-bpf

@@ -1,26 +1,38 @@
 //! VIPs that nobody routes: three directors of a real API server announce them and take them over from each other, while clients on
 //! the segment and behind a router connect every 5 ms.
 
+use std::collections::BTreeMap;
+use std::env;
 use std::net::{IpAddr, Ipv6Addr};
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use sluice_api::UnheldReason;
-use sluice_tests::kube::Part;
+use sluice_tests::kube::{ControlPlane, Part, condition};
 use sluice_tests::net::fabric::UPLINK;
 use sluice_tests::net::failover::{AFTER, Between, Failover, NODES, SERVED, expect_short, target};
 use sluice_tests::net::sluice::Sluice;
 use sluice_tests::net::suite::Suite;
-use sluice_tests::net::{Family, KeptConnections, Outage, OutageReport, Protocol, until};
+use sluice_tests::net::{Family, KeptConnections, Outage, OutageReport, Port, Protocol, until};
 use sluice_tests::net::{gateway, stranger};
 
 /// Longer than the deadline of a holder whose agent does not extend it.
 const DEADLINE: Duration = Duration::from_secs(6);
 /// Longer than a takeover takes where a holder is replaced when its Lease has expired.
 const BY_LEASE: Duration = Duration::from_secs(9);
+/// How long questions are lost, unless SLUICE_LOSS_SECONDS says something else: at random, and in bursts.
+const LOSSY: Duration = Duration::from_secs(12);
+/// In a third of all time everything is lost.
+const BURST: Duration = Duration::from_millis(100);
+/// Time in which nothing happens but renewals, and how often it is looked at.
+const AT_REST: Duration = Duration::from_secs(8);
+const LOOKS: usize = 2;
+/// Time until five hundred virtual servers are in force on a busy machine.
+const MANY_SERVED: Duration = Duration::from_mins(2);
 /// Longer than one by probes.
 const PROBED: Duration = Duration::from_secs(2);
 
@@ -60,6 +72,8 @@ fn main() -> ExitCode {
         "a switch that snoops on MLD lets clients ask for VIPs",
         snooping,
     );
+    suite.check("lost questions for VIPs move nothing", lossy);
+    suite.check("a thousand VIPs cost the API server what ten do", many_vips);
     suite.main(|| Failover::build(Between::Kubernetes))
 }
 
@@ -300,5 +314,121 @@ fn snooping(stage: &mut Failover) -> Result<()> {
     stage.sluice.await_ready()?;
     stage.fabric.snoop(false)?;
     asked?;
+    stage.settle()
+}
+
+/// Loses 30 % of the directors' questions for VIPs, and then all questions and answers at the holder's port for 30 % of the time.
+fn lossy(stage: &mut Failover) -> Result<()> {
+    let seconds = env::var("SLUICE_LOSS_SECONDS").ok();
+    let seconds = seconds.map(|text| text.parse().map(Duration::from_secs));
+    let time = seconds.transpose()?.unwrap_or(LOSSY);
+    stage.rest()?;
+    let before = stage.takeovers()?;
+    let ports = || NODES.iter().map(|node| stage.fabric.far_end(node));
+    let all_lost = || ports().map(Port::lost).sum::<Result<u64>>();
+
+    ports().try_for_each(|port| port.lose_questions(30))?;
+    thread::sleep(time);
+    let at_random = all_lost();
+    ports().try_for_each(Port::lose_nothing)?;
+
+    let holder = stage.holder_of("dr")?;
+    let port = stage.fabric.far_end(&holder);
+    port.lose_bursts()?;
+    let end = Instant::now() + time;
+    let mut next = Instant::now();
+    let mut result = Ok(());
+    while Instant::now() < end && result.is_ok() {
+        result = port.lose_burst(BURST);
+        next += BURST * 10 / 3;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    let in_bursts = port.lost();
+    port.lose_nothing()?;
+    result?;
+
+    let (at_random, in_bursts) = (at_random?, in_bursts?);
+    let takeovers = stage.takeovers()? - before;
+    println!(
+        "  {time:?} each: {at_random} questions lost at random, {in_bursts} questions and answers in bursts, {takeovers} takeovers"
+    );
+    ensure!(at_random > 0 && in_bursts > 0, "nothing was lost");
+    ensure!(takeovers == 0, "{takeovers} takeovers");
+    stage.settle()
+}
+
+/// A virtual server with a VIP of each family from the pool `many`.
+fn one_of_many(number: usize) -> Value {
+    let addresses =
+        Family::BOTH.map(|family| json!({"family": family.to_string(), "addressPoolName": "many"}));
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "VirtualServer",
+        "metadata": {"name": format!("many-{number}"), "labels": {"number": "many"}},
+        "spec": {
+            "addresses": addresses,
+            "ports": [{"name": "http", "protocol": "TCP", "port": 80}],
+            "forwarding": {"mode": "FullNAT"},
+            "pools": [{"name": "fullnat", "weight": 1}],
+        },
+    })
+}
+
+/// What directors and operator ask the API server for, and how often, while so many virtual servers are announced and nothing happens.
+/// Where a renewal comes late candidates read the Lease: the quietest of some looks counts.
+fn requests(stage: &Failover, servers: usize) -> Result<BTreeMap<String, usize>> {
+    let objects: Vec<Value> = (0..servers).map(one_of_many).collect();
+    stage.sluice.apply("many", &objects)?;
+    let control = stage.sluice.control_plane()?;
+    let list = ["get", "virtualservers", "--selector=number=many"];
+    control.admin().until(&list, MANY_SERVED, |list| {
+        let objects = list["items"].as_array().map_or(&[][..], Vec::as_slice);
+        let is_ready = |object| condition(object, "Ready")["status"] == "True";
+        objects.len() == servers && objects.iter().all(is_ready)
+    })?;
+    stage.rest()?;
+    let looks = (0..LOOKS).map(|_| look(control));
+    let looks = looks.collect::<Result<Vec<_>>>()?;
+    let quietest = looks.into_iter().min_by_key(total);
+    quietest.context("a look")
+}
+
+fn total(counts: &BTreeMap<String, usize>) -> usize {
+    counts.values().sum()
+}
+
+fn look(control: &ControlPlane) -> Result<BTreeMap<String, usize>> {
+    let before = control.audit_events()?.len();
+    thread::sleep(AT_REST);
+    let mut counts = BTreeMap::new();
+    for event in &control.audit_events()?[before..] {
+        // Watches end when they have lasted for some minutes.
+        if event["verb"] != "watch" {
+            let request = format!("{} {}", event["verb"], event["objectRef"]["resource"]);
+            *counts.entry(request).or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
+fn many_vips(stage: &mut Failover) -> Result<()> {
+    let pool = json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "AddressPool", "metadata": {"name": "many"},
+        "spec": {
+            "addresses": ["198.18.0.0/20", "2001:db8:18::/64"], "autoAssign": false,
+            "announce": {"l2": {"groups": 4}},
+        },
+    });
+    stage.sluice.apply("pool-of-many", &[pool])?;
+    let (few, many) = (requests(stage, 5)?, requests(stage, 500)?);
+    println!("  requests in {AT_REST:?} with 10 VIPs: {few:?}, with 1,000: {many:?}");
+    let [few, many] = [few, many].map(|counts| total(&counts));
+    ensure!(few > 0 && many * 10 <= few * 11, "{few} and {many}");
+    let admin = stage.sluice.control_plane()?.admin();
+    admin.kubectl([
+        "delete",
+        "virtualservers",
+        "--selector=number=many",
+        "--wait=false",
+    ])?;
     stage.settle()
 }

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use nix::sys::signal::Signal;
 use serde::Serialize;
-use sluice_tests::net::failover::{Between, Failover, SERVED, target};
+use sluice_tests::kube::Part;
+use sluice_tests::net::failover::{Between, Failover, NODES, SERVED, target};
 use sluice_tests::net::{Family, KeptConnections, Outage};
 
 /// Measures how long clients get no answer while VIPs move between three directors of a real API server.
@@ -19,9 +21,15 @@ struct Arguments {
     /// Repetitions of each case in which something breaks
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     repetitions: u32,
-    /// Repetitions of each case that is planned, or slow
+    /// Repetitions of each case that is planned, or takes seconds
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     planned: u32,
+    /// Repetitions of each case in which the API server is away
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    slow: u32,
+    /// For how many seconds it is
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=600))]
+    away: u64,
     /// Only cases whose name contains this; several are alternatives
     #[arg(long)]
     case: Vec<String>,
@@ -33,21 +41,34 @@ struct Arguments {
 /// Something that happens to the director that announces the VIPs.
 struct Case {
     name: &'static str,
-    /// Whether it is planned, or takes so long that it is measured as seldom.
-    is_seldom: bool,
+    times: Times,
     /// Whether directors ask the holder for its VIPs.
     is_probed: bool,
     happen: fn(&mut Failover, &str) -> Result<()>,
-    /// Puts the director right again.
+    /// Puts everything right again.
     mend: fn(&mut Failover, &str) -> Result<()>,
     /// How long clients go on.
     after: Duration,
 }
 
-const CASES: [Case; 6] = [
+/// How often a case is repeated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Times {
+    /// Something breaks.
+    Often,
+    /// It is planned, or takes seconds.
+    Seldom,
+    /// The API server hangs for a minute, and it happens meanwhile.
+    Rarely,
+}
+
+/// Longer than a suspicion and what follows.
+const SUSPECTED: Duration = Duration::from_millis(1_500);
+
+const CASES: [Case; 14] = [
     Case {
         name: "drained",
-        is_seldom: true,
+        times: Times::Seldom,
         is_probed: true,
         happen: |stage, holder| stage.drain(&[holder]),
         mend: |stage, _| stage.drain(&[]),
@@ -55,52 +76,136 @@ const CASES: [Case; 6] = [
     },
     Case {
         name: "agent ended",
-        is_seldom: true,
+        times: Times::Seldom,
         is_probed: true,
         happen: |stage, holder| stage.sluice.stop_agent(holder),
         mend: start_agent,
         after: Duration::from_secs(3),
     },
+    Case {
+        name: "operator killed",
+        times: Times::Seldom,
+        is_probed: true,
+        happen: |stage, _| {
+            stage.sluice.kill_operator()?;
+            stage.sluice.restart_operator()
+        },
+        mend: |_, _| Ok(()),
+        after: Duration::from_secs(3),
+    },
     // The port passes nothing, and the carrier stays.
     Case {
-        name: "director silent",
-        is_seldom: false,
+        name: "silent",
+        times: Times::Often,
         is_probed: true,
         happen: |stage, holder| stage.fabric.far_end(holder).silence(),
         mend: |stage, holder| stage.fabric.far_end(holder).unsilence(),
-        after: Duration::from_secs(2),
+        after: SUSPECTED,
+    },
+    // It goes on renewing its Lease.
+    Case {
+        name: "silent, with API",
+        times: Times::Often,
+        is_probed: true,
+        happen: |stage, holder| {
+            let control = stage.fabric.control_address();
+            stage.fabric.far_end(holder).isolate_but(control.v4)
+        },
+        mend: |stage, holder| stage.fabric.far_end(holder).unisolate(),
+        after: SUSPECTED,
     },
     Case {
         name: "carrier lost",
-        is_seldom: false,
+        times: Times::Often,
         is_probed: true,
         happen: |stage, holder| stage.fabric.far_end(holder).cut(),
         mend: |stage, holder| stage.fabric.far_end(holder).mend(),
-        after: Duration::from_secs(2),
+        after: SUSPECTED,
+    },
+    // The link towards the servers of NAT.
+    Case {
+        name: "2nd NIC cut",
+        times: Times::Often,
+        is_probed: true,
+        happen: |stage, holder| stage.fabric.back_end(holder)?.cut(),
+        mend: |stage, holder| stage.fabric.back_end(holder)?.mend(),
+        after: SUSPECTED,
+    },
+    Case {
+        name: "2nd NIC silent",
+        times: Times::Often,
+        is_probed: true,
+        happen: |stage, holder| stage.fabric.back_end(holder)?.silence(),
+        mend: |stage, holder| stage.fabric.back_end(holder)?.unsilence(),
+        after: SUSPECTED,
     },
     // It answers until its deadline.
     Case {
         name: "agent killed",
-        is_seldom: false,
+        times: Times::Often,
         is_probed: true,
         happen: |stage, holder| stage.sluice.kill_agent(holder),
         mend: start_agent,
-        after: Duration::from_secs(6),
+        after: Duration::from_secs(5),
+    },
+    Case {
+        name: "agent stopped",
+        times: Times::Seldom,
+        is_probed: true,
+        happen: |stage, holder| {
+            stage.signal_agent(holder, Signal::SIGSTOP)?;
+            thread::sleep(Duration::from_secs(6));
+            stage.signal_agent(holder, Signal::SIGCONT)
+        },
+        mend: |_, _| Ok(()),
+        after: Duration::from_secs(2),
     },
     Case {
         name: "silent, by Lease",
-        is_seldom: true,
+        times: Times::Seldom,
         is_probed: false,
         happen: |stage, holder| stage.fabric.far_end(holder).silence(),
         mend: |stage, holder| stage.fabric.far_end(holder).unsilence(),
-        after: Duration::from_secs(8),
+        after: Duration::from_secs(6),
+    },
+    Case {
+        name: "no API",
+        times: Times::Rarely,
+        is_probed: true,
+        happen: |_, _| Ok(()),
+        mend: |_, _| Ok(()),
+        after: Duration::from_secs(5),
+    },
+    Case {
+        name: "silent, no API",
+        times: Times::Rarely,
+        is_probed: true,
+        happen: |stage, holder| stage.fabric.far_end(holder).silence(),
+        mend: |stage, holder| stage.fabric.far_end(holder).unsilence(),
+        after: Duration::from_secs(5),
+    },
+    // All agents are killed and start again.
+    Case {
+        name: "agents, no API",
+        times: Times::Rarely,
+        is_probed: true,
+        happen: |stage, _| {
+            NODES
+                .iter()
+                .try_for_each(|node| stage.sluice.kill_agent(node))?;
+            NODES
+                .iter()
+                .try_for_each(|node| stage.sluice.restart_agent(node))
+        },
+        mend: |stage, _| stage.sluice.await_ready(),
+        after: Duration::from_secs(5),
     },
 ];
 
 /// Time in which clients connect before something happens.
 const BEFORE: Duration = Duration::from_millis(500);
-/// Long connections to each VIP of DR and TUN in each family: 200 in all. Those of FullNAT end with their director, and nobody tells
-/// their clients.
+/// Long connections to each VIP of DR and TUN in each family: 200 in all. Those of NAT and FullNAT end with their director, and nobody
+/// tells their clients.
 const LONG: usize = 50;
 /// Each of them is asked this often.
 const ASKED: Duration = Duration::from_millis(50);
@@ -110,6 +215,24 @@ const PATIENCE: Duration = Duration::from_secs(15);
 fn start_agent(stage: &mut Failover, node: &str) -> Result<()> {
     stage.sluice.restart_agent(node)?;
     stage.sluice.await_ready()
+}
+
+/// Has the API server hang, and something happen after a third of that time.
+fn without_api_server(
+    stage: &mut Failover,
+    away: Duration,
+    happen: impl FnOnce(&mut Failover) -> Result<()>,
+) -> Result<()> {
+    let signal = |stage: &mut Failover, signal| {
+        let control = stage.sluice.control_plane_mut()?;
+        control.signal(Part::ApiServer, signal)
+    };
+    signal(stage, Signal::SIGSTOP)?;
+    thread::sleep(away / 3);
+    let happened = happen(stage);
+    thread::sleep(away * 2 / 3);
+    signal(stage, Signal::SIGCONT)?;
+    happened
 }
 
 /// The figures of a case for one mode and family.
@@ -180,10 +303,10 @@ fn main() -> Result<()> {
 }
 
 fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<Vec<Line>> {
-    let repetitions = if case.is_seldom {
-        arguments.planned
-    } else {
-        arguments.repetitions
+    let repetitions = match case.times {
+        Times::Often => arguments.repetitions,
+        Times::Seldom => arguments.planned,
+        Times::Rarely => arguments.slow,
     };
     let start = Instant::now();
     let mut measured = Measured::new();
@@ -191,7 +314,7 @@ fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<V
         stage.set_probes(false)?;
     }
     for repetition in 0..repetitions {
-        repeat(stage, case, repetition, &mut measured)
+        repeat(stage, case, (repetition, arguments.away), &mut measured)
             .with_context(|| format!("{}, repetition {}", case.name, repetition + 1))?;
         let seconds = start.elapsed().as_secs();
         eprintln!(
@@ -220,10 +343,9 @@ fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<V
 fn repeat(
     stage: &mut Failover,
     case: &Case,
-    repetition: u32,
+    (repetition, away): (u32, u64),
     measured: &mut Measured,
 ) -> Result<()> {
-    let holder = stage.holder_of(SERVED[0].0)?;
     let client = if repetition.is_multiple_of(2) {
         &stage.neighbour
     } else {
@@ -233,7 +355,7 @@ fn repeat(
     for (server, (name, mode, ..)) in SERVED.iter().enumerate() {
         for family in Family::BOTH {
             let target = target(name, family);
-            let keeps = *mode != "FullNAT";
+            let keeps = !mode.ends_with("NAT");
             let open = || KeptConnections::open_within(client, &[target], LONG, ASKED, PATIENCE);
             let kept = keeps.then(open);
             let kept = kept.transpose()?;
@@ -242,7 +364,14 @@ fn repeat(
         }
     }
     thread::sleep(BEFORE);
-    let happened = (case.happen)(stage, &holder);
+    // The director of before may just have got the group back.
+    let holder = stage.leaseholder_of(SERVED[0].0)?;
+    let happened = match case.times {
+        Times::Rarely => without_api_server(stage, Duration::from_secs(away), |stage| {
+            (case.happen)(stage, &holder)
+        }),
+        Times::Often | Times::Seldom => (case.happen)(stage, &holder),
+    };
     thread::sleep(case.after);
     for (key, kept, outage) in clients {
         let (outages, broken) = measured.entry(key).or_default();

@@ -287,11 +287,16 @@ impl Fabric {
         Ok(switch.port(node))
     }
 
+    /// The address of a control plane on the segment.
+    pub const fn control_address(&self) -> Dual {
+        FABRIC_NET.host(10)
+    }
+
     /// Connects a namespace for a control plane to the segment. Returns its address there, which is the one that a control
     /// plane has by itself too.
     pub fn connect_control(&self) -> Result<(Namespace, Dual)> {
         let namespace = self.run.namespace(CONTROL)?;
-        let address = FABRIC_NET.host(10);
+        let address = self.control_address();
         self.plug(&namespace, CONTROL, address)?;
         use_gateway(&namespace, FABRIC_NET.host(1))?;
         Ok((namespace, address))

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use sluice_api::jiff::{SignedDuration, Timestamp};
 use sluice_api::{DEFAULT_POOL_GROUPS, GroupRole};
 
 use super::address::Dual;
@@ -49,6 +50,9 @@ const BEFORE: Duration = Duration::from_secs(1);
 
 /// Agents in tests take groups back after three seconds without a fault; a group that stays for so long is where it belongs.
 const RETURN: Duration = Duration::from_secs(6);
+
+/// A group that stayed for so long is not on its way between directors.
+const STAYS: SignedDuration = SignedDuration::from_millis(1_500);
 
 /// How long clients go on after something was done to a director.
 pub const AFTER: Duration = Duration::from_secs(3);
@@ -209,6 +213,28 @@ impl Failover {
 
     /// Holders by group, as the Leases say; without an API server there are none.
     fn leases(&self) -> Result<BTreeMap<String, String>> {
+        let leases = self.group_leases()?;
+        let holders = leases.iter().filter_map(|lease| {
+            let name = lease["metadata"]["name"].as_str()?;
+            let holder = lease["spec"]["holderIdentity"].as_str()?;
+            Some((
+                name.strip_prefix("sluice-vip-")?.to_owned(),
+                holder.to_owned(),
+            ))
+        });
+        Ok(holders.collect())
+    }
+
+    /// How often groups have got another holder, as the Leases say.
+    pub fn takeovers(&self) -> Result<u64> {
+        let leases = self.group_leases()?;
+        let counts = leases
+            .iter()
+            .map(|lease| &lease["spec"]["leaseTransitions"]);
+        Ok(counts.filter_map(Value::as_u64).sum())
+    }
+
+    fn group_leases(&self) -> Result<Vec<Value>> {
         let admin = self.sluice.control_plane()?.admin();
         let leases = admin.json([
             "--namespace",
@@ -218,19 +244,28 @@ impl Failover {
             "--selector=sluice.dev/vip-group",
             "--output=json",
         ])?;
-        let leases = leases["items"]
-            .as_array()
-            .context("a list of Leases")?
-            .iter();
-        let holders = leases.filter_map(|lease| {
-            let name = lease["metadata"]["name"].as_str()?;
-            let holder = lease["spec"]["holderIdentity"].as_str()?;
-            Some((
-                name.strip_prefix("sluice-vip-")?.to_owned(),
-                holder.to_owned(),
-            ))
-        });
-        Ok(holders.collect())
+        let leases = leases["items"].as_array().context("a list of Leases")?;
+        Ok(leases.clone())
+    }
+
+    /// Who holds the group of a virtual server, as its Lease says, once nobody has got it for a while.
+    pub fn leaseholder_of(&self, server: &str) -> Result<String> {
+        let name = format!("sluice-vip-{}", self.group_of(server)?);
+        let mut holder = None;
+        until("the group to stay where it is", SETTLE, || {
+            let leases = self.group_leases().unwrap_or_default();
+            let lease = leases
+                .iter()
+                .find(|lease| lease["metadata"]["name"] == *name);
+            let Some(spec) = lease.map(|lease| &lease["spec"]) else {
+                return false;
+            };
+            holder = spec["holderIdentity"].as_str().map(str::to_owned);
+            let acquired = spec["acquireTime"].as_str();
+            let acquired = acquired.and_then(|text| text.parse::<Timestamp>().ok());
+            acquired.is_some_and(|acquired| Timestamp::now().duration_since(acquired) > STAYS)
+        })?;
+        holder.with_context(|| format!("nobody holds {name}"))
     }
 
     /// Waits until each group that has VIPs is held by one director, and its Lease says so.

@@ -1,6 +1,7 @@
 //! What goes wrong at a port of a switch: to the host behind it nothing else happens.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -72,12 +73,13 @@ impl Port<'_> {
     /// Is ready for [`Self::lose_burst`].
     pub fn lose_bursts(self) -> Result<()> {
         let rules = IN_BURSTS.map(|these| format!("{these} counter name lost drop;"));
-        let parts = "counter lost { } set burst { type ether_type; flags timeout; }";
+        let parts = "counter lost { }\nset burst { type ether_type; flags timeout; }";
         self.filter(LOSSY, parts, &rules.concat())
     }
 
     /// Loses all questions and answers of who has an address for so long.
-    pub fn lose_burst(self, milliseconds: u64) -> Result<()> {
+    pub fn lose_burst(self, time: Duration) -> Result<()> {
+        let milliseconds = time.as_millis();
         let elements = ["arp", "ip6"].map(|kind| format!("{kind} timeout {milliseconds}ms"));
         let elements = elements.join(", ");
         let table = self.table(LOSSY);
