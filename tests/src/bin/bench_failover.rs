@@ -22,10 +22,10 @@ struct Arguments {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     repetitions: u32,
     /// Repetitions of each case that is planned, or takes seconds
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     planned: u32,
     /// Repetitions of each case in which the API server is away
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     slow: u32,
     /// For how many seconds it is
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=600))]
@@ -63,7 +63,7 @@ enum Times {
 }
 
 /// Longer than a suspicion and what follows.
-const SUSPECTED: Duration = Duration::from_millis(1_500);
+const SUSPECTED: Duration = Duration::from_secs(1);
 
 const CASES: [Case; 14] = [
     Case {
@@ -133,7 +133,7 @@ const CASES: [Case; 14] = [
     },
     Case {
         name: "2nd NIC silent",
-        times: Times::Often,
+        times: Times::Seldom,
         is_probed: true,
         happen: |stage, holder| stage.fabric.back_end(holder)?.silence(),
         mend: |stage, holder| stage.fabric.back_end(holder)?.unsilence(),
@@ -146,7 +146,7 @@ const CASES: [Case; 14] = [
         is_probed: true,
         happen: |stage, holder| stage.sluice.kill_agent(holder),
         mend: start_agent,
-        after: Duration::from_secs(5),
+        after: Duration::from_millis(4_700),
     },
     Case {
         name: "agent stopped",
@@ -326,6 +326,7 @@ fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<V
     if !case.is_probed {
         stage.set_probes(true)?;
     }
+    stage.settle()?;
     let lines = measured
         .into_iter()
         .map(|((server, family), (outages, broken))| Line {
@@ -381,8 +382,7 @@ fn repeat(
         }
     }
     happened?;
-    (case.mend)(stage, &holder)?;
-    stage.settle()
+    (case.mend)(stage, &holder)
 }
 
 fn print(lines: &[Line]) {
