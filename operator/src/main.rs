@@ -89,6 +89,9 @@ struct RunOptions {
     /// Serve Services of type LoadBalancer that have no spec.loadBalancerClass, too. Those of class sluice.dev/sluice always are.
     #[arg(long, env = "SLUICE_SERVICES_WITHOUT_CLASS", conflicts_with = "dir")]
     services_without_class: bool,
+    /// Have cordoned Nodes hand over their VIP groups, and hold none until they are uncordoned.
+    #[arg(long, env = "SLUICE_DRAIN_CORDONED", conflicts_with = "dir")]
+    drain_cordoned: bool,
 }
 
 impl RunOptions {
@@ -100,6 +103,7 @@ impl RunOptions {
             refused_servers: self.refused_servers.iter().copied().collect(),
             forget_silent_seconds: forget.filter(|seconds| *seconds > 0),
             services_without_class: self.services_without_class,
+            drains_cordoned: self.drain_cordoned,
         }
     }
 }

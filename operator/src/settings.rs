@@ -18,4 +18,6 @@ pub struct Settings {
     pub forget_silent_seconds: Option<u64>,
     /// Whether Services of type LoadBalancer without a class are served.
     pub services_without_class: bool,
+    /// Whether cordoned Nodes are no candidates for VIP groups.
+    pub drains_cordoned: bool,
 }

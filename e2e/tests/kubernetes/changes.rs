@@ -92,7 +92,7 @@ const GROWN: &str = r#"addressPools=[{"name": "edge", "addresses": ["203.0.113.0
 pub(crate) fn upgrade(sluice: &mut Sluice) -> Result<()> {
     let traffic = Traffic::start_with_kept(sluice.cluster.client(), WEB)?;
     let level = "log.level=info\\,sluice_agent=debug";
-    let services = "operator.servicesWithoutClass=true";
+    let services = "operator.servicesWithoutClass=true,operator.drainCordoned=true";
     let values = ["--set", level, "--set", services, "--set-json", GROWN];
     sluice.helm("upgrade", &values)?;
     traffic.sample()?;

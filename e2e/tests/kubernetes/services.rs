@@ -91,10 +91,34 @@ pub(crate) fn exposed(sluice: &mut Sluice) -> Result<()> {
         }
     }
     put_right(sluice)?;
+    cordoned(sluice)?;
     sluice.kubectl(&format!("delete service --namespace {SHOP} exposed"))?;
     until("the address to be let go", CHANGE_TIMEOUT, || {
         !answers(sluice, target)
     })?;
+    Ok(())
+}
+
+/// A node that is cordoned hands over what it holds: the upgrade before has set `operator.drainCordoned`.
+fn cordoned(sluice: &Sluice) -> Result<()> {
+    let lease = [
+        "get",
+        "lease",
+        "--namespace",
+        SYSTEM,
+        "sluice-vip-segment-0",
+    ];
+    let admin = sluice.cluster.admin();
+    let holder = |lease: &Value| lease["spec"]["holderIdentity"].clone();
+    let first = admin.until(&lease, CHANGE_TIMEOUT, |lease| holder(lease).is_string())?;
+    let first = holder(&first);
+    let node = first.as_str().context("a holder")?;
+    sluice.kubectl(&format!("cordon {node}"))?;
+    let moved = admin.until(&lease, CHANGE_TIMEOUT, |lease| {
+        holder(lease).is_string() && holder(lease) != first
+    });
+    sluice.kubectl(&format!("uncordon {node}"))?;
+    moved?;
     Ok(())
 }
 

@@ -118,7 +118,7 @@ impl ServiceFacts {
     }
 }
 
-/// The addresses and labels of a Node.
+/// The addresses and labels of a Node, and whether it is cordoned.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct NodeFacts {
     /// Its own, as its kubelet says.
@@ -127,6 +127,8 @@ pub(super) struct NodeFacts {
     pub(super) pods: BTreeSet<IpNet>,
     /// Its labels, by which address pools choose who announces their addresses.
     pub(super) labels: BTreeMap<String, String>,
+    /// Whether it is cordoned: it takes no new pods.
+    pub(super) is_cordoned: bool,
 }
 
 impl NodeFacts {
@@ -136,6 +138,7 @@ impl NodeFacts {
         let own = status.addresses.unwrap_or_default();
         let pods = spec.pod_cidrs.unwrap_or_default();
         Self {
+            is_cordoned: spec.unschedulable == Some(true),
             own: singles(own.into_iter().map(|address| address.address)),
             pods: blocks(pods.into_iter().chain(spec.pod_cidr)),
             labels: node.metadata.labels.unwrap_or_default(),

@@ -22,6 +22,7 @@ use super::events::News;
 use super::facts::{NAME_MARK, NodeFacts, PodFacts, ServiceFacts, SliceFacts};
 use super::labels::ByLabel;
 use super::memory::{Decided, Memory};
+use super::peers::Cordoned;
 use super::services::Concerns;
 use super::slices::name_prefix;
 use super::vip_groups::GroupLeaseFacts;
@@ -61,6 +62,7 @@ pub(super) struct Index {
     pub(super) shards: BTreeSet<u8>,
     /// Whether something else may have to be said of the address pools.
     pub(super) are_pools_stale: bool,
+    pub(super) cordoned: Cordoned,
     /// Whether Leases of VIP groups may have to be made or deleted.
     pub(super) are_groups_stale: bool,
     pub(super) known_nodes: BTreeMap<String, Node>,
@@ -116,6 +118,9 @@ impl Index {
         self.addresses.refuse_servers(&settings.refused_servers);
         self.departures.forget_after(settings.forget_silent_seconds);
         self.concerns.without_class = settings.services_without_class;
+        if settings.drains_cordoned {
+            self.cordoned = Cordoned::Drained;
+        }
     }
 
     /// Whether the API server does not have this kind. It is not waited for.

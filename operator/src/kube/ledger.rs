@@ -68,7 +68,7 @@ impl Index {
         self.ledger.retain(|key| servers.contains_key(key));
     }
 
-    /// Addresses that have rested are free again.
+    /// What has rested is free again: those ask who did not get all that they ask for.
     pub(super) fn look_at_ledger(&mut self, now_ms: u64) {
         if self.ledger.tick(now_ms) {
             self.are_pools_stale = true;

@@ -9,6 +9,16 @@ use sluice_api::{
 use super::index::Index;
 use super::silence::says_silent;
 
+/// What cordoned Nodes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Cordoned {
+    /// Candidates for VIP groups like the others.
+    #[default]
+    Candidates,
+    /// None: they hand over what they hold.
+    Drained,
+}
+
 /// The list of directors as it is to be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Wanted {
@@ -40,7 +50,10 @@ fn directors(index: &Index) -> Peers {
         let told = Peer::of(object.status.as_ref()?);
         let is_director = object.spec.role == NodeRole::Director && !told.addresses.is_empty();
         let node = index.kube_nodes.objects.get(key);
-        let is_excluded = node.is_some_and(|node| node.labels.contains_key(EXCLUDE_LABEL));
+        let is_excluded = node.is_some_and(|node| {
+            let is_cordoned = node.is_cordoned && index.cordoned == Cordoned::Drained;
+            is_cordoned || node.labels.contains_key(EXCLUDE_LABEL)
+        });
         let cidrs = node.into_iter().flat_map(|node| &node.pods);
         let cidrs = cidrs.map(IpNet::trunc);
         let cidrs = cidrs.filter(|cidr| is_usable_for_pods(*cidr));
@@ -61,6 +74,9 @@ mod tests {
 
     use super::*;
     use crate::kube::facts::NodeFacts;
+
+    /// Stands for a label in the tests: the Node is cordoned.
+    const CORDONED: &str = "cordoned";
 
     #[test]
     fn directors_that_have_reported_are_listed() {
@@ -110,8 +126,7 @@ mod tests {
 
     #[test]
     fn a_director_is_a_candidate_while_nothing_speaks_against_it() {
-        let directors = |drain: bool, label: &str, conditions: &[(&str, &str)]| {
-            let mut index = Index::new("sluice-system");
+        let listed = |index: &mut Index, drain: bool, label: &str, conditions: &[(&str, &str)]| {
             let conditions: Vec<_> = conditions
                 .iter()
                 .map(|(type_, status)| {
@@ -137,6 +152,7 @@ mod tests {
             });
             let facts = NodeFacts {
                 labels: [(label.to_owned(), String::new())].into(),
+                is_cordoned: label == CORDONED,
                 ..NodeFacts::default()
             };
             index.kube_nodes.apply(Item {
@@ -144,7 +160,7 @@ mod tests {
                 stamp: Stamp::default(),
                 content: Ok(facts),
             });
-            let peers = directors(&index);
+            let peers = directors(index);
             let peer = &peers["d1"];
             let mac = peer.interfaces["eth0"].mac.to_string();
             assert_eq!(
@@ -154,6 +170,9 @@ mod tests {
             assert_eq!(peer.interfaces.len(), 1, "no address is known of the other");
             peer.candidate
         };
+        let directors = |drain: bool, label: &str, conditions: &[(&str, &str)]| {
+            listed(&mut Index::new("sluice-system"), drain, label, conditions)
+        };
         let ready = ("Ready", "True");
         assert!(directors(false, "zone", &[ready]));
         assert!(directors(false, "zone", &[ready, ("Silent", "False")]));
@@ -162,6 +181,16 @@ mod tests {
         assert!(!directors(false, "zone", &[]));
         assert!(!directors(true, "zone", &[ready]));
         assert!(!directors(false, EXCLUDE_LABEL, &[ready]));
+        assert!(
+            directors(false, CORDONED, &[ready]),
+            "unless it was asked for"
+        );
+        for (label, is_candidate) in [(CORDONED, false), ("zone", true)] {
+            let mut index = Index::new("sluice-system");
+            index.cordoned = Cordoned::Drained;
+            let listed = listed(&mut index, false, label, &[ready]);
+            assert_eq!(listed, is_candidate, "{label}");
+        }
     }
 
     /// They have their node's Ethernet address, so other directors could not tell their packets from balanced ones.

@@ -324,6 +324,7 @@ fn values_reach_the_command_lines() {
             "--refused-servers=nodes,pods",
             "--forget-silent-seconds=3000000",
             "--services-without-class",
+            "--drain-cordoned",
             "--log-json",
             "--more"
         ]

@@ -136,7 +136,8 @@ impl Ledger {
         self.waiting.iter()
     }
 
-    /// Ends the rest of addresses whose time has come. Returns whether there were any.
+    /// Ends the rest of addresses whose time has come. Returns whether there were any, or whether a VIP group that was one virtual
+    /// server's alone has become free.
     pub fn tick(&mut self, now_ms: u64) -> bool {
         self.now_ms = now_ms;
         let mut is_any_over = false;
@@ -147,7 +148,7 @@ impl Ledger {
             self.forget(address);
             is_any_over = true;
         }
-        is_any_over
+        std::mem::take(&mut self.pools.is_local_free) || is_any_over
     }
 
     /// Takes what a virtual server asks for now, and what its decision names; `None`: it is gone. Returns whether it has

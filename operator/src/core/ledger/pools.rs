@@ -54,6 +54,8 @@ pub(super) struct Pools {
     pub(super) grouped: BTreeMap<String, BTreeMap<u8, usize>>,
     /// Whether groups that are one virtual server's alone came or went.
     pub(super) are_local_changed: bool,
+    /// Whether one went since this was last taken.
+    pub(super) is_local_free: bool,
     /// Who waits for an address, by the pools that have none.
     lacking: BTreeMap<String, BTreeSet<ObjectKey>>,
 }
@@ -482,6 +484,7 @@ impl Pools {
             if *count == 0 {
                 groups.remove(number);
                 self.are_local_changed |= group.is_local();
+                self.is_local_free |= group.is_local();
             }
         }
         if groups.is_empty() {

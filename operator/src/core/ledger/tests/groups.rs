@@ -312,5 +312,13 @@ fn a_pool_has_so_many_groups_of_one_virtual_server() {
     world.delete("shop/l7");
     world.after(REST_MS);
     assert_eq!(world.in_groups("shop/more"), "edge-135 edge-135");
+    world.apply_local("shop/late", &both());
+    assert!(!world.ledger.tick(world.now_ms));
+    world.apply("shop/l8", &both());
+    assert!(
+        world.ledger.tick(world.now_ms),
+        "who waits is to ask again at once"
+    );
+    assert!(!world.ledger.tick(world.now_ms));
     world.check();
 }
