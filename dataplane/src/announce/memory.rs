@@ -177,13 +177,19 @@ impl Keeper {
         thread::Builder::new()
             .name("memory".to_owned())
             .spawn(move || {
+                let mut last = None;
                 for memory in inbox {
-                    if let Err(error) = write(&path, &memory) {
-                        warn!(
+                    // VIPs that come and go change nothing of it.
+                    if last.as_ref() == Some(&memory) {
+                        continue;
+                    }
+                    match write(&path, &memory) {
+                        Ok(()) => last = Some(memory),
+                        Err(error) => warn!(
                             path = %path.display(),
                             %error,
                             "cannot write down what is announced: a restart without the API server would end it"
-                        );
+                        ),
                     }
                 }
             })?;
