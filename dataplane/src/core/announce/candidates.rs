@@ -40,8 +40,8 @@ impl Announce {
         let interfaces = others.iter().flat_map(|(_, peer)| &peer.interfaces);
         let to_servers = interfaces.filter(|(name, it)| it.steady && !pool.announces_on(name));
         let to_servers: BTreeSet<&str> = to_servers.map(|(name, _)| name.as_str()).collect();
-        let mut to_gateways = own_networks.iter().flatten();
-        let to_gateways: BTreeSet<&str> = to_gateways.by_ref().map(|(name, _)| *name).collect();
+        let to_gateways = own_networks.iter().flatten();
+        let to_gateways: BTreeSet<&str> = to_gateways.map(|(name, _)| *name).collect();
         let matters = |name: &str| {
             pool.announces_on(name) || to_servers.contains(name) || to_gateways.contains(name)
         };

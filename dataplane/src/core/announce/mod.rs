@@ -166,6 +166,9 @@ impl Announce {
         self.indices.keep(here.iter().map(|(group, _)| *group));
         self.unnumbered = 0;
         self.astray.clear();
+        let there = uplinks(intent, network);
+        let there = there.map(|(name, at, _, mac)| (name, at, mac, subnets(network, at)));
+        let there: Vec<_> = there.collect();
         let mut ways = BTreeMap::new();
         for (group, pool) in here {
             let Some(index) = self.indices.of(group) else {
@@ -173,17 +176,16 @@ impl Announce {
                 continue;
             };
             let gateways = pool.gateways_of(group);
-            let uplinks = uplinks(intent, network).map(|(name, ifindex, _, mac)| {
-                let subnets = subnets(network, ifindex);
-                let here = gateways.iter().filter(|it| is_within(**it, &subnets));
+            let uplinks = there.iter().map(|(name, ifindex, mac, subnets)| {
+                let here = gateways.iter().filter(|it| is_within(**it, subnets));
                 WayOut {
-                    ifindex,
-                    mac,
+                    ifindex: *ifindex,
+                    mac: *mac,
                     gateways: here.copied().collect(),
                     vips: match (pool.announces_on(name), pool.on_link) {
                         (false, _) => Carries::None,
                         (true, false) => Carries::All,
-                        (true, true) => Carries::Within(subnets),
+                        (true, true) => Carries::Within(subnets.clone()),
                     },
                 }
             });
@@ -193,9 +195,7 @@ impl Announce {
                 uplinks: uplinks.filter(is_used).collect(),
                 gateways,
             };
-            let here = way.uplinks.iter().flat_map(|it| &it.gateways);
-            let here: BTreeSet<&IpAddr> = here.collect();
-            let astray = way.gateways.iter().filter(|it| !here.contains(it));
+            let astray = way.gateways.iter().filter(|it| !way.is_here(**it));
             self.astray.extend(astray);
             ways.insert(group.clone(), way);
         }
@@ -327,17 +327,15 @@ impl Announce {
                 Some(before) if **before == candidates => Arc::clone(before),
                 _ => Arc::new(candidates),
             };
-            let on: BTreeMap<u32, &WayOut> =
-                way.uplinks.iter().map(|it| (it.ifindex, it)).collect();
-            let names =
-                uplinks(intent, network).filter(|(_, ifindex, ..)| on.contains_key(ifindex));
+            let on: BTreeSet<u32> = way.uplinks.iter().map(|it| it.ifindex).collect();
+            let names = uplinks(intent, network).filter(|(_, ifindex, ..)| on.contains(ifindex));
             let mut names = names.map(|(name, ..)| name);
             let carries_vips = way.uplinks.iter().any(|it| it.vips != Carries::None);
             let is_whole = carries_vips && names.all(|name| whole.contains(name));
             let only_gateways = way.uplinks.iter().filter(|it| it.vips == Carries::None);
             let group = Group {
                 index: way.index,
-                uplinks: on.into_keys().collect(),
+                uplinks: on,
                 on_link: pool.on_link,
                 gateways: way.gateways.clone(),
                 only_gateways: only_gateways.map(|it| it.ifindex).collect(),
