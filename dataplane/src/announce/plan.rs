@@ -8,7 +8,7 @@ use sluice_election::{Candidate, Health, Witness};
 use sluice_planner::Mac;
 
 use super::frame::Sender;
-use crate::netlink::{Prefix, Table};
+use crate::netlink::{Prefix, Table, is_within};
 
 /// All there is to announce. The core sends another one whenever something in it has changed; parts that have not are shared.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -130,8 +130,7 @@ impl Group {
         if !is_gateway && self.only_gateways.contains(&ifindex) {
             return false;
         }
-        let mut subnets = uplink.subnets.iter();
-        !self.on_link && !is_gateway || subnets.any(|subnet| subnet.contains(vip))
+        !self.on_link && !is_gateway || is_within(vip, &uplink.subnets)
     }
 }
 

@@ -10,6 +10,7 @@ use sluice_planner::Mac;
 
 use super::frame::{Claim, To};
 use super::plan::{Path, Plan};
+use crate::netlink::is_within;
 
 /// Directors that are asked where there is no gateway.
 const PEERS: usize = 2;
@@ -42,10 +43,8 @@ impl Witnesses {
                     let peers = plan.peers.values();
                     let peers = peers.filter(|peer| peer.macs.contains_key(&uplink.name));
                     // Hosts need not answer on one link for what they have on another (RFC 4861 section 7.2.3).
-                    let is_there = |address: &IpAddr| {
-                        let mut subnets = uplink.subnets.iter();
-                        of(address) && subnets.any(|subnet| subnet.contains(*address))
-                    };
+                    let is_there =
+                        |address: &IpAddr| of(address) && is_within(*address, &uplink.subnets);
                     let theirs = peers.filter_map(|peer| {
                         let own = peer.addresses.iter();
                         own.clone()

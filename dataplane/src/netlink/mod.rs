@@ -17,7 +17,7 @@ mod table;
 use std::io;
 
 pub use monitor::Monitor;
-pub use prefix::Prefix;
+pub use prefix::{Prefix, is_within};
 pub use requests::{Requests, Route};
 pub use settings::Settings;
 pub use table::{Change, Link, Medium, Neighbour, NeighbourState, Table};

@@ -51,6 +51,11 @@ impl Prefix {
     }
 }
 
+/// Whether an address is in one of these.
+pub fn is_within(address: IpAddr, prefixes: &[Prefix]) -> bool {
+    prefixes.iter().any(|prefix| prefix.contains(address))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,11 +8,11 @@ use sluice_api::Peer;
 use sluice_election::Candidate;
 use sluice_planner::Server;
 
-use super::ways::{Pool, is_within};
+use super::ways::Pool;
 use super::{Announce, subnets, uplinks};
 use crate::core::intent::Intent;
 use crate::core::network::Network;
-use crate::netlink::Prefix;
+use crate::netlink::{Prefix, is_within};
 
 impl Announce {
     /// The directors that may hold the groups of a pool. `whole` are this node's uplinks that are.

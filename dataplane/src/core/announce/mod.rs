@@ -26,14 +26,14 @@ use super::network::Network;
 use super::program::{self, Program};
 use crate::announce::{Cause, Claimed, Group, GroupState, Peers, Plan, Told, Uplink};
 use crate::maps::Group as GroupEntry;
-use crate::netlink::{Link, Prefix};
+use crate::netlink::{Link, Prefix, is_within};
 
 use indices::Indices;
 use known::Known;
 use steady::Steady;
 pub(super) use vips::Vips;
 use vips::{NO_POOL, is_local};
-use ways::{Carries, Pool, Way, WayOut, is_within};
+use ways::{Carries, Pool, Way, WayOut};
 
 /// What to do about hosts that claim VIPs. It comes first, since a long message is cut.
 const CLAIMED_REMEDY: &str = "take these addresses off the other hosts, or out of the AddressPool; a proxy ARP that answers for \

@@ -7,7 +7,7 @@ use sluice_abi::AnnouncedWord;
 use sluice_api::{DecidedL2, parse_vip_group};
 use sluice_planner::{Announced, Mac};
 
-use crate::netlink::Prefix;
+use crate::netlink::{Prefix, is_within};
 
 /// How a group is announced here.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -111,8 +111,4 @@ impl Pool<'_> {
         let nodes = self.l2.and_then(|l2| l2.nodes.as_ref());
         nodes.is_none_or(|nodes| nodes.iter().any(|name| name == node))
     }
-}
-
-pub(super) fn is_within(address: IpAddr, subnets: &[Prefix]) -> bool {
-    subnets.iter().any(|subnet| subnet.contains(address))
 }
