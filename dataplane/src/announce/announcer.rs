@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use sluice_election::{Authority, Settings};
+use sluice_election::{Authority, Hindrance, Settings};
 use tracing::debug;
 
 use super::frame::Claim;
@@ -56,6 +56,8 @@ pub enum GroupState {
     Candidate,
     /// It holds the group, by this right.
     Holder(Authority),
+    /// It may not hold the group.
+    Bystander(Hindrance),
 }
 
 /// What the announcer tells the core.

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use sluice_election::{Action, Event, Obstacle, Role, Settings, Target, Time};
+use sluice_election::{Action, Event, Obstacle, Settings, Target, Time};
 use sluice_planner::Mac;
 use tracing::{debug, info, warn};
 
@@ -338,15 +338,15 @@ impl Worker {
     /// Tells the core what is new.
     fn report(&mut self) {
         let mut lacks_server = self.is_server_lost;
-        let states = self.electors.iter().filter_map(|(name, seat)| {
+        let states = self.electors.iter().map(|(name, seat)| {
             let state = seat.elector.state();
             lacks_server |= state.lacks_server;
-            let state = match (state.role, state.authority) {
-                (Role::Holder, Some(authority)) => GroupState::Holder(authority),
-                (Role::Candidate, _) => GroupState::Candidate,
-                _ => return None,
+            let state = match (state.authority, state.hindrance) {
+                (Some(authority), _) => GroupState::Holder(authority),
+                (None, Some(hindrance)) => GroupState::Bystander(hindrance),
+                (None, None) => GroupState::Candidate,
             };
-            Some((name.clone(), state))
+            (name.clone(), state)
         });
         let groups = states.collect();
         if let Some(keeper) = &mut self.keeper {

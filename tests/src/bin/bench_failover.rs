@@ -314,13 +314,14 @@ fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<V
         stage.set_probes(false)?;
     }
     for repetition in 0..repetitions {
-        repeat(stage, case, (repetition, arguments.away), &mut measured)
+        let longest = repeat(stage, case, (repetition, arguments.away), &mut measured)
             .with_context(|| format!("{}, repetition {}", case.name, repetition + 1))?;
         let seconds = start.elapsed().as_secs();
         eprintln!(
-            "{}: {} of {repetitions} after {seconds} s",
+            "{}: {} of {repetitions} after {seconds} s, nobody for {} ms",
             case.name,
-            repetition + 1
+            repetition + 1,
+            longest.as_millis()
         );
     }
     if !case.is_probed {
@@ -340,13 +341,13 @@ fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<V
     Ok(lines.collect())
 }
 
-/// Lets it happen once under load. Clients are on the segment and behind the router in turn.
+/// Lets it happen once under load. Clients are on the segment and behind the router in turn. Returns the longest outage.
 fn repeat(
     stage: &mut Failover,
     case: &Case,
     (repetition, away): (u32, u64),
     measured: &mut Measured,
-) -> Result<()> {
+) -> Result<Duration> {
     let client = if repetition.is_multiple_of(2) {
         &stage.neighbour
     } else {
@@ -374,15 +375,19 @@ fn repeat(
         Times::Often | Times::Seldom => (case.happen)(stage, &holder),
     };
     thread::sleep(case.after);
+    let mut longest = Duration::ZERO;
     for (key, kept, outage) in clients {
         let (outages, broken) = measured.entry(key).or_default();
-        outages.push(outage.stop().longest);
+        let outage = outage.stop().longest;
+        outages.push(outage);
+        longest = longest.max(outage);
         if let Some(kept) = kept {
             *broken.get_or_insert_default() += kept.count_broken()?;
         }
     }
     happened?;
-    (case.mend)(stage, &holder)
+    (case.mend)(stage, &holder)?;
+    Ok(longest)
 }
 
 fn print(lines: &[Line]) {

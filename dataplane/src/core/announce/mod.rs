@@ -250,7 +250,10 @@ impl Announce {
         let attached = attached.filter(|uplink| uplink.attach_mode != AttachMode::None);
         let attached: BTreeSet<&str> = attached.map(|uplink| uplink.name.as_str()).collect();
         let whole: BTreeSet<String> = uplinks(intent, network)
-            .filter(|(name, _, link, _)| is_able && link.up && attached.contains(name))
+            .filter(|(name, ifindex, link, _)| {
+                let works = link.up && !network.is_returning(*ifindex);
+                is_able && works && attached.contains(name)
+            })
             .map(|(name, ..)| name.to_owned())
             .collect();
         self.steady.look(&whole, now);
@@ -430,21 +433,23 @@ impl Announce {
 
     /// This node's part in groups, for its status.
     pub(super) fn groups(&self) -> impl Iterator<Item = GroupStatus> + '_ {
-        self.told.groups.iter().map(|(name, state)| GroupStatus {
-            name: name.clone(),
-            role: match state {
-                GroupState::Holder(_) => GroupRole::Holder,
-                GroupState::Candidate => GroupRole::Candidate,
-            },
-            authority: match state {
+        let parts = self.told.groups.iter().filter_map(|(name, state)| {
+            let (role, authority) = match state {
                 GroupState::Holder(sluice_election::Authority::Lease) => {
-                    Some(sluice_api::Authority::Lease)
+                    (GroupRole::Holder, Some(sluice_api::Authority::Lease))
                 }
                 GroupState::Holder(sluice_election::Authority::Peers) => {
-                    Some(sluice_api::Authority::Peers)
+                    (GroupRole::Holder, Some(sluice_api::Authority::Peers))
                 }
-                GroupState::Candidate => None,
-            },
+                GroupState::Candidate => (GroupRole::Candidate, None),
+                GroupState::Bystander(_) => return None,
+            };
+            Some((name, role, authority))
+        });
+        parts.map(|(name, role, authority)| GroupStatus {
+            name: name.clone(),
+            role,
+            authority,
         })
     }
 

@@ -28,6 +28,9 @@ use resolver::{Need, Resolver, Surroundings};
 /// Time between two looks at the default routes while routes change.
 const GATEWAYS: Duration = Duration::from_secs(10);
 
+/// How long the servers beyond a link that has its carrier again may take to be resolved before it counts as whole without them.
+const RETURN_LIMIT: Duration = Duration::from_secs(1);
+
 /// The answers of the kernel that must be asked for anew.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stale {
@@ -45,6 +48,10 @@ pub(super) struct Network {
     heard: BTreeSet<Key>,
     /// Indices of the interfaces that carry XDP.
     uplinks: BTreeSet<u32>,
+    /// Those of them that have no carrier.
+    down: BTreeSet<u32>,
+    /// Those that have it again, and since when, while servers beyond them are not resolved.
+    returning: BTreeMap<u32, Instant>,
     /// The node's role, once it is known.
     role: Option<NodeRole>,
     /// Addresses that are the node's by its interfaces, and the version that they were worked out for.
@@ -72,6 +79,8 @@ impl Network {
             neighbours: Neighbours::default(),
             heard: BTreeSet::new(),
             uplinks: BTreeSet::new(),
+            down: BTreeSet::new(),
+            returning: BTreeMap::new(),
             role: None,
             interface_addresses: (BTreeSet::new(), None),
             peers: None,
@@ -219,6 +228,7 @@ impl Network {
     /// Asks for the next thing that is not known, or, when all is, has neighbours kept.
     pub(super) fn turn(&mut self, intent: &Intent, now: Instant, effects: &mut Vec<Effect>) {
         self.find_uplinks(intent);
+        self.look_at_carriers(now);
         let role = intent.node.as_ref().map(|node| node.spec.role);
         self.version += u64::from(role != self.role);
         self.role = role;
@@ -261,7 +271,9 @@ impl Network {
         let gateways = self.gateways_read.filter(|_| self.stale.gateways);
         let gateways = gateways.map(|read| read + GATEWAYS);
         let neighbours = self.neighbours.deadline();
-        gateways.into_iter().chain(neighbours).min()
+        let returning = self.returning.values().map(|since| *since + RETURN_LIMIT);
+        let returning = returning.chain(gateways);
+        returning.chain(neighbours).min()
     }
 
     /// Works out what follows from the newest answers, and has neighbours kept and released.
@@ -282,6 +294,9 @@ impl Network {
         self.resolver.touch(due.overdue);
         released.extend(self.work_out(now));
         released.extend(self.neighbours.take_unanswered());
+        let neighbours = &self.neighbours;
+        self.returning
+            .retain(|ifindex, since| now < *since + RETURN_LIMIT && neighbours.lacks_servers(*ifindex));
         if !self.released_stale && intent.node.is_some() && intent.decided.is_some() {
             // Neighbours that an earlier agent registered and this one does not need.
             self.released_stale = true;
@@ -322,6 +337,24 @@ impl Network {
             self.resolver.touch_all();
             self.version += 1;
         }
+    }
+
+    fn look_at_carriers(&mut self, now: Instant) {
+        self.down.retain(|ifindex| self.uplinks.contains(ifindex));
+        for &ifindex in &self.uplinks {
+            if self.table.link_by_index(ifindex).is_none_or(|link| !link.up) {
+                self.down.insert(ifindex);
+                self.returning.remove(&ifindex);
+            } else if self.down.remove(&ifindex) {
+                self.neighbours.ask_anew(ifindex, &self.table, now);
+                self.returning.insert(ifindex, now);
+            }
+        }
+    }
+
+    /// Whether an uplink has got its carrier back just now, and no packet gets to servers beyond it yet.
+    pub(super) fn is_returning(&self, ifindex: u32) -> bool {
+        self.returning.contains_key(&ifindex)
     }
 
     /// Links, addresses and neighbours as last heard of.

@@ -4,6 +4,9 @@
 //! answering is *unreachable* at once. What is not resolved is asked for every second, and what the kernel does not keep
 //! fresh by itself is used again every ten.
 //!
+//! Through a link without a carrier nothing is asked for: the kernel would wait three seconds for the answer, also when the
+//! link is back before. Then everything beyond it is asked for at once.
+//!
 //! Other directors are not sent anything: while one does not answer it is asked for ever more seldom, and the kernel, which
 //! would go on asking, does not keep it meanwhile.
 
@@ -151,12 +154,31 @@ impl Neighbours {
         entry.map(|entry| entry.users.clone()).unwrap_or_default()
     }
 
+    /// A link has its carrier again: what is beyond it is asked for at once.
+    pub(super) fn ask_anew(&mut self, ifindex: u32, table: &Table, now: Instant) {
+        for key in self.beyond(ifindex) {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                (entry.last_asked, entry.asked_in_vain) = (None, 0);
+            }
+            self.refresh(key, table, now);
+        }
+    }
+
+    /// Whether servers beyond an interface are not resolved.
+    pub(super) fn lacks_servers(&self, ifindex: u32) -> bool {
+        let mut beyond = self.entries_beyond(ifindex);
+        beyond.any(|(_, entry)| !entry.servers.is_empty() && entry.unresolved_since.is_some())
+    }
+
     /// The followed neighbours beyond an interface.
     pub(super) fn beyond(&self, ifindex: u32) -> Vec<Key> {
+        self.entries_beyond(ifindex).map(|(&key, _)| key).collect()
+    }
+
+    fn entries_beyond(&self, ifindex: u32) -> impl Iterator<Item = (&Key, &Entry)> {
         let first = (ifindex, IpAddr::from(Ipv4Addr::UNSPECIFIED));
         let beyond = self.entries.range(first..);
-        let beyond = beyond.take_while(|((of, _), _)| *of == ifindex);
-        beyond.map(|(&key, _)| key).collect()
+        beyond.take_while(move |((of, _), _)| *of == ifindex)
     }
 
     /// Every followed neighbour.
@@ -274,6 +296,9 @@ impl Entry {
 
     /// When the kernel is to be asked; `None`: not at all.
     fn ask_at(&self, key: Key, table: &Table, now: Instant) -> Option<Instant> {
+        if table.link_by_index(key.0).is_some_and(|link| !link.up) {
+            return None;
+        }
         let pause = match table.neighbour_at(key.0, key.1) {
             Some(known) if known.fixed => return None,
             Some(known) if known.state == NeighbourState::Valid && known.managed => return None,

@@ -169,6 +169,32 @@ fn a_node_is_steady_when_its_uplinks_were_whole_for_a_minute() {
 }
 
 #[test]
+fn an_uplink_that_is_back_is_whole_when_its_servers_are_resolved() {
+    let mut world = world();
+    let health = |world: &World| group(world).map(|group| group.health);
+    let lose = |world: &mut World| {
+        world.notice(super::neighbour(SERVER, Nud::None));
+        world.hear(link(UPLINK_INDEX, UPLINK, false));
+        assert_eq!(health(world), Some(Health::Broken));
+    };
+    lose(&mut world);
+    world.hear(link(UPLINK_INDEX, UPLINK, true));
+    assert_eq!(health(&world), Some(Health::Broken));
+    world.hear(super::neighbour(SERVER, Nud::Reachable));
+    assert_eq!(health(&world), Some(Health::Whole));
+    world.hear(super::neighbour(SERVER, Nud::Failed));
+    assert_eq!(health(&world), Some(Health::Whole), "servers may die");
+    // A server that does not answer is not waited for any longer.
+    lose(&mut world);
+    world.hear(link(UPLINK_INDEX, UPLINK, true));
+    world.after(Duration::from_millis(900));
+    assert_eq!(health(&world), Some(Health::Broken));
+    assert!(world.pause() <= Some(Duration::from_millis(100)));
+    world.after(Duration::from_millis(100));
+    assert_eq!(health(&world), Some(Health::Whole));
+}
+
+#[test]
 fn who_is_drained_or_not_allowed_is_no_candidate() {
     let mut world = world();
     world.tell(Input::Source(Event::MayHold(false)));

@@ -155,6 +155,22 @@ fn a_next_hop_that_is_lost_changes_the_maps_alone() {
 }
 
 #[test]
+fn neighbours_are_asked_for_through_a_link_with_a_carrier_only() {
+    let mut world = World::settled(&[SERVER]);
+    let keep = format!("KeepNeighbour {SERVER}");
+    world.notice(neighbour(SERVER, Nud::Failed));
+    assert!(world.after(Duration::from_secs(1)).contains(&keep));
+    let mut down = world.hear(link(UPLINK_INDEX, UPLINK, false));
+    down.extend(world.after(Duration::from_secs(5)));
+    assert!(!down.contains(&keep), "{down:?}");
+    assert!(world.hear(link(UPLINK_INDEX, UPLINK, true)).contains(&keep));
+    // Also when it has just been asked for.
+    world.after(Duration::from_millis(100));
+    world.hear(link(UPLINK_INDEX, UPLINK, false));
+    assert!(world.hear(link(UPLINK_INDEX, UPLINK, true)).contains(&keep));
+}
+
+#[test]
 fn a_server_that_moves_behind_another_interface_releases_its_neighbour() {
     let mut world = World::settled(&[SERVER]);
     world.routes.insert(super::ip(SERVER), out(BRIDGE_INDEX));
