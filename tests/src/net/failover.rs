@@ -52,7 +52,7 @@ const BEFORE: Duration = Duration::from_secs(1);
 const RETURN: Duration = Duration::from_secs(6);
 
 /// A group that stayed for so long is not on its way between directors.
-const STAYS: SignedDuration = SignedDuration::from_millis(1_500);
+const STAYS: SignedDuration = SignedDuration::from_millis(800);
 
 /// How long clients go on after something was done to a director.
 pub const AFTER: Duration = Duration::from_secs(3);

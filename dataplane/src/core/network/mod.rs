@@ -295,8 +295,9 @@ impl Network {
         released.extend(self.work_out(now));
         released.extend(self.neighbours.take_unanswered());
         let neighbours = &self.neighbours;
-        self.returning
-            .retain(|ifindex, since| now < *since + RETURN_LIMIT && neighbours.lacks_servers(*ifindex));
+        self.returning.retain(|ifindex, since| {
+            now < *since + RETURN_LIMIT && neighbours.lacks_servers(*ifindex)
+        });
         if !self.released_stale && intent.node.is_some() && intent.decided.is_some() {
             // Neighbours that an earlier agent registered and this one does not need.
             self.released_stale = true;
@@ -342,7 +343,11 @@ impl Network {
     fn look_at_carriers(&mut self, now: Instant) {
         self.down.retain(|ifindex| self.uplinks.contains(ifindex));
         for &ifindex in &self.uplinks {
-            if self.table.link_by_index(ifindex).is_none_or(|link| !link.up) {
+            if self
+                .table
+                .link_by_index(ifindex)
+                .is_none_or(|link| !link.up)
+            {
                 self.down.insert(ifindex);
                 self.returning.remove(&ifindex);
             } else if self.down.remove(&ifindex) {
