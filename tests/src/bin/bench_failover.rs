@@ -378,6 +378,9 @@ fn repeat(
     };
     thread::sleep(case.after);
     let mut longest = Duration::ZERO;
+    for (_, _, outage) in &clients {
+        outage.halt();
+    }
     for (key, kept, outage) in clients {
         let (outages, broken) = measured.entry(key).or_default();
         let outage = outage.stop().longest;

@@ -73,9 +73,14 @@ impl Outage {
         Ok(Self { state, threads })
     }
 
+    /// Begins no more connections, and does not wait for those under way.
+    pub fn halt(&self) {
+        self.state.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Ends it.
     pub fn stop(self) -> OutageReport {
-        self.state.stop.store(true, Ordering::Relaxed);
+        self.halt();
         for thread in self.threads {
             // A client that panicked made no connections, which shows.
             let _ = thread.join();
