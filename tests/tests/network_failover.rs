@@ -144,7 +144,7 @@ fn without_carrier(stage: &mut Failover) -> Result<()> {
 }
 
 fn without_probes(stage: &mut Failover) -> Result<()> {
-    stage.set_probes(false)?;
+    stage.set_agents(&[("SLUICE_PROBES", "off")])?;
     let silence = |stage: &mut Failover, holder: &str| stage.fabric.far_end(holder).silence();
     let (holder, reports) = stage.disturb("tun", silence, BY_LEASE)?;
     stage.fabric.far_end(&holder).unsilence()?;
@@ -155,7 +155,7 @@ fn without_probes(stage: &mut Failover) -> Result<()> {
         );
     }
     stage.settle()?;
-    stage.set_probes(true)
+    stage.set_agents(&[("SLUICE_PROBES", "on")])
 }
 
 fn killed(stage: &mut Failover) -> Result<()> {

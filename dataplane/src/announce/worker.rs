@@ -173,6 +173,7 @@ impl Worker {
                 self.on(&group, Event::LeaseUnreachable);
             }
             Message::Lease(News::Written { group, id, outcome }) => {
+                debug!(group, ?id, ?outcome, "the write of the Lease ended");
                 self.on(&group, Event::Written { id, outcome });
             }
             // The loop has taken it.
@@ -253,6 +254,7 @@ impl Worker {
                 version,
                 holder,
             } => {
+                debug!(group, ?id, holder, "writing the Lease");
                 let group = group.to_owned();
                 self.ask(Request::Write {
                     group,

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 use sluice_tests::kube::Part;
 use sluice_tests::net::failover::{Between, Failover, NODES, SERVED, target};
-use sluice_tests::net::{Family, KeptConnections, Outage};
+use sluice_tests::net::{Family, KeptConnections, Outage, listen_for_ctrl_c};
 
 /// Measures how long clients get no answer while VIPs move between three directors of a real API server.
 #[derive(Parser)]
@@ -21,11 +21,14 @@ struct Arguments {
     /// Repetitions of each case in which something breaks
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     repetitions: u32,
+    /// Repetitions of the case in which the agent is killed
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    killed: u32,
     /// Repetitions of each case that is planned, or takes seconds
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     planned: u32,
     /// Repetitions of each case in which the API server is away
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     slow: u32,
     /// For how many seconds it is; half of it where something else happens meanwhile
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=600))]
@@ -51,11 +54,28 @@ struct Case {
     after: Duration,
 }
 
+impl Case {
+    /// Settings of the directors' agents. A director that is back is trusted soon, so that repetitions need not wait for it; but without
+    /// an API server that time has a part in what happens.
+    fn agents(&self) -> Vec<(&'static str, &'static str)> {
+        let is_hurried = !matches!(self.times, Times::Rarely(_));
+        vec![
+            ("SLUICE_PROBES", if self.is_probed { "on" } else { "off" }),
+            (
+                "SLUICE_FAILBACK_SECONDS",
+                if is_hurried { "1" } else { "3" },
+            ),
+        ]
+    }
+}
+
 /// How often a case is repeated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Times {
     /// Something breaks.
     Often,
+    /// The agent is killed.
+    Killed,
     /// It is planned, or takes seconds.
     Seldom,
     /// The API server hangs, and it happens meanwhile. The time that is asked for is divided by this.
@@ -142,7 +162,7 @@ const CASES: [Case; 14] = [
     // It answers until its deadline.
     Case {
         name: "agent killed",
-        times: Times::Often,
+        times: Times::Killed,
         is_probed: true,
         happen: |stage, holder| stage.sluice.kill_agent(holder),
         mend: start_agent,
@@ -202,6 +222,12 @@ const CASES: [Case; 14] = [
     },
 ];
 
+/// What happened lasts for so long at least: a director that answers within two seconds after it was suspected was suspected wrongly,
+/// and the others bear its silence for twice as long from then on.
+const LASTS: Duration = Duration::from_millis(2_600);
+/// Time between the end of what happened and the next time that it does. A kernel tells of carriers that are lost once a second at most,
+/// whatever the interface (Linux 6.18, `net/core/link_watch.c`), and here all directors have the same kernel.
+const QUIET: Duration = Duration::from_millis(1_200);
 /// Time in which clients connect before something happens.
 const BEFORE: Duration = Duration::from_millis(250);
 /// Long connections to each VIP of DR and TUN in each family: 200 in all. Those of NAT and FullNAT end with their director, and nobody
@@ -279,6 +305,7 @@ type Measured = BTreeMap<(usize, Family), (Vec<Duration>, Option<usize>)>;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    listen_for_ctrl_c()?;
     // Figures of an earlier run must not outlive one that fails.
     if arguments.json.exists() {
         fs::remove_file(&arguments.json)?;
@@ -286,9 +313,15 @@ fn main() -> Result<()> {
     // One group, so that every mode and family is measured in each repetition.
     let mut stage = Failover::build_with(Between::Kubernetes, 1)?;
     let mut lines = Vec::new();
+    let mut agents = Vec::new();
     for case in &CASES {
         let is_meant = |part: &String| case.name.contains(part.as_str());
         if arguments.case.is_empty() || arguments.case.iter().any(is_meant) {
+            let wanted = case.agents();
+            if agents != wanted {
+                stage.set_agents(&wanted)?;
+                agents = wanted;
+            }
             lines.extend(measure(&mut stage, case, &arguments)?);
         }
     }
@@ -305,14 +338,12 @@ fn main() -> Result<()> {
 fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<Vec<Line>> {
     let repetitions = match case.times {
         Times::Often => arguments.repetitions,
+        Times::Killed => arguments.killed,
         Times::Seldom => arguments.planned,
         Times::Rarely(_) => arguments.slow,
     };
     let start = Instant::now();
     let mut measured = Measured::new();
-    if !case.is_probed {
-        stage.set_probes(false)?;
-    }
     for repetition in 0..repetitions {
         let longest = repeat(stage, case, (repetition, arguments.away), &mut measured)
             .with_context(|| format!("{}, repetition {}", case.name, repetition + 1))?;
@@ -323,9 +354,6 @@ fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<V
             repetition + 1,
             longest.as_millis()
         );
-    }
-    if !case.is_probed {
-        stage.set_probes(true)?;
     }
     stage.settle()?;
     let lines = measured
@@ -348,11 +376,14 @@ fn repeat(
     (repetition, away): (u32, u64),
     measured: &mut Measured,
 ) -> Result<Duration> {
+    let begun = Instant::now();
     let client = if repetition.is_multiple_of(2) {
         &stage.neighbour
     } else {
         stage.fabric.client()
     };
+    // The director of before is to have recovered, and perhaps has got the group back.
+    let holder = stage.holder_at_rest(SERVED[0].0)?;
     let mut clients = Vec::new();
     for (server, (name, mode, ..)) in SERVED.iter().enumerate() {
         for family in Family::BOTH {
@@ -365,16 +396,15 @@ fn repeat(
             clients.push(((server, family), kept, outage));
         }
     }
-    thread::sleep(BEFORE);
-    // The director of before may just have got the group back.
-    let holder = stage.leaseholder_of(SERVED[0].0)?;
+    thread::sleep(BEFORE.max(QUIET.saturating_sub(begun.elapsed())));
+    let start = Instant::now();
     let happened = match case.times {
         Times::Rarely(part) => {
             without_api_server(stage, Duration::from_secs(away) / part, |stage| {
                 (case.happen)(stage, &holder)
             })
         }
-        Times::Often | Times::Seldom => (case.happen)(stage, &holder),
+        Times::Often | Times::Killed | Times::Seldom => (case.happen)(stage, &holder),
     };
     thread::sleep(case.after);
     let mut longest = Duration::ZERO;
@@ -391,6 +421,7 @@ fn repeat(
         }
     }
     happened?;
+    thread::sleep((start + LASTS).saturating_duration_since(Instant::now()));
     (case.mend)(stage, &holder)?;
     Ok(longest)
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ const BEFORE: Duration = Duration::from_secs(1);
 const RETURN: Duration = Duration::from_secs(6);
 
 /// A group that stayed for so long is not on its way between directors.
-const STAYS: SignedDuration = SignedDuration::from_millis(800);
+const STAYS: SignedDuration = SignedDuration::from_millis(500);
 
 /// How long clients go on after something was done to a director.
 pub const AFTER: Duration = Duration::from_secs(3);
@@ -248,24 +248,50 @@ impl Failover {
         Ok(leases.clone())
     }
 
-    /// Who holds the group of a virtual server, as its Lease says, once nobody has got it for a while.
-    pub fn leaseholder_of(&self, server: &str) -> Result<String> {
-        let name = format!("sluice-vip-{}", self.group_of(server)?);
+    /// Who holds the group of a virtual server, as its Lease says, once nobody has got it for a while and all other directors may take it.
+    pub fn holder_at_rest(&self, server: &str) -> Result<String> {
+        let group = self.group_of(server)?;
         let mut holder = None;
-        until("the group to stay where it is", SETTLE, || {
-            let leases = self.group_leases().unwrap_or_default();
-            let lease = leases
-                .iter()
-                .find(|lease| lease["metadata"]["name"] == *name);
+        let mut seen = String::new();
+        let rests = until("the group to stay where it is", SETTLE, || {
+            let found = self.leases_and_nodes().unwrap_or_default();
+            let of = |kind: &'static str| found.iter().filter(move |it| it["kind"] == kind);
+            let name = format!("sluice-vip-{group}");
+            let lease = of("Lease").find(|lease| lease["metadata"]["name"] == *name);
             let Some(spec) = lease.map(|lease| &lease["spec"]) else {
                 return false;
             };
             holder = spec["holderIdentity"].as_str().map(str::to_owned);
             let acquired = spec["acquireTime"].as_str();
             let acquired = acquired.and_then(|text| text.parse::<Timestamp>().ok());
-            acquired.is_some_and(|acquired| Timestamp::now().duration_since(acquired) > STAYS)
-        })?;
-        holder.with_context(|| format!("nobody holds {name}"))
+            let has_stayed =
+                |acquired: Timestamp| Timestamp::now().duration_since(acquired) > STAYS;
+            let roles = of("LoadBalancerNode").filter_map(|node| {
+                let groups = node["status"]["groups"].as_array()?;
+                let part = groups.iter().find(|part| part["name"] == *group)?;
+                Some((node["metadata"]["name"].as_str()?, part["role"].as_str()?))
+            });
+            let roles: BTreeMap<&str, &str> = roles.collect();
+            seen = format!("{spec}, {roles:?}");
+            let is_as_told = |node: &&str| {
+                let is_holder = holder.as_deref() == Some(*node);
+                let role = if is_holder { "Holder" } else { "Candidate" };
+                roles.get(node) == Some(&role)
+            };
+            acquired.is_some_and(has_stayed) && NODES.iter().all(is_as_told)
+        });
+        rests.with_context(|| seen)?;
+        holder.with_context(|| format!("nobody holds {group}"))
+    }
+
+    fn leases_and_nodes(&self) -> Result<Vec<Value>> {
+        let admin = self.sluice.control_plane()?.admin();
+        let kinds = "leases.coordination.k8s.io,loadbalancernodes.sluice.dev";
+        let mut found = admin.json(["--namespace", chart::RELEASE_NAMESPACE, "get", kinds])?;
+        match found["items"].take() {
+            Value::Array(items) => Ok(items),
+            other => bail!("no list: {other}"),
+        }
     }
 
     /// Waits until each group that has VIPs is held by one director, and its Lease says so.
@@ -345,10 +371,11 @@ impl Failover {
         Ok(reports)
     }
 
-    /// Has directors ask holders for their VIPs, or not: their agents end and start again.
-    pub fn set_probes(&mut self, on: bool) -> Result<()> {
-        let value = if on { "on" } else { "off" };
-        self.sluice.set_agents("SLUICE_PROBES", value);
+    /// Gives the directors' agents these settings: they end and start again.
+    pub fn set_agents(&mut self, settings: &[(&'static str, &'static str)]) -> Result<()> {
+        for (name, value) in settings {
+            self.sluice.set_agents(name, value);
+        }
         for node in NODES {
             self.sluice.stop_agent(node)?;
             self.sluice.restart_agent(node)?;

@@ -58,6 +58,6 @@ pub use tcp::{
     retransmitted_segments,
 };
 pub use udp::{Echo, StreamReport, UdpStream};
-pub use wait::{interrupt, interrupted, until};
+pub use wait::{interrupt, interrupted, listen_for_ctrl_c, until};
 pub use web::Web;
 pub use xdp::{PassProgram, object_path};

@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 
 use super::run::expect_no_remains;
+use super::wait::{interrupted, listen_for_ctrl_c};
 
 /// The environment that the checks of a suite share, such as a network with daemons.
 pub trait Stage {
@@ -86,21 +87,27 @@ impl<S: Stage> Suite<S> {
     fn run(self, build: impl FnOnce() -> Result<S>) -> (usize, usize) {
         let all = self.checks.len() + 1;
         let start = Instant::now();
-        let mut stage = match guard(build) {
+        let mut stage = match guard(|| listen_for_ctrl_c().and_then(|()| build())) {
             Ok(stage) => stage,
             Err(error) => {
                 tell("the stage", start, &Err(error));
                 return (0, all);
             }
         };
-        let mut failed = 0;
+        let (mut failed, mut left) = (0, self.checks.len());
         for (name, run) in self.checks {
+            left -= 1;
             let start = Instant::now();
             let result = guard(|| run(&mut stage).and_then(|()| stage.after_check()));
             if !tell(&name, start, &result) {
                 failed += 1;
                 let evidence = guard(|| Ok(stage.evidence()));
                 println!("{}", evidence.unwrap_or_else(|error| format!("{error:#}")));
+            }
+            if interrupted() {
+                println!("interrupted: {left} tests were not run");
+                failed += left;
+                break;
             }
         }
         let start = Instant::now();

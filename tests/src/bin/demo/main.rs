@@ -15,15 +15,13 @@ mod takeover;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use nix::sys::signal::{SigSet, Signal};
 use sluice_tests::net::fabric::{DIRECTORS, Fabric, ServerSpec};
 use sluice_tests::net::sluice::Sluice;
-use sluice_tests::net::{Family, interrupt};
+use sluice_tests::net::{Family, listen_for_ctrl_c};
 
 use report::{Report, line, text};
 
@@ -127,19 +125,4 @@ fn manifest(name: &str) -> Result<String> {
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/demo")
-}
-
-/// Lets Ctrl-C and SIGTERM end the demo in order. Children do not inherit the mask: the standard library clears it.
-fn listen_for_ctrl_c() -> Result<()> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block().context("block signals")?;
-    thread::spawn(move || {
-        if signals.wait().is_ok() {
-            eprintln!("interrupted: cleaning up");
-            interrupt();
-        }
-    });
-    Ok(())
 }
