@@ -15,6 +15,7 @@ fn every_case_has_its_figures() -> Result<()> {
     let status = Command::new(env!("CARGO_BIN_EXE_bench_failover"))
         .args([
             "--repetitions=1",
+            "--killed=1",
             "--planned=1",
             "--slow=1",
             "--away=9",
