@@ -22,10 +22,10 @@ struct Arguments {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     repetitions: u32,
     /// Repetitions of the case in which the agent is killed
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     killed: u32,
     /// Repetitions of each case that is planned, or takes seconds
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     planned: u32,
     /// Repetitions of each case in which the API server is away
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
@@ -56,9 +56,9 @@ struct Case {
 
 impl Case {
     /// Settings of the directors' agents. A director that is back is trusted soon, so that repetitions need not wait for it; but without
-    /// an API server that time has a part in what happens.
+    /// an API server, or without probes, that time has a part in what happens.
     fn agents(&self) -> Vec<(&'static str, &'static str)> {
-        let is_hurried = !matches!(self.times, Times::Rarely(_));
+        let is_hurried = self.is_probed && !matches!(self.times, Times::Rarely(_));
         vec![
             ("SLUICE_PROBES", if self.is_probed { "on" } else { "off" }),
             (
