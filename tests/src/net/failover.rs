@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use sluice_api::jiff::{SignedDuration, Timestamp};
-use sluice_api::{DEFAULT_POOL_GROUPS, GroupRole};
+use sluice_api::{DEFAULT_POOL_GROUPS, GroupRole, group_lease, group_of_lease};
 
 use super::address::Dual;
 use super::fabric::{BACK_LINK, DIRECTORS, Fabric, ServerSpec, UPLINK, back_gateway, vip_on_link};
@@ -217,10 +217,7 @@ impl Failover {
         let holders = leases.iter().filter_map(|lease| {
             let name = lease["metadata"]["name"].as_str()?;
             let holder = lease["spec"]["holderIdentity"].as_str()?;
-            Some((
-                name.strip_prefix("sluice-vip-")?.to_owned(),
-                holder.to_owned(),
-            ))
+            Some((group_of_lease(name)?.to_owned(), holder.to_owned()))
         });
         Ok(holders.collect())
     }
@@ -251,12 +248,12 @@ impl Failover {
     /// Who holds the group of a virtual server, as its Lease says, once nobody has got it for a while and all other directors may take it.
     pub fn holder_at_rest(&self, server: &str) -> Result<String> {
         let group = self.group_of(server)?;
+        let name = group_lease(&group);
         let mut holder = None;
         let mut seen = String::new();
         let rests = until("the group to stay where it is", SETTLE, || {
             let found = self.leases_and_nodes().unwrap_or_default();
             let of = |kind: &'static str| found.iter().filter(move |it| it["kind"] == kind);
-            let name = format!("sluice-vip-{group}");
             let lease = of("Lease").find(|lease| lease["metadata"]["name"] == *name);
             let Some(spec) = lease.map(|lease| &lease["spec"]) else {
                 return false;

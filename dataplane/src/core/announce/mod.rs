@@ -433,7 +433,7 @@ impl Announce {
 
     /// This node's part in groups, for its status.
     pub(super) fn groups(&self) -> impl Iterator<Item = GroupStatus> + '_ {
-        let parts = self.told.groups.iter().filter_map(|(name, state)| {
+        self.told.groups.iter().filter_map(|(name, state)| {
             let (role, authority) = match state {
                 GroupState::Holder(sluice_election::Authority::Lease) => {
                     (GroupRole::Holder, Some(sluice_api::Authority::Lease))
@@ -444,12 +444,11 @@ impl Announce {
                 GroupState::Candidate => (GroupRole::Candidate, None),
                 GroupState::Bystander(_) => return None,
             };
-            Some((name, role, authority))
-        });
-        parts.map(|(name, role, authority)| GroupStatus {
-            name: name.clone(),
-            role,
-            authority,
+            Some(GroupStatus {
+                name: name.clone(),
+                role,
+                authority,
+            })
         })
     }
 
