@@ -7,6 +7,7 @@ use sluice_api::{
     DecidedPool, DecidedVirtualServer, ExternalTrafficPolicy, ForwardingMode, ObjectKey,
 };
 
+use crate::ring::WHOLE;
 use crate::{Blocks, Hop};
 
 /// One VIP port of a virtual server.
@@ -50,10 +51,26 @@ pub(crate) struct ServerConfig {
     pub(crate) port: u16,
     /// Its weight in the ring; 0 = not in the ring.
     pub(crate) weight: u64,
+    /// The tenths of its slots that it has; 0: it is down.
+    pub(crate) tenths: u8,
+    /// It is down and has no id, so that its flows choose anew. Its slots are all lent.
+    pub(crate) gives_flows_up: bool,
     /// The effective weight is 0: a connection attempt on an old flow chooses anew.
     pub(crate) draining: bool,
     /// The way to it.
     pub(crate) reach: Reach,
+}
+
+impl ServerConfig {
+    /// Adds a server at the same address, where a frame names nothing else.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let sum = self.weight + other.weight;
+        let both = self.weight * u64::from(self.tenths) + other.weight * u64::from(other.tenths);
+        let mean = if sum > 0 { both.div_ceil(sum) } else { 0 };
+        self.tenths = u8::try_from(mean).unwrap_or(WHOLE);
+        self.weight = sum;
+        self.draining &= other.draining;
+    }
 }
 
 /// How packets get to a server.

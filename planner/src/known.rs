@@ -1,12 +1,13 @@
 //! All that is known: what was decided, and what the node sees.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use sluice_api::{DecidedVirtualServer, ObjectKey};
 
-use crate::{NextHop, NodeView, Server};
+use crate::ring::WHOLE;
+use crate::{NextHop, NodeView, Server, Tenths};
 
 /// The planner's inputs, and which of them lead to which.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub(crate) struct Known {
     pub(crate) virtual_servers: BTreeMap<ObjectKey, Arc<DecidedVirtualServer>>,
     /// The servers of pools with a decision.
     pub(crate) pools: BTreeMap<ObjectKey, Arc<[Server]>>,
+    /// What checks say of servers of pools.
+    pub(crate) tenths: BTreeMap<ObjectKey, Arc<Tenths>>,
     pub(crate) view: NodeView,
     pub(crate) next_hops: BTreeMap<IpAddr, NextHop>,
     /// Pools and the virtual servers that name them.
@@ -64,6 +67,13 @@ impl Known {
             self.addresses.insert((server.address, pool.clone()));
         }
         self.pools.insert(pool.clone(), servers);
+    }
+
+    /// The tenths of its slots that a server of a pool has at a port.
+    pub(crate) fn tenths_of(&self, pool: &ObjectKey, address: IpAddr, port: u16) -> u8 {
+        let tenths = self.tenths.get(pool);
+        let of = |port| tenths?.get(&SocketAddr::new(address, port)).copied();
+        of(port).or_else(|| of(0)).unwrap_or(WHOLE)
     }
 
     /// The virtual servers that name a pool.

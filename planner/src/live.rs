@@ -7,7 +7,7 @@ use sluice_api::{DecidedPool, ForwardingMode, ObjectKey, VipPort};
 
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
 use crate::problem::{ObjectKind, Problem, Reason};
-use crate::ring::RingKey;
+use crate::ring::{self, RingKey, WHOLE};
 use crate::{Image, Local, head, ids, share};
 
 /// Problems because of which a VIP port is not live: packets meet something else than was decided and resolved.
@@ -97,12 +97,17 @@ impl Check<'_> {
         };
         let in_place = self.ring_parts(config, ring);
         let mut wanted: BTreeMap<RingKey, u64> = BTreeMap::new();
+        let mut tenths: BTreeMap<RingKey, u8> = BTreeMap::new();
         let mut waiting = Vec::new();
         for server in pool.servers.iter().filter(|server| server.weight > 0) {
-            if server.reach == Reach::Pending && !in_place.contains_key(&key(server)) {
+            let waits = server.reach == Reach::Pending && !server.gives_flows_up;
+            if waits && !in_place.contains_key(&key(server)) {
                 waiting.push(server.address.to_string());
             } else {
                 *wanted.entry(key(server)).or_default() += server.weight;
+                if server.tenths < WHOLE {
+                    tenths.insert(key(server), server.tenths);
+                }
             }
         }
         let object = config.virtual_server.sibling(&decided.name);
@@ -118,7 +123,7 @@ impl Check<'_> {
                 message,
             );
         }
-        if !within_a_slot(&in_place, &wanted) {
+        if !within_a_slot(&in_place, &wanted, &ring::lenders(&wanted, &tenths)) {
             let message = format!(
                 "the ring for virtual server {} is not the decided one: see the agent's log and limits if this lasts",
                 config.virtual_server
@@ -171,7 +176,8 @@ impl Check<'_> {
         let reachable: BTreeSet<RingKey> = rings()
             .flat_map(|ring| self.ring_parts(config, ring).into_keys())
             .collect();
-        own.filter(|server| server.weight > 0).all(|server| {
+        let takes = |server: &&ServerConfig| server.weight > 0 && server.tenths > 0;
+        own.filter(takes).all(|server| {
             reachable.contains(&RingKey {
                 address: server.address,
                 port: 0,
@@ -196,14 +202,25 @@ fn has_shares(found: &Head, config: &VipPortConfig, index: u32) -> bool {
     head::head(config, (index, found.source_set), wanted) == *found
 }
 
-/// Whether each server's part is its exact share to within one slot.
-fn within_a_slot(parts: &BTreeMap<RingKey, u64>, weights: &BTreeMap<RingKey, u64>) -> bool {
+/// Whether each server's part is its exact share to within one slot. Those that lend have no more than they keep, and the others have what
+/// is lent besides.
+fn within_a_slot(
+    parts: &BTreeMap<RingKey, u64>,
+    weights: &BTreeMap<RingKey, u64>,
+    lenders: &BTreeMap<RingKey, u8>,
+) -> bool {
     let slots: u128 = parts.values().copied().map(u128::from).sum();
     let sum: u128 = weights.values().copied().map(u128::from).sum();
+    let whole = u128::from(WHOLE);
     let share = |(key, &weight): (&RingKey, &u64)| {
         let part = parts.get(key).copied().unwrap_or(0);
         let (exact, part) = (u128::from(weight) * slots, u128::from(part) * sum);
-        exact.abs_diff(part) < sum
+        match lenders.get(key) {
+            None if lenders.is_empty() => exact.abs_diff(part) < sum,
+            None => exact < part + sum,
+            // What it keeps of a share that is rounded up is rounded up, too.
+            Some(&kept) => (exact * u128::from(kept)).abs_diff(part * whole) < 2 * sum * whole,
+        }
     };
     parts.keys().all(|key| weights.contains_key(key))
         && weights.iter().all(share)

@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use crate::ring::{self, RingKey};
+use crate::ring::{self, RingKey, WHOLE};
 
 /// The servers of a ring, by what the ring tells apart.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) struct Members {
     /// Ids and weights by key.
     by_key: BTreeMap<RingKey, Vec<(u32, u64)>>,
+    /// The tenths of their slots that they have, of those that have less than all.
+    tenths: BTreeMap<RingKey, u8>,
 }
 
 impl Members {
-    pub(crate) fn add(&mut self, key: RingKey, id: u32, weight: u64) {
-        if weight > 0 {
-            self.by_key.entry(key).or_default().push((id, weight));
+    pub(crate) fn add(&mut self, key: RingKey, id: u32, weight: u64, tenths: u8) {
+        if weight == 0 {
+            return;
+        }
+        self.by_key.entry(key).or_default().push((id, weight));
+        if tenths < WHOLE {
+            self.tenths.insert(key, tenths);
         }
     }
 
@@ -38,7 +44,8 @@ impl Members {
 
     /// The server ids of the slots of the ring with this seed.
     fn slots(&self, seed: u32, log2_slots: u8) -> Vec<u32> {
-        let layout = ring::fill(seed, &self.weights(), log2_slots);
+        let weights = self.weights();
+        let layout = ring::fill(seed, &weights, log2_slots);
         let groups: Vec<&[(u32, u64)]> = self.by_key.values().map(Vec::as_slice).collect();
         let mut slots_of_group = vec![0; groups.len()];
         for &group in &layout {
@@ -49,10 +56,16 @@ impl Members {
             .zip(slots_of_group)
             .map(|(ids, slots)| split(ids, slots))
             .collect();
-        layout
-            .into_iter()
-            .map(|group| turns[group as usize].next().unwrap_or(0))
-            .collect()
+        let own = layout
+            .iter()
+            .map(|&group| turns[group as usize].next().unwrap_or(0));
+        let own: Vec<u32> = own.collect();
+        let mut slots = own.clone();
+        let lenders = ring::lenders(&weights, &self.tenths);
+        for (lent, to) in ring::lend(seed, &layout, &weights, &lenders) {
+            slots[lent as usize] = own[to as usize];
+        }
+        slots
     }
 }
 

@@ -123,6 +123,7 @@ struct PlacedPool<'a> {
 /// A server that has its place in the maps.
 struct Placed<'a> {
     config: &'a ServerConfig,
+    /// 0: none, since it gives its flows up.
     id: u32,
 }
 
@@ -297,7 +298,13 @@ impl<'a> Planner<'a> {
     /// The ring by which a director balances: over every server of the pool.
     fn director_ring(&mut self, scope: Scope<'_>, pool: &PlacedPool<'_>) -> u32 {
         let mut members = Members::default();
-        for Placed { config, id } in &pool.servers {
+        // Who has no id cannot have its slots where the others found no room.
+        let can_lend = pool
+            .servers
+            .iter()
+            .any(|Placed { config, id }| *id != 0 && config.weight > 0 && config.tenths > 0);
+        let in_ring = pool.servers.iter().filter(|it| it.id != 0 || can_lend);
+        for Placed { config, id } in in_ring {
             let port = if scope.config.by_address() {
                 0
             } else {
@@ -310,6 +317,7 @@ impl<'a> Planner<'a> {
                 },
                 *id,
                 config.weight,
+                config.tenths,
             );
         }
         self.ring(scope, Side::Director, pool, members)
@@ -332,7 +340,8 @@ impl<'a> Planner<'a> {
                 address: config.address,
                 port: config.port,
             };
-            members.add(key, *id, if drained { 1 } else { config.weight });
+            let weight = if drained { 1 } else { config.weight };
+            members.add(key, *id, weight, config.tenths);
         }
         if members.is_empty() {
             return None;

@@ -1,10 +1,10 @@
 //! A node's maps as they follow from what is decided and seen, change by change.
 //!
 //! ```text
-//! set_virtual_server, set_servers ─┐
-//! set_view, set_next_hop ──────────┴► VIP ports concerned ─► plan() ─► operations, then exceptions
-//! new, adopt: what the maps hold ───► all VIP ports ──────────┤
-//! set_announced ────────────────────► addresses concerned ────┘
+//! set_virtual_server, set_servers ───┐
+//! set_tenths, set_view, set_next_hop ┴► VIP ports concerned ─► plan() ─► operations, then exceptions
+//! new, adopt: what the maps hold ─────► all VIP ports ──────────┤
+//! set_announced ──────────────────────► addresses concerned ────┘
 //! ```
 //!
 //! The cost of a change grows with what it touches: indices lead from an address to the pools that have a server there, from
@@ -36,7 +36,7 @@ use crate::problem::{ObjectKind, Problem, Reason};
 use crate::resolve::{Claims, claims, tags, vip_port};
 use crate::surroundings::{self, Surroundings};
 use crate::tables::{Tables, Usage};
-use crate::{Announced, Image, Limits, MapOp, NextHop, NodeView, Server, Socket, live};
+use crate::{Announced, Image, Limits, MapOp, NextHop, NodeView, Server, Socket, Tenths, live};
 
 /// A VIP port that somebody claims.
 #[derive(Debug, Default)]
@@ -129,6 +129,19 @@ impl Planner {
     pub fn set_servers(&mut self, pool: &ObjectKey, servers: Option<Arc<[Server]>>) {
         if self.known.pools.get(pool) != servers.as_ref() {
             self.known.set_servers(pool, servers);
+            self.pool_changed(pool);
+        }
+    }
+
+    /// Takes in which servers of a pool have less than all slots that are theirs.
+    pub fn set_tenths(&mut self, pool: &ObjectKey, tenths: Option<Arc<Tenths>>) {
+        let tenths = tenths.filter(|tenths| !tenths.is_empty());
+        let known = &mut self.known.tenths;
+        let before = match &tenths {
+            Some(tenths) => known.insert(pool.clone(), Arc::clone(tenths)),
+            None => known.remove(pool),
+        };
+        if before != tenths {
             self.pool_changed(pool);
         }
     }

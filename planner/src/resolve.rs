@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sluice_abi::MAX_POOLS;
 use sluice_api::{
     DecidedPool, DecidedPort, DecidedVirtualServer, ExternalTrafficPolicy, ForwardingMode,
-    ObjectKey, VipPort,
+    ObjectKey, Protocol, VipPort,
 };
 
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
@@ -130,6 +130,23 @@ fn is_of_family(server: &Server, vip: IpAddr) -> bool {
     server.address.is_ipv4() == vip.is_ipv4()
 }
 
+/// Has servers that are down give up their flows, as a protocol without connections allows, where another server can take them. To
+/// frames from other directors this node's own servers are the only ones that there are.
+fn give_flows_up(scope: &Scope<'_>, servers: &mut [ServerConfig]) {
+    let takes = |server: &ServerConfig| {
+        server.weight > 0 && server.tenths > 0 && server.reach != Reach::Pending
+    };
+    if !servers.iter().any(takes) {
+        return;
+    }
+    let mode = scope.virtual_server.mode;
+    let by_address = matches!(mode, ForwardingMode::Dr | ForwardingMode::Tun);
+    for server in servers {
+        let is_only_here = by_address && server.reach == Reach::Local;
+        server.gives_flows_up = server.tenths == 0 && !is_only_here;
+    }
+}
+
 struct Resolver<'a> {
     known: &'a Known,
     problems: BTreeSet<Problem>,
@@ -204,6 +221,9 @@ impl Resolver<'_> {
         let mut servers = Vec::new();
         if let Some(known) = known {
             servers = self.servers(scope, share, &pool_name, known);
+            if scope.port.protocol == Protocol::Udp {
+                give_flows_up(scope, &mut servers);
+            }
             if self.known.view.role.director
                 && share.weight > 0
                 && !scope.is_local()
@@ -305,8 +325,7 @@ impl Resolver<'_> {
             };
             match servers.last_mut() {
                 Some(last) if one_per_address && last.address == found.address => {
-                    last.weight += found.weight;
-                    last.draining &= found.draining;
+                    last.merge(&found);
                     if local {
                         self.two_in_one_tunnel(pool_name, server);
                     }
@@ -405,6 +424,7 @@ impl Resolver<'_> {
         } else {
             self.reach(scope, pool_name, server)?
         };
+        let tenths = self.known.tenths_of(pool_name, server.address, target_port);
         Some(ServerConfig {
             address: server.address,
             port: if by_address && !local {
@@ -413,7 +433,9 @@ impl Resolver<'_> {
                 target_port
             },
             weight: u64::from(weight),
-            draining: weight == 0 || share.weight == 0,
+            tenths,
+            gives_flows_up: false,
+            draining: weight == 0 || share.weight == 0 || tenths == 0,
             reach,
         })
     }

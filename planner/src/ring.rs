@@ -15,6 +15,9 @@
 //! remembered the past would avoid that, but two directors with different pasts would disagree; so sizes are far apart
 //! (a factor of four) and begin at 4,096: the change is met at about 16 and 64 servers of equal weight and hardly
 //! elsewhere. It concerns new flows alone, since the flow table keeps the others where they are.
+//!
+//! A server that is down, or that is not to have its full share yet, lends slots ([`lend`]). Each of them goes where a second hash of the
+//! slot leads, so servers that lend nothing keep all of theirs, and directors that think otherwise of one server agree on the slots of all others.
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
@@ -60,6 +63,12 @@ pub fn log2_slots(weights: impl IntoIterator<Item = u64>) -> u8 {
         .find(|&size| wanted <= 1 << size)
         .unwrap_or(MAX_LOG2_SLOTS)
 }
+
+/// Tenths that make up the whole of a server's slots.
+pub const WHOLE: u8 = 10;
+
+/// Looks for a slot that is not lent before all slots are looked at in turn.
+const TRIES: u64 = 64;
 
 /// How many of `slots` each server gets: the exact share rounded down or up, more by the largest remainders. Where
 /// remainders are equal, `ties` decides, smaller first.
@@ -115,6 +124,76 @@ pub fn fill(seed: u32, servers: &BTreeMap<RingKey, u64>, log2_slots: u8) -> Vec<
         }
     }
     ring
+}
+
+/// The servers that lend, with the tenths of their slots that they keep: those of `tenths` below [`WHOLE`]. None if nobody would be left to
+/// borrow: where all servers are down each has its slots as though none were, and where all the others begin they take all.
+pub fn lenders(
+    servers: &BTreeMap<RingKey, u64>,
+    tenths: &BTreeMap<RingKey, u8>,
+) -> BTreeMap<RingKey, u8> {
+    let of = |key: &RingKey| tenths.get(key).copied().unwrap_or(WHOLE).min(WHOLE);
+    let taking = servers.iter().filter(|(_, weight)| **weight > 0);
+    let most = taking.map(|(key, _)| of(key)).max().unwrap_or(WHOLE);
+    let lends = |key: &&RingKey| of(key) < WHOLE && (most == WHOLE || of(key) == 0);
+    let lending = servers.keys().filter(|_| most > 0).filter(lends);
+    lending.map(|key| (*key, of(key))).collect()
+}
+
+/// The slots of a ring that servers lend, each with a slot of the server that takes it. `ring` is that of [`fill`], `lenders` that of
+/// [`lenders`]. The slots that a server keeps at some tenths are among those that it keeps at more.
+pub fn lend(
+    seed: u32,
+    ring: &[u32],
+    servers: &BTreeMap<RingKey, u64>,
+    lenders: &BTreeMap<RingKey, u8>,
+) -> Vec<(u32, u32)> {
+    let kept: Vec<u8> = servers
+        .keys()
+        .map(|key| lenders.get(key).copied().unwrap_or(WHOLE))
+        .collect();
+    let tenths = |slot: u32| kept[ring[slot as usize] as usize];
+    let slots = || (0..).take(ring.len());
+    if !slots().any(|slot| tenths(slot) == WHOLE) {
+        return Vec::new();
+    }
+    let order = |slot: u32| hash::of_words(&[seed, slot]);
+    let mut of_lenders: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for slot in slots().filter(|slot| tenths(*slot) < WHOLE) {
+        of_lenders
+            .entry(ring[slot as usize])
+            .or_default()
+            .push(slot);
+    }
+    let mut lent = Vec::new();
+    for (server, mut slots) in of_lenders {
+        slots.sort_by_key(|&slot| (order(slot), slot));
+        let keeps = (slots.len() * usize::from(kept[server as usize])).div_ceil(usize::from(WHOLE));
+        let given = slots.into_iter().skip(keeps);
+        lent.extend(given.map(|slot| {
+            (
+                slot,
+                borrower(ring.len(), order(slot), |s| tenths(s) == WHOLE),
+            )
+        }));
+    }
+    lent
+}
+
+/// A slot whose server borrows: the first that `is_whole` by a sequence of hashes. There is one.
+fn borrower(slots: usize, order: u64, is_whole: impl Fn(u32) -> bool) -> u32 {
+    let mask = u32::try_from(slots - 1).unwrap_or(u32::MAX);
+    let mut slot = 0;
+    for attempt in 1..=TRIES {
+        slot = hash::low(hash::mix(order ^ MIXER.wrapping_mul(attempt))) & mask;
+        if is_whole(slot) {
+            return slot;
+        }
+    }
+    while !is_whole(slot) {
+        slot = (slot + 1) & mask;
+    }
+    slot
 }
 
 fn gcd(a: u64, b: u64) -> u64 {

@@ -1,9 +1,14 @@
 //! Real servers, static ones and endpoints alike.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use sluice_api::{DecidedPort, DecidedServer};
+
+/// The servers of a pool that have less than all slots of a ring that are theirs, with the tenths that they have: 0 to 9. They are told by
+/// their address and the port on them; port 0: whatever the port.
+pub type Tenths = BTreeMap<SocketAddr, u8>;
 
 /// A real server of a pool.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -3,14 +3,14 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use common::{
-    DIRECTOR, PoolEntry, ROOMY, Snapshot, Told, View, node, planner, server, snapshot,
-    virtual_server, with_hops,
+    DIRECTOR, PoolEntry, ROOMY, Snapshot, Told, View, ip, name, node, planner, server, snapshot,
+    tcp, udp, virtual_server, with_hops,
 };
-use sluice_api::ForwardingMode;
+use sluice_api::{ForwardingMode, Protocol};
 use sluice_planner::{Image, NextHop, Server, Via};
 
 const MODES: [ForwardingMode; 4] = [
@@ -183,4 +183,39 @@ fn another_port_or_mode_is_another_server() {
         vec![("blue", at(81))],
     );
     assert_ne!(settle(&mut planner, &full_nat), moved);
+}
+
+/// Datagrams of a flow go elsewhere at once when its server is down, and a connection stays where it is.
+#[test]
+fn a_server_that_is_down_gives_up_datagrams_alone() {
+    for mode in MODES {
+        for port in [tcp("dns", 53), udp("dns", 53)] {
+            let is_udp = port.protocol == Protocol::Udp;
+            let mut web = virtual_server(mode, "192.0.2.1", &[("blue", 1)]);
+            web.ports = vec![port];
+            let decided = snapshot(vec![("web", web)], vec![("blue", both())]);
+            let mut planner = planner(&decided, &view(), &Image::default(), &ROOMY);
+            let before = settle(&mut planner, &decided);
+            let [first, second] = ["10.0.0.1", "10.0.0.2"].map(ip);
+            let down = |addresses: &[IpAddr]| {
+                let tenths = addresses
+                    .iter()
+                    .map(|address| (SocketAddr::new(*address, 0), 0));
+                let tenths = [(name("blue"), tenths.collect())].into();
+                View { tenths, ..view() }
+            };
+            planner.set_view(down(&[first]));
+            let after = settle(&mut planner, &decided);
+            assert_eq!(after[&second], before[&second], "{mode:?}");
+            let expected = (!is_udp).then(|| &before[&first]);
+            assert_eq!(after.get(&first), expected, "{mode:?}");
+            assert!(planner.problems().is_empty(), "{:?}", planner.problems());
+            planner.set_view(view());
+            let back = settle(&mut planner, &decided);
+            assert_eq!(back[&first] == before[&first], !is_udp, "{mode:?}");
+            planner.set_view(down(&[first, second]));
+            let all = settle(&mut planner, &decided);
+            assert_eq!(all, back, "{mode:?}: all are down, so all take flows");
+        }
+    }
 }

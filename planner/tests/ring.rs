@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
-use sluice_planner::ring::{RingKey, fill, log2_slots, quotas};
+use sluice_planner::ring::{RingKey, WHOLE, fill, lend, lenders, log2_slots, quotas};
 
 type Servers = BTreeMap<RingKey, u64>;
 
@@ -118,6 +118,118 @@ proptest! {
         let sum: u32 = quotas(&weights, &ties, slots).iter().sum();
         prop_assert_eq!(sum, if weights.iter().all(|&w| w == 0) { 0 } else { slots });
     }
+}
+
+type Tenths = BTreeMap<RingKey, u8>;
+
+/// The ring in which servers lend.
+fn lent(servers: &Servers, tenths: &Tenths, log2_slots: u8) -> Vec<RingKey> {
+    let keys: Vec<RingKey> = servers.keys().copied().collect();
+    let ring = fill(7, servers, log2_slots);
+    let mut owners: Vec<RingKey> = ring.iter().map(|&i| keys[i as usize]).collect();
+    let before = owners.clone();
+    for (slot, of) in lend(7, &ring, servers, &lenders(servers, tenths)) {
+        owners[slot as usize] = before[of as usize];
+    }
+    owners
+}
+
+/// Servers of which the first ones, by a hash, have so many tenths.
+fn some(servers: &Servers, tenths: &[u8]) -> Tenths {
+    let keys = servers.keys().copied();
+    keys.zip(tenths.iter().copied()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn who_lends_nothing_keeps_its_slots(
+        (servers, size) in well_provided(),
+        tenths in proptest::collection::vec(0_u8..=WHOLE, 1..100),
+    ) {
+        let tenths = some(&servers, &tenths);
+        let lending = lenders(&servers, &tenths);
+        let (before, after) = (owners(&servers, size), lent(&servers, &tenths, size));
+        for (before, after) in before.iter().zip(&after) {
+            prop_assert!(before == after || lending.contains_key(before), "{before:?} lost a slot to {after:?}");
+        }
+        let (had, has) = (parts(&before), parts(&after));
+        for (key, kept) in &lending {
+            let wanted = (had[key] * u64::from(*kept)).div_ceil(10);
+            prop_assert_eq!(has.get(key).copied().unwrap_or(0), wanted);
+        }
+    }
+
+    /// A server that comes back gets its slots step by step, and loses none of them on the way.
+    #[test]
+    fn more_tenths_are_more_of_the_same_slots((servers, size) in well_provided(), which in 0_usize..100) {
+        let keys: Vec<RingKey> = servers.keys().copied().collect();
+        let key = keys[which % keys.len()];
+        let mut before = lent(&servers, &[(key, 0)].into(), size);
+        prop_assert!(!before.contains(&key));
+        for kept in 1..=WHOLE {
+            let after = lent(&servers, &[(key, kept)].into(), size);
+            for (before, after) in before.iter().zip(&after) {
+                prop_assert!(before == after || *after == key);
+            }
+            before = after;
+        }
+        prop_assert!(before == owners(&servers, size));
+    }
+
+    /// Whatever two directors think of servers, they agree on the slots of those that both think well of.
+    #[test]
+    fn directors_disagree_on_no_other_servers_slots(
+        (servers, size) in well_provided(),
+        opinions in [
+            proptest::collection::vec(prop_oneof![Just(0), Just(WHOLE)], 100),
+            proptest::collection::vec(prop_oneof![Just(0), Just(WHOLE)], 100),
+        ],
+    ) {
+        let opinions = opinions.map(|tenths| some(&servers, &tenths));
+        let [one, other] = opinions.each_ref().map(|tenths| lent(&servers, tenths, size));
+        let lending = opinions.each_ref().map(|tenths| lenders(&servers, tenths));
+        let own = owners(&servers, size);
+        for slot in 0..own.len() {
+            if lending.iter().all(|lending| !lending.contains_key(&own[slot])) {
+                prop_assert_eq!(one[slot], own[slot]);
+                prop_assert_eq!(other[slot], own[slot]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_lent_goes_to_the_others_by_their_weights() {
+    let servers: Servers = [(key(1), 1), (key(2), 2), (key(3), 3), (key(4), 2)].into();
+    let parts = parts(&lent(&servers, &[(key(4), 0)].into(), 16));
+    let lent = 65_536 / 4;
+    for (number, weight) in [(1, 1), (2, 2), (3, 3)] {
+        let expected = 65_536 * weight / 8 + lent * weight / 6;
+        let part = parts[&key(number)];
+        assert!(
+            part.abs_diff(expected) < expected / 20,
+            "{number}: {part}, {expected} expected"
+        );
+    }
+}
+
+#[test]
+fn nobody_lends_where_nobody_is_left_to_borrow() {
+    let servers: Servers = [(key(1), 1), (key(2), 1), (key(3), 0)].into();
+    let of = |tenths: &[(u32, u8)]| {
+        let tenths = tenths.iter().map(|&(number, tenths)| (key(number), tenths));
+        lenders(&servers, &tenths.collect())
+    };
+    assert_eq!(of(&[(1, 0)]), [(key(1), 0)].into());
+    assert_eq!(of(&[(1, 0), (2, 0)]), Tenths::new(), "all are down");
+    assert_eq!(of(&[(1, 3), (2, 5)]), Tenths::new(), "all begin");
+    assert_eq!(
+        of(&[(1, 0), (2, 5)]),
+        [(key(1), 0)].into(),
+        "the other begins"
+    );
 }
 
 /// Directors of two versions must agree during an upgrade: this ring may not change without a plan for that.

@@ -7,7 +7,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use common::damage::damages;
@@ -20,10 +20,10 @@ use common::{
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use sluice_abi::{AnnouncedWord, NET_SENDS, NET_TUNNELS, VipWord};
-use sluice_api::{DecidedVirtualServer, ForwardingMode};
+use sluice_api::{DecidedVirtualServer, ForwardingMode, ObjectKey};
 use sluice_planner::{
     Announced, AnnouncedAt, Image, Limits, Mac, MapOp, NextHop, Prefix, Problem, Reason, Server,
-    Socket, Via,
+    Socket, Tenths, Via,
 };
 
 const ADDRESSES: [&str; 7] = [
@@ -103,7 +103,8 @@ fn views() -> impl Strategy<Value = View> {
         .map(|address| next_hops(ip(address)))
         .collect();
     let peers = prop::collection::btree_set((0_u8..3).prop_map(|i| Mac([2, 0, 0, 0, 0, i])), 0..3);
-    (role, own, hops, peers, announced()).prop_map(|(role, own, hops, peers, announced)| {
+    let seen = (announced(), tenths());
+    (role, own, hops, peers, seen).prop_map(|(role, own, hops, peers, (announced, tenths))| {
         let mut view = node(role, &own);
         let nets = peers.iter().copied().map(peer_net);
         let flags = NET_SENDS | NET_TUNNELS;
@@ -112,8 +113,19 @@ fn views() -> impl Strategy<Value = View> {
         view.node.peers = peers;
         view.next_hops = ADDRESSES.iter().copied().map(ip).zip(hops).collect();
         view.announced = announced;
+        view.tenths = tenths;
         view
     })
+}
+
+/// What checks say of servers.
+fn tenths() -> impl Strategy<Value = BTreeMap<ObjectKey, Tenths>> {
+    let addresses = select(ADDRESSES.map(ip).to_vec());
+    let servers = (addresses, select(vec![53, 80, 443, 8080, 8081]));
+    let servers = servers.prop_map(|(address, port)| SocketAddr::new(address, port));
+    let tenths = prop_oneof![2 => Just(0_u8), 1 => 0_u8..10];
+    let of_pool = prop::collection::btree_map(servers, tenths, 1..12);
+    prop::collection::btree_map(select(POOLS.map(name).to_vec()), of_pool, 0..=2)
 }
 
 /// Of VIPs and of a gateway.

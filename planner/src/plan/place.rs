@@ -12,8 +12,12 @@ use crate::record::wanted_record;
 
 impl<'a> Planner<'a> {
     pub(super) fn place_pool(&mut self, scope: Scope<'a>, pool: &'a PoolConfig) -> Vec<Placed<'a>> {
-        let place = |server| {
-            let id = self.place(scope, pool, server)?;
+        let place = |server: &'a ServerConfig| {
+            let id = if server.gives_flows_up {
+                0
+            } else {
+                self.place(scope, pool, server)?
+            };
             Some(Placed { config: server, id })
         };
         pool.servers.iter().filter_map(place).collect()

@@ -19,7 +19,8 @@ use sluice_api::{
     ForwardingMode, ObjectKey, PoolSelection, Protocol, ServerSelection,
 };
 use sluice_planner::{
-    Announced, Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts, Via,
+    Announced, Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts,
+    Tenths, Via,
 };
 
 pub const ROOMY: Limits = Limits {
@@ -151,6 +152,8 @@ pub struct View {
     pub node: NodeView,
     pub next_hops: BTreeMap<IpAddr, NextHop>,
     pub announced: BTreeMap<IpAddr, Announced>,
+    /// By pool.
+    pub tenths: BTreeMap<ObjectKey, Tenths>,
 }
 
 /// A planner that is told what changes from moment to moment.
@@ -159,6 +162,7 @@ pub struct Told {
     snapshot: Snapshot,
     next_hops: BTreeMap<IpAddr, NextHop>,
     announced: BTreeMap<IpAddr, Announced>,
+    tenths: BTreeMap<ObjectKey, Tenths>,
 }
 
 impl Told {
@@ -168,6 +172,7 @@ impl Told {
             snapshot: Snapshot::default(),
             next_hops: BTreeMap::new(),
             announced: BTreeMap::new(),
+            tenths: BTreeMap::new(),
         }
     }
 
@@ -194,6 +199,11 @@ impl Told {
         for address in changed(&old, &self.announced) {
             let announced = self.announced.get(address);
             self.planner.set_announced(*address, announced.cloned());
+        }
+        let old = std::mem::replace(&mut self.tenths, view.tenths);
+        for pool in changed(&old, &self.tenths) {
+            let tenths = self.tenths.get(pool);
+            self.planner.set_tenths(pool, tenths.cloned().map(Arc::new));
         }
     }
 }
