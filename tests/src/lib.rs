@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod bench;
+pub mod figures;
 pub mod kube;
 pub mod net;
 pub mod packet;

@@ -11,8 +11,9 @@ use sluice_tests::bench::{
     stats::Summary,
     worker::Worker,
 };
+use sluice_tests::figures;
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
 };
 
@@ -48,10 +49,7 @@ fn main() -> Result<()> {
     if let Some(base) = &arguments.base {
         return compare(&arguments, base);
     }
-    // Figures of an earlier run must not outlive a void one.
-    if arguments.json.exists() {
-        fs::remove_file(&arguments.json)?;
-    }
+    figures::remove(&arguments.json)?;
     let cases = choose(&arguments.case)?;
     let options = Options {
         object: arguments.objects.join("sluice.o"),
@@ -72,15 +70,7 @@ fn main() -> Result<()> {
     let lines = report::lines(&figures);
     print!("{}", report::table(&lines));
     report::check(&figures, arguments.rounds).context("void")?;
-    if let Some(directory) = arguments.json.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    fs::write(
-        &arguments.json,
-        serde_json::to_string_pretty(&lines)? + "\n",
-    )
-    .with_context(|| format!("cannot write {}", arguments.json.display()))?;
-    Ok(())
+    figures::write(&arguments.json, &lines)
 }
 
 /// Measures this tree's build and the one in `base` beside each other; an error if a case became worse.

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use nix::sys::signal::Signal;
 use serde::Serialize;
+use sluice_tests::figures;
 use sluice_tests::kube::Part;
 use sluice_tests::net::failover::{Between, Failover, NODES, SERVED, target};
 use sluice_tests::net::{Family, KeptConnections, Outage, listen_for_ctrl_c};
@@ -306,10 +306,7 @@ type Measured = BTreeMap<(usize, Family), (Vec<Duration>, Option<usize>)>;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     listen_for_ctrl_c()?;
-    // Figures of an earlier run must not outlive one that fails.
-    if arguments.json.exists() {
-        fs::remove_file(&arguments.json)?;
-    }
+    figures::remove(&arguments.json)?;
     // One group, so that every mode and family is measured in each repetition.
     let mut stage = Failover::build_with(Between::Kubernetes, 1)?;
     let mut lines = Vec::new();
@@ -326,13 +323,7 @@ fn main() -> Result<()> {
         }
     }
     print(&lines);
-    if let Some(directory) = arguments.json.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let text = serde_json::to_string_pretty(&lines)? + "\n";
-    fs::write(&arguments.json, text)
-        .with_context(|| format!("write {}", arguments.json.display()))?;
-    Ok(())
+    figures::write(&arguments.json, &lines)
 }
 
 fn measure(stage: &mut Failover, case: &Case, arguments: &Arguments) -> Result<Vec<Line>> {
