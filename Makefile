@@ -5,7 +5,7 @@
 # cargo install puts its programs there; a machine without rustup has not yet got it in PATH.
 export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
 
-.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels test-random test-loss bench bench-failover bench-scale fmt lint generate check-generated clean
+.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels test-random test-loss bench bench-checks bench-failover bench-scale fmt lint generate check-generated clean
 
 help: ## List the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -51,6 +51,11 @@ bench: setup-build ## Measure nanoseconds per packet; BASE=<commit>: beside that
 	$(if $(BASE),cargo xtask build-base $(BASE))
 	cargo build --release --quiet --package sluice-tests --bin bench --bin bench_worker
 	target/release/bench $(if $(BASE),--base target/base)
+
+bench-checks: setup ## Measure what health checks of 5,000 servers cost an agent; figures in target/bench-checks.json
+	cargo xtask build-bpf
+	cargo build --release --quiet --bin sluice-operator --bin sluice-agent --bin bench_checks
+	target/release/bench_checks
 
 bench-failover: setup ## Measure how long VIPs do not answer when directors go; figures in target/bench-failover.json
 	cargo xtask build-bpf

@@ -28,6 +28,8 @@ pub enum ConditionType {
     NotAttached,
     /// Hosts that are no directors claim VIPs that a node announces; the message names each with the remedy.
     AddressClaimed,
+    /// Servers fail the health checks of their pools, as a node sees it; the message names them.
+    ServersDown,
     /// Tables of a node are nearly full; the message names each with its limit.
     NearlyFull,
     /// A node's agent has taken everything off the node, as it was asked to.
@@ -60,6 +62,7 @@ impl ConditionType {
             Self::NetworkAdvice => "NetworkAdvice",
             Self::NotAttached => "NotAttached",
             Self::AddressClaimed => "AddressClaimed",
+            Self::ServersDown => "ServersDown",
             Self::NearlyFull => "NearlyFull",
             Self::Detached => "Detached",
             Self::Silent => "Silent",
@@ -145,6 +148,10 @@ pub enum Reason {
     AnsweredElsewhere,
     /// A new VIP is not announced, since a host that is no director has it.
     AddressInUse,
+    /// Servers that fail their checks take no new flows.
+    ChecksFailed,
+    /// No server of a pool has ever passed its check, so all take flows: the check may be wrong.
+    CheckNeverPassed,
     /// A table has little room left.
     LimitNear,
     /// The annotation `sluice.dev/detach` asked for it.

@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::forwarding::{
     ExternalTrafficPolicy, ForwardingMode, PoolSelection, Protocol, ServerSelection,
 };
+use crate::health_check::HealthCheck;
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_GROUP_NAME_LENGTH, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
     MAX_POOLS, MAX_PORTS, MAX_REVISION, MAX_STATIC_SERVERS,
 };
+use crate::real_server_pool::{Drain, Warmup};
 use crate::selector::LabelSelector;
 use crate::sources::DecidedSources;
 use crate::target_port::TargetPort;
@@ -176,6 +178,15 @@ pub struct DecidedRealServerPool {
     /// Where the servers come from if they are not static.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<DecidedEndpoints>,
+    /// How directors check the servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<Box<HealthCheck>>,
+    /// How servers begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Warmup>,
+    /// How long servers that take no new flows keep those that they have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
 }
 
 impl DecidedRealServerPool {

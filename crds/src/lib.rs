@@ -25,6 +25,7 @@ mod condition;
 mod decision;
 mod forwarding;
 pub mod generate;
+mod health_check;
 mod limits;
 mod load_balancer_node;
 mod mac;
@@ -58,12 +59,16 @@ pub use decision::{
 pub use forwarding::{
     ExternalTrafficPolicy, ForwardingMode, IpFamily, PoolSelection, Protocol, ServerSelection,
 };
+pub use health_check::{
+    CheckTls, GrpcCheck, HealthCheck, HttpCheck, HttpHeader, HttpMethod, IcmpCheck, StatusRange,
+    TcpCheck, UdpCheck,
+};
 pub use k8s_openapi::jiff;
 pub use limits::*;
 pub use load_balancer_node::{
-    AddressClaim, AttachMode, Authority, Capabilities, CapacityEntry, ExceptionKind, GroupRole,
-    GroupStatus, InterfaceStatus, LoadBalancerNode, LoadBalancerNodeSpec, LoadBalancerNodeStatus,
-    NodeException, NodeRole, UnheldGroup, UnheldReason, XdpMode,
+    AddressClaim, AttachMode, Authority, Capabilities, CapacityEntry, DownServer, ExceptionKind,
+    GroupRole, GroupStatus, InterfaceStatus, LoadBalancerNode, LoadBalancerNodeSpec,
+    LoadBalancerNodeStatus, NodeException, NodeRole, UnheldGroup, UnheldReason, XdpMode,
 };
 pub use mac::{MacAddress, NoMacAddress};
 pub use object::{
@@ -78,7 +83,7 @@ pub use peers::{
     read_peers, write_peers,
 };
 pub use real_server_pool::{
-    RealServerPool, RealServerPoolSpec, RealServerPoolStatus, Servers, StaticServer,
+    Drain, RealServerPool, RealServerPoolSpec, RealServerPoolStatus, Servers, StaticServer, Warmup,
 };
 pub use rollout_policy::{
     CanaryStep, CanaryStrategy, CommandResult, Gate, HistoryEntry, LastCommand, RolloutEvent,

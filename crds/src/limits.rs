@@ -50,6 +50,38 @@ pub const MAX_POOL_WEIGHT: u32 = 10_000;
 pub const WEIGHT_SCALE: u32 = 100;
 /// Static servers of a pool.
 pub const MAX_STATIC_SERVERS: usize = 512;
+/// Longest time for which servers keep flows once they take no new ones: a day.
+pub const MAX_DRAIN_SECONDS: u32 = 86_400;
+/// Longest time in which a server gets its share of new flows: an hour.
+pub const MAX_WARMUP_SECONDS: u32 = 3_600;
+/// Longest time between two checks of a server: an hour.
+pub const MAX_CHECK_INTERVAL_SECONDS: u32 = 3_600;
+/// Percent of the interval by which a check may be put off.
+pub const MAX_CHECK_JITTER_PERCENT: u8 = 50;
+/// Longest time that a check of a server may take.
+pub const MAX_CHECK_TIMEOUT_MILLISECONDS: u32 = 60_000;
+/// Checks in a row that may be asked for before a server is up or down.
+pub const MAX_CHECK_RESULTS: u8 = 10;
+/// Characters of the path of a check by HTTP.
+pub const MAX_CHECK_PATH_LENGTH: usize = 1_024;
+/// Headers of a check by HTTP.
+pub const MAX_CHECK_HEADERS: usize = 16;
+/// Characters of a header's name.
+pub const MAX_HEADER_NAME_LENGTH: usize = 128;
+/// Characters of a header's value.
+pub const MAX_HEADER_VALUE_LENGTH: usize = 1_024;
+/// Ranges of statuses that a check by HTTP expects.
+pub const MAX_CHECK_STATUSES: usize = 8;
+/// Characters of the text that the answer to a check contains.
+pub const MAX_CHECK_BODY_LENGTH: usize = 256;
+/// Characters of a check's datagram.
+pub const MAX_CHECK_DATAGRAM_LENGTH: usize = 512;
+/// Characters of why a check failed.
+pub const MAX_CHECK_FAILURE_LENGTH: usize = 160;
+/// Servers that fail their checks in the status of a node.
+pub const MAX_DOWN_SERVERS: usize = 32;
+/// Characters of the certificates that a check trusts, as PEM.
+pub const MAX_CERTIFICATES_LENGTH: usize = 16_384;
 /// Conditions of a pod selector, of each form.
 pub const MAX_SELECTOR_CONDITIONS: usize = 32;
 /// Values of one condition of a pod selector.

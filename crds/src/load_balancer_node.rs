@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, ConditionType, Time, true_condition};
 use crate::limits::{
-    MAX_ADDRESS_CLAIMS, MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_EXCEPTIONS, MAX_GATEWAYS,
-    MAX_GROUP_NAME_LENGTH, MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_LABEL_LENGTH,
-    MAX_MAC_LENGTH, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NEW_ADDRESSES, MAX_NODE_ADDRESSES,
-    MAX_NODE_GROUPS, MAX_REVISION, MAX_UNHELD_GROUPS, MAX_UNLISTED_EXCEPTIONS,
+    MAX_ADDRESS_CLAIMS, MAX_ADDRESS_LENGTH, MAX_CHECK_FAILURE_LENGTH, MAX_CONDITIONS,
+    MAX_DOWN_SERVERS, MAX_EXCEPTIONS, MAX_GATEWAYS, MAX_GROUP_NAME_LENGTH,
+    MAX_INTERFACE_NAME_LENGTH, MAX_INTERFACES, MAX_LABEL_LENGTH, MAX_MAC_LENGTH,
+    MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_NEW_ADDRESSES, MAX_NODE_ADDRESSES, MAX_NODE_GROUPS,
+    MAX_REVISION, MAX_UNHELD_GROUPS, MAX_UNLISTED_EXCEPTIONS,
 };
 use crate::mac::MacAddress;
 use crate::object::{Kind, ObjectKey};
@@ -108,7 +109,7 @@ pub struct LoadBalancerNodeStatus {
     /// The generation of the spec that the agent runs.
     #[serde(default)]
     pub observed_generation: i64,
-    /// `Ready`, `NotAttached`, `NearlyFull`, `NetworkAdvice`, `AddressClaimed` and `Detached` by the agent, `Silent` by the operator.
+    /// `Ready`, `NotAttached`, `NearlyFull`, `NetworkAdvice`, `AddressClaimed`, `ServersDown` and `Detached` by the agent, `Silent` by the operator.
     #[serde(default)]
     #[schemars(length(max = MAX_CONDITIONS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -167,6 +168,10 @@ pub struct LoadBalancerNodeStatus {
     #[schemars(length(max = MAX_ADDRESS_CLAIMS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["address", "interface", "macAddress"]))]
     pub address_claims: Vec<AddressClaim>,
+    /// Servers that fail their checks, as this node sees it; the first of them in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_DOWN_SERVERS))]
+    pub down_servers: Vec<DownServer>,
     /// The node's kernel and those of its features that the agent uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
@@ -329,6 +334,27 @@ pub struct AddressClaim {
     /// Whether the node does not announce the VIP for that reason: it is new, and the host had it before.
     #[serde(default, skip_serializing_if = "is_false")]
     pub withheld: bool,
+}
+
+/// A server that fails its checks.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct DownServer {
+    /// The pool's namespace.
+    #[schemars(length(max = MAX_NAME_LENGTH))]
+    pub namespace: String,
+    /// The pool's name.
+    #[schemars(length(max = MAX_NAME_LENGTH))]
+    pub pool: String,
+    /// The server's address.
+    #[schemars(with = "String", length(max = MAX_ADDRESS_LENGTH))]
+    pub address: IpAddr,
+    /// The port on it that was checked; absent: none, since it is checked by ICMP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Why the check failed that decided it.
+    #[schemars(length(max = MAX_CHECK_FAILURE_LENGTH))]
+    pub reason: String,
 }
 
 /// A node's role in a VIP group.

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
 use crate::decision::PoolDecision;
+use crate::health_check::HealthCheck;
 use crate::limits::{
-    MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_PORTS, MAX_SERVER_WEIGHT,
-    MAX_STATIC_SERVERS,
+    MAX_ADDRESS_LENGTH, MAX_CONDITIONS, MAX_DRAIN_SECONDS, MAX_LABEL_LENGTH, MAX_PORTS,
+    MAX_SERVER_WEIGHT, MAX_STATIC_SERVERS, MAX_WARMUP_SECONDS,
 };
 use crate::rules;
 use crate::selector::LabelSelector;
@@ -59,6 +60,37 @@ pub struct RealServerPoolSpec {
     #[schemars(length(max = MAX_PORTS))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub target_ports: Vec<TargetPort>,
+    /// How directors find out which servers work. Those that are down take no new flows as long as others are up. Absent: all
+    /// servers take flows that Kubernetes calls ready, and static ones always do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<Box<HealthCheck>>,
+    /// How a server begins. Absent: with its whole share of new flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Warmup>,
+    /// How long servers that take no new flows keep the flows that they have. Absent: those with weight 0, and pods that are not
+    /// ready, until the flows end; those that are removed not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+}
+
+/// How long servers keep flows once they take no new ones: those with weight 0, pods that are not ready or terminating, and
+/// servers that were removed from the pool.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// After how many seconds their flows are forgotten: a packet of such a flow then goes to another server, which answers that
+    /// of a TCP connection with a reset. Under FullNAT it is dropped.
+    #[schemars(range(min = 1, max = MAX_DRAIN_SECONDS))]
+    pub timeout_seconds: u32,
+}
+
+/// How a server that joins others, or that is up again, gets its share of new flows: a tenth at first, and more by equal steps.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Warmup {
+    /// After how many seconds it has its whole share.
+    #[schemars(range(min = 1, max = MAX_WARMUP_SECONDS))]
+    pub seconds: u32,
 }
 
 /// Where the servers come from: exactly one of the fields.

@@ -13,6 +13,15 @@ pub(crate) const SUBDOMAIN: &str =
 /// Pattern of a Linux interface name.
 pub(crate) const INTERFACE: &str = r"^[^\s/:]+$";
 
+/// Pattern of a path with a query, as a request has it (RFC 9112 section 3.2.1).
+pub(crate) const PATH: &str = "^/[!-~]*$";
+/// Pattern of text without spaces.
+pub(crate) const VISIBLE: &str = "^[!-~]+$";
+/// Pattern of a header's value.
+pub(crate) const PRINTABLE: &str = "^[ -~]*$";
+/// Pattern of a header's name (RFC 9110 section 5.6.2).
+pub(crate) const HEADER_NAME: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
+
 pub(crate) const ONE_PER_FAMILY: &str = "give at most one IPv4 and one IPv6 address: a further address needs a VirtualServer of its own";
 pub(crate) const IP_ADDRESS: &str = "must be an IPv4 or IPv6 address such as 203.0.113.10 or 2001:db8::10, without prefix length or zone";
 pub(crate) const UNIQUE_PORT: &str = "each protocol and port may appear once: remove the duplicate";
@@ -25,6 +34,12 @@ pub(crate) const SOME_CONDITION: &str =
     "would select everything: give matchLabels or matchExpressions";
 pub(crate) const VALUES_FIT_OPERATOR: &str =
     "In and NotIn need values; Exists and DoesNotExist must have none";
+
+pub(crate) const ONE_CHECK: &str = "give exactly one of tcp, http, grpc, udp and icmp";
+pub(crate) const NO_PORT: &str = "icmp knows no ports: remove port";
+pub(crate) const TIMEOUT_FITS: &str = "timeoutMilliseconds must not be longer than the interval: raise intervalSeconds or lower timeoutMilliseconds";
+pub(crate) const ONE_TRUST: &str = "give either caCertificates or skipVerification: true";
+pub(crate) const RANGE_RISES: &str = "min must not be above max";
 
 pub(crate) const ONE_REQUEST: &str = "give either ip, or family with or without addressPoolName";
 pub(crate) const SOME_ALLOWED: &str = "would allow nobody: give namespaces, namespaceSelector or serviceSelector, or remove allow to allow all";
@@ -87,6 +102,25 @@ pub(crate) fn source_blocks() -> Value {
     )
 }
 
+pub(crate) fn health_check() -> Value {
+    json!([
+        {"rule": "[has(self.tcp), has(self.http), has(self.grpc), has(self.udp), has(self.icmp)].filter(given, given).size() == 1", "message": ONE_CHECK},
+        {"rule": "!has(self.icmp) || !has(self.port)", "message": NO_PORT},
+        {"rule": "self.timeoutMilliseconds <= self.intervalSeconds * 1000", "message": TIMEOUT_FITS},
+    ])
+}
+
+pub(crate) fn one_trust() -> Value {
+    rule(
+        "has(self.caCertificates) != self.skipVerification",
+        ONE_TRUST,
+    )
+}
+
+pub(crate) fn range_rises() -> Value {
+    rule("self.min <= self.max", RANGE_RISES)
+}
+
 pub(crate) fn ip_address() -> Value {
     rule("isIP(self)", IP_ADDRESS)
 }
@@ -144,7 +178,9 @@ pub(crate) fn label_value() -> Value {
 /// Whether [`pattern_error`] knows a pattern.
 #[cfg(test)]
 pub(crate) fn is_known_pattern(pattern: &str) -> bool {
-    [LABEL, SUBDOMAIN, INTERFACE].contains(&pattern)
+    let of_names = [LABEL, SUBDOMAIN, INTERFACE];
+    let of_texts = [PATH, VISIBLE, PRINTABLE, HEADER_NAME];
+    of_names.contains(&pattern) || of_texts.contains(&pattern)
 }
 
 /// The error for a text that does not match one of the patterns above.
@@ -162,9 +198,34 @@ pub(crate) fn pattern_error(pattern: &str, text: &str) -> Option<&'static str> {
             !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '/' || c == ':'),
             "must be the name of a network interface",
         ),
+        PATH => (
+            text.starts_with('/') && is_visible(text),
+            "must begin with / and have no spaces: write others as %20",
+        ),
+        VISIBLE => (
+            !text.is_empty() && is_visible(text),
+            "must consist of visible ASCII characters without spaces",
+        ),
+        PRINTABLE => (
+            text.bytes().all(|c| c == b' ' || c.is_ascii_graphic()),
+            "must consist of visible ASCII characters and spaces",
+        ),
+        HEADER_NAME => (
+            !text.is_empty() && text.bytes().all(is_token),
+            "must be the name of a header, such as X-Request-Id",
+        ),
         _ => (true, ""),
     };
     (!matches).then_some(message)
+}
+
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|c| c.is_ascii_graphic())
+}
+
+const fn is_token(c: u8) -> bool {
+    matches!(c, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+        || c.is_ascii_alphanumeric()
 }
 
 /// RFC 1123 label, without the limit of its length.

@@ -12,8 +12,8 @@ use crate::rules;
 use crate::schema::{self, FieldError};
 use crate::sources::parse_source;
 use crate::{
-    AddressPoolSpec, IpFamily, L2Announcement, LabelOperator, LabelSelector, LoadBalancerNodeSpec,
-    RealServerPoolSpec, RolloutPolicySpec, VirtualServerSpec,
+    AddressPoolSpec, HealthCheck, IpFamily, L2Announcement, LabelOperator, LabelSelector,
+    LoadBalancerNodeSpec, RealServerPoolSpec, RolloutPolicySpec, VirtualServerSpec,
 };
 
 /// A spec that can be validated.
@@ -87,6 +87,8 @@ impl Validate for RealServerPoolSpec {
                 errors.push(FieldError::new(path, rules::IP_ADDRESS));
             }
         }
+        let check = self.health_check.as_deref().into_iter();
+        errors.extend(check.flat_map(health_check));
         errors
     }
 }
@@ -147,6 +149,33 @@ impl Validate for LoadBalancerNodeSpec {
     fn validate(&self) -> Vec<FieldError> {
         limits(Kind::LoadBalancerNode, self)
     }
+}
+
+fn health_check(check: &HealthCheck) -> Vec<FieldError> {
+    let path = "spec.healthCheck";
+    let mut errors = Vec::new();
+    if !check.has_one_way() {
+        errors.push(FieldError::new(path, rules::ONE_CHECK));
+    }
+    if !check.fits() {
+        let path = format!("{path}.timeoutMilliseconds");
+        errors.push(FieldError::new(path, rules::TIMEOUT_FITS));
+    }
+    if !check.may_have_port() {
+        errors.push(FieldError::new(format!("{path}.port"), rules::NO_PORT));
+    }
+    let ranges = check.http.iter().flat_map(|http| &http.expected_statuses);
+    for (i, range) in ranges.enumerate() {
+        if range.min > range.max {
+            let path = format!("{path}.http.expectedStatuses[{i}]");
+            errors.push(FieldError::new(path, rules::RANGE_RISES));
+        }
+    }
+    for (field, _) in check.tls().filter(|(_, tls)| !tls.has_one_trust()) {
+        let path = format!("{path}.{field}");
+        errors.push(FieldError::new(path, rules::ONE_TRUST));
+    }
+    errors
 }
 
 fn gateways(l2: &L2Announcement) -> Vec<FieldError> {

@@ -9,10 +9,11 @@ use serde::Serialize;
 use serde_json::Value;
 use sluice_api::schema::object_schema;
 use sluice_api::{
-    AddressPoolSpec, AddressSharing, Allowed, Announce, CanaryStep, CanaryStrategy,
-    ExternalTrafficPolicy, Forwarding, ForwardingMode, IpFamily, Kind, L2Announcement,
-    LabelSelector, NoAnnouncement, PoolSelection, Protocol, RealServerPoolSpec, RolloutPolicySpec,
-    RolloutStrategy, ServerSelection, Servers, Sources, StaticServer, Validate,
+    AddressPoolSpec, AddressSharing, Allowed, Announce, CanaryStep, CanaryStrategy, CheckTls,
+    ExternalTrafficPolicy, Forwarding, ForwardingMode, GrpcCheck, HealthCheck, HttpCheck,
+    HttpMethod, IcmpCheck, IpFamily, Kind, L2Announcement, LabelSelector, NoAnnouncement,
+    PoolSelection, Protocol, RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy,
+    ServerSelection, Servers, Sources, StaticServer, StatusRange, TcpCheck, UdpCheck, Validate,
     VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool,
 };
 
@@ -212,6 +213,55 @@ prop_compose! {
     }
 }
 
+fn any_check() -> impl Strategy<Value = HealthCheck> {
+    let range = (100_u16..600, 100_u16..600).prop_map(|(min, max)| StatusRange { min, max });
+    let tls = (prop::option::of(Just("PEM".to_owned())), any::<bool>());
+    let tls = tls.prop_map(|(ca_certificates, skip_verification)| CheckTls {
+        server_name: None,
+        ca_certificates,
+        skip_verification,
+    });
+    let grpc = prop::option::of(tls.clone()).prop_map(|tls| GrpcCheck {
+        service: String::new(),
+        tls,
+    });
+    let http = (prop::collection::vec(range, 0..3), prop::option::of(tls));
+    let http = http.prop_map(|(expected_statuses, tls)| HttpCheck {
+        method: HttpMethod::Get,
+        path: "/".to_owned(),
+        host: None,
+        headers: Vec::new(),
+        expected_statuses,
+        body_contains: None,
+        tls,
+    });
+    let udp = Just(UdpCheck {
+        send: "ping".to_owned(),
+        expect: None,
+    });
+    let tcp = prop::option::of(Just(TcpCheck {}));
+    let icmp = prop::option::of(Just(IcmpCheck {}));
+    let by_request = (prop::option::of(http), prop::option::of(grpc));
+    let ways = (tcp, by_request, prop::option::of(udp), icmp);
+    let others = (prop::option::of(Just(80)), 1_u32..4, 500_u32..4_000);
+    (ways, others).prop_map(
+        |((tcp, (http, grpc), udp, icmp), (port, seconds, timeout))| HealthCheck {
+            tcp,
+            http,
+            grpc,
+            udp,
+            icmp,
+            port,
+            interval_seconds: seconds,
+            jitter_percent: 0,
+            timeout_milliseconds: timeout,
+            rise: 2,
+            fall: 3,
+            max_response_milliseconds: None,
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -222,7 +272,7 @@ proptest! {
     }
 
     #[test]
-    fn pools(addresses in prop::collection::vec(any_address(), 1..4)) {
+    fn pools(addresses in prop::collection::vec(any_address(), 1..4), health_check in prop::option::of(any_check().prop_map(Box::new))) {
         let static_servers = addresses
             .into_iter()
             .enumerate()
@@ -233,7 +283,8 @@ proptest! {
                 target_ports: Vec::new(),
             })
             .collect();
-        let spec = RealServerPoolSpec { servers: Servers { static_servers, ..Servers::default() }, target_ports: Vec::new() };
+        let servers = Servers { static_servers, ..Servers::default() };
+        let spec = RealServerPoolSpec { servers, target_ports: Vec::new(), health_check, warmup: None, drain: None };
         let (cel, own) = both(Kind::RealServerPool, &spec);
         prop_assert_eq!(cel, own);
     }

@@ -18,6 +18,8 @@ pub mod announce;
 pub mod core;
 #[cfg(test)]
 mod fixtures;
+pub mod health;
+mod keeper;
 pub mod maps;
 pub mod netlink;
 pub mod report;

@@ -67,7 +67,7 @@ fn detach(place: &Place) -> Result<()> {
         .context("release neighbours")?;
     requests.leave_groups().context("leave multicast groups")?;
     // A killed agent leaves them.
-    for file in [place.socket(), place.memory()] {
+    for file in [place.socket(), place.memory(), place.known_servers()] {
         let _ = std::fs::remove_file(file);
     }
     if removed.is_empty() {

@@ -73,6 +73,11 @@ impl Place {
         self.socket().with_extension("announced.json")
     }
 
+    /// The file of what is known of servers.
+    pub(crate) fn known_servers(&self) -> PathBuf {
+        self.socket().with_extension("health.json")
+    }
+
     /// The Unix socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| {

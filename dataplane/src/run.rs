@@ -8,8 +8,9 @@ use std::{fs, io, panic, process, thread};
 use anyhow::{Context, Result, bail};
 use prometheus_client::registry::Registry;
 use sluice_agent::admin::Listeners;
-use sluice_agent::announce::{self, Announcer, Memory, Place, Plan, Told};
+use sluice_agent::announce::{self, Announcer, Place, Plan, Told};
 use sluice_agent::core::{AnnounceOptions, Core, Input};
+use sluice_agent::health::{self, Checker};
 use sluice_agent::maps::{Attacher, Maps, Opened, PinLock, Programs, kernel_release, open};
 use sluice_agent::netlink::{Monitor, Requests};
 use sluice_agent::report::Mailbox;
@@ -66,7 +67,7 @@ async fn run_until_signal(options: &RunOptions) -> Result<()> {
     );
     let prepare = |memory| prepare(options, &object, &pins, &around, memory);
     // What was announced is announced again before anybody waits for the API server.
-    let memory = Memory::read(&options.place.memory());
+    let memory = announce::Memory::read(&options.place.memory());
     let early = memory.map(|memory| prepare(Some(memory))).transpose()?;
     let source = source.open(&options.node).await?;
     let (state, core_ended, announcer) = if let Some(generation) = source.detach() {
@@ -116,7 +117,7 @@ fn prepare(
     object: &Path,
     pins: &PinLock,
     (source, leases): &(Arc<SourceState>, Option<Place>),
-    memory: Option<Memory>,
+    memory: Option<announce::Memory>,
 ) -> Result<Prepared> {
     let Opened {
         maps,
@@ -178,7 +179,7 @@ fn prepare(
 }
 
 /// What an earlier agent announced, in the network as it is now.
-fn remembered(memory: &Memory, image: &Image) -> Result<Plan> {
+fn remembered(memory: &announce::Memory, image: &Image) -> Result<Plan> {
     let mut requests = Requests::open()?;
     let gateways = requests.default_gateways()?.into_iter().collect();
     Ok(memory.plan(image, &requests.table()?, &gateways))
@@ -220,12 +221,38 @@ fn start(
     };
     let announcer = announcer.ok();
     let limits = maps.limits();
-    let core = Core::new(&options.node, kernel_release(), limits, before, announce);
+    let known = health::Memory::read(&options.place.known_servers());
+    let known = if adopted {
+        known
+    } else {
+        health::Memory::default()
+    };
+    let core = Core::new(
+        &options.node,
+        kernel_release(),
+        limits,
+        before,
+        announce,
+        known.clone(),
+    );
+    let tools = health::Tools {
+        node: options.node.clone(),
+        memory: known,
+        file: options.place.known_servers(),
+        counts: Arc::clone(&state.checked),
+    };
+    // A core that is busy is told later.
+    let sender = inbox_sender.clone();
+    let tell = move |told| sender.try_send(Input::Checker(Box::new(told))).is_ok();
+    let checker = Checker::start(tools, tell)
+        .inspect_err(|error| error!("servers are not checked, and all take flows: {error}"))
+        .ok();
     let tools = Tools {
         maps,
         attacher,
         requests,
         announcer: announcer.clone(),
+        checker,
     };
     let shell = Shell::new(Arc::clone(&state), mailbox.clone(), Some(tools));
     source.write_status(mailbox);
@@ -252,7 +279,9 @@ fn stay_detached(
     })?;
     requests.release_registered()?;
     requests.leave_groups()?;
-    let _ = fs::remove_file(options.place.memory());
+    for file in [options.place.memory(), options.place.known_servers()] {
+        let _ = fs::remove_file(file);
+    }
     for what in removed {
         info!("removed {what}");
     }

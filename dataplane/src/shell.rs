@@ -16,6 +16,7 @@ use tracing::{debug, info};
 
 use crate::announce::Announcer;
 use crate::core::{Attachment, Core, Effect, Input, LeaveError, Now, Place, Wanted};
+use crate::health::Checker;
 use crate::maps::{Attached, Attacher, Error, Hook, Maps};
 use crate::netlink::{Requests, Settings};
 use crate::report::Mailbox;
@@ -52,6 +53,8 @@ pub struct Tools {
     pub requests: Requests,
     /// Announces VIPs; `None`: it cannot.
     pub announcer: Option<Announcer>,
+    /// Checks servers; `None`: it cannot.
+    pub checker: Option<Checker>,
 }
 
 impl Shell {
@@ -168,6 +171,12 @@ impl Tools {
             Effect::Announce(plan) => {
                 if let Some(announcer) = &self.announcer {
                     announcer.plan(*plan);
+                }
+                return None;
+            }
+            Effect::Check(changes) => {
+                if let Some(checker) = &self.checker {
+                    checker.plan(changes);
                 }
                 return None;
             }

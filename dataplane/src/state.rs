@@ -29,6 +29,8 @@ pub struct Published {
     pub groups: Vec<(String, bool)>,
     /// The VIP groups that nobody holds, among those that this node watches.
     pub groups_without_holder: usize,
+    /// Servers that are checked, by what checks say of them.
+    pub checked: [(&'static str, usize); 4],
     /// How XDP is attached, by interface.
     pub interfaces: Vec<(String, AttachMode)>,
     /// Neighbours that are followed.
@@ -134,6 +136,22 @@ impl AnnounceCounts {
     }
 }
 
+/// Counters of checks of servers.
+#[derive(Debug, Default)]
+pub struct CheckCounts {
+    /// Checks that were passed.
+    pub passed: AtomicU64,
+    /// Checks that failed.
+    pub failed: AtomicU64,
+}
+
+impl CheckCounts {
+    /// Counts one.
+    pub fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Counters of the agent's own work.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -168,6 +186,8 @@ pub struct State {
     pub counts: Counts,
     /// Counters of what is announced.
     pub announced: Arc<AnnounceCounts>,
+    /// Counters of checks.
+    pub checked: Arc<CheckCounts>,
     /// How the source fares.
     pub source: Arc<SourceState>,
     /// How long applying plans took.
@@ -192,6 +212,7 @@ impl State {
             maps: RwLock::new(maps),
             counts: Counts::default(),
             announced: Arc::default(),
+            checked: Arc::default(),
             source,
             apply_seconds: Histogram::default(),
             published: RwLock::new(published),

@@ -41,6 +41,9 @@ fn decided(source: EndpointSource, target_ports: Value) -> DecidedRealServerPool
             selector: None,
             target_ports,
         }),
+        health_check: None,
+        warmup: None,
+        drain: None,
     }
 }
 

@@ -13,6 +13,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use sluice_agent::core::{AnnounceOptions, Core, Effect, Input, Now, Wanted};
+use sluice_agent::health::Memory;
 use sluice_agent::maps::{Attached, Mode};
 use sluice_agent::netlink::{Route, Table};
 use sluice_agent::source::{Changes, Event, Mark};
@@ -111,6 +112,7 @@ impl Agent {
                 LIMITS,
                 before,
                 AnnounceOptions::default(),
+                Memory::default(),
             ),
             now: Now {
                 instant: Instant::now(),
@@ -228,6 +230,7 @@ impl Agent {
             | Effect::ReleaseNeighbour(..)
             | Effect::WriteStatus(_)
             | Effect::Announce(_)
+            | Effect::Check(_)
             | Effect::Publish(_) => return None,
         })
     }
@@ -292,6 +295,9 @@ fn changes(virtual_servers: u32) -> Changes {
                     selector: None,
                     target_ports: Vec::new(),
                 }),
+                health_check: None,
+                warmup: None,
+                drain: None,
             },
         };
         let name = key(format!("pool-{number}"));

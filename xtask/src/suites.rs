@@ -30,7 +30,7 @@ const UNIT: [&str; 15] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 37] = [
+const EQUIPPED: [&str; 39] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_addresses",
@@ -47,6 +47,7 @@ const EQUIPPED: [&str; 37] = [
     "sluice-tests/api_stale",
     "sluice-tests/api_tenants",
     "sluice-tests/bench",
+    "sluice-tests/bench_checks",
     "sluice-tests/bench_failover",
     "sluice-tests/chart",
     "sluice-tests/chart_api",
@@ -61,6 +62,7 @@ const EQUIPPED: [&str; 37] = [
     "sluice-tests/network_failover_alone",
     "sluice-tests/network_forwarding",
     "sluice-tests/network_harness",
+    "sluice-tests/network_health",
     "sluice-tests/network_input",
     "sluice-tests/network_random",
     "sluice-tests/network_restart",

@@ -209,6 +209,10 @@ fn server_row(branch: &str, server: &ServerView) -> [Cell; 5] {
         ServerState::Terminating if takes => Cell::new(Tone::Waiting, "last resort"),
         ServerState::Terminating => Cell::new(Tone::Waiting, "terminating"),
     };
+    let state = match server.complaint() {
+        Some(complaint) => Cell::new(Tone::Bad, complaint),
+        None => state,
+    };
     let ports: Vec<String> = server.ports.iter().map(|p| p.port.to_string()).collect();
     let address = match (ports.is_empty(), server.address.is_ipv6()) {
         (true, _) => server.address.to_string(),

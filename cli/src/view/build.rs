@@ -1,6 +1,7 @@
 //! From objects to the view.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sluice_api::{
@@ -13,8 +14,8 @@ use sluice_planner::Slice;
 use super::groups::{GroupLeases, Groups};
 use super::nodes::{Leases, Nodes, Wanted};
 use super::{
-    AcknowledgedView, DecisionView, ExceptionView, FORMAT_VERSION, PoolView, PortView, StateView,
-    StatusView, VirtualServerView, WarningView, WeightView, driver, rollout, servers,
+    AcknowledgedView, DecisionView, DownView, ExceptionView, FORMAT_VERSION, PoolView, PortView,
+    StateView, StatusView, VirtualServerView, WarningView, WeightView, driver, rollout, servers,
 };
 
 /// The objects that were fetched.
@@ -61,6 +62,10 @@ pub fn status(objects: &Objects, now: &Time) -> StatusView {
         pools,
         slices,
         groups: Groups::new(objects),
+        down: objects
+            .known_nodes()
+            .map(|nodes| nodes.down_servers())
+            .unwrap_or_default(),
         now,
     };
     let mut virtual_servers: Vec<&VirtualServer> = objects.virtual_servers.iter().collect();
@@ -80,6 +85,8 @@ struct Context<'a> {
     pools: BTreeMap<ObjectKey, &'a RealServerPool>,
     slices: Option<Vec<Slice>>,
     groups: Groups<'a>,
+    /// By pool, the addresses of servers that nodes say are down.
+    down: BTreeMap<ObjectKey, Vec<(IpAddr, DownView)>>,
     now: &'a Time,
 }
 
@@ -178,6 +185,16 @@ impl Context<'_> {
             .map(|name| {
                 let pool = self.pools.get(&key.sibling(name)).copied();
                 let status = pool.and_then(|p| p.status.clone()).unwrap_or_default();
+                let mut servers = servers::servers(
+                    &key.namespace,
+                    status.decision.as_ref(),
+                    ports,
+                    self.slices.as_deref(),
+                );
+                let down = self.down.get(&key.sibling(name));
+                if let (Some(servers), Some(down)) = (&mut servers, down) {
+                    servers::mark_down(servers, down);
+                }
                 PoolView {
                     name: name.to_owned(),
                     spec_weight: spec.iter().find(|p| p.name == name).map(|p| p.weight),
@@ -193,12 +210,7 @@ impl Context<'_> {
                     source: pool.map(servers::source),
                     server_count: status.servers,
                     ready_server_count: status.ready_servers,
-                    servers: servers::servers(
-                        &key.namespace,
-                        status.decision.as_ref(),
-                        ports,
-                        self.slices.as_deref(),
-                    ),
+                    servers,
                 }
             })
             .collect()

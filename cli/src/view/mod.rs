@@ -15,7 +15,7 @@ pub use build::{Objects, status};
 pub use groups::{AnnouncementView, GroupLeases, HoldState};
 pub use nodes::{GroupView, InterfaceView, Leases, NodeView, Nodes, Presence};
 pub use rollout::{LiveNodes, NextCommand, PlannedStep, RolloutView, StepView, driver, rollout};
-pub use servers::{ServerState, ServerView, SourceView};
+pub use servers::{DownView, ServerState, ServerView, SourceView};
 pub use vips::{VipView, VipsView, vips};
 
 /// Version of the structure.

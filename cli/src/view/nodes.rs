@@ -11,7 +11,7 @@ use sluice_api::{
 };
 use sluice_kube::lease::LeaseFacts;
 
-use super::StateView;
+use super::{DownView, StateView};
 
 /// A node.
 #[derive(Serialize, Clone, PartialEq, Debug)]
@@ -200,6 +200,23 @@ impl<'a> Nodes<'a> {
             let groups = status.unheld_groups.into_iter();
             groups.map(move |group| (node.clone(), group))
         })
+    }
+
+    /// The servers that nodes say are down, by pool.
+    pub(super) fn down_servers(&self) -> BTreeMap<ObjectKey, Vec<(IpAddr, DownView)>> {
+        let mut found: BTreeMap<ObjectKey, Vec<_>> = BTreeMap::new();
+        for (node, status) in self.live() {
+            for server in status.down_servers {
+                let down = DownView {
+                    node: node.clone(),
+                    port: server.port,
+                    reason: server.reason,
+                };
+                let pool = ObjectKey::new(&server.namespace, &server.pool);
+                found.entry(pool).or_default().push((server.address, down));
+            }
+        }
+        found
     }
 
     /// All of them, by name.

@@ -35,6 +35,20 @@ pub struct ServerView {
     pub weight: u32,
     /// How it stands.
     pub state: ServerState,
+    /// The live nodes whose checks it fails.
+    pub down: Vec<DownView>,
+}
+
+/// That a server fails the checks of a node.
+#[derive(Serialize, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct DownView {
+    /// The node.
+    pub node: String,
+    /// The port that it checks; `None`: it checks by ICMP.
+    pub port: Option<u16>,
+    /// Why the check failed that decided it.
+    pub reason: String,
 }
 
 /// A port on a server.
@@ -47,7 +61,7 @@ pub struct TargetPortView {
     pub port: u16,
 }
 
-/// How a server stands, as far as Kubernetes tells: health checks of the nodes are not in it.
+/// How a server stands, as far as Kubernetes tells. Health checks of the nodes are not in it.
 #[derive(Serialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum ServerState {
     /// Static: always listed; its weight says whether it takes new flows.
@@ -116,6 +130,7 @@ pub(super) fn servers(
                 .collect(),
             weight: server.weight,
             state: ServerState::Static,
+            down: Vec::new(),
         });
         return Some(servers.collect());
     };
@@ -152,10 +167,21 @@ fn of_slices(
             address: server.address,
             weight: server.weight,
             state: state(endpoints, server.address),
+            down: Vec::new(),
         })
         .collect();
     servers.sort();
     servers
+}
+
+/// Says of each server at which nodes it is down.
+pub(super) fn mark_down(servers: &mut [ServerView], down: &[(IpAddr, DownView)]) {
+    for server in servers {
+        let here = down
+            .iter()
+            .filter(|(address, _)| *address == server.address);
+        server.down = here.map(|(_, down)| down.clone()).collect();
+    }
 }
 
 /// An endpoint may stand in several slices: the best of what they say counts.
@@ -170,6 +196,16 @@ fn state(endpoints: &[&SliceEndpoint], address: IpAddr) -> ServerState {
         })
         .min()
         .unwrap_or(ServerState::NotReady)
+}
+
+impl ServerView {
+    /// Where and why it is down, in a few words.
+    pub fn complaint(&self) -> Option<String> {
+        let first = self.down.first()?;
+        let mut nodes: Vec<&str> = self.down.iter().map(|down| down.node.as_str()).collect();
+        nodes.dedup();
+        Some(format!("down at {}: {}", nodes.join(", "), first.reason))
+    }
 }
 
 impl SourceView {

@@ -42,6 +42,7 @@ impl Collector for Metrics {
         self.tables(&mut encoder, &published)?;
         Self::agent(&mut encoder, &published)?;
         self.announcement(&mut encoder, &published)?;
+        self.checks(&mut encoder, &published)?;
         self.work(&mut encoder)?;
         source::encode(&mut encoder, &self.state.source)
     }
@@ -358,6 +359,23 @@ impl Metrics {
             counter(encoder, name, help, None, single(value))?;
         }
         Ok(())
+    }
+
+    fn checks(&self, encoder: &mut DescriptorEncoder<'_>, published: &Published) -> fmt::Result {
+        let servers = published.checked.map(|(verdict, servers)| {
+            let label = vec![("verdict", verdict.to_owned())];
+            (label, servers as u64)
+        });
+        let help = "Servers of pools with a health check, by what this node's checks say of them";
+        gauge(encoder, "sluice_checked_servers", help, pairs(&servers))?;
+        let counts = &self.state.checked;
+        let outcomes = [("passed", &counts.passed), ("failed", &counts.failed)];
+        let outcomes = outcomes.map(|(outcome, count)| {
+            let label = vec![("outcome", outcome.to_owned())];
+            (label, count.load(Ordering::Relaxed))
+        });
+        let help = "Health checks of servers";
+        counter(encoder, "sluice_checks", help, None, pairs(&outcomes))
     }
 
     fn work(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::{fs, io, thread};
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 use sluice_api::MacAddress;
@@ -160,10 +159,10 @@ impl KnownGroup {
     }
 }
 
-/// Writes what is to be remembered, so that nobody waits for a disk.
+/// Has written down what is to be remembered.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    sender: SyncSender<Memory>,
+    file: crate::keeper::Keeper<Memory>,
     /// Whether the API server was out of reach when this was last written.
     lacked_server: bool,
     /// Whether the plan is another one since then.
@@ -173,28 +172,12 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Starts the thread that writes the file.
     pub(super) fn start(path: PathBuf) -> io::Result<Self> {
-        let (sender, inbox) = sync_channel::<Memory>(1);
-        thread::Builder::new()
-            .name("memory".to_owned())
-            .spawn(move || {
-                let mut last = None;
-                for memory in inbox {
-                    // VIPs that come and go change nothing of it.
-                    if last.as_ref() == Some(&memory) {
-                        continue;
-                    }
-                    match write(&path, &memory) {
-                        Ok(()) => last = Some(memory),
-                        Err(error) => warn!(
-                            path = %path.display(),
-                            %error,
-                            "cannot write down what is announced: a restart without the API server would end it"
-                        ),
-                    }
-                }
-            })?;
+        let file = crate::keeper::Keeper::start(
+            path,
+            "cannot write down what is announced: a restart without the API server would end it",
+        )?;
         Ok(Self {
-            sender,
+            file,
             lacked_server: false,
             is_stale: false,
         })
@@ -210,15 +193,10 @@ impl Keeper {
         if !self.is_stale && self.lacked_server == lacks_server {
             return;
         }
-        if self.sender.try_send(Memory::of(plan, lacks_server)).is_ok() {
+        if self.file.write(Memory::of(plan, lacks_server)) {
             (self.is_stale, self.lacked_server) = (false, lacks_server);
         }
     }
-}
-
-fn write(path: &Path, memory: &Memory) -> anyhow::Result<()> {
-    let text = serde_json::to_vec(memory)?;
-    Ok(sluice_directory::write_atomically(path, &text)?)
 }
 
 #[cfg(test)]
@@ -276,7 +254,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("sluice-memory-{}.json", std::process::id()));
         assert_eq!(Memory::read(&path), None);
         let memory = Memory::of(&plan(), true);
-        write(&path, &memory).unwrap();
+        fs::write(&path, serde_json::to_vec(&memory).unwrap()).unwrap();
         let read = Memory::read(&path);
         fs::write(&path, "{").unwrap();
         assert_eq!(Memory::read(&path), None, "it is cut off");

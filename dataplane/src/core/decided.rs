@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sluice_api::{DecidedVirtualServer, ObjectKey, PoolDecision};
 use sluice_planner::{Server, Slice, SliceOwner, Slices};
 
+use super::checked::Checked;
+use super::drained::Drained;
 use crate::source::{Changes, Mark, SliceKey};
 
 /// The newest decisions, and the servers that follow from them.
@@ -22,6 +25,10 @@ pub(super) struct Decided {
     pools_of: BTreeMap<SliceOwner, BTreeSet<ObjectKey>>,
     /// How many servers have an address.
     addresses: BTreeMap<IpAddr, usize>,
+    /// Those that take no new flows, and how long they stay.
+    drained: Drained,
+    /// Which servers are checked.
+    pub(super) checked: Checked,
 }
 
 /// Decisions that differ from before, by key; `None`: the object has no decision any more.
@@ -47,11 +54,13 @@ impl Decided {
         changes: Changes,
         news: &mut Changed,
         addresses: &mut Addresses,
+        now: Instant,
     ) -> bool {
-        let mut differs = self.mark != changes.mark || !changes.virtual_servers.is_empty();
+        let differs = self.mark != changes.mark || !changes.virtual_servers.is_empty();
         self.mark = changes.mark;
         for (key, decision) in changes.virtual_servers {
             let content = decision.map(|decision| Arc::new(decision.content.clone()));
+            self.checked.set_virtual_server(&key, content.as_deref());
             news.virtual_servers.insert(key, content);
         }
         let mut pools = BTreeSet::new();
@@ -62,8 +71,40 @@ impl Decided {
         for (key, slice) in changes.slices {
             self.set_slice(key, slice, &mut pools);
         }
+        differs | self.set_all_servers(pools, news, addresses, now)
+    }
+
+    /// When a drained server's time is over.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.drained.deadline()
+    }
+
+    /// Lets servers go whose time is over. Returns whether any went.
+    pub(super) fn expire(
+        &mut self,
+        news: &mut Changed,
+        addresses: &mut Addresses,
+        now: Instant,
+    ) -> bool {
+        let pools = self.drained.due(now);
+        self.set_all_servers(pools, news, addresses, now)
+    }
+
+    /// Works out the servers of these pools. Returns whether any are others.
+    fn set_all_servers(
+        &mut self,
+        pools: BTreeSet<ObjectKey>,
+        news: &mut Changed,
+        addresses: &mut Addresses,
+        now: Instant,
+    ) -> bool {
+        let mut differs = false;
         for key in pools {
-            if self.set_servers(&key, addresses) {
+            let changed = self.set_servers(&key, addresses, now);
+            let decided = self.pools.get(&key).map(|pool| &pool.content);
+            self.checked
+                .set_pool(&key, decided.zip(self.servers.get(&key)));
+            if changed {
                 let servers = self.servers.get(&key).cloned();
                 news.servers.insert(key, servers);
                 differs = true;
@@ -123,9 +164,16 @@ impl Decided {
     }
 
     /// Works out a pool's servers. Returns whether they are others.
-    fn set_servers(&mut self, key: &ObjectKey, addresses: &mut Addresses) -> bool {
-        let after = self.pools.get(key).map(|pool| self.servers(key, pool));
+    fn set_servers(&mut self, key: &ObjectKey, addresses: &mut Addresses, now: Instant) -> bool {
+        let decided = self.pools.get(key).map(|pool| self.servers(key, pool));
         let before = self.servers.remove(key);
+        let drain = self.pools.get(key).and_then(|pool| pool.content.drain);
+        let time = drain.map(|drain| Duration::from_secs(drain.timeout_seconds.into()));
+        let known = before.as_deref().unwrap_or_default();
+        if decided.is_none() {
+            self.drained.forget(key);
+        }
+        let after = decided.map(|decided| self.drained.keep(key, time, known, decided, now));
         if before.as_deref() == after.as_deref() {
             self.servers
                 .extend(before.map(|servers| (key.clone(), servers)));
@@ -234,7 +282,7 @@ mod tests {
         let mut changes = Changes::default();
         change(&mut changes);
         let (mut news, mut addresses) = (Changed::default(), Addresses::default());
-        let differs = decided.apply(changes, &mut news, &mut addresses);
+        let differs = decided.apply(changes, &mut news, &mut addresses, Instant::now());
         assert_eq!(differs, !news.servers.is_empty());
         let text = |set: BTreeSet<IpAddr>| set.iter().map(ToString::to_string).collect();
         (differs, text(addresses.added), text(addresses.removed))

@@ -1,5 +1,7 @@
 //! The newest word of the sources: the decisions, and the spec of this node.
 
+use std::time::Instant;
+
 use sluice_api::{LoadBalancerNode, ObjectKey, Peer, Peers};
 use sluice_planner::Server;
 use tracing::{debug, info};
@@ -42,7 +44,7 @@ pub(super) struct Intent {
 
 impl Intent {
     /// Takes in an event.
-    pub(super) fn take(&mut self, event: Event) {
+    pub(super) fn take(&mut self, event: Event, now: Instant) {
         match event {
             Event::Decided(changes) => {
                 debug!(revision = changes.mark.revision, "new decisions");
@@ -52,7 +54,7 @@ impl Intent {
                 }
                 let first = self.decided.is_none();
                 let decided = self.decided.get_or_insert_default();
-                let differs = decided.apply(changes, &mut self.changed, &mut self.addresses);
+                let differs = decided.apply(changes, &mut self.changed, &mut self.addresses, now);
                 self.version += u64::from(differs || first);
             }
             Event::Node(node) => {
@@ -75,6 +77,21 @@ impl Intent {
                 self.peers_changed = true;
             }
         }
+    }
+
+    /// Lets servers go that are drained and whose time is over. Returns whether any went.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        let Some(decided) = &mut self.decided else {
+            return false;
+        };
+        let differs = decided.expire(&mut self.changed, &mut self.addresses, now);
+        self.version += u64::from(differs);
+        differs
+    }
+
+    /// When the next of them is to go.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.decided.as_ref().and_then(Decided::deadline)
     }
 
     /// The servers of these pools that take flows.

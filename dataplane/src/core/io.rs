@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use sluice_api::LoadBalancerNodeStatus;
 use sluice_api::jiff::Timestamp;
+use sluice_api::{LoadBalancerNodeStatus, ObjectKey};
 use sluice_planner::{Image, MapOp};
 
 use crate::announce::{Plan, Told};
+use crate::health;
 use crate::maps::{self, Attached, Hook, Mode, XdpChoice};
 use crate::netlink::{self, Route, Settings, Table};
 use crate::source::Event;
@@ -39,6 +40,8 @@ pub enum Input {
     NetlinkLost,
     /// News of the announcer.
     Announcer(Box<Told>),
+    /// News of the checker.
+    Checker(Box<health::Told>),
     /// News ends for now, or a deadline has passed: whatever is due is to be done.
     Turn,
     /// Of [`Effect::ReadTable`].
@@ -99,6 +102,8 @@ pub enum Effect {
     Detach(Vec<(Hook, String)>),
     /// Have VIPs announced by this plan. Has no outcome.
     Announce(Box<Plan>),
+    /// Have the servers of these pools checked; `None`: no more. Has no outcome.
+    Check(Vec<(ObjectKey, Option<health::PoolChecks>)>),
     /// Hand VIP groups over, and take programs, maps, pins, registered neighbours and multicast groups off the node.
     LeaveNode,
     /// Show what is. Has no outcome.

@@ -5,6 +5,8 @@
 //!                        │     ▼
 //! Input ──► Core::on() ──┼► network   links, neighbours, routes: the way to each server
 //!             ▲          │     ▼
+//!             │          ├► health    which servers are checked, and which are down
+//!             │          │     ▼
 //!             │          ├► program   the maps, and what is attached to interfaces
 //!             │          │     ▼
 //!             │          ├► announce  which VIPs may be announced here, and by whom else
@@ -21,7 +23,10 @@
 mod advice;
 mod announce;
 mod back_off;
+mod checked;
 mod decided;
+mod drained;
+mod health;
 mod intent;
 mod io;
 mod network;
@@ -36,10 +41,13 @@ use sluice_api::LoadBalancerNodeStatus;
 use sluice_planner::Limits;
 use tracing::{error, info};
 
+use crate::health::Memory;
+
 use advice::Advice;
 use announce::Announce;
 pub use announce::AnnounceOptions;
 use back_off::BackOff;
+use health::Health;
 use intent::Intent;
 pub use io::{Attachment, Effect, Input, LeaveError, Now, Place, Wanted};
 use network::Network;
@@ -61,6 +69,7 @@ enum Phase {
 struct Working {
     intent: Intent,
     network: Network,
+    health: Health,
     program: Program,
     announce: Announce,
     advice: Advice,
@@ -79,17 +88,19 @@ struct Leaving {
 }
 
 impl Core {
-    /// Nothing is known yet. `before` is the status that an earlier agent of this node wrote last.
+    /// Nothing is known yet. `before` is the status that an earlier agent of this node wrote last, `health` what it knew of servers.
     pub fn new(
         node: &str,
         kernel_release: String,
         limits: Limits,
         before: LoadBalancerNodeStatus,
         announce: AnnounceOptions,
+        health: Memory,
     ) -> Self {
         Self(Phase::Working(Box::new(Working {
             intent: Intent::default(),
             network: Network::new(),
+            health: Health::new(health),
             program: Program::new(node, limits),
             announce: Announce::new(node, announce),
             advice: Advice::default(),
@@ -132,11 +143,11 @@ impl Core {
 
 impl Working {
     /// Takes in news, which change nothing before the next turn. Returns any other input.
-    fn note(&mut self, input: Input) -> Option<Input> {
+    fn note(&mut self, input: Input, now: Instant) -> Option<Input> {
         match input {
             Input::Source(event) => {
                 let (intent, network) = (&mut self.intent, &mut self.network);
-                intent.take(event);
+                intent.take(event, now);
                 network.follow(intent.take_addresses(), intent.take_peers());
             }
             Input::SourceSynced(synced) => self.intent.synced = synced,
@@ -148,6 +159,7 @@ impl Working {
             }
             Input::NetlinkLost => self.network.lose(),
             Input::Announcer(told) => self.announce.tell(*told),
+            Input::Checker(told) => self.health.tell(*told),
             other => return Some(other),
         }
         None
@@ -155,7 +167,7 @@ impl Working {
 
     /// Returns the generation of the spec by which the node is detached, once nothing is on it any more.
     fn on(&mut self, input: Input, now: Now, effects: &mut Vec<Effect>) -> Option<i64> {
-        let input = self.note(input)?;
+        let input = self.note(input, now.instant)?;
         let Self {
             intent,
             network,
@@ -172,6 +184,7 @@ impl Working {
             | Input::Netlink(_)
             | Input::NetlinkLost
             | Input::Announcer(_)
+            | Input::Checker(_)
             | Input::Turn => {}
             Input::TableRead(read) => {
                 network.table_read(read, now.instant);
@@ -212,11 +225,16 @@ impl Working {
         if self.intent.detach.is_some() {
             self.leaving.turn(now.instant, effects);
         } else {
+            if self.intent.expire(now.instant) {
+                let addresses = self.intent.take_addresses();
+                self.network.follow(addresses, None);
+            }
             self.network.turn(&self.intent, now.instant, effects);
             if !self.network.is_waiting() {
                 let (intent, network) = (&mut self.intent, &mut self.network);
+                self.health.turn(intent, effects);
                 self.announce.prepare(intent, network);
-                let changed = &mut self.announce;
+                let changed = (&mut self.announce, &mut self.health);
                 self.program
                     .turn(intent, network, changed, now.instant, effects);
                 if !self.program.is_waiting() {
@@ -238,6 +256,7 @@ impl Working {
             network: &self.network,
             program: &self.program,
             announce: &self.announce,
+            health: &self.health,
             advice: self.advice.complaints(),
             not_left: self.leaving.failure.as_deref(),
         };
@@ -246,6 +265,7 @@ impl Working {
 
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let times = [
+            self.intent.deadline(),
             self.network.deadline(),
             self.program.deadline(),
             self.announce.deadline(now),

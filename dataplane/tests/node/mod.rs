@@ -170,6 +170,9 @@ impl Node {
                 content: DecidedRealServerPool {
                     servers: servers.collect::<Result<_>>()?,
                     endpoints: None,
+                    health_check: None,
+                    warmup: None,
+                    drain: None,
                 },
             }),
             ..RealServerPoolStatus::default()

@@ -241,6 +241,9 @@ pub(super) fn accept(
                 selector: spec.servers.selector.clone(),
                 target_ports: spec.target_ports.clone(),
             }),
+            health_check: spec.health_check.clone(),
+            warmup: spec.warmup,
+            drain: spec.drain,
         })
     };
     match (&spec.servers.selector, &spec.servers.service_name) {
@@ -316,6 +319,9 @@ fn accept_static(
         Ok(DecidedRealServerPool {
             servers,
             endpoints: None,
+            health_check: spec.health_check.clone(),
+            warmup: spec.warmup,
+            drain: spec.drain,
         })
     } else {
         Err(refusals)

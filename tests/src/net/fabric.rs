@@ -267,6 +267,13 @@ impl Fabric {
         Ok(())
     }
 
+    /// The web server of this name.
+    pub fn web(&mut self, server: &str) -> Result<&mut Web> {
+        self.web
+            .get_mut(server)
+            .with_context(|| format!("no web server is called {server}"))
+    }
+
     /// Counts on the far end of a node's link.
     pub fn count_beyond<'a>(
         &'a self,

@@ -40,7 +40,7 @@ pub mod suite;
 mod tcp;
 mod udp;
 mod wait;
-mod web;
+pub mod web;
 mod xdp;
 
 pub use address::{Cidr, Dual, Family};
@@ -59,5 +59,5 @@ pub use tcp::{
 };
 pub use udp::{Echo, StreamReport, UdpStream};
 pub use wait::{interrupt, interrupted, listen_for_ctrl_c, until};
-pub use web::Web;
+pub use web::{WELL, Web};
 pub use xdp::{PassProgram, object_path};

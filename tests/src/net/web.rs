@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,10 +14,16 @@ use super::process::Process;
 use super::run::Run;
 use super::wait;
 
-/// nginx, which answers every request with `NAME ADDRESS PORT`: its own name, then the client as it sees it.
+/// Where a server says whether it is well.
+pub const WELL: &str = "/well";
+
+/// nginx, which answers every request with `NAME ADDRESS PORT`: its own name, then the client as it sees it. At [`WELL`] it answers with
+/// `well`, or with status 503.
 #[derive(Debug)]
 pub struct Web {
     process: Process,
+    /// A file that is there while the server is not well.
+    unwell: PathBuf,
 }
 
 impl Web {
@@ -27,15 +34,11 @@ impl Web {
         name: &str,
         addresses: &[SocketAddr],
     ) -> Result<Self> {
-        let directory = run.directory().join(format!("nginx-{name}"));
-        fs::create_dir(&directory).with_context(|| format!("create {}", directory.display()))?;
-        let config = directory.join("nginx.conf");
-        fs::write(&config, configuration(name, addresses)?)?;
+        let directory = directory(run, name)?;
+        let unwell = directory.join("unwell");
         fs::write(directory.join(BULK.trim_start_matches('/')), bulk())?;
-        let mut command = namespace.command("nginx");
-        command.arg("-p").arg(&directory).arg("-c").arg(&config);
-        let mut process = Process::start(namespace, &format!("nginx-{name}"), command)
-            .context("nginx (Debian: package nginx-light) is needed")?;
+        let http = configuration(name, addresses, &unwell)?;
+        let mut process = start(namespace, name, &directory, &http)?;
         for &address in addresses {
             let mut state = Ok(());
             wait::until(
@@ -49,7 +52,17 @@ impl Web {
             )?;
             state?;
         }
-        Ok(Self { process })
+        Ok(Self { process, unwell })
+    }
+
+    /// What it says of itself at [`WELL`].
+    pub fn set_well(&self, well: bool) -> Result<()> {
+        if well {
+            fs::remove_file(&self.unwell)?;
+        } else {
+            fs::write(&self.unwell, [])?;
+        }
+        Ok(())
     }
 
     /// The server's process.
@@ -58,25 +71,14 @@ impl Web {
     }
 }
 
-fn configuration(name: &str, addresses: &[SocketAddr]) -> Result<String> {
+fn configuration(name: &str, addresses: &[SocketAddr], unwell: &Path) -> Result<String> {
+    let unwell = unwell.display();
     let mut listen = String::new();
     for address in addresses {
         writeln!(listen, "    listen {address} backlog=4096;")?;
     }
-    // Relative paths are below the directory given by -p.
     Ok(format!(
-        "daemon off;
-master_process off;
-pid nginx.pid;
-error_log stderr warn;
-events {{ worker_connections 8192; }}
-http {{
-  access_log off;
-  client_body_temp_path body;
-  proxy_temp_path proxy;
-  fastcgi_temp_path fastcgi;
-  uwsgi_temp_path uwsgi;
-  scgi_temp_path scgi;
+        "  access_log off;
   keepalive_requests 1000000;
   keepalive_timeout 600s;
   server {{
@@ -85,8 +87,44 @@ http {{
       return 200 \"{name} $remote_addr $remote_port\\n\";
     }}
     location = {BULK} {{ root .; }}
+    location = {WELL} {{
+      default_type text/plain;
+      if (-f {unwell}) {{ return 503; }}
+      return 200 \"well\\n\";
+    }}
   }}
-}}
 "
     ))
+}
+
+/// Makes the directory of an nginx of this name, below which its relative paths are.
+pub fn directory(run: &Run, name: &str) -> Result<PathBuf> {
+    let directory = run.directory().join(format!("nginx-{name}"));
+    fs::create_dir(&directory).with_context(|| format!("create {}", directory.display()))?;
+    Ok(directory)
+}
+
+/// Starts nginx with these directives in its block `http`.
+pub fn start(namespace: &Namespace, name: &str, directory: &Path, http: &str) -> Result<Process> {
+    let config = directory.join("nginx.conf");
+    let text = format!(
+        "daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 8192; }}
+http {{
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+{http}}}
+"
+    );
+    fs::write(&config, text)?;
+    let mut command = namespace.command("nginx");
+    command.arg("-p").arg(directory).arg("-c").arg(&config);
+    Process::start(namespace, &format!("nginx-{name}"), command)
+        .context("nginx (Debian: package nginx-light) is needed")
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use sluice_planner::Limits;
 
 use super::announce::Announce;
+use super::health::Health;
 use super::intent::Intent;
 use super::io::Effect;
 use super::network::Network;
@@ -39,11 +40,11 @@ impl Program {
         &mut self,
         intent: &mut Intent,
         network: &mut Network,
-        announce: &mut Announce,
+        changed: (&mut Announce, &mut Health),
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
-        self.tables.turn((intent, network, announce), now, effects);
+        self.tables.turn((intent, network), changed, now, effects);
         if self.tables.is_waiting() {
             return;
         }

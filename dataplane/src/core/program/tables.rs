@@ -17,6 +17,7 @@ use tracing::{error, warn};
 use super::view;
 use crate::core::announce::Announce;
 use crate::core::back_off::BackOff;
+use crate::core::health::Health;
 use crate::core::intent::Intent;
 use crate::core::io::Effect;
 use crate::core::network::Network;
@@ -28,6 +29,16 @@ use crate::state::SharedPlanner;
 pub(in crate::core) struct Revisions {
     pub(in crate::core) virtual_servers: u64,
     pub(in crate::core) pools: u64,
+}
+
+/// The input of a plan: the versions of what other rooms say, and the node's role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Source {
+    intent: u64,
+    network: u64,
+    announce: u64,
+    health: u64,
+    role: Role,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,8 +64,8 @@ pub(in crate::core) struct Summary {
 #[derive(Debug)]
 pub(in crate::core) struct Tables {
     node: String,
-    /// Input that is planned for: the versions of decisions, network and announcement, and the node's role.
-    source: Option<(u64, u64, u64, Role)>,
+    /// Input that is planned for.
+    source: Option<Source>,
     planner: SharedPlanner,
     /// Whether the maps must be read back before anything is written.
     is_doubtful: bool,
@@ -96,7 +107,8 @@ impl Tables {
     /// Plans for what has changed, or anew if the last plan failed.
     pub(super) fn turn(
         &mut self,
-        (intent, network, announce): (&mut Intent, &mut Network, &mut Announce),
+        (intent, network): (&mut Intent, &mut Network),
+        (announce, health): (&mut Announce, &mut Health),
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
@@ -107,7 +119,13 @@ impl Tables {
             return;
         }
         let role = view::role(&node.spec);
-        let source = (intent.version, network.version(), announce.version(), role);
+        let source = Source {
+            intent: intent.version,
+            network: network.version(),
+            announce: announce.version(),
+            health: health.version(),
+            role,
+        };
         if self.in_force.is_some() && self.source == Some(source) {
             return;
         }
@@ -131,6 +149,9 @@ impl Tables {
         }
         for (vip, announced) in announce.take_changed() {
             planner.set_announced(vip, announced);
+        }
+        for (pool, tenths) in health.take_changed() {
+            planner.set_tenths(&pool, tenths);
         }
         drop(planner);
         if self.is_doubtful {

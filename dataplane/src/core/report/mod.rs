@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_api::{
-    Capabilities, CapacityEntry, ConditionType, GroupRole, LoadBalancerNodeStatus, MAX_EXCEPTIONS,
-    MAX_NEW_ADDRESSES, MAX_NODE_ADDRESSES, MAX_UNHELD_GROUPS, NodeException, Reason, Time,
-    set_condition,
+    Capabilities, CapacityEntry, ConditionType, GroupRole, LoadBalancerNodeStatus,
+    MAX_DOWN_SERVERS, MAX_EXCEPTIONS, MAX_NEW_ADDRESSES, MAX_NODE_ADDRESSES, MAX_UNHELD_GROUPS,
+    NodeException, Reason, Time, set_condition,
 };
 use sluice_planner::Problem;
 
 use super::announce::Announce;
+use super::health::Health;
 use super::intent::Intent;
 use super::io::{Effect, Now};
 use super::network::Network;
@@ -41,6 +42,7 @@ pub(super) struct Rooms<'a> {
     pub(super) network: &'a Network,
     pub(super) program: &'a Program,
     pub(super) announce: &'a Announce,
+    pub(super) health: &'a Health,
     /// What is wrong with the settings of the node's network.
     pub(super) advice: &'a [String],
     /// Why the node could not be left clean.
@@ -229,6 +231,7 @@ impl Report {
                 .take(MAX_NEW_ADDRESSES)
                 .collect(),
             address_claims: rooms.announce.claims().collect(),
+            down_servers: rooms.health.down().take(MAX_DOWN_SERVERS).collect(),
             capabilities: Some(self.capabilities(rooms)),
             capacity: self.capacity.iter().map(entry).collect(),
         };
@@ -263,6 +266,7 @@ impl Report {
         let missed = rooms.program.attachments.missed_uplinks();
         let nearly_full = self.nearly_full.texts(&self.capacity);
         let (claimed_reason, claimed) = rooms.announce.claimed();
+        let (down_reason, down) = rooms.health.complaints();
         for (kind, reason, amiss) in [
             (
                 ConditionType::NotAttached,
@@ -280,6 +284,7 @@ impl Report {
                 rooms.advice,
             ),
             (ConditionType::AddressClaimed, claimed_reason, &claimed[..]),
+            (ConditionType::ServersDown, down_reason, &down[..]),
         ] {
             warn_of(status, (kind, reason), amiss, now);
         }
@@ -300,6 +305,7 @@ impl Report {
                 .map(|group| (group.name, group.role == GroupRole::Holder))
                 .collect(),
             groups_without_holder: rooms.announce.unheld().count(),
+            checked: rooms.health.counts(),
             interfaces: uplinks
                 .map(|uplink| (uplink.name.clone(), uplink.attach_mode))
                 .collect(),

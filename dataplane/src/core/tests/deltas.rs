@@ -196,6 +196,9 @@ fn pool_of_pods(revision: u64, name: &str) -> PoolDecision {
                 selector: None,
                 target_ports: Vec::new(),
             }),
+            health_check: None,
+            warmup: None,
+            drain: None,
         },
         ..pool_decision(revision, &[])
     }

@@ -2,6 +2,7 @@
 
 mod announce;
 mod deltas;
+mod health;
 mod network;
 mod program;
 mod report;
@@ -29,6 +30,7 @@ use super::{
 };
 use crate::announce::Plan;
 use crate::fixtures::{LIMITS, virtual_server};
+use crate::health::Memory;
 use crate::maps::{self, Attached, Hook, Mode};
 use crate::netlink::{self, Route, Settings, Table};
 use crate::source::{Changes, Event, Mark};
@@ -76,6 +78,7 @@ impl World {
             LIMITS,
             before,
             AnnounceOptions::default(),
+            Memory::default(),
         ))
     }
 
@@ -267,7 +270,9 @@ impl World {
                 self.status = Some(*status);
                 return None;
             }
-            Effect::KeepNeighbour(..) | Effect::ReleaseNeighbour(..) => return None,
+            Effect::KeepNeighbour(..) | Effect::ReleaseNeighbour(..) | Effect::Check(_) => {
+                return None;
+            }
         })
     }
 }
@@ -298,6 +303,17 @@ fn name(effect: &Effect) -> String {
         }
         Effect::LeaveNode => "LeaveNode".to_owned(),
         Effect::Announce(_) => "Announce".to_owned(),
+        Effect::Check(changes) => {
+            let checks = changes.iter().map(|(pool, wanted)| match wanted {
+                None => format!("{pool} not"),
+                Some(wanted) => {
+                    let servers: Vec<String> =
+                        wanted.servers.iter().map(ToString::to_string).collect();
+                    format!("{pool} at {}", servers.join(","))
+                }
+            });
+            format!("Check {}", checks.collect::<Vec<_>>().join("; "))
+        }
         Effect::Publish(_) => "Publish".to_owned(),
         Effect::WriteStatus(_) => "WriteStatus".to_owned(),
     }
@@ -393,6 +409,9 @@ fn pool_decision(revision: u64, servers: &[&str]) -> PoolDecision {
         content: DecidedRealServerPool {
             servers: servers.iter().map(server).collect(),
             endpoints: None,
+            health_check: None,
+            warmup: None,
+            drain: None,
         },
     }
 }

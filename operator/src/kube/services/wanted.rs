@@ -73,6 +73,9 @@ pub(super) fn wanted(
             ..Servers::default()
         },
         target_ports: Vec::new(),
+        health_check: None,
+        warmup: None,
+        drain: None,
     };
     Ok(Wanted {
         virtual_server,

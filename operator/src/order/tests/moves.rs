@@ -46,6 +46,9 @@ fn status(revision: u64, servers: &[u8]) -> RealServerPoolStatus {
     let content = DecidedRealServerPool {
         servers: servers.collect(),
         endpoints: None,
+        health_check: None,
+        warmup: None,
+        drain: None,
     };
     RealServerPoolStatus {
         decision: Some(PoolDecision {

@@ -80,7 +80,14 @@ fn a_node_that_cannot_announce_says_so_and_gets_no_group() {
         ..AnnounceOptions::default()
     };
     let before = LoadBalancerNodeStatus::default();
-    let mut world = World::with(Core::new("d1", "6.1".to_owned(), LIMITS, before, options));
+    let mut world = World::with(Core::new(
+        "d1",
+        "6.1".to_owned(),
+        LIMITS,
+        before,
+        options,
+        Memory::default(),
+    ));
     world.tell(Input::Source(node(1, XdpMode::Auto)));
     world.tell(Input::Source(Event::MayHold(true)));
     world.tell(pool(|_| ()));

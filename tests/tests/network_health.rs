@@ -1,0 +1,357 @@
+//! Which servers take new flows: by health checks, while they warm up, and while they are drained.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use sluice_api::{ConditionType, find_condition};
+use sluice_tests::net::fabric::{DIRECTORS, client_sources};
+use sluice_tests::net::lab::{Lab, Mode};
+use sluice_tests::net::manifest;
+use sluice_tests::net::suite::Suite;
+use sluice_tests::net::{ConnectionMaker, Family, KeptConnections, Protocol, WELL, until};
+
+/// Clients of a spread: each asks from an address of its own.
+const CLIENTS: usize = 400;
+/// How long verdicts take at most: three checks a second apart, and what a busy machine needs.
+const VERDICT: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    for mode in Mode::ALL {
+        suite.check(
+            format!("{mode}: who fails takes no new flows, and nobody else's move"),
+            move |lab| takes_no_flows(lab, mode),
+        );
+    }
+    suite.check(
+        "refusing, hanging and answering else all fail",
+        kinds_of_faults,
+    );
+    suite.check("a restart of the agent keeps verdicts", restart);
+    suite.check("where all are down all take flows", all_down);
+    suite.check("a check that nobody passes takes nobody out", never_passed);
+    suite.check("a check has a port of its own", own_port);
+    for mode in [Mode::Nat, Mode::Dr] {
+        suite.check(
+            format!("{mode}: who was removed keeps its connections for a time"),
+            move |lab| drains(lab, mode),
+        );
+    }
+    suite.check("who joins others gets its share step by step", warms_up);
+    suite.main(|| Lab::build(&Mode::ALL, &[], &[]))
+}
+
+fn by_http() -> Value {
+    json!({"http": {"path": WELL, "bodyContains": "well"}, "intervalSeconds": 1, "timeoutMilliseconds": 500, "fall": 2})
+}
+
+/// Has all three servers of a mode serve, in one pool with this check. New flows go by the client's address.
+fn serve(lab: &mut Lab, mode: Mode, check: Value) -> Result<()> {
+    serve_by(lab, mode, &mode.servers(), ("healthCheck", check))
+}
+
+/// Has these servers of a mode serve, in one pool with this field in its spec.
+fn serve_by(lab: &mut Lab, mode: Mode, servers: &[&str], field: (&str, Value)) -> Result<()> {
+    let name = mode.virtual_server();
+    let pool_name = format!("checked-{name}");
+    let members = lab.members(servers)?;
+    let mut pool = manifest::pool(&pool_name, &members, mode.target_port());
+    pool["spec"][field.0] = field.1;
+    let pools = [(pool_name.as_str(), 1)];
+    let mut server = manifest::virtual_server(name, mode.name(), mode.vip(), &pools);
+    server["spec"]["serverSelection"] = json!("ClientAddress");
+    lab.sluice.apply(name, &[pool, server])?;
+    lab.sluice.await_weights(name, &pools)?;
+    lab.sluice.await_pool(&pool_name, servers.len())
+}
+
+/// Puts a mode's own pools in place again.
+fn restore(lab: &mut Lab, mode: Mode) -> Result<()> {
+    lab.set_shares(mode, 100, 0)
+}
+
+/// How many servers the director has verdicts of this kind on.
+fn count(lab: &Lab, verdict: &str) -> Result<u64> {
+    let series = format!("sluice_checked_servers{{verdict=\"{verdict}\"}}");
+    let metrics = lab.sluice.metrics(DIRECTORS[0])?;
+    let value = metrics
+        .get(&series)
+        .with_context(|| format!("no {series}"))?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count of a few servers"
+    )]
+    Ok(*value as u64)
+}
+
+/// Waits until the director knows so many servers to be up and down, in both families together.
+fn await_verdicts(lab: &Lab, up: u64, down: u64) -> Result<()> {
+    let mut seen = String::new();
+    let known = until("the director to know which servers work", VERDICT, || {
+        let counts = ["up", "down"].map(|verdict| count(lab, verdict).unwrap_or(u64::MAX));
+        seen = format!("{counts:?}");
+        counts == [up, down]
+    });
+    known.with_context(|| seen)
+}
+
+/// The server that each client gets.
+fn servers_of(
+    lab: &Lab,
+    mode: Mode,
+    family: Family,
+    port: u16,
+) -> Result<BTreeMap<SocketAddr, String>> {
+    let sources = client_sources(family, 51, CLIENTS);
+    let target = mode.target(family);
+    let mut found = BTreeMap::new();
+    for source in sources {
+        let from = SocketAddr::new(source.ip(), port);
+        let answer = lab
+            .fabric
+            .client()
+            .within(|| Protocol::Tcp.ask(Some(from), target))??;
+        found.insert(SocketAddr::new(source.ip(), 0), answer.server);
+    }
+    Ok(found)
+}
+
+fn takes_no_flows(lab: &mut Lab, mode: Mode) -> Result<()> {
+    serve(lab, mode, by_http())?;
+    await_verdicts(lab, 6, 0)?;
+    let client = lab.fabric.client().clone();
+    let targets = Family::BOTH.map(|family| mode.target(family));
+    let before = Family::BOTH.map(|family| servers_of(lab, mode, family, 20_001));
+    let kept = KeptConnections::open(&client, &targets, 40, Duration::from_millis(20))?;
+    // The one that has connections.
+    let sick = kept.servers().keys().next().context("a server")?.clone();
+    let maker = ConnectionMaker::start(&client, &targets, 2, Duration::from_millis(5))?;
+    lab.fabric.web(&sick)?.set_well(false)?;
+    await_verdicts(lab, 4, 2)?;
+    for (family, before) in Family::BOTH.into_iter().zip(&before) {
+        let before = before
+            .as_ref()
+            .map_err(|error| anyhow::anyhow!("{error:#}"))?;
+        let after = servers_of(lab, mode, family, 20_002)?;
+        let mut moved = BTreeMap::new();
+        for (client, server) in &after {
+            let was = &before[client];
+            ensure!(*server != sick, "{client} got {sick}, which is down");
+            ensure!(
+                was == server || *was == sick,
+                "{client} moved from {was} to {server}"
+            );
+            if *was == sick {
+                *moved.entry(server.clone()).or_insert(0) += 1;
+            }
+        }
+        ensure!(
+            moved.len() == 2,
+            "{family}: all that was {sick}'s went to {moved:?}"
+        );
+    }
+    lab.fabric.web(&sick)?.set_well(true)?;
+    await_verdicts(lab, 6, 0)?;
+    for (family, before) in Family::BOTH.into_iter().zip(before) {
+        let after = servers_of(lab, mode, family, 20_003)?;
+        ensure!(before? == after, "{family}: not all are where they were");
+    }
+    maker.stop().expect_none_failed()?;
+    ensure!(kept.close()? > 1, "the kept connections were not used");
+    restore(lab, mode)
+}
+
+/// Each fault of the second server has its own words in the node's condition.
+fn kinds_of_faults(lab: &mut Lab) -> Result<()> {
+    let mode = Mode::FullNat;
+    let [_, sick, _] = mode.servers();
+    serve(lab, mode, by_http())?;
+    await_verdicts(lab, 6, 0)?;
+    let process = Pid::from_raw(i32::try_from(lab.fabric.web(sick)?.process().id())?);
+    kill(process, Signal::SIGSTOP)?;
+    await_verdicts(lab, 4, 2)?;
+    expect_words(lab, "did not answer within 500 ms")?;
+    kill(process, Signal::SIGCONT)?;
+    await_verdicts(lab, 6, 0)?;
+    lab.fabric.web(sick)?.set_well(false)?;
+    await_verdicts(lab, 4, 2)?;
+    expect_words(lab, "answered with status 503")?;
+    // A connection can be opened all the same.
+    serve(lab, mode, json!({"tcp": {}, "intervalSeconds": 1}))?;
+    await_verdicts(lab, 6, 0)?;
+    lab.fabric.web(sick)?.set_well(true)?;
+    let port = mode.target_port().context("a port")?;
+    let echo = json!({"udp": {"send": "x"}, "port": port, "intervalSeconds": 1});
+    serve(lab, mode, echo)?;
+    await_verdicts(lab, 6, 0)?;
+    restore(lab, mode)
+}
+
+fn expect_words(lab: &Lab, words: &str) -> Result<()> {
+    let mut message = String::new();
+    let said = until("the node to say why", VERDICT, || {
+        let status = lab.sluice.node(DIRECTORS[0]).unwrap_or_default();
+        let condition = find_condition(&status.conditions, ConditionType::ServersDown);
+        message = condition.map_or_else(String::new, |condition| condition.message.clone());
+        message.contains(words)
+    });
+    said.with_context(|| message)
+}
+
+fn restart(lab: &mut Lab) -> Result<()> {
+    let mode = Mode::FullNat;
+    let [_, sick, _] = mode.servers();
+    serve(lab, mode, by_http())?;
+    await_verdicts(lab, 6, 0)?;
+    lab.fabric.web(sick)?.set_well(false)?;
+    await_verdicts(lab, 4, 2)?;
+    let client = lab.fabric.client().clone();
+    let targets = Family::BOTH.map(|family| mode.target(family));
+    let maker = ConnectionMaker::start(&client, &targets, 2, Duration::from_millis(2))?;
+    maker.take_report().expect_none_failed()?;
+    lab.sluice.kill_agent(DIRECTORS[0])?;
+    lab.sluice.restart_agent(DIRECTORS[0])?;
+    lab.sluice.await_ready()?;
+    await_verdicts(lab, 4, 2)?;
+    let report = maker.stop();
+    report.expect_none_failed()?;
+    ensure!(
+        report.spread.total() > 100,
+        "{} connections",
+        report.spread.total()
+    );
+    ensure!(
+        report.spread.of(sick) == 0,
+        "{sick} is down, and got {}",
+        report.spread.of(sick)
+    );
+    lab.fabric.web(sick)?.set_well(true)?;
+    await_verdicts(lab, 6, 0)?;
+    restore(lab, mode)
+}
+
+fn all_down(lab: &mut Lab) -> Result<()> {
+    let mode = Mode::Tun;
+    serve(lab, mode, by_http())?;
+    await_verdicts(lab, 6, 0)?;
+    let before = servers_of(lab, mode, Family::V4, 20_004)?;
+    for server in mode.servers() {
+        lab.fabric.web(server)?.set_well(false)?;
+    }
+    await_verdicts(lab, 0, 6)?;
+    expect_words(lab, "so all of them take flows")?;
+    ensure!(
+        servers_of(lab, mode, Family::V4, 20_005)? == before,
+        "flows have moved"
+    );
+    for server in mode.servers() {
+        lab.fabric.web(server)?.set_well(true)?;
+    }
+    await_verdicts(lab, 6, 0)?;
+    restore(lab, mode)
+}
+
+fn never_passed(lab: &mut Lab) -> Result<()> {
+    let mode = Mode::Dr;
+    lab.sluice
+        .expect_complaint("no server has ever passed its check");
+    let wrong =
+        json!({"http": {"expectedStatuses": [{"min": 599, "max": 599}]}, "intervalSeconds": 1});
+    serve(lab, mode, wrong)?;
+    await_verdicts(lab, 0, 6)?;
+    expect_words(
+        lab,
+        "no server has ever passed its check, so all take flows",
+    )?;
+    let start = Instant::now();
+    let got = servers_of(lab, mode, Family::V6, 20_006)?;
+    let distinct: std::collections::BTreeSet<&String> = got.values().collect();
+    ensure!(
+        distinct.len() == 3,
+        "{distinct:?} after {:?}",
+        start.elapsed()
+    );
+    restore(lab, mode)
+}
+
+/// The port that clients reach is served, and the one that is checked is not.
+fn own_port(lab: &mut Lab) -> Result<()> {
+    let mode = Mode::Nat;
+    lab.sluice
+        .expect_complaint("no server has ever passed its check");
+    serve(
+        lab,
+        mode,
+        json!({"tcp": {}, "port": 9, "intervalSeconds": 1}),
+    )?;
+    await_verdicts(lab, 0, 6)?;
+    expect_words(lab, ":9: cannot connect")?;
+    serve(
+        lab,
+        mode,
+        json!({"tcp": {}, "port": 80, "intervalSeconds": 1}),
+    )?;
+    await_verdicts(lab, 6, 0)?;
+    restore(lab, mode)
+}
+
+fn drains(lab: &mut Lab, mode: Mode) -> Result<()> {
+    let time = Duration::from_secs(6);
+    let drain = || ("drain", json!({"timeoutSeconds": time.as_secs()}));
+    serve_by(lab, mode, &mode.servers(), drain())?;
+    let client = lab.fabric.client().clone();
+    let targets = Family::BOTH.map(|family| mode.target(family));
+    let open = || KeptConnections::open(&client, &targets, 40, Duration::from_millis(50));
+    let (early, late) = (open()?, open()?);
+    let (removed, theirs) = late.servers().first_key_value().context("a server")?;
+    let (removed, theirs) = (removed.clone(), *theirs);
+    let mut others = mode.servers().to_vec();
+    others.retain(|server| *server != removed);
+    let maker = ConnectionMaker::start(&client, &targets, 2, Duration::from_millis(5))?;
+    serve_by(lab, mode, &others, drain())?;
+    let start = Instant::now();
+    maker.take_report().expect_none_failed()?;
+    thread::sleep(time / 3);
+    early.close().context("before the time is over")?;
+    let report = maker.stop();
+    report.expect_none_failed()?;
+    ensure!(
+        report.spread.of(&removed) == 0,
+        "new connections to {removed}"
+    );
+    thread::sleep((time + Duration::from_secs(2)).saturating_sub(start.elapsed()));
+    let broken = late.count_broken()?;
+    ensure!(
+        broken == theirs,
+        "{broken} connections ended, and {removed} had {theirs}"
+    );
+    restore(lab, mode)
+}
+
+fn warms_up(lab: &mut Lab) -> Result<()> {
+    let mode = Mode::FullNat;
+    let warmup = || ("warmup", json!({"seconds": 9}));
+    let [first, second, joins] = mode.servers();
+    serve_by(lab, mode, &[first, second], warmup())?;
+    serve_by(lab, mode, &mode.servers(), warmup())?;
+    let share = |lab: &Lab, port| {
+        let servers = servers_of(lab, mode, Family::V4, port)?;
+        let its = servers.values().filter(|server| *server == joins).count();
+        anyhow::Ok(its * 100 / servers.len())
+    };
+    // A tenth of its third, and one more each second.
+    let percent = share(lab, 20_007)?;
+    ensure!((1..=15).contains(&percent), "{percent} % at first");
+    thread::sleep(Duration::from_secs(10));
+    let percent = share(lab, 20_008)?;
+    ensure!((25..=42).contains(&percent), "{percent} % at last");
+    restore(lab, mode)
+}
