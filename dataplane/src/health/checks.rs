@@ -13,7 +13,7 @@ use sluice_api::{HealthCheck, MAX_CHECK_FAILURE_LENGTH, ObjectKey};
 use super::memory::Memory;
 use super::server::{Server, Thresholds, Verdict};
 use super::warming::Warming;
-use super::{PoolChecks, Told, Verdicts, is_by_address};
+use super::{PoolChecks, Told, Verdicts, is_by_address, scatter};
 
 /// 2^64 divided by the golden ratio.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -311,14 +311,6 @@ fn interval(check: &HealthCheck) -> Duration {
 fn part(time: Duration, part: u64) -> Duration {
     let nanos = (time.as_nanos() * u128::from(part)) >> 64;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-}
-
-/// A number that looks random, of one that counts (the finalizer of SplitMix64).
-const fn scatter(number: u64) -> u64 {
-    let mut x = number.wrapping_mul(GOLDEN);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 /// The next time after `now` that is whole intervals after `due`.

@@ -18,6 +18,7 @@ mod warming;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,11 @@ impl PoolChecks {
     pub fn is_by_address(&self) -> bool {
         is_by_address(self.check.as_deref())
     }
+}
+
+/// A number that looks random, the same in every process.
+fn scatter(of: impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(of)
 }
 
 fn is_by_address(check: Option<&HealthCheck>) -> bool {

@@ -14,7 +14,7 @@ use tokio::time::sleep_until;
 use super::checks::{Attempt, Checks};
 use super::memory::Memory;
 use super::probe::Prober;
-use super::{PoolChecks, Told};
+use super::{PoolChecks, Told, scatter};
 use crate::keeper::Keeper;
 use crate::state::CheckCounts;
 
@@ -58,7 +58,8 @@ impl Checker {
             tools.file,
             "cannot write down which servers are down: after a restart all take flows until they are checked",
         )?;
-        let seed = seed(&tools.node);
+        // Directors do not all begin with the same server.
+        let seed = scatter(&tools.node);
         let worker = Worker {
             checks: Checks::new(seed, tools.memory),
             prober: Arc::default(),
@@ -80,14 +81,6 @@ impl Checker {
         // One that has ended checks nothing.
         let _ = self.0.blocking_send(changes);
     }
-}
-
-/// Directors do not all begin with the same server.
-fn seed(node: &str) -> u64 {
-    let bytes = node.bytes().map(u64::from);
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ byte).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 struct Worker {
