@@ -24,7 +24,7 @@ pub(super) struct Checked {
 }
 
 /// A pool with a check or a warm-up.
-#[derive(Debug)]
+#[derive(PartialEq, Debug)]
 struct Pool {
     check: Option<Arc<HealthCheck>>,
     warmup: Option<Duration>,
@@ -62,26 +62,24 @@ impl Checked {
         pool: Option<(&DecidedRealServerPool, &Arc<[Server]>)>,
     ) {
         let before = self.pools.remove(key);
-        let was_watched = before.is_some();
-        let pool =
+        let watched =
             pool.filter(|(decided, _)| decided.health_check.is_some() || decided.warmup.is_some());
-        if let Some((decided, servers)) = pool {
+        let after = watched.map(|(decided, servers)| {
             // The same check is the same allocation: whoever compares looks at less.
-            let known = before.and_then(|before| before.check);
+            let known = before.as_ref().and_then(|before| before.check.clone());
             let known = known.filter(|known| Some(&**known) == decided.health_check.as_deref());
-            let warmup = decided
-                .warmup
-                .map(|it| Duration::from_secs(it.seconds.into()));
-            let pool = Pool {
+            Pool {
                 check: known.or_else(|| decided.health_check.clone().map(Arc::from)),
-                warmup,
+                warmup: decided
+                    .warmup
+                    .map(|it| Duration::from_secs(it.seconds.into())),
                 servers: Arc::clone(servers),
-            };
-            self.pools.insert(key.clone(), pool);
-            self.changed.insert(key.clone());
-        } else if was_watched {
+            }
+        });
+        if before != after {
             self.changed.insert(key.clone());
         }
+        self.pools.extend(after.map(|pool| (key.clone(), pool)));
     }
 
     fn touch(&mut self, pool: ObjectKey) {
