@@ -83,15 +83,7 @@ fn world() -> World {
 }
 
 fn world_with(options: AnnounceOptions) -> World {
-    let before = LoadBalancerNodeStatus::default();
-    let mut world = World::with(Core::new(
-        "d1",
-        "6.1".to_owned(),
-        LIMITS,
-        before,
-        options,
-        Memory::default(),
-    ));
+    let mut world = World::with(options, Memory::default());
     world.tell(Input::SourceSynced(true));
     world.tell(Input::Source(node(1, XdpMode::Auto)));
     world.tell(directors());
@@ -398,15 +390,7 @@ fn what_an_earlier_agent_remembered_stands_until_everything_is_in_place() {
     };
     assert!(world_with(options.clone()).plan.is_some());
 
-    let before = LoadBalancerNodeStatus::default();
-    let mut world = World::with(Core::new(
-        "d1",
-        "6.1".to_owned(),
-        LIMITS,
-        before,
-        options,
-        Memory::default(),
-    ));
+    let mut world = World::with(options, Memory::default());
     world.failing = ["Apply", "Attach"].into();
     world.tell(Input::SourceSynced(true));
     world.tell(Input::Source(node(1, XdpMode::Auto)));

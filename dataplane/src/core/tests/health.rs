@@ -38,16 +38,7 @@ fn decided(revision: u64, decision: PoolDecision) -> Input {
 }
 
 fn world(memory: Memory) -> World {
-    let before = LoadBalancerNodeStatus::default();
-    let options = AnnounceOptions::default();
-    let mut world = World::with(Core::new(
-        "d1",
-        "6.1".to_owned(),
-        LIMITS,
-        before,
-        options,
-        memory,
-    ));
+    let mut world = World::with(AnnounceOptions::default(), memory);
     world.tell(Input::SourceSynced(true));
     world.tell(Input::Source(node(1, XdpMode::Auto)));
     world.notice(neighbour(OTHER, Nud::Reachable));

@@ -72,17 +72,20 @@ struct World {
 impl World {
     /// A node with an uplink and a bridge.
     fn new(before: LoadBalancerNodeStatus) -> Self {
-        Self::with(Core::new(
-            "d1",
-            "6.1".to_owned(),
-            LIMITS,
-            before,
-            AnnounceOptions::default(),
-            Memory::default(),
-        ))
+        Self::of(before, AnnounceOptions::default(), Memory::default())
     }
 
-    fn with(core: Core) -> Self {
+    /// The same where no agent ran before, or where one did that knew servers to be down.
+    fn with(options: AnnounceOptions, health: Memory) -> Self {
+        Self::of(LoadBalancerNodeStatus::default(), options, health)
+    }
+
+    fn of(before: LoadBalancerNodeStatus, options: AnnounceOptions, health: Memory) -> Self {
+        let release = "6.1".to_owned();
+        Self::around(Core::new("d1", release, LIMITS, before, options, health))
+    }
+
+    fn around(core: Core) -> Self {
         let mut table = Table::default();
         for (ifindex, name) in [(UPLINK_INDEX, UPLINK), (BRIDGE_INDEX, BRIDGE)] {
             table.apply(&link(ifindex, name, true));

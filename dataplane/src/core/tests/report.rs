@@ -304,7 +304,7 @@ fn a_node_that_cannot_be_left_is_left_later_and_says_so() {
 #[test]
 fn a_core_that_begins_detached_only_says_so() {
     let core = Core::detached(LoadBalancerNodeStatus::default(), 3);
-    let mut world = World::with(core);
+    let mut world = World::around(core);
     assert_eq!(world.pause(), Some(Duration::ZERO));
     assert_eq!(world.turn(), ["WriteStatus"]);
     assert!(world.not_ready().starts_with("detached: "));

@@ -50,6 +50,15 @@ fn fails(_: SocketAddr) -> Result<Duration, String> {
     Err("refused".to_owned())
 }
 
+/// Only the second server passes.
+fn second_passes(server: SocketAddr) -> Result<Duration, String> {
+    if server == address(1) {
+        passes(server)
+    } else {
+        fails(server)
+    }
+}
+
 fn verdicts(checks: &mut Checks) -> Verdicts {
     let mut told = checks.take_changed();
     told.remove(&key("web"))
@@ -142,17 +151,10 @@ fn servers_are_down_that_fail_once_another_has_passed() {
     let told = verdicts(&mut checks);
     assert_eq!((told.down.len(), told.has_passed), (3, false));
     assert_eq!(told.down[&address(0)], "refused");
-    let one = |server| {
-        if server == address(1) {
-            passes(server)
-        } else {
-            fails(server)
-        }
-    };
-    run(&mut checks, start + Duration::from_secs(5), one);
+    run(&mut checks, start + Duration::from_secs(5), second_passes);
     let told = verdicts(&mut checks);
     assert_eq!((told.up, told.down.len(), told.has_passed), (1, 2, true));
-    run(&mut checks, start + Duration::from_secs(7), one);
+    run(&mut checks, start + Duration::from_secs(7), second_passes);
     assert!(checks.take_changed().is_empty(), "nothing is new");
 }
 
@@ -180,14 +182,7 @@ fn verdicts_stand_while_the_check_is_the_same() {
     let start = Instant::now();
     let mut checks = Checks::new(0, Memory::default());
     checks.set_pool(&key("web"), Some(pool(1, 0..2)), start);
-    let one = |server| {
-        if server == address(1) {
-            passes(server)
-        } else {
-            fails(server)
-        }
-    };
-    run(&mut checks, start + Duration::from_secs(3), one);
+    run(&mut checks, start + Duration::from_secs(3), second_passes);
     let later = start + Duration::from_secs(3);
     checks.set_pool(&key("web"), Some(pool(1, 0..3)), later);
     let told = verdicts(&mut checks);
@@ -223,14 +218,7 @@ fn a_restart_keeps_verdicts() {
     let start = Instant::now();
     let mut checks = Checks::new(0, Memory::default());
     checks.set_pool(&key("web"), Some(pool(1, 0..2)), start);
-    let one = |server| {
-        if server == address(1) {
-            passes(server)
-        } else {
-            fails(server)
-        }
-    };
-    run(&mut checks, start + Duration::from_secs(3), one);
+    run(&mut checks, start + Duration::from_secs(3), second_passes);
     let text = serde_json::to_string(&checks.memory()).unwrap();
     let memory: Memory = serde_json::from_str(&text).unwrap();
     assert_eq!(memory.down(&key("web")), Some(&[address(0)].into()));
@@ -296,14 +284,7 @@ fn who_is_up_again_warms_up() {
     checks.set_pool(&key("web"), Some(warmed(90)), start);
     run(&mut checks, start + Duration::from_secs(1), passes);
     assert_eq!(warming(&mut checks), []);
-    let one = |server| {
-        if server == address(1) {
-            passes(server)
-        } else {
-            fails(server)
-        }
-    };
-    run(&mut checks, start + Duration::from_secs(3), one);
+    run(&mut checks, start + Duration::from_secs(3), second_passes);
     assert_eq!(verdicts(&mut checks).down.len(), 1);
     assert_eq!(checks.next_step(), None);
     run(&mut checks, start + Duration::from_secs(4), passes);
@@ -316,7 +297,7 @@ fn who_is_up_again_warms_up() {
         start + Duration::from_secs(54),
     );
     assert_eq!(warming(&mut checks), [(0, 3)], "it takes longer now");
-    run(&mut checks, start + Duration::from_secs(6), one);
+    run(&mut checks, start + Duration::from_secs(6), second_passes);
     assert_eq!(checks.next_step(), None, "it is down again");
     assert_eq!(verdicts(&mut checks).warming.len(), 0);
 }

@@ -79,15 +79,7 @@ fn a_node_that_cannot_announce_says_so_and_gets_no_group() {
         unable: Some("no CAP_NET_RAW".to_owned()),
         ..AnnounceOptions::default()
     };
-    let before = LoadBalancerNodeStatus::default();
-    let mut world = World::with(Core::new(
-        "d1",
-        "6.1".to_owned(),
-        LIMITS,
-        before,
-        options,
-        Memory::default(),
-    ));
+    let mut world = World::with(options, Memory::default());
     world.tell(Input::Source(node(1, XdpMode::Auto)));
     world.tell(Input::Source(Event::MayHold(true)));
     world.tell(pool(|_| ()));
