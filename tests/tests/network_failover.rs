@@ -33,6 +33,8 @@ const AT_REST: Duration = Duration::from_secs(8);
 const LOOKS: usize = 2;
 /// Time until five hundred virtual servers are in force on a busy machine.
 const MANY_SERVED: Duration = Duration::from_mins(2);
+/// Longest time without a connection while agents that have just begun agree on who holds a group.
+const CONTESTED: Duration = Duration::from_millis(100);
 /// Longer than one by probes.
 const PROBED: Duration = Duration::from_secs(2);
 
@@ -240,7 +242,12 @@ fn restarted_without_api_server(stage: &mut Failover) -> Result<()> {
     thread::sleep(DEADLINE);
     let back: Vec<OutageReport> = outages.into_iter().map(Outage::stop).collect();
     expect_short(&without)?;
-    expect_none(&back)?;
+    // Agents that have just begun may contest a group for a moment when the API server is back.
+    let gap = back.iter().map(|report| report.longest).max();
+    ensure!(
+        gap < Some(CONTESTED),
+        "nobody answered for {gap:?}: {back:?}"
+    );
     stage.sluice.await_ready()?;
     stage.settle()
 }

@@ -25,27 +25,69 @@ const VERDICT: Duration = Duration::from_secs(20);
 fn main() -> ExitCode {
     let mut suite = Suite::new();
     for mode in Mode::ALL {
-        suite.check(
-            format!("{mode}: who fails takes no new flows, and nobody else's move"),
+        check(
+            &mut suite,
+            &format!("{mode}: who fails takes no new flows, and nobody else's move"),
+            mode,
             move |lab| takes_no_flows(lab, mode),
         );
     }
-    suite.check(
-        "refusing, hanging and answering else all fail",
-        kinds_of_faults,
-    );
-    suite.check("a restart of the agent keeps verdicts", restart);
-    suite.check("where all are down all take flows", all_down);
-    suite.check("a check that nobody passes takes nobody out", never_passed);
-    suite.check("a check has a port of its own", own_port);
+    for (name, mode, run) in CHECKS {
+        check(&mut suite, name, mode, run);
+    }
     for mode in [Mode::Nat, Mode::Dr] {
-        suite.check(
-            format!("{mode}: who was removed keeps its connections for a time"),
+        check(
+            &mut suite,
+            &format!("{mode}: who was removed keeps its connections for a time"),
+            mode,
             move |lab| drains(lab, mode),
         );
     }
-    suite.check("who joins others gets its share step by step", warms_up);
+    check(
+        &mut suite,
+        "who joins others gets its share step by step",
+        Mode::FullNat,
+        warms_up,
+    );
     suite.main(|| Lab::build(&Mode::ALL, &[], &[]))
+}
+
+type Run = fn(&mut Lab) -> Result<()>;
+
+/// Checks of one mode, each with its name.
+const CHECKS: [(&str, Mode, Run); 5] = [
+    (
+        "refusing, hanging and answering else all fail",
+        Mode::FullNat,
+        kinds_of_faults,
+    ),
+    (
+        "a restart of the agent keeps verdicts",
+        Mode::FullNat,
+        restart,
+    ),
+    ("where all are down all take flows", Mode::Tun, all_down),
+    (
+        "a check that nobody passes takes nobody out",
+        Mode::Dr,
+        never_passed,
+    ),
+    ("a check has a port of its own", Mode::Nat, own_port),
+];
+
+/// Adds a check that changes one mode's servers and pools. These are put right after it also if it fails, so that the next one does
+/// not fail for its sake.
+fn check(
+    suite: &mut Suite<Lab>,
+    name: &str,
+    mode: Mode,
+    run: impl FnOnce(&mut Lab) -> Result<()> + 'static,
+) {
+    suite.check(name, move |lab| {
+        let outcome = run(lab);
+        let restored = restore(lab, mode);
+        outcome.and(restored)
+    });
 }
 
 fn by_http() -> Value {
@@ -72,15 +114,25 @@ fn serve_by(lab: &mut Lab, mode: Mode, servers: &[&str], field: (&str, Value)) -
     lab.sluice.await_pool(&pool_name, servers.len())
 }
 
-/// Puts a mode's own pools in place again.
+/// Has a mode's servers work, and puts its own pools in place again.
 fn restore(lab: &mut Lab, mode: Mode) -> Result<()> {
+    for server in mode.servers() {
+        signal(lab, server, Signal::SIGCONT)?;
+        lab.fabric.web(server)?.set_well(true)?;
+    }
     lab.set_shares(mode, 100, 0)
 }
 
-/// How many servers the director has verdicts of this kind on.
-fn count(lab: &Lab, verdict: &str) -> Result<u64> {
+/// Stops a server's process, or lets it go on.
+fn signal(lab: &mut Lab, server: &str, signal: Signal) -> Result<()> {
+    let id = lab.fabric.web(server)?.process().id();
+    Ok(kill(Pid::from_raw(i32::try_from(id)?), signal)?)
+}
+
+/// How many servers a director has verdicts of this kind on.
+fn count(lab: &Lab, director: &str, verdict: &str) -> Result<u64> {
     let series = format!("sluice_checked_servers{{verdict=\"{verdict}\"}}");
-    let metrics = lab.sluice.metrics(DIRECTORS[0])?;
+    let metrics = lab.sluice.metrics(director)?;
     let value = metrics
         .get(&series)
         .with_context(|| format!("no {series}"))?;
@@ -92,24 +144,53 @@ fn count(lab: &Lab, verdict: &str) -> Result<u64> {
     Ok(*value as u64)
 }
 
-/// Waits until the director knows so many servers to be up and down, in both families together.
+/// Waits until both directors know so many servers to be up and down, in both families together: each checks for itself.
 fn await_verdicts(lab: &Lab, up: u64, down: u64) -> Result<()> {
     let mut seen = String::new();
-    let known = until("the director to know which servers work", VERDICT, || {
-        let counts = ["up", "down"].map(|verdict| count(lab, verdict).unwrap_or(u64::MAX));
+    let known = until("the directors to know which servers work", VERDICT, || {
+        let counts = DIRECTORS.map(|director| {
+            ["up", "down"].map(|verdict| count(lab, director, verdict).unwrap_or(u64::MAX))
+        });
         seen = format!("{counts:?}");
-        counts == [up, down]
+        counts.iter().all(|counts| *counts == [up, down])
     });
     known.with_context(|| seen)
 }
 
-/// The server that each client gets.
-fn servers_of(
+/// Waits until clients get the servers that `is_meant` accepts: verdicts are known a little before they are in force.
+fn await_servers(
     lab: &Lab,
     mode: Mode,
     family: Family,
     port: u16,
-) -> Result<BTreeMap<SocketAddr, String>> {
+    is_meant: impl Fn(&Servers) -> bool,
+) -> Result<Servers> {
+    let mut ports = port..;
+    let mut last = servers_of(lab, mode, family, port)?;
+    until("flows to go where they are meant to", VERDICT, || {
+        if is_meant(&last) {
+            return true;
+        }
+        let next = ports.next().context("a port");
+        if let Ok(found) = next.and_then(|port| servers_of(lab, mode, family, port)) {
+            last = found;
+        }
+        false
+    })?;
+    Ok(last)
+}
+
+/// Waits until no client gets this server.
+fn await_spared(lab: &Lab, mode: Mode, family: Family, port: u16, server: &str) -> Result<Servers> {
+    let spared = |servers: &Servers| servers.values().all(|it| it != server);
+    await_servers(lab, mode, family, port, spared)
+}
+
+/// Servers by the address of the client that got them.
+type Servers = BTreeMap<SocketAddr, String>;
+
+/// The server that each client gets.
+fn servers_of(lab: &Lab, mode: Mode, family: Family, port: u16) -> Result<Servers> {
     let sources = client_sources(family, 51, CLIENTS);
     let target = mode.target(family);
     let mut found = BTreeMap::new();
@@ -140,11 +221,10 @@ fn takes_no_flows(lab: &mut Lab, mode: Mode) -> Result<()> {
         let before = before
             .as_ref()
             .map_err(|error| anyhow::anyhow!("{error:#}"))?;
-        let after = servers_of(lab, mode, family, 20_002)?;
+        let after = await_spared(lab, mode, family, 20_101, &sick)?;
         let mut moved = BTreeMap::new();
         for (client, server) in &after {
             let was = &before[client];
-            ensure!(*server != sick, "{client} got {sick}, which is down");
             ensure!(
                 was == server || *was == sick,
                 "{client} moved from {was} to {server}"
@@ -161,12 +241,13 @@ fn takes_no_flows(lab: &mut Lab, mode: Mode) -> Result<()> {
     lab.fabric.web(&sick)?.set_well(true)?;
     await_verdicts(lab, 6, 0)?;
     for (family, before) in Family::BOTH.into_iter().zip(before) {
-        let after = servers_of(lab, mode, family, 20_003)?;
-        ensure!(before? == after, "{family}: not all are where they were");
+        let before = before?;
+        await_servers(lab, mode, family, 20_301, |servers| *servers == before)
+            .with_context(|| format!("{family}: not all are where they were"))?;
     }
     maker.stop().expect_none_failed()?;
     ensure!(kept.close()? > 1, "the kept connections were not used");
-    restore(lab, mode)
+    Ok(())
 }
 
 /// Each fault of the second server has its own words in the node's condition.
@@ -175,11 +256,10 @@ fn kinds_of_faults(lab: &mut Lab) -> Result<()> {
     let [_, sick, _] = mode.servers();
     serve(lab, mode, by_http())?;
     await_verdicts(lab, 6, 0)?;
-    let process = Pid::from_raw(i32::try_from(lab.fabric.web(sick)?.process().id())?);
-    kill(process, Signal::SIGSTOP)?;
+    signal(lab, sick, Signal::SIGSTOP)?;
     await_verdicts(lab, 4, 2)?;
     expect_words(lab, "did not answer within 500 ms")?;
-    kill(process, Signal::SIGCONT)?;
+    signal(lab, sick, Signal::SIGCONT)?;
     await_verdicts(lab, 6, 0)?;
     lab.fabric.web(sick)?.set_well(false)?;
     await_verdicts(lab, 4, 2)?;
@@ -191,8 +271,7 @@ fn kinds_of_faults(lab: &mut Lab) -> Result<()> {
     let port = mode.target_port().context("a port")?;
     let echo = json!({"udp": {"send": "x"}, "port": port, "intervalSeconds": 1});
     serve(lab, mode, echo)?;
-    await_verdicts(lab, 6, 0)?;
-    restore(lab, mode)
+    await_verdicts(lab, 6, 0)
 }
 
 fn expect_words(lab: &Lab, words: &str) -> Result<()> {
@@ -215,6 +294,9 @@ fn restart(lab: &mut Lab) -> Result<()> {
     await_verdicts(lab, 4, 2)?;
     let client = lab.fabric.client().clone();
     let targets = Family::BOTH.map(|family| mode.target(family));
+    for family in Family::BOTH {
+        await_spared(lab, mode, family, 20_401, sick)?;
+    }
     let maker = ConnectionMaker::start(&client, &targets, 2, Duration::from_millis(2))?;
     maker.take_report().expect_none_failed()?;
     lab.sluice.kill_agent(DIRECTORS[0])?;
@@ -234,8 +316,7 @@ fn restart(lab: &mut Lab) -> Result<()> {
         report.spread.of(sick)
     );
     lab.fabric.web(sick)?.set_well(true)?;
-    await_verdicts(lab, 6, 0)?;
-    restore(lab, mode)
+    await_verdicts(lab, 6, 0)
 }
 
 fn all_down(lab: &mut Lab) -> Result<()> {
@@ -248,15 +329,12 @@ fn all_down(lab: &mut Lab) -> Result<()> {
     }
     await_verdicts(lab, 0, 6)?;
     expect_words(lab, "so all of them take flows")?;
-    ensure!(
-        servers_of(lab, mode, Family::V4, 20_005)? == before,
-        "flows have moved"
-    );
+    await_servers(lab, mode, Family::V4, 20_201, |servers| *servers == before)
+        .context("flows have moved")?;
     for server in mode.servers() {
         lab.fabric.web(server)?.set_well(true)?;
     }
-    await_verdicts(lab, 6, 0)?;
-    restore(lab, mode)
+    await_verdicts(lab, 6, 0)
 }
 
 fn never_passed(lab: &mut Lab) -> Result<()> {
@@ -279,7 +357,7 @@ fn never_passed(lab: &mut Lab) -> Result<()> {
         "{distinct:?} after {:?}",
         start.elapsed()
     );
-    restore(lab, mode)
+    Ok(())
 }
 
 /// The port that clients reach is served, and the one that is checked is not.
@@ -299,8 +377,7 @@ fn own_port(lab: &mut Lab) -> Result<()> {
         mode,
         json!({"tcp": {}, "port": 80, "intervalSeconds": 1}),
     )?;
-    await_verdicts(lab, 6, 0)?;
-    restore(lab, mode)
+    await_verdicts(lab, 6, 0)
 }
 
 fn drains(lab: &mut Lab, mode: Mode) -> Result<()> {
@@ -333,7 +410,7 @@ fn drains(lab: &mut Lab, mode: Mode) -> Result<()> {
         broken == theirs,
         "{broken} connections ended, and {removed} had {theirs}"
     );
-    restore(lab, mode)
+    Ok(())
 }
 
 fn warms_up(lab: &mut Lab) -> Result<()> {
@@ -353,5 +430,5 @@ fn warms_up(lab: &mut Lab) -> Result<()> {
     thread::sleep(Duration::from_secs(10));
     let percent = share(lab, 20_008)?;
     ensure!((25..=42).contains(&percent), "{percent} % at last");
-    restore(lab, mode)
+    Ok(())
 }

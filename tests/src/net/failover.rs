@@ -348,6 +348,7 @@ impl Failover {
                 longest,
                 begun,
                 failed,
+                ..
             } = report;
             println!("  {server} at {holder}: {failed} of {begun} failed, nobody for {longest:?}");
         }

@@ -1,5 +1,6 @@
 //! Measures how long an address does not answer: clients that connect all the time and note which connections came about.
 
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,8 @@ const INTERVAL: Duration = Duration::from_millis(5);
 const TIMEOUT: Duration = Duration::from_millis(100);
 /// Clients that take turns, so that one that waits holds up no other.
 const CLIENTS: u32 = 24;
+/// Failures that a report tells the reasons of.
+const FIRST: usize = 5;
 
 /// Connects to an address every few milliseconds until it is stopped.
 #[derive(Debug)]
@@ -28,12 +31,15 @@ pub struct Outage {
 #[derive(Debug, Default)]
 struct State {
     stop: AtomicBool,
-    /// When each connection was begun, and whether it came about.
-    attempts: Mutex<Vec<(Instant, bool)>>,
+    /// When each connection was begun, and what became of it.
+    attempts: Mutex<Vec<Attempt>>,
 }
 
+/// When a connection was begun, and why it did not come about.
+type Attempt = (Instant, Result<(), ErrorKind>);
+
 /// The outcome of the connections.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OutageReport {
     /// Largest time between the starts of two connections that came about one after the other, the beginning and the end included.
     pub longest: Duration,
@@ -41,6 +47,8 @@ pub struct OutageReport {
     pub begun: usize,
     /// Those that did not come about.
     pub failed: usize,
+    /// Why the first few of these did not, each with the time since the first connection was begun.
+    pub why: Vec<(Duration, ErrorKind)>,
 }
 
 impl Outage {
@@ -55,12 +63,12 @@ impl Outage {
                 while !state.stop.load(Ordering::Relaxed) {
                     thread::sleep(due.saturating_duration_since(Instant::now()));
                     let start = Instant::now();
-                    let came_about = connect(target);
+                    let outcome = connect(target).map_err(|error| error.kind());
                     let mut attempts = state
                         .attempts
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner);
-                    attempts.push((start, came_about));
+                    attempts.push((start, outcome));
                     drop(attempts);
                     due += INTERVAL * CLIENTS;
                     if due < Instant::now() {
@@ -94,29 +102,32 @@ impl Outage {
     }
 }
 
-fn report(attempts: &mut [(Instant, bool)]) -> OutageReport {
+fn report(attempts: &mut [Attempt]) -> OutageReport {
     attempts.sort_unstable();
     let ends = attempts.first().into_iter().chain(attempts.last());
     let ends = ends.map(|(start, _)| *start);
-    let came_about = attempts.iter().filter(|(_, came)| *came);
+    let came_about = attempts.iter().filter(|(_, outcome)| outcome.is_ok());
     let mut times: Vec<Instant> = came_about.map(|(start, _)| *start).chain(ends).collect();
     times.sort_unstable();
+    let begin = times.first().copied();
+    let failed = attempts.iter().filter_map(|(start, outcome)| {
+        let since = start.saturating_duration_since(begin?);
+        Some((since, outcome.err()?))
+    });
     let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
     OutageReport {
         longest: gaps.max().unwrap_or_default(),
         begun: attempts.len(),
-        failed: attempts.iter().filter(|(_, came)| !came).count(),
+        failed: failed.clone().count(),
+        why: failed.take(FIRST).collect(),
     }
 }
 
-/// Whether a connection comes about in time. It is reset at once, so that nothing of it stays.
-fn connect(target: SocketAddr) -> bool {
-    let connect = || -> std::io::Result<()> {
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
-        socket.set_linger(Some(Duration::ZERO))?;
-        socket.connect_timeout(&target.into(), TIMEOUT)
-    };
-    connect().is_ok()
+/// Opens a connection. It is reset at once, so that nothing of it stays.
+fn connect(target: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.connect_timeout(&target.into(), TIMEOUT)
 }
 
 #[cfg(test)]
@@ -128,7 +139,8 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let report = |attempts: &[(u64, bool)]| {
-            let attempts = attempts.iter().map(|&(ms, came)| (at(ms), came));
+            let outcome = |came: bool| came.then_some(()).ok_or(ErrorKind::TimedOut);
+            let attempts = attempts.iter().map(|&(ms, came)| (at(ms), outcome(came)));
             let report = report(&mut attempts.collect::<Vec<_>>());
             (report.longest.as_millis(), report.failed)
         };

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,12 +58,13 @@ impl Web {
 
     /// What it says of itself at [`WELL`].
     pub fn set_well(&self, well: bool) -> Result<()> {
-        if well {
-            fs::remove_file(&self.unwell)?;
-        } else {
-            fs::write(&self.unwell, [])?;
+        if !well {
+            return Ok(fs::write(&self.unwell, [])?);
         }
-        Ok(())
+        match fs::remove_file(&self.unwell) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// The server's process.
