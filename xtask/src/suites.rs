@@ -75,6 +75,16 @@ const EQUIPPED: [&str; 39] = [
 /// The longest target. It mostly waits, and no other may load BPF programs meanwhile: it compares those of the whole machine.
 const LONGEST: &str = "sluice-e2e/kubernetes";
 
+/// Those that measure no time. They may load programs, so they follow [`LONGEST`] while the others beside it go on.
+const CALM: [&str; 6] = [
+    "sluice-agent/agent",
+    "sluice-tests/differential",
+    "sluice-tests/kernels",
+    "sluice-tests/kube_harness",
+    "sluice-tests/packet_pools",
+    "sluice-tests/packet_tables",
+];
+
 /// Whether a target runs beside [`LONGEST`]: those before an API server alone, which load no programs and measure no time.
 fn runs_beside(path: &str) -> bool {
     name(path).starts_with("api_") || name(path).starts_with("chart")
@@ -90,8 +100,8 @@ pub(crate) fn unit() -> Result<Vec<String>> {
 
 /// Arguments of `cargo test` for the runs that make up all tests.
 pub(crate) struct Runs {
-    /// Two lanes that go side by side, each of runs one after the other: [`LONGEST`] and what needs nothing but cargo, and those that
-    /// run beside.
+    /// Two lanes that go side by side, each of runs one after the other: [`LONGEST`], what needs nothing but cargo and [`CALM`], and
+    /// those that run beside.
     pub(crate) lanes: [Vec<Vec<String>>; 2],
     /// The others follow, one after the other.
     pub(crate) then: [Vec<String>; 2],
@@ -100,8 +110,11 @@ pub(crate) struct Runs {
 /// All tests.
 pub(crate) fn all() -> Result<Runs> {
     let longest = chosen(&[LONGEST]);
-    let lanes = [vec![longest, unit()?], vec![equipped(runs_beside)]];
-    let alone = equipped(|path| path != LONGEST && !runs_beside(path));
+    let lanes = [
+        vec![longest, unit()?, chosen(&CALM)],
+        vec![equipped(runs_beside)],
+    ];
+    let alone = equipped(|path| path != LONGEST && !CALM.contains(&path) && !runs_beside(path));
     Ok(Runs {
         lanes,
         then: [alone, words(&["--doc"])],
