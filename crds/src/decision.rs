@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::forwarding::{
-    ExternalTrafficPolicy, ForwardingMode, PoolSelection, Protocol, ServerSelection,
+    ExternalTrafficPolicy, ForwardingMode, PoolSelection, Protocol, ServerSelection, WhenAllDown,
 };
 use crate::health_check::HealthCheck;
 use crate::limits::{
@@ -58,6 +58,9 @@ pub struct DecidedVirtualServer {
     /// Which directors take packets, and for which servers.
     #[serde(default)]
     pub external_traffic_policy: ExternalTrafficPolicy,
+    /// What becomes of new flows to a pool whose servers are all down.
+    #[serde(default)]
+    pub when_all_down: WhenAllDown,
     /// The clients that may begin flows. Absent: everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sources: Option<DecidedSources>,

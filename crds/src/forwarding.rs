@@ -137,6 +137,32 @@ pub enum ExternalTrafficPolicy {
     Local,
 }
 
+/// What becomes of new flows to a pool whose servers are all down.
+#[derive(
+    JsonSchema,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+)]
+pub enum WhenAllDown {
+    /// They go to the servers as though none were down.
+    #[default]
+    LastKnown,
+    /// Clients are told: by a reset of TCP, or the error of ICMP that says port unreachable. So they are where a pool has no
+    /// server that takes flows.
+    Reject,
+    /// They are dropped.
+    Drop,
+}
+
 /// The fields that are hashed to choose the pool.
 #[derive(
     JsonSchema,

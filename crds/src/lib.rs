@@ -58,6 +58,7 @@ pub use decision::{
 };
 pub use forwarding::{
     ExternalTrafficPolicy, ForwardingMode, IpFamily, PoolSelection, Protocol, ServerSelection,
+    WhenAllDown,
 };
 pub use health_check::{
     CheckTls, GrpcCheck, HealthCheck, HttpCheck, HttpHeader, HttpMethod, IcmpCheck, StatusRange,

@@ -11,6 +11,7 @@ use crate::condition::Condition;
 use crate::decision::{DecidedPool, DecidedPort, DecidedVirtualServer, Decision, VipPort};
 use crate::forwarding::{
     ExternalTrafficPolicy, ForwardingMode, IpFamily, PoolSelection, Protocol, ServerSelection,
+    WhenAllDown,
 };
 use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
@@ -82,6 +83,9 @@ pub struct VirtualServerSpec {
     /// Which directors take packets, and for which servers.
     #[serde(default)]
     pub external_traffic_policy: ExternalTrafficPolicy,
+    /// What becomes of new flows to a pool whose servers are all down.
+    #[serde(default)]
+    pub when_all_down: WhenAllDown,
     /// The clients that may begin flows. Absent: everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sources: Option<Sources>,
@@ -189,6 +193,7 @@ impl DecidedVirtualServer {
             pool_selection: spec.pool_selection,
             server_selection: spec.server_selection,
             external_traffic_policy: spec.external_traffic_policy,
+            when_all_down: spec.when_all_down,
             sources: spec.sources.as_ref().map(DecidedSources::of_spec),
             pools: spec.pools.iter().map(pool).collect(),
             groups: Vec::new(),

@@ -14,7 +14,7 @@ use sluice_api::{
     HttpMethod, IcmpCheck, IpFamily, Kind, L2Announcement, LabelSelector, NoAnnouncement,
     PoolSelection, Protocol, RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy,
     ServerSelection, Servers, Sources, StaticServer, StatusRange, TcpCheck, UdpCheck, Validate,
-    VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool,
+    VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool, WhenAllDown,
 };
 
 fn spec_schema(kind: Kind) -> &'static Value {
@@ -179,6 +179,7 @@ prop_compose! {
             pool_selection: PoolSelection::Flow,
             server_selection: ServerSelection::Flow,
             external_traffic_policy: ExternalTrafficPolicy::Cluster,
+            when_all_down: WhenAllDown::LastKnown,
             sources: sources.map(|allow| Sources { allow }),
             pools: weights
                 .into_iter()

@@ -2,7 +2,7 @@
 
 use sluice_api::{
     DecidedPool, DecidedPort, DecidedVirtualServer, ExternalTrafficPolicy, ForwardingMode,
-    PoolSelection, Protocol, ServerSelection,
+    PoolSelection, Protocol, ServerSelection, WhenAllDown,
 };
 use sluice_planner::Limits;
 
@@ -38,6 +38,7 @@ pub(crate) fn virtual_server() -> DecidedVirtualServer {
         pool_selection: PoolSelection::Flow,
         server_selection: ServerSelection::Flow,
         external_traffic_policy: ExternalTrafficPolicy::Cluster,
+        when_all_down: WhenAllDown::LastKnown,
         sources: None,
         pools: vec![DecidedPool {
             name: "v1".to_owned(),

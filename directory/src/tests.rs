@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use sluice_api::{
     DecidedPool, DecidedPort, DecidedVirtualServer, Decision, ExternalTrafficPolicy,
     ForwardingMode, Kind, LoadBalancerNodeStatus, ObjectKey, PoolSelection, Protocol,
-    ServerSelection, VirtualServerStatus,
+    ServerSelection, VirtualServerStatus, WhenAllDown,
 };
 
 use super::*;
@@ -60,6 +60,7 @@ fn status(revision: u64, name: &str) -> VirtualServerStatus {
                 pool_selection: PoolSelection::Flow,
                 server_selection: ServerSelection::Flow,
                 external_traffic_policy: ExternalTrafficPolicy::Cluster,
+                when_all_down: WhenAllDown::LastKnown,
                 sources: None,
                 pools: vec![DecidedPool {
                     name: "1e3".to_owned(),

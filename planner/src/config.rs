@@ -35,6 +35,8 @@ pub(crate) struct PoolConfig {
     pub(crate) tag: u32,
     /// Whether the pool is known to this node.
     pub(crate) known: bool,
+    /// Whether nobody takes new flows, though servers have weights: all are down, and the virtual server does not want them to be asked.
+    pub(crate) is_down: bool,
     /// The servers that can be served, in the order of address and port. A pool without a server that takes flows keeps its
     /// share: its packets are dropped by name ([`sluice_abi::DropReason::NoServer`]) rather than shifted to another version
     /// of the service.

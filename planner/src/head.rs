@@ -1,9 +1,9 @@
 //! Heads: what a packet reads of a VIP port.
 
 use sluice_abi::{
-    Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, SERVER_BY_CLIENT_ADDRESS, Scheduler,
+    Head, HeadPool, MAX_POOLS, POOL_BY_CLIENT_ADDRESS, REFUSES, SERVER_BY_CLIENT_ADDRESS, Scheduler,
 };
-use sluice_api::{DecidedVirtualServer, PoolSelection, ServerSelection};
+use sluice_api::{DecidedVirtualServer, PoolSelection, ServerSelection, WhenAllDown};
 
 use crate::config::VipPortConfig;
 
@@ -37,7 +37,11 @@ fn flags(decided: &DecidedVirtualServer) -> u8 {
         ServerSelection::Flow => 0,
         ServerSelection::ClientAddress => SERVER_BY_CLIENT_ADDRESS,
     };
-    pool | server
+    let refuses = match decided.when_all_down {
+        WhenAllDown::Reject => REFUSES,
+        WhenAllDown::LastKnown | WhenAllDown::Drop => 0,
+    };
+    pool | server | refuses
 }
 
 /// The pools in use of a head.

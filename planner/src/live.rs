@@ -99,7 +99,9 @@ impl Check<'_> {
         let mut wanted: BTreeMap<RingKey, u64> = BTreeMap::new();
         let mut tenths: BTreeMap<RingKey, u8> = BTreeMap::new();
         let mut waiting = Vec::new();
-        for server in pool.servers.iter().filter(|server| server.weight > 0) {
+        let taking = pool.servers.iter();
+        let taking = taking.filter(|server| server.weight > 0 && !pool.is_down);
+        for server in taking {
             let waits = server.reach == Reach::Pending && !server.gives_flows_up;
             if waits && !in_place.contains_key(&key(server)) {
                 waiting.push(server.address.to_string());

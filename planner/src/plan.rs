@@ -297,6 +297,9 @@ impl<'a> Planner<'a> {
 
     /// The ring by which a director balances: over every server of the pool.
     fn director_ring(&mut self, scope: Scope<'_>, pool: &PlacedPool<'_>) -> u32 {
+        if pool.config.is_down {
+            return 0;
+        }
         let mut members = Members::default();
         // Who has no id cannot have its slots where the others found no room.
         let can_lend = pool

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sluice_abi::MAX_POOLS;
 use sluice_api::{
     DecidedPool, DecidedPort, DecidedVirtualServer, ExternalTrafficPolicy, ForwardingMode,
-    ObjectKey, Protocol, VipPort,
+    ObjectKey, Protocol, VipPort, WhenAllDown,
 };
 
 use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
@@ -130,13 +130,21 @@ fn is_of_family(server: &Server, vip: IpAddr) -> bool {
     server.address.is_ipv4() == vip.is_ipv4()
 }
 
+/// Whether all servers are down, and that is to be met.
+fn is_all_down(scope: &Scope<'_>, servers: &[ServerConfig]) -> bool {
+    let mut taking = servers.iter().filter(|server| server.weight > 0).peekable();
+    scope.virtual_server.when_all_down != WhenAllDown::LastKnown
+        && taking.peek().is_some()
+        && taking.all(|server| server.tenths == 0)
+}
+
 /// Has servers that are down give up their flows, as a protocol without connections allows, where another server can take them. To
 /// frames from other directors this node's own servers are the only ones that there are.
-fn give_flows_up(scope: &Scope<'_>, servers: &mut [ServerConfig]) {
+fn give_flows_up(scope: &Scope<'_>, is_down: bool, servers: &mut [ServerConfig]) {
     let takes = |server: &ServerConfig| {
         server.weight > 0 && server.tenths > 0 && server.reach != Reach::Pending
     };
-    if !servers.iter().any(takes) {
+    if !is_down && !servers.iter().any(takes) {
         return;
     }
     let mode = scope.virtual_server.mode;
@@ -219,10 +227,12 @@ impl Resolver<'_> {
         let pool_name = scope.name.sibling(&share.name);
         let known = self.known.pools.get(&pool_name);
         let mut servers = Vec::new();
+        let mut is_down = false;
         if let Some(known) = known {
             servers = self.servers(scope, share, &pool_name, known);
+            is_down = is_all_down(scope, &servers);
             if scope.port.protocol == Protocol::Udp {
-                give_flows_up(scope, &mut servers);
+                give_flows_up(scope, is_down, &mut servers);
             }
             if self.known.view.role.director
                 && share.weight > 0
@@ -262,6 +272,7 @@ impl Resolver<'_> {
         PoolConfig {
             tag,
             known: known.is_some(),
+            is_down,
             servers,
         }
     }

@@ -10,7 +10,8 @@ use common::{
     DIRECTOR, PoolEntry, ROOMY, Snapshot, Told, View, ip, name, node, planner, server, snapshot,
     tcp, udp, virtual_server, with_hops,
 };
-use sluice_api::{ForwardingMode, Protocol};
+use sluice_abi::REFUSES;
+use sluice_api::{ForwardingMode, Protocol, WhenAllDown};
 use sluice_planner::{Image, NextHop, Server, Via};
 
 const MODES: [ForwardingMode; 4] = [
@@ -217,5 +218,42 @@ fn a_server_that_is_down_gives_up_datagrams_alone() {
             let all = settle(&mut planner, &decided);
             assert_eq!(all, back, "{mode:?}: all are down, so all take flows");
         }
+    }
+}
+
+#[test]
+fn where_all_are_down_the_virtual_server_says_who_takes_flows() {
+    for (what, flags) in [
+        (WhenAllDown::LastKnown, 0),
+        (WhenAllDown::Drop, 0),
+        (WhenAllDown::Reject, REFUSES),
+    ] {
+        let mut web = virtual_server(ForwardingMode::Dr, "192.0.2.1", &[("blue", 1)]);
+        web.when_all_down = what;
+        let decided = snapshot(vec![("web", web)], vec![("blue", both())]);
+        let mut planner = planner(&decided, &view(), &Image::default(), &ROOMY);
+        let ring = |planner: &Told| {
+            let head = planner.image().heads.values().next().expect("a head");
+            assert_eq!(head.flags, flags);
+            head.pools[0].ring
+        };
+        let before = settle(&mut planner, &decided);
+        assert_ne!(ring(&planner), 0, "{what:?}");
+        let down = |addresses: &[&str]| {
+            let sockets = addresses.iter().map(|it| (SocketAddr::new(ip(it), 0), 0));
+            let tenths = [(name("blue"), sockets.collect())].into();
+            View { tenths, ..view() }
+        };
+        planner.set_view(down(&["10.0.0.1"]));
+        settle(&mut planner, &decided);
+        assert_ne!(ring(&planner), 0, "{what:?}: one is up");
+        planner.set_view(down(&["10.0.0.1", "10.0.0.2"]));
+        assert_eq!(settle(&mut planner, &decided), before, "flows go on");
+        let takes = what == WhenAllDown::LastKnown;
+        assert_eq!(ring(&planner) != 0, takes, "{what:?}");
+        assert!(planner.problems().is_empty(), "{:?}", planner.problems());
+        planner.set_view(view());
+        settle(&mut planner, &decided);
+        assert_ne!(ring(&planner), 0, "{what:?}: they are up again");
     }
 }

@@ -22,7 +22,7 @@ use sluice_api::{
     DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedVirtualServer,
     Decision, EndpointSource, ExternalTrafficPolicy, ForwardingMode, LoadBalancerNode,
     LoadBalancerNodeSpec, LoadBalancerNodeStatus, NodeRole, ObjectKey, PoolDecision, PoolSelection,
-    Protocol, ServerSelection, XdpMode,
+    Protocol, ServerSelection, WhenAllDown, XdpMode,
 };
 use sluice_planner::{Image, Limits, MapOp, Slice, SliceEndpoint, SliceOwner};
 
@@ -320,6 +320,7 @@ fn virtual_server(number: u32) -> DecidedVirtualServer {
         pool_selection: PoolSelection::Flow,
         server_selection: ServerSelection::Flow,
         external_traffic_policy: ExternalTrafficPolicy::Cluster,
+        when_all_down: WhenAllDown::LastKnown,
         sources: None,
         pools: vec![DecidedPool {
             name: format!("pool-{number}"),

@@ -1,7 +1,8 @@
 //! Which servers take new flows: by health checks, while they warm up, and while they are drained.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +35,14 @@ fn main() -> ExitCode {
     }
     for (name, mode, run) in CHECKS {
         check(&mut suite, name, mode, run);
+    }
+    for mode in Mode::ALL {
+        check(
+            &mut suite,
+            &format!("{mode}: where all are down clients are told, or not"),
+            mode,
+            move |lab| refuses(lab, mode),
+        );
     }
     for mode in [Mode::Nat, Mode::Dr] {
         check(
@@ -99,19 +108,45 @@ fn serve(lab: &mut Lab, mode: Mode, check: Value) -> Result<()> {
     serve_by(lab, mode, &mode.servers(), ("healthCheck", check))
 }
 
+/// The same, where this becomes of new flows when all are down.
+fn serve_when_all_down(lab: &mut Lab, mode: Mode, what: &str) -> Result<()> {
+    let (pool, mut server) = manifests(lab, mode, &mode.servers(), ("healthCheck", by_http()))?;
+    server["spec"]["whenAllDown"] = json!(what);
+    apply(lab, mode, &mode.servers(), &[pool, server])
+}
+
 /// Has these servers of a mode serve, in one pool with this field in its spec.
 fn serve_by(lab: &mut Lab, mode: Mode, servers: &[&str], field: (&str, Value)) -> Result<()> {
-    let name = mode.virtual_server();
-    let pool_name = format!("checked-{name}");
-    let members = lab.members(servers)?;
-    let mut pool = manifest::pool(&pool_name, &members, mode.target_port());
-    pool["spec"][field.0] = field.1;
-    let pools = [(pool_name.as_str(), 1)];
-    let mut server = manifest::virtual_server(name, mode.name(), mode.vip(), &pools);
+    let (pool, server) = manifests(lab, mode, servers, field)?;
+    apply(lab, mode, servers, &[pool, server])
+}
+
+fn pool_name(mode: Mode) -> String {
+    format!("checked-{}", mode.virtual_server())
+}
+
+/// The pool and the virtual server.
+fn manifests(
+    lab: &Lab,
+    mode: Mode,
+    servers: &[&str],
+    (field, value): (&str, Value),
+) -> Result<(Value, Value)> {
+    let name = pool_name(mode);
+    let mut pool = manifest::pool(&name, &lab.members(servers)?, mode.target_port());
+    pool["spec"][field] = value;
+    let pools = [(name.as_str(), 1)];
+    let server = mode.virtual_server();
+    let mut server = manifest::virtual_server(server, mode.name(), mode.vip(), &pools);
     server["spec"]["serverSelection"] = json!("ClientAddress");
-    lab.sluice.apply(name, &[pool, server])?;
-    lab.sluice.await_weights(name, &pools)?;
-    lab.sluice.await_pool(&pool_name, servers.len())
+    Ok((pool, server))
+}
+
+fn apply(lab: &mut Lab, mode: Mode, servers: &[&str], objects: &[Value; 2]) -> Result<()> {
+    let (name, pool) = (mode.virtual_server(), pool_name(mode));
+    lab.sluice.apply(name, objects)?;
+    lab.sluice.await_weights(name, &[(&pool, 1)])?;
+    lab.sluice.await_pool(&pool, servers.len())
 }
 
 /// Has a mode's servers work, and puts its own pools in place again.
@@ -335,6 +370,69 @@ fn all_down(lab: &mut Lab) -> Result<()> {
         lab.fabric.web(server)?.set_well(true)?;
     }
     await_verdicts(lab, 6, 0)
+}
+
+/// Waits until this does not fail.
+fn await_ok(what: &str, attempt: impl Fn() -> Result<()>) -> Result<()> {
+    let mut last = Ok(());
+    let done = until(what, VERDICT, || {
+        last = attempt();
+        last.is_ok()
+    });
+    last.and(done)
+}
+
+/// Fails if a client is not told so at once, over both protocols.
+fn expect_refused(lab: &Lab, mode: Mode) -> Result<()> {
+    for family in Family::BOTH {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let start = Instant::now();
+            let client = lab.fabric.client();
+            let answer = client.within(|| protocol.ask(None, mode.target(family)))?;
+            let error = answer
+                .err()
+                .with_context(|| format!("{protocol} by {family} was answered"))?;
+            let error = format!("{error:#}");
+            ensure!(error.contains("refused"), "{protocol} by {family}: {error}");
+            ensure!(
+                start.elapsed() < Duration::from_secs(1),
+                "{:?}",
+                start.elapsed()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn refuses(lab: &mut Lab, mode: Mode) -> Result<()> {
+    serve_when_all_down(lab, mode, "Reject")?;
+    await_verdicts(lab, 6, 0)?;
+    let client = lab.fabric.client().clone();
+    let targets = Family::BOTH.map(|family| mode.target(family));
+    let kept = KeptConnections::open(&client, &targets, 10, Duration::from_millis(50))?;
+    for server in mode.servers() {
+        lab.fabric.web(server)?.set_well(false)?;
+    }
+    await_verdicts(lab, 0, 6)?;
+    await_ok("clients to be refused", || expect_refused(lab, mode))?;
+    serve_when_all_down(lab, mode, "Drop")?;
+    let patience = Duration::from_secs(1);
+    let target = mode.target(Family::V4);
+    await_ok("clients not to be told", || {
+        let error = client.within(|| TcpStream::connect_timeout(&target, patience))?;
+        let error = error.err().context("it was answered")?;
+        ensure!(error.kind() == ErrorKind::TimedOut, "{error}");
+        Ok(())
+    })?;
+    kept.close().context("connections from before")?;
+    for server in mode.servers() {
+        lab.fabric.web(server)?.set_well(true)?;
+    }
+    await_verdicts(lab, 6, 0)?;
+    await_ok("all to be up again", || {
+        let answer = client.within(|| Protocol::Tcp.ask(None, target))?;
+        answer.map(drop)
+    })
 }
 
 fn never_passed(lab: &mut Lab) -> Result<()> {

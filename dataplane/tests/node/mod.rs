@@ -12,7 +12,7 @@ use sluice_api::{
     AttachMode, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer, DecidedSources,
     DecidedVirtualServer, Decision, ExternalTrafficPolicy, ForwardingMode, Kind,
     LoadBalancerNodeStatus, ObjectKey, PoolDecision, PoolSelection, Protocol, RealServerPoolStatus,
-    ServerSelection, Time, VirtualServerStatus,
+    ServerSelection, Time, VirtualServerStatus, WhenAllDown,
 };
 use sluice_directory::{Directory, Inventory, Names, StatusFile};
 use sluice_tests::net::{Namespace, Process, Run, Veth, object_path, until};
@@ -196,6 +196,7 @@ impl Node {
                     pool_selection: PoolSelection::Flow,
                     server_selection: ServerSelection::Flow,
                     external_traffic_policy: ExternalTrafficPolicy::Cluster,
+                    when_all_down: WhenAllDown::LastKnown,
                     sources,
                     pools: vec![DecidedPool {
                         name: "pool".to_owned(),

@@ -10,6 +10,8 @@ pub const SHARE_WHOLE: u32 = 1 << 31;
 pub const POOL_BY_CLIENT_ADDRESS: u8 = 1;
 /// Flag of [`Head::flags`]: the server of the pool is chosen by the client's address alone, not by the flow.
 pub const SERVER_BY_CLIENT_ADDRESS: u8 = 2;
+/// Flag of [`Head::flags`]: a client whose flow no server takes is told.
+pub const REFUSES: u8 = 4;
 
 /// [`Head::source_set`] of a virtual server that takes flows of everybody.
 pub const EVERYBODY: u32 = 0;
@@ -49,7 +51,7 @@ pub struct Head {
     pub index: u32,
     /// Number of `pools` in use, at most [`MAX_POOLS`].
     pub pool_count: u8,
-    /// [`POOL_BY_CLIENT_ADDRESS`], [`SERVER_BY_CLIENT_ADDRESS`].
+    /// [`POOL_BY_CLIENT_ADDRESS`], [`SERVER_BY_CLIENT_ADDRESS`], [`REFUSES`].
     pub flags: u8,
     /// [`Scheduler`].
     pub scheduler: u8,

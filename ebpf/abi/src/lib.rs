@@ -47,7 +47,7 @@ pub use flow::{
 };
 pub use head::{
     EVERYBODY, FIRST_SOURCE_SET, Head, HeadPool, MAX_POOLS, NOBODY, POOL_BY_CLIENT_ADDRESS,
-    RingWord, SERVER_BY_CLIENT_ADDRESS, SHARE_WHOLE, Scheduler,
+    REFUSES, RingWord, SERVER_BY_CLIENT_ADDRESS, SHARE_WHOLE, Scheduler,
 };
 pub use keys::{
     FIRST_REPLY_INDEX, LocalKey, MOST_INDICES, MacKey, NET_SENDS, NET_TUNNELS, PortKey, PrefixKey,

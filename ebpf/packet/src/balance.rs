@@ -5,7 +5,7 @@ use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple};
 use crate::server::server_of;
 use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, fullnat, schedule};
-use sluice_abi::{DropReason, FarEnd, FlowData, Path, VipWord};
+use sluice_abi::{DropReason, FarEnd, FlowData, Path, REFUSES, VipWord};
 
 /// Sends a packet to a VIP on its way.
 #[inline(always)]
@@ -47,12 +47,24 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         tuple.forget_constants(zero);
         let mut choice = Choice::of(key, vip.index(), now, hook, zero);
         choice.head = head_slot(vip, tuple.balanced);
-        match choose(tables, tuple, choice)? {
-            Some(chosen) => chosen,
-            None => return Ok(Outcome::PASS),
+        match choose(tables, tuple, choice) {
+            Ok(Some(chosen)) => chosen,
+            Ok(None) => return Ok(Outcome::PASS),
+            Err(DropReason::NoServer) if refuses(tables, hook, vip, tuple.balanced) => {
+                return Ok(Outcome::REFUSE);
+            }
+            Err(reason) => return Err(reason),
         }
     };
     deliver::deliver(packet, tables, hook, ip, tuple, &chosen)
+}
+
+/// Whether a client is told that no server takes its flow. Whoever balanced the packet first would have told it.
+#[inline(always)]
+fn refuses<T: Tables>(tables: &T, hook: Hook, vip: VipWord, balanced: bool) -> bool {
+    let head = tables.head(vip.head());
+    let refuses = head.is_some_and(|head| head.flags & REFUSES != 0);
+    matches!(hook, Hook::Xdp) && !balanced && refuses
 }
 
 /// The server of a flow that is new, or whose entry this packet changes. `None`: another hook delivers.

@@ -19,6 +19,8 @@ pub enum Step<D> {
     Reply,
     /// It may be about who has an address: [`Ingress::answer`] or [`Egress::guard`] decides.
     Announce,
+    /// No server takes it, and its sender is to be told: [`Ingress::refuse`] does.
+    Refuse,
 }
 
 /// The parts of the decision on a packet that came in; `A` is the length of its family's addresses.
@@ -33,6 +35,8 @@ pub trait Ingress<const A: usize> {
     fn reply(&mut self) -> Self::Done;
     /// Runs [`crate::answer`] at XDP; at other hooks the packet passes.
     fn answer(&mut self) -> Self::Done;
+    /// Runs [`crate::refuse`]; XDP alone asks for it.
+    fn refuse(&mut self) -> Self::Done;
 }
 
 /// The decision on a packet that this node's stack sends; `A` is the length of its family's addresses.
@@ -67,6 +71,7 @@ fn ingress_family<const A: usize, D, P: Ingress<A, Done = D>>(packet: &mut P) ->
         Step::Unwrap => packet.unwrap(),
         Step::Reply => packet.reply(),
         Step::Announce => packet.answer(),
+        Step::Refuse => packet.refuse(),
     }
 }
 
@@ -89,7 +94,7 @@ fn egress_family<const A: usize, D, P: Egress<A, Done = D>>(packet: &mut P) -> O
     match packet.local_reply() {
         Step::Done(done) => Some(done),
         Step::Announce => Some(packet.guard()),
-        Step::Unwrap | Step::Reply => None,
+        Step::Unwrap | Step::Reply | Step::Refuse => None,
     }
 }
 
@@ -116,6 +121,7 @@ impl<const A: usize, P: Packet, T: Tables + FamilyTables<A>> Ingress<A> for Dire
             Ok(outcome) if outcome.action == Action::Unwrap => Step::Unwrap,
             Ok(outcome) if outcome.action == Action::Reply => Step::Reply,
             Ok(outcome) if outcome.action == Action::Announce => Step::Announce,
+            Ok(outcome) if outcome.action == Action::Refuse => Step::Refuse,
             decided => Step::Done(decided),
         }
     }
@@ -133,6 +139,10 @@ impl<const A: usize, P: Packet, T: Tables + FamilyTables<A>> Ingress<A> for Dire
             Hook::Xdp => crate::answer::<A, P, T>(self.packet, self.tables),
             Hook::Tc => Ok(Outcome::PASS),
         }
+    }
+
+    fn refuse(&mut self) -> Decided {
+        crate::refuse::<A, P, T>(self.packet, self.tables)
     }
 }
 

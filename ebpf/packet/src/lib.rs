@@ -47,6 +47,7 @@ mod lookup;
 mod mac;
 mod marker;
 mod next_hop;
+mod refuse;
 mod reply;
 mod rewrite;
 mod schedule;
@@ -68,8 +69,8 @@ pub use words::copy;
 
 use sluice_abi::DropReason;
 
-/// First part of [`ingress`], for one family: a packet to a VIP. [`Action::Unwrap`], [`Action::Reply`] and [`Action::Announce`] ask
-/// for another part.
+/// First part of [`ingress`], for one family: a packet to a VIP. [`Action::Unwrap`], [`Action::Reply`], [`Action::Announce`] and
+/// [`Action::Refuse`] ask for another part.
 #[inline(always)]
 pub fn forward<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     packet: &mut P,
@@ -105,6 +106,15 @@ pub fn answer<const A: usize, P: Packet, T: Tables>(
     tables: &T,
 ) -> Result<Outcome, DropReason> {
     announce::answer::<A, P, T>(packet, tables)
+}
+
+/// Part of [`ingress`]: a packet to a VIP that no server takes, whose sender is to be told.
+#[inline(always)]
+pub fn refuse<const A: usize, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Outcome, DropReason> {
+    refuse::refuse::<A, P, T>(packet, tables)
 }
 
 /// First part of [`egress`]: restores the VIP in a packet that this node's stack sends, if it is a reply of a server that

@@ -45,6 +45,8 @@ pub enum Action {
     Reply,
     /// Not decided yet: [`crate::answer`] or [`crate::guard`] does.
     Announce,
+    /// Not decided yet: [`crate::refuse`] does.
+    Refuse,
 }
 
 impl Outcome {
@@ -58,6 +60,10 @@ impl Outcome {
     };
     pub(crate) const ANNOUNCE: Self = Self {
         action: Action::Announce,
+        ifindex: 0,
+    };
+    pub(crate) const REFUSE: Self = Self {
+        action: Action::Refuse,
         ifindex: 0,
     };
     pub(crate) const PASS: Self = Self {
@@ -95,7 +101,11 @@ impl From<Result<Outcome, DropReason>> for Verdict {
         match decided {
             Err(reason) => Self::Drop(reason),
             Ok(Outcome { action, ifindex }) => match action {
-                Action::Pass | Action::Unwrap | Action::Reply | Action::Announce => Self::Pass,
+                Action::Pass
+                | Action::Unwrap
+                | Action::Reply
+                | Action::Announce
+                | Action::Refuse => Self::Pass,
                 Action::Up => Self::Up,
                 Action::Tx => Self::Tx,
                 Action::Redirect => Self::Redirect(ifindex),

@@ -24,7 +24,7 @@ use maps::constant;
 use sluice_abi::{ConfigWord, DropReason};
 use sluice_packet::{
     Action, Egress, Hook, Ingress, Outcome, Packet, Step, Tables, answer, dispatch_egress,
-    dispatch_ingress, ethertype, forward, guard, local_reply, reply, unwrap,
+    dispatch_ingress, ethertype, forward, guard, local_reply, refuse, reply, unwrap,
 };
 use tables::Maps;
 
@@ -32,6 +32,8 @@ use tables::Maps;
 const PARTS: u32 = 0x100;
 /// Asks for the part of the decision that unwraps.
 const UNWRAP: u32 = PARTS + Action::Unwrap as u32;
+/// Asks for the part of the decision that tells a client that nobody serves it.
+const REFUSE: u32 = PARTS + Action::Refuse as u32;
 /// Asks for the part of the decision on replies.
 const REPLY: u32 = PARTS + Action::Reply as u32;
 
@@ -46,7 +48,8 @@ macro_rules! ingress {
         forward: $forward:ident,
         unwrap: $unwrap:ident,
         reply: $reply:ident,
-        answer: $answer:ident $(,)?
+        answer: $answer:ident,
+        refuse: $refuse:ident $(,)?
     ) => {
         #[inline(never)]
         fn $forward(packet: &mut $packet) -> u32 {
@@ -72,6 +75,7 @@ macro_rules! ingress {
                     action if action < PARTS => Step::Done(action),
                     REPLY => Step::Reply,
                     UNWRAP => Step::Unwrap,
+                    REFUSE => Step::Refuse,
                     _ => Step::Announce,
                 }
             }
@@ -87,6 +91,10 @@ macro_rules! ingress {
             fn answer(&mut self) -> u32 {
                 $answer(self)
             }
+            #[inline(always)]
+            fn refuse(&mut self) -> u32 {
+                $refuse(self)
+            }
         }
     };
 }
@@ -99,6 +107,7 @@ ingress! {
     unwrap: xdp_unwrap4,
     reply: xdp_reply4,
     answer: xdp_answer4,
+    refuse: xdp_refuse4,
 }
 ingress! {
     packet: XdpFrame,
@@ -109,6 +118,7 @@ ingress! {
     unwrap: xdp_unwrap6,
     reply: xdp_reply6,
     answer: xdp_answer6,
+    refuse: xdp_refuse6,
 }
 ingress! {
     packet: Skb,
@@ -119,6 +129,7 @@ ingress! {
     unwrap: tc_unwrap4,
     reply: tc_reply4,
     answer: tc_answer,
+    refuse: tc_refuse,
 }
 ingress! {
     packet: Skb,
@@ -129,6 +140,7 @@ ingress! {
     unwrap: tc_unwrap6,
     reply: tc_reply6,
     answer: tc_answer,
+    refuse: tc_refuse,
 }
 
 /// The part of the decision at XDP on who asks for an address.
@@ -143,6 +155,25 @@ macro_rules! answer {
 }
 answer! { address: 4, answer: xdp_answer4 }
 answer! { address: 16, answer: xdp_answer6 }
+
+/// The part of the decision at XDP that tells a client that nobody serves it.
+macro_rules! refuse {
+    (address: $a:literal, refuse: $refuse:ident $(,)?) => {
+        #[inline(never)]
+        fn $refuse(frame: &mut XdpFrame) -> u32 {
+            let decided = refuse::<$a, _, _>(frame, &Maps::new(frame.context()));
+            xdp_action(decided, frame.unknown_zero())
+        }
+    };
+}
+refuse! { address: 4, refuse: xdp_refuse4 }
+refuse! { address: 16, refuse: xdp_refuse6 }
+
+/// XDP has told the client: tc is not asked.
+#[inline(always)]
+fn tc_refuse(_: &mut Skb) -> u32 {
+    TC_ACT_SHOT as u32
+}
 
 /// XDP has seen who asks.
 #[inline(always)]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use sluice_api::{
     DecidedPool, DecidedPort, DecidedSources, DecidedVirtualServer, ExternalTrafficPolicy,
-    ForwardingMode, ObjectKey, PoolSelection, Protocol, ServerSelection,
+    ForwardingMode, ObjectKey, PoolSelection, Protocol, ServerSelection, WhenAllDown,
 };
 use sluice_planner::{
     Announced, Hop, Image, Limits, Mac, NextHop, NodeView, Planner, Role, Server, ServerPorts,
@@ -99,6 +99,7 @@ pub fn virtual_server(
         pool_selection: PoolSelection::Flow,
         server_selection: ServerSelection::Flow,
         external_traffic_policy: ExternalTrafficPolicy::Cluster,
+        when_all_down: WhenAllDown::LastKnown,
         sources: None,
         pools: pools
             .iter()

@@ -128,6 +128,12 @@ pub struct Frame {
     pub destination_port: u16,
     /// TCP flags.
     pub flags: u8,
+    /// TCP: sequence number.
+    pub sequence: u32,
+    /// TCP: acknowledgement number.
+    pub acknowledgement: u32,
+    /// TCP: window.
+    pub window: u16,
     /// The bytes after the transport header.
     pub payload: Vec<u8>,
     /// The transport checksum.
@@ -169,6 +175,9 @@ pub fn transport(source: SocketAddr, destination: SocketAddr, protocol: u8) -> F
         source_port: source.port(),
         destination_port: destination.port(),
         flags: if protocol == TCP { ACK } else { 0 },
+        sequence: 1_000,
+        acknowledgement: 2_000,
+        window: u16::MAX,
         payload: b"sluice".to_vec(),
         checksum: Checksum::Correct,
         padding: 0,
@@ -260,9 +269,11 @@ impl Frame {
         segment.extend(self.destination_port.to_be_bytes());
         let field = match self.protocol {
             TCP => {
-                segment.extend(1000_u32.to_be_bytes());
-                segment.extend(2000_u32.to_be_bytes());
-                segment.extend([0x50, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+                segment.extend(self.sequence.to_be_bytes());
+                segment.extend(self.acknowledgement.to_be_bytes());
+                segment.extend([0x50, self.flags]);
+                segment.extend(self.window.to_be_bytes());
+                segment.extend([0; 4]);
                 16
             }
             UDP => {

@@ -91,6 +91,7 @@ fn a_service_becomes_a_virtual_server() {
         "poolSelection": "Flow",
         "serverSelection": "Flow",
         "externalTrafficPolicy": "Cluster",
+        "whenAllDown": "LastKnown",
         "pools": [{"name": OWNED, "weight": 1}],
     });
     assert_eq!(spec, expected);

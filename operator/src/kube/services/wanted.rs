@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use sluice_api::{
     ExternalTrafficPolicy, Forwarding, ForwardingMode, IpFamily, MAX_PORTS, MAX_SOURCES,
     PoolSelection, Protocol, RealServerPoolSpec, Servers, Sources, VirtualServerAddress,
-    VirtualServerPort, VirtualServerSpec, WeightedPool, name_for_service, parse_ip,
+    VirtualServerPort, VirtualServerSpec, WeightedPool, WhenAllDown, name_for_service, parse_ip,
 };
 
 use super::facts::{Balanced, Port};
@@ -61,6 +61,7 @@ pub(super) fn wanted(
         pool_selection: PoolSelection::default(),
         server_selection: service.server_selection,
         external_traffic_policy: service.external_traffic_policy,
+        when_all_down: WhenAllDown::LastKnown,
         sources: sources(service)?,
         pools: vec![WeightedPool {
             name: pool,

@@ -10,7 +10,7 @@ use sluice_api::jiff::Timestamp;
 use sluice_api::{
     DecidedPool, DecidedRealServerPool, DecidedVirtualServer, Decision, ExternalTrafficPolicy,
     ForwardingMode, Kind, ObjectKey, PoolDecision, PoolSelection, RealServerPoolStatus,
-    RolloutPolicyStatus, RolloutRun, ServerSelection, Time, VirtualServerStatus,
+    RolloutPolicyStatus, RolloutRun, ServerSelection, Time, VirtualServerStatus, WhenAllDown,
 };
 
 use super::super::*;
@@ -453,6 +453,7 @@ fn virtual_server(wanted: &Wanted, numbers: Numbers) -> VirtualServerStatus {
                 pool_selection: PoolSelection::Flow,
                 server_selection: ServerSelection::Flow,
                 external_traffic_policy: ExternalTrafficPolicy::Cluster,
+                when_all_down: WhenAllDown::LastKnown,
                 sources: None,
                 pools: pools.collect(),
                 groups: Vec::new(),

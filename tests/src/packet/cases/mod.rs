@@ -9,6 +9,7 @@ mod frames;
 mod fullnat;
 mod modes;
 mod paths;
+mod refused;
 mod sources;
 mod tags;
 mod ways_back;
@@ -30,6 +31,7 @@ pub use frames::cases as frames;
 pub use fullnat::cases as fullnat;
 pub use modes::cases as modes;
 pub use paths::cases as paths;
+pub use refused::cases as refused;
 pub use sources::cases as sources;
 pub use tags::cases as tags;
 pub use ways_back::cases as ways_back;
@@ -44,6 +46,7 @@ pub fn all() -> Vec<Case> {
         frames(),
         fullnat(),
         paths(),
+        refused(),
         sources(),
         tags(),
         ways_back(),

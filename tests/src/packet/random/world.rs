@@ -7,8 +7,8 @@ use std::{
 
 use sluice_abi::{
     AnnouncedWord, ClaimData, ClaimState, ConfigWord, FIRST_SOURCE_SET, FULLNAT_PORT_MIN, FarEnd,
-    ForwardingMode, NET_SENDS, NET_TUNNELS, NOBODY, Path, RingWord, SERVER_BY_CLIENT_ADDRESS,
-    ServerWord, TCP, UDP, VipWord,
+    ForwardingMode, NET_SENDS, NET_TUNNELS, NOBODY, Path, REFUSES, RingWord,
+    SERVER_BY_CLIENT_ADDRESS, ServerWord, TCP, UDP, VipWord,
 };
 use sluice_packet::{AlignedMac, Route};
 
@@ -301,7 +301,12 @@ impl World {
         let ids: Vec<u32> = servers.iter().map(|(id, _)| *id).collect();
         setup.ring(vip_port.head, &ids);
         match condition {
-            Condition::NoServer => no_server(setup, rng, &vip_port),
+            Condition::NoServer => {
+                no_server(setup, rng, &vip_port);
+                if rng.percent(50) {
+                    setup.heads.entry(vip_port.head).or_default().flags |= REFUSES;
+                }
+            }
             Condition::Gone => ids.iter().for_each(|id| gone(setup, rng, &vip_port, *id)),
             Condition::BadTable => bad_table(setup, rng, &vip_port, &ids),
             Condition::PortsTaken => take_ports(setup, target, &vip_port, &servers),
