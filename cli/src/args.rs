@@ -35,6 +35,21 @@ States:
   no holder      nobody answers for the address
   not announced  the address is routed to the directors";
 
+const DRAIN_EXAMPLES: &str = "\
+Examples:
+  kubectl sluice drain server web-7d4b9-x2x8k   # a pod
+  kubectl sluice drain server 10.0.0.7 --pool web --for 1h
+  kubectl sluice undrain server 10.0.0.7
+
+A drained server keeps the flows that it has until they end, or for as long as the pool's
+drain.timeoutSeconds says. Another pod that gets the address is not drained.
+
+Exit codes:
+  0    done
+  1    error, or not in force on all live nodes after --timeout
+  2    wrong usage
+  130  ended by Ctrl-C";
+
 const NODE_EXAMPLES: &str = "\
 Examples:
   kubectl sluice node drain node-1         # hand over its VIP groups, and wait until it holds none
@@ -102,6 +117,12 @@ pub enum Verb {
     Status(Status),
     /// Show the addresses of virtual servers, and which node announces each
     Vips(Vips),
+    /// Have a server take no new flows
+    #[command(subcommand, after_help = DRAIN_EXAMPLES)]
+    Drain(DrainWhat),
+    /// Let a drained server take new flows again
+    #[command(subcommand, after_help = DRAIN_EXAMPLES)]
+    Undrain(UndrainWhat),
     /// Take VIP groups off a node, or let it hold them again
     #[command(subcommand, after_help = NODE_EXAMPLES)]
     Node(Node),
@@ -141,6 +162,49 @@ pub struct Vips {
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// What is drained.
+#[derive(Subcommand, Clone, Debug)]
+pub enum DrainWhat {
+    /// A server of pools: it keeps the flows that it has, and takes no new ones
+    #[command(after_help = DRAIN_EXAMPLES)]
+    Server(DrainServer),
+}
+
+/// What is drained no longer.
+#[derive(Subcommand, Clone, Debug)]
+pub enum UndrainWhat {
+    /// A server of pools
+    #[command(after_help = DRAIN_EXAMPLES)]
+    Server(ServerTarget),
+}
+
+/// Which server.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ServerTarget {
+    /// Name of a pod or static server, or its address
+    pub name: String,
+    /// Name of a RealServerPool [default: all of the namespace that have the server]
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// How long to wait until all live nodes do so
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// Arguments of `drain server`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct DrainServer {
+    /// Which server.
+    #[command(flatten)]
+    pub target: ServerTarget,
+    /// After which time, of 10s or more, it takes new flows again by itself [default: never]
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub time: Option<Duration>,
+    /// Even if no other server of the pool takes new flows
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// The subcommands of `node`.

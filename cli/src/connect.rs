@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use kube::{Api, Client};
-use sluice_api::{RolloutPolicy, VirtualServer};
+use sluice_api::{RealServerPool, RolloutPolicy, VirtualServer};
 use sluice_kube::connect::{Choice, ConnectError, Connection};
 
 use crate::args;
@@ -70,6 +70,11 @@ impl Cluster {
 
     /// Virtual servers of the namespace.
     pub fn virtual_servers(&self) -> Api<VirtualServer> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Pools of the namespace.
+    pub fn pools(&self) -> Api<RealServerPool> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 

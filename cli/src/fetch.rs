@@ -108,6 +108,29 @@ pub async fn policy(
     Ok((found, virtual_server))
 }
 
+/// The pools of the namespace, or the one of this name, and the EndpointSlices that their servers come from.
+pub async fn pools(
+    cluster: &Cluster,
+    name: Option<&str>,
+) -> anyhow::Result<(Vec<RealServerPool>, Vec<EndpointSlice>)> {
+    let all = ListParams::default();
+    let mut pools = list::<RealServerPool>(cluster, false, &all, "realserverpools").await?;
+    if let Some(name) = name {
+        let names: Vec<String> = pools.iter().map(|pool| ObjectKey::of(pool).name).collect();
+        pools.retain(|pool| ObjectKey::of(pool).name == name);
+        if pools.is_empty() {
+            bail!(not_found(
+                "RealServerPool",
+                name,
+                &cluster.namespace,
+                &names
+            ))
+        }
+    }
+    let slices = slices(cluster, false, &pools).await?;
+    Ok((pools, slices))
+}
+
 /// A virtual server, if there is one.
 pub async fn virtual_server(
     cluster: &Cluster,

@@ -1,4 +1,4 @@
-//! The kubectl plugin of Sluice: `kubectl sluice status`, `vips`, `node` and `rollout`.
+//! The kubectl plugin of Sluice: `kubectl sluice status`, `vips`, `drain`, `node` and `rollout`.
 //!
 //! Objects are fetched ([`fetch`]), turned into a view by pure functions ([`view`]) and printed ([`text`], or the view
 //! itself as JSON and YAML). A command to a run is checked against the run's phase ([`command`]) before it is written, so
@@ -8,6 +8,7 @@
 pub mod args;
 pub mod command;
 pub mod connect;
+pub mod drain;
 pub mod fetch;
 pub mod node;
 pub mod problem;
@@ -25,7 +26,7 @@ use anyhow::Context as _;
 use clap::CommandFactory as _;
 use serde::Serialize;
 
-use args::{Args, Output, Verb};
+use args::{Args, DrainWhat, Output, UndrainWhat, Verb};
 
 /// Everything went as asked.
 pub const EXIT_DONE: u8 = 0;
@@ -41,6 +42,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let code = match args.verb {
         Verb::Status(status) => status::run(&args.connection, &status).await?,
         Verb::Vips(vips) => vips::run(&args.connection, &vips).await?,
+        Verb::Drain(DrainWhat::Server(server)) => drain::drain(&args.connection, &server).await?,
+        Verb::Undrain(UndrainWhat::Server(target)) => {
+            drain::undrain(&args.connection, &target).await?
+        }
         Verb::Node(verb) => node::run(&args.connection, verb).await?,
         Verb::Rollout(verb) => rollout::run(&args.connection, verb).await?,
         Verb::Completion { shell } => {

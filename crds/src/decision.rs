@@ -3,16 +3,18 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use k8s_openapi::jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::drained::DrainedServer;
 use crate::forwarding::{
     ExternalTrafficPolicy, ForwardingMode, PoolSelection, Protocol, ServerSelection, WhenAllDown,
 };
 use crate::health_check::HealthCheck;
 use crate::limits::{
-    MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_GROUP_NAME_LENGTH, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
-    MAX_POOLS, MAX_PORTS, MAX_REVISION, MAX_STATIC_SERVERS,
+    MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_DRAINED_SERVERS, MAX_GROUP_NAME_LENGTH,
+    MAX_LABEL_LENGTH, MAX_NAME_LENGTH, MAX_POOLS, MAX_PORTS, MAX_REVISION, MAX_STATIC_SERVERS,
 };
 use crate::real_server_pool::{Drain, Warmup};
 use crate::selector::LabelSelector;
@@ -190,9 +192,25 @@ pub struct DecidedRealServerPool {
     /// How long servers that take no new flows keep those that they have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// Servers that take no new flows, whatever else is said of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_DRAINED_SERVERS))]
+    pub drained: Vec<DrainedServer>,
 }
 
 impl DecidedRealServerPool {
+    /// Whether this server, of this pod if it is one, is drained by hand.
+    pub fn drains(&self, address: IpAddr, pod_uid: Option<&str>) -> bool {
+        self.drained
+            .iter()
+            .any(|server| server.is(address, pod_uid))
+    }
+
+    /// Whether a server is to take new flows again that is drained by hand.
+    pub fn is_drain_over(&self, now: Timestamp) -> bool {
+        self.drained.iter().any(|server| server.is_over(now))
+    }
+
     /// The pods that are the servers, if pods are.
     pub fn selector(&self) -> Option<&LabelSelector> {
         self.endpoints.as_ref()?.selector.as_ref()

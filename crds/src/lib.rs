@@ -23,6 +23,7 @@ mod address_pool;
 mod address_range;
 mod condition;
 mod decision;
+mod drained;
 mod forwarding;
 pub mod generate;
 mod health_check;
@@ -56,6 +57,7 @@ pub use decision::{
     AddressGroup, DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
     DecidedTargetPort, DecidedVirtualServer, Decision, EndpointSource, PoolDecision, VipPort,
 };
+pub use drained::{DrainedServer, drained_servers};
 pub use forwarding::{
     ExternalTrafficPolicy, ForwardingMode, IpFamily, PoolSelection, Protocol, ServerSelection,
     WhenAllDown,
@@ -73,11 +75,11 @@ pub use load_balancer_node::{
 };
 pub use mac::{MacAddress, NoMacAddress};
 pub use object::{
-    AGENT_MANAGER, CLI_MANAGER, DETACH_ANNOTATION, EXCLUDE_LABEL, GROUP_LABEL, GROUP_LEASE_SECONDS,
-    Kind, LEDGER_CONFIG_MAP, LEDGER_KEY, NODE_LABEL, OPERATOR_MANAGER, ObjectKey, POOL_LABEL,
-    ROLLOUT_COMMAND_ANNOTATION, SERVICE_LABEL, SLICE_MANAGER, SLICE_MANAGER_LABEL,
-    SPEC_HASH_ANNOTATION, group_label, group_lease, group_of_lease, is_local_group, node_label,
-    node_lease, parse_vip_group, pool_label, vip_group,
+    AGENT_MANAGER, CLI_MANAGER, DETACH_ANNOTATION, DRAINED_SERVERS_ANNOTATION, EXCLUDE_LABEL,
+    GROUP_LABEL, GROUP_LEASE_SECONDS, Kind, LEDGER_CONFIG_MAP, LEDGER_KEY, NODE_LABEL,
+    OPERATOR_MANAGER, ObjectKey, POOL_LABEL, ROLLOUT_COMMAND_ANNOTATION, SERVICE_LABEL,
+    SLICE_MANAGER, SLICE_MANAGER_LABEL, SPEC_HASH_ANNOTATION, group_label, group_lease,
+    group_of_lease, is_local_group, node_label, node_lease, parse_vip_group, pool_label, vip_group,
 };
 pub use peers::{
     MAX_PEERS_BYTES, PEERS_CONFIG_MAP, PEERS_KEY, Peer, PeerInterface, Peers, is_usable_for_pods,

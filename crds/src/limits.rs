@@ -90,6 +90,10 @@ pub const MAX_SELECTOR_VALUES: usize = 32;
 pub const MAX_LABEL_KEY_LENGTH: usize = 317;
 /// Characters of a port's name (IANA service name, RFC 6335 section 5.1).
 pub const MAX_PORT_NAME_LENGTH: usize = 15;
+/// Servers of a pool that are drained by hand.
+pub const MAX_DRAINED_SERVERS: usize = 64;
+/// Characters of an object's uid.
+pub const MAX_UID_LENGTH: usize = 64;
 /// Largest weight of a real server.
 pub const MAX_SERVER_WEIGHT: u32 = 1_000;
 /// Weight of a real server that gives none.

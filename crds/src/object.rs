@@ -10,6 +10,8 @@ use crate::limits::{
 
 /// Annotation of a rollout policy: `<verb>/<run>/<step>`.
 pub const ROLLOUT_COMMAND_ANNOTATION: &str = "sluice.dev/rollout-command";
+/// Annotation of a pool: JSON of the servers that somebody drains ([`crate::DrainedServer`]).
+pub const DRAINED_SERVERS_ANNOTATION: &str = "sluice.dev/drained-servers";
 /// Annotation of a status file: hash of the spec that `metadata.generation` counts.
 pub const SPEC_HASH_ANNOTATION: &str = "sluice.dev/spec-hash";
 /// Annotation of a LoadBalancerNode: its agent takes programs, maps and pins off the node and says so by the condition

@@ -60,6 +60,8 @@ pub struct SliceEndpoint {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
+    /// The uid of the pod, if it is one.
+    pub pod_uid: Option<Arc<str>>,
     /// The node that it runs on, if it is known.
     pub node: Option<Arc<str>>,
     /// Takes new flows.
@@ -91,10 +93,13 @@ impl Slice {
             let address = endpoint.addresses.first()?;
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             let ready = conditions.ready.unwrap_or(true);
-            let pod = endpoint.target_ref.as_ref().and_then(|r| r.name.clone());
+            let target = endpoint.target_ref.as_ref();
+            let pod = target.and_then(|target| target.name.clone());
+            let pod_uid = target.and_then(|target| target.uid.as_deref());
             Some(SliceEndpoint {
                 name: pod.unwrap_or_else(|| address.clone()),
                 address: sluice_api::parse_ip(address)?,
+                pod_uid: pod_uid.map(Arc::from),
                 node: endpoint.node_name.as_deref().map(Arc::from),
                 ready,
                 serving: conditions.serving.unwrap_or(ready),
@@ -140,21 +145,36 @@ impl<'a> Slices<'a> {
 
     /// The servers of a pool: static ones, or the endpoints that there are now.
     pub fn servers(&self, namespace: &str, decided: &DecidedRealServerPool) -> Vec<Server> {
-        match &decided.endpoints {
-            Some(endpoints) => self.endpoints(namespace, endpoints),
-            None => decided.servers.iter().map(Server::from).collect(),
-        }
+        let Some(endpoints) = &decided.endpoints else {
+            let servers = decided.servers.iter().map(|server| {
+                let mut server = Server::from(server);
+                if decided.drains(server.address, None) {
+                    server.weight = 0;
+                }
+                server
+            });
+            return servers.collect();
+        };
+        let is_drained = |endpoint: &SliceEndpoint| {
+            decided.drains(endpoint.address, endpoint.pod_uid.as_deref())
+        };
+        self.endpoints(namespace, endpoints, is_drained)
     }
 
     /// The servers that a decision on endpoints means now. An endpoint that stands in two slices, as it may for a moment
     /// while slices are rearranged, is one server, and ready if it is in one of them.
-    fn endpoints(&self, namespace: &str, decided: &DecidedEndpoints) -> Vec<Server> {
+    fn endpoints(
+        &self,
+        namespace: &str,
+        decided: &DecidedEndpoints,
+        is_drained: impl Fn(&SliceEndpoint) -> bool,
+    ) -> Vec<Server> {
         let owner = SliceOwner::of_decision(namespace, decided);
         let mut found: BTreeMap<(IpAddr, Arc<ServerPorts>), Standing> = BTreeMap::new();
         for slice in self.0.get(&owner).into_iter().flatten() {
             let ports = Arc::new(server_ports(decided, &slice.ports));
             for endpoint in &slice.endpoints {
-                let standing = Standing::of(endpoint);
+                let standing = Standing::of(endpoint, is_drained(endpoint));
                 found
                     .entry((endpoint.address, Arc::clone(&ports)))
                     .and_modify(|known| known.merge(&standing))
@@ -195,12 +215,12 @@ struct Standing {
 }
 
 impl Standing {
-    fn of(endpoint: &SliceEndpoint) -> Self {
+    fn of(endpoint: &SliceEndpoint, is_drained: bool) -> Self {
         Self {
             name: endpoint.name.clone(),
             node: endpoint.node.clone(),
-            ready: endpoint.ready && !endpoint.terminating,
-            last_resort: endpoint.serving && endpoint.terminating,
+            ready: endpoint.ready && !endpoint.terminating && !is_drained,
+            last_resort: endpoint.serving && endpoint.terminating && !is_drained,
         }
     }
 

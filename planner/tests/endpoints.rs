@@ -2,7 +2,9 @@
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
-use sluice_api::{DecidedEndpoints, DecidedRealServerPool, EndpointSource, TargetPort};
+use sluice_api::{
+    DecidedEndpoints, DecidedRealServerPool, DrainedServer, EndpointSource, TargetPort,
+};
 use sluice_planner::{Server, Slice, Slices};
 
 fn slice(labels: &Value, ports: &Value, endpoints: &Value) -> Option<Slice> {
@@ -34,16 +36,13 @@ fn of_service(ports: &Value, endpoints: &Value) -> Slice {
 fn decided(source: EndpointSource, target_ports: Value) -> DecidedRealServerPool {
     let target_ports: Vec<TargetPort> = serde_json::from_value(target_ports).expect("target ports");
     DecidedRealServerPool {
-        servers: Vec::new(),
         endpoints: Some(DecidedEndpoints {
             source,
             name: "web".to_owned(),
             selector: None,
             target_ports,
         }),
-        health_check: None,
-        warmup: None,
-        drain: None,
+        ..DecidedRealServerPool::default()
     }
 }
 
@@ -101,6 +100,42 @@ fn ready_endpoints_take_new_flows_and_the_others_keep_theirs() {
         weights(&pool),
         expected.map(|(address, weight)| (address.to_owned(), weight))
     );
+}
+
+#[test]
+fn who_is_drained_takes_no_new_flows() {
+    let pod = |uid: &str| json!({"kind": "Pod", "name": "web", "uid": uid});
+    let slice = of_service(
+        &json!([]),
+        &json!([
+            {"addresses": ["10.0.0.1"], "conditions": {"ready": true}, "targetRef": pod("one")},
+            {"addresses": ["10.0.0.2"], "conditions": {"ready": true}, "targetRef": pod("two")},
+            {"addresses": ["10.0.0.3"], "conditions": {"ready": true}},
+        ]),
+    );
+    let mut decided = decided(EndpointSource::Service, json!([]));
+    let drain = |address: &str, uid: Option<&str>| {
+        serde_json::from_value::<DrainedServer>(json!({"address": address, "podUid": uid}))
+            .expect("a drained server")
+    };
+    decided.drained = vec![
+        drain("10.0.0.1", Some("one")),
+        drain("10.0.0.2", Some("another pod that had the address")),
+        drain("10.0.0.3", None),
+    ];
+    let weights_of = |decided: &DecidedRealServerPool| {
+        let servers = pool(std::slice::from_ref(&slice), decided);
+        let weights = weights(&servers).into_iter();
+        weights.map(|(_, weight)| weight).collect::<Vec<_>>()
+    };
+    assert_eq!(weights_of(&decided), [0, 1, 0]);
+    decided.endpoints = None;
+    decided.servers = serde_json::from_value(json!([
+        {"name": "a", "address": "10.0.0.1", "weight": 2},
+        {"name": "b", "address": "10.0.0.3", "weight": 3},
+    ]))
+    .expect("servers");
+    assert_eq!(weights_of(&decided), [2, 0], "static servers are no pods");
 }
 
 #[test]

@@ -288,16 +288,13 @@ fn changes(virtual_servers: u32) -> Changes {
             complete_revision: 1,
             generation: 1,
             content: DecidedRealServerPool {
-                servers: Vec::new(),
                 endpoints: Some(DecidedEndpoints {
                     source: EndpointSource::Service,
                     name: format!("pool-{number}"),
                     selector: None,
                     target_ports: Vec::new(),
                 }),
-                health_check: None,
-                warmup: None,
-                drain: None,
+                ..DecidedRealServerPool::default()
             },
         };
         let name = key(format!("pool-{number}"));
@@ -339,6 +336,7 @@ fn slice(pool: u32) -> Slice {
     let endpoint = |i| SliceEndpoint {
         name: format!("pool-{pool}-5d4f8c7b9-{i}"),
         address: address(pool * SERVERS_OF_POOL + i).into(),
+        pod_uid: None,
         node: None,
         ready: true,
         serving: true,

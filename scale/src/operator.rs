@@ -246,6 +246,7 @@ fn slice(pool: u32) -> Slice {
     let endpoint = |i| SliceEndpoint {
         name: format!("web-{pool}-5d4f8c7b9-{i}"),
         address: IpAddr::from(Ipv4Addr::from(0x0a00_0000 + pool * ENDPOINTS_OF_POOL + i)),
+        pod_uid: None,
         node: None,
         ready: true,
         serving: true,

@@ -202,6 +202,7 @@ fn summary(pool: &PoolView) -> Cell {
 fn server_row(branch: &str, server: &ServerView) -> [Cell; 5] {
     let takes = server.weight > 0;
     let state = match server.state {
+        ServerState::Drained => Cell::new(Tone::Waiting, "drained"),
         ServerState::Static if takes => Cell::new(Tone::Good, "static"),
         ServerState::Static => Cell::new(Tone::Waiting, "static, takes no flows"),
         ServerState::Ready => Cell::new(Tone::Good, "ready"),

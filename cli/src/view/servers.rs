@@ -64,6 +64,8 @@ pub struct TargetPortView {
 /// How a server stands, as far as Kubernetes tells. Health checks of the nodes are not in it.
 #[derive(Serialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum ServerState {
+    /// Drained by hand: keeps the flows that it has.
+    Drained,
     /// Static: always listed; its weight says whether it takes new flows.
     Static,
     /// Takes new flows.
@@ -132,7 +134,14 @@ pub(super) fn servers(
             state: ServerState::Static,
             down: Vec::new(),
         });
-        return Some(servers.collect());
+        let mut servers: Vec<ServerView> = servers.collect();
+        for server in &mut servers {
+            if content.drains(server.address, None) {
+                server.weight = 0;
+                server.state = ServerState::Drained;
+            }
+        }
+        return Some(servers);
     };
     let slices = slices?;
     let owner = SliceOwner::of_decision(namespace, endpoints);
@@ -142,7 +151,16 @@ pub(super) fn servers(
         .flat_map(|slice| &slice.endpoints)
         .collect();
     let servers = Slices::new(slices).servers(namespace, content);
-    Some(of_slices(servers, &endpoints, ports))
+    let mut servers = of_slices(servers, &endpoints, ports);
+    for endpoint in &endpoints {
+        let same = servers
+            .iter_mut()
+            .filter(|server| server.address == endpoint.address);
+        if content.drains(endpoint.address, endpoint.pod_uid.as_deref()) {
+            same.for_each(|server| server.state = ServerState::Drained);
+        }
+    }
+    Some(servers)
 }
 
 /// The planner says which servers there are and what they take; their conditions say why.
@@ -248,6 +266,7 @@ mod tests {
         let endpoint = |ready, terminating| SliceEndpoint {
             name: "a".to_owned(),
             address: "10.0.0.1".parse().unwrap(),
+            pod_uid: None,
             node: None,
             ready,
             serving: true,

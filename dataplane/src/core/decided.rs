@@ -256,6 +256,7 @@ mod tests {
         let endpoint = |address: &&str| SliceEndpoint {
             name: (*address).to_owned(),
             address: address.parse().unwrap(),
+            pod_uid: None,
             node: None,
             ready: true,
             serving: true,

@@ -169,10 +169,7 @@ impl Node {
                 generation: 1,
                 content: DecidedRealServerPool {
                     servers: servers.collect::<Result<_>>()?,
-                    endpoints: None,
-                    health_check: None,
-                    warmup: None,
-                    drain: None,
+                    ..DecidedRealServerPool::default()
                 },
             }),
             ..RealServerPoolStatus::default()

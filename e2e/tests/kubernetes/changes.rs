@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use sluice_e2e::stage::{CHANGE_TIMEOUT, SHOP, SYSTEM, Sluice, WEB};
 use sluice_e2e::traffic::Traffic;
 use sluice_tests::kube::Part;
@@ -36,6 +36,30 @@ pub(crate) fn pods(sluice: &mut Sluice) -> Result<()> {
     settled(sluice, 3)?;
     traffic.sample()?;
     println!("{} new connections while replacing", traffic.finish()?);
+    Ok(())
+}
+
+/// A pod that is drained gets no new connections, keeps those that it has, and gets new ones again when it is not.
+pub(crate) fn drained_pod(sluice: &mut Sluice) -> Result<()> {
+    let traffic = Traffic::start_with_kept(sluice.cluster.client(), WEB)?;
+    let pods = sluice.cluster.pods(SHOP, SELECTOR)?;
+    let pod = &pods.first().context("a pod")?.name;
+    let said = sluice.plugin(&format!("--namespace {SHOP} drain server {pod} --for 1h"))?;
+    ensure!(said.contains("takes no new flows until"), "{said}");
+    let got = traffic.sample()?.spread.of(pod);
+    ensure!(got == 0, "{pod} is drained, and got {got}");
+    let shown = sluice.plugin(&format!("--namespace {SHOP} status"))?;
+    ensure!(shown.contains("drained"), "{shown}");
+    let said = sluice.plugin(&format!("--namespace {SHOP} undrain server {pod}"))?;
+    ensure!(said.contains("is not drained any more"), "{said}");
+    let got = traffic.sample()?.spread.of(pod);
+    ensure!(got > 0, "{pod} got nothing");
+    println!("{} new connections, none failed", traffic.finish()?);
+    // Until the operator has seen that the time is over.
+    sluice.plugin(&format!("--namespace {SHOP} drain server {pod} --for 10s"))?;
+    sluice.until("realserverpool/web-v1", CHANGE_TIMEOUT, |pool| {
+        pool["status"]["decision"]["drained"].is_null()
+    })?;
     Ok(())
 }
 

@@ -44,6 +44,10 @@ fn main() -> ExitCode {
     );
     suite.check("pods come and go under load", changes::pods);
     suite.check(
+        "a pod is drained and undrained under load",
+        changes::drained_pod,
+    );
+    suite.check(
         "agents, operator and API server restart under load",
         changes::restarts,
     );

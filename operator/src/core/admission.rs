@@ -244,6 +244,7 @@ pub(super) fn accept(
             health_check: spec.health_check.clone(),
             warmup: spec.warmup,
             drain: spec.drain,
+            drained: Vec::new(),
         })
     };
     match (&spec.servers.selector, &spec.servers.service_name) {
@@ -322,6 +323,7 @@ fn accept_static(
             health_check: spec.health_check.clone(),
             warmup: spec.warmup,
             drain: spec.drain,
+            drained: Vec::new(),
         })
     } else {
         Err(refusals)

@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_api::{Claim, DecidedRealServerPool, ObjectKey};
+use sluice_api::{
+    Claim, DecidedRealServerPool, DrainedServer, ObjectKey, RealServerPool, Reason, Time,
+    drained_servers,
+};
 
 use super::admission::{self, Refusal, View};
 use super::claims::{self, Admitted, Claims};
@@ -26,14 +29,16 @@ pub(super) struct Checked {
     pub(super) claims: BTreeMap<ObjectKey, Claim>,
 }
 
-pub(super) fn check(world: &World) -> Checked {
+pub(super) fn check(world: &World, now: &Time) -> Checked {
     let slices = world.slices();
     let mut contents = BTreeMap::new();
     let mut refused = BTreeMap::new();
     let unusable = vips::unusable(world);
     for (key, pool) in &world.pools {
-        match admission::accept(key, &pool.spec, world) {
-            Ok(new) => {
+        let accepted = admission::accept(key, &pool.spec, world);
+        match accepted.and_then(|new| Ok((new, drained(pool, now)?))) {
+            Ok((mut new, drained)) => {
+                new.drained = drained;
                 contents.insert(key.clone(), new);
             }
             Err(refusals) => {
@@ -52,6 +57,7 @@ pub(super) fn check(world: &World) -> Checked {
         let Claims { lost, waiting } = claims::resolve(world, &mut admitted);
         let misfits = misfits(world, &view, &admitted, &refused);
         if misfits.is_empty() {
+            drain(world, now, &refused, &mut contents);
             let withdrawn = withdraw(lost, &unusable, &mut admitted);
             return Checked {
                 contents,
@@ -63,6 +69,38 @@ pub(super) fn check(world: &World) -> Checked {
         }
         for (key, refusals) in misfits {
             refuse(world, &key, refusals, &mut contents, &mut refused);
+        }
+    }
+}
+
+/// The servers that a pool's annotation has drained now.
+fn drained(pool: &RealServerPool, now: &Time) -> Result<Vec<DrainedServer>, Vec<Refusal>> {
+    let drained = drained_servers(pool).map_err(|error| {
+        vec![Refusal {
+            reason: Reason::InvalidSpec,
+            error,
+        }]
+    });
+    let mut drained = drained?;
+    drained.retain(|server| !server.is_over(now.0));
+    Ok(drained)
+}
+
+/// Has pools whose newest spec is refused drain the servers that are to be drained now. Where nobody can read which these are, they
+/// stay until their time is over.
+fn drain(
+    world: &World,
+    now: &Time,
+    refused: &BTreeMap<ObjectKey, Vec<Refusal>>,
+    contents: &mut BTreeMap<ObjectKey, DecidedRealServerPool>,
+) {
+    for key in refused.keys() {
+        let Some(content) = contents.get_mut(key) else {
+            continue;
+        };
+        match drained(&world.pools[key], now) {
+            Ok(drained) => content.drained = drained,
+            Err(_) => content.drained.retain(|server| !server.is_over(now.0)),
         }
     }
 }

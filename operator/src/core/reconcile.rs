@@ -11,7 +11,7 @@ use super::{policies, pools, status};
 
 /// The new status of every object. Called again with that status it gives the same, until something changes.
 pub fn reconcile(world: &World, now: &Time) -> Outcome {
-    let checked = pools::check(world);
+    let checked = pools::check(world, now);
     let served = decide::served(world, &checked.admitted, &checked.withdrawn);
     let slices = world.slices();
     let servers = Servers {

@@ -94,6 +94,8 @@ pub(super) struct Index {
     reopened: BTreeSet<Kind>,
     /// What Services of type LoadBalancer are concerned with.
     pub(super) concerns: Concerns,
+    /// Pools of which servers are drained by hand.
+    drained: BTreeSet<ObjectKey>,
     /// Pools whose slices may have to change.
     pub(super) dirty_pools: BTreeSet<ObjectKey>,
     missed: Vec<(&'static str, Missed)>,
@@ -254,13 +256,20 @@ impl Index {
     }
 
     /// The policies whose time may have come.
-    pub(super) fn look_at_timers(&mut self) {
+    pub(super) fn look_at_timers(&mut self, now: &Time) {
         let running = self.policies.objects.iter().filter(|(_, policy)| {
             let phase = policy.status.as_ref().and_then(|status| status.phase);
             phase != Some(RolloutPhase::Completed)
         });
         let running = running.map(|(key, _)| (Kind::RolloutPolicy, key.clone()));
         self.dirty.extend(running);
+        let over = self.drained.iter().filter(|key| {
+            let pool = self.pools.objects.get(key);
+            pool.and_then(Decided::current)
+                .is_some_and(|decision| decision.content.is_drain_over(now.0))
+        });
+        let over = over.map(|key| (Kind::RealServerPool, key.clone()));
+        self.dirty.extend(over);
     }
 
     /// Notes that an object changed.
@@ -356,6 +365,12 @@ impl Index {
                 && status.decision.is_some()
             {
                 self.orphans.insert(key.clone(), status);
+            }
+            let decision = now.and_then(Decided::current);
+            if decision.is_some_and(|decision| !decision.content.drained.is_empty()) {
+                self.drained.insert(key.clone());
+            } else {
+                self.drained.remove(&key);
             }
             self.dirty_pools.insert(key.clone());
             self.changed((Kind::RealServerPool, key));

@@ -264,7 +264,7 @@ impl Operator {
         }
         if Moment::now() >= self.timers_at {
             self.timers_at = Moment::now() + TICK;
-            self.index.look_at_timers();
+            self.index.look_at_timers(&now());
         }
         if !self.index.dirty.is_empty() {
             self.decide().await;

@@ -132,7 +132,8 @@ impl Standalone {
             }
         }
         let due = monotonic_ms.saturating_sub(self.last_ms) >= IDLE_MS;
-        if self.busy || (due && !self.policies.objects.is_empty()) {
+        let runs = || !self.policies.objects.is_empty() || self.is_drain_over(now);
+        if self.busy || (due && runs()) {
             self.last_ms = monotonic_ms;
             let outcome = self.reconcile(now, monotonic_ms);
             self.busy = self.write(outcome, monotonic_ms, &mut failures);
@@ -225,6 +226,14 @@ impl Standalone {
         let pools = self.pools.highest_revision();
         let floor = self.revision_floor.max(self.schedule.given());
         servers.max(pools).max(floor)
+    }
+
+    /// Whether a server is to take new flows again that is drained by hand.
+    fn is_drain_over(&self, now: &Time) -> bool {
+        self.pools.objects.values().any(|pool| {
+            let decision = pool.status.as_ref().and_then(|it| it.decision.as_ref());
+            decision.is_some_and(|decision| decision.content.is_drain_over(now.0))
+        })
     }
 
     fn reconcile(&mut self, now: &Time, monotonic_ms: u64) -> Outcome {

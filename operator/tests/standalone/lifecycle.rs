@@ -3,10 +3,31 @@
 use std::fs;
 use std::time::Duration;
 
-use sluice_api::Kind;
+use sluice_api::jiff::{SignedDuration, Timestamp};
+use sluice_api::{DRAINED_SERVERS_ANNOTATION, Kind};
 use sluice_directory::{DecisionReader, WRITTEN_MS};
 
 use crate::harness::{OTHER, POOLS, Standalone, WEB, assert_parts, key};
+
+#[test]
+fn a_drained_server_takes_flows_again_when_its_time_is_over() {
+    let mut s = Standalone::started(&[("web.yaml", WEB), ("pools.yaml", POOLS)]);
+    s.agent("d1", &["10.0.0.250"]);
+    s.wait_live("web");
+    let taking = |s: &Standalone| s.pool("v1").map(|pool| pool.status.ready_servers);
+    assert_eq!(taking(&s), Some(1));
+    let until = Timestamp::now() + SignedDuration::from_secs(3);
+    let text = format!("[{{\"address\": \"10.0.0.1\", \"until\": \"{until}\"}}]");
+    let drained =
+        format!("metadata: {{name: v1, annotations: {{{DRAINED_SERVERS_ANNOTATION}: '{text}'}}}}");
+    s.write(
+        "pools.yaml",
+        &POOLS.replace("metadata: {name: v1}", &drained),
+    );
+    s.wait("the drain", |s| (taking(s)? == 0).then_some(()));
+    s.wait("its end", |s| (taking(s)? == 1).then_some(()));
+    assert!(Timestamp::now() >= until);
+}
 
 #[test]
 fn from_manifests_to_what_nodes_acknowledge() {

@@ -189,16 +189,13 @@ fn own_address(own: &str, there: bool) -> RouteNetlinkMessage {
 fn pool_of_pods(revision: u64, name: &str) -> PoolDecision {
     PoolDecision {
         content: DecidedRealServerPool {
-            servers: Vec::new(),
             endpoints: Some(DecidedEndpoints {
                 source: EndpointSource::Pods,
                 name: name.to_owned(),
                 selector: None,
                 target_ports: Vec::new(),
             }),
-            health_check: None,
-            warmup: None,
-            drain: None,
+            ..DecidedRealServerPool::default()
         },
         ..pool_decision(revision, &[])
     }
@@ -208,6 +205,7 @@ fn slice(name: &str, pods: &[&str]) -> Slice {
     let endpoint = |pod: &&str| SliceEndpoint {
         name: (*pod).to_owned(),
         address: ip(pod),
+        pod_uid: None,
         node: None,
         ready: true,
         serving: true,

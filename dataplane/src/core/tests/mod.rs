@@ -411,10 +411,7 @@ fn pool_decision(revision: u64, servers: &[&str]) -> PoolDecision {
         generation: 1,
         content: DecidedRealServerPool {
             servers: servers.iter().map(server).collect(),
-            endpoints: None,
-            health_check: None,
-            warmup: None,
-            drain: None,
+            ..DecidedRealServerPool::default()
         },
     }
 }

@@ -23,6 +23,7 @@ fn endpoints(source: EndpointSource, addresses: &[(&str, bool)]) -> Slice {
     let endpoint = |(address, ready): &(&str, bool)| SliceEndpoint {
         name: format!("pod-{address}"),
         address: address.parse().expect("address"),
+        pod_uid: None,
         node: None,
         ready: *ready,
         serving: *ready,

@@ -4,6 +4,7 @@ mod admission;
 mod claims;
 mod cluster;
 mod decisions;
+mod drained;
 mod joining;
 mod parts;
 mod properties;
@@ -16,9 +17,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sluice_api::jiff::Timestamp;
 use sluice_api::{
-    AddressPool, Condition, ConditionType, ExceptionKind, LoadBalancerNodeStatus, NodeException,
-    ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason, RolloutPhase, Time, find_condition,
-    set_condition,
+    AddressPool, Condition, ConditionType, DRAINED_SERVERS_ANNOTATION, ExceptionKind,
+    LoadBalancerNodeStatus, NodeException, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason,
+    RolloutPhase, Time, find_condition, set_condition,
 };
 use sluice_directory::manifest::{self, Object};
 

@@ -45,10 +45,7 @@ fn status(revision: u64, servers: &[u8]) -> RealServerPoolStatus {
     });
     let content = DecidedRealServerPool {
         servers: servers.collect(),
-        endpoints: None,
-        health_check: None,
-        warmup: None,
-        drain: None,
+        ..DecidedRealServerPool::default()
     };
     RealServerPoolStatus {
         decision: Some(PoolDecision {
