@@ -16,7 +16,7 @@ use crate::limits::{
     MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_DRAINED_SERVERS, MAX_GROUP_NAME_LENGTH,
     MAX_LABEL_LENGTH, MAX_NAME_LENGTH, MAX_POOLS, MAX_PORTS, MAX_REVISION, MAX_STATIC_SERVERS,
 };
-use crate::real_server_pool::{Drain, Warmup};
+use crate::real_server_pool::{Drain, OnDown, Warmup};
 use crate::selector::LabelSelector;
 use crate::sources::DecidedSources;
 use crate::target_port::TargetPort;
@@ -192,6 +192,9 @@ pub struct DecidedRealServerPool {
     /// How long servers that take no new flows keep those that they have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// What becomes of the TCP connections of a server that is down.
+    #[serde(default)]
+    pub on_down: OnDown,
     /// Servers that take no new flows, whatever else is said of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_DRAINED_SERVERS))]

@@ -86,7 +86,8 @@ pub use peers::{
     read_peers, write_peers,
 };
 pub use real_server_pool::{
-    Drain, RealServerPool, RealServerPoolSpec, RealServerPoolStatus, Servers, StaticServer, Warmup,
+    Drain, DrainEnd, OnDown, RealServerPool, RealServerPoolSpec, RealServerPoolStatus, Servers,
+    StaticServer, Warmup,
 };
 pub use rollout_policy::{
     CanaryStep, CanaryStrategy, CommandResult, Gate, HistoryEntry, LastCommand, RolloutEvent,

@@ -71,6 +71,30 @@ pub struct RealServerPoolSpec {
     /// ready, until the flows end; those that are removed not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// What becomes of the TCP connections of a server that is down while others are up. UDP flows go to other servers at once.
+    #[serde(default)]
+    pub on_down: OnDown,
+}
+
+/// What becomes of the TCP connections of a server that is down while others are up.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnDown {
+    /// They go on: the check may be wrong, or the server come back.
+    #[default]
+    Keep,
+    /// A client's next packet is answered by a reset, so that it connects anew at once.
+    Reset,
+}
+
+/// What becomes of the flows of a server that has been drained for long enough.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DrainEnd {
+    /// They are forgotten: a packet of such a flow goes to another server, which answers that of a TCP connection with a reset. Under
+    /// FullNAT it is dropped.
+    #[default]
+    Forget,
+    /// A client's next packet of a TCP connection is answered by a reset. Ten minutes later, and of UDP at once, they are forgotten.
+    Reset,
 }
 
 /// How long servers keep flows once they take no new ones: those with weight 0, pods that are not ready or terminating, and
@@ -78,10 +102,12 @@ pub struct RealServerPoolSpec {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Drain {
-    /// After how many seconds their flows are forgotten: a packet of such a flow then goes to another server, which answers that
-    /// of a TCP connection with a reset. Under FullNAT it is dropped.
+    /// After how many seconds their flows end.
     #[schemars(range(min = 1, max = MAX_DRAIN_SECONDS))]
     pub timeout_seconds: u32,
+    /// How they end then.
+    #[serde(default)]
+    pub then: DrainEnd,
 }
 
 /// How a server that joins others, or that is up again, gets its share of new flows: a tenth at first, and more by equal steps.

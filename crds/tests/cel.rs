@@ -11,7 +11,7 @@ use sluice_api::schema::object_schema;
 use sluice_api::{
     AddressPoolSpec, AddressSharing, Allowed, Announce, CanaryStep, CanaryStrategy, CheckTls,
     ExternalTrafficPolicy, Forwarding, ForwardingMode, GrpcCheck, HealthCheck, HttpCheck,
-    HttpMethod, IcmpCheck, IpFamily, Kind, L2Announcement, LabelSelector, NoAnnouncement,
+    HttpMethod, IcmpCheck, IpFamily, Kind, L2Announcement, LabelSelector, NoAnnouncement, OnDown,
     PoolSelection, Protocol, RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy,
     ServerSelection, Servers, Sources, StaticServer, StatusRange, TcpCheck, UdpCheck, Validate,
     VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool, WhenAllDown,
@@ -285,7 +285,7 @@ proptest! {
             })
             .collect();
         let servers = Servers { static_servers, ..Servers::default() };
-        let spec = RealServerPoolSpec { servers, target_ports: Vec::new(), health_check, warmup: None, drain: None };
+        let spec = RealServerPoolSpec { servers, target_ports: Vec::new(), health_check, warmup: None, drain: None, on_down: OnDown::Keep };
         let (cel, own) = both(Kind::RealServerPool, &spec);
         prop_assert_eq!(cel, own);
     }

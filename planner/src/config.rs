@@ -8,7 +8,7 @@ use sluice_api::{
 };
 
 use crate::ring::WHOLE;
-use crate::{Blocks, Hop};
+use crate::{Blocks, Hop, Resets};
 
 /// One VIP port of a virtual server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +59,8 @@ pub(crate) struct ServerConfig {
     pub(crate) gives_flows_up: bool,
     /// The effective weight is 0: a connection attempt on an old flow chooses anew.
     pub(crate) draining: bool,
+    /// When its TCP connections are reset.
+    pub(crate) resets: Resets,
     /// The way to it.
     pub(crate) reach: Reach,
 }
@@ -72,6 +74,7 @@ impl ServerConfig {
         self.tenths = u8::try_from(mean).unwrap_or(WHOLE);
         self.weight = sum;
         self.draining &= other.draining;
+        self.resets = self.resets.min(other.resets);
     }
 }
 

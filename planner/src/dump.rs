@@ -3,8 +3,8 @@
 use std::fmt;
 
 use sluice_abi::{
-    EVERYBODY, ForwardingMode, MAX_GROUPS, NET_SENDS, NET_TUNNELS, NOBODY, POOL_BY_CLIENT_ADDRESS,
-    Path, SERVER_BY_CLIENT_ADDRESS, ServerRecord,
+    EVERYBODY, ForwardingMode, Head, MAX_GROUPS, NET_SENDS, NET_TUNNELS, NOBODY,
+    POOL_BY_CLIENT_ADDRESS, Path, REFUSES, SERVER_BY_CLIENT_ADDRESS, ServerRecord, ServerWord,
 };
 
 use crate::{Image, Mac, Ring, head, ids};
@@ -22,44 +22,14 @@ impl fmt::Display for Image {
                 "vip {socket}: index {index}, head {head}, rs head {rs_head}"
             )?;
         }
-        for (slot, entry) in &self.heads {
-            let by = |flag| match entry.flags & flag {
-                0 => "flow",
-                _ => "client address",
-            };
-            write!(
-                f,
-                "head {slot}: index {}, seed {:08x}, pool by {}, server by {}",
-                entry.index,
-                entry.seed,
-                by(POOL_BY_CLIENT_ADDRESS),
-                by(SERVER_BY_CLIENT_ADDRESS)
-            )?;
-            match entry.source_set {
-                EVERYBODY => writeln!(f)?,
-                NOBODY => writeln!(f, ", from nobody")?,
-                set => writeln!(f, ", from source set {set}")?,
-            }
-            for pool in head::pools(entry) {
-                let (tag, threshold, ring) = (pool.tag, pool.threshold, pool.ring);
-                writeln!(f, "  pool {tag:08x}: below {threshold}, ring {ring}")?;
-            }
+        for (slot, head) in &self.heads {
+            write_head(f, *slot, head)?;
         }
         for (id, ring) in &self.rings {
             writeln!(f, "ring {id}: {ring}")?;
         }
         for (id, word) in &self.servers {
-            let epoch = word.epoch();
-            if !word.present() {
-                writeln!(f, "server {id}: absent, epoch {epoch}")?;
-                continue;
-            }
-            let (slot, path) = (word.slot(), path_name(word.path()));
-            let draining = if word.draining() { ", draining" } else { "" };
-            writeln!(
-                f,
-                "server {id}: record {slot}, epoch {epoch}, {path}{draining}"
-            )?;
+            write_server(f, *id, *word)?;
         }
         for (slot, record) in &self.records {
             write!(f, "record {slot}: ")?;
@@ -132,6 +102,48 @@ impl fmt::Display for Ring {
         }
         Ok(())
     }
+}
+
+fn write_head(f: &mut fmt::Formatter<'_>, slot: u32, entry: &Head) -> fmt::Result {
+    let by = |flag| match entry.flags & flag {
+        0 => "flow",
+        _ => "client address",
+    };
+    write!(
+        f,
+        "head {slot}: index {}, seed {:08x}, pool by {}, server by {}",
+        entry.index,
+        entry.seed,
+        by(POOL_BY_CLIENT_ADDRESS),
+        by(SERVER_BY_CLIENT_ADDRESS)
+    )?;
+    if entry.flags & REFUSES != 0 {
+        write!(f, ", refuses")?;
+    }
+    match entry.source_set {
+        EVERYBODY => writeln!(f)?,
+        NOBODY => writeln!(f, ", from nobody")?,
+        set => writeln!(f, ", from source set {set}")?,
+    }
+    for pool in head::pools(entry) {
+        let (tag, threshold, ring) = (pool.tag, pool.threshold, pool.ring);
+        writeln!(f, "  pool {tag:08x}: below {threshold}, ring {ring}")?;
+    }
+    Ok(())
+}
+
+fn write_server(f: &mut fmt::Formatter<'_>, id: u32, word: ServerWord) -> fmt::Result {
+    let epoch = word.epoch();
+    if !word.present() {
+        return writeln!(f, "server {id}: absent, epoch {epoch}");
+    }
+    let (slot, path) = (word.slot(), path_name(word.path()));
+    let draining = if word.draining() { ", draining" } else { "" };
+    let resets = if word.resets() { ", resets" } else { "" };
+    writeln!(
+        f,
+        "server {id}: record {slot}, epoch {epoch}, {path}{draining}{resets}"
+    )
 }
 
 fn write_record(f: &mut fmt::Formatter<'_>, record: &ServerRecord) -> fmt::Result {

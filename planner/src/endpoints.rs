@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use sluice_api::{
-    DecidedEndpoints, DecidedRealServerPool, EndpointSource, GROUP, Kind, POOL_LABEL, PortRef,
-    SERVICE_LABEL, SLICE_MANAGER, SLICE_MANAGER_LABEL, TargetPort, pool_label,
+    DecidedEndpoints, DecidedRealServerPool, EndpointSource, GROUP, Kind, OnDown, POOL_LABEL,
+    PortRef, SERVICE_LABEL, SLICE_MANAGER, SLICE_MANAGER_LABEL, TargetPort, pool_label,
 };
 
-use crate::{Server, ServerPorts};
+use crate::{Resets, Server, ServerPorts};
 
 /// Weight of an endpoint that takes new flows.
 pub(crate) const WEIGHT: u32 = 1;
@@ -151,6 +151,7 @@ impl<'a> Slices<'a> {
                 if decided.drains(server.address, None) {
                     server.weight = 0;
                 }
+                server.resets = resets(decided.on_down);
                 server
             });
             return servers.collect();
@@ -158,7 +159,11 @@ impl<'a> Slices<'a> {
         let is_drained = |endpoint: &SliceEndpoint| {
             decided.drains(endpoint.address, endpoint.pod_uid.as_deref())
         };
-        self.endpoints(namespace, endpoints, is_drained)
+        let mut servers = self.endpoints(namespace, endpoints, is_drained);
+        for server in &mut servers {
+            server.resets = resets(decided.on_down);
+        }
+        servers
     }
 
     /// The servers that a decision on endpoints means now. An endpoint that stands in two slices, as it may for a moment
@@ -197,10 +202,18 @@ impl<'a> Slices<'a> {
                 node: standing.node,
                 weight: if takes_flows { WEIGHT } else { 0 },
                 is_last_resort: standing.last_resort,
+                resets: Resets::Never,
                 ports,
             }
         };
         found.into_iter().map(server).collect()
+    }
+}
+
+const fn resets(on_down: OnDown) -> Resets {
+    match on_down {
+        OnDown::Keep => Resets::Never,
+        OnDown::Reset => Resets::WhenDown,
     }
 }
 

@@ -44,7 +44,7 @@ pub use members::RingLayout;
 pub use op::{Limits, MapOp};
 pub use planner::{Planner, ServerInfo};
 pub use problem::{ObjectKind, Problem, Reason};
-pub use server::{Server, ServerPorts, Tenths};
+pub use server::{Resets, Server, ServerPorts, Tenths};
 pub use sources::{Blocks, Source};
 pub use tables::Usage;
 pub use view::{Hop, Mac, NextHop, NodeView, Prefix, Role, Via};

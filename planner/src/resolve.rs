@@ -14,7 +14,7 @@ use crate::config::{PoolConfig, Reach, ServerConfig, VipPortConfig};
 use crate::endpoints::WEIGHT;
 use crate::known::Known;
 use crate::problem::{ObjectKind, Problem, Reason};
-use crate::{Blocks, NextHop, NodeView, Prefix, Server, Via, hash};
+use crate::{Blocks, NextHop, NodeView, Prefix, Resets, Server, Via, hash};
 
 /// Which VIP ports a virtual server claims on a node.
 pub(crate) struct Claims {
@@ -138,8 +138,8 @@ fn is_all_down(scope: &Scope<'_>, servers: &[ServerConfig]) -> bool {
         && taking.all(|server| server.tenths == 0)
 }
 
-/// Has servers that are down give up their flows, as a protocol without connections allows, where another server can take them. To
-/// frames from other directors this node's own servers are the only ones that there are.
+/// Has servers that are down give up their flows where another server can take them: at once, as a protocol without connections allows,
+/// and by resets, where the pool wants that. To frames from other directors this node's own servers are the only ones that there are.
 fn give_flows_up(scope: &Scope<'_>, is_down: bool, servers: &mut [ServerConfig]) {
     let takes = |server: &ServerConfig| {
         server.weight > 0 && server.tenths > 0 && server.reach != Reach::Pending
@@ -151,7 +151,14 @@ fn give_flows_up(scope: &Scope<'_>, is_down: bool, servers: &mut [ServerConfig])
     let by_address = matches!(mode, ForwardingMode::Dr | ForwardingMode::Tun);
     for server in servers {
         let is_only_here = by_address && server.reach == Reach::Local;
-        server.gives_flows_up = server.tenths == 0 && !is_only_here;
+        let is_left = server.tenths == 0 && !is_only_here;
+        match scope.port.protocol {
+            Protocol::Udp => server.gives_flows_up |= is_left,
+            Protocol::Tcp if is_left && server.resets == Resets::WhenDown => {
+                server.resets = Resets::Now;
+            }
+            Protocol::Tcp => {}
+        }
     }
 }
 
@@ -231,9 +238,7 @@ impl Resolver<'_> {
         if let Some(known) = known {
             servers = self.servers(scope, share, &pool_name, known);
             is_down = is_all_down(scope, &servers);
-            if scope.port.protocol == Protocol::Udp {
-                give_flows_up(scope, is_down, &mut servers);
-            }
+            give_flows_up(scope, is_down, &mut servers);
             if self.known.view.role.director
                 && share.weight > 0
                 && !scope.is_local()
@@ -445,8 +450,12 @@ impl Resolver<'_> {
             },
             weight: u64::from(weight),
             tenths,
-            gives_flows_up: false,
+            gives_flows_up: scope.port.protocol == Protocol::Udp && server.resets == Resets::Now,
             draining: weight == 0 || share.weight == 0 || tenths == 0,
+            resets: match scope.port.protocol {
+                Protocol::Tcp => server.resets,
+                Protocol::Udp => Resets::Never,
+            },
             reach,
         })
     }

@@ -10,6 +10,18 @@ use sluice_api::{DecidedPort, DecidedServer};
 /// their address and the port on them; port 0: whatever the port.
 pub type Tenths = BTreeMap<SocketAddr, u8>;
 
+/// When a client's next packet of a TCP connection to a server is answered by a reset.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Resets {
+    /// Never.
+    #[default]
+    Never,
+    /// While the server is down and another one takes flows.
+    WhenDown,
+    /// Now.
+    Now,
+}
+
 /// A real server of a pool.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Server {
@@ -23,6 +35,8 @@ pub struct Server {
     pub weight: u32,
     /// Whether it terminates and serves until then: it takes flows where no other server may.
     pub is_last_resort: bool,
+    /// When its connections are reset.
+    pub resets: Resets,
     /// Its ports.
     pub ports: Arc<ServerPorts>,
 }
@@ -62,6 +76,7 @@ impl From<&DecidedServer> for Server {
             node: None,
             weight: decided.weight,
             is_last_resort: false,
+            resets: Resets::Never,
             ports: Arc::new(ports),
         }
     }

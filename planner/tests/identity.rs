@@ -12,7 +12,7 @@ use common::{
 };
 use sluice_abi::REFUSES;
 use sluice_api::{ForwardingMode, Protocol, WhenAllDown};
-use sluice_planner::{Image, NextHop, Server, Via};
+use sluice_planner::{Image, NextHop, Resets, Server, Via};
 
 const MODES: [ForwardingMode; 4] = [
     ForwardingMode::Nat,
@@ -217,6 +217,66 @@ fn a_server_that_is_down_gives_up_datagrams_alone() {
             planner.set_view(down(&[first, second]));
             let all = settle(&mut planner, &decided);
             assert_eq!(all, back, "{mode:?}: all are down, so all take flows");
+        }
+    }
+}
+
+#[test]
+fn connections_of_a_server_that_is_down_are_reset_where_the_pool_wants_it() {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for resets in [Resets::Never, Resets::WhenDown, Resets::Now] {
+            let mut web = virtual_server(ForwardingMode::Dr, "192.0.2.1", &[("blue", 1)]);
+            web.ports[0].protocol = protocol;
+            let servers = both().into_iter().map(|server| Server { resets, ..server });
+            let mut servers: Vec<Server> = servers.collect();
+            if resets == Resets::Now {
+                servers[0].weight = 0;
+                servers[1].resets = Resets::Never;
+            }
+            let decided = snapshot(vec![("web", web)], vec![("blue", servers)]);
+            let mut planner = planner(&decided, &view(), &Image::default(), &ROOMY);
+            let resetting = |planner: &Told| {
+                let words = planner.image().servers.values();
+                words.filter(|word| word.resets()).count()
+            };
+            settle(&mut planner, &decided);
+            let ended = protocol == Protocol::Tcp && resets == Resets::Now;
+            assert_eq!(
+                resetting(&planner),
+                usize::from(ended),
+                "{protocol:?} {resets:?}"
+            );
+            let down = |addresses: &[&str]| {
+                let sockets = addresses.iter().map(|it| (SocketAddr::new(ip(it), 0), 0));
+                let tenths = sockets.collect();
+                View {
+                    tenths: [(name("blue"), tenths)].into(),
+                    ..view()
+                }
+            };
+            planner.set_view(down(&["10.0.0.1"]));
+            settle(&mut planner, &decided);
+            let one = protocol == Protocol::Tcp && resets != Resets::Never;
+            assert_eq!(
+                resetting(&planner),
+                usize::from(one),
+                "{protocol:?} {resets:?}: one is down"
+            );
+            planner.set_view(down(&["10.0.0.1", "10.0.0.2"]));
+            settle(&mut planner, &decided);
+            assert_eq!(
+                resetting(&planner),
+                usize::from(ended),
+                "{protocol:?} {resets:?}: all are down"
+            );
+            planner.set_view(view());
+            settle(&mut planner, &decided);
+            assert_eq!(
+                resetting(&planner),
+                usize::from(ended),
+                "{protocol:?} {resets:?}: both are up"
+            );
+            assert!(planner.problems().is_empty(), "{:?}", planner.problems());
         }
     }
 }

@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     for (name, mode, run) in CHECKS {
         check(&mut suite, name, mode, run);
     }
-    for mode in Mode::ALL {
+    // The director answers, whatever the mode.
+    for mode in [Mode::Nat, Mode::Tun] {
         check(
             &mut suite,
             &format!("{mode}: where all are down clients are told, or not"),
@@ -44,12 +45,24 @@ fn main() -> ExitCode {
             move |lab| refuses(lab, mode),
         );
     }
-    for mode in [Mode::Nat, Mode::Dr] {
+    for (mode, then) in [
+        (Mode::Nat, "Forget"),
+        (Mode::Dr, "Forget"),
+        (Mode::FullNat, "Reset"),
+    ] {
         check(
             &mut suite,
             &format!("{mode}: who was removed keeps its connections for a time"),
             mode,
-            move |lab| drains(lab, mode),
+            move |lab| drains(lab, mode, then),
+        );
+    }
+    for mode in [Mode::FullNat, Mode::Dr] {
+        check(
+            &mut suite,
+            &format!("{mode}: connections of who is down may be reset"),
+            mode,
+            move |lab| resets(lab, mode),
         );
     }
     check(
@@ -105,19 +118,26 @@ fn by_http() -> Value {
 
 /// Has all three servers of a mode serve, in one pool with this check. New flows go by the client's address.
 fn serve(lab: &mut Lab, mode: Mode, check: Value) -> Result<()> {
-    serve_by(lab, mode, &mode.servers(), ("healthCheck", check))
+    let mut fields = json!({});
+    fields["healthCheck"] = check;
+    serve_by(lab, mode, &mode.servers(), fields)
 }
 
 /// The same, where this becomes of new flows when all are down.
 fn serve_when_all_down(lab: &mut Lab, mode: Mode, what: &str) -> Result<()> {
-    let (pool, mut server) = manifests(lab, mode, &mode.servers(), ("healthCheck", by_http()))?;
+    let (pool, mut server) = manifests(
+        lab,
+        mode,
+        &mode.servers(),
+        json!({"healthCheck": by_http()}),
+    )?;
     server["spec"]["whenAllDown"] = json!(what);
     apply(lab, mode, &mode.servers(), &[pool, server])
 }
 
-/// Has these servers of a mode serve, in one pool with this field in its spec.
-fn serve_by(lab: &mut Lab, mode: Mode, servers: &[&str], field: (&str, Value)) -> Result<()> {
-    let (pool, server) = manifests(lab, mode, servers, field)?;
+/// Has these servers of a mode serve, in one pool with these fields in its spec.
+fn serve_by(lab: &mut Lab, mode: Mode, servers: &[&str], fields: Value) -> Result<()> {
+    let (pool, server) = manifests(lab, mode, servers, fields)?;
     apply(lab, mode, servers, &[pool, server])
 }
 
@@ -126,15 +146,12 @@ fn pool_name(mode: Mode) -> String {
 }
 
 /// The pool and the virtual server.
-fn manifests(
-    lab: &Lab,
-    mode: Mode,
-    servers: &[&str],
-    (field, value): (&str, Value),
-) -> Result<(Value, Value)> {
+fn manifests(lab: &Lab, mode: Mode, servers: &[&str], mut fields: Value) -> Result<(Value, Value)> {
     let name = pool_name(mode);
     let mut pool = manifest::pool(&name, &lab.members(servers)?, mode.target_port());
-    pool["spec"][field] = value;
+    let fields = fields.as_object_mut().context("an object")?;
+    let spec = pool["spec"].as_object_mut().context("a spec")?;
+    spec.append(fields);
     let pools = [(name.as_str(), 1)];
     let server = mode.virtual_server();
     let mut server = manifest::virtual_server(server, mode.name(), mode.vip(), &pools);
@@ -478,9 +495,33 @@ fn own_port(lab: &mut Lab) -> Result<()> {
     await_verdicts(lab, 6, 0)
 }
 
-fn drains(lab: &mut Lab, mode: Mode) -> Result<()> {
+fn resets(lab: &mut Lab, mode: Mode) -> Result<()> {
+    let fields = json!({"healthCheck": by_http(), "onDown": "Reset"});
+    serve_by(lab, mode, &mode.servers(), fields)?;
+    await_verdicts(lab, 6, 0)?;
+    let client = lab.fabric.client().clone();
+    let targets = Family::BOTH.map(|family| mode.target(family));
+    let kept = KeptConnections::open(&client, &targets, 40, Duration::from_millis(50))?;
+    let (sick, theirs) = kept.servers().first_key_value().context("a server")?;
+    let (sick, theirs) = (sick.clone(), *theirs);
+    lab.fabric.web(&sick)?.set_well(false)?;
+    await_verdicts(lab, 4, 2)?;
+    for family in Family::BOTH {
+        await_spared(lab, mode, family, 20_501, &sick)?;
+    }
+    // Each asks again within this time.
+    thread::sleep(Duration::from_secs(1));
+    let broken = kept.count_broken()?;
+    ensure!(
+        broken == theirs,
+        "{broken} connections ended, and {sick} had {theirs}"
+    );
+    Ok(())
+}
+
+fn drains(lab: &mut Lab, mode: Mode, then: &str) -> Result<()> {
     let time = Duration::from_secs(6);
-    let drain = || ("drain", json!({"timeoutSeconds": time.as_secs()}));
+    let drain = || json!({"drain": {"timeoutSeconds": time.as_secs(), "then": then}});
     serve_by(lab, mode, &mode.servers(), drain())?;
     let client = lab.fabric.client().clone();
     let targets = Family::BOTH.map(|family| mode.target(family));
@@ -513,7 +554,7 @@ fn drains(lab: &mut Lab, mode: Mode) -> Result<()> {
 
 fn warms_up(lab: &mut Lab) -> Result<()> {
     let mode = Mode::FullNat;
-    let warmup = || ("warmup", json!({"seconds": 9}));
+    let warmup = || json!({"warmup": {"seconds": 9}});
     let [first, second, joins] = mode.servers();
     serve_by(lab, mode, &[first, second], warmup())?;
     serve_by(lab, mode, &mode.servers(), warmup())?;

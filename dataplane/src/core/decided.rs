@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sluice_api::{DecidedVirtualServer, ObjectKey, PoolDecision};
 use sluice_planner::{Server, Slice, SliceOwner, Slices};
@@ -168,12 +168,11 @@ impl Decided {
         let decided = self.pools.get(key).map(|pool| self.servers(key, pool));
         let before = self.servers.remove(key);
         let drain = self.pools.get(key).and_then(|pool| pool.content.drain);
-        let time = drain.map(|drain| Duration::from_secs(drain.timeout_seconds.into()));
         let known = before.as_deref().unwrap_or_default();
         if decided.is_none() {
             self.drained.forget(key);
         }
-        let after = decided.map(|decided| self.drained.keep(key, time, known, decided, now));
+        let after = decided.map(|decided| self.drained.keep(key, drain, known, decided, now));
         if before.as_deref() == after.as_deref() {
             self.servers
                 .extend(before.map(|servers| (key.clone(), servers)));

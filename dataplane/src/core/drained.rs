@@ -6,11 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sluice_api::ObjectKey;
-use sluice_planner::{Server, ServerPorts};
+use sluice_api::{Drain, DrainEnd, ObjectKey};
+use sluice_planner::{Resets, Server, ServerPorts};
 
 /// Servers of a pool that are kept after they were removed. Beyond it those go that have been kept longest.
 const MAX_REMOVED: usize = 1_024;
+/// For how long packets of flows whose time is over are answered by resets.
+const RESETS: Duration = Duration::from_mins(10);
 
 /// What tells a server of a pool from another one.
 type Identity = (IpAddr, Arc<ServerPorts>);
@@ -31,22 +33,27 @@ pub(super) struct Pool {
 }
 
 impl Drained {
-    /// The servers that a pool has, by those that are decided and those that it had `before`: whoever was removed stays for this time,
-    /// and who is drained for longer has none any more. Without a time all are as decided.
+    /// The servers that a pool has, by those that are decided and those that it had `before`: whoever was removed stays for the time of
+    /// the pool's `drain`, and who is drained for longer has no flows any more. Without a `drain` all are as decided.
     pub(super) fn keep(
         &mut self,
         pool: &ObjectKey,
-        time: Option<Duration>,
+        drain: Option<Drain>,
         before: &[Server],
         decided: Vec<Server>,
         now: Instant,
     ) -> Vec<Server> {
         let known = self.forget(pool).unwrap_or_default();
-        let Some(time) = time else {
+        let Some(drain) = drain else {
             return decided;
         };
+        let time = Duration::from_secs(drain.timeout_seconds.into());
+        let kept = match drain.then {
+            DrainEnd::Forget => time,
+            DrainEnd::Reset => time + RESETS,
+        };
         let since = |server: &Server| known.since.get(&identity(server)).copied().unwrap_or(now);
-        let is_over = |since: Instant| now.saturating_duration_since(since) >= time;
+        let has_passed = |since: Instant, time| now.saturating_duration_since(since) >= time;
         let addresses: BTreeSet<IpAddr> = decided.iter().map(|server| server.address).collect();
         // An address that came back with other ports is another server's.
         let removed = before
@@ -57,22 +64,28 @@ impl Drained {
             is_last_resort: false,
             ..server.clone()
         });
-        let mut removed: Vec<Server> = removed.filter(|server| !is_over(since(server))).collect();
+        let removed = removed.filter(|server| !has_passed(since(server), kept));
+        let mut removed: Vec<Server> = removed.collect();
         removed.sort_by_key(|server| Reverse(since(server)));
         removed.truncate(MAX_REMOVED);
         let mut after = Pool::default();
         let mut servers = Vec::new();
-        for server in decided.into_iter().chain(removed) {
+        for mut server in decided.into_iter().chain(removed) {
             if server.weight > 0 {
                 servers.push(server);
                 continue;
             }
             let since = since(&server);
             after.since.insert(identity(&server), since);
-            if !is_over(since) {
-                after.next = after.next.into_iter().chain([since + time]).min();
-                servers.push(server);
+            let ends = [time, kept];
+            let Some(end) = ends.into_iter().find(|end| !has_passed(since, *end)) else {
+                continue;
+            };
+            if has_passed(since, time) {
+                server.resets = Resets::Now;
             }
+            after.next = after.next.into_iter().chain([since + end]).min();
+            servers.push(server);
         }
         self.agenda
             .extend(after.next.map(|next| (next, pool.clone())));
@@ -122,12 +135,22 @@ mod tests {
             node: None,
             weight,
             is_last_resort: false,
+            resets: Resets::Never,
             ports: Arc::default(),
+        }
+    }
+
+    fn drain(then: DrainEnd) -> Drain {
+        let timeout_seconds = u32::try_from(TIME.as_secs()).expect("a minute");
+        Drain {
+            timeout_seconds,
+            then,
         }
     }
 
     /// A pool that is told what is decided, and keeps what it had.
     struct Kept {
+        then: DrainEnd,
         drained: Drained,
         servers: Vec<Server>,
         start: Instant,
@@ -136,6 +159,7 @@ mod tests {
     impl Kept {
         fn new() -> Self {
             Self {
+                then: DrainEnd::Forget,
                 drained: Drained::default(),
                 servers: Vec::new(),
                 start: Instant::now(),
@@ -147,9 +171,8 @@ mod tests {
             let now = self.start + Duration::from_secs(seconds);
             let before = std::mem::take(&mut self.servers);
             let decided = decided.to_vec();
-            self.servers = self
-                .drained
-                .keep(&pool(), Some(TIME), &before, decided, now);
+            let drain = Some(drain(self.then));
+            self.servers = self.drained.keep(&pool(), drain, &before, decided, now);
             let last = |address: IpAddr| match address {
                 IpAddr::V4(v4) => v4.octets()[3],
                 IpAddr::V6(_) => unreachable!("no server has one"),
@@ -196,6 +219,35 @@ mod tests {
         assert_eq!(kept.at(95, &both(2)), [(1, 1), (2, 2)]);
         assert_eq!(kept.at(100, &both(0)), [(1, 1), (2, 0)], "it begins anew");
         assert_eq!(kept.deadline(), Some(160));
+    }
+
+    #[test]
+    fn whose_time_is_over_may_be_reset_for_ten_minutes() {
+        let mut kept = Kept::new();
+        kept.then = DrainEnd::Reset;
+        kept.at(0, &[server(1, 1), server(2, 1), server(3, 1)]);
+        let resets = |kept: &Kept| {
+            let all = kept.servers.iter();
+            all.map(|it| it.resets == Resets::Now).collect::<Vec<_>>()
+        };
+        let decided = [server(1, 1), server(2, 0)];
+        let drained = [(1, 1), (2, 0), (3, 0)];
+        assert_eq!(kept.at(10, &decided), drained);
+        assert_eq!((resets(&kept), kept.deadline()), (vec![false; 3], Some(70)));
+        assert_eq!(kept.at(70, &decided), drained);
+        assert_eq!(resets(&kept), [false, true, true]);
+        assert_eq!(kept.deadline(), Some(670));
+        assert_eq!(kept.at(669, &[server(1, 1), server(2, 0)]), drained);
+        assert_eq!(
+            kept.at(669, &[server(1, 1), server(2, 5)]),
+            [(1, 1), (2, 5), (3, 0)]
+        );
+        assert_eq!(resets(&kept), [false, false, true], "it is back");
+        assert_eq!(
+            kept.at(670, &[server(1, 1), server(2, 5)]),
+            [(1, 1), (2, 5)]
+        );
+        assert_eq!(kept.deadline(), None);
     }
 
     #[test]

@@ -113,7 +113,7 @@ counters! {
         Unwrapped = 7, "unwrapped";
         /// An ARP request or a neighbour solicitation for a VIP was answered.
         Answered = 8, "answered";
-        /// A client was told that no server takes its flow.
+        /// A client was told that no server takes its flow, or takes it any more.
         Refused = 9, "refused";
     }
 }

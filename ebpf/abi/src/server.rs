@@ -43,7 +43,7 @@ pub enum Path {
     Unresolved = 3,
 }
 
-/// Value of `SERVERS` by server id: `record slot:24 | epoch:8 | path:2 | draining:1 | present:1`, low bits first. Id 0 is
+/// Value of `SERVERS` by server id: `record slot:24 | epoch:8 | path:2 | draining:1 | present:1 | resets:1`, low bits first. Id 0 is
 /// never used.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -52,6 +52,7 @@ pub struct ServerWord(pub u64);
 impl ServerWord {
     const DRAINING: u64 = 1 << 34;
     const PRESENT: u64 = 1 << 35;
+    const RESETS: u64 = 1 << 36;
 
     /// A present server. `slot` is an index into `RECORDS` below 2^24.
     pub const fn new(slot: u32, epoch: u8, path: Path, draining: bool) -> Self {
@@ -63,6 +64,15 @@ impl ServerWord {
                 | drain
                 | Self::PRESENT,
         )
+    }
+    /// This word, of a server whose TCP connections are reset, or not.
+    #[must_use]
+    pub const fn resetting(self, resets: bool) -> Self {
+        Self(if resets {
+            self.0 | Self::RESETS
+        } else {
+            self.0 & !Self::RESETS
+        })
     }
     /// The word of an id that is free and was last used in `epoch`.
     pub const fn absent(epoch: u8) -> Self {
@@ -88,6 +98,10 @@ impl ServerWord {
     /// Whether a connection attempt on an old flow entry chooses anew.
     pub const fn draining(self) -> bool {
         self.0 & Self::DRAINING != 0
+    }
+    /// Whether a client's next packet of a TCP connection is answered by a reset.
+    pub const fn resets(self) -> bool {
+        self.0 & Self::RESETS != 0
     }
     /// Whether the id is in use.
     pub const fn present(self) -> bool {

@@ -2,10 +2,10 @@
 
 use crate::choice::{Choice, Chosen, is_for};
 use crate::flow::{self, Key};
-use crate::headers::{ETHERNET, Ip, Tuple};
+use crate::headers::{ETHERNET, Ip, RST, Tuple};
 use crate::server::server_of;
 use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, fullnat, schedule};
-use sluice_abi::{DropReason, FarEnd, FlowData, Path, REFUSES, VipWord};
+use sluice_abi::{DropReason, FarEnd, FlowData, Path, REFUSES, ServerWord, TCP, VipWord};
 
 /// Sends a packet to a VIP on its way.
 #[inline(always)]
@@ -35,10 +35,11 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
             })
         })
         .filter(|chosen| {
-            let path = chosen.server.word.path();
+            let word = chosen.server.word;
             chosen.server.serves(vip.index())
-                && is_for(path, hook)
-                && (!tuple.balanced || matches!(path, Path::Local))
+                && is_for(word.path(), hook)
+                && (!tuple.balanced || matches!(word.path(), Path::Local))
+                && !word.resets()
         });
     let chosen = if let Some(chosen) = current {
         chosen
@@ -48,6 +49,12 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         let mut choice = Choice::of(key, vip.index(), now, hook, zero);
         choice.head = head_slot(vip, tuple.balanced);
         match choose(tables, tuple, choice) {
+            Ok(Some(chosen)) if !chosen.new_flow && is_reset(tuple, chosen.server.word) => {
+                return match hook {
+                    Hook::Xdp => Ok(Outcome::REFUSE),
+                    Hook::Tc => Err(DropReason::NoServer),
+                };
+            }
             Ok(Some(chosen)) => chosen,
             Ok(None) => return Ok(Outcome::PASS),
             Err(DropReason::NoServer) if refuses(tables, hook, vip, tuple.balanced) => {
@@ -65,6 +72,13 @@ fn refuses<T: Tables>(tables: &T, hook: Hook, vip: VipWord, balanced: bool) -> b
     let head = tables.head(vip.head());
     let refuses = head.is_some_and(|head| head.flags & REFUSES != 0);
     matches!(hook, Hook::Xdp) && !balanced && refuses
+}
+
+/// Whether a packet of a flow that is known is answered by a reset. What the client itself resets its server is to hear of.
+#[inline(always)]
+fn is_reset<const A: usize>(tuple: &Tuple<A>, word: ServerWord) -> bool {
+    let of_connection = tuple.protocol == TCP && !tuple.opens() && tuple.flags & RST == 0;
+    word.resets() && !tuple.balanced && of_connection
 }
 
 /// The server of a flow that is new, or whose entry this packet changes. `None`: another hook delivers.
@@ -122,10 +136,11 @@ fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
             if refused && choice.head == 0 {
                 return Err(DropReason::NotMyServer);
             }
-            if !refused && matches!(server.word.path(), Path::Unresolved) {
+            let goes_on = !refused && !is_reset(tuple, server.word);
+            if goes_on && matches!(server.word.path(), Path::Unresolved) {
                 return Err(DropReason::NextHopUnresolved);
             }
-            if !refused && !is_for(server.word.path(), choice.hook) {
+            if goes_on && !is_for(server.word.path(), choice.hook) {
                 return Ok(());
             }
             let again = tuple.opens() && (flow::is_over(found.state) || server.word.draining());

@@ -1,4 +1,4 @@
-//! Telling clients that no server takes their flow: by a reset (RFC 9293, section 3.10.7.1), or by the error of ICMP that says
+//! Telling clients that no server takes their flow, or takes it any more: by a reset (RFC 9293, section 3.10.7.1), or by the error of ICMP that says
 //! port unreachable (RFC 792; RFC 4443, section 3.1).
 
 use crate::checksum::Sum;
@@ -38,7 +38,7 @@ struct Ends<const A: usize> {
 #[repr(C, align(8))]
 struct Message<const N: usize>([u8; N]);
 
-/// Turns a packet that no server takes into the answer that says so. A reset, and what has no answer, is dropped.
+/// Turns a packet that no server takes, or takes any more, into the answer that says so. A reset, and what has no answer, is dropped.
 #[inline(always)]
 pub(crate) fn refuse<const A: usize, P: Packet, T: Tables>(
     packet: &mut P,

@@ -244,6 +244,7 @@ pub(super) fn accept(
             health_check: spec.health_check.clone(),
             warmup: spec.warmup,
             drain: spec.drain,
+            on_down: spec.on_down,
             drained: Vec::new(),
         })
     };
@@ -323,6 +324,7 @@ fn accept_static(
             health_check: spec.health_check.clone(),
             warmup: spec.warmup,
             drain: spec.drain,
+            on_down: spec.on_down,
             drained: Vec::new(),
         })
     } else {

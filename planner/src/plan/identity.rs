@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use sluice_api::ForwardingMode;
 
 use super::{Before, Planner, Scope};
+use crate::Resets;
 use crate::config::{Reach, ServerConfig};
 use crate::ids::ServerKey;
 
@@ -31,6 +32,8 @@ pub(super) struct Identities<'a> {
 struct Named {
     /// All of them drain it.
     drains: bool,
+    /// Whether all of them have its connections reset.
+    resets: bool,
     has_reply: bool,
 }
 
@@ -49,9 +52,11 @@ impl<'a> Identities<'a> {
                 let all = identities.named.entry((server.address, server.port));
                 let all = all.or_insert(Named {
                     drains: true,
+                    resets: true,
                     has_reply: has_reply(mode, server),
                 });
                 all.drains &= server.draining;
+                all.resets &= server.resets == Resets::Now;
             }
         }
         for (key, id) in in_maps {
@@ -83,6 +88,12 @@ impl<'a> Identities<'a> {
     pub(super) fn drains(&self, server: &ServerConfig) -> bool {
         let all = self.named.get(&(server.address, server.port));
         all.map_or(server.draining, |all| all.drains)
+    }
+
+    /// Whether connections of a server are reset: all pools that name it have them reset.
+    pub(super) fn resets(&self, server: &ServerConfig) -> bool {
+        let all = self.named.get(&(server.address, server.port));
+        all.map_or(server.resets == Resets::Now, |all| all.resets)
     }
 }
 

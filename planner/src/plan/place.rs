@@ -74,6 +74,7 @@ impl<'a> Planner<'a> {
             return None;
         };
         let word = ServerWord::new(slot, epoch, path, self.identities.drains(server));
+        let word = word.resetting(self.identities.resets(server));
         self.put_server(id, word, record);
         self.identities.set_placed(key, server);
         Some(id)
@@ -103,6 +104,7 @@ impl<'a> Planner<'a> {
         };
         let draining = self.identities.drains(server);
         let word = ServerWord::new(slot, word.epoch(), path, draining);
+        let word = word.resetting(self.identities.resets(server));
         self.put_server(id, word, wanted);
     }
 

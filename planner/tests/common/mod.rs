@@ -71,6 +71,7 @@ pub fn server(name: &str, address: &str, weight: u32) -> Server {
         node: None,
         weight,
         is_last_resort: false,
+        resets: sluice_planner::Resets::Never,
         ports: Arc::default(),
     }
 }

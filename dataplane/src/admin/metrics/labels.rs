@@ -78,6 +78,7 @@ mod tests {
             node: None,
             weight: 1,
             is_last_resort: false,
+            resets: sluice_planner::Resets::Never,
             ports: Arc::default(),
         };
         planner.set_servers(&v1, Some([server].into()));

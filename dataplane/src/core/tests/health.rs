@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::json;
-use sluice_api::{ConditionType, DownServer, Drain, HealthCheck, Warmup, find_condition};
+use sluice_api::{ConditionType, DownServer, Drain, DrainEnd, HealthCheck, Warmup, find_condition};
 
 use super::*;
 use crate::health::{Told, Verdicts};
@@ -220,6 +220,7 @@ fn who_was_removed_keeps_its_flows_for_its_time() {
         let mut decision = pool_decision(revision, servers);
         decision.content.drain = Some(Drain {
             timeout_seconds: 30,
+            then: DrainEnd::Forget,
         });
         decided(revision, decision)
     };

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_api::{
-    ExternalTrafficPolicy, Forwarding, ForwardingMode, IpFamily, MAX_PORTS, MAX_SOURCES,
+    ExternalTrafficPolicy, Forwarding, ForwardingMode, IpFamily, MAX_PORTS, MAX_SOURCES, OnDown,
     PoolSelection, Protocol, RealServerPoolSpec, Servers, Sources, VirtualServerAddress,
     VirtualServerPort, VirtualServerSpec, WeightedPool, WhenAllDown, name_for_service, parse_ip,
 };
@@ -77,6 +77,7 @@ pub(super) fn wanted(
         health_check: None,
         warmup: None,
         drain: None,
+        on_down: OnDown::Keep,
     };
     Ok(Wanted {
         virtual_server,

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use sluice_abi::{ConfigWord, FlowState, ForwardingMode, Path, ServerWord, Stat, TCP, UDP};
 use sluice_packet::Verdict;
 
+use super::refused::reset_of;
 use super::{Net, first, nets};
 use crate::packet::{
     case::Case,
@@ -33,6 +34,7 @@ pub fn cases() -> Vec<Case> {
             no_reuse_while_established(&net),
             draining(&net),
             draining_udp(&net),
+            resetting(&net),
             epoch(&net),
             reuse_after_the_server_is_gone(&net),
             clock_of_another_cpu(&net),
@@ -321,6 +323,35 @@ fn draining(net: &Net) -> Case {
         .to_old(&packet(PSH | ACK))
         .to_new(&packet(SYN))
         .to_new(&packet(ACK))
+}
+
+/// The server's connections are reset: clients are told at their next packet, and may connect anew. What they reset themselves the
+/// server hears of.
+fn resetting(net: &Net) -> Case {
+    let pair = pair(net, TCP);
+    let packet = |flags| tcp(net.client, net.vip, flags);
+    let other = |flags| tcp(net.other_client, net.vip, flags);
+    let end = |setup: &mut Setup| {
+        setup.change_server(pair.old, |word| {
+            ServerWord::new(word.slot(), word.epoch(), word.path(), true).resetting(true)
+        });
+    };
+    let told = |frame: &Frame| reset_of(frame, 2_000, 0, RST);
+    let (data, half_open) = (packet(PSH | ACK), other(ACK));
+    pair.case(format!("{} resetting", net.family))
+        .to_old(&packet(SYN))
+        .to_old(&packet(ACK))
+        .to_old(&other(SYN))
+        .then(pair.flip())
+        .then(end)
+        .xdp(&data, Verdict::Tx, &told(&data))
+        .xdp(&data, Verdict::Tx, &told(&data))
+        .xdp(&half_open, Verdict::Tx, &told(&half_open))
+        .to_old(&packet(RST))
+        .check("three are told", |state| state.stat(Stat::Refused) == 3)
+        .to_new(&packet(SYN))
+        .to_new(&packet(ACK))
+        .to_new(&other(SYN))
 }
 
 fn draining_udp(net: &Net) -> Case {

@@ -33,27 +33,29 @@ fn setup(net: &Net, protocol: u8) -> Setup {
     setup
 }
 
-/// RFC 9293, section 3.10.7.1.
-fn resets(net: &Net) -> Case {
-    let packet = |flags| tcp(net.client, net.vip, flags);
-    let reset = |frame: &Frame, sequence, acknowledgement, flags| Frame {
+/// The reset that answers a frame.
+pub(super) fn reset_of(frame: &Frame, sequence: u32, acknowledgement: u32, flags: u8) -> Frame {
+    let answer = frame.answer();
+    let answer = answer.macs(frame.destination_mac, frame.source_mac);
+    Frame {
         sequence,
         acknowledgement,
         window: 0,
-        ..frame
-            .answer()
-            .macs(frame.destination_mac, frame.source_mac)
-            .flags(flags)
-            .payload(b"")
-    };
+        ..answer.flags(flags).payload(b"")
+    }
+}
+
+/// RFC 9293, section 3.10.7.1.
+fn resets(net: &Net) -> Case {
+    let packet = |flags| tcp(net.client, net.vip, flags);
     let (syn, bare, last) = (packet(SYN), packet(SYN).payload(b""), packet(FIN));
     let data = packet(ACK);
     let case = Case::new(format!("{} resets", net.family), setup(net, TCP));
     let case = case
-        .xdp(&syn, Verdict::Tx, &reset(&syn, 0, 1_007, RST | ACK))
-        .xdp(&bare, Verdict::Tx, &reset(&bare, 0, 1_001, RST | ACK))
-        .xdp(&last, Verdict::Tx, &reset(&last, 0, 1_007, RST | ACK))
-        .xdp(&data, Verdict::Tx, &reset(&data, 2_000, 0, RST));
+        .xdp(&syn, Verdict::Tx, &reset_of(&syn, 0, 1_007, RST | ACK))
+        .xdp(&bare, Verdict::Tx, &reset_of(&bare, 0, 1_001, RST | ACK))
+        .xdp(&last, Verdict::Tx, &reset_of(&last, 0, 1_007, RST | ACK))
+        .xdp(&data, Verdict::Tx, &reset_of(&data, 2_000, 0, RST));
     let case = [RST, RST | ACK].into_iter().fold(case, |case, flags| {
         case.drops(Program::Xdp, &packet(flags), DropReason::NoServer)
     });

@@ -386,7 +386,7 @@ impl World {
                 self.setup.ring(this.vip_port.head, &ids);
                 word
             }
-            1 => with(word.path(), word.epoch(), true),
+            1 => with(word.path(), word.epoch(), true).resetting(rng.below(2) == 0),
             5 => {
                 let head = self.setup.heads.entry(this.vip_port.head).or_default();
                 head.source_set = rng.below(FIRST_SOURCE_SET + 2);
