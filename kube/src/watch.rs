@@ -105,6 +105,7 @@ pub(crate) async fn run<W: Watched>(
         api: W::api(&server.client, &server.namespace),
         world: server.world.subscribe(),
         back_off: BackOff::new(PAUSES.0, PAUSES.1),
+        has_ended: false,
         server,
         queue,
     };
@@ -128,6 +129,8 @@ struct Follower<W: Watched> {
     queue: mpsc::Sender<Message<W::Index>>,
     world: watch::Receiver<u64>,
     back_off: BackOff,
+    /// Whether the last watch ended at once.
+    has_ended: bool,
 }
 
 impl<W: Watched> Follower<W> {
@@ -227,6 +230,7 @@ impl<W: Watched> Follower<W> {
             };
             if start.elapsed() > STEADY {
                 self.back_off.reset();
+                self.has_ended = false;
             }
             let event = match event {
                 Ok(Some(Ok(WatchEvent::Bookmark(bookmark)))) => {
@@ -250,6 +254,13 @@ impl<W: Watched> Follower<W> {
                 }
                 // The server has ended it.
                 Ok(None) if start.elapsed() > STEADY => return self.resume(version),
+                // A server ends the watches of a kind whose definition has changed, also those that have just begun.
+                Ok(None) if !self.has_ended => {
+                    self.has_ended = true;
+                    let pause = self.back_off.next_pause();
+                    self.rest(pause).await;
+                    return self.resume(version);
+                }
                 broken => {
                     let error = match broken {
                         Ok(Some(Err(error))) => error.into(),
@@ -297,10 +308,14 @@ impl<W: Watched> Follower<W> {
             self.back_off.next_pause()
         };
         if self.tell(world, Event::Failed { verb, error }).await {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.queue.closed() => {}
-            }
+            self.rest(pause).await;
+        }
+    }
+
+    async fn rest(&self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.queue.closed() => {}
         }
     }
 }
