@@ -4,8 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use kube::api::PatchParams;
 use kube::{Api, Client};
-use sluice_api::{RealServerPool, RolloutPolicy, VirtualServer};
+use sluice_api::{CLI_MANAGER, RealServerPool, RolloutPolicy, VirtualServer};
 use sluice_kube::connect::{Choice, ConnectError, Connection};
 
 use crate::args;
@@ -47,6 +48,14 @@ pub async fn connect(flags: &args::Connection) -> anyhow::Result<Cluster> {
         namespace,
         request_timeout: limit,
     })
+}
+
+/// Of a patch that merges a part into an object.
+pub fn merge_params() -> PatchParams {
+    PatchParams {
+        field_manager: Some(CLI_MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
 }
 
 impl Cluster {

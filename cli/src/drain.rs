@@ -5,16 +5,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use serde_json::{Value, json};
 use sluice_api::jiff::{SignedDuration, Timestamp};
 use sluice_api::{
-    CLI_MANAGER, Condition, ConditionType, DRAINED_SERVERS_ANNOTATION, DrainedServer,
-    MAX_DRAINED_SERVERS, ObjectKey, PoolDecision, RealServerPool, Reason, Time, drained_servers,
-    find_condition, parse_ip,
+    Condition, ConditionType, DRAINED_SERVERS_ANNOTATION, DrainedServer, MAX_DRAINED_SERVERS,
+    ObjectKey, PoolDecision, RealServerPool, Reason, Time, drained_servers, find_condition,
+    parse_ip,
 };
 use sluice_kube::clock;
-use sluice_planner::{Slice, SliceOwner, Slices};
+use sluice_planner::{Slice, Slices};
 use tokio::time::{Instant, sleep};
 
 use crate::args::{Connection, DrainServer, ServerTarget};
@@ -190,7 +190,8 @@ impl Pool {
         let mut servers = Vec::new();
         if let Some(decision) = decision(&object) {
             let content = &decision.content;
-            let planned = Slices::new(slices).servers(&key.namespace, content);
+            let slices = Slices::new(slices);
+            let planned = slices.servers(&key.namespace, content);
             let taking = planned.iter().filter(|server| server.weight > 0);
             let taking: BTreeSet<IpAddr> = taking.map(|server| server.address).collect();
             let address = parse_ip(meant);
@@ -207,9 +208,7 @@ impl Pool {
                     servers.extend(all.map(|it| server(&it.name, it.address, None)));
                 }
                 Some(endpoints) => {
-                    let owner = SliceOwner::of_decision(&key.namespace, endpoints);
-                    let own = slices.iter().filter(|slice| slice.owner == owner);
-                    let all = own.flat_map(|slice| &slice.endpoints);
+                    let all = slices.listed(&key.namespace, endpoints);
                     servers
                         .extend(all.map(|it| server(&it.name, it.address, it.pod_uid.as_deref())));
                 }
@@ -350,10 +349,7 @@ async fn write(
     change: impl Fn(Vec<DrainedServer>) -> anyhow::Result<Vec<DrainedServer>>,
 ) -> anyhow::Result<()> {
     let api = cluster.pools();
-    let params = PatchParams {
-        field_manager: Some(CLI_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
+    let params = connect::merge_params();
     for _ in 0..MAX_CONFLICTS {
         let pool = cluster.request(GET, api.get(&key.name)).await?;
         let before = entries(&pool)?;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use serde_json::{Value, json};
-use sluice_api::{CLI_MANAGER, ConditionType, GroupRole, LoadBalancerNode, ObjectKey, is_true};
+use sluice_api::{ConditionType, GroupRole, LoadBalancerNode, ObjectKey, is_true};
 use tokio::time::{Instant, sleep};
 
 use crate::args::{Connection, Drain, Node};
@@ -107,10 +107,7 @@ async fn set_drain(
 ) -> anyhow::Result<LoadBalancerNode> {
     let value = if is_drained { json!(true) } else { Value::Null };
     let body = json!({"spec": {"drain": value}});
-    let params = PatchParams {
-        field_manager: Some(CLI_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
+    let params = connect::merge_params();
     let patch = Patch::Merge(&body);
     let api = nodes(cluster);
     match cluster

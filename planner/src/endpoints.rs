@@ -145,25 +145,30 @@ impl<'a> Slices<'a> {
 
     /// The servers of a pool: static ones, or the endpoints that there are now.
     pub fn servers(&self, namespace: &str, decided: &DecidedRealServerPool) -> Vec<Server> {
-        let Some(endpoints) = &decided.endpoints else {
-            let servers = decided.servers.iter().map(|server| {
-                let mut server = Server::from(server);
-                if decided.drains(server.address, None) {
-                    server.weight = 0;
-                }
-                server.resets = resets(decided.on_down);
-                server
-            });
-            return servers.collect();
+        let mut servers = match &decided.endpoints {
+            Some(endpoints) => self.endpoints(namespace, endpoints, |endpoint| {
+                decided.drains(endpoint.address, endpoint.pod_uid.as_deref())
+            }),
+            None => static_servers(decided),
         };
-        let is_drained = |endpoint: &SliceEndpoint| {
-            decided.drains(endpoint.address, endpoint.pod_uid.as_deref())
-        };
-        let mut servers = self.endpoints(namespace, endpoints, is_drained);
         for server in &mut servers {
-            server.resets = resets(decided.on_down);
+            server.resets = match decided.on_down {
+                OnDown::Keep => Resets::Never,
+                OnDown::Reset => Resets::WhenDown,
+            };
         }
         servers
+    }
+
+    /// The endpoints that a decision names, as the slices have them: one may stand in several.
+    pub fn listed(
+        &self,
+        namespace: &str,
+        decided: &DecidedEndpoints,
+    ) -> impl Iterator<Item = &'a SliceEndpoint> {
+        let owner = SliceOwner::of_decision(namespace, decided);
+        let slices = self.0.get(&owner).into_iter().flatten().copied();
+        slices.flat_map(|slice| &slice.endpoints)
     }
 
     /// The servers that a decision on endpoints means now. An endpoint that stands in two slices, as it may for a moment
@@ -210,11 +215,15 @@ impl<'a> Slices<'a> {
     }
 }
 
-const fn resets(on_down: OnDown) -> Resets {
-    match on_down {
-        OnDown::Keep => Resets::Never,
-        OnDown::Reset => Resets::WhenDown,
-    }
+fn static_servers(decided: &DecidedRealServerPool) -> Vec<Server> {
+    let servers = decided.servers.iter().map(|server| {
+        let mut server = Server::from(server);
+        if decided.drains(server.address, None) {
+            server.weight = 0;
+        }
+        server
+    });
+    servers.collect()
 }
 
 /// How an endpoint stands.

@@ -75,7 +75,8 @@ const EQUIPPED: [&str; 39] = [
 /// The longest target. It mostly waits, and no other may load BPF programs meanwhile: it compares those of the whole machine.
 const LONGEST: &str = "sluice-e2e/kubernetes";
 
-/// Those that measure no time and leave a processor to others, as an emulated kernel does not. They may load programs, so they follow [`LONGEST`] while the others beside it go on.
+/// Those that measure no time and leave a processor to others, as an emulated kernel does not. They may load programs, so they
+/// follow [`LONGEST`] while the others beside it go on.
 const CALM: [&str; 5] = [
     "sluice-agent/agent",
     "sluice-tests/differential",

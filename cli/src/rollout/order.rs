@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::args::{Order, Output};
 use crate::command::{self, Answer, Prepared};
-use crate::connect::Cluster;
+use crate::connect::{self, Cluster};
 use crate::problem::{Access, Problem};
 use crate::text::phase_line;
 use crate::{EXIT_DONE, fetch, put};
@@ -84,10 +84,7 @@ impl Given<'_> {
             return Ok(policy);
         }
         let body = json!({"metadata": {"annotations": {ROLLOUT_COMMAND_ANNOTATION: Value::Null}}});
-        let params = PatchParams {
-            field_manager: Some(CLI_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
+        let params = connect::merge_params();
         let text = self.prepared.command.to_string();
         let api = self.cluster.policies();
         let patch = Patch::Merge(&body);

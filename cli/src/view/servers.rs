@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 use sluice_api::{DecidedPort, LabelOperator, LabelSelector, PoolDecision, RealServerPool};
-use sluice_planner::{Server, Slice, SliceEndpoint, SliceOwner, Slices};
+use sluice_planner::{Server, Slice, SliceEndpoint, Slices};
 
 use super::PortView;
 
@@ -120,37 +120,33 @@ pub(super) fn servers(
     };
     let content = &decision.content;
     let Some(endpoints) = &content.endpoints else {
-        let servers = content.servers.iter().map(|server| ServerView {
-            name: server.name.clone(),
-            address: server.address,
-            ports: ports
-                .iter()
-                .map(|port| TargetPortView {
-                    name: port.name.clone(),
-                    port: server.target_port(port),
-                })
-                .collect(),
-            weight: server.weight,
-            state: ServerState::Static,
-            down: Vec::new(),
-        });
-        let mut servers: Vec<ServerView> = servers.collect();
-        for server in &mut servers {
-            if content.drains(server.address, None) {
-                server.weight = 0;
-                server.state = ServerState::Drained;
+        let servers = content.servers.iter().map(|server| {
+            let is_drained = content.drains(server.address, None);
+            let (weight, state) = if is_drained {
+                (0, ServerState::Drained)
+            } else {
+                (server.weight, ServerState::Static)
+            };
+            ServerView {
+                name: server.name.clone(),
+                address: server.address,
+                ports: ports
+                    .iter()
+                    .map(|port| TargetPortView {
+                        name: port.name.clone(),
+                        port: server.target_port(port),
+                    })
+                    .collect(),
+                weight,
+                state,
+                down: Vec::new(),
             }
-        }
-        return Some(servers);
+        });
+        return Some(servers.collect());
     };
-    let slices = slices?;
-    let owner = SliceOwner::of_decision(namespace, endpoints);
-    let endpoints: Vec<&SliceEndpoint> = slices
-        .iter()
-        .filter(|slice| slice.owner == owner)
-        .flat_map(|slice| &slice.endpoints)
-        .collect();
-    let servers = Slices::new(slices).servers(namespace, content);
+    let slices = Slices::new(slices?);
+    let endpoints: Vec<&SliceEndpoint> = slices.listed(namespace, endpoints).collect();
+    let servers = slices.servers(namespace, content);
     let mut servers = of_slices(servers, &endpoints, ports);
     for endpoint in &endpoints {
         let same = servers

@@ -8,6 +8,8 @@ pub(crate) const ETHERNET: usize = 14;
 pub(crate) const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 pub(crate) const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 pub(crate) const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+/// Next header of ICMPv6 (RFC 4443).
+pub(crate) const ICMPV6: u8 = 58;
 
 /// IPv4 in IP (RFC 2003).
 pub(crate) const IPIP: u8 = 4;

@@ -1,13 +1,14 @@
-//! Telling clients that no server takes their flow, or takes it any more: by a reset (RFC 9293, section 3.10.7.1), or by the error of ICMP that says
-//! port unreachable (RFC 792; RFC 4443, section 3.1).
+//! Telling clients that no server takes their flow, or takes it any more: by a reset (RFC 9293, section 3.10.7.1), or by the
+//! error of ICMP that says port unreachable (RFC 792; RFC 4443, section 3.1).
 
 use crate::checksum::Sum;
-use crate::headers::{ACK, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIN, Ip, RST, SYN, ip_header};
+use crate::headers::{
+    ACK, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIN, ICMPV6, Ip, RST, SYN, ip_header,
+};
 use crate::{Outcome, Packet, Tables, words};
 use sluice_abi::{DropReason, Stat, TCP};
 
 const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 /// Type and code of *port unreachable*.
 const UNREACHABLE4: [u8; 2] = [3, 3];
 const UNREACHABLE6: [u8; 2] = [1, 4];

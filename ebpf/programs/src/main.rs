@@ -143,31 +143,20 @@ ingress! {
     refuse: tc_refuse,
 }
 
-/// The part of the decision at XDP on who asks for an address.
-macro_rules! answer {
-    (address: $a:literal, answer: $answer:ident $(,)?) => {
+/// Parts of the decision that XDP alone runs: on who asks for an address, and telling a client that nobody serves it.
+macro_rules! at_xdp {
+    (address: $a:literal, $part:ident: $name:ident $(,)?) => {
         #[inline(never)]
-        fn $answer(frame: &mut XdpFrame) -> u32 {
-            let decided = answer::<$a, _, _>(frame, &Maps::new(frame.context()));
+        fn $name(frame: &mut XdpFrame) -> u32 {
+            let decided = $part::<$a, _, _>(frame, &Maps::new(frame.context()));
             xdp_action(decided, frame.unknown_zero())
         }
     };
 }
-answer! { address: 4, answer: xdp_answer4 }
-answer! { address: 16, answer: xdp_answer6 }
-
-/// The part of the decision at XDP that tells a client that nobody serves it.
-macro_rules! refuse {
-    (address: $a:literal, refuse: $refuse:ident $(,)?) => {
-        #[inline(never)]
-        fn $refuse(frame: &mut XdpFrame) -> u32 {
-            let decided = refuse::<$a, _, _>(frame, &Maps::new(frame.context()));
-            xdp_action(decided, frame.unknown_zero())
-        }
-    };
-}
-refuse! { address: 4, refuse: xdp_refuse4 }
-refuse! { address: 16, refuse: xdp_refuse6 }
+at_xdp! { address: 4, answer: xdp_answer4 }
+at_xdp! { address: 16, answer: xdp_answer6 }
+at_xdp! { address: 4, refuse: xdp_refuse4 }
+at_xdp! { address: 16, refuse: xdp_refuse6 }
 
 /// XDP has told the client: tc is not asked.
 #[inline(always)]

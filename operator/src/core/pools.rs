@@ -42,7 +42,8 @@ pub(super) fn check(world: &World, now: &Time) -> Checked {
                 contents.insert(key.clone(), new);
             }
             Err(refusals) => {
-                refuse(world, key, refusals, &mut contents, &mut refused);
+                refuse(world, now, key, &mut contents);
+                refused.insert(key.clone(), refusals);
             }
         }
     }
@@ -57,7 +58,6 @@ pub(super) fn check(world: &World, now: &Time) -> Checked {
         let Claims { lost, waiting } = claims::resolve(world, &mut admitted);
         let misfits = misfits(world, &view, &admitted, &refused);
         if misfits.is_empty() {
-            drain(world, now, &refused, &mut contents);
             let withdrawn = withdraw(lost, &unusable, &mut admitted);
             return Checked {
                 contents,
@@ -68,7 +68,8 @@ pub(super) fn check(world: &World, now: &Time) -> Checked {
             };
         }
         for (key, refusals) in misfits {
-            refuse(world, &key, refusals, &mut contents, &mut refused);
+            refuse(world, now, &key, &mut contents);
+            refused.insert(key, refusals);
         }
     }
 }
@@ -86,37 +87,24 @@ fn drained(pool: &RealServerPool, now: &Time) -> Result<Vec<DrainedServer>, Vec<
     Ok(drained)
 }
 
-/// Has pools whose newest spec is refused drain the servers that are to be drained now. Where nobody can read which these are, they
-/// stay until their time is over.
-fn drain(
-    world: &World,
-    now: &Time,
-    refused: &BTreeMap<ObjectKey, Vec<Refusal>>,
-    contents: &mut BTreeMap<ObjectKey, DecidedRealServerPool>,
-) {
-    for key in refused.keys() {
-        let Some(content) = contents.get_mut(key) else {
-            continue;
-        };
-        match drained(&world.pools[key], now) {
-            Ok(drained) => content.drained = drained,
-            Err(_) => content.drained.retain(|server| !server.is_over(now.0)),
-        }
-    }
-}
-
+/// Has a pool keep its last content, and drain the servers that are to be drained now. Where nobody can read which these are, they stay
+/// until their time is over.
 fn refuse(
     world: &World,
+    now: &Time,
     key: &ObjectKey,
-    refusals: Vec<Refusal>,
     contents: &mut BTreeMap<ObjectKey, DecidedRealServerPool>,
-    refused: &mut BTreeMap<ObjectKey, Vec<Refusal>>,
 ) {
-    match world.pool_decision(key) {
-        Some(last) => contents.insert(key.clone(), last.content.clone()),
-        None => contents.remove(key),
+    let Some(last) = world.pool_decision(key) else {
+        contents.remove(key);
+        return;
     };
-    refused.insert(key.clone(), refusals);
+    let mut content = last.content.clone();
+    match drained(&world.pools[key], now) {
+        Ok(drained) => content.drained = drained,
+        Err(_) => content.drained.retain(|server| !server.is_over(now.0)),
+    }
+    contents.insert(key.clone(), content);
 }
 
 /// The virtual servers whose last decision cannot stay. Says why, where the refusal of the newest spec does not.

@@ -2,13 +2,11 @@
 
 use super::{answered, entry, is_armed, is_group, is_to_us};
 use crate::checksum::Sum;
-use crate::headers::{ETHERNET, ETHERTYPE_IPV6, Ip, same_address};
+use crate::headers::{ETHERNET, ETHERTYPE_IPV6, ICMPV6, Ip, same_address};
 use crate::mac::{self, Whose};
 use crate::{Outcome, Packet, Tables, marker, words};
 use sluice_abi::{AnnouncedWord, DropReason};
 
-/// Next header of ICMPv6 (RFC 4443).
-const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// The hop limit that shows that no router forwarded the packet.
