@@ -66,13 +66,28 @@ pub struct DecidedVirtualServer {
     /// The clients that may begin flows. Absent: everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sources: Option<DecidedSources>,
-    /// The pools in the order of the spec.
+    /// The pool that takes new flows where others have too few servers. Absent: none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<DecidedFallback>,
+    /// The pools in the order of the spec, then the fallback pool if the spec lists it nowhere.
     #[schemars(length(max = MAX_POOLS))]
     pub pools: Vec<DecidedPool>,
     /// The VIP group of each address that is announced. An address without one is nobody's to announce.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_ADDRESSES))]
     pub groups: Vec<AddressGroup>,
+}
+
+/// The pool that takes new flows where others have too few servers.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct DecidedFallback {
+    /// One of the pools.
+    #[schemars(length(max = MAX_NAME_LENGTH))]
+    pub pool_name: String,
+    /// Percent of a pool's servers that must take flows.
+    #[schemars(range(min = 1, max = 100))]
+    pub min_ready_percent: u8,
 }
 
 /// The VIP group of an address.

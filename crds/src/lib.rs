@@ -54,8 +54,9 @@ pub use condition::{
     set_condition, true_condition,
 };
 pub use decision::{
-    AddressGroup, DecidedEndpoints, DecidedPool, DecidedPort, DecidedRealServerPool, DecidedServer,
-    DecidedTargetPort, DecidedVirtualServer, Decision, EndpointSource, PoolDecision, VipPort,
+    AddressGroup, DecidedEndpoints, DecidedFallback, DecidedPool, DecidedPort,
+    DecidedRealServerPool, DecidedServer, DecidedTargetPort, DecidedVirtualServer, Decision,
+    EndpointSource, PoolDecision, VipPort,
 };
 pub use drained::{DrainedServer, drained_servers};
 pub use forwarding::{

@@ -44,6 +44,8 @@ pub const MAX_BLOCK_LENGTH: usize = MAX_ADDRESS_LENGTH + 4;
 pub const MAX_PORTS: usize = 32;
 /// Pools of a virtual server.
 pub const MAX_POOLS: usize = 8;
+/// Percent of a pool's servers that must take flows before a fallback pool does, where a virtual server does not say: the last one.
+pub const DEFAULT_MIN_READY_PERCENT: u8 = 1;
 /// Largest weight of a pool in a spec.
 pub const MAX_POOL_WEIGHT: u32 = 10_000;
 /// A decided weight is a weight of a spec times 1 or this, so that a percentage of it is a whole number.

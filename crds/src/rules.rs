@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::limits::MAX_LABEL_LENGTH;
+use crate::limits::{MAX_LABEL_LENGTH, MAX_POOLS};
 
 /// Pattern of an RFC 1123 label.
 pub(crate) const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
@@ -26,6 +26,7 @@ pub(crate) const ONE_PER_FAMILY: &str = "give at most one IPv4 and one IPv6 addr
 pub(crate) const IP_ADDRESS: &str = "must be an IPv4 or IPv6 address such as 203.0.113.10 or 2001:db8::10, without prefix length or zone";
 pub(crate) const UNIQUE_PORT: &str = "each protocol and port may appear once: remove the duplicate";
 pub(crate) const SOME_WEIGHT: &str = "the weights of all pools are 0, so no pool could serve: give at least one pool a weight above 0";
+pub(crate) const FALLBACK_FITS: &str = "a fallback pool that pools does not list is one pool more, and a virtual server has 8 at most: remove a pool";
 pub(crate) const TWO_POOLS: &str =
     "stablePoolName and candidatePoolName must differ: name the pool that takes over as candidate";
 pub(crate) const STEPS_RISE: &str = "weights of steps must not go down: order the steps by weight (the command abort takes the candidate back to 0)";
@@ -138,6 +139,15 @@ pub(crate) fn unique_port() -> Value {
 
 pub(crate) fn some_weight() -> Value {
     rule("self.exists(p, p.weight > 0)", SOME_WEIGHT)
+}
+
+pub(crate) fn fallback_fits() -> Value {
+    rule(
+        &format!(
+            "!has(self.fallbackPoolName) || self.pools.size() < {MAX_POOLS} || self.pools.exists(p, p.name == self.fallbackPoolName)"
+        ),
+        FALLBACK_FITS,
+    )
 }
 
 pub(crate) fn two_pools() -> Value {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::address::parse_ip;
 use crate::address_range::AddressRange;
+use crate::limits::MAX_POOLS;
 use crate::object::Kind;
 use crate::rules;
 use crate::schema::{self, FieldError};
@@ -55,6 +56,9 @@ impl Validate for VirtualServerSpec {
         }
         if self.pools.iter().all(|pool| pool.weight == 0) {
             errors.push(FieldError::new("spec.pools[*].weight", rules::SOME_WEIGHT));
+        }
+        if self.pools.len() >= MAX_POOLS && self.further_pool().is_some() {
+            errors.push(FieldError::new("spec", rules::FALLBACK_FITS));
         }
         let allow = self.sources.iter().flat_map(|sources| &sources.allow);
         for (i, text) in allow.enumerate() {

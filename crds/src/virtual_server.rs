@@ -8,14 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::parse_ip;
 use crate::condition::Condition;
-use crate::decision::{DecidedPool, DecidedPort, DecidedVirtualServer, Decision, VipPort};
+use crate::decision::{
+    DecidedFallback, DecidedPool, DecidedPort, DecidedVirtualServer, Decision, VipPort,
+};
 use crate::forwarding::{
     ExternalTrafficPolicy, ForwardingMode, IpFamily, PoolSelection, Protocol, ServerSelection,
     WhenAllDown,
 };
 use crate::limits::{
-    MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_CONDITIONS, MAX_LABEL_LENGTH, MAX_NAME_LENGTH,
-    MAX_POOL_WEIGHT, MAX_POOLS, MAX_PORTS,
+    DEFAULT_MIN_READY_PERCENT, MAX_ADDRESS_LENGTH, MAX_ADDRESSES, MAX_CONDITIONS, MAX_LABEL_LENGTH,
+    MAX_NAME_LENGTH, MAX_POOL_WEIGHT, MAX_POOLS, MAX_PORTS,
 };
 use crate::rules;
 use crate::sources::{DecidedSources, Sources};
@@ -62,6 +64,7 @@ use crate::sources::{DecidedSources, Sources};
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::fallback_fits()))]
 pub struct VirtualServerSpec {
     /// The VIPs: at most one per family.
     #[schemars(length(min = 1, max = MAX_ADDRESSES))]
@@ -86,6 +89,16 @@ pub struct VirtualServerSpec {
     /// What becomes of new flows to a pool whose servers are all down.
     #[serde(default)]
     pub when_all_down: WhenAllDown,
+    /// Name of a RealServerPool in the same namespace that takes the new flows of each pool of which fewer than `minReadyPercent` of the
+    /// servers take flows. Absent: none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_NAME_LENGTH), regex(pattern = rules::SUBDOMAIN))]
+    pub fallback_pool_name: Option<String>,
+    /// Percent of a pool's servers that must take flows, by Kubernetes' word and by health checks, or the fallback pool takes its new
+    /// flows. 1: the last one.
+    #[serde(default = "min_ready_percent")]
+    #[schemars(range(min = 1, max = 100))]
+    pub min_ready_percent: u8,
     /// The clients that may begin flows. Absent: everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sources: Option<Sources>,
@@ -94,6 +107,10 @@ pub struct VirtualServerSpec {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[schemars(extend("x-kubernetes-validations" = rules::some_weight()))]
     pub pools: Vec<WeightedPool>,
+}
+
+const fn min_ready_percent() -> u8 {
+    DEFAULT_MIN_READY_PERCENT
 }
 
 /// A VIP: a certain address, or one that the operator chooses.
@@ -137,6 +154,13 @@ impl VirtualServerSpec {
         let requests = self.addresses.iter();
         requests.filter_map(VirtualServerAddress::certain).collect()
     }
+
+    /// The fallback pool, unless it has a share in the virtual server anyway.
+    pub fn further_pool(&self) -> Option<&str> {
+        let name = self.fallback_pool_name.as_deref()?;
+        let is_listed = self.pools.iter().any(|pool| pool.name == name);
+        (!is_listed).then_some(name)
+    }
 }
 
 /// A port that clients connect to.
@@ -174,18 +198,29 @@ pub struct WeightedPool {
 }
 
 impl DecidedVirtualServer {
-    /// The content that a spec asks for, with its own weights and these addresses, of which none is announced.
+    /// The content that a spec asks for, with its own weights and these addresses, of which none is announced. A fallback pool is one of its
+    /// pools.
     pub fn of_spec(spec: &VirtualServerSpec, addresses: Vec<IpAddr>) -> Self {
         let port = |port: &VirtualServerPort| DecidedPort {
             name: port.name.clone(),
             protocol: port.protocol,
             port: port.port,
         };
-        let pool = |pool: &WeightedPool| DecidedPool {
-            name: pool.name.clone(),
-            weight: pool.weight,
-            spec_weight: pool.weight,
+        let pool = |name: &str, weight| DecidedPool {
+            name: name.to_owned(),
+            weight,
+            spec_weight: weight,
         };
+        let weighted = spec.pools.iter();
+        let weighted = weighted.map(|it| pool(&it.name, it.weight));
+        let further = spec.further_pool().map(|name| pool(name, 0));
+        let fallback = spec
+            .fallback_pool_name
+            .as_ref()
+            .map(|name| DecidedFallback {
+                pool_name: name.clone(),
+                min_ready_percent: spec.min_ready_percent,
+            });
         Self {
             addresses,
             ports: spec.ports.iter().map(port).collect(),
@@ -195,7 +230,8 @@ impl DecidedVirtualServer {
             external_traffic_policy: spec.external_traffic_policy,
             when_all_down: spec.when_all_down,
             sources: spec.sources.as_ref().map(DecidedSources::of_spec),
-            pools: spec.pools.iter().map(pool).collect(),
+            fallback,
+            pools: weighted.chain(further).collect(),
             groups: Vec::new(),
         }
     }

@@ -10,11 +10,12 @@ use serde_json::Value;
 use sluice_api::schema::object_schema;
 use sluice_api::{
     AddressPoolSpec, AddressSharing, Allowed, Announce, CanaryStep, CanaryStrategy, CheckTls,
-    ExternalTrafficPolicy, Forwarding, ForwardingMode, GrpcCheck, HealthCheck, HttpCheck,
-    HttpMethod, IcmpCheck, IpFamily, Kind, L2Announcement, LabelSelector, NoAnnouncement, OnDown,
-    PoolSelection, Protocol, RealServerPoolSpec, RolloutPolicySpec, RolloutStrategy,
-    ServerSelection, Servers, Sources, StaticServer, StatusRange, TcpCheck, UdpCheck, Validate,
-    VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool, WhenAllDown,
+    DEFAULT_MIN_READY_PERCENT, ExternalTrafficPolicy, Forwarding, ForwardingMode, GrpcCheck,
+    HealthCheck, HttpCheck, HttpMethod, IcmpCheck, IpFamily, Kind, L2Announcement, LabelSelector,
+    MAX_POOLS, NoAnnouncement, OnDown, PoolSelection, Protocol, RealServerPoolSpec,
+    RolloutPolicySpec, RolloutStrategy, ServerSelection, Servers, Sources, StaticServer,
+    StatusRange, TcpCheck, UdpCheck, Validate, VirtualServerAddress, VirtualServerPort,
+    VirtualServerSpec, WeightedPool, WhenAllDown,
 };
 
 fn spec_schema(kind: Kind) -> &'static Value {
@@ -163,6 +164,8 @@ prop_compose! {
         ports in prop::collection::vec((any::<bool>(), 1_u16..4), 0..5),
         weights in prop::collection::vec(prop::sample::select(vec![0_u32, 0, 1, 9]), 0..4),
         sources in prop::option::of(prop::collection::vec(any_source(), 1..4)),
+        further in 0..MAX_POOLS,
+        fallback in prop::option::of(0..MAX_POOLS + 2),
     ) -> VirtualServerSpec {
         VirtualServerSpec {
             addresses,
@@ -180,9 +183,13 @@ prop_compose! {
             server_selection: ServerSelection::Flow,
             external_traffic_policy: ExternalTrafficPolicy::Cluster,
             when_all_down: WhenAllDown::LastKnown,
+            fallback_pool_name: fallback.map(|i| format!("v{i}")),
+            min_ready_percent: DEFAULT_MIN_READY_PERCENT,
             sources: sources.map(|allow| Sources { allow }),
             pools: weights
                 .into_iter()
+                .chain(std::iter::repeat_n(0, further))
+                .take(MAX_POOLS)
                 .enumerate()
                 .map(|(i, weight)| WeightedPool { name: format!("v{i}"), weight })
                 .collect(),

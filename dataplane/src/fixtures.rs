@@ -39,6 +39,7 @@ pub(crate) fn virtual_server() -> DecidedVirtualServer {
         server_selection: ServerSelection::Flow,
         external_traffic_policy: ExternalTrafficPolicy::Cluster,
         when_all_down: WhenAllDown::LastKnown,
+        fallback: None,
         sources: None,
         pools: vec![DecidedPool {
             name: "v1".to_owned(),

@@ -61,6 +61,7 @@ fn status(revision: u64, name: &str) -> VirtualServerStatus {
                 server_selection: ServerSelection::Flow,
                 external_traffic_policy: ExternalTrafficPolicy::Cluster,
                 when_all_down: WhenAllDown::LastKnown,
+                fallback: None,
                 sources: None,
                 pools: vec![DecidedPool {
                     name: "1e3".to_owned(),

@@ -93,15 +93,18 @@ impl<'a> Adopter<'a> {
             return;
         }
         let mut rings = BTreeMap::new();
-        for pool in heads
-            .iter()
-            .flat_map(|head| head::pools(head))
-            .filter(|pool| pool.ring != 0)
-        {
-            let Some(extent) = self.ring((vip_port, index), pool, &rings) else {
-                return;
-            };
-            rings.insert(pool.ring, extent);
+        for head in &heads {
+            let mut named: BTreeSet<(u32, u32)> = BTreeSet::new();
+            for pool in head::pools(head).filter(|pool| pool.ring != 0) {
+                // A pool that stands in for others has its ring in several places.
+                if !named.insert((pool.ring, pool.tag)) {
+                    continue;
+                }
+                let Some(extent) = self.ring((vip_port, index), pool, &rings) else {
+                    return;
+                };
+                rings.insert(pool.ring, extent);
+            }
         }
         for (ring, (start, end)) in rings {
             self.extents.insert(start, end);

@@ -37,6 +37,8 @@ pub(crate) struct PoolConfig {
     pub(crate) known: bool,
     /// Whether nobody takes new flows, though servers have weights: all are down, and the virtual server does not want them to be asked.
     pub(crate) is_down: bool,
+    /// The place of the pool whose servers take new flows instead, since this one has too few.
+    pub(crate) stand_in: Option<usize>,
     /// The servers that can be served, in the order of address and port. A pool without a server that takes flows keeps its
     /// share: its packets are dropped by name ([`sluice_abi::DropReason::NoServer`]) rather than shifted to another version
     /// of the service.
@@ -53,6 +55,8 @@ pub(crate) struct ServerConfig {
     pub(crate) port: u16,
     /// Its weight in the ring; 0 = not in the ring.
     pub(crate) weight: u64,
+    /// Whether it is meant to take flows, ready or not.
+    pub(crate) is_meant: bool,
     /// The tenths of its slots that it has; 0: it is down.
     pub(crate) tenths: u8,
     /// It is down and has no id, so that its flows choose anew. Its slots are all lent.
@@ -65,7 +69,27 @@ pub(crate) struct ServerConfig {
     pub(crate) reach: Reach,
 }
 
+impl PoolConfig {
+    /// Whether some server takes new flows.
+    pub(crate) fn takes_flows(&self) -> bool {
+        self.servers.iter().any(ServerConfig::takes_flows)
+    }
+
+    /// Whether fewer than this percentage of the servers take new flows, or none does.
+    pub(crate) fn has_fewer(&self, percent: u8) -> bool {
+        let count = |is: fn(&ServerConfig) -> bool| self.servers.iter().filter(|it| is(it)).count();
+        let taking = count(ServerConfig::takes_flows);
+        let all = count(|server| server.is_meant || server.takes_flows());
+        taking == 0 || taking * 100 < all * usize::from(percent)
+    }
+}
+
 impl ServerConfig {
+    /// Whether it takes new flows: it has a weight, and is not down.
+    pub(crate) const fn takes_flows(&self) -> bool {
+        self.weight > 0 && self.tenths > 0
+    }
+
     /// Adds a server at the same address, where a frame names nothing else.
     pub(crate) fn merge(&mut self, other: &Self) {
         let sum = self.weight + other.weight;
@@ -73,6 +97,7 @@ impl ServerConfig {
         let mean = if sum > 0 { both.div_ceil(sum) } else { 0 };
         self.tenths = u8::try_from(mean).unwrap_or(WHOLE);
         self.weight = sum;
+        self.is_meant |= other.is_meant;
         self.draining &= other.draining;
         self.resets = self.resets.min(other.resets);
     }
@@ -109,6 +134,12 @@ impl VipPortConfig {
             }
         });
         shares.collect()
+    }
+
+    /// The places of the pools whose servers take the new flows of each pool: its own, or its stand-in's.
+    pub(crate) fn takers(&self) -> impl Iterator<Item = usize> {
+        let pools = self.pools.iter().enumerate();
+        pools.map(|(own, pool)| pool.stand_in.unwrap_or(own))
     }
 
     /// Whether a frame to a server names only the server's address: the port is chosen on the server's own node.

@@ -206,6 +206,7 @@ impl<'a> Slices<'a> {
                 address,
                 node: standing.node,
                 weight: if takes_flows { WEIGHT } else { 0 },
+                is_meant: standing.is_meant,
                 is_last_resort: standing.last_resort,
                 resets: Resets::Never,
                 ports,
@@ -220,6 +221,7 @@ fn static_servers(decided: &DecidedRealServerPool) -> Vec<Server> {
         let mut server = Server::from(server);
         if decided.drains(server.address, None) {
             server.weight = 0;
+            server.is_meant = false;
         }
         server
     });
@@ -232,6 +234,8 @@ struct Standing {
     name: String,
     node: Option<Arc<str>>,
     ready: bool,
+    /// Neither terminates nor is drained.
+    is_meant: bool,
     /// Serves while it terminates.
     last_resort: bool,
 }
@@ -242,6 +246,7 @@ impl Standing {
             name: endpoint.name.clone(),
             node: endpoint.node.clone(),
             ready: endpoint.ready && !endpoint.terminating && !is_drained,
+            is_meant: !endpoint.terminating && !is_drained,
             last_resort: endpoint.serving && endpoint.terminating && !is_drained,
         }
     }
@@ -249,6 +254,7 @@ impl Standing {
     fn merge(&mut self, other: &Self) {
         self.node = self.node.take().or_else(|| other.node.clone());
         self.ready |= other.ready;
+        self.is_meant |= other.is_meant;
         self.last_resort |= other.last_resort;
     }
 }

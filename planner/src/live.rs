@@ -60,8 +60,11 @@ impl Check<'_> {
                     if !self.has_sources(head, config) {
                         self.not_in_place(vip_port, config, "the sources");
                     }
-                    for ((decided, pool), entry) in config.pools().zip(head::pools(head)) {
-                        if decided.weight > 0 && pool.known {
+                    let pools: Vec<_> = config.pools().collect();
+                    let entries = pools.iter().zip(config.takers()).zip(head::pools(head));
+                    for (((share, _), taker), entry) in entries {
+                        let (decided, pool) = pools[taker];
+                        if share.weight > 0 && pool.known {
                             self.pool(config, decided, pool, entry.ring);
                         }
                     }
@@ -162,8 +165,15 @@ impl Check<'_> {
 
     /// Whether packets that directors send to servers of this node find them.
     fn serves_own(&self, config: &VipPortConfig, word: VipWord) -> bool {
-        let servers = || config.pools.iter().flat_map(|pool| &pool.servers);
-        let mut own = servers().filter(|server| server.reach == Reach::Local);
+        let is_own = |server: &&ServerConfig| server.reach == Reach::Local;
+        let has_own = |pool: &PoolConfig| pool.servers.iter().any(|server| is_own(&server));
+        // Where a stand-in has servers here, these take what is for both.
+        let is_replaced = |pool: &&PoolConfig| {
+            let stand_in = pool.stand_in.map(|place| &config.pools[place]);
+            config.decided.mode == ForwardingMode::Dr && stand_in.is_some_and(has_own)
+        };
+        let pools = config.pools.iter().filter(|pool| !is_replaced(pool));
+        let mut own = pools.flat_map(|pool| &pool.servers).filter(is_own);
         if config.decided.mode == ForwardingMode::Tun {
             return own.all(|server| {
                 let local = Local {
@@ -178,8 +188,7 @@ impl Check<'_> {
         let reachable: BTreeSet<RingKey> = rings()
             .flat_map(|ring| self.ring_parts(config, ring).into_keys())
             .collect();
-        let takes = |server: &&ServerConfig| server.weight > 0 && server.tenths > 0;
-        own.filter(takes).all(|server| {
+        own.filter(|server| server.takes_flows()).all(|server| {
             reachable.contains(&RingKey {
                 address: server.address,
                 port: 0,
@@ -190,16 +199,14 @@ impl Check<'_> {
 
 /// Whether a head is the decided one, whatever its rings and its source set.
 fn has_shares(found: &Head, config: &VipPortConfig, index: u32) -> bool {
-    let pools = config
-        .pools
-        .iter()
-        .zip(share::thresholds(&config.weights()));
+    let thresholds = share::thresholds(&config.weights());
+    let pools = config.takers().zip(thresholds);
     let rings = head::pools(found).map(|pool| pool.ring);
     let rings = rings.chain(std::iter::repeat(0));
-    let wanted = pools.zip(rings).map(|((pool, threshold), ring)| HeadPool {
+    let wanted = pools.zip(rings).map(|((taker, threshold), ring)| HeadPool {
         threshold,
         ring,
-        tag: pool.tag,
+        tag: config.pools[taker].tag,
     });
     head::head(config, (index, found.source_set), wanted) == *found
 }

@@ -237,24 +237,28 @@ impl<'a> Planner<'a> {
     /// The head by which a director balances.
     fn director_head(&mut self, scope: Scope<'_>, sources: u32, pools: &[PlacedPool<'_>]) -> Head {
         let thresholds = share::thresholds(&scope.config.weights());
-        let entries = pools.iter().zip(thresholds);
-        let entries: Vec<HeadPool> = entries
-            .map(|(pool, threshold)| HeadPool {
-                threshold,
-                ring: self.director_ring(scope, pool),
-                tag: pool.config.tag,
-            })
-            .collect();
+        let rings = pools.iter().map(|pool| self.director_ring(scope, pool));
+        let rings: Vec<u32> = rings.collect();
+        let entries = scope.config.takers().zip(thresholds);
+        let entries = entries.map(|(taker, threshold)| HeadPool {
+            threshold,
+            ring: rings[taker],
+            tag: pools[taker].config.tag,
+        });
         head(scope.config, (scope.index, sources), entries)
     }
 
     /// The head for packets that a director sent here: over the pools that have servers of this node.
     fn rs_head(&mut self, scope: Scope<'_>, sources: u32, pools: &[PlacedPool<'_>]) -> Head {
-        let rings: Vec<Option<u32>> = pools.iter().map(|pool| self.rs_ring(scope, pool)).collect();
-        let here: Vec<bool> = rings.iter().map(Option::is_some).collect();
+        let own: Vec<Option<u32>> = pools.iter().map(|pool| self.rs_ring(scope, pool)).collect();
+        // A director that still takes the pool itself sends packets to servers that may be here, too.
+        let takers = scope.config.takers().enumerate();
+        let takers = takers.map(|(pool, taker)| if own[taker].is_some() { taker } else { pool });
+        let takers: Vec<usize> = takers.collect();
+        let here: Vec<bool> = takers.iter().map(|&taker| own[taker].is_some()).collect();
         let thresholds = share::local_thresholds(&scope.config.weights(), &here);
-        let rings = pools.iter().zip(rings);
-        let rings = rings.filter_map(|(pool, ring)| Some((pool.config.tag, ring?)));
+        let rings = takers.into_iter();
+        let rings = rings.filter_map(|taker| Some((pools[taker].config.tag, own[taker]?)));
         let entries = rings
             .zip(thresholds)
             .map(|((tag, ring), threshold)| HeadPool {

@@ -41,6 +41,8 @@ pub enum Reason {
     PoolNotFound,
     /// A pool with a share has no server that can take flows.
     NoServers,
+    /// Another pool takes the flows of one that has too few servers.
+    FallbackServes,
     /// A server's address is the VIP itself.
     ServerIsVip,
     /// Two servers of one pool cannot be told apart.
@@ -75,6 +77,7 @@ impl Reason {
             Self::NoShare => "NoShare",
             Self::PoolNotFound => "PoolNotFound",
             Self::NoServers => "NoServers",
+            Self::FallbackServes => "FallbackServes",
             Self::ServerIsVip => "ServerIsVip",
             Self::DuplicateServer => "DuplicateServer",
             Self::TargetPortNotFound => "TargetPortNotFound",

@@ -138,18 +138,44 @@ fn is_all_down(scope: &Scope<'_>, servers: &[ServerConfig]) -> bool {
         && taking.all(|server| server.tenths == 0)
 }
 
+/// Has the fallback pool stand in for those pools that have too few servers, if it has some.
+fn find_stand_ins(virtual_server: &DecidedVirtualServer, pools: &mut [PoolConfig]) {
+    let Some(fallback) = &virtual_server.fallback else {
+        return;
+    };
+    let mut names = virtual_server.pools.iter().map(|pool| &pool.name);
+    let Some(place) = names.position(|name| *name == fallback.pool_name) else {
+        return;
+    };
+    if !pools[place].takes_flows() {
+        return;
+    }
+    let others = pools.iter_mut().enumerate().filter(|(i, _)| *i != place);
+    for (_, pool) in others {
+        if pool.has_fewer(fallback.min_ready_percent) {
+            pool.stand_in = Some(place);
+        }
+    }
+    // Its share may be 0, and it takes flows all the same.
+    let shares = virtual_server.pools.iter().zip(&*pools);
+    let mut replaced = shares.filter(|(share, pool)| share.weight > 0 && pool.stand_in.is_some());
+    if replaced.next().is_some() {
+        for server in &mut pools[place].servers {
+            server.draining = !server.takes_flows();
+        }
+    }
+}
+
 /// Has servers that are down give up their flows where another server can take them: at once, as a protocol without connections allows,
 /// and by resets, where the pool wants that. To frames from other directors this node's own servers are the only ones that there are.
-fn give_flows_up(scope: &Scope<'_>, is_down: bool, servers: &mut [ServerConfig]) {
-    let takes = |server: &ServerConfig| {
-        server.weight > 0 && server.tenths > 0 && server.reach != Reach::Pending
-    };
-    if !is_down && !servers.iter().any(takes) {
+fn give_flows_up(scope: &Scope<'_>, pool: &mut PoolConfig) {
+    let takes = |server: &ServerConfig| server.takes_flows() && server.reach != Reach::Pending;
+    if !pool.is_down && pool.stand_in.is_none() && !pool.servers.iter().any(takes) {
         return;
     }
     let mode = scope.virtual_server.mode;
     let by_address = matches!(mode, ForwardingMode::Dr | ForwardingMode::Tun);
-    for server in servers {
+    for server in &mut pool.servers {
         let is_only_here = by_address && server.reach == Reach::Local;
         let is_left = server.tenths == 0 && !is_only_here;
         match scope.port.protocol {
@@ -209,9 +235,14 @@ impl Resolver<'_> {
     fn vip_port(&mut self, scope: &Scope<'_>) -> Option<VipPortConfig> {
         let decided = &scope.virtual_server.pools;
         let tagged = decided.iter().zip(tags(decided));
-        let pools: Vec<PoolConfig> = tagged
+        let mut pools: Vec<PoolConfig> = tagged
             .map(|(share, tag)| self.pool(scope, share, tag))
             .collect();
+        find_stand_ins(scope.virtual_server, &mut pools);
+        for (share, pool) in decided.iter().zip(&mut pools) {
+            give_flows_up(scope, pool);
+            self.tell_lack(scope, share, pool);
+        }
         let director = self.known.view.role.director;
         if !director && pools.iter().all(|pool| pool.servers.is_empty()) {
             return None;
@@ -238,30 +269,6 @@ impl Resolver<'_> {
         if let Some(known) = known {
             servers = self.servers(scope, share, &pool_name, known);
             is_down = is_all_down(scope, &servers);
-            give_flows_up(scope, is_down, &mut servers);
-            if self.known.view.role.director
-                && share.weight > 0
-                && !scope.is_local()
-                && servers.iter().all(|server| server.weight == 0)
-            {
-                let family = if scope.vip.is_ipv4() { "IPv4" } else { "IPv6" };
-                let message = format!(
-                    "no {family} server of the pool can take flows of virtual server {}, so its share of them is dropped: \
-                     give spec.servers an {family} server with a weight above 0, or the pool the weight 0 in spec.pools \
-                     of the virtual server",
-                    scope.name
-                );
-                // Where no node has servers, the operator says so.
-                let takes_flows =
-                    |server: &Server| server.weight > 0 && is_of_family(server, scope.vip);
-                self.insert(
-                    ObjectKind::RealServerPool,
-                    &pool_name,
-                    Reason::NoServers,
-                    message,
-                    known.iter().any(takes_flows),
-                );
-            }
         } else {
             let message = format!(
                 "spec.pools names {}, which does not exist: create the RealServerPool, or remove it from spec.pools",
@@ -278,7 +285,50 @@ impl Resolver<'_> {
             tag,
             known: known.is_some(),
             is_down,
+            stand_in: None,
             servers,
+        }
+    }
+
+    /// Tells of a pool with a share whose servers cannot take it.
+    fn tell_lack(&mut self, scope: &Scope<'_>, share: &DecidedPool, pool: &PoolConfig) {
+        let pool_name = scope.name.sibling(&share.name);
+        let Some(known) = self.known.pools.get(&pool_name) else {
+            return;
+        };
+        if !self.known.view.role.director || share.weight == 0 || scope.is_local() {
+            return;
+        }
+        let family = if scope.vip.is_ipv4() { "IPv4" } else { "IPv6" };
+        if let Some(place) = pool.stand_in {
+            let message = format!(
+                "too few {family} servers of the pool take flows, so pool {} takes its share of virtual server {}, as \
+                 spec.fallbackPoolName there wants it: see that the pool's servers are ready and pass their check",
+                scope.virtual_server.pools[place].name, scope.name
+            );
+            self.report(
+                ObjectKind::RealServerPool,
+                &pool_name,
+                Reason::FallbackServes,
+                message,
+            );
+        } else if pool.servers.iter().all(|server| server.weight == 0) {
+            let message = format!(
+                "no {family} server of the pool can take flows of virtual server {}, so its share of them is dropped: \
+                 give spec.servers an {family} server with a weight above 0, or the pool the weight 0 in spec.pools \
+                 of the virtual server",
+                scope.name
+            );
+            // Where no node has servers, the operator says so.
+            let takes_flows =
+                |server: &Server| server.weight > 0 && is_of_family(server, scope.vip);
+            self.insert(
+                ObjectKind::RealServerPool,
+                &pool_name,
+                Reason::NoServers,
+                message,
+                known.iter().any(takes_flows),
+            );
         }
     }
 
@@ -449,6 +499,7 @@ impl Resolver<'_> {
                 target_port
             },
             weight: u64::from(weight),
+            is_meant: server.is_meant,
             tenths,
             gives_flows_up: scope.port.protocol == Protocol::Udp && server.resets == Resets::Now,
             draining: weight == 0 || share.weight == 0 || tenths == 0,

@@ -33,6 +33,8 @@ pub struct Server {
     pub node: Option<Arc<str>>,
     /// Its weight among the servers of the pool; 0 = drained.
     pub weight: u32,
+    /// Whether it is meant to take flows, ready or not: it is neither drained nor about to go.
+    pub is_meant: bool,
     /// Whether it terminates and serves until then: it takes flows where no other server may.
     pub is_last_resort: bool,
     /// When its connections are reset.
@@ -75,6 +77,7 @@ impl From<&DecidedServer> for Server {
             address: decided.address,
             node: None,
             weight: decided.weight,
+            is_meant: decided.weight > 0,
             is_last_resort: false,
             resets: Resets::Never,
             ports: Arc::new(ports),

@@ -11,8 +11,8 @@ use common::{
     tcp, udp, virtual_server, with_hops,
 };
 use sluice_abi::REFUSES;
-use sluice_api::{ForwardingMode, Protocol, WhenAllDown};
-use sluice_planner::{Image, NextHop, Resets, Server, Via};
+use sluice_api::{DecidedFallback, ForwardingMode, Protocol, WhenAllDown};
+use sluice_planner::{Image, NextHop, Reason, Resets, Server, Tenths, Via};
 
 const MODES: [ForwardingMode; 4] = [
     ForwardingMode::Nat,
@@ -315,5 +315,82 @@ fn where_all_are_down_the_virtual_server_says_who_takes_flows() {
         planner.set_view(view());
         settle(&mut planner, &decided);
         assert_ne!(ring(&planner), 0, "{what:?}: they are up again");
+    }
+}
+
+#[test]
+fn a_fallback_pool_takes_the_flows_of_one_that_has_too_few_servers() {
+    for mode in [ForwardingMode::Dr, ForwardingMode::Nat] {
+        let mut web = virtual_server(
+            mode,
+            "192.0.2.1",
+            &[("blue", 3), ("green", 1), ("sorry", 0)],
+        );
+        let fallback = DecidedFallback {
+            pool_name: "sorry".into(),
+            min_ready_percent: 60,
+        };
+        web.fallback = Some(fallback);
+        let pools = || {
+            vec![
+                ("blue", both()),
+                ("green", vec![server("g", "10.0.0.3", 1)]),
+                ("sorry", vec![server("s", "10.0.0.4", 1)]),
+            ]
+        };
+        let decided = snapshot(vec![("web", web)], pools());
+        let four = || {
+            let more = [("10.0.0.3", Via::Link), ("10.0.0.4", Via::Link)];
+            with_hops(view(), &more)
+        };
+        let mut planner = planner(&decided, &four(), &Image::default(), &ROOMY);
+        settle(&mut planner, &decided);
+        let tags = |planner: &Told| {
+            let head = planner.image().heads.values().next().expect("a head");
+            head.pools.map(|pool| pool.tag)[..3].to_vec()
+        };
+        let own = tags(&planner);
+        let down = |addresses: &[&str]| {
+            let port = if mode == ForwardingMode::Dr { 0 } else { 80 };
+            let sockets = addresses
+                .iter()
+                .map(|it| (SocketAddr::new(ip(it), port), 0));
+            let down: Tenths = sockets.collect();
+            let pools = ["blue", "green", "sorry"];
+            let tenths = pools.map(|pool| (name(pool), down.clone()));
+            View {
+                tenths: tenths.into(),
+                ..four()
+            }
+        };
+        let half = [own[2], own[1], own[2]];
+        for (addresses, wanted) in [
+            (&["10.0.0.1"][..], half),
+            (&["10.0.0.1", "10.0.0.2"], half),
+            (&["10.0.0.1", "10.0.0.3"], [own[2]; 3]),
+            // Who falls back needs somebody to fall back on.
+            (
+                &["10.0.0.1", "10.0.0.2", "10.0.0.4"],
+                [own[0], own[1], own[2]],
+            ),
+            (&[], [own[0], own[1], own[2]]),
+        ] {
+            planner.set_view(down(addresses));
+            settle(&mut planner, &decided);
+            assert_eq!(tags(&planner), wanted, "{mode:?}: {addresses:?}");
+            // An agent that starts anew finds the maps as it left them.
+            let mut again = self::planner(&decided, &down(addresses), planner.image(), &ROOMY);
+            assert!(again.plan().is_empty(), "{mode:?}: {addresses:?}");
+            let falls_back = wanted[0] != own[0];
+            let told = planner.problems().iter().any(|problem| {
+                problem.object == name("blue") && problem.reason == Reason::FallbackServes
+            });
+            assert_eq!(told, falls_back, "{:?}", planner.problems());
+            assert!(
+                planner.exceptions().is_empty(),
+                "{:?}",
+                planner.exceptions()
+            );
+        }
     }
 }

@@ -318,6 +318,7 @@ fn virtual_server(number: u32) -> DecidedVirtualServer {
         server_selection: ServerSelection::Flow,
         external_traffic_policy: ExternalTrafficPolicy::Cluster,
         when_all_down: WhenAllDown::LastKnown,
+        fallback: None,
         sources: None,
         pools: vec![DecidedPool {
             name: format!("pool-{number}"),

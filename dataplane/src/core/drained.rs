@@ -61,6 +61,7 @@ impl Drained {
             .filter(|server| !addresses.contains(&server.address));
         let removed = removed.map(|server| Server {
             weight: 0,
+            is_meant: false,
             is_last_resort: false,
             ..server.clone()
         });
@@ -134,6 +135,7 @@ mod tests {
             address: IpAddr::from([10, 0, 0, last]),
             node: None,
             weight,
+            is_meant: weight > 0,
             is_last_resort: false,
             resets: Resets::Never,
             ports: Arc::default(),

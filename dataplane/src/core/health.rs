@@ -162,7 +162,7 @@ impl Health {
         for (pool, verdicts) in &passed {
             let is_last = verdicts.up + verdicts.unknown + verdicts.warming.len() == 0;
             let consequence = if is_last {
-                ", so all of them take flows"
+                ", so all of them take flows, unless virtual servers want it otherwise"
             } else {
                 ""
             };

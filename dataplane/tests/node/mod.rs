@@ -194,6 +194,7 @@ impl Node {
                     server_selection: ServerSelection::Flow,
                     external_traffic_policy: ExternalTrafficPolicy::Cluster,
                     when_all_down: WhenAllDown::LastKnown,
+                    fallback: None,
                     sources,
                     pools: vec![DecidedPool {
                         name: "pool".to_owned(),

@@ -71,7 +71,11 @@ pub(super) fn admit(
         _ => refusals.extend(vips::refusals(key, &wanted, view.unusable, world)),
     }
     for (i, pool) in wanted.pools.iter().enumerate() {
-        let path = format!("spec.pools[{i}].name");
+        // The fallback pool comes last where the spec lists it nowhere.
+        let path = match spec.pools.get(i) {
+            Some(_) => format!("spec.pools[{i}].name"),
+            None => "spec.fallbackPoolName".to_owned(),
+        };
         let pool = key.sibling(&pool.name);
         match view.contents.get(&pool) {
             Some(content) => refusals.extend(

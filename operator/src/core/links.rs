@@ -75,6 +75,8 @@ impl Links {
                     .iter()
                     .map(|pool| End::Pool(key.sibling(&pool.name))),
             );
+            let further = spec.further_pool().map(|name| key.sibling(name));
+            ends.extend(further.map(End::Pool));
             let wanted = DecidedVirtualServer::of_spec(spec, addresses);
             ends.extend(wanted.vip_ports().map(End::VipPort));
         }

@@ -25,8 +25,10 @@ pub fn reconcile(world: &World, now: &Time) -> Outcome {
     let mut used: BTreeMap<ObjectKey, u32> = BTreeMap::new();
     for (key, decision) in &decided.virtual_servers {
         for pool in &decision.content.pools {
+            let is_covered = servers.is_covered(key, &pool.name, &decision.content);
+            let share = if is_covered { 0 } else { pool.weight };
             let weight = used.entry(key.sibling(&pool.name)).or_default();
-            *weight = pool.weight.max(*weight);
+            *weight = share.max(*weight);
         }
     }
     for (key, _) in decide::orphans(world, &decided) {

@@ -30,6 +30,35 @@ impl Servers<'_> {
         self.unserved_of(pool, &virtual_server.addresses).next()
     }
 
+    /// The first VIP for which neither a pool nor the fallback pool has a server that takes new flows.
+    pub(super) fn dropped(
+        &self,
+        key: &ObjectKey,
+        pool: &str,
+        virtual_server: &DecidedVirtualServer,
+    ) -> Option<IpAddr> {
+        let fallback = virtual_server.fallback.as_ref();
+        let fallback = fallback.map(|fallback| key.sibling(&fallback.pool_name));
+        let mut unserved = self.unserved_of(&key.sibling(pool), &virtual_server.addresses);
+        let is_dropped = |vip: &IpAddr| {
+            let fallback = fallback.as_ref();
+            fallback.is_none_or(|pool| self.unserved_of(pool, &[*vip]).next().is_some())
+        };
+        unserved.find(is_dropped)
+    }
+
+    /// Whether a fallback pool takes what a pool's own servers do not take, so that it is not dropped.
+    pub(super) fn is_covered(
+        &self,
+        key: &ObjectKey,
+        pool: &str,
+        virtual_server: &DecidedVirtualServer,
+    ) -> bool {
+        virtual_server.fallback.is_some()
+            && self.unserved(&key.sibling(pool), virtual_server).is_some()
+            && self.dropped(key, pool, virtual_server).is_none()
+    }
+
     /// The pool that other weights give a greater share, and that would drop what other pools serve now.
     pub(super) fn lacking(
         &self,

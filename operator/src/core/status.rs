@@ -143,7 +143,7 @@ fn lacking_pool(key: &ObjectKey, decision: &Decision, servers: Servers<'_>) -> O
     let content = &decision.content;
     let mut pools = content.pools.iter().filter(|pool| pool.weight > 0);
     pools.find_map(|pool| {
-        let vip = servers.unserved(&key.sibling(&pool.name), content)?;
+        let vip = servers.dropped(key, &pool.name, content)?;
         Some(format!(
             "RealServerPool {} has a share and no {} server that takes new flows, so that its share of those to {vip} \
              is dropped: see that its servers are ready, or set its weight in spec.pools to 0",

@@ -70,6 +70,7 @@ pub fn server(name: &str, address: &str, weight: u32) -> Server {
         address: ip(address),
         node: None,
         weight,
+        is_meant: weight > 0,
         is_last_resort: false,
         resets: sluice_planner::Resets::Never,
         ports: Arc::default(),
@@ -101,6 +102,7 @@ pub fn virtual_server(
         server_selection: ServerSelection::Flow,
         external_traffic_policy: ExternalTrafficPolicy::Cluster,
         when_all_down: WhenAllDown::LastKnown,
+        fallback: None,
         sources: None,
         pools: pools
             .iter()

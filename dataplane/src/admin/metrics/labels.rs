@@ -77,6 +77,7 @@ mod tests {
             address,
             node: None,
             weight: 1,
+            is_meant: true,
             is_last_resort: false,
             resets: sluice_planner::Resets::Never,
             ports: Arc::default(),

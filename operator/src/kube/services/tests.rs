@@ -92,6 +92,7 @@ fn a_service_becomes_a_virtual_server() {
         "serverSelection": "Flow",
         "externalTrafficPolicy": "Cluster",
         "whenAllDown": "LastKnown",
+        "minReadyPercent": 1,
         "pools": [{"name": OWNED, "weight": 1}],
     });
     assert_eq!(spec, expected);

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use sluice_api::{
-    ExternalTrafficPolicy, Forwarding, ForwardingMode, IpFamily, MAX_PORTS, MAX_SOURCES, OnDown,
-    PoolSelection, Protocol, RealServerPoolSpec, Servers, Sources, VirtualServerAddress,
-    VirtualServerPort, VirtualServerSpec, WeightedPool, WhenAllDown, name_for_service, parse_ip,
+    DEFAULT_MIN_READY_PERCENT, ExternalTrafficPolicy, Forwarding, ForwardingMode, IpFamily,
+    MAX_PORTS, MAX_SOURCES, OnDown, PoolSelection, Protocol, RealServerPoolSpec, Servers, Sources,
+    VirtualServerAddress, VirtualServerPort, VirtualServerSpec, WeightedPool, WhenAllDown,
+    name_for_service, parse_ip,
 };
 
 use super::facts::{Balanced, Port};
@@ -62,6 +63,8 @@ pub(super) fn wanted(
         server_selection: service.server_selection,
         external_traffic_policy: service.external_traffic_policy,
         when_all_down: WhenAllDown::LastKnown,
+        fallback_pool_name: None,
+        min_ready_percent: DEFAULT_MIN_READY_PERCENT,
         sources: sources(service)?,
         pools: vec![WeightedPool {
             name: pool,

@@ -454,6 +454,7 @@ fn virtual_server(wanted: &Wanted, numbers: Numbers) -> VirtualServerStatus {
                 server_selection: ServerSelection::Flow,
                 external_traffic_policy: ExternalTrafficPolicy::Cluster,
                 when_all_down: WhenAllDown::LastKnown,
+                fallback: None,
                 sources: None,
                 pools: pools.collect(),
                 groups: Vec::new(),

@@ -1,27 +1,28 @@
 //! Which servers take new flows: by health checks, while they warm up, and while they are drained.
 
+mod pools;
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::{Value, json};
+use nix::sys::signal::Signal;
+use serde_json::json;
 use sluice_api::{ConditionType, find_condition};
-use sluice_tests::net::fabric::{DIRECTORS, client_sources};
+use sluice_tests::net::fabric::DIRECTORS;
 use sluice_tests::net::lab::{Lab, Mode};
 use sluice_tests::net::manifest;
 use sluice_tests::net::suite::Suite;
-use sluice_tests::net::{ConnectionMaker, Family, KeptConnections, Protocol, WELL, until};
+use sluice_tests::net::{ConnectionMaker, Family, KeptConnections, Protocol, until};
 
-/// Clients of a spread: each asks from an address of its own.
-const CLIENTS: usize = 400;
-/// How long verdicts take at most: three checks a second apart, and what a busy machine needs.
-const VERDICT: Duration = Duration::from_secs(20);
+use pools::{
+    Servers, VERDICT, await_servers, await_spared, await_verdicts, by_http, manifests, pool_name,
+    restore, serve, serve_by, serve_when_all_down, servers_of, signal,
+};
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
 type Run = fn(&mut Lab) -> Result<()>;
 
 /// Checks of one mode, each with its name.
-const CHECKS: [(&str, Mode, Run); 5] = [
+const CHECKS: [(&str, Mode, Run); 6] = [
     (
         "refusing, hanging and answering else all fail",
         Mode::FullNat,
@@ -89,6 +90,11 @@ const CHECKS: [(&str, Mode, Run); 5] = [
         restart,
     ),
     ("where all are down all take flows", Mode::Tun, all_down),
+    (
+        "a fallback pool takes the flows of one with too few servers",
+        Mode::Dr,
+        falls_back,
+    ),
     (
         "a check that nobody passes takes nobody out",
         Mode::Dr,
@@ -110,151 +116,6 @@ fn check(
         let restored = restore(lab, mode);
         outcome.and(restored)
     });
-}
-
-fn by_http() -> Value {
-    json!({"http": {"path": WELL, "bodyContains": "well"}, "intervalSeconds": 1, "timeoutMilliseconds": 500, "fall": 2})
-}
-
-/// Has all three servers of a mode serve, in one pool with this check. New flows go by the client's address.
-fn serve(lab: &mut Lab, mode: Mode, check: Value) -> Result<()> {
-    let mut fields = json!({});
-    fields["healthCheck"] = check;
-    serve_by(lab, mode, &mode.servers(), fields)
-}
-
-/// The same, where this becomes of new flows when all are down.
-fn serve_when_all_down(lab: &mut Lab, mode: Mode, what: &str) -> Result<()> {
-    let (pool, mut server) = manifests(
-        lab,
-        mode,
-        &mode.servers(),
-        json!({"healthCheck": by_http()}),
-    )?;
-    server["spec"]["whenAllDown"] = json!(what);
-    apply(lab, mode, &mode.servers(), &[pool, server])
-}
-
-/// Has these servers of a mode serve, in one pool with these fields in its spec.
-fn serve_by(lab: &mut Lab, mode: Mode, servers: &[&str], fields: Value) -> Result<()> {
-    let (pool, server) = manifests(lab, mode, servers, fields)?;
-    apply(lab, mode, servers, &[pool, server])
-}
-
-fn pool_name(mode: Mode) -> String {
-    format!("checked-{}", mode.virtual_server())
-}
-
-/// The pool and the virtual server.
-fn manifests(lab: &Lab, mode: Mode, servers: &[&str], mut fields: Value) -> Result<(Value, Value)> {
-    let name = pool_name(mode);
-    let mut pool = manifest::pool(&name, &lab.members(servers)?, mode.target_port());
-    let fields = fields.as_object_mut().context("an object")?;
-    let spec = pool["spec"].as_object_mut().context("a spec")?;
-    spec.append(fields);
-    let pools = [(name.as_str(), 1)];
-    let server = mode.virtual_server();
-    let mut server = manifest::virtual_server(server, mode.name(), mode.vip(), &pools);
-    server["spec"]["serverSelection"] = json!("ClientAddress");
-    Ok((pool, server))
-}
-
-fn apply(lab: &mut Lab, mode: Mode, servers: &[&str], objects: &[Value; 2]) -> Result<()> {
-    let (name, pool) = (mode.virtual_server(), pool_name(mode));
-    lab.sluice.apply(name, objects)?;
-    lab.sluice.await_weights(name, &[(&pool, 1)])?;
-    lab.sluice.await_pool(&pool, servers.len())
-}
-
-/// Has a mode's servers work, and puts its own pools in place again.
-fn restore(lab: &mut Lab, mode: Mode) -> Result<()> {
-    for server in mode.servers() {
-        signal(lab, server, Signal::SIGCONT)?;
-        lab.fabric.web(server)?.set_well(true)?;
-    }
-    lab.set_shares(mode, 100, 0)
-}
-
-/// Stops a server's process, or lets it go on.
-fn signal(lab: &mut Lab, server: &str, signal: Signal) -> Result<()> {
-    let id = lab.fabric.web(server)?.process().id();
-    Ok(kill(Pid::from_raw(i32::try_from(id)?), signal)?)
-}
-
-/// How many servers a director has verdicts of this kind on.
-fn count(lab: &Lab, director: &str, verdict: &str) -> Result<u64> {
-    let series = format!("sluice_checked_servers{{verdict=\"{verdict}\"}}");
-    let metrics = lab.sluice.metrics(director)?;
-    let value = metrics
-        .get(&series)
-        .with_context(|| format!("no {series}"))?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a count of a few servers"
-    )]
-    Ok(*value as u64)
-}
-
-/// Waits until both directors know so many servers to be up and down, in both families together: each checks for itself.
-fn await_verdicts(lab: &Lab, up: u64, down: u64) -> Result<()> {
-    let mut seen = String::new();
-    let known = until("the directors to know which servers work", VERDICT, || {
-        let counts = DIRECTORS.map(|director| {
-            ["up", "down"].map(|verdict| count(lab, director, verdict).unwrap_or(u64::MAX))
-        });
-        seen = format!("{counts:?}");
-        counts.iter().all(|counts| *counts == [up, down])
-    });
-    known.with_context(|| seen)
-}
-
-/// Waits until clients get the servers that `is_meant` accepts: verdicts are known a little before they are in force.
-fn await_servers(
-    lab: &Lab,
-    mode: Mode,
-    family: Family,
-    port: u16,
-    is_meant: impl Fn(&Servers) -> bool,
-) -> Result<Servers> {
-    let mut ports = port..;
-    let mut last = servers_of(lab, mode, family, port)?;
-    until("flows to go where they are meant to", VERDICT, || {
-        if is_meant(&last) {
-            return true;
-        }
-        let next = ports.next().context("a port");
-        if let Ok(found) = next.and_then(|port| servers_of(lab, mode, family, port)) {
-            last = found;
-        }
-        false
-    })?;
-    Ok(last)
-}
-
-/// Waits until no client gets this server.
-fn await_spared(lab: &Lab, mode: Mode, family: Family, port: u16, server: &str) -> Result<Servers> {
-    let spared = |servers: &Servers| servers.values().all(|it| it != server);
-    await_servers(lab, mode, family, port, spared)
-}
-
-/// Servers by the address of the client that got them.
-type Servers = BTreeMap<SocketAddr, String>;
-
-/// The server that each client gets.
-fn servers_of(lab: &Lab, mode: Mode, family: Family, port: u16) -> Result<Servers> {
-    let sources = client_sources(family, 51, CLIENTS);
-    let target = mode.target(family);
-    let mut found = BTreeMap::new();
-    for source in sources {
-        let from = SocketAddr::new(source.ip(), port);
-        let answer = lab
-            .fabric
-            .client()
-            .within(|| Protocol::Tcp.ask(Some(from), target))??;
-        found.insert(SocketAddr::new(source.ip(), 0), answer.server);
-    }
-    Ok(found)
 }
 
 fn takes_no_flows(lab: &mut Lab, mode: Mode) -> Result<()> {
@@ -387,6 +248,42 @@ fn all_down(lab: &mut Lab) -> Result<()> {
         lab.fabric.web(server)?.set_well(true)?;
     }
     await_verdicts(lab, 6, 0)
+}
+
+/// Two servers have a pool with a check, and the third one is the fallback where fewer than 60 % of them are up.
+fn falls_back(lab: &mut Lab) -> Result<()> {
+    let mode = Mode::Dr;
+    let [first, second, spare] = mode.servers();
+    let check = json!({"healthCheck": by_http()});
+    let (pool, mut server) = manifests(lab, mode, &[first, second], check)?;
+    let sorry = format!("{}-sorry", pool_name(mode));
+    let fallback = manifest::pool(&sorry, &lab.members(&[spare])?, mode.target_port());
+    server["spec"]["fallbackPoolName"] = json!(sorry);
+    server["spec"]["minReadyPercent"] = json!(60);
+    let (name, own) = (mode.virtual_server(), pool_name(mode));
+    lab.sluice.apply(name, &[pool, fallback, server])?;
+    lab.sluice.await_weights(name, &[(&own, 1), (&sorry, 0)])?;
+    lab.sluice.await_pool(&own, 2)?;
+    await_verdicts(lab, 4, 0)?;
+    let client = lab.fabric.client().clone();
+    let targets = Family::BOTH.map(|family| mode.target(family));
+    for family in Family::BOTH {
+        await_spared(lab, mode, family, 20_601, spare)?;
+    }
+    let maker = ConnectionMaker::start(&client, &targets, 2, Duration::from_millis(5))?;
+    lab.fabric.web(first)?.set_well(false)?;
+    await_verdicts(lab, 2, 2)?;
+    for family in Family::BOTH {
+        let all_to_it = |servers: &Servers| servers.values().all(|it| it == spare);
+        await_servers(lab, mode, family, 20_701, all_to_it)
+            .with_context(|| format!("{family}: not all go to the fallback pool"))?;
+    }
+    lab.fabric.web(first)?.set_well(true)?;
+    await_verdicts(lab, 4, 0)?;
+    for family in Family::BOTH {
+        await_spared(lab, mode, family, 20_801, spare)?;
+    }
+    maker.stop().expect_none_failed()
 }
 
 /// Waits until this does not fail.
