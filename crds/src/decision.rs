@@ -214,6 +214,9 @@ pub struct DecidedRealServerPool {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_DRAINED_SERVERS))]
     pub drained: Vec<DrainedServer>,
+    /// Whether connections to the servers are sampled as they begin, since a rollout is to tell how the servers do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sampled: bool,
 }
 
 impl DecidedRealServerPool {

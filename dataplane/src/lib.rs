@@ -24,6 +24,7 @@ pub mod maps;
 pub mod netlink;
 pub mod report;
 pub mod shell;
+pub mod signals;
 pub mod source;
 pub mod state;
 pub mod sweeper;

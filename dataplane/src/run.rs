@@ -15,6 +15,7 @@ use sluice_agent::maps::{Attacher, Maps, Opened, PinLock, Programs, kernel_relea
 use sluice_agent::netlink::{Monitor, Requests};
 use sluice_agent::report::Mailbox;
 use sluice_agent::shell::{Shell, Tools};
+use sluice_agent::signals;
 use sluice_agent::source::SourceState;
 use sluice_agent::state::State;
 use sluice_agent::sweeper;
@@ -259,6 +260,7 @@ fn start(
     monitor.run(forward_netlink(inbox_sender.clone()));
     source.run(&state, adopted, served, inbox_sender);
     sweeper::run(Arc::clone(&state));
+    signals::run(Arc::clone(&state));
     let ended = in_thread(move || shell.run(core, &inbox))?;
     Ok((state, ended, announcer))
 }

@@ -9,6 +9,7 @@ use sluice_api::{AttachMode, NodeException};
 use sluice_planner::Planner;
 
 use crate::maps::{FlowCensus, FullNatCensus, Maps};
+use crate::signals::Signals;
 use crate::source::SourceState;
 
 /// Time without a turn of the core's loop after which the agent is not healthy.
@@ -188,6 +189,8 @@ pub struct State {
     pub announced: Arc<AnnounceCounts>,
     /// Counters of checks.
     pub checked: Arc<CheckCounts>,
+    /// How servers meet connections.
+    pub signals: Signals,
     /// How the source fares.
     pub source: Arc<SourceState>,
     /// How long applying plans took.
@@ -213,6 +216,7 @@ impl State {
             counts: Counts::default(),
             announced: Arc::default(),
             checked: Arc::default(),
+            signals: Signals::default(),
             source,
             apply_seconds: Histogram::default(),
             published: RwLock::new(published),

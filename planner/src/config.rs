@@ -37,6 +37,8 @@ pub(crate) struct PoolConfig {
     pub(crate) known: bool,
     /// Whether nobody takes new flows, though servers have weights: all are down, and the virtual server does not want them to be asked.
     pub(crate) is_down: bool,
+    /// Whether connections to its servers are sampled as they begin.
+    pub(crate) is_sampled: bool,
     /// The place of the pool whose servers take new flows instead, since this one has too few.
     pub(crate) stand_in: Option<usize>,
     /// The servers that can be served, in the order of address and port. A pool without a server that takes flows keeps its

@@ -140,9 +140,10 @@ fn write_server(f: &mut fmt::Formatter<'_>, id: u32, word: ServerWord) -> fmt::R
     let (slot, path) = (word.slot(), path_name(word.path()));
     let draining = if word.draining() { ", draining" } else { "" };
     let resets = if word.resets() { ", resets" } else { "" };
+    let sampled = if word.is_sampled() { ", sampled" } else { "" };
     writeln!(
         f,
-        "server {id}: record {slot}, epoch {epoch}, {path}{draining}{resets}"
+        "server {id}: record {slot}, epoch {epoch}, {path}{draining}{resets}{sampled}"
     )
 }
 

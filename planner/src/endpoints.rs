@@ -152,6 +152,7 @@ impl<'a> Slices<'a> {
             None => static_servers(decided),
         };
         for server in &mut servers {
+            server.is_sampled = decided.sampled;
             server.resets = match decided.on_down {
                 OnDown::Keep => Resets::Never,
                 OnDown::Reset => Resets::WhenDown,
@@ -209,6 +210,7 @@ impl<'a> Slices<'a> {
                 is_meant: standing.is_meant,
                 is_last_resort: standing.last_resort,
                 resets: Resets::Never,
+                is_sampled: false,
                 ports,
             }
         };

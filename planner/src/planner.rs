@@ -399,25 +399,54 @@ impl Planner {
 
     /// The servers in the maps.
     pub fn servers(&self) -> impl Iterator<Item = ServerInfo<'_>> {
-        self.served().flat_map(|(vip_port, virtual_server)| {
-            let decided = self.known.virtual_servers.get(virtual_server);
-            let pools = decided.into_iter().flat_map(|decided| &decided.pools);
-            let tags = decided.map_or_else(Vec::new, |decided| tags(&decided.pools));
-            let pools: BTreeMap<u32, &str> = tags
-                .into_iter()
-                .zip(pools.map(|p| p.name.as_str()))
-                .collect();
-            let servers = self.tables.servers_of(vip_port);
-            servers.filter_map(move |(id, epoch, record)| {
-                Some(ServerInfo {
-                    id,
-                    epoch,
-                    vip_port,
-                    virtual_server,
-                    pool: pools.get(&record.tag)?,
-                    address: address_of(record),
-                    port: u16::from_be_bytes(record.port),
+        self.served()
+            .flat_map(|(vip_port, virtual_server)| self.servers_at(vip_port, virtual_server))
+    }
+
+    /// The servers in the maps whose connections are sampled, of the pools that have them sampled.
+    pub fn sampled(&self) -> impl Iterator<Item = ServerInfo<'_>> {
+        let sampled = |pool: &&ObjectKey| {
+            let servers = self.known.pools.get(pool);
+            servers.is_some_and(|servers| servers.iter().any(|server| server.is_sampled))
+        };
+        let pools = self.known.pools.keys().filter(sampled);
+        pools.flat_map(move |pool| {
+            let users = self.known.users(pool);
+            let served = users.flat_map(move |user| {
+                let decided = self.known.virtual_servers.get(user).into_iter();
+                let vip_ports = decided.flat_map(|decided| decided.vip_ports());
+                vip_ports.filter_map(move |at| {
+                    let has = self.claimed.get(&at)?.served.as_ref() == Some(user);
+                    has.then_some((at, user))
                 })
+            });
+            let servers = served.flat_map(|(at, user)| self.servers_at(at, user));
+            servers.filter(move |server| server.pool == pool.name)
+        })
+    }
+
+    fn servers_at<'a>(
+        &'a self,
+        vip_port: VipPort,
+        virtual_server: &'a ObjectKey,
+    ) -> impl Iterator<Item = ServerInfo<'a>> {
+        let decided = self.known.virtual_servers.get(virtual_server);
+        let pools = decided.into_iter().flat_map(|decided| &decided.pools);
+        let tags = decided.map_or_else(Vec::new, |decided| tags(&decided.pools));
+        let pools: BTreeMap<u32, &str> = tags
+            .into_iter()
+            .zip(pools.map(|p| p.name.as_str()))
+            .collect();
+        let servers = self.tables.servers_of(vip_port);
+        servers.filter_map(move |(id, epoch, record)| {
+            Some(ServerInfo {
+                id,
+                epoch,
+                vip_port,
+                virtual_server,
+                pool: pools.get(&record.tag)?,
+                address: address_of(record),
+                port: u16::from_be_bytes(record.port),
             })
         })
     }

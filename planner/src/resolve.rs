@@ -281,10 +281,14 @@ impl Resolver<'_> {
                 message,
             );
         }
+        let mut all = known.into_iter().flat_map(|known| known.iter());
+        let is_sampled =
+            scope.port.protocol == Protocol::Tcp && all.any(|server| server.is_sampled);
         PoolConfig {
             tag,
             known: known.is_some(),
             is_down,
+            is_sampled,
             stand_in: None,
             servers,
         }

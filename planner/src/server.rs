@@ -39,6 +39,8 @@ pub struct Server {
     pub is_last_resort: bool,
     /// When its connections are reset.
     pub resets: Resets,
+    /// Whether its connections are sampled as they begin.
+    pub is_sampled: bool,
     /// Its ports.
     pub ports: Arc<ServerPorts>,
 }
@@ -80,6 +82,7 @@ impl From<&DecidedServer> for Server {
             is_meant: decided.weight > 0,
             is_last_resort: false,
             resets: Resets::Never,
+            is_sampled: false,
             ports: Arc::new(ports),
         }
     }

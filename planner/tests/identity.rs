@@ -331,14 +331,12 @@ fn a_fallback_pool_takes_the_flows_of_one_that_has_too_few_servers() {
             min_ready_percent: 60,
         };
         web.fallback = Some(fallback);
-        let pools = || {
-            vec![
-                ("blue", both()),
-                ("green", vec![server("g", "10.0.0.3", 1)]),
-                ("sorry", vec![server("s", "10.0.0.4", 1)]),
-            ]
-        };
-        let decided = snapshot(vec![("web", web)], pools());
+        let pools = vec![
+            ("blue", both()),
+            ("green", vec![server("g", "10.0.0.3", 1)]),
+            ("sorry", vec![server("s", "10.0.0.4", 1)]),
+        ];
+        let decided = snapshot(vec![("web", web)], pools);
         let four = || {
             let more = [("10.0.0.3", Via::Link), ("10.0.0.4", Via::Link)];
             with_hops(view(), &more)

@@ -1,7 +1,7 @@
 //! The programs in the kernel against the decision on the host.
 
 use anyhow::Result;
-use sluice_abi::{HALF_OPEN_SHIFT, ServerRecord, Stat};
+use sluice_abi::{HALF_OPEN_SHIFT, SampleState, ServerRecord, Stat};
 use sluice_tests::packet::{
     differential::{Coverage, compare},
     host::Host,
@@ -65,6 +65,11 @@ fn kernel_and_host_agree() {
     // One packet at a time always gets its slot; two CPUs at one slot are in tests/races.rs.
     for stat in Stat::ALL.iter().filter(|stat| **stat != Stat::Stateless) {
         assert!(coverage.stats.contains_key(stat), "{stat:?} never happened");
+    }
+    // How they go on is in the packet tables.
+    for state in [SampleState::Opening, SampleState::Answered] {
+        let happened = coverage.samples.contains_key(&state);
+        assert!(happened, "no sample was {state:?}: {:?}", coverage.samples);
     }
 }
 

@@ -14,6 +14,7 @@ use sluice_api::AttachMode;
 use tracing::debug;
 
 mod labels;
+mod signals;
 mod source;
 
 use crate::maps::Usage;
@@ -43,6 +44,7 @@ impl Collector for Metrics {
         Self::agent(&mut encoder, &published)?;
         self.announcement(&mut encoder, &published)?;
         self.checks(&mut encoder, &published)?;
+        signals::encode(&mut encoder, &self.state.signals)?;
         self.work(&mut encoder)?;
         source::encode(&mut encoder, &self.state.source)
     }
@@ -451,6 +453,7 @@ const fn state_name(state: FlowState) -> &'static str {
         FlowState::Closing => "closing",
         FlowState::Closed => "closed",
         FlowState::Udp => "udp",
+        FlowState::Young => "young",
     }
 }
 

@@ -138,6 +138,7 @@ mod tests {
             is_meant: weight > 0,
             is_last_resort: false,
             resets: Resets::Never,
+            is_sampled: false,
             ports: Arc::default(),
         }
     }

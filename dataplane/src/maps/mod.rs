@@ -17,6 +17,7 @@ mod hook;
 mod image;
 mod load;
 mod pins;
+mod samples;
 mod spec;
 mod sweep;
 mod sys;
@@ -30,8 +31,8 @@ use std::time::Duration;
 
 use sluice_abi::{
     AnnouncedKey, AnnouncedWord, ConfigWord, DropReason, GROUP_WORDS, Head, LocalKey, MAC_WORDS,
-    MacKey, MapName, PortKey, PrefixKey, RingWord, ServerCounters, ServerRecord, ServerWord,
-    SourceKey, Stat, VipWord, claim_words,
+    MacKey, MapName, PortKey, PrefixKey, RingWord, SAMPLE_WORDS, ServerCounters, ServerRecord,
+    ServerWord, SourceKey, Stat, VipWord, claim_words,
 };
 use sluice_planner::Limits;
 
@@ -41,6 +42,7 @@ pub use groups::Group;
 pub use hook::Hook;
 pub use load::{Opened, Programs, open};
 pub use pins::{PinLock, detach};
+pub use samples::{Outcome, Sample};
 pub use sweep::{FlowCensus, FullNatCensus, Usage};
 
 use families::Families;
@@ -184,6 +186,7 @@ impl Sizes {
             | MapName::NextHops
             | MapName::NewFlows
             | MapName::Groups
+            | MapName::Samples
             | MapName::Drops
             | MapName::Stats => None,
         }
@@ -207,6 +210,7 @@ pub struct Maps {
     sources: Families<SourceKey<4>, SourceKey<16>, u32>,
     announced: Families<AnnouncedKey<4>, AnnouncedKey<16>, AnnouncedWord>,
     groups: Shared<[u64; GROUP_WORDS]>,
+    samples: Shared<[u64; SAMPLE_WORDS]>,
     heads: Shared<Head>,
     rings: Array<RingWord>,
     ring_slots: Shared<[u32; 2]>,
@@ -259,6 +263,7 @@ impl Maps {
             sources: families!(MapName::Sources4, MapName::Sources6),
             announced: families!(MapName::Announced4, MapName::Announced6),
             groups: shared!(MapName::Groups, size_of::<[u64; GROUP_WORDS]>()),
+            samples: shared!(MapName::Samples, size_of::<[u64; SAMPLE_WORDS]>()),
             heads: shared!(MapName::Heads, size_of::<Head>()),
             rings: typed!(MapName::Rings, Array::new),
             ring_slots: shared!(MapName::RingSlots, size_of::<[u32; 2]>()),

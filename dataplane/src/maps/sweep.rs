@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
     BUCKET_ENTRIES, ClaimData, ClaimKey, ClaimState, ConfigWord, FlowClock, FlowData, FlowState,
-    MapName, SLOT_BUSY, SLOT_FREE, Timeouts, claim_words, entry_words,
+    MapName, SAMPLE_WORDS, SLOT_BUSY, SLOT_FREE, Timeouts, claim_words, entry_words,
 };
 
 use super::clock::nanoseconds;
@@ -105,7 +105,7 @@ impl Maps {
         Ok(sweep.census)
     }
 
-    /// Frees flow table slots that an agent, killed in the middle of a sweep, left marked as being written. To be called
+    /// Frees slots of flows and samples that an agent, killed in the middle of a sweep, left marked as being written. To be called
     /// before anything else of this process writes them.
     pub fn free_abandoned_slots(&self) {
         let keys = || {
@@ -115,9 +115,11 @@ impl Maps {
                 (&self.half4, entry_words::<4>()),
                 (&self.half6, entry_words::<16>()),
             ];
+            let samples = self.samples.words().iter().step_by(SAMPLE_WORDS);
             tables
                 .into_iter()
                 .flat_map(|(table, words)| table.words().iter().step_by(words))
+                .chain(samples)
                 .enumerate()
         };
         let busy: BTreeSet<usize> = keys()

@@ -110,6 +110,8 @@ pub enum ClaimState {
     Reset = 7,
     /// Confirmed UDP.
     Udp = 8,
+    /// Established TCP whose beginning is being sampled.
+    Young = 9,
 }
 
 impl ClaimState {
@@ -124,6 +126,7 @@ impl ClaimState {
             6 => Some(Self::ServerWaits),
             7 => Some(Self::Reset),
             8 => Some(Self::Udp),
+            9 => Some(Self::Young),
             _ => None,
         }
     }
@@ -139,7 +142,14 @@ impl ClaimState {
             }
             Self::Reset => FlowState::Closed,
             Self::Udp => FlowState::Udp,
+            Self::Young => FlowState::Young,
         }
+    }
+
+    /// As [`FlowState::may_be_sampled`].
+    #[inline(always)]
+    pub const fn may_be_sampled(self) -> bool {
+        !matches!(self, Self::Established | Self::Udp)
     }
 
     /// State after a packet of a confirmed flow. `fin` and `rst` are its flags.
@@ -153,8 +163,8 @@ impl ClaimState {
             return Self::Reset;
         }
         match (self, fin, from_client) {
-            (Self::HalfOpen | Self::Established, true, true) => Self::ClientEnded,
-            (Self::HalfOpen | Self::Established, true, false) => Self::ServerEnded,
+            (Self::HalfOpen | Self::Established | Self::Young, true, true) => Self::ClientEnded,
+            (Self::HalfOpen | Self::Established | Self::Young, true, false) => Self::ServerEnded,
             (Self::HalfOpen, false, _) => Self::Established,
             (Self::ClientEnded, true, false) => Self::OverForServer,
             (Self::ServerEnded, true, true) => Self::ServerWaits,
@@ -251,7 +261,7 @@ impl ClaimData {
                 0,
             ),
             ClaimState::ClientEnded | ClaimState::ServerEnded => (idle(FlowState::Closing), 0),
-            ClaimState::Established => (idle(FlowState::Established), 0),
+            ClaimState::Established | ClaimState::Young => (idle(FlowState::Established), 0),
             ClaimState::Udp => (idle(FlowState::Udp), 0),
         };
         if age < limit {

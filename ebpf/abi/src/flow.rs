@@ -78,6 +78,8 @@ pub enum FlowState {
     Closed = 6,
     /// Confirmed UDP.
     Udp = 7,
+    /// Established TCP whose beginning is being sampled. Its idle time is that of [`Self::Established`].
+    Young = 12,
 }
 
 impl FlowState {
@@ -90,8 +92,16 @@ impl FlowState {
             5 => Some(Self::Closing),
             6 => Some(Self::Closed),
             7 => Some(Self::Udp),
+            12 => Some(Self::Young),
             _ => None,
         }
+    }
+
+    /// Whether a sample may wait for packets of such a flow: one that begins, or ends before it was answered. Anybody can send a segment
+    /// that ends a flow, so that the sample must not end with it.
+    #[inline(always)]
+    pub const fn may_be_sampled(self) -> bool {
+        matches!(self, Self::Syn | Self::Young | Self::Closing | Self::Closed)
     }
 
     /// Whether flows in this state are in the half-open table.

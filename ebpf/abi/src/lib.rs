@@ -12,6 +12,7 @@
 //! HEADS[slot] ─► source set; SOURCES (set, client's address): whether the client may begin a flow
 //! FLOWS (client, VIP port's index)  ─► FlowData ─────────────────────────────────────────────────────► server id
 //! server id ─► SERVERS[id] = ServerWord ─► RECORDS[slot] = ServerRecord (one cache line)
+//! SAMPLES (as FLOWS) ─► how a connection to a server began
 //! ANNOUNCED (address, interface) ─► AnnouncedWord ─► GROUPS[group]: until when the node answers for the address
 //! ```
 #![no_std]
@@ -32,6 +33,7 @@ mod keys;
 mod mac;
 mod names;
 mod reason;
+mod sample;
 mod server;
 
 pub use announce::{
@@ -59,10 +61,15 @@ pub use mac::{
 };
 pub use names::{CONFIG_WORDS, ConfigWord, MapName};
 pub use reason::{DropReason, MOST_DROP_REASONS, MOST_STATS, Stat};
+pub use sample::{
+    SAMPLE_ASKED, SAMPLE_BEGUN, SAMPLE_DATA, SAMPLE_KEY, SAMPLE_NUMBERS, SAMPLE_SLOTS,
+    SAMPLE_STALE_NS, SAMPLE_TIME_NS, SAMPLE_TIME_SHIFT, SAMPLE_TIMES, SAMPLE_WORDS, SampleData,
+    SampleState,
+};
 pub use server::{ForwardingMode, Path, ServerCounters, ServerFacts, ServerRecord, ServerWord};
 
 /// Version of the layout of every map. The agent adopts pinned maps only if the version stored in them equals this.
-pub const ABI_VERSION: u64 = 4;
+pub const ABI_VERSION: u64 = 5;
 
 /// TCP's protocol number (RFC 9293).
 pub const TCP: u8 = 6;

@@ -62,6 +62,8 @@ pub enum MapName {
     Announced6,
     /// Array of [`crate::GROUP_WORDS`] words by the index of a VIP group.
     Groups,
+    /// Array of slots of [`crate::SAMPLE_WORDS`] words.
+    Samples,
     /// Per-CPU array of [`crate::ServerCounters`] by server id.
     Counters,
     /// Per-CPU array of `u64` by [`crate::DropReason`].
@@ -72,7 +74,7 @@ pub enum MapName {
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Config,
         Self::Vips4,
         Self::Vips6,
@@ -102,6 +104,7 @@ impl MapName {
         Self::Announced4,
         Self::Announced6,
         Self::Groups,
+        Self::Samples,
         Self::Counters,
         Self::Drops,
         Self::Stats,
@@ -139,6 +142,7 @@ impl MapName {
             Self::Announced4 => "ANNOUNCED4",
             Self::Announced6 => "ANNOUNCED6",
             Self::Groups => "GROUPS",
+            Self::Samples => "SAMPLES",
             Self::Counters => "COUNTERS",
             Self::Drops => "DROPS",
             Self::Stats => "STATS",

@@ -43,7 +43,8 @@ pub enum Path {
     Unresolved = 3,
 }
 
-/// Value of `SERVERS` by server id: `record slot:24 | epoch:8 | path:2 | draining:1 | present:1 | resets:1`, low bits first. Id 0 is
+/// Value of `SERVERS` by server id: `record slot:24 | epoch:8 | path:2 | draining:1 | present:1 | resets:1 | sampled:1`, low bits
+/// first. Id 0 is
 /// never used.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -53,6 +54,7 @@ impl ServerWord {
     const DRAINING: u64 = 1 << 34;
     const PRESENT: u64 = 1 << 35;
     const RESETS: u64 = 1 << 36;
+    const SAMPLED: u64 = 1 << 37;
 
     /// A present server. `slot` is an index into `RECORDS` below 2^24.
     pub const fn new(slot: u32, epoch: u8, path: Path, draining: bool) -> Self {
@@ -72,6 +74,15 @@ impl ServerWord {
             self.0 | Self::RESETS
         } else {
             self.0 & !Self::RESETS
+        })
+    }
+    /// This word, of a server to which connections are sampled, or not.
+    #[must_use]
+    pub const fn sampling(self, sampled: bool) -> Self {
+        Self(if sampled {
+            self.0 | Self::SAMPLED
+        } else {
+            self.0 & !Self::SAMPLED
         })
     }
     /// The word of an id that is free and was last used in `epoch`.
@@ -102,6 +113,10 @@ impl ServerWord {
     /// Whether a client's next packet of a TCP connection is answered by a reset.
     pub const fn resets(self) -> bool {
         self.0 & Self::RESETS != 0
+    }
+    /// Whether connections to it are sampled where its answers are seen.
+    pub const fn is_sampled(self) -> bool {
+        self.0 & Self::SAMPLED != 0
     }
     /// Whether the id is in use.
     pub const fn present(self) -> bool {

@@ -3,6 +3,7 @@
 use crate::choice::{Choice, Chosen, is_for};
 use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, RST, Tuple};
+use crate::sample;
 use crate::server::server_of;
 use crate::{FamilyTables, Hook, Outcome, Packet, Tables, deliver, fullnat, schedule};
 use sluice_abi::{DropReason, FarEnd, FlowData, Path, REFUSES, ServerWord, TCP, VipWord};
@@ -48,7 +49,7 @@ pub(crate) fn balance<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         tuple.forget_constants(zero);
         let mut choice = Choice::of(key, vip.index(), now, hook, zero);
         choice.head = head_slot(vip, tuple.balanced);
-        match choose(tables, tuple, choice) {
+        match choose(packet, tables, tuple, &mut choice) {
             Ok(Some(chosen)) if !chosen.new_flow && is_reset(tuple, chosen.server.word) => {
                 return match hook {
                     Hook::Xdp => Ok(Outcome::REFUSE),
@@ -83,29 +84,31 @@ fn is_reset<const A: usize>(tuple: &Tuple<A>, word: ServerWord) -> bool {
 
 /// The server of a flow that is new, or whose entry this packet changes. `None`: another hook delivers.
 #[inline(always)]
-fn choose<'a, const A: usize, T: Tables + FamilyTables<A>>(
+fn choose<'a, const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
     tables: &'a T,
     tuple: &Tuple<A>,
-    mut choice: Choice<'a, A>,
+    choice: &mut Choice<'a, A>,
 ) -> Result<Option<Chosen<'a>>, DropReason> {
-    follow(tables, tuple, &mut choice)?;
+    follow(packet, tables, tuple, choice)?;
     if let Some(server) = choice.server() {
         if server.is_fullnat() {
-            fullnat::touch_claim(tables, tuple, &mut choice);
+            fullnat::touch_claim(tables, tuple, choice);
         } else if choice.news != FlowData::default() && server.reply_end().index != 0 {
-            accompany(tables, tuple, &choice);
+            accompany(tables, tuple, choice);
         }
     }
     if choice.new_flow {
         if choice.head == 0 {
             return Err(DropReason::NotMyServer);
         }
-        schedule::schedule(tables, tuple, &mut choice)?;
+        schedule::schedule(tables, tuple, choice)?;
         if let Some(server) = choice.server() {
             if server.is_fullnat() {
-                fullnat::claim(tables, tuple, &mut choice)?;
+                fullnat::claim(tables, tuple, choice)?;
             }
-            record(tables, tuple, &choice);
+            record(tables, tuple, choice);
+            begin_sample(packet, tables, tuple, choice);
         }
     }
     Ok(choice.server().map(|server| Chosen {
@@ -116,9 +119,10 @@ fn choose<'a, const A: usize, T: Tables + FamilyTables<A>>(
 }
 
 /// Finds the server of a known flow and brings the tables up to date; sets `new_flow` if there is none. A function of its
-/// own, without the packet, so that its variables do not share the caller's stack frame; the other steps alike.
+/// own, so that its variables do not share the caller's stack frame; the other steps alike.
 #[inline(never)]
-fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
+fn follow<'a, const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
     tables: &'a T,
     tuple: &Tuple<A>,
     choice: &mut Choice<'a, A>,
@@ -147,13 +151,18 @@ fn follow<'a, const A: usize, T: Tables + FamilyTables<A>>(
             if !again && !refused {
                 choice.was = found.data;
                 choice.port = found.data.port();
-                if let Some(news) = flow::news(&found, tuple.protocol, tuple.flags, choice.now) {
+                let is_fullnat = server.is_fullnat();
+                let sampled = found.state.may_be_sampled() && server.word.is_sampled() && {
+                    let numbers = sample::numbers_of::<A, P>(packet);
+                    sample::from_client(tables, tuple, &server, numbers)
+                };
+                choice.set_server(Some(server));
+                if let Some(news) = flow::news(&found, tuple, sampled, choice.now) {
                     choice.news = news;
-                    if !server.is_fullnat() {
+                    if !is_fullnat {
                         flow::follow(tables, &choice.key, &found, news, choice.now);
                     }
                 }
-                choice.set_server(Some(server));
                 return Ok(());
             }
         }
@@ -186,6 +195,22 @@ fn head_slot(vip: VipWord, balanced: bool) -> u32 {
     } else {
         vip.head()
     }
+}
+
+/// Begins a sample of a new connection. Returns whether it did: what a function returns that returns nothing, the verifier may take for a
+/// pointer to the stack.
+#[inline(never)]
+fn begin_sample<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    tuple: &Tuple<A>,
+    choice: &Choice<'_, A>,
+) -> bool {
+    let server = choice.server().filter(|_| tuple.opens());
+    server.is_some_and(|server| {
+        let numbers = sample::numbers_of::<A, P>(packet);
+        server.word.is_sampled() && sample::from_client(tables, tuple, &server, numbers)
+    })
 }
 
 /// Makes the entries of a new flow.

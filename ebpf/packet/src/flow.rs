@@ -148,15 +148,23 @@ pub(crate) fn begin<const A: usize, T: Tables + FamilyTables<A>>(
     });
 }
 
-/// The data that an entry gets by a packet from the client; `None` if nothing changes.
+/// The data that an entry gets by a packet from the client; `None` if nothing changes. `sampled`: a sample of the connection goes on.
 #[inline(always)]
-pub(crate) fn news(found: &Found, protocol: u8, flags: u8, now: FlowClock) -> Option<FlowData> {
-    if matches!(found.table(), Table::HalfOpen) && !confirms(found, flags, now) {
+pub(crate) fn news<const A: usize>(
+    found: &Found,
+    tuple: &Tuple<A>,
+    sampled: bool,
+    now: FlowClock,
+) -> Option<FlowData> {
+    if matches!(found.table(), Table::HalfOpen) && !confirms(found, tuple.flags, now) {
         return None;
     }
-    let data = found
-        .data
-        .renewed(next_state(found.state, protocol, flags), now);
+    let next = match next_state(found.state, tuple.protocol, tuple.flags) {
+        FlowState::Established | FlowState::Young if sampled => FlowState::Young,
+        FlowState::Young => FlowState::Established,
+        other => other,
+    };
+    let data = found.data.renewed(next, now);
     (data != found.data).then_some(data)
 }
 
@@ -287,6 +295,8 @@ pub(crate) fn next_state(state: FlowState, protocol: u8, flags: u8) -> FlowState
         FlowState::Closed
     } else if flags & FIN != 0 || matches!(state, FlowState::Closing) {
         FlowState::Closing
+    } else if matches!(state, FlowState::Young) {
+        FlowState::Young
     } else {
         FlowState::Established
     }

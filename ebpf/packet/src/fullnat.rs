@@ -17,7 +17,7 @@ use crate::{FamilyTables, SharedWords, Tables};
 use slot::{Clients, DATA, KEY, Place};
 use sluice_abi::{
     ClaimData, ClaimState, ConfigWord, DropReason, FULLNAT_PORT_MAX, FULLNAT_PORT_MIN, FarEnd,
-    FlowClock, FlowData, HALF_OPEN_NS, SLOT_BUSY, SLOT_FREE, Stat, TCP, Timeouts,
+    FlowClock, FlowData, FlowState, HALF_OPEN_NS, SLOT_BUSY, SLOT_FREE, Stat, TCP, Timeouts,
 };
 
 /// Ports that a new flow tries. One that the server may remember costs its client a second, so all are tried before one of those
@@ -185,7 +185,16 @@ fn renew<const A: usize, T: Tables + FamilyTables<A>>(
     };
     let is_half_open = matches!(state, ClaimState::HalfOpen);
     if !is_half_open || choice.news != FlowData::default() {
-        let next = next_state(state, tuple, true);
+        let mut next = next_state(state, tuple, true);
+        if matches!(next, ClaimState::Established | ClaimState::Young)
+            && choice.news != FlowData::default()
+        {
+            next = if choice.news.is_in(FlowState::Young) {
+                ClaimState::Young
+            } else {
+                ClaimState::Established
+            };
+        }
         let changed = exchange(&slot, data, data.renewed(next, choice.now));
         if is_half_open && changed {
             give_back(tables, choice.index);
@@ -237,11 +246,11 @@ pub(crate) fn answered<const A: usize, T: Tables + FamilyTables<A>>(
     let Some(server) = server_of(tables, flow) else {
         return;
     };
-    way.server = server.id;
+    way.set_server(&server, state.may_be_sampled());
     let now = flow::now(tables);
     let next = next_state(state, tuple, false);
     let patience = match next {
-        ClaimState::Established | ClaimState::Udp => REFRESH_UNITS,
+        ClaimState::Established | ClaimState::Young | ClaimState::Udp => REFRESH_UNITS,
         _ => 1,
     };
     let is_due = next != state || data.age(now) >= patience;

@@ -50,6 +50,7 @@ mod next_hop;
 mod refuse;
 mod reply;
 mod rewrite;
+mod sample;
 mod schedule;
 mod server;
 mod tables;
@@ -63,6 +64,7 @@ pub use dispatch::{
 };
 pub use flow::{change_words, find_words, insert_words};
 pub use fullnat::claim_worth;
+pub use sample::sample_words;
 pub use tables::{AlignedMac, FamilyTables, Hook, Packet, Route, SharedWords, Tables};
 pub use verdict::{Action, Outcome, Verdict};
 pub use words::copy;

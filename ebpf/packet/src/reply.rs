@@ -3,7 +3,8 @@
 use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple, same_address};
 use crate::mac::Whose;
-use crate::server::{address, server_of};
+use crate::sample;
+use crate::server::{Server, address, server, server_of};
 use crate::{
     Action, FamilyTables, Hook, Outcome, Packet, Route, Tables, fullnat, mac, marker, next_hop,
     rewrite,
@@ -28,10 +29,10 @@ pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     if is_fullnat_port(tuple.destination_port) {
         claimed(tables, &tuple, &mut way);
     }
-    if way.server == 0 {
+    if way.server() == 0 {
         way_back(tables, &tuple, &mut way, false);
     }
-    if way.server == 0 {
+    if way.server() == 0 {
         // By a bridge or overlay come packets of pods, for whom an address may be somebody else's than the VIP's.
         let (Some(macs), Some(ends)) = (tables.macs(), mac::Ends::of(packet)) else {
             return Ok(Outcome::PASS);
@@ -48,9 +49,28 @@ pub(crate) fn remote<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     if outcome.action == Action::Pass {
         return Ok(outcome);
     }
+    if way.is_sampled() {
+        take_sample(packet, tables, &ip, &tuple, &way);
+    }
     translate(packet, &ip, &tuple, &way)?;
-    tables.count_reply(way.server, u32::from(ip.length));
+    tables.count_reply(way.server(), u32::from(ip.length));
     Ok(outcome)
+}
+
+/// Takes in what a server answers a connection that has just begun.
+#[inline(never)]
+fn take_sample<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
+    packet: &mut P,
+    tables: &T,
+    ip: &Ip<A>,
+    tuple: &Tuple<A>,
+    way: &WayBack<A>,
+) {
+    if let Some(server) = server(tables, way.server()) {
+        let numbers = sample::numbers(packet, ip);
+        let client = (&way.client, way.client_port);
+        sample::from_server(tables, client, &server, tuple.flags, numbers);
+    }
 }
 
 #[inline(never)]
@@ -86,11 +106,14 @@ pub(crate) fn local<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     tuple.forget_constants(packet.unknown_zero());
     let mut way = WayBack::unknown(&tuple);
     way_back(tables, &tuple, &mut way, true);
-    if way.server == 0 {
+    if way.server() == 0 {
         return Ok(Outcome::PASS);
     }
+    if way.is_sampled() {
+        take_sample(packet, tables, &ip, &tuple, &way);
+    }
     rewrite::source(packet, &ip, &tuple, &way.vip, way.vip_port)?;
-    tables.count_reply(way.server, u32::from(ip.length));
+    tables.count_reply(way.server(), u32::from(ip.length));
     Ok(Outcome::UP)
 }
 
@@ -106,8 +129,9 @@ pub(crate) struct WayBack<const A: usize> {
     pub(crate) client: [u8; A],
     pub(crate) vip_port: [u8; 2],
     pub(crate) client_port: [u8; 2],
-    /// The server that replies; 0: no reply of a known flow.
-    pub(crate) server: u32,
+    /// `server id:32 | sampled:1`, low bits first, in one word: the server that replies, and whether a sample of the connection may be told of
+    /// it; 0: no reply of a known flow.
+    found: u64,
 }
 
 impl<const A: usize> WayBack<A> {
@@ -119,8 +143,26 @@ impl<const A: usize> WayBack<A> {
             client: tuple.destination,
             vip_port: tuple.source_port,
             client_port: tuple.destination_port,
-            server: 0,
+            found: 0,
         }
+    }
+
+    /// The server that replies; 0: no reply of a known flow.
+    #[inline(always)]
+    pub(crate) fn server(&self) -> u32 {
+        self.found as u32
+    }
+
+    #[inline(always)]
+    fn is_sampled(&self) -> bool {
+        self.found >> 32 != 0
+    }
+
+    /// Takes in which server replies. A sample may wait for packets of `sampled` connections.
+    #[inline(always)]
+    pub(crate) fn set_server(&mut self, server: &Server<'_>, sampled: bool) {
+        let sampled = u64::from(sampled && server.word.is_sampled()) << 32;
+        self.found = u64::from(server.id) | sampled;
     }
 }
 
@@ -164,7 +206,7 @@ fn way_back<const A: usize, T: Tables + FamilyTables<A>>(
     }
     way.vip = *address(&record.alt);
     way.vip_port = record.vip_port;
-    way.server = server.id;
+    way.set_server(&server, found.state.may_be_sampled());
 }
 
 /// Finds the flow that claimed the port which a reply comes to.
@@ -175,7 +217,7 @@ fn claimed<const A: usize, T: Tables + FamilyTables<A>>(
     way: &mut WayBack<A>,
 ) {
     fullnat::answered(tables, tuple, way);
-    if way.server == 0 {
+    if way.server() == 0 {
         // Another CPU may have changed what was read.
         *way = WayBack::unknown(tuple);
     }

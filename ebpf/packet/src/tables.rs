@@ -37,6 +37,9 @@ pub trait Packet {
         ports: u16,
         zero_is_none: bool,
     ) -> Option<()>;
+    /// Keeps the compiler from reading the frame's bounds before the call of the function that begins with this: they would reach it as
+    /// numbers, by which the verifier allows no access.
+    fn hold(&mut self) {}
     /// Whether the kernel has found that the frame's destination is the device that it came by. XDP comes before that.
     fn is_for_device(&self) -> bool {
         false
@@ -92,6 +95,8 @@ pub trait FamilyTables<const A: usize> {
     fn change_flow(&self, words: [u64; 3], found: FlowData, data: FlowData);
     /// Puts a flow into one of the flow tables: `insert_words`.
     fn insert_flow(&self, words: [u64; 3], data: FlowData, now: FlowClock) -> bool;
+    /// Takes in a segment of a TCP connection that may be sampled: `sample_words`. Whether its sample goes on.
+    fn sample(&self, client: [u64; 2], what: u64, numbers: u64) -> bool;
     /// The kernel's route from `source` to `destination`.
     fn route(&self, packet_ifindex: u32, source: &[u8; A], destination: &[u8; A]) -> Route;
 }
@@ -132,6 +137,10 @@ pub trait Tables: FamilyTables<4> + FamilyTables<16> {
     type Word<'a>: SharedWords
     where
         Self: 'a;
+    /// A slot of `SAMPLES`.
+    type Sample<'a>: SharedWords
+    where
+        Self: 'a;
 
     /// A word of `CONFIG`.
     fn config(&self, word: sluice_abi::ConfigWord) -> u64;
@@ -156,6 +165,8 @@ pub trait Tables: FamilyTables<4> + FamilyTables<16> {
     }
     /// The word of `NEW_FLOWS` for this index of a VIP port.
     fn new_flows(&self, index: u32) -> Option<Self::Word<'_>>;
+    /// A slot of `SAMPLES`; `hash` is masked by their number.
+    fn sample_slot(&self, hash: u32) -> Option<Self::Sample<'_>>;
     /// A word of `NEXT_HOPS`.
     fn next_hop(&self, index: u32) -> NextHopWord;
     /// Replaces a word of `NEXT_HOPS` unless it is another one than `old`; returns whether it did.

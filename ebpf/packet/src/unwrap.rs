@@ -2,6 +2,7 @@
 
 use crate::flow::{self, Key};
 use crate::headers::{ETHERNET, Ip, Tuple, ip_header};
+use crate::sample;
 use crate::server::{address, server, server_of};
 use crate::{FamilyTables, Outcome, Packet, Tables, marker, rewrite, words};
 use sluice_abi::{DropReason, FlowData, LocalKey, NET_TUNNELS, Path, Stat};
@@ -50,9 +51,13 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
     if at + usize::from(ip.length) > packet.length() {
         return Err(DropReason::Truncated);
     }
-    let from = words::read(outer.source(packet).ok_or(DropReason::Truncated)?);
-    let mut new_flow = false;
-    remember(tables, id, &tuple, &from, &mut new_flow)?;
+    let mut tunnelled = Tunnelled {
+        from: words::read(outer.source(packet).ok_or(DropReason::Truncated)?),
+        numbers: sample::numbers(packet, &ip),
+        new_flow: packet.unknown_zero(),
+        pad: packet.unknown_zero(),
+    };
+    remember(tables, id, &tuple, &mut tunnelled)?;
     let server = server(tables, id).ok_or(DropReason::ServerGone)?;
     congestion(packet, &outer, &ip, at)?;
     let ethernet = *packet.get::<ETHERNET>(0).ok_or(DropReason::Truncated)?;
@@ -70,8 +75,17 @@ pub(crate) fn unwrap<const A: usize, P: Packet, T: Tables + FamilyTables<A>>(
         server.record.port,
     )?;
     tables.stat(Stat::Unwrapped);
-    tables.count(server.id, u32::from(ip.length), new_flow);
+    tables.count(server.id, u32::from(ip.length), tunnelled.new_flow != 0);
     Ok(Outcome::UP)
+}
+
+/// What a tunnel says of a packet beside its flow, and whether that is new. Aligned as [`Tuple`].
+#[repr(C, align(8))]
+struct Tunnelled<const A: usize> {
+    numbers: u64,
+    from: [u8; A],
+    new_flow: u32,
+    pad: u32,
 }
 
 /// Records the way back of the packet's flow, or brings it up to date. Only a tunnel from a director may begin one: a flow that
@@ -82,8 +96,7 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
     tables: &T,
     id: u32,
     tuple: &Tuple<A>,
-    from: &[u8; A],
-    new_flow: &mut bool,
+    tunnelled: &mut Tunnelled<A>,
 ) -> Result<(), DropReason> {
     let server = server(tables, id).ok_or(DropReason::ServerGone)?;
     if !matches!(server.word.path(), Path::Local) || server.reply_end().index == 0 {
@@ -101,7 +114,10 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
                 return Err(DropReason::PortInUse);
             }
             Some(_) => {
-                if let Some(news) = flow::news(&found, tuple.protocol, tuple.flags, now) {
+                let sampled = found.state.may_be_sampled()
+                    && server.word.is_sampled()
+                    && sample::from_client(tables, tuple, &server, tunnelled.numbers);
+                if let Some(news) = flow::news(&found, tuple, sampled, now) {
                     flow::follow(tables, &key, &found, news, now);
                 }
                 return Ok(());
@@ -109,7 +125,7 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
             None => {}
         }
     }
-    if FamilyTables::<A>::peer_net(tables, from) & NET_TUNNELS == 0 {
+    if FamilyTables::<A>::peer_net(tables, &tunnelled.from) & NET_TUNNELS == 0 {
         return Err(DropReason::TunnelSource);
     }
     if let Some(found) = found {
@@ -123,7 +139,10 @@ fn remember<const A: usize, T: Tables + FamilyTables<A>>(
         FlowData::new(server.id, server.word.epoch(), state, now, 0),
         now,
     );
-    *new_flow = true;
+    if tuple.opens() && server.word.is_sampled() {
+        sample::from_client(tables, tuple, &server, tunnelled.numbers);
+    }
+    tunnelled.new_flow = 1;
     Ok(())
 }
 

@@ -75,6 +75,14 @@ fn window<const N: usize>(data: usize, end: usize, offset: usize) -> Option<*mut
 
 impl Packet for XdpFrame {
     #[inline(always)]
+    fn hold(&mut self) {
+        let mut number = 0_u64;
+        // SAFETY: changes nothing. To the compiler it may write memory.
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) number) };
+        let _ = number;
+    }
+
+    #[inline(always)]
     fn length(&self) -> usize {
         self.data_end() - self.data()
     }
@@ -158,6 +166,14 @@ impl Skb {
 }
 
 impl Packet for Skb {
+    #[inline(always)]
+    fn hold(&mut self) {
+        let mut number = 0_u64;
+        // SAFETY: changes nothing. To the compiler it may write memory.
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) number) };
+        let _ = number;
+    }
+
     #[inline(always)]
     fn length(&self) -> usize {
         self.context.len() as usize

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use sluice_abi::{
     AnnouncedKey, AnnouncedWord, CONFIG_WORDS, GROUP_WORDS, Head, LocalKey, MAC_WORDS, MAX_GROUPS,
     MOST_DROP_REASONS, MOST_STATS, MacKey, NEW_FLOW_WORDS, NEXT_HOP_WORDS, PortKey, RingWord,
-    ServerCounters, ServerRecord, ServerWord, Source, VipWord,
+    SAMPLE_SLOTS, SAMPLE_WORDS, ServerCounters, ServerRecord, ServerWord, Source, VipWord,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
@@ -19,6 +19,11 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct Bucket4(pub [u64; 8]);
+
+/// What is seen of a connection that begins: one cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct Sample(pub [u64; SAMPLE_WORDS]);
 
 /// Four entries of IPv6 flows, or a claim of an IPv6 port: two cache lines.
 #[repr(C, align(64))]
@@ -91,6 +96,9 @@ pub static ANNOUNCED6: HashMap<AnnouncedKey<16>, AnnouncedWord, 4096, NO_PREALLO
 pub static GROUPS: Array<[u64; GROUP_WORDS], { MAX_GROUPS as usize }, MMAPABLE> = Array::new();
 
 #[btf_map]
+pub static SAMPLES: Array<Sample, { SAMPLE_SLOTS as usize }, MMAPABLE> = Array::new();
+
+#[btf_map]
 pub static COUNTERS: PerCpuArray<ServerCounters, 65536> = PerCpuArray::new();
 #[btf_map]
 pub static DROPS: PerCpuArray<u64, { MOST_DROP_REASONS as usize }> = PerCpuArray::new();
@@ -127,6 +135,10 @@ pub static HALF6_MASK: u32 = 16383;
 pub static FULLNAT4_MASK: u32 = 131_071;
 #[unsafe(no_mangle)]
 pub static FULLNAT6_MASK: u32 = 131_071;
+
+/// Slots of samples less one. Tests have fewer.
+#[unsafe(no_mangle)]
+pub static SAMPLES_MASK: u32 = SAMPLE_SLOTS - 1;
 
 /// Not 0 in tests: clock, chance and routes come from maps. The verifier removes that code when it is 0.
 #[unsafe(no_mangle)]

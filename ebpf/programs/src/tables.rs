@@ -12,12 +12,12 @@ use aya_ebpf::{
 };
 use sluice_abi::{
     AnnouncedKey, AnnouncedWord, ConfigWord, FlowClock, FlowData, GROUP_DEADLINE, Head, LocalKey,
-    MAC_WORDS, MacKey, NEW_FLOW_WORDS, NextHopWord, PortKey, RingWord, ServerRecord, ServerWord,
-    Source, SourceKey, Stat, VipWord,
+    MAC_WORDS, MacKey, NEW_FLOW_WORDS, NextHopWord, PortKey, RingWord, SAMPLE_WORDS, ServerRecord,
+    ServerWord, Source, SourceKey, Stat, VipWord,
 };
 use sluice_packet::{
     AlignedMac, FamilyTables, Route, SharedWords, Tables, change_words, claim_worth, copy,
-    find_words, insert_words,
+    find_words, insert_words, sample_words,
 };
 
 /// Address families of the kernel's `bpf_fib_lookup`.
@@ -115,6 +115,7 @@ macro_rules! family {
         find: $find:ident,
         change: $change:ident,
         insert: $insert:ident,
+        sample: $sample:ident,
         worth: $worth:ident $(,)?
     ) => {
         // Global functions: the verifier checks them once, for any arguments.
@@ -152,6 +153,14 @@ macro_rules! family {
                 // No caller sets these bits, but neither compiler nor verifier knows.
                 (now >> 32) as u32,
             ))
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $sample(first: u64, second: u64, what: u64, numbers: u64) -> u32 {
+            let maps = Maps::new(core::ptr::null_mut());
+            let client = [first, used(second)];
+            u32::from(sample_words::<$a, _>(&maps, client, what, numbers))
         }
 
         #[unsafe(no_mangle)]
@@ -232,6 +241,10 @@ macro_rules! family {
                 $insert(words[0], words[1], words[2], data.0, u64::from(now.0)) != 0
             }
             #[inline(always)]
+            fn sample(&self, client: [u64; 2], what: u64, numbers: u64) -> bool {
+                $sample(client[0], client[1], what, numbers) != 0
+            }
+            #[inline(always)]
             fn route(&self, ifindex: u32, source: &[u8; $a], destination: &[u8; $a]) -> Route {
                 if Self::testing() {
                     return test_route(destination);
@@ -257,6 +270,7 @@ family! {
     find: find_flow4,
     change: change_flow4,
     insert: insert_flow4,
+    sample: sample4,
     worth: claim_worth4,
 }
 family! {
@@ -275,12 +289,14 @@ family! {
     find: find_flow6,
     change: change_flow6,
     insert: insert_flow6,
+    sample: sample6,
     worth: claim_worth6,
 }
 
 impl Tables for Maps {
     type Macs<'a> = Words<{ MAC_WORDS as usize }>;
     type Word<'a> = Words<1>;
+    type Sample<'a> = Words<SAMPLE_WORDS>;
 
     #[inline(always)]
     fn config(&self, word: ConfigWord) -> u64 {
@@ -341,6 +357,12 @@ impl Tables for Maps {
         maps::NEW_FLOWS
             .get_ptr_mut(index & (NEW_FLOW_WORDS - 1))
             .map(Words)
+    }
+    #[inline(always)]
+    fn sample_slot(&self, hash: u32) -> Option<Self::Sample<'_>> {
+        maps::SAMPLES
+            .get_ptr_mut(hash & constant(&maps::SAMPLES_MASK))
+            .map(|slot| Words(slot.cast()))
     }
     #[inline(always)]
     fn next_hop(&self, index: u32) -> NextHopWord {

@@ -250,6 +250,7 @@ pub(super) fn accept(
             drain: spec.drain,
             on_down: spec.on_down,
             drained: Vec::new(),
+            sampled: false,
         })
     };
     match (&spec.servers.selector, &spec.servers.service_name) {
@@ -330,6 +331,7 @@ fn accept_static(
             drain: spec.drain,
             on_down: spec.on_down,
             drained: Vec::new(),
+            sampled: false,
         })
     } else {
         Err(refusals)

@@ -58,6 +58,10 @@ pub(super) fn check(world: &World, now: &Time) -> Checked {
         let Claims { lost, waiting } = claims::resolve(world, &mut admitted);
         let misfits = misfits(world, &view, &admitted, &refused);
         if misfits.is_empty() {
+            let sampled = sampled(world);
+            for (key, content) in &mut contents {
+                content.sampled = sampled.contains(key);
+            }
             let withdrawn = withdraw(lost, &unusable, &mut admitted);
             return Checked {
                 contents,
@@ -72,6 +76,26 @@ pub(super) fn check(world: &World, now: &Time) -> Checked {
             refused.insert(key, refusals);
         }
     }
+}
+
+/// The pools whose servers rollouts are to know of: those that a policy names, of the virtual server that it names.
+fn sampled(world: &World) -> BTreeSet<ObjectKey> {
+    let mut sampled = BTreeSet::new();
+    for (key, policy) in &world.policies {
+        let spec = &policy.spec;
+        let target = key.sibling(&spec.virtual_server_name);
+        let Some(virtual_server) = world.virtual_servers.get(&target) else {
+            continue;
+        };
+        let own = virtual_server.spec.pools.iter().map(|pool| &pool.name);
+        let decided = world.decision(&target).into_iter();
+        let decided = decided.flat_map(|it| it.content.pools.iter().map(|pool| &pool.name));
+        let names: BTreeSet<&String> = own.chain(decided).collect();
+        let both = [&spec.stable_pool_name, &spec.candidate_pool_name];
+        let both = both.into_iter().filter(|name| names.contains(name));
+        sampled.extend(both.map(|name| key.sibling(name)));
+    }
+    sampled
 }
 
 /// The servers that a pool's annotation has drained now.

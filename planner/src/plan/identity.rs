@@ -24,6 +24,8 @@ pub(super) struct Identities<'a> {
     placed: BTreeMap<ServerKey, &'a ServerConfig>,
     /// The servers that pools name.
     named: BTreeMap<(IpAddr, u16), Named>,
+    /// Those of them that a pool names whose servers' connections are sampled.
+    sampled: BTreeSet<(IpAddr, u16)>,
     /// How many ids of the VIP port do not stay.
     pub(super) leaving: u32,
 }
@@ -57,6 +59,10 @@ impl<'a> Identities<'a> {
                 });
                 all.drains &= server.draining;
                 all.resets &= server.resets == Resets::Now;
+                if pool.is_sampled {
+                    let server = (server.address, server.port);
+                    identities.sampled.insert(server);
+                }
             }
         }
         for (key, id) in in_maps {
@@ -94,6 +100,11 @@ impl<'a> Identities<'a> {
     pub(super) fn resets(&self, server: &ServerConfig) -> bool {
         let all = self.named.get(&(server.address, server.port));
         all.map_or(server.resets == Resets::Now, |all| all.resets)
+    }
+
+    /// Whether connections of a server are sampled: a pool that names it has them sampled.
+    pub(super) fn samples(&self, server: &ServerConfig) -> bool {
+        self.sampled.contains(&(server.address, server.port))
     }
 }
 

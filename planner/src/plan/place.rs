@@ -74,7 +74,9 @@ impl<'a> Planner<'a> {
             return None;
         };
         let word = ServerWord::new(slot, epoch, path, self.identities.drains(server));
-        let word = word.resetting(self.identities.resets(server));
+        let word = word
+            .resetting(self.identities.resets(server))
+            .sampling(self.identities.samples(server));
         self.put_server(id, word, record);
         self.identities.set_placed(key, server);
         Some(id)
@@ -104,7 +106,9 @@ impl<'a> Planner<'a> {
         };
         let draining = self.identities.drains(server);
         let word = ServerWord::new(slot, word.epoch(), path, draining);
-        let word = word.resetting(self.identities.resets(server));
+        let word = word
+            .resetting(self.identities.resets(server))
+            .sampling(self.identities.samples(server));
         self.put_server(id, word, wanted);
     }
 

@@ -73,6 +73,7 @@ pub fn server(name: &str, address: &str, weight: u32) -> Server {
         is_meant: weight > 0,
         is_last_resort: false,
         resets: sluice_planner::Resets::Never,
+        is_sampled: false,
         ports: Arc::default(),
     }
 }

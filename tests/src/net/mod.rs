@@ -59,5 +59,5 @@ pub use tcp::{
 };
 pub use udp::{Echo, StreamReport, UdpStream};
 pub use wait::{interrupt, interrupted, listen_for_ctrl_c, until};
-pub use web::{WELL, Web};
+pub use web::{CLOSING, RESETTING, WELL, Web};
 pub use xdp::{PassProgram, object_path};

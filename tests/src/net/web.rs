@@ -18,6 +18,11 @@ use super::wait;
 /// Where a server says whether it is well.
 pub const WELL: &str = "/well";
 
+/// Where a server ends the connection without an answer.
+pub const CLOSING: &str = "/closing";
+/// Where a server resets the connection without an answer.
+pub const RESETTING: &str = "/resetting";
+
 /// nginx, which answers every request with `NAME ADDRESS PORT`: its own name, then the client as it sees it. At [`WELL`] it answers with
 /// `well`, or with status 503.
 #[derive(Debug)]
@@ -93,6 +98,11 @@ fn configuration(name: &str, addresses: &[SocketAddr], unwell: &Path) -> Result<
       default_type text/plain;
       if (-f {unwell}) {{ return 503; }}
       return 200 \"well\\n\";
+    }}
+    location = {CLOSING} {{ return 444; }}
+    location = {RESETTING} {{
+      reset_timedout_connection on;
+      return 444;
     }}
   }}
 "

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use sluice_abi::{DropReason, ForwardingMode, Stat, TCP, UDP};
+use sluice_abi::{
+    DropReason, ForwardingMode, SAMPLE_DATA, SampleData, SampleState, Stat, TCP, UDP,
+};
 use sluice_packet::Verdict;
 
 use super::{
@@ -93,6 +95,8 @@ pub struct Coverage {
     pub to_vip: u64,
     /// Counts of the host beside drops.
     pub stats: BTreeMap<Stat, u64>,
+    /// Samples by their state when a world ended.
+    pub samples: BTreeMap<SampleState, u64>,
     /// Flows that got a server by the client's address alone.
     by_client_address: BTreeMap<Target, u64>,
     counts: BTreeMap<(Target, Kind), u64>,
@@ -236,6 +240,10 @@ fn world(
     let state = same_state(host, kernel)?;
     for (target, flows) in world.flows_by_client_address(&state) {
         *coverage.by_client_address.entry(target).or_default() += flows;
+    }
+    let samples = state.samples.values();
+    for sample in samples.filter_map(|slot| SampleData(slot[SAMPLE_DATA]).state()) {
+        *coverage.samples.entry(sample).or_default() += 1;
     }
     for (stat, count) in state.stats {
         *coverage.stats.entry(stat).or_default() += count;

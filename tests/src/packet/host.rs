@@ -10,7 +10,7 @@ use std::{
 use sluice_abi::{
     AnnouncedKey, AnnouncedWord, CONFIG_WORDS, ConfigWord, DropReason, FlowClock, FlowData, Head,
     LocalKey, MAC_WORDS, MAX_GROUPS, MacKey, NEXT_HOP_WORDS, NextHopWord, PortKey, RingWord,
-    ServerRecord, ServerWord, SourceKey, Stat, VipWord,
+    SAMPLE_WORDS, ServerRecord, ServerWord, SourceKey, Stat, VipWord,
 };
 use sluice_packet::{FamilyTables, Hook, Packet, Route, SharedWords, Tables, Verdict};
 
@@ -244,6 +244,7 @@ pub struct HostTables {
     groups: Vec<u64>,
     next_hops: Vec<AtomicU64>,
     new_flows: Vec<AtomicU64>,
+    samples: Vec<Vec<AtomicU64>>,
     heads: Vec<Head>,
     rings: Vec<RingWord>,
     ring_slots: Vec<u32>,
@@ -280,6 +281,7 @@ impl HostTables {
             groups: array(MAX_GROUPS, &setup.groups),
             next_hops: atomics(NEXT_HOP_WORDS as usize),
             new_flows: atomics(sizes::NEW_FLOWS as usize),
+            samples: (0..sizes::SAMPLES).map(|_| atomics(SAMPLE_WORDS)).collect(),
             heads: array(sizes::HEADS, &setup.heads),
             rings: array(sizes::RINGS, &setup.rings),
             ring_slots: array(sizes::RING_SLOTS, &setup.ring_slots),
@@ -312,6 +314,7 @@ impl HostTables {
         self.stats = old.stats;
         self.next_hops = old.next_hops;
         self.new_flows = old.new_flows;
+        self.samples = old.samples;
     }
 
     /// From now on a thread lets others run before each write to a flow table: whatever can come between two writes does.
@@ -365,6 +368,11 @@ impl HostTables {
             stats: BTreeMap::new(),
             next_hops: in_use(&self.next_hops),
             new_flows: in_use(&self.new_flows),
+            samples: (0..)
+                .zip(&self.samples)
+                .map(|(index, slot)| (index, values(slot)))
+                .filter(|(_, slot): &(u32, Vec<u64>)| slot[0] != 0)
+                .collect(),
         };
         for (id, counters) in (0..).zip(&self.counters) {
             let counters = std::array::from_fn(|i| counters[i].load(Ordering::SeqCst));
@@ -445,6 +453,9 @@ macro_rules! family {
             fn insert_flow(&self, words: [u64; 3], data: FlowData, now: FlowClock) -> bool {
                 sluice_packet::insert_words::<$a, _>(self, words, data, now, 0)
             }
+            fn sample(&self, client: [u64; 2], what: u64, numbers: u64) -> bool {
+                sluice_packet::sample_words::<$a, _>(self, client, what, numbers)
+            }
             fn route(&self, _: u32, _: &[u8; $a], destination: &[u8; $a]) -> Route {
                 let routes = &self.$family.setup.routes;
                 routes.get(destination).copied().unwrap_or(Route::None)
@@ -458,6 +469,7 @@ family!(16, v6);
 impl Tables for HostTables {
     type Macs<'a> = HostWords<'a>;
     type Word<'a> = HostWords<'a>;
+    type Sample<'a> = HostWords<'a>;
 
     fn config(&self, word: ConfigWord) -> u64 {
         self.config[word as usize].load(Ordering::SeqCst)
@@ -490,6 +502,13 @@ impl Tables for HostTables {
         let word = self.new_flows.get(index as usize)?;
         Some(HostWords {
             words: std::slice::from_ref(word),
+            dawdles: self.dawdles,
+        })
+    }
+    fn sample_slot(&self, hash: u32) -> Option<HostWords<'_>> {
+        let mask = self.samples.len() - 1;
+        Some(HostWords {
+            words: &self.samples[hash as usize & mask],
             dawdles: self.dawdles,
         })
     }

@@ -12,7 +12,7 @@ use aya::{
     programs::{RawTracePoint, SchedClassifier, TestRun, TestRunOptions, Xdp},
     util::nr_cpus,
 };
-use sluice_abi::{ConfigWord, DropReason, GROUP_WORDS, MAC_WORDS, Stat};
+use sluice_abi::{ConfigWord, DropReason, GROUP_WORDS, MAC_WORDS, SAMPLE_WORDS, Stat};
 
 use super::{
     layout,
@@ -53,6 +53,7 @@ pub struct Kernel {
     groups: Array<MapData, [u64; GROUP_WORDS]>,
     next_hops: Array<MapData, u64>,
     new_flows: Array<MapData, u64>,
+    samples: Array<MapData, [u64; SAMPLE_WORDS]>,
     heads: Array<MapData, [u8; 128]>,
     rings: Array<MapData, u64>,
     ring_slots: Array<MapData, [u8; 8]>,
@@ -129,7 +130,8 @@ fn load_object(sizes: FlowSizes, hooks: Hooks) -> Result<Ebpf> {
         .override_global("HALF4_MASK", &half_open, true)
         .override_global("HALF6_MASK", &half_open, true)
         .override_global("FULLNAT4_MASK", &claims, true)
-        .override_global("FULLNAT6_MASK", &claims, true);
+        .override_global("FULLNAT6_MASK", &claims, true)
+        .override_global("SAMPLES_MASK", &(sizes::SAMPLES - 1), true);
     for (names, size) in [
         (&["FLOWS4", "FLOWS6"][..], sizes.flows),
         (&["HALF4", "HALF6"], sizes.half_open),
@@ -138,6 +140,7 @@ fn load_object(sizes: FlowSizes, hooks: Hooks) -> Result<Ebpf> {
         (&["RING_SLOTS"], sizes::RING_SLOTS / 2),
         (&["SERVERS", "COUNTERS"], sizes::SERVERS),
         (&["RECORDS"], sizes::RECORDS),
+        (&["SAMPLES"], sizes::SAMPLES),
         (&["FULLNAT4", "FULLNAT6"], sizes.claims),
         (
             &[
@@ -198,6 +201,12 @@ impl Kernel {
         for tick_ns in [0, 4_000_000] {
             let mut ebpf = load_object(FlowSizes::DEFAULT, Hooks::Kernel(tick_ns))?;
             load_programs(&mut ebpf).with_context(|| format!("with ticks of {tick_ns} ns"))?;
+            let xdp: &Xdp = ebpf
+                .program("sluice_xdp")
+                .context("no program sluice_xdp")?
+                .try_into()?;
+            let verified = xdp.info()?.verified_instruction_count();
+            println!("sluice_xdp: {verified:?} instructions of 1,000,000 verified");
             let program: &mut RawTracePoint = ebpf
                 .program_mut("sluice_redirect_refused")
                 .context("no program sluice_redirect_refused")?
@@ -222,6 +231,7 @@ impl Kernel {
             groups: map_array(&mut ebpf, "GROUPS")?,
             next_hops: map_array(&mut ebpf, "NEXT_HOPS")?,
             new_flows: map_array(&mut ebpf, "NEW_FLOWS")?,
+            samples: map_array(&mut ebpf, "SAMPLES")?,
             heads: map_array(&mut ebpf, "HEADS")?,
             rings: map_array(&mut ebpf, "RINGS")?,
             ring_slots: map_array(&mut ebpf, "RING_SLOTS")?,
@@ -332,6 +342,9 @@ impl Machine for Kernel {
         for index in 0..sizes::NEW_FLOWS {
             self.new_flows.set(index, 0, 0)?;
         }
+        for index in 0..self.samples.len() {
+            self.samples.set(index, [0; SAMPLE_WORDS], 0)?;
+        }
         let cpus = nr_cpus().map_err(|(_, error)| error)?;
         for id in 0..sizes::SERVERS {
             let zero = PerCpuValues::try_from(vec![[0; 5]; cpus])?;
@@ -437,6 +450,7 @@ impl Machine for Kernel {
             stats: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             new_flows: BTreeMap::new(),
+            samples: BTreeMap::new(),
         };
         for id in 0..sizes::SERVERS {
             let mut total = [0; 5];
@@ -453,6 +467,12 @@ impl Machine for Kernel {
             let word = self.new_flows.get(&index, 0)?;
             if word != 0 {
                 state.new_flows.insert(index, word);
+            }
+        }
+        for (index, slot) in (0..).zip(self.samples.iter()) {
+            let slot = slot?;
+            if slot[0] != 0 {
+                state.samples.insert(index, slot.to_vec());
             }
         }
         for (index, word) in (0..).zip(self.next_hops.iter()) {

@@ -116,6 +116,8 @@ pub struct State {
     pub next_hops: BTreeMap<u32, u64>,
     /// `NEW_FLOWS`, words other than 0.
     pub new_flows: BTreeMap<u32, u64>,
+    /// Slots of `SAMPLES` that are not free, by index.
+    pub samples: BTreeMap<u32, Vec<u64>>,
 }
 
 /// Which table an entry was found in.

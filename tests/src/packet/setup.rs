@@ -35,6 +35,8 @@ pub mod sizes {
     pub const CLAIMS: u32 = 512;
     /// Words of `NEW_FLOWS` that VIP ports of tests have.
     pub const NEW_FLOWS: u32 = 256;
+    /// Slots of `SAMPLES`, a power of two.
+    pub const SAMPLES: u32 = 32;
     /// Entries of each of the other hashes.
     pub const HASHES: u32 = 256;
 }

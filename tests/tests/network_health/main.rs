@@ -1,6 +1,7 @@
 //! Which servers take new flows: by health checks, while they warm up, and while they are drained.
 
 mod pools;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
             move |lab| drains(lab, mode, then),
         );
     }
+    suite.check("signals tell how servers meet connections", signals::tell);
     for mode in [Mode::FullNat, Mode::Dr] {
         check(
             &mut suite,

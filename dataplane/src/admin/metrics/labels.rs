@@ -80,6 +80,7 @@ mod tests {
             is_meant: true,
             is_last_resort: false,
             resets: sluice_planner::Resets::Never,
+            is_sampled: false,
             ports: Arc::default(),
         };
         planner.set_servers(&v1, Some([server].into()));

@@ -7,7 +7,7 @@ use sluice_abi::{FarEnd, MIXER};
 /// buckets, and the third is unused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Key<const A: usize> {
-    pub(super) words: [u64; 3],
+    pub(crate) words: [u64; 3],
 }
 
 impl<const A: usize> Key<A> {
@@ -17,16 +17,37 @@ impl<const A: usize> Key<A> {
     /// The key of a flow between a client and `far`.
     #[inline(always)]
     pub(crate) fn new<T: Tables>(tables: &T, client: &[u8; A], port: [u8; 2], far: FarEnd) -> Self {
+        Self::of_words(tables, Self::client(client), port, far)
+    }
+
+    /// A client's address in words; the second is 0 for IPv4.
+    #[inline(always)]
+    pub(crate) fn client(address: &[u8; A]) -> [u64; 2] {
+        let word = |at| u64::from(u32_at(address, at));
+        if A == 4 {
+            [word(0), 0]
+        } else {
+            [word(0) | word(4) << 32, word(8) | word(12) << 32]
+        }
+    }
+
+    /// As [`Self::new`], of a client's address in words.
+    #[inline(always)]
+    pub(crate) fn of_words<T: Tables>(
+        tables: &T,
+        client: [u64; 2],
+        port: [u8; 2],
+        far: FarEnd,
+    ) -> Self {
         let mixed = far.mixed();
         let port = u64::from(u16::from_be_bytes(port)) << 32;
         let tag = u64::from(far.tag()) << 48;
+        let [first, second] = client;
         let words = if A == 4 {
-            let client = port | u64::from(u32_at(client, 0));
+            let client = port | first;
             let seed = tables.flow_seed();
             [client | tag, hash::bucket_ipv4(client, mixed, seed), 0]
         } else {
-            let first = u64::from(u32_at(client, 0)) | u64::from(u32_at(client, 4)) << 32;
-            let second = u64::from(u32_at(client, 8)) | u64::from(u32_at(client, 12)) << 32;
             let folded = (first ^ second.rotate_left(17)).wrapping_mul(MIXER);
             [port | tag | ((folded ^ mixed) >> 32), first, second]
         };
@@ -35,7 +56,7 @@ impl<const A: usize> Key<A> {
 
     /// Hashes of the two buckets that may hold the flow, to be masked by the table's size.
     #[inline(always)]
-    pub(super) fn buckets<T: Tables>(&self, tables: &T) -> [u32; 2] {
+    pub(crate) fn buckets<T: Tables>(&self, tables: &T) -> [u32; 2] {
         let hash = if A == 4 {
             self.words[1]
         } else {

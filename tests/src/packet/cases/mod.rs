@@ -10,6 +10,7 @@ mod fullnat;
 mod modes;
 mod paths;
 mod refused;
+mod samples;
 mod sources;
 mod tags;
 mod ways_back;
@@ -32,6 +33,7 @@ pub use fullnat::cases as fullnat;
 pub use modes::cases as modes;
 pub use paths::cases as paths;
 pub use refused::cases as refused;
+pub use samples::cases as samples;
 pub use sources::cases as sources;
 pub use tags::cases as tags;
 pub use ways_back::cases as ways_back;
@@ -47,6 +49,7 @@ pub fn all() -> Vec<Case> {
         fullnat(),
         paths(),
         refused(),
+        samples(),
         sources(),
         tags(),
         ways_back(),

@@ -1,6 +1,6 @@
 //! Replies when a client uses its port again: they belong to the new connection, whatever the old one left behind.
 
-use sluice_abi::{DropReason, ForwardingMode, Path, ServerWord, TCP, VipWord};
+use sluice_abi::{DropReason, FULLNAT_PORT_MIN, ForwardingMode, Path, ServerWord, TCP, VipWord};
 use sluice_packet::{AlignedMac, Route, Verdict};
 
 use super::{Net, at_server, nets};
@@ -25,9 +25,11 @@ pub fn cases() -> Vec<Case> {
 
 /// Who rewrites replies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
+pub(super) enum Way {
     /// A director, those of a server of NAT.
     Nat,
+    /// A director, by a port of its own.
+    FullNat,
     /// The server's own node, where packets come by DR.
     OwnAddress,
     /// The server's own node, where packets come by TUN.
@@ -38,11 +40,12 @@ impl Way {
     fn server(self, net: &Net) -> Server {
         let mode = match self {
             Self::Nat => ForwardingMode::Nat,
+            Self::FullNat => ForwardingMode::FullNat,
             Self::OwnAddress => ForwardingMode::Dr,
             Self::Tunnel => ForwardingMode::Tun,
         };
         let server = Server::new(mode, net.server, net.own);
-        if self == Self::Nat {
+        if matches!(self, Self::Nat | Self::FullNat) {
             server
         } else {
             server.by(Path::Local)
@@ -50,7 +53,7 @@ impl Way {
     }
 
     /// A virtual server whose only server it is, with the server's id.
-    fn virtual_server(
+    pub(super) fn virtual_server(
         self,
         setup: &mut Setup,
         net: &Net,
@@ -68,19 +71,22 @@ impl Way {
     fn comes(self, net: &Net, frame: &Frame) -> Frame {
         match self {
             Self::Tunnel => frame.clone().wrapped(net.own, net.server.ip()),
-            Self::Nat | Self::OwnAddress => frame.clone(),
+            Self::Nat | Self::FullNat | Self::OwnAddress => frame.clone(),
         }
     }
 
     /// The client's packet gets to the server.
-    fn arrives(self, case: Case, net: &Net, frame: &Frame) -> Case {
+    pub(super) fn arrives(self, case: Case, net: &Net, frame: &Frame) -> Case {
         let comes = self.comes(net, frame);
         match self {
-            Self::Nat => case.xdp(
-                &comes,
-                Verdict::Tx,
-                &at_server(net, ForwardingMode::Nat, frame),
-            ),
+            Self::Nat => {
+                let arrives = at_server(net, ForwardingMode::Nat, frame);
+                case.xdp(&comes, Verdict::Tx, &arrives)
+            }
+            Self::FullNat => {
+                let arrives = at_server(net, ForwardingMode::FullNat, frame);
+                case.xdp(&comes, Verdict::Tx, &arrives)
+            }
             Self::OwnAddress | Self::Tunnel => {
                 case.xdp(&comes, Verdict::Up, &frame.clone().to(net.server))
             }
@@ -89,23 +95,33 @@ impl Way {
 
     /// The server's packet comes to the client from `vip`.
     fn answers(self, case: Case, net: &Net, vip: std::net::SocketAddr, flags: u8) -> Case {
-        let reply = tcp(net.server, net.client, flags);
-        if self == Self::Nat {
-            let reply = reply.macs(SERVER_MAC, DIRECTOR_MAC);
-            let at_client = reply.clone().ttl(63).from(vip);
-            return case.xdp(
-                &reply,
-                Verdict::Tx,
-                &at_client.macs(DIRECTOR_MAC, ROUTER_MAC),
-            );
-        }
-        let reply = reply.macs(DIRECTOR_MAC, ROUTER_MAC);
-        case.run(
-            Program::Egress,
-            &reply,
-            Verdict::Up,
-            &reply.clone().from(vip),
-        )
+        self.hands_back(case, net, vip, &tcp(net.server, net.client, flags))
+    }
+
+    /// A packet of the server's to a client comes to it from `vip`.
+    pub(super) fn hands_back(
+        self,
+        case: Case,
+        net: &Net,
+        vip: std::net::SocketAddr,
+        reply: &Frame,
+    ) -> Case {
+        let client = std::net::SocketAddr::new(reply.ip.destination, reply.destination_port);
+        let reply = match self {
+            Self::Nat => reply.clone().macs(SERVER_MAC, DIRECTOR_MAC),
+            Self::FullNat => {
+                let own = std::net::SocketAddr::new(net.own, FULLNAT_PORT_MIN);
+                reply.clone().macs(SERVER_MAC, DIRECTOR_MAC).to(own)
+            }
+            Self::OwnAddress | Self::Tunnel => {
+                let reply = reply.clone().macs(DIRECTOR_MAC, ROUTER_MAC);
+                let at_client = reply.clone().from(vip);
+                return case.run(Program::Egress, &reply, Verdict::Up, &at_client);
+            }
+        };
+        let at_client = reply.clone().ttl(63).from(vip).to(client);
+        let at_client = at_client.macs(DIRECTOR_MAC, ROUTER_MAC);
+        case.xdp(&reply, Verdict::Tx, &at_client)
     }
 }
 

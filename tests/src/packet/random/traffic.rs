@@ -220,6 +220,7 @@ impl Traffic {
             .payload(&payload(rng));
         if frame.protocol == TCP {
             frame.flags = flags(rng);
+            (frame.sequence, frame.acknowledgement) = numbers(rng, frame.flags, 2_000, 1_000);
         }
         let program = *rng.pick(&[
             Program::Xdp,
@@ -337,6 +338,7 @@ fn from_client(rng: &mut Rng, this: &Virtual) -> Frame {
         } else {
             flags(rng)
         };
+        (frame.sequence, frame.acknowledgement) = numbers(rng, frame.flags, 1_000, 2_000);
     }
     if rng.percent(6) {
         frame.checksum = Checksum::Fixed(*rng.pick(&[0, 1, 0xfffe, 0xffff]));
@@ -360,6 +362,17 @@ fn flags(rng: &mut Rng) -> u8 {
     }
 }
 
+/// The numbers that follow the first ones of both sides, mostly.
+fn numbers(rng: &mut Rng, flags: u8, own: u32, other: u32) -> (u32, u32) {
+    let sent = u32::from(flags & SYN == 0);
+    let (sequence, acknowledged) = (own + sent, other + 1);
+    match rng.below(10) {
+        0 => (sequence + 1, acknowledged),
+        1 => (sequence, acknowledged + 1),
+        _ => (sequence, acknowledged),
+    }
+}
+
 fn ttl(rng: &mut Rng) -> u8 {
     match rng.below(12) {
         0 => 1,
@@ -369,6 +382,9 @@ fn ttl(rng: &mut Rng) -> u8 {
 }
 
 fn payload(rng: &mut Rng) -> Vec<u8> {
+    if rng.percent(15) {
+        return Vec::new();
+    }
     let longest = *rng.pick(&[4, 60, 60, 600, 1480, 1480]);
     let length = rng.below(longest);
     (0..length).map(|_| rng.byte()).collect()

@@ -323,6 +323,11 @@ impl World {
             }
             servers.push(here);
         }
+        for (id, _) in &servers {
+            if rng.percent(50) {
+                setup.change_server(*id, |word| word.sampling(true));
+            }
+        }
         self.virtuals.push(Virtual {
             target,
             vip_port,

@@ -1,0 +1,233 @@
+//! Taking samples of connections out of `SAMPLES`: those that have ended, and those whose server has let its client wait for too long.
+//!
+//! Programs use the slots at the same time. A slot is freed as an entry of the flow tables is: its key is exchanged for the marker of a slot
+//! being written, the state is read once more, and only then the slot becomes free.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use sluice_abi::{
+    SAMPLE_ASKED, SAMPLE_BEGUN, SAMPLE_DATA, SAMPLE_KEY, SAMPLE_STALE_NS, SAMPLE_TIME_NS,
+    SAMPLE_TIMES, SAMPLE_WORDS, SLOT_BUSY, SLOT_FREE, SampleData, SampleState,
+};
+
+use super::clock::nanoseconds;
+use super::{Error, Maps, system_error};
+
+/// After this time without an answer to its SYN a connection counts as unanswered. A client that sends it again does so after a second.
+const UNANSWERED_NS: u64 = 3_000_000_000;
+/// After this time without data of the server a connection whose client has sent some counts as silent.
+const SILENT_NS: u64 = 5_000_000_000;
+/// A connection that is open for so long and was not asked anything is not waited for any more.
+const IDLE_NS: u64 = 5_000_000_000;
+
+/// How a server met a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Outcome {
+    /// It sent data.
+    Replied,
+    /// It reset the attempt.
+    Refused,
+    /// It did not answer the attempt within three seconds.
+    Unanswered,
+    /// It reset the connection before it had sent data.
+    Reset,
+    /// It ended the connection before it had sent data, though its client had sent some.
+    Closed,
+    /// It has sent no data within five seconds after its client had.
+    Silent,
+    /// It was not asked anything: its client left, or has sent no data within five seconds.
+    Unasked,
+}
+
+impl Outcome {
+    /// All of them, in their order.
+    pub const ALL: [Self; 7] = [
+        Self::Replied,
+        Self::Refused,
+        Self::Unanswered,
+        Self::Reset,
+        Self::Closed,
+        Self::Silent,
+        Self::Unasked,
+    ];
+
+    /// As metrics name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Replied => "replied",
+            Self::Refused => "refused",
+            Self::Unanswered => "unanswered",
+            Self::Reset => "reset",
+            Self::Closed => "closed",
+            Self::Silent => "silent",
+            Self::Unasked => "unasked",
+        }
+    }
+
+    /// The outcome of a sample in this state, which began and whose client sent data so many nanoseconds ago; `None`: it is waited for.
+    const fn of(state: SampleState, age_ns: u64, asked_ns: u64) -> Option<Self> {
+        Some(match state {
+            SampleState::Replied => Self::Replied,
+            SampleState::Refused => Self::Refused,
+            SampleState::Reset => Self::Reset,
+            SampleState::Closed => Self::Closed,
+            SampleState::Left => Self::Unasked,
+            SampleState::Opening if age_ns >= UNANSWERED_NS => Self::Unanswered,
+            SampleState::Asked if asked_ns >= SILENT_NS => Self::Silent,
+            SampleState::Answered | SampleState::Open if age_ns >= IDLE_NS => Self::Unasked,
+            _ => return None,
+        })
+    }
+}
+
+/// What was seen of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sample {
+    /// Id and epoch of the server.
+    pub server: (u32, u8),
+    /// The client's address.
+    pub client: IpAddr,
+    /// How the server met it.
+    pub outcome: Outcome,
+    /// Time from the client's SYN to the server's answer; `None`: there was none.
+    pub handshake: Option<Duration>,
+    /// Time from the client's first data to the server's; `None`: either sent none.
+    pub first_byte: Option<Duration>,
+}
+
+impl Maps {
+    /// Takes out the samples of which nothing more is to be expected. Those that began more than a minute ago are left out: nobody took
+    /// them out in time.
+    ///
+    /// # Errors
+    /// The clock cannot be read.
+    pub fn take_samples(&self) -> Result<Vec<Sample>, Error> {
+        let time = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_err(|error| system_error("read the clock")(error.into()))?;
+        let now = nanoseconds(time);
+        let slots = self.samples.words().chunks_exact(SAMPLE_WORDS);
+        Ok(slots.filter_map(|slot| take(slot, now)).collect())
+    }
+}
+
+/// Takes the sample out of a slot if it is over.
+fn take(slot: &[AtomicU64], now: u64) -> Option<Sample> {
+    let word = |index: usize| slot[index].load(Ordering::Acquire);
+    let key = word(SAMPLE_KEY);
+    if key <= SLOT_BUSY {
+        return None;
+    }
+    let (data, begun, asked) = (word(SAMPLE_DATA), word(SAMPLE_BEGUN), word(SAMPLE_ASKED));
+    let (times, address) = (word(SAMPLE_TIMES), [word(1), word(2)]);
+    let state = SampleData(data).state();
+    let age = |since: u64| now.saturating_sub(since);
+    let outcome = state.and_then(|state| Outcome::of(state, age(begun), age(asked)));
+    let is_stale = age(begun) > SAMPLE_STALE_NS;
+    if outcome.is_none() && !is_stale && state.is_some() {
+        return None;
+    }
+    let own = &slot[SAMPLE_KEY];
+    own.compare_exchange(key, SLOT_BUSY, Ordering::AcqRel, Ordering::Acquire)
+        .ok()?;
+    if word(SAMPLE_DATA) != data {
+        own.store(key, Ordering::Release);
+        return None;
+    }
+    own.store(SLOT_FREE, Ordering::Release);
+    let data = SampleData(data);
+    let client = if data.is_ipv6() {
+        let mut octets = [0; 16];
+        octets[..8].copy_from_slice(&address[0].to_le_bytes());
+        octets[8..].copy_from_slice(&address[1].to_le_bytes());
+        Ipv6Addr::from(octets).into()
+    } else {
+        let [a, b, c, d, ..] = key.to_le_bytes();
+        Ipv4Addr::new(a, b, c, d).into()
+    };
+    Some(Sample {
+        server: (data.server(), data.epoch()),
+        client,
+        outcome: outcome.filter(|_| !is_stale)?,
+        handshake: measured(times & 0xffff_ffff),
+        first_byte: measured(times >> 32),
+    })
+}
+
+fn measured(units: u64) -> Option<Duration> {
+    (units != 0).then(|| Duration::from_nanos(units * SAMPLE_TIME_NS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    /// When the connection began.
+    const BEGUN: u64 = 100 * SECOND;
+    const SERVER: u64 = 3 | 7 << 20;
+
+    fn slot(state: SampleState, asked: u64, times: u64) -> Vec<AtomicU64> {
+        let key = u64::from(u32::from_le_bytes([198, 51, 100, 7])) | 0x8000_9c41 << 32;
+        let data = SampleData::new(SERVER, false, BEGUN).in_state(state).0;
+        let words = [key, 0, 0, data, BEGUN, 0, times, asked];
+        words.map(AtomicU64::new).into()
+    }
+
+    #[test]
+    fn a_sample_that_has_ended_is_taken_out_once() {
+        for (state, outcome) in [
+            (SampleState::Replied, Outcome::Replied),
+            (SampleState::Refused, Outcome::Refused),
+            (SampleState::Reset, Outcome::Reset),
+            (SampleState::Closed, Outcome::Closed),
+            (SampleState::Left, Outcome::Unasked),
+        ] {
+            let slot = slot(state, BEGUN, 0x3e8 | 0xbb8 << 32);
+            let expected = Sample {
+                server: (3, 7),
+                client: Ipv4Addr::new(198, 51, 100, 7).into(),
+                outcome,
+                handshake: Some(Duration::from_micros(1_024)),
+                first_byte: Some(Duration::from_micros(3_072)),
+            };
+            assert_eq!(take(&slot, BEGUN + SECOND), Some(expected));
+            assert_eq!(take(&slot, BEGUN + SECOND), None);
+            assert_eq!(slot[0].load(Ordering::Relaxed), SLOT_FREE);
+        }
+    }
+
+    #[test]
+    fn who_waits_is_waited_for() {
+        for (state, asked, seconds, outcome) in [
+            (SampleState::Opening, 0, 3, Outcome::Unanswered),
+            (SampleState::Answered, 0, 5, Outcome::Unasked),
+            (SampleState::Open, 0, 5, Outcome::Unasked),
+            (SampleState::Asked, BEGUN + 4 * SECOND, 9, Outcome::Silent),
+        ] {
+            let slot = slot(state, asked, 0);
+            let end = BEGUN + seconds * SECOND;
+            assert_eq!(take(&slot, end - 1), None, "{state:?}");
+            let sample = take(&slot, end).expect("it has waited for too long");
+            assert_eq!(sample.outcome, outcome, "{state:?}");
+            assert_eq!((sample.handshake, sample.first_byte), (None, None));
+        }
+    }
+
+    #[test]
+    fn what_nobody_took_out_in_time_says_nothing() {
+        for state in [SampleState::Opening, SampleState::Replied] {
+            let slot = slot(state, 0, 0);
+            assert_eq!(take(&slot, BEGUN + 61 * SECOND), None);
+            assert_eq!(slot[0].load(Ordering::Relaxed), SLOT_FREE);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_a_moment_behind_harms_nothing() {
+        let slot = slot(SampleState::Opening, 0, 0);
+        assert_eq!(take(&slot, BEGUN - 1), None);
+    }
+}
