@@ -37,11 +37,10 @@ const HAS_DATA: u64 = 1 << 63;
 /// The bits of an acknowledgement that there is room for.
 const ACKNOWLEDGED: u32 = 0x7fff_ffff;
 
-/// The numbers of a TCP segment: `sequence number:32 | acknowledgement's lower bits:31 | has data:1`, low bits first. Of anything else 0. A
-/// function of its own, so that its variables do not share the caller's stack frame.
+/// The numbers of a TCP segment: `sequence number:32 | acknowledgement's lower bits:31 | has data:1`, low bits first. Of anything else 0.
 #[inline(always)]
 pub(crate) fn numbers<const A: usize, P: Packet>(packet: &P, ip: &Ip<A>) -> u64 {
-    // Of no range that the verifier knows, as the number below: it looks once at what follows.
+    // No constant, or the verifier would look at what follows once more.
     let none = u64::from(packet.unknown_zero());
     if ip.protocol != TCP {
         return none;
