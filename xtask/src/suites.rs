@@ -85,6 +85,12 @@ const CALM: [&str; 5] = [
     "sluice-tests/packet_tables",
 ];
 
+/// One that keeps a processor busy for minutes, with an emulated kernel.
+const EMULATED: &str = "sluice-tests/kernels";
+
+/// One beside it, which mostly waits, and for whatever it waits for as long as a busy machine needs.
+const PATIENT: &str = "sluice-tests/network_health";
+
 /// Whether a target runs beside [`LONGEST`]: those before an API server alone, which load no programs and measure no time.
 fn runs_beside(path: &str) -> bool {
     name(path).starts_with("api_") || name(path).starts_with("chart")
@@ -100,9 +106,9 @@ pub(crate) fn unit() -> Result<Vec<String>> {
 
 /// Arguments of `cargo test` for the runs that make up all tests.
 pub(crate) struct Runs {
-    /// Two lanes that go side by side, each of runs one after the other: [`LONGEST`], what needs nothing but cargo and [`CALM`], and
-    /// those that run beside.
-    pub(crate) lanes: [Vec<Vec<String>>; 2],
+    /// Pairs of lanes, one pair after the other. The lanes of a pair go side by side, each of runs one after the other: [`LONGEST`], what
+    /// needs nothing but cargo and [`CALM`], and those that run beside; then [`EMULATED`] and [`PATIENT`].
+    pub(crate) pairs: [[Vec<Vec<String>>; 2]; 2],
     /// The others follow, one after the other.
     pub(crate) then: [Vec<String>; 2],
 }
@@ -114,9 +120,13 @@ pub(crate) fn all() -> Result<Runs> {
         vec![longest, unit()?, chosen(&CALM)],
         vec![equipped(runs_beside)],
     ];
-    let alone = equipped(|path| path != LONGEST && !CALM.contains(&path) && !runs_beside(path));
+    let emulated = [vec![chosen(&[EMULATED])], vec![chosen(&[PATIENT])]];
+    let alone = equipped(|path| {
+        let is_paired = [LONGEST, EMULATED, PATIENT].contains(&path) || CALM.contains(&path);
+        !is_paired && !runs_beside(path)
+    });
     Ok(Runs {
-        lanes,
+        pairs: [lanes, emulated],
         then: [alone, words(&["--doc"])],
     })
 }

@@ -99,10 +99,17 @@ fn workspace(mut arguments: Vec<String>) -> Vec<String> {
 /// Runs everything: what is built once serves all runs, of which some go side by side.
 fn all() -> Result<Outcome> {
     command::run(&mut command::cargo(["test", "--workspace", "--no-run"]))?;
-    let suites::Runs {
-        lanes: [first, second],
-        then,
-    } = suites::all()?;
+    let suites::Runs { pairs, then } = suites::all()?;
+    let mut outcome = Outcome::default();
+    for lanes in pairs {
+        outcome.join(side_by_side(lanes)?);
+    }
+    outcome.join(one_by_one(then.into(), Show::Now)?);
+    Ok(outcome)
+}
+
+/// Runs two lanes at once. What the second prints comes after the first.
+fn side_by_side([first, second]: [Vec<Vec<String>>; 2]) -> Result<Outcome> {
     let (first, second) = thread::scope(|scope| {
         let second = scope.spawn(|| one_by_one(second, Show::Later));
         (one_by_one(first, Show::Now), second.join())
@@ -111,7 +118,6 @@ fn all() -> Result<Outcome> {
     let second = second.map_err(|_| anyhow!("the thread that watched a run has panicked"))??;
     std::io::stdout().write_all(&second.output)?;
     outcome.join(second);
-    outcome.join(one_by_one(then.into(), Show::Now)?);
     Ok(outcome)
 }
 
