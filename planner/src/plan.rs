@@ -309,7 +309,7 @@ impl<'a> Planner<'a> {
         let can_lend = pool
             .servers
             .iter()
-            .any(|Placed { config, id }| *id != 0 && config.weight > 0 && config.tenths > 0);
+            .any(|Placed { config, id }| *id != 0 && config.takes_flows());
         let in_ring = pool.servers.iter().filter(|it| it.id != 0 || can_lend);
         for Placed { config, id } in in_ring {
             let port = if scope.config.by_address() {

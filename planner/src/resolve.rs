@@ -132,10 +132,9 @@ fn is_of_family(server: &Server, vip: IpAddr) -> bool {
 
 /// Whether all servers are down, and that is to be met.
 fn is_all_down(scope: &Scope<'_>, servers: &[ServerConfig]) -> bool {
-    let mut taking = servers.iter().filter(|server| server.weight > 0).peekable();
     scope.virtual_server.when_all_down != WhenAllDown::LastKnown
-        && taking.peek().is_some()
-        && taking.all(|server| server.tenths == 0)
+        && servers.iter().any(|server| server.weight > 0)
+        && !servers.iter().any(ServerConfig::takes_flows)
 }
 
 /// Has the fallback pool stand in for those pools that have too few servers, if it has some.

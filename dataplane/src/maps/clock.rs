@@ -9,6 +9,7 @@ use std::io;
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
 use super::sys::JiffiesProgram;
+use super::{Error, system_error};
 
 /// Tries to read two clocks within one tick.
 const TRIES: usize = 16;
@@ -50,7 +51,17 @@ impl Tick {
     }
 }
 
+/// The present in nanoseconds of CLOCK_MONOTONIC, as `bpf_ktime_get_ns`.
+///
+/// # Errors
+/// The clock cannot be read.
+pub(super) fn now() -> Result<u64, Error> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_err(|error| system_error("read the clock")(error.into()))?;
+    Ok(nanoseconds(time))
+}
+
 /// A reading of a clock that is not negative.
-pub(super) fn nanoseconds(time: nix::sys::time::TimeSpec) -> u64 {
+fn nanoseconds(time: nix::sys::time::TimeSpec) -> u64 {
     time.tv_sec().cast_unsigned() * SECOND + time.tv_nsec().cast_unsigned()
 }

@@ -7,14 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
     SAMPLE_ASKED, SAMPLE_BEGUN, SAMPLE_DATA, SAMPLE_KEY, SAMPLE_STALE_NS, SAMPLE_TIME_NS,
     SAMPLE_TIMES, SAMPLE_WORDS, SLOT_BUSY, SLOT_FREE, SampleData, SampleState,
 };
 
-use super::clock::nanoseconds;
-use super::{Error, Maps, system_error};
+use super::{Error, Maps, clock};
 
 /// After this time without an answer to its SYN a connection counts as unanswered. A client that sends it again does so after a second.
 const UNANSWERED_NS: u64 = 3_000_000_000;
@@ -105,9 +103,7 @@ impl Maps {
     /// # Errors
     /// The clock cannot be read.
     pub fn take_samples(&self) -> Result<Vec<Sample>, Error> {
-        let time = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map_err(|error| system_error("read the clock")(error.into()))?;
-        let now = nanoseconds(time);
+        let now = clock::now()?;
         let slots = self.samples.words().chunks_exact(SAMPLE_WORDS);
         Ok(slots.filter_map(|slot| take(slot, now)).collect())
     }

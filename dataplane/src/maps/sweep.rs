@@ -6,15 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
     BUCKET_ENTRIES, ClaimData, ClaimKey, ClaimState, ConfigWord, FlowClock, FlowData, FlowState,
     MapName, SAMPLE_WORDS, SLOT_BUSY, SLOT_FREE, Timeouts, claim_words, entry_words,
 };
 
-use super::clock::nanoseconds;
 use super::table::Shared;
-use super::{Bucket, Error, Maps, system_error};
+use super::{Bucket, Error, Maps, clock};
 
 /// Live flows of a sweep.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -83,10 +81,8 @@ impl Rules {
 
 impl Maps {
     fn rules(&self) -> Result<Rules, Error> {
-        let time = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map_err(|error| system_error("read the clock")(error.into()))?;
         Ok(Rules {
-            now: FlowClock::from_ns(nanoseconds(time)),
+            now: FlowClock::from_ns(clock::now()?),
             half_open: Timeouts(self.config(ConfigWord::HalfOpenTimeouts)?),
             established: Timeouts(self.config(ConfigWord::EstablishedTimeouts)?),
         })

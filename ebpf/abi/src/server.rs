@@ -44,8 +44,7 @@ pub enum Path {
 }
 
 /// Value of `SERVERS` by server id: `record slot:24 | epoch:8 | path:2 | draining:1 | present:1 | resets:1 | sampled:1`, low bits
-/// first. Id 0 is
-/// never used.
+/// first. Id 0 is never used.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ServerWord(pub u64);
@@ -70,20 +69,15 @@ impl ServerWord {
     /// This word, of a server whose TCP connections are reset, or not.
     #[must_use]
     pub const fn resetting(self, resets: bool) -> Self {
-        Self(if resets {
-            self.0 | Self::RESETS
-        } else {
-            self.0 & !Self::RESETS
-        })
+        self.with(Self::RESETS, resets)
     }
     /// This word, of a server to which connections are sampled, or not.
     #[must_use]
     pub const fn sampling(self, sampled: bool) -> Self {
-        Self(if sampled {
-            self.0 | Self::SAMPLED
-        } else {
-            self.0 & !Self::SAMPLED
-        })
+        self.with(Self::SAMPLED, sampled)
+    }
+    const fn with(self, bit: u64, is_set: bool) -> Self {
+        Self(if is_set { self.0 | bit } else { self.0 & !bit })
     }
     /// The word of an id that is free and was last used in `epoch`.
     pub const fn absent(epoch: u8) -> Self {

@@ -1,6 +1,6 @@
 //! Places of servers: ids, words, records, and the endpoints that replies come from.
 
-use sluice_abi::{FIRST_REPLY_INDEX, MOST_INDICES, MapName, ServerRecord, ServerWord};
+use sluice_abi::{FIRST_REPLY_INDEX, MOST_INDICES, MapName, Path, ServerRecord, ServerWord};
 use sluice_api::ForwardingMode;
 
 use super::identity::has_reply;
@@ -73,10 +73,7 @@ impl<'a> Planner<'a> {
             );
             return None;
         };
-        let word = ServerWord::new(slot, epoch, path, self.identities.drains(server));
-        let word = word
-            .resetting(self.identities.resets(server))
-            .sampling(self.identities.samples(server));
+        let word = self.word_of(server, slot, epoch, path);
         self.put_server(id, word, record);
         self.identities.set_placed(key, server);
         Some(id)
@@ -104,12 +101,15 @@ impl<'a> Planner<'a> {
             self.no_records(scope, server);
             (word.slot(), word.path(), record)
         };
-        let draining = self.identities.drains(server);
-        let word = ServerWord::new(slot, word.epoch(), path, draining);
-        let word = word
-            .resetting(self.identities.resets(server))
-            .sampling(self.identities.samples(server));
+        let word = self.word_of(server, slot, word.epoch(), path);
         self.put_server(id, word, wanted);
+    }
+
+    /// The word of a server that shall be met so.
+    fn word_of(&self, server: &ServerConfig, slot: u32, epoch: u8, path: Path) -> ServerWord {
+        ServerWord::new(slot, epoch, path, self.identities.drains(server))
+            .resetting(self.identities.resets(server))
+            .sampling(self.identities.samples(server))
     }
 
     fn no_records(&mut self, scope: Scope<'_>, server: &ServerConfig) {
