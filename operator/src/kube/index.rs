@@ -297,6 +297,11 @@ impl Index {
             Kind::RealServerPool => {
                 let object = self.pools.objects.get(key);
                 let there = object.and_then(Decided::current);
+                if there.is_some_and(|decision| !decision.content.drained.is_empty()) {
+                    self.drained.insert(key.clone());
+                } else {
+                    self.drained.remove(key);
+                }
                 let ours = self.wrote_pools.decision(key);
                 let orphan = self
                     .orphans
@@ -365,12 +370,6 @@ impl Index {
                 && status.decision.is_some()
             {
                 self.orphans.insert(key.clone(), status);
-            }
-            let decision = now.and_then(Decided::current);
-            if decision.is_some_and(|decision| !decision.content.drained.is_empty()) {
-                self.drained.insert(key.clone());
-            } else {
-                self.drained.remove(&key);
             }
             self.dirty_pools.insert(key.clone());
             self.changed((Kind::RealServerPool, key));

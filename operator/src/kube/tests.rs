@@ -11,7 +11,11 @@ mod slices;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use sluice_api::{Kind, LoadBalancerNode, ObjectKey, RealServerPool, Time, VirtualServer};
+use sluice_api::jiff::Timestamp;
+use sluice_api::{
+    DRAINED_SERVERS_ANNOTATION, Kind, LoadBalancerNode, ObjectKey, RealServerPool, Time,
+    VirtualServer,
+};
 use sluice_kube::error::RequestError;
 use sluice_kube::lease::LeaseFacts;
 use sluice_kube::watched::{Watched, take};
@@ -501,6 +505,24 @@ fn a_refused_pool_goes_on_with_the_pods_that_it_had() {
     let other = json!({"selector": {"matchLabels": {"app": "other"}}});
     edit(&mut index, 40, &other);
     assert_eq!(addresses(&index), ["10.0.0.2"], "is corrected");
+}
+
+/// Also where the answer to the write is here before the watch tells of it.
+#[test]
+fn a_pool_is_looked_at_when_a_drain_of_its_servers_is_over() {
+    let mut drained = pool(&fixed());
+    let text = json!([{"address": "10.0.0.1", "until": "1970-01-01T00:00:10Z"}]).to_string();
+    let annotation = (DRAINED_SERVERS_ANNOTATION.to_owned(), text);
+    drained.metadata.annotations = Some([annotation].into());
+    let mut index = index(virtual_server("v1"), drained);
+    decide(&mut index, 10);
+    let after = |seconds| Time(Timestamp::from_second(seconds).expect("time"));
+    index.decide(&after(0));
+    assert!(index.dirty.is_empty());
+    index.look_at_timers(&after(9));
+    assert!(index.dirty.is_empty(), "it is not over");
+    index.look_at_timers(&after(10));
+    assert!(!index.dirty.is_empty());
 }
 
 #[test]
