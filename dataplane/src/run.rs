@@ -257,10 +257,10 @@ fn start(
     };
     let shell = Shell::new(Arc::clone(&state), mailbox.clone(), Some(tools));
     source.write_status(mailbox);
+    signals::run(Arc::clone(&state), source.signals_writer());
     monitor.run(forward_netlink(inbox_sender.clone()));
     source.run(&state, adopted, served, inbox_sender);
     sweeper::run(Arc::clone(&state));
-    signals::run(Arc::clone(&state));
     let ended = in_thread(move || shell.run(core, &inbox))?;
     Ok((state, ended, announcer))
 }

@@ -15,7 +15,8 @@ use sluice_agent::source::file::{self, NodeFile};
 use sluice_agent::source::kube::{Before, Kube};
 use sluice_agent::state::State;
 use sluice_api::LoadBalancerNodeStatus;
-use sluice_directory::Directory;
+use sluice_directory::{Directory, DirectoryError};
+use sluice_signals::Report;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -151,6 +152,20 @@ impl OpenSource {
                     Ok::<(), Infallible>(())
                 });
             }
+        }
+    }
+
+    /// Writes what was sampled to where the operator reads it.
+    pub(crate) fn signals_writer(
+        &self,
+    ) -> impl FnMut(&Report) -> Result<(), DirectoryError> + Send + use<> {
+        let file = match self {
+            Self::File { file, .. } => Some(file.clone()),
+            Self::Kube { .. } => None,
+        };
+        move |report| {
+            file.as_ref()
+                .map_or(Ok(()), |file| file.write_signals(report))
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use sluice_api::{AttachMode, NodeException};
 use sluice_planner::Planner;
@@ -216,7 +216,7 @@ impl State {
             counts: Counts::default(),
             announced: Arc::default(),
             checked: Arc::default(),
-            signals: Signals::default(),
+            signals: Signals::new(session()),
             source,
             apply_seconds: Histogram::default(),
             published: RwLock::new(published),
@@ -311,6 +311,14 @@ impl State {
         let last = Duration::from_millis(self.last_turn.load(Ordering::Relaxed));
         self.start.elapsed() < last + time
     }
+}
+
+/// Tells this process from the one before it.
+fn session() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| {
+        let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or_default()
+    })
 }
 
 /// A histogram of durations with fixed bounds.

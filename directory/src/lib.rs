@@ -4,6 +4,7 @@
 //! D/*.yaml, D/*.yml                              manifests; other names and hidden files are not read
 //! D/.status/<Kind>/<namespace>/<name>.yaml       status of an object, written by the operator
 //! D/.status/LoadBalancerNode/<name>.yaml         status of a node, written by that node's agent
+//! D/.status/signals/<node>.json                  what a node saw of pools' servers lately, written by that node's agent
 //! D/.status/last-good/<manifest>                 the manifest as it was when it last parsed, written by the operator
 //! D/.status/files/<manifest>                     why a manifest does not count as it is, written by the operator
 //! D/.status/revision.yaml                        highest revision of decisions that are gone, written by the operator

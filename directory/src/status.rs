@@ -8,7 +8,12 @@ use serde::{Deserialize, Serialize};
 use sluice_api::{API_VERSION, Kind, ObjectKey, SPEC_HASH_ANNOTATION};
 
 use super::{Directory, DirectoryError, write_atomically};
-use crate::files::{MAX_FILE_NAME, entries, fnv, io_error, is_loop, read_to_string};
+use crate::files::{
+    MAX_FILE_NAME, entries, fnv, io_error, is_absent, is_loop, read_text, read_to_string,
+};
+
+/// Longest file of signals that is read.
+const MAX_SIGNALS_BYTES: u64 = 16 << 20;
 
 /// An object without its spec.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -164,6 +169,39 @@ impl Directory {
     /// The operator's [`Inventory`].
     pub fn inventory_path(&self) -> PathBuf {
         self.status_root().join("inventory.yaml")
+    }
+
+    /// What a node saw of pools' servers lately, written by its agent.
+    pub fn signals_path(&self, node: &str) -> PathBuf {
+        self.status_root()
+            .join("signals")
+            .join(format!("{node}.json"))
+    }
+
+    /// What a node's agent wrote there; `None`: nothing yet.
+    pub fn read_signals<T: DeserializeOwned>(
+        &self,
+        node: &str,
+    ) -> Result<Option<T>, DirectoryError> {
+        let path = self.signals_path(node);
+        let text = match read_text(&path, MAX_SIGNALS_BYTES) {
+            Ok(text) => text,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(source) => return Err(io_error(&path, "read", source)),
+        };
+        let parsed = serde_json::from_str(&text).map_err(|error| DirectoryError::Corrupt {
+            path,
+            message: error.to_string(),
+        })?;
+        Ok(Some(parsed))
+    }
+
+    /// Replaces it.
+    pub fn write_signals(&self, node: &str, report: &impl Serialize) -> Result<(), DirectoryError> {
+        let path = self.signals_path(node);
+        let text = serde_json::to_vec(report);
+        let text = text.map_err(|error| io_error(&path, "encode", error.into()))?;
+        write_atomically(&path, &text)
     }
 
     /// The status file of an object; `None` if there is none.

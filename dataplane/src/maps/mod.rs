@@ -42,7 +42,7 @@ pub use groups::Group;
 pub use hook::Hook;
 pub use load::{Opened, Programs, open};
 pub use pins::{PinLock, detach};
-pub use samples::{Outcome, Sample};
+pub use samples::Sample;
 pub use sweep::{FlowCensus, FullNatCensus, Usage};
 
 use families::Families;

@@ -11,6 +11,7 @@ use sluice_abi::{
     SAMPLE_ASKED, SAMPLE_BEGUN, SAMPLE_DATA, SAMPLE_KEY, SAMPLE_STALE_NS, SAMPLE_TIME_NS,
     SAMPLE_TIMES, SAMPLE_WORDS, SLOT_BUSY, SLOT_FREE, SampleData, SampleState,
 };
+use sluice_signals::Outcome;
 
 use super::{Error, Maps, clock};
 
@@ -21,64 +22,19 @@ const SILENT_NS: u64 = 5_000_000_000;
 /// A connection that is open for so long and was not asked anything is not waited for any more.
 const IDLE_NS: u64 = 5_000_000_000;
 
-/// How a server met a connection.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Outcome {
-    /// It sent data.
-    Replied,
-    /// It reset the attempt.
-    Refused,
-    /// It did not answer the attempt within three seconds.
-    Unanswered,
-    /// It reset the connection before it had sent data.
-    Reset,
-    /// It ended the connection before it had sent data, though its client had sent some.
-    Closed,
-    /// It has sent no data within five seconds after its client had.
-    Silent,
-    /// It was not asked anything: its client left, or has sent no data within five seconds.
-    Unasked,
-}
-
-impl Outcome {
-    /// All of them, in their order.
-    pub const ALL: [Self; 7] = [
-        Self::Replied,
-        Self::Refused,
-        Self::Unanswered,
-        Self::Reset,
-        Self::Closed,
-        Self::Silent,
-        Self::Unasked,
-    ];
-
-    /// As metrics name it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Replied => "replied",
-            Self::Refused => "refused",
-            Self::Unanswered => "unanswered",
-            Self::Reset => "reset",
-            Self::Closed => "closed",
-            Self::Silent => "silent",
-            Self::Unasked => "unasked",
-        }
-    }
-
-    /// The outcome of a sample in this state, which began and whose client sent data so many nanoseconds ago; `None`: it is waited for.
-    const fn of(state: SampleState, age_ns: u64, asked_ns: u64) -> Option<Self> {
-        Some(match state {
-            SampleState::Replied => Self::Replied,
-            SampleState::Refused => Self::Refused,
-            SampleState::Reset => Self::Reset,
-            SampleState::Closed => Self::Closed,
-            SampleState::Left => Self::Unasked,
-            SampleState::Opening if age_ns >= UNANSWERED_NS => Self::Unanswered,
-            SampleState::Asked if asked_ns >= SILENT_NS => Self::Silent,
-            SampleState::Answered | SampleState::Open if age_ns >= IDLE_NS => Self::Unasked,
-            _ => return None,
-        })
-    }
+/// The outcome of a sample in this state, which began and whose client sent data so many nanoseconds ago; `None`: it is waited for.
+const fn outcome(state: SampleState, age_ns: u64, asked_ns: u64) -> Option<Outcome> {
+    Some(match state {
+        SampleState::Replied => Outcome::Replied,
+        SampleState::Refused => Outcome::Refused,
+        SampleState::Reset => Outcome::Reset,
+        SampleState::Closed => Outcome::Closed,
+        SampleState::Left => Outcome::Unasked,
+        SampleState::Opening if age_ns >= UNANSWERED_NS => Outcome::Unanswered,
+        SampleState::Asked if asked_ns >= SILENT_NS => Outcome::Silent,
+        SampleState::Answered | SampleState::Open if age_ns >= IDLE_NS => Outcome::Unasked,
+        _ => return None,
+    })
 }
 
 /// What was seen of a connection.
@@ -88,6 +44,8 @@ pub struct Sample {
     pub server: (u32, u8),
     /// The client's address.
     pub client: IpAddr,
+    /// Follows from addresses and ports: by it connections of a client are told apart without regard to how they went.
+    pub hash: u64,
     /// How the server met it.
     pub outcome: Outcome,
     /// Time from the client's SYN to the server's answer; `None`: there was none.
@@ -120,7 +78,7 @@ fn take(slot: &[AtomicU64], now: u64) -> Option<Sample> {
     let (times, address) = (word(SAMPLE_TIMES), [word(1), word(2)]);
     let state = SampleData(data).state();
     let age = |since: u64| now.saturating_sub(since);
-    let outcome = state.and_then(|state| Outcome::of(state, age(begun), age(asked)));
+    let outcome = state.and_then(|state| outcome(state, age(begun), age(asked)));
     let is_stale = age(begun) > SAMPLE_STALE_NS;
     if outcome.is_none() && !is_stale && state.is_some() {
         return None;
@@ -146,10 +104,17 @@ fn take(slot: &[AtomicU64], now: u64) -> Option<Sample> {
     Some(Sample {
         server: (data.server(), data.epoch()),
         client,
+        hash: scattered(key),
         outcome: outcome.filter(|_| !is_stale)?,
         handshake: measured(times & 0xffff_ffff),
         first_byte: measured(times >> 32),
     })
+}
+
+/// Ports that follow on each other are far apart by it.
+const fn scattered(key: u64) -> u64 {
+    let mixed = (key ^ key >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    mixed ^ mixed >> 33
 }
 
 fn measured(units: u64) -> Option<Duration> {
@@ -172,6 +137,19 @@ mod tests {
         words.map(AtomicU64::new).into()
     }
 
+    fn hash_of_port(port: u64) -> u64 {
+        let slot = slot(SampleState::Replied, BEGUN, 0);
+        let key = slot[0].load(Ordering::Relaxed) ^ port << 32;
+        slot[0].store(key, Ordering::Relaxed);
+        take(&slot, BEGUN).expect("a sample").hash
+    }
+
+    #[test]
+    fn connections_of_a_client_are_told_apart_by_their_ports() {
+        let [a, b, c] = [1, 2, 3].map(hash_of_port);
+        assert!(a != b && b != c && a.abs_diff(b) > 1 << 32 && b.abs_diff(c) > 1 << 32);
+    }
+
     #[test]
     fn a_sample_that_has_ended_is_taken_out_once() {
         for (state, outcome) in [
@@ -185,6 +163,7 @@ mod tests {
             let expected = Sample {
                 server: (3, 7),
                 client: Ipv4Addr::new(198, 51, 100, 7).into(),
+                hash: scattered(slot[0].load(Ordering::Relaxed)),
                 outcome,
                 handshake: Some(Duration::from_micros(1_024)),
                 first_byte: Some(Duration::from_micros(3_072)),

@@ -19,6 +19,7 @@ use sluice_directory::{
     DecisionReader, Decisions, Directory, DirectoryError, Lock, ManifestReader, StatusFile,
 };
 use sluice_planner::{ObjectKind, Problem, Reason};
+use sluice_signals::Report;
 use tracing::{info, warn};
 
 use super::{Announcing, Changes, Event, Mark, SourceState};
@@ -78,6 +79,13 @@ impl NodeFile {
         let mut file = self.file();
         file.status = status;
         self.directory.write_status(Kind::LoadBalancerNode, &file)
+    }
+
+    /// Replaces the node's signals, if no other process does so.
+    pub fn write_signals(&self, report: &Report) -> Result<(), DirectoryError> {
+        self.lock.verify()?;
+        let node = self.file().metadata.name.clone();
+        self.directory.write_signals(&node, report)
     }
 
     /// The generation of a spec.

@@ -5,9 +5,9 @@ use std::fmt;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
+use sluice_signals::Outcome;
 
 use super::{Labels, counter, pairs};
-use crate::maps::Outcome;
 use crate::signals::{PoolSignals, Signals};
 use crate::state::Histogram;
 
