@@ -33,6 +33,7 @@ mod mac;
 mod object;
 mod peers;
 mod real_server_pool;
+mod rollout_analysis;
 mod rollout_policy;
 mod rules;
 pub mod schema;
@@ -89,6 +90,10 @@ pub use peers::{
 pub use real_server_pool::{
     Drain, DrainEnd, OnDown, RealServerPool, RealServerPoolSpec, RealServerPoolStatus, Servers,
     StaticServer, Warmup,
+};
+pub use rollout_analysis::{
+    AnalysedMetric, AnalysisBaseline, AnalysisSuspicion, AnalysisVerdict, AnalysisWatcher,
+    ClassCount, RolloutAnalysis, SampleCount,
 };
 pub use rollout_policy::{
     CanaryStep, CanaryStrategy, CommandResult, Gate, HistoryEntry, LastCommand, RolloutEvent,
