@@ -62,6 +62,8 @@ fn not_driven(policy: &RolloutPolicy) -> Option<String> {
         Reason::RolloutWaiting,
         Reason::RolloutCompleted,
         Reason::RolloutAborted,
+        Reason::RolledBack,
+        Reason::RollbackImpossible,
     ]
     .map(|reason| reason.to_string());
     let held = status.conditions.iter().find(|condition| {
@@ -94,19 +96,24 @@ fn possible(
 /// The meaning of a refusal in this phase, and the command that would work.
 const fn remedy(refusal: Refusal, phase: RolloutPhase) -> (&'static str, &'static str) {
     match (refusal, phase) {
-        (Refusal::AlreadyAborted, _) => {
-            ("the run is aborted already; this begins a new one", "retry")
-        }
+        (Refusal::AlreadyAborted, _) => (
+            "the stable pool has the whole share already; this begins a new run",
+            "retry",
+        ),
         (Refusal::NotAborted, RolloutPhase::Completed) => (
-            "only an aborted run can be tried again, and this one is completed; this gives everything back first",
+            "only a run that was aborted or rolled back can be tried again, and this one is completed; this gives everything back first",
             "abort",
         ),
         (Refusal::NotAborted, _) => (
-            "only an aborted run can be tried again; this aborts it",
+            "only a run that was aborted or rolled back can be tried again; this aborts it",
             "abort",
         ),
         (Refusal::Over, RolloutPhase::Aborted) => (
             "the run is over: it was aborted; this begins a new one",
+            "retry",
+        ),
+        (Refusal::Over, RolloutPhase::RolledBack) => (
+            "the run is over: it was rolled back; this begins a new one",
             "retry",
         ),
         (Refusal::Over, _) => (

@@ -32,10 +32,10 @@ pub fn diff(previous: Option<&RolloutView>, current: &RolloutView) -> Vec<String
                     .as_ref()
                     .is_some_and(|step| step.live_time.is_some())
             };
-            let aborted = current.phase == Some(RolloutPhase::Aborted);
+            let gives_back = gives_back(current);
             if previous.phase != current.phase
                 || new_step && waits(current)
-                || aborted && went_back(previous) != went_back(current)
+                || gives_back && went_back(previous) != went_back(current)
             {
                 lines.extend(phase(current));
             }
@@ -84,7 +84,7 @@ fn entered(previous: &RolloutView, current: &RolloutView) -> Option<String> {
         let run = current.run.as_deref().unwrap_or_default();
         return Some(format!("run {run} began: {at}"));
     }
-    if current.phase == Some(RolloutPhase::Aborted) {
+    if gives_back(current) {
         return None;
     }
     let before = previous.step.as_ref();
@@ -113,7 +113,7 @@ fn live(previous: &RolloutView, current: &RolloutView, new_step: bool) -> Option
     if new_step || previous.run != current.run {
         return (now.nodes > 0).then_some(now);
     }
-    if current.phase == Some(RolloutPhase::Aborted) && previous.phase != current.phase {
+    if gives_back(current) && previous.phase != current.phase {
         return None;
     }
     let fell_behind = |before: LiveNodes, live: LiveNodes| {
@@ -123,6 +123,14 @@ fn live(previous: &RolloutView, current: &RolloutView, new_step: bool) -> Option
         (Some(before), Some(live)) if fell_behind(before, live) => Some(live),
         _ => (before != Some(now)).then_some(now),
     }
+}
+
+/// Whether the stable pool has, or gets, everything back.
+fn gives_back(view: &RolloutView) -> bool {
+    matches!(
+        view.phase,
+        Some(RolloutPhase::Aborted | RolloutPhase::RolledBack)
+    )
 }
 
 fn waits(view: &RolloutView) -> bool {
@@ -146,7 +154,9 @@ fn phase(view: &RolloutView) -> Option<String> {
         ),
         RolloutPhase::Gated => format!("step {}: gated; go on with: {next}", step.index),
         RolloutPhase::Paused => format!("step {}: paused; go on with: {next}", step.index),
-        RolloutPhase::Completed | RolloutPhase::Aborted => lower_first(&phase_line(view)),
+        RolloutPhase::Completed | RolloutPhase::Aborted | RolloutPhase::RolledBack => {
+            lower_first(&phase_line(view))
+        }
     })
 }
 

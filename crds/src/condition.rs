@@ -126,6 +126,10 @@ pub enum Reason {
     RolloutCompleted,
     /// The stable pool has the whole share again.
     RolloutAborted,
+    /// The candidate failed its clients, and the stable pool has the whole share again.
+    RolledBack,
+    /// The candidate fails its clients, and the stable pool cannot take the share back.
+    RollbackImpossible,
     /// A pool with a share, or one that is to gain weight, has no server that takes new flows.
     AwaitingServers,
     /// Nodes did not acknowledge a step in time.

@@ -96,9 +96,10 @@ pub use rollout_analysis::{
     ClassCount, RolloutAnalysis, SampleCount,
 };
 pub use rollout_policy::{
-    CanaryStep, CanaryStrategy, CommandResult, Gate, HistoryEntry, LastCommand, RolloutEvent,
-    RolloutPhase, RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, RolloutRun, RolloutStep,
-    RolloutStrategy,
+    CanaryStep, CanaryStrategy, CommandResult, Gate, HistoryEntry, LastCommand, Rollback,
+    RollbackReason, RolloutEvent, RolloutPhase, RolloutPolicy, RolloutPolicySpec,
+    RolloutPolicyStatus, RolloutRun, RolloutStep, RolloutStrategy, SignalAnalysis,
+    default_bake_seconds,
 };
 pub use rules::{is_label, is_subdomain};
 pub use schema::FieldError;

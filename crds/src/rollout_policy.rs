@@ -1,5 +1,7 @@
 //! `RolloutPolicy`: how a virtual server's share moves from a stable to a candidate pool.
 
+use std::fmt;
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,8 @@ use crate::limits::{
     MAX_COMMAND_LENGTH, MAX_CONDITIONS, MAX_HISTORY, MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH,
     MAX_PAUSE_SECONDS, MAX_STEPS,
 };
+use crate::load_balancer_node::is_false;
+use crate::rollout_analysis::RolloutAnalysis;
 use crate::rules;
 
 /// Moves the share of two pools of a virtual server from the stable to the candidate one, step by step.
@@ -66,6 +70,30 @@ pub struct RolloutPolicySpec {
     pub candidate_pool_name: String,
     /// How it takes over.
     pub strategy: RolloutStrategy,
+    /// What becomes of a run whose candidate fails its clients.
+    #[serde(default)]
+    pub signal_analysis: SignalAnalysis,
+    /// For so long after completion a candidate that fails its clients is still rolled back.
+    #[serde(default = "default_bake_seconds")]
+    #[schemars(range(max = MAX_PAUSE_SECONDS))]
+    pub bake_seconds: u32,
+}
+
+/// The default of `bakeSeconds`.
+pub const fn default_bake_seconds() -> u32 {
+    300
+}
+
+/// What becomes of a run whose candidate fails its clients, as nodes see it in the packets that pass them.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SignalAnalysis {
+    /// The stable pool gets the whole share back.
+    #[default]
+    RollBack,
+    /// The status tells of it, and nothing else happens.
+    Observe,
+    /// Nobody looks.
+    Off,
 }
 
 /// How the candidate takes over.
@@ -130,6 +158,12 @@ pub struct RolloutPolicyStatus {
     /// The step in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<RolloutStep>,
+    /// How the candidate does beside the stable pool, as nodes see it; noted now and then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<RolloutAnalysis>,
+    /// Why the run was rolled back; absent: it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
     /// The last command that was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_command: Option<LastCommand>,
@@ -154,6 +188,40 @@ pub enum RolloutPhase {
     Completed,
     /// The stable pool has the whole share again, by the command `abort`.
     Aborted,
+    /// The stable pool has the whole share again, since the candidate failed its clients.
+    RolledBack,
+}
+
+/// Why a run was rolled back.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollback {
+    /// When.
+    pub time: Time,
+    /// What spoke against the candidate.
+    pub reason: RollbackReason,
+    /// What was seen.
+    #[schemars(length(max = MAX_MESSAGE_LENGTH))]
+    pub message: String,
+    /// The candidate's percentage until then.
+    pub weight: u8,
+}
+
+/// What speaks against a candidate.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RollbackReason {
+    /// It refuses connections, leaves clients without an answer, or ends connections before it has answered.
+    ClientsFailed,
+    /// Its first answers come late.
+    FirstByteSlow,
+    /// It has no server that takes new flows.
+    NoServers,
+}
+
+impl fmt::Display for RollbackReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
 }
 
 /// The objects that a run is about. A change of any name begins a new run.
@@ -190,15 +258,18 @@ pub struct RolloutStep {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live_time: Option<Time>,
     /// Since when the pause has been running, or when `pausedSeconds` was last counted; absent: it does not run. It is for people:
-    /// the operator counts by its own clock.
+    /// the operator counts by its own clock. Once the run is completed this is the bake, in which it is still rolled back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_start_time: Option<Time>,
-    /// Seconds of the pause that an operator saw pass until `pauseStartTime`; counted now and then.
+    /// Seconds of the pause, or the bake, that an operator saw pass until `pauseStartTime`; counted now and then.
     #[serde(default)]
     pub paused_seconds: u32,
     /// Whether the command `promote` was given for this step.
     #[serde(default)]
     pub promoted: bool,
+    /// Whether the candidate has a share and no server that takes new flows.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unserved: bool,
 }
 
 /// A command and what became of it.
@@ -266,6 +337,10 @@ pub enum RolloutEvent {
     Aborted,
     /// The candidate has the whole share.
     Completed,
+    /// The bake is over: the run is not rolled back any more.
+    Baked,
+    /// The candidate failed its clients, and everything was given back to the stable pool.
+    RolledBack,
     /// Another run took the place of this one.
     Superseded,
 }

@@ -13,9 +13,9 @@ use sluice_api::{
     DEFAULT_MIN_READY_PERCENT, ExternalTrafficPolicy, Forwarding, ForwardingMode, GrpcCheck,
     HealthCheck, HttpCheck, HttpMethod, IcmpCheck, IpFamily, Kind, L2Announcement, LabelSelector,
     MAX_POOLS, NoAnnouncement, OnDown, PoolSelection, Protocol, RealServerPoolSpec,
-    RolloutPolicySpec, RolloutStrategy, ServerSelection, Servers, Sources, StaticServer,
-    StatusRange, TcpCheck, UdpCheck, Validate, VirtualServerAddress, VirtualServerPort,
-    VirtualServerSpec, WeightedPool, WhenAllDown,
+    RolloutPolicySpec, RolloutStrategy, ServerSelection, Servers, SignalAnalysis, Sources,
+    StaticServer, StatusRange, TcpCheck, UdpCheck, Validate, VirtualServerAddress,
+    VirtualServerPort, VirtualServerSpec, WeightedPool, WhenAllDown, default_bake_seconds,
 };
 
 fn spec_schema(kind: Kind) -> &'static Value {
@@ -217,6 +217,8 @@ prop_compose! {
             stable_pool_name: stable,
             candidate_pool_name: candidate,
             strategy: RolloutStrategy { canary: CanaryStrategy { steps } },
+            signal_analysis: SignalAnalysis::default(),
+            bake_seconds: default_bake_seconds(),
         }
     }
 }

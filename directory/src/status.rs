@@ -9,7 +9,7 @@ use sluice_api::{API_VERSION, Kind, ObjectKey, SPEC_HASH_ANNOTATION};
 
 use super::{Directory, DirectoryError, write_atomically};
 use crate::files::{
-    MAX_FILE_NAME, entries, fnv, io_error, is_absent, is_loop, read_text, read_to_string,
+    MAX_FILE_NAME, entries, fnv, io_error, is_absent, is_loop, read_text, read_to_string, remove,
 };
 
 /// Longest file of signals that is read.
@@ -194,6 +194,11 @@ impl Directory {
             message: error.to_string(),
         })?;
         Ok(Some(parsed))
+    }
+
+    /// Removes it; it may be gone already.
+    pub fn remove_signals(&self, node: &str) -> Result<(), DirectoryError> {
+        remove(&self.signals_path(node))
     }
 
     /// Replaces it.

@@ -130,13 +130,13 @@ pub fn answered<'a>(text: &str, status: &'a RolloutPolicyStatus) -> Option<&'a L
 /// Why a command does not fit the phase of a run.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// `abort` for an aborted run.
-    #[error("the run is aborted already")]
+    /// `abort` for a run that was aborted or rolled back.
+    #[error("the stable pool has the whole share already")]
     AlreadyAborted,
-    /// `retry` for any other run than an aborted one.
-    #[error("only an aborted run can be tried again")]
+    /// `retry` for any other run than one that was aborted or rolled back.
+    #[error("only a run that was aborted or rolled back can be tried again")]
     NotAborted,
-    /// A run that is completed or aborted goes nowhere.
+    /// A run that is completed, aborted or rolled back goes nowhere.
     #[error("the run is over")]
     Over,
     /// `resume` for a run that goes on by itself.
@@ -161,12 +161,12 @@ pub enum Refusal {
 /// Whether a run in this phase takes the command.
 pub const fn check(verb: CommandVerb, phase: RolloutPhase) -> Result<(), Refusal> {
     use CommandVerb::{Abort, AbortForce, Pause, Promote, PromoteFull, Resume, Retry};
-    use RolloutPhase::{Aborted, Completed, Paused};
+    use RolloutPhase::{Aborted, Completed, Paused, RolledBack};
     match (verb, phase) {
-        (Abort | AbortForce, Aborted) => Err(Refusal::AlreadyAborted),
-        (Abort | AbortForce, _) | (Retry, Aborted) | (Resume, Paused) => Ok(()),
+        (Abort | AbortForce, Aborted | RolledBack) => Err(Refusal::AlreadyAborted),
+        (Abort | AbortForce, _) | (Retry, Aborted | RolledBack) | (Resume, Paused) => Ok(()),
         (Retry, _) => Err(Refusal::NotAborted),
-        (_, Completed | Aborted) => Err(Refusal::Over),
+        (_, Completed | Aborted | RolledBack) => Err(Refusal::Over),
         (Resume, _) => Err(Refusal::NotPaused),
         (_, Paused) => Err(Refusal::Paused),
         (Promote | PromoteFull | Pause, _) => Ok(()),
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn commands_fit_phases() {
         use CommandVerb::{Abort, AbortForce, Pause, Promote, PromoteFull, Resume, Retry};
-        use RolloutPhase::{Aborted, Completed, Gated, Paused, Pausing, Progressing};
+        use RolloutPhase::{Aborted, Completed, Gated, Paused, Pausing, Progressing, RolledBack};
         let running: &[CommandVerb] = &[Promote, PromoteFull, Abort, AbortForce, Pause];
         for (phase, allowed) in [
             (Progressing, running),
@@ -231,6 +231,7 @@ mod tests {
             (Paused, &[Abort, AbortForce, Resume]),
             (Completed, &[Abort, AbortForce]),
             (Aborted, &[Retry]),
+            (RolledBack, &[Retry]),
         ] {
             for verb in CommandVerb::ALL {
                 let fits = check(verb, phase).is_ok();

@@ -6,12 +6,15 @@
 //! Progressing    acknowledged    │  ▲ resume          │ promote, promote-full
 //!                          pause ▼  │                 ▼
 //!                               Paused        from any state: abort ► Aborted ─ retry ► a new run
+//!                                             from any state, and in the bake after completion:
+//!                                             the candidate fails its clients ► RolledBack ─ retry ► a new run
 //! ```
 //!
 //! A step that the nodes no longer all run (a node joined, a weight was edited) is not left before they do. Neither pool gains
 //! weight before it has a server that takes new flows: until then the run stays as it is.
 
 mod carry_out;
+mod judge;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +25,7 @@ use sluice_api::{
     RolloutPolicySpec, RolloutPolicyStatus, RolloutRun, RolloutStep, Time,
 };
 
+pub use self::judge::{Fault, UNSERVED_SECONDS};
 use crate::command::cut;
 use crate::steps::steps;
 
@@ -47,6 +51,10 @@ pub struct Observation<'a> {
     pub weight: u8,
     /// Which pools have servers that take new flows.
     pub ready: Sides,
+    /// Seconds that the operator saw pass since the status first said that the candidate is unserved.
+    pub unserved_seconds: u32,
+    /// What speaks against the candidate.
+    pub fault: Option<&'a Fault>,
 }
 
 /// One of the two pools of a run.
@@ -110,6 +118,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn go_on(&mut self, observed: Observation<'_>) {
+        let run = self.run_id();
         let mut live = observed.live;
         if !self.is_current() {
             // Nothing is begun yet that a command could be for.
@@ -123,6 +132,11 @@ impl Run<'_> {
         match observed.command {
             Some(text) => live &= !self.command(text, observed.weight),
             None => self.forget_ignored(),
+        }
+        // Of a run that begins nothing has been seen.
+        let fault = observed.fault.filter(|_| self.run_id() == run);
+        if self.judge(fault, observed.unserved_seconds) {
+            return;
         }
         if self.lacks_servers.is_none() {
             self.progress(live);
@@ -154,10 +168,10 @@ impl Run<'_> {
         if !self.may_change(weight, self.steps[0].weight) {
             return false;
         }
-        let previous = self.status.run.as_ref().map(|run| run.id.clone());
+        let previous = self.run_id();
         let finished = matches!(
             self.status.phase,
-            None | Some(RolloutPhase::Completed | RolloutPhase::Aborted)
+            None | Some(RolloutPhase::Completed | RolloutPhase::Aborted | RolloutPhase::RolledBack)
         );
         if previous.is_some() && !finished {
             self.note(RolloutEvent::Superseded);
@@ -169,8 +183,13 @@ impl Run<'_> {
             candidate_pool_name: self.spec.candidate_pool_name.clone(),
             start_time: self.now.clone(),
         });
+        self.status.rollback = None;
         self.enter(0, RolloutEvent::Started);
         true
+    }
+
+    fn run_id(&self) -> Option<String> {
+        self.status.run.as_ref().map(|run| run.id.clone())
     }
 
     /// FNV-1a, short enough to be typed.
@@ -204,6 +223,7 @@ impl Run<'_> {
             pause_start_time: None,
             paused_seconds: 0,
             promoted: false,
+            unserved: false,
         });
         self.status.phase = Some(RolloutPhase::Progressing);
         self.note(event);
@@ -241,13 +261,13 @@ impl Run<'_> {
     fn is_over(&self) -> bool {
         matches!(
             self.status.phase,
-            Some(RolloutPhase::Completed | RolloutPhase::Aborted)
+            Some(RolloutPhase::Completed | RolloutPhase::Aborted | RolloutPhase::RolledBack)
         )
     }
 
     fn progress(&mut self, live: bool) {
         let paused = self.status.phase == Some(RolloutPhase::Paused);
-        let aborted = self.status.phase == Some(RolloutPhase::Aborted);
+        let is_over = self.is_over();
         let now = self.now.clone();
         let Some(step) = &mut self.status.step else {
             return;
@@ -255,13 +275,13 @@ impl Run<'_> {
         if live && step.live_time.is_none() {
             step.live_time = Some(now.clone());
             self.passed_seconds = 0;
-            if !paused && !aborted {
+            if !paused && !is_over {
                 step.pause_start_time = Some(now);
             }
             self.note(RolloutEvent::StepLive);
         }
-        if paused || self.is_over() {
-            return;
+        if paused || is_over {
+            return self.bake();
         }
         let Some(step) = &self.status.step else {
             return;
@@ -286,8 +306,7 @@ impl Run<'_> {
         } else if !live {
             RolloutPhase::Progressing
         } else {
-            self.note(RolloutEvent::Completed);
-            RolloutPhase::Completed
+            return self.complete();
         };
         self.status.phase = Some(phase);
     }

@@ -12,6 +12,8 @@ mod steps;
 
 pub use analysis::{Analysis, Metric, Verdict};
 pub use command::{Command, CommandVerb, FormatError, Refusal, answered, check};
-pub use engine::{Advanced, Observation, STEP_DEADLINE_SECONDS, Side, Sides, advance};
+pub use engine::{
+    Advanced, Fault, Observation, STEP_DEADLINE_SECONDS, Side, Sides, UNSERVED_SECONDS, advance,
+};
 pub use split::split;
 pub use steps::{paused_seconds, steps};

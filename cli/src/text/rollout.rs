@@ -1,6 +1,6 @@
 //! `kubectl sluice rollout get` as text.
 
-use sluice_api::{Reason, RolloutPhase};
+use sluice_api::{Reason, RolloutPhase, SampleCount};
 
 use crate::view::RolloutView;
 
@@ -20,6 +20,26 @@ pub fn rollout(view: &RolloutView, paint: Paint) -> String {
     );
     out.push_str(&field("Moves", &pools));
     out.push_str(&field("Now", &phase_line(view)));
+    if let Some(rollback) = &view.rollback {
+        let text = format!(
+            "{} at {} %, {}: {}",
+            rollback.reason, rollback.weight, rollback.time.0, rollback.message
+        );
+        out.push_str(&field("Because", &text));
+    }
+    for metric in &view.judged {
+        let of = |count: SampleCount| format!("{} of {}", count.failing, count.samples);
+        let text = format!(
+            "{} {:?}: {} clients of {}, {} of {}",
+            metric.name,
+            metric.verdict,
+            of(metric.candidate),
+            view.candidate_pool_name,
+            of(metric.stable),
+            view.stable_pool_name
+        );
+        out.push_str(&field("Judged", &text));
+    }
     if let Some(run) = &view.run {
         let since = view.start_time.as_ref().map(|time| time.0.to_string());
         let since = since.unwrap_or_default();
@@ -65,12 +85,22 @@ pub fn phase_line(view: &RolloutView) -> String {
         ),
         RolloutPhase::Gated => format!("Gated: {at} waits for promote"),
         RolloutPhase::Paused => format!("Paused: {at} waits for resume"),
+        RolloutPhase::Completed if view.bake_remaining_seconds > 0 => format!(
+            "Completed: the candidate has the whole share; it is rolled back if it fails within {}",
+            duration(view.bake_remaining_seconds)
+        ),
         RolloutPhase::Completed => "Completed: the candidate has the whole share".to_owned(),
         RolloutPhase::Aborted if step.live_time.is_some() => {
             "Aborted: the stable pool has the whole share".to_owned()
         }
         RolloutPhase::Aborted => {
             format!("Aborted: the share goes back to the stable pool, {on}")
+        }
+        RolloutPhase::RolledBack if step.live_time.is_some() => {
+            "Rolled back: the stable pool has the whole share".to_owned()
+        }
+        RolloutPhase::RolledBack => {
+            format!("Rolled back: the share goes back to the stable pool, {on}")
         }
     }
 }
@@ -88,7 +118,9 @@ fn steps(view: &RolloutView, paint: Paint) -> String {
             .map_or_else(|| "-".to_owned(), |gate| format!("{gate:?}"));
         let standing = match (view.phase, current) {
             (Some(RolloutPhase::Completed), _) => Cell::new(Tone::Good, "done"),
-            (Some(RolloutPhase::Aborted) | None, _) | (_, None) => "".into(),
+            (Some(RolloutPhase::Aborted | RolloutPhase::RolledBack) | None, _) | (_, None) => {
+                "".into()
+            }
             (_, Some(current)) if i < current => Cell::new(Tone::Good, "done"),
             (_, Some(current)) if i == current => Cell::new(Tone::Waiting, "now"),
             _ => "".into(),

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use sluice_api::{
-    Gate, HistoryEntry, LastCommand, ObjectKey, Reason, RolloutPhase, RolloutPolicy,
-    RolloutPolicySpec, RolloutPolicyStatus, Time, VirtualServer, VirtualServerStatus,
+    AnalysisVerdict, Gate, HistoryEntry, LastCommand, ObjectKey, Reason, Rollback, RolloutPhase,
+    RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, SampleCount, Time, VirtualServer,
+    VirtualServerStatus,
 };
 use sluice_rollout::{Command, CommandVerb, paused_seconds};
 
@@ -44,6 +45,12 @@ pub struct RolloutView {
     /// On how many of the live nodes the step's weights are in force; absent: the virtual server is not served, or nodes may
     /// not be listed.
     pub live: Option<LiveNodes>,
+    /// Seconds for which the completed run is still rolled back if the candidate fails its clients, by the clock here.
+    pub bake_remaining_seconds: u32,
+    /// Why it was rolled back.
+    pub rollback: Option<Rollback>,
+    /// How the candidate does beside the stable pool, as the operator noted it last.
+    pub judged: Vec<JudgedMetric>,
     /// The last command that the operator looked at.
     pub last_command: Option<LastCommand>,
     /// The command without which the run does not go on.
@@ -82,6 +89,20 @@ pub struct PlannedStep {
     pub pause_seconds: u32,
     /// The gate that must open before the next step.
     pub gate: Option<Gate>,
+}
+
+/// How the candidate does by a metric.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct JudgedMetric {
+    /// The metric.
+    pub name: String,
+    /// What it says of the candidate.
+    pub verdict: AnalysisVerdict,
+    /// Clients of the candidate in this run.
+    pub candidate: SampleCount,
+    /// Those of the stable pool meanwhile.
+    pub stable: SampleCount,
 }
 
 /// On how many nodes.
@@ -169,6 +190,9 @@ pub fn rollout(
         live: virtual_server
             .and_then(|object| object.status.as_ref())
             .and_then(|served| live(served, &status, nodes?)),
+        bake_remaining_seconds: bake_remaining_seconds(spec, &status, now),
+        judged: judged(&status),
+        rollback: status.rollback.clone(),
         steps,
         next: next(&key, &status),
         start_time: run.as_ref().map(|run| run.start_time.clone()),
@@ -189,6 +213,31 @@ fn steps(spec: &RolloutPolicySpec) -> Vec<PlannedStep> {
             gate: step.gate,
         })
         .collect()
+}
+
+fn bake_remaining_seconds(
+    spec: &RolloutPolicySpec,
+    status: &RolloutPolicyStatus,
+    now: &Time,
+) -> u32 {
+    let step = status.step.as_ref();
+    let baking = step.filter(|step| {
+        status.phase == Some(RolloutPhase::Completed) && step.pause_start_time.is_some()
+    });
+    baking.map_or(0, |step| {
+        spec.bake_seconds.saturating_sub(paused_seconds(step, now))
+    })
+}
+
+fn judged(status: &RolloutPolicyStatus) -> Vec<JudgedMetric> {
+    let metrics = status.analysis.iter().flat_map(|it| &it.metrics);
+    let metrics = metrics.map(|metric| JudgedMetric {
+        name: metric.name.clone(),
+        verdict: metric.verdict,
+        candidate: metric.candidate,
+        stable: metric.stable,
+    });
+    metrics.collect()
 }
 
 fn step(status: &RolloutPolicyStatus, steps: &[PlannedStep], now: &Time) -> Option<StepView> {
@@ -249,7 +298,7 @@ fn next(key: &ObjectKey, status: &RolloutPolicyStatus) -> Option<NextCommand> {
     let verb = match status.phase? {
         RolloutPhase::Gated => CommandVerb::Promote,
         RolloutPhase::Paused => CommandVerb::Resume,
-        RolloutPhase::Aborted => CommandVerb::Retry,
+        RolloutPhase::Aborted | RolloutPhase::RolledBack => CommandVerb::Retry,
         RolloutPhase::Progressing | RolloutPhase::Pausing | RolloutPhase::Completed => return None,
     };
     Some(NextCommand {

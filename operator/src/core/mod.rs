@@ -15,6 +15,7 @@
 mod address_pools;
 mod addresses;
 mod admission;
+mod analyses;
 mod claims;
 mod conditions;
 mod decide;
@@ -35,6 +36,7 @@ mod world;
 
 pub use address_pools::address_pool_status;
 pub use addresses::{Addresses, Holder, HolderKind, RefusedServers};
+pub use analyses::{Analysed, Analyses};
 pub use ledger::{
     Assignment, BadText, Ledger, Named, PoolState, REST_MS, SHARDS, Usable, WithoutPools,
 };
@@ -42,5 +44,5 @@ pub use links::{Links, Object};
 pub use nodes::Liveness;
 pub use parts::{Dirty, reconcile_parts};
 pub use reconcile::reconcile;
-pub use timers::Timers;
+pub use timers::{Stood, Timers};
 pub use world::{Cluster, Node, Outcome, Standing, Taken, Trust, World};

@@ -165,6 +165,7 @@ fn exchange(objects: &BTreeSet<Object>, from: &mut World, to: &mut World) {
             Kind::RolloutPolicy => {
                 pass(key, &mut from.policies, &mut to.policies);
                 pass(key, &mut from.stood, &mut to.stood);
+                pass(key, &mut from.analysed, &mut to.analysed);
             }
             Kind::LoadBalancerNode | Kind::AddressPool => {}
         }

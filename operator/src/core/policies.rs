@@ -7,7 +7,7 @@ use sluice_api::{
     DecidedPool, DecidedVirtualServer, FieldError, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason,
     RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, Time, Validate,
 };
-use sluice_rollout::{self as rollout, Observation, Side, Sides};
+use sluice_rollout::{self as rollout, Fault, Observation, Side, Sides};
 
 use super::admission::Refusal;
 use super::nodes::{self, Asker};
@@ -24,6 +24,8 @@ pub(super) struct Driven {
     pub(super) lacks_servers: Option<String>,
     /// Seconds for which the step has stood as it does.
     pub(super) stood_seconds: u32,
+    /// What speaks against the candidate.
+    pub(super) fault: Option<Fault>,
 }
 
 /// The results of all policies, and the weights that they give virtual servers.
@@ -54,7 +56,10 @@ pub(super) fn drive(
         let refusals = refusals(world, key, policy, virtual_server, &drivers);
         let mut status = policy.status.clone().unwrap_or_default();
         let mut lacks_servers = None;
-        let stood_seconds = world.stood.get(key).copied().unwrap_or_default();
+        let stood = world.stood.get(key).copied().unwrap_or_default();
+        let analysed = world.analysed.get(key).cloned();
+        let (noted, fault) = analysed.map_or((None, None), |it| (it.noted, it.fault));
+        status.analysis = noted;
         if let (Some(virtual_server), true) = (virtual_server, refusals.is_empty()) {
             let takes_flows = |pool: &str| {
                 servers
@@ -64,7 +69,7 @@ pub(super) fn drive(
             let spec = &policy.spec;
             let observed = Observation {
                 now,
-                passed_seconds: stood_seconds,
+                passed_seconds: stood.seconds,
                 live: is_live(world, &target, virtual_server, &status),
                 command: command(policy),
                 weight: weight_in_force(world, &target, spec),
@@ -72,6 +77,8 @@ pub(super) fn drive(
                     stable: takes_flows(&spec.stable_pool_name),
                     candidate: takes_flows(&spec.candidate_pool_name),
                 },
+                unserved_seconds: stood.unserved_seconds,
+                fault: fault.as_ref(),
             };
             let advanced = rollout::advance(spec, &status, observed);
             status = advanced.status;
@@ -91,7 +98,8 @@ pub(super) fn drive(
             status,
             refusals,
             lacks_servers,
-            stood_seconds,
+            stood_seconds: stood.seconds,
+            fault,
         };
         rollouts.policies.insert(key.clone(), driven);
     }

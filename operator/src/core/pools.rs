@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{
-    Claim, DecidedRealServerPool, DrainedServer, ObjectKey, RealServerPool, Reason, Time,
-    drained_servers,
+    Claim, DecidedRealServerPool, DrainedServer, ObjectKey, RealServerPool, Reason, SignalAnalysis,
+    Time, drained_servers,
 };
 
 use super::admission::{self, Refusal, View};
@@ -81,7 +81,9 @@ pub(super) fn check(world: &World, now: &Time) -> Checked {
 /// The pools whose servers rollouts are to know of: those that a policy names, of the virtual server that it names.
 fn sampled(world: &World) -> BTreeSet<ObjectKey> {
     let mut sampled = BTreeSet::new();
-    for (key, policy) in &world.policies {
+    let policies = world.policies.iter();
+    let looking = policies.filter(|(_, it)| it.spec.signal_analysis != SignalAnalysis::Off);
+    for (key, policy) in looking {
         let spec = &policy.spec;
         let target = key.sibling(&spec.virtual_server_name);
         let Some(virtual_server) = world.virtual_servers.get(&target) else {

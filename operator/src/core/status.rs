@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use sluice_api::{
     Acknowledged, ConditionType, DecidedVirtualServer, Decision, ExternalTrafficPolicy,
     ForwardingMode, NODE_SILENT_SECONDS, ObjectKey, PoolDecision, RealServerPoolStatus, Reason,
-    RolloutPhase, RolloutPolicy, RolloutPolicyStatus, Time, VirtualServerStatus, find_condition,
+    RolloutPhase, RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, SignalAnalysis, Time,
+    VirtualServerStatus, find_condition,
 };
 use sluice_planner::{Server, Slices};
-use sluice_rollout::STEP_DEADLINE_SECONDS;
+use sluice_rollout::{Fault, STEP_DEADLINE_SECONDS};
 
 use super::admission::{Refusal, told};
 use super::conditions::{Conditions, State};
@@ -390,6 +391,7 @@ pub(super) fn policy(
         refusals,
         lacks_servers,
         stood_seconds,
+        fault,
     } = driven;
     let mut conditions = Conditions {
         list: std::mem::take(&mut status.conditions),
@@ -403,7 +405,7 @@ pub(super) fn policy(
         }
         Some(first) => State::Stalled(first.reason, told(&refusals)),
         None => match &lacks_servers {
-            Some(pool) => lacking(&status, pool),
+            Some(pool) => lacking(&object.spec, &status, pool, fault.as_ref()),
             None if is_overdue(object, &status, stood_seconds) => overdue(world, &target, &status),
             None => progress(&status),
         },
@@ -415,7 +417,23 @@ pub(super) fn policy(
     }
 }
 
-fn lacking(status: &RolloutPolicyStatus, pool: &str) -> State {
+fn lacking(
+    spec: &RolloutPolicySpec,
+    status: &RolloutPolicyStatus,
+    pool: &str,
+    fault: Option<&Fault>,
+) -> State {
+    if spec.signal_analysis == SignalAnalysis::RollBack
+        && pool == spec.stable_pool_name
+        && let Some(fault) = fault
+    {
+        let message = format!(
+            "the candidate fails its clients ({}), and the stable pool {pool} has no server that could take the share back: see that \
+             its servers are ready",
+            fault.message
+        );
+        return State::Stalled(Reason::RollbackImpossible, message);
+    }
     let what = status.step.as_ref().map_or_else(
         || "the run begins".to_owned(),
         |step| format!("step {} ({} %) is left", step.index, step.weight),
@@ -465,6 +483,16 @@ fn progress(status: &RolloutPolicyStatus) -> State {
         Some(RolloutPhase::Completed) => State::Ready(
             Reason::RolloutCompleted,
             "the candidate has the whole share".to_owned(),
+        ),
+        Some(RolloutPhase::RolledBack) => State::Stalled(
+            Reason::RolledBack,
+            format!(
+                "{}; everything was given back to the stable pool; retry/{run}/{index} begins a new run",
+                status
+                    .rollback
+                    .as_ref()
+                    .map_or("", |rollback| &rollback.message)
+            ),
         ),
         Some(RolloutPhase::Aborted) if step.live_time.is_some() => State::Ready(
             Reason::RolloutAborted,

@@ -11,7 +11,9 @@ use sluice_api::{
 use sluice_planner::{Slice, Slices};
 
 use super::addresses::Addresses;
+use super::analyses::Analysed;
 use super::ledger::Assignment;
+use super::timers::Stood;
 
 /// All objects, with the status last written for them.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -31,8 +33,10 @@ pub struct World {
     pub revision_floor: u64,
     /// Services and EndpointSlices of the cluster; `None` in standalone mode.
     pub cluster: Option<Cluster>,
-    /// Seconds for which each policy's step has stood as it does (see [`Timers`](super::Timers)).
-    pub stood: BTreeMap<ObjectKey, u32>,
+    /// For how long each policy's step has been as it is (see [`Timers`](super::Timers)).
+    pub stood: BTreeMap<ObjectKey, Stood>,
+    /// What is seen of the pools of policies (see [`Analyses`](super::Analyses)). One that is not here is not looked at.
+    pub analysed: BTreeMap<ObjectKey, Analysed>,
     /// Who has which addresses, the nodes' own reports aside.
     pub addresses: Addresses,
     /// What each virtual server has of the addresses that it asks for. One that is not here has those that it names.

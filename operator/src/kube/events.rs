@@ -173,11 +173,15 @@ fn step(about: &About, entry: &HistoryEntry) -> News {
         RolloutEvent::Resumed => "goes on",
         RolloutEvent::Aborted => "was aborted: the share goes back to the stable pool",
         RolloutEvent::Completed => "was the last: the candidate has the whole share",
+        RolloutEvent::Baked => "is not rolled back any more: the bake is over",
+        RolloutEvent::RolledBack => {
+            "was rolled back, since the candidate failed its clients: the share goes back to the stable pool"
+        }
         RolloutEvent::Superseded => "was left for another run",
     };
     News {
         about: about.clone(),
-        warning: false,
+        warning: entry.event == RolloutEvent::RolledBack,
         reason: format!("{:?}", entry.event),
         action: "Rollout",
         note: format!("step {step} ({weight} %) of run {run} {what}"),

@@ -28,8 +28,8 @@ use super::slices::name_prefix;
 use super::vip_groups::GroupLeaseFacts;
 use super::watch::ServiceCidrs;
 use crate::core::{
-    Addresses, Cluster, Dirty, Ledger, Links, Liveness, Node, Object, Outcome, Timers,
-    WithoutPools, World, reconcile_parts,
+    Addresses, Analyses, Cluster, Dirty, Ledger, Links, Liveness, Node, Object, Outcome, Stood,
+    Timers, WithoutPools, World, reconcile_parts,
 };
 use crate::managed::Managed;
 use crate::settings::Settings;
@@ -69,6 +69,8 @@ pub(super) struct Index {
     pub(super) liveness: Liveness,
     pub(super) departures: Departures,
     timers: Timers,
+    /// What nodes see of the pools of policies.
+    analyses: Analyses,
     /// Runs while the Leases are heard of: a lost watch makes no node silent.
     pub(super) heard_ms: u64,
     pub(super) looked_ms: u64,
@@ -190,6 +192,11 @@ impl Index {
         let pools = &mut self.pools.objects;
         let pools = self.wrote_pools.restore(keys(Kind::RealServerPool), pools);
         let stood = self.stood(keys(Kind::RolloutPolicy));
+        let analysed = keys(Kind::RolloutPolicy).filter_map(|key| {
+            let policy = self.policies.objects.get(key)?;
+            Some((key.clone(), self.analyses.look(key, policy)?))
+        });
+        let analysed = analysed.collect();
         let mut world = World {
             virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
             pools: std::mem::take(&mut self.pools.objects),
@@ -200,6 +207,7 @@ impl Index {
             cluster: Some(std::mem::take(&mut self.cluster)),
             addresses: std::mem::take(&mut self.addresses),
             stood,
+            analysed,
             assigned: self.assigned(keys(Kind::VirtualServer)),
         };
         let outcome = reconcile_parts(&mut world, &self.links, parts, now);
@@ -219,7 +227,7 @@ impl Index {
     fn stood<'a>(
         &mut self,
         policies: impl Iterator<Item = &'a ObjectKey>,
-    ) -> BTreeMap<ObjectKey, u32> {
+    ) -> BTreeMap<ObjectKey, Stood> {
         let (timers, now_ms) = (&mut self.timers, self.looked_ms);
         let stood = policies.map(|key| {
             let policy = self.policies.objects.get(key);
@@ -258,8 +266,11 @@ impl Index {
     /// The policies whose time may have come.
     pub(super) fn look_at_timers(&mut self, now: &Time) {
         let running = self.policies.objects.iter().filter(|(_, policy)| {
-            let phase = policy.status.as_ref().and_then(|status| status.phase);
-            phase != Some(RolloutPhase::Completed)
+            let status = policy.status.as_ref();
+            let phase = status.and_then(|status| status.phase);
+            let step = status.and_then(|status| status.step.as_ref());
+            let is_baking = step.is_some_and(|step| step.pause_start_time.is_some());
+            phase != Some(RolloutPhase::Completed) || is_baking
         });
         let running = running.map(|(key, _)| (Kind::RolloutPolicy, key.clone()));
         self.dirty.extend(running);

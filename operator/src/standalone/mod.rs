@@ -17,9 +17,12 @@ use sluice_api::{
 use sluice_directory::{
     Directory, DirectoryError, Failures, Inventory, Lock, Mirror, render_status,
 };
+use sluice_signals::{Intake, Report};
 use tracing::{info, warn};
 
-use crate::core::{Addresses, Ledger, Outcome, Timers, World, address_pool_status, reconcile};
+use crate::core::{
+    Addresses, Analyses, Ledger, Outcome, Stood, Timers, World, address_pool_status, reconcile,
+};
 use crate::order::{Failure, Next, Schedule, Write};
 use crate::settings::Settings;
 use files::Files;
@@ -41,6 +44,8 @@ pub struct Standalone {
     mirror: Mirror,
     addresses: Addresses,
     timers: Timers,
+    intake: Intake,
+    analyses: Analyses,
     virtual_servers: Store<VirtualServer>,
     pools: Store<RealServerPool>,
     policies: Store<RolloutPolicy>,
@@ -71,6 +76,8 @@ impl Standalone {
             mirror: Mirror::default(),
             addresses: Addresses::default(),
             timers: Timers::default(),
+            intake: Intake::default(),
+            analyses: Analyses::default(),
             virtual_servers: Store::new(),
             pools: Store::new(),
             policies: Store::new(),
@@ -127,11 +134,15 @@ impl Standalone {
         self.busy |= failures.note(news).unwrap_or_default();
         for node in self.nodes.take_departed() {
             let path = self.directory.status_path(Kind::LoadBalancerNode, &node);
+            failures.note(self.directory.remove_signals(&node.name));
             if failures.note(self.mirror.remove(&path)).is_some() {
                 info!(%node, "is gone for good: removed its report");
             }
         }
         let due = monotonic_ms.saturating_sub(self.last_ms) >= IDLE_MS;
+        if due && !self.policies.objects.is_empty() {
+            failures.note(self.hear(monotonic_ms));
+        }
         let runs = || !self.policies.objects.is_empty() || self.is_drain_over(now);
         if self.busy || (due && runs()) {
             self.last_ms = monotonic_ms;
@@ -155,6 +166,21 @@ impl Standalone {
             Some((_, message)) => Err(DirectoryError::Again(message.clone())),
             None => Ok(()),
         }
+    }
+
+    /// Reads what nodes saw of pools' servers.
+    fn hear(&mut self, monotonic_ms: u64) -> Result<(), DirectoryError> {
+        let mut failures = Failures::default();
+        for (node, _) in self.nodes.known.iter().filter(|(_, node)| node.live) {
+            let report = failures.note(self.directory.read_signals::<Report>(node));
+            if let Some(report) = report.flatten() {
+                self.intake.take(node, &report, monotonic_ms);
+            }
+        }
+        let news = self.intake.news();
+        self.analyses
+            .hear(&self.policies.objects, &news, monotonic_ms);
+        failures.result()
     }
 
     /// Reads what was decided before.
@@ -210,12 +236,12 @@ impl Standalone {
     }
 
     /// How long the steps of all policies have stood as they do.
-    fn stood(&mut self, monotonic_ms: u64) -> BTreeMap<ObjectKey, u32> {
+    fn stood(&mut self, monotonic_ms: u64) -> BTreeMap<ObjectKey, Stood> {
         let policies = self.policies.objects.iter();
         let timers = &mut self.timers;
         let stood = policies.map(|(key, policy)| {
-            let seconds = timers.look(key, policy.status.as_ref(), monotonic_ms);
-            (key.clone(), seconds)
+            let stood = timers.look(key, policy.status.as_ref(), monotonic_ms);
+            (key.clone(), stood)
         });
         stood.collect()
     }
@@ -241,6 +267,7 @@ impl Standalone {
         let mut world = World {
             virtual_servers: std::mem::take(&mut self.virtual_servers.objects),
             pools: std::mem::take(&mut self.pools.objects),
+            analysed: self.analyses.all(&self.policies.objects),
             policies: std::mem::take(&mut self.policies.objects),
             nodes: std::mem::take(&mut self.nodes.known),
             orphans: BTreeMap::new(),

@@ -51,7 +51,7 @@ impl Run<'_> {
         }
     }
 
-    fn weight(&self) -> Option<u8> {
+    pub(super) fn weight(&self) -> Option<u8> {
         self.status.step.as_ref().map(|step| step.weight)
     }
 
@@ -62,7 +62,9 @@ impl Run<'_> {
             CommandVerb::Abort if !self.may_change(now, 0) => {
                 return Err(Refusal::StableWithoutServers);
             }
-            CommandVerb::Abort | CommandVerb::AbortForce => self.abort(),
+            CommandVerb::Abort | CommandVerb::AbortForce => {
+                self.give_back(RolloutPhase::Aborted, RolloutEvent::Aborted);
+            }
             CommandVerb::Retry => {
                 if !self.start(in_force) {
                     return Err(Refusal::CandidateWithoutServers);
@@ -89,18 +91,6 @@ impl Run<'_> {
         if let Some(step) = &mut self.status.step {
             step.promoted = true;
         }
-    }
-
-    fn abort(&mut self) {
-        self.passed_seconds = 0;
-        if let Some(step) = &mut self.status.step {
-            step.weight = 0;
-            step.start_time = self.now.clone();
-            step.live_time = None;
-            step.pause_start_time = None;
-        }
-        self.status.phase = Some(RolloutPhase::Aborted);
-        self.note(RolloutEvent::Aborted);
     }
 
     fn pause(&mut self) {

@@ -1,9 +1,16 @@
+mod rollback;
+
 use proptest::prelude::*;
 use sluice_api::jiff::Timestamp;
-use sluice_api::{CanaryStrategy, DecidedPool, Gate, MAX_POOL_WEIGHT, RolloutStrategy};
+use sluice_api::{
+    CanaryStrategy, DecidedPool, Gate, MAX_POOL_WEIGHT, RolloutStrategy, SignalAnalysis,
+};
 
 use super::*;
 use crate::split;
+
+/// Seconds of the bake.
+const BAKE: u32 = 60;
 
 fn at(seconds: i64) -> Time {
     Time(Timestamp::from_second(1_700_000_000 + seconds).expect("in range"))
@@ -17,6 +24,8 @@ fn spec(steps: Vec<CanaryStep>) -> RolloutPolicySpec {
         strategy: RolloutStrategy {
             canary: CanaryStrategy { steps },
         },
+        signal_analysis: SignalAnalysis::RollBack,
+        bake_seconds: BAKE,
     }
 }
 
@@ -62,6 +71,8 @@ fn observation<'a>(now: &'a Time, status: &RolloutPolicyStatus) -> Observation<'
             stable: true,
             candidate: true,
         },
+        unserved_seconds: 0,
+        fault: None,
     }
 }
 
@@ -133,10 +144,9 @@ fn walks_through_all_steps() {
     assert_eq!(s.phase, Some(RolloutPhase::Completed));
     tick(&spec, &mut s, 9_999, true, Some(&promote));
     assert_eq!((weight(&s), s.phase), (100, Some(RolloutPhase::Completed)));
-    assert_eq!(
-        s.history.last().expect("history").event,
-        RolloutEvent::Completed
-    );
+    let last = s.history.iter().rev().map(|entry| entry.event);
+    let expected = [RolloutEvent::Baked, RolloutEvent::Completed];
+    assert_eq!(last.take(2).collect::<Vec<_>>(), expected);
 }
 
 #[test]

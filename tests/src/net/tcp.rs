@@ -10,12 +10,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::address::Family;
 use super::ask::{ANSWER_TIMEOUT, Connection, Protocol};
 use super::namespace::Namespace;
+use super::sources::client_sources;
 use super::spread::Spread;
 
 /// Failures that a report keeps in words; all are counted.
 const FAILURES_TOLD: usize = 8;
+
+/// Addresses of clients by turns. A source is not used again before the kernel has forgotten its last connection.
+const CLIENTS: usize = 4096;
 
 /// Counters of TCP's troubles, from `netstat`, that tell why segments were sent again.
 const TROUBLES: [&str; 7] = [
@@ -107,18 +112,42 @@ impl ConnectionMaker {
         workers: usize,
         pause: Duration,
     ) -> Result<Self> {
+        Self::start_from(client, targets, workers, pause, |_, _| None)
+    }
+
+    /// The same as if by many clients: each connection comes from another address. `seed` draws the addresses.
+    pub fn start_as_many(
+        client: &Namespace,
+        targets: &[SocketAddr],
+        workers: usize,
+        pause: Duration,
+        seed: u64,
+    ) -> Result<Self> {
+        let sources = Family::BOTH.map(|family| client_sources(family, seed, CLIENTS));
+        Self::start_from(client, targets, workers, pause, move |target, number| {
+            let of_family = &sources[usize::from(target.is_ipv6())];
+            of_family.get(number % CLIENTS).copied()
+        })
+    }
+
+    fn start_from(
+        client: &Namespace,
+        targets: &[SocketAddr],
+        workers: usize,
+        pause: Duration,
+        source: impl Fn(SocketAddr, usize) -> Option<SocketAddr> + Clone + Send + 'static,
+    ) -> Result<Self> {
         let state = Arc::<MakerState>::default();
         let threads = (0..workers).map(|worker| {
-            let (state, targets) = (Arc::clone(&state), targets.to_vec());
+            let (state, targets, source) = (Arc::clone(&state), targets.to_vec(), source.clone());
             client.spawn("connections", move || {
-                for &target in targets.iter().cycle().skip(worker) {
+                let numbers = (worker..).step_by(workers);
+                for (&target, number) in targets.iter().cycle().skip(worker).zip(numbers) {
                     if state.stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    record(
-                        &state,
-                        Protocol::Tcp.ask(None, target).map(|answer| answer.server),
-                    );
+                    let answer = Protocol::Tcp.ask(source(target, number), target);
+                    record(&state, answer.map(|answer| answer.server));
                     thread::sleep(pause);
                 }
             })

@@ -1,6 +1,7 @@
 //! Which servers take new flows: by health checks, while they warm up, and while they are drained.
 
 mod pools;
+mod rollbacks;
 mod signals;
 
 use std::collections::BTreeMap;
@@ -60,6 +61,10 @@ fn main() -> ExitCode {
         );
     }
     suite.check("signals tell how servers meet connections", signals::tell);
+    suite.check(
+        "a candidate that fails its clients is rolled back",
+        rollbacks::roll_back,
+    );
     for mode in [Mode::FullNat, Mode::Dr] {
         check(
             &mut suite,

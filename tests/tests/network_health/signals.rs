@@ -53,7 +53,9 @@ pub(crate) fn tell(lab: &mut Lab) -> Result<()> {
 fn policy(mode: Mode) -> Value {
     let (stable, candidate) = (mode.stable(), mode.candidate());
     let name = mode.virtual_server();
-    manifest::rollout(candidate, name, stable, candidate, &[(100, 0)])
+    let mut policy = manifest::rollout(candidate, name, stable, candidate, &[(100, 0)]);
+    policy["spec"]["signalAnalysis"] = "Observe".into();
+    policy
 }
 
 fn tell_all(lab: &mut Lab) -> Result<()> {
@@ -72,20 +74,15 @@ fn tell_all(lab: &mut Lab) -> Result<()> {
     })?;
     expect(lab, "unasked", |lab| each(lab, |_| Ok(())))?;
 
-    filter(lab, "reject with tcp reset")?;
+    filter(lab, &Mode::ALL, SYN, "reject with tcp reset")?;
     let refused = expect(lab, "refused", |lab| fail(lab, Duration::from_secs(2)));
-    filter(lab, "drop")?;
+    filter(lab, &Mode::ALL, SYN, "drop")?;
     let unanswered = refused.and_then(|()| {
         expect(lab, "unanswered", |lab| {
             fail(lab, Duration::from_millis(50))
         })
     });
-    for mode in Mode::ALL {
-        lab.fabric
-            .node(server(mode))?
-            .namespace
-            .nft("delete table inet faults\n")?;
-    }
+    end_filters(lab)?;
     unanswered?;
 
     // The kernel goes on to accept connections.
@@ -107,20 +104,32 @@ fn tell_all(lab: &mut Lab) -> Result<()> {
 }
 
 /// The one server of a mode's candidate pool.
-const fn server(mode: Mode) -> &'static str {
+pub(crate) const fn server(mode: Mode) -> &'static str {
     mode.servers()[2]
 }
 
-/// Has this become of connection attempts that reach the servers.
-fn filter(lab: &Lab, what: &str) -> Result<()> {
-    for mode in Mode::ALL {
+/// Segments that open a connection, as nft matches them.
+pub(crate) const SYN: &str = "tcp flags syn";
+
+/// Has this become of these segments that reach the servers of some modes.
+pub(crate) fn filter(lab: &Lab, modes: &[Mode], segments: &str, what: &str) -> Result<()> {
+    for &mode in modes {
         let port = mode.target_port().unwrap_or(80);
         let namespace = &lab.fabric.node(server(mode))?.namespace;
         namespace.nft(&format!(
             "add table inet faults\nflush table inet faults\n\
              add chain inet faults input {{ type filter hook input priority 0; }}\n\
-             add rule inet faults input tcp dport {port} tcp flags syn {what}\n"
+             add rule inet faults input tcp dport {port} {segments} {what}\n"
         ))?;
+    }
+    Ok(())
+}
+
+/// Has all segments reach the servers again, where they did not.
+pub(crate) fn end_filters(lab: &Lab) -> Result<()> {
+    for mode in Mode::ALL {
+        let namespace = &lab.fabric.node(server(mode))?.namespace;
+        namespace.nft("add table inet faults\ndelete table inet faults\n")?;
     }
     Ok(())
 }

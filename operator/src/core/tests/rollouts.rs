@@ -1,3 +1,5 @@
+use sluice_api::{RollbackReason, RolloutAnalysis};
+
 use super::*;
 
 #[test]
@@ -296,6 +298,7 @@ fn a_candidate_without_servers_gets_no_share() {
     sim.edit(LAST_SERVER, "address: 10.0.0.2, weight: 0");
     sim.apply(POLICY);
     sim.settle();
+    sim.settle();
     assert_eq!(sim.weights("web"), [100, 0]);
     let (status, reason, message) = sim.policy_ready("roll");
     assert_eq!(
@@ -307,12 +310,102 @@ fn a_candidate_without_servers_gets_no_share() {
     sim.tick();
     assert_eq!(sim.weights("web"), [90, 10]);
     sim.edit(LAST_SERVER, "address: 10.0.0.2, weight: 0");
-    sim.settle();
-    assert_eq!(sim.weights("web"), [90, 10], "what it has it keeps");
+    for _ in 1..sluice_rollout::UNSERVED_SECONDS {
+        sim.tick();
+        sim.acknowledge();
+    }
+    assert_eq!(sim.weights("web"), [90, 10], "it may come back");
     assert_eq!(sim.policy_ready("roll").1, "AwaitingServers");
     sim.apply(MANIFESTS);
     sim.settle();
     assert_eq!(sim.weights("web"), [50, 50]);
+}
+
+#[test]
+fn a_candidate_that_loses_its_servers_is_rolled_back() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    sim.settle();
+    assert_eq!(sim.weights("web"), [50, 50]);
+    let run = sim.world.policies[&key("roll")].status.clone();
+    let run = run.and_then(|status| status.run).expect("a run").id;
+    sim.edit(LAST_SERVER, "address: 10.0.0.2, weight: 0");
+    sim.settle();
+    assert_eq!(sim.weights("web"), [100, 0]);
+    let (status, reason, message) = sim.policy_ready("roll");
+    assert_eq!((&*status, &*reason), ("False", "RolledBack"));
+    let told = format!(
+        "the candidate has had no server that takes new flows for 10 s; everything was given back to the stable pool; \
+         retry/{run}/1 begins a new run"
+    );
+    assert_eq!(message, told);
+
+    // A new run has not lost anything.
+    sim.apply(MANIFESTS);
+    sim.settle();
+    assert_eq!(sim.weights("web"), [100, 0], "it is over");
+    command(&mut sim, "retry");
+    sim.settle();
+    assert_eq!(sim.weights("web"), [50, 50]);
+
+    let observing = POLICY.replace("strategy:", "signalAnalysis: Observe\n  strategy:");
+    let mut sim = served();
+    sim.apply(&observing);
+    sim.settle();
+    sim.edit(LAST_SERVER, "address: 10.0.0.2, weight: 0");
+    sim.settle();
+    assert_eq!(sim.weights("web"), [50, 50], "what it has it keeps");
+}
+
+/// Has nodes tell that the candidate fails its clients.
+fn accuse(sim: &mut Sim) {
+    let fault = sluice_rollout::Fault {
+        reason: RollbackReason::ClientsFailed,
+        message: "6 of the candidate's 6 clients failed".to_owned(),
+    };
+    let analysed = Analysed {
+        noted: Some(RolloutAnalysis::default()),
+        fault: Some(fault),
+    };
+    sim.world.analysed.insert(key("roll"), analysed);
+}
+
+#[test]
+fn a_candidate_that_fails_its_clients_is_rolled_back() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    sim.settle();
+    accuse(&mut sim);
+    sim.tick();
+    assert_eq!(sim.weights("web"), [100, 0], "at once");
+    let status = sim.world.policies[&key("roll")].status.clone();
+    let status = status.expect("a status");
+    let rollback = status.rollback.expect("a reason");
+    assert_eq!(rollback.message, "6 of the candidate's 6 clients failed");
+    assert_eq!((rollback.weight, status.analysis.is_some()), (50, true));
+    let (_, reason, message) = sim.policy_ready("roll");
+    assert_eq!(reason, "RolledBack");
+    assert!(message.starts_with(&rollback.message), "{message}");
+}
+
+#[test]
+fn who_cannot_be_rolled_back_is_told() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    sim.settle();
+    sim.edit("address: 10.0.0.1", "address: 10.0.0.1, weight: 0");
+    accuse(&mut sim);
+    sim.settle();
+    assert_eq!(sim.weights("web"), [50, 50]);
+    let (_, reason, message) = sim.policy_ready("roll");
+    assert_eq!(reason, "RollbackImpossible");
+    assert!(
+        message.contains("the stable pool v1 has no server"),
+        "{message}"
+    );
+    sim.apply(MANIFESTS);
+    sim.settle();
+    assert_eq!(sim.weights("web"), [100, 0]);
 }
 
 #[test]
