@@ -5,7 +5,7 @@
 # cargo install puts its programs there; a machine without rustup has not yet got it in PATH.
 export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:/usr/sbin:/sbin
 
-.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels test-random test-loss bench bench-checks bench-failover bench-scale fmt lint generate check-generated clean
+.PHONY: help setup setup-build setup-kube build images demo test e2e test-unit test-kernels test-random test-loss bench bench-checks bench-failover bench-scale simulate-rollouts fmt lint generate check-generated clean
 
 help: ## List the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -65,6 +65,9 @@ bench-failover: setup ## Measure how long VIPs do not answer when directors go; 
 bench-scale: setup ## Measure what a change costs with 10,000 virtual servers; figures in target/bench-scale.json
 	cargo build --release --quiet --package sluice-operator --package sluice-scale
 	target/release/sluice-scale
+
+simulate-rollouts: setup-build ## Simulate rollouts: how often their analysis is wrong, and how soon it finds a fault
+	cargo run --release --quiet --package sluice-rollout --example simulate_rollouts
 
 fmt: ## Format the code
 	cargo xtask fmt

@@ -34,9 +34,14 @@ pub struct RolloutAnalysis {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = MAX_MESSAGE_LENGTH))]
     pub message: String,
-    /// Whether the candidate has the whole share, so that only the baseline is there to compare with.
+    /// The metric that shows it, where the verdict is `Fail`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_METRIC_NAME_LENGTH))]
+    pub metric: Option<String>,
+    /// The candidate's percentage of the share of both pools when it was judged last.
     #[serde(default)]
-    pub alone: bool,
+    #[schemars(range(max = 100))]
+    pub candidate_weight: u8,
     /// Seconds since the candidate answered its first client in this run. First bytes of its first seconds are not judged.
     #[serde(default)]
     pub candidate_seconds: u32,

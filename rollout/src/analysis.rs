@@ -61,7 +61,8 @@ pub enum Verdict {
 pub struct Analysis {
     baseline: Baseline,
     judges: Vec<Judge>,
-    beside: Beside,
+    /// The candidate's percentage of the share, as of the last time.
+    candidate_weight: u8,
     /// What is known of how warm the candidate is: seconds since its first client, and its clients.
     warm_seconds: u32,
     warm_samples: u64,
@@ -81,7 +82,7 @@ impl Analysis {
         Self {
             baseline: Baseline::default(),
             judges: Metric::ALL.map(Judge::new).into(),
-            beside: Beside::Half,
+            candidate_weight: 0,
             warm_seconds: 0,
             warm_samples: 0,
             unlearnt_seconds: 0,
@@ -112,10 +113,10 @@ impl Analysis {
         if let Some(candidate) = candidate {
             let nothing = Tally::default();
             let both = (candidate, stable.unwrap_or(&nothing));
-            let is_warm = self.is_warm();
+            let (is_warm, beside) = (self.is_warm(), self.beside());
             for judge in &mut self.judges {
                 if is_warm || judge.metric != Metric::FirstByte {
-                    judge.take(both, &self.baseline, self.beside, elapsed_seconds);
+                    judge.take(both, &self.baseline, beside, elapsed_seconds);
                 }
             }
             self.warm_up(candidate, elapsed_seconds);
@@ -143,17 +144,17 @@ impl Analysis {
 
     /// What was seen beside the stable pool was to be compared with it. It cannot be any more once that has no share, so it is void.
     fn stand_beside(&mut self, candidate_weight: u8) {
-        let beside = match candidate_weight {
-            0..=50 => Beside::Half,
-            51..100 => Beside::Less,
-            100.. => Beside::Nobody,
-        };
-        if beside == Beside::Nobody && self.beside != Beside::Nobody {
+        let before = self.beside();
+        self.candidate_weight = candidate_weight.min(100);
+        if self.beside() == Beside::Nobody && before != Beside::Nobody {
             for judge in &mut self.judges {
                 judge.acquit();
             }
         }
-        self.beside = beside;
+    }
+
+    const fn beside(&self) -> Beside {
+        Beside::of(self.candidate_weight)
     }
 
     const fn is_warm(&self) -> bool {
@@ -169,7 +170,7 @@ impl Analysis {
     }
 
     fn learn(&mut self, stable: &Tally, elapsed_seconds: u32) {
-        if self.beside == Beside::Nobody {
+        if self.beside() == Beside::Nobody {
             return;
         }
         if self.judges.iter().any(Judge::is_suspicious) {
@@ -188,7 +189,7 @@ impl Analysis {
             return;
         }
         let verdicts = self.judges.iter();
-        let verdicts = verdicts.map(|judge| judge.verdict(&self.baseline, self.beside));
+        let verdicts = verdicts.map(|judge| judge.verdict(&self.baseline, self.beside()));
         self.verdict = verdicts.fold(Verdict::Pass, worse);
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn stored(analysis: &Analysis) -> RolloutAnalysis {
     let Analysis {
         baseline,
         judges,
-        beside,
+        candidate_weight,
         warm_seconds,
         warm_samples,
         unlearnt_seconds,
@@ -26,17 +26,22 @@ pub(super) fn stored(analysis: &Analysis) -> RolloutAnalysis {
         Verdict::Pass => "",
         Verdict::Inconclusive { message } | Verdict::Fail { message, .. } => message,
     };
+    let beside = Beside::of(*candidate_weight);
     let metrics = judges.iter().map(|judge| {
         let now = match verdict {
             Verdict::Fail { metric, .. } if *metric == judge.metric => verdict.clone(),
-            _ => judge.verdict(baseline, *beside),
+            _ => judge.verdict(baseline, beside),
         };
-        stored_judge(judge, &now, baseline, *beside)
+        stored_judge(judge, &now, baseline, beside)
     });
     RolloutAnalysis {
         verdict: stored_verdict(verdict),
         message: message.chars().take(MAX_MESSAGE_LENGTH).collect(),
-        alone: *beside == Beside::Nobody,
+        metric: match verdict {
+            Verdict::Fail { metric, .. } => Some(metric.name().to_owned()),
+            _ => None,
+        },
+        candidate_weight: *candidate_weight,
         candidate_seconds: *warm_seconds,
         candidate_samples: *warm_samples,
         unlearnt_seconds: *unlearnt_seconds,
@@ -92,7 +97,8 @@ pub(super) fn restored(stored: &RolloutAnalysis) -> Analysis {
     let RolloutAnalysis {
         verdict,
         message,
-        alone,
+        metric,
+        candidate_weight,
         candidate_seconds,
         candidate_samples,
         unlearnt_seconds,
@@ -100,9 +106,8 @@ pub(super) fn restored(stored: &RolloutAnalysis) -> Analysis {
         baseline,
     } = stored;
     let named = |metric: Metric| metrics.iter().find(|stored| stored.name == metric.name());
-    let failed = Metric::ALL.into_iter().find(|&metric| {
-        named(metric).is_some_and(|stored| stored.verdict == AnalysisVerdict::Fail)
-    });
+    let mut all = Metric::ALL.into_iter();
+    let failed = all.find(|each| metric.as_deref() == Some(each.name()));
     let message = message.clone();
     let verdict = match verdict {
         AnalysisVerdict::Pass => Verdict::Pass,
@@ -119,7 +124,7 @@ pub(super) fn restored(stored: &RolloutAnalysis) -> Analysis {
     Analysis {
         baseline: restored_baseline(baseline),
         judges: judges.into(),
-        beside: if *alone { Beside::Nobody } else { Beside::Half },
+        candidate_weight: *candidate_weight,
         warm_seconds: *candidate_seconds,
         warm_samples: *candidate_samples,
         unlearnt_seconds: *unlearnt_seconds,

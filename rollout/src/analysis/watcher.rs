@@ -11,8 +11,8 @@ use sluice_api::{AnalysisSuspicion, AnalysisWatcher, SampleCount};
 pub(super) const KINDS: usize = 5;
 /// Failing clients without which nothing is judged.
 const MIN_FAILING: u64 = 4;
-/// Evidence against the stable pool's share in a fault at which the candidate alone has it: 1 in 200.
-const CONFIRMED: i64 = 5_298;
+/// Evidence at which the stable pool has no part in a fault: 1 in 100.
+const CONFIRMED: i64 = 4_605;
 /// It does not fall lower, so that a fault of the candidate after a common one is found too.
 const EXCULPATED: i64 = -5_000;
 /// Passing clients in a row that take away enough evidence, however much there was.
@@ -21,10 +21,10 @@ const RECOVERY: u64 = 10;
 const MAX_SURPLUS: i64 = 20_000;
 /// Clients that count for the stable pool's usual rate when its rate of now is estimated.
 const PRIOR_ASKED: f64 = 10.0;
-/// Where the stable pool hardly serves anyone, the candidate is judged alone after so many seconds of enough evidence.
-const LAPSE_SECONDS: u32 = 8;
-/// Clients of the candidate after which a stable pool of which nobody was seen is taken as not looked at.
-const UNSEEN_ASKED: u64 = 20;
+/// Where the stable pool serves too few to be compared with, the candidate is judged alone after so many seconds of enough evidence …
+const LAPSE_SECONDS: u32 = 6;
+/// … and so many of its clients, of which the stable pool had its share.
+const LAPSE_ASKED: u64 = 50;
 
 /// What is watched for.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +78,17 @@ pub(super) struct Suspicion {
     /// What is not compared yet, since clients of one pool only have come since.
     open: (Trials, Trials),
     pub(super) kinds: [u64; KINDS],
+}
+
+impl Beside {
+    /// Where the candidate has this percentage of their share.
+    pub(super) const fn of(candidate_weight: u8) -> Self {
+        match candidate_weight {
+            0..=50 => Self::Half,
+            51..100 => Self::Less,
+            100.. => Self::Nobody,
+        }
+    }
 }
 
 impl Watcher {
@@ -178,10 +189,9 @@ impl Suspicion {
 
     /// Whether the stable pool has no part in it.
     pub(super) fn is_candidates(&self, beside: Beside) -> bool {
-        let is_unseen = self.stable.asked == 0 && self.candidate.asked >= UNSEEN_ASKED;
-        let may_lapse = beside == Beside::Less || is_unseen;
-        let has_lapsed =
-            may_lapse && self.held_seconds >= LAPSE_SECONDS && self.against_stable >= 0;
+        let may_lapse = beside == Beside::Less || self.stable.asked == 0;
+        let is_long = self.held_seconds >= LAPSE_SECONDS && self.candidate.asked >= LAPSE_ASKED;
+        let has_lapsed = may_lapse && is_long && self.against_stable >= 0;
         beside == Beside::Nobody || self.against_stable >= CONFIRMED || has_lapsed
     }
 
