@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +18,8 @@ use sluice_operator::core::RefusedServers;
 use sluice_operator::metrics::Metrics;
 use sluice_operator::settings::Settings;
 use sluice_operator::standalone::Standalone;
-use sluice_operator::{admin, kube};
+use sluice_operator::{admin, kube, stream};
+use sluice_signals::Intake;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -92,6 +93,37 @@ struct RunOptions {
     /// Have cordoned Nodes hand over their VIP groups, and hold none until they are uncordoned.
     #[arg(long, env = "SLUICE_DRAIN_CORDONED", conflicts_with = "dir")]
     drain_cordoned: bool,
+    #[command(flatten)]
+    stream: StreamOptions,
+}
+
+/// Where agents report signals.
+#[derive(Args, Debug)]
+struct StreamOptions {
+    /// The address at which agents reach this operator to report signals: its pod's. Absent: no reports are taken.
+    #[arg(
+        long,
+        env = "SLUICE_STREAM_HOST",
+        value_name = "ADDRESS",
+        conflicts_with = "dir"
+    )]
+    stream_host: Option<IpAddr>,
+    /// The port of it.
+    #[arg(long, env = "SLUICE_STREAM_PORT", value_name = "PORT", default_value_t = stream::DEFAULT_PORT)]
+    stream_port: u16,
+    /// Name of the agents' ServiceAccount. It is in the namespace of their Leases.
+    #[arg(long, env = "SLUICE_AGENT_ACCOUNT", value_name = "NAME", default_value = stream::DEFAULT_ACCOUNT)]
+    agent_account: String,
+}
+
+impl StreamOptions {
+    fn settings(&self) -> Option<stream::Settings> {
+        self.stream_host.map(|host| stream::Settings {
+            host,
+            port: self.stream_port,
+            account: self.agent_account.clone(),
+        })
+    }
 }
 
 impl RunOptions {
@@ -259,12 +291,41 @@ async fn work(
     let (client, namespace) = kube::connect(kubeconfig, options.namespace.as_deref()).await?;
     info!(namespace, "started");
     let settings = options.settings();
+    // What agents report. It is there too where none can.
+    let intake = Arc::new(Mutex::new(Intake::default()));
+    let reports = take_reports(
+        client.clone(),
+        &namespace,
+        &options.stream,
+        &intake,
+        metrics,
+    );
     let metrics = Arc::clone(metrics);
     let run = kube::run(client, &namespace, &settings, metrics, stop.wait());
     // It holds everything that is known, which is too much for the stack of whoever waits for it.
-    Box::pin(run).await?;
+    tokio::select! {
+        result = Box::pin(run) => result?,
+        () = reports => bail!("reports are taken no more"),
+    }
     info!("stopped");
     Ok(())
+}
+
+/// Takes agents' reports of signals, where there is an address for that.
+async fn take_reports(
+    client: ::kube::Client,
+    namespace: &str,
+    options: &StreamOptions,
+    intake: &Arc<Mutex<Intake>>,
+    metrics: &Arc<Metrics>,
+) {
+    match options.settings() {
+        Some(settings) => {
+            let (intake, metrics) = (Arc::clone(intake), Arc::clone(metrics));
+            stream::run(client, namespace, settings, intake, metrics).await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// SIGTERM and SIGINT.

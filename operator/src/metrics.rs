@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::core::PoolState;
+use crate::stream::StreamMetrics;
 
 /// Labels with a kind of object.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -75,6 +76,8 @@ pub struct Metrics {
     pub highest_revision: Gauge<u64, AtomicU64>,
     /// Objects that are left alone for a while after a write was not taken.
     pub waiting: Gauge<i64, AtomicI64>,
+    /// Numbers of the stream of signals.
+    pub stream: StreamMetrics,
     start: Instant,
     /// Milliseconds since `start` when the loop last went round.
     turned_ms: AtomicU64,
@@ -98,6 +101,7 @@ impl Default for Metrics {
             events_dropped: Counter::default(),
             highest_revision: Gauge::default(),
             waiting: Gauge::default(),
+            stream: StreamMetrics::default(),
             start: Instant::now(),
             turned_ms: AtomicU64::new(0),
             not_ready: Mutex::new(vec!["has not begun".to_owned()]),
@@ -230,5 +234,6 @@ impl Metrics {
             "Objects that are left alone for a while after a write was not taken",
             self.waiting.clone(),
         );
+        self.stream.register(registry);
     }
 }
