@@ -171,6 +171,15 @@ pub(crate) struct KubernetesOptions {
     /// Namespace of the node's Lease [default: the pod's, else sluice-system].
     #[arg(long, env = "SLUICE_NAMESPACE")]
     pub(crate) namespace: Option<String>,
+    /// File with the token by which the operator knows this node: of the agent's ServiceAccount, for the audience `sluice-operator`, and of
+    /// a pod on this node. It may be renewed. Without it signals stay on the node.
+    #[arg(
+        long,
+        env = "SLUICE_OPERATOR_TOKEN",
+        value_name = "FILE",
+        conflicts_with = "dir"
+    )]
+    pub(crate) operator_token: Option<PathBuf>,
     /// Uplinks of the LoadBalancerNode that is created if there is none [default: the interfaces of the default routes].
     #[arg(long, value_delimiter = ',', conflicts_with = "dir")]
     interfaces: Vec<String>,

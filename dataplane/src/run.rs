@@ -259,6 +259,7 @@ fn start(
     source.write_status(mailbox);
     signals::run(Arc::clone(&state), source.signals_writer());
     monitor.run(forward_netlink(inbox_sender.clone()));
+    source.report_signals(&state, options.kubernetes.operator_token.as_deref());
     source.run(&state, adopted, served, inbox_sender);
     sweeper::run(Arc::clone(&state));
     let ended = in_thread(move || shell.run(core, &inbox))?;

@@ -1,7 +1,7 @@
 //! The two places that decisions come from, and that status goes to.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -166,6 +166,13 @@ impl OpenSource {
         move |report| {
             file.as_ref()
                 .map_or(Ok(()), |file| file.write_signals(report))
+        }
+    }
+
+    /// Reports signals to the operator, where a token says which node this is.
+    pub(crate) fn report_signals(&self, state: &Arc<State>, token: Option<&Path>) {
+        if let (Self::Kube { server, .. }, Some(token)) = (self, token) {
+            server.report_signals(state, token.to_owned());
         }
     }
 

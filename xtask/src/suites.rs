@@ -30,7 +30,7 @@ const UNIT: [&str; 15] = [
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 39] = [
+const EQUIPPED: [&str; 40] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_addresses",
@@ -45,6 +45,7 @@ const EQUIPPED: [&str; 39] = [
     "sluice-tests/api_services",
     "sluice-tests/api_slices",
     "sluice-tests/api_stale",
+    "sluice-tests/api_stream",
     "sluice-tests/api_tenants",
     "sluice-tests/bench",
     "sluice-tests/bench_checks",

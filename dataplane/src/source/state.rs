@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use sluice_stream::SenderState;
 
 /// Counters of one kind of thing that a source reads.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,8 @@ pub struct SourceState {
     pub status_writes: AtomicU64,
     /// Times that it could not be written.
     pub status_failures: AtomicU64,
+    /// How the stream of signals fares.
+    pub stream: Arc<SenderState>,
 }
 
 impl SourceState {

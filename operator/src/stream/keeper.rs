@@ -32,7 +32,7 @@ const SECRET_KEY: &str = "authorities.json";
 const WRITER_KEY: &str = "writer";
 
 /// Time between two looks. What somebody has changed or deleted is right again after that.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(5);
 /// How long the API server is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -213,7 +213,7 @@ mod tests {
         assert!(!strangers.enter(address(1), 600));
         assert!(strangers.enter(address(2), 600));
         assert!(strangers.enter(address(1), 500 + WINDOW_MS));
-        for host in 0..=u16::MAX {
+        for host in 0..=2 * u16::try_from(MAX_ADDRESSES).expect("a small number") {
             let [high, low] = host.to_be_bytes();
             strangers.fail([10, 0, high, low].into(), 20_000);
         }

@@ -49,7 +49,30 @@ impl ControlPlane {
 
     /// The account of the agent on `node`, whose pod is made for it: its token says on which node it is.
     pub fn agent_account(&self, node: &str) -> Result<Account> {
-        let pod = format!("sluice-agent-{node}");
+        let pod = self.make_agent_pod(node)?;
+        let credentials = Credentials::Token(self.agent_token(node, None)?);
+        self.account(&pod, &credentials)
+    }
+
+    /// A token of the agent's pod on `node`, which is there already, for an audience, else for the API server.
+    pub fn agent_token(&self, node: &str, audience: Option<&str>) -> Result<String> {
+        let bound = format!("--bound-object-name={}", agent_pod(node));
+        let audience = audience.map(|audience| format!("--audience={audience}"));
+        let arguments = [
+            "create",
+            "token",
+            "sluice-agent",
+            "--namespace",
+            RELEASE_NAMESPACE,
+            "--bound-object-kind=Pod",
+            &bound,
+        ];
+        let arguments = arguments.into_iter().chain(audience.as_deref());
+        Ok(self.admin().kubectl(arguments)?.trim().to_owned())
+    }
+
+    fn make_agent_pod(&self, node: &str) -> Result<String> {
+        let pod = agent_pod(node);
         let objects = [
             json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}),
             json!({
@@ -63,21 +86,13 @@ impl ControlPlane {
                 },
             }),
         ];
-        let admin = self.admin();
-        admin.apply(&documents(&objects))?;
-        let bound = format!("--bound-object-name={pod}");
-        let token = admin.kubectl([
-            "create",
-            "token",
-            "sluice-agent",
-            "--namespace",
-            RELEASE_NAMESPACE,
-            "--bound-object-kind=Pod",
-            &bound,
-        ])?;
-        let credentials = Credentials::Token(token.trim().to_owned());
-        self.account(&pod, &credentials)
+        self.admin().apply(&documents(&objects))?;
+        Ok(pod)
     }
+}
+
+fn agent_pod(node: &str) -> String {
+    format!("sluice-agent-{node}")
 }
 
 /// The objects of the chart that [`ControlPlane::install_rights`] applies: where its values name [`every_address`].

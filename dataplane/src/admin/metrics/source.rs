@@ -49,6 +49,11 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, source: &SourceState) 
             "1 while the source withholds decisions, and those in force stay",
             held,
         ),
+        (
+            "sluice_stream_open",
+            "1 while the operator takes this node's signals",
+            u64::from(source.stream.is_open()),
+        ),
     ];
     for (name, help, value) in gauges {
         gauge(encoder, name, help, [(&none, value)])?;
@@ -77,6 +82,21 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, source: &SourceState) 
     ];
     for (name, help, value) in counters {
         counter(encoder, name, help, None, single(value))?;
+    }
+    let counters = [
+        (
+            "sluice_stream_messages",
+            "Messages with signals that were sent to the operator",
+            source.stream.sent(),
+        ),
+        (
+            "sluice_stream_failures",
+            "Streams of signals that could not be opened, or have ended",
+            source.stream.failures(),
+        ),
+    ];
+    for (name, help, value) in counters {
+        counter(encoder, name, help, None, [(&none, value)])?;
     }
     Ok(())
 }

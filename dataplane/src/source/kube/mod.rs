@@ -19,7 +19,7 @@ mod own_node;
 
 use std::fmt;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -33,6 +33,7 @@ use sluice_kube::error::RequestError;
 use sluice_kube::identity::World;
 use sluice_kube::watch::Server;
 use sluice_kube::watched::Watched as _;
+use sluice_stream::{Finder, Sender};
 use tokio::sync::watch as channel;
 
 use super::SourceState;
@@ -187,6 +188,18 @@ impl Kube {
         }
         tokio::spawn(lease::run(self.clone(), Arc::clone(state)));
         tokio::spawn(driver::run(self.clone(), served, inbox));
+    }
+
+    /// Reports signals to the operator until the process ends. The file `token` proves which node this is.
+    pub fn report_signals(&self, state: &Arc<State>, token: PathBuf) {
+        let sender = Sender {
+            node: self.node.clone(),
+            token,
+            finder: Finder::new(self.client.clone(), &self.namespace),
+            state: Arc::clone(&self.source.stream),
+        };
+        let state = Arc::clone(state);
+        tokio::spawn(sender.run(move || state.signals.report()));
     }
 
     /// Renews the Lease of a node that is detached, until its status says so.

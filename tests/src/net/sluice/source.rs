@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,6 +18,9 @@ use sluice_api::{GROUP, Kind, VERSION, schema};
 use crate::kube::{ControlPlane, Kubeconfig, Part, chart};
 use crate::net::fabric::Fabric;
 
+/// Audience of the tokens by which the operator knows agents, as the chart has it.
+const AUDIENCE: &str = "sluice-operator";
+
 /// Namespace of the objects.
 const NAMESPACE: &str = "default";
 
@@ -28,6 +32,8 @@ pub(super) struct Accounts {
     operator: Kubeconfig,
     /// By node; the operator's for all others.
     agents: BTreeMap<String, Kubeconfig>,
+    /// Where the operator takes signals, and the files of tokens by which it knows the agents.
+    stream: Option<(IpAddr, BTreeMap<String, PathBuf>)>,
 }
 
 /// The place that manifests are written to.
@@ -66,6 +72,7 @@ impl Source {
             namespace: NAMESPACE,
             operator: control.admin().kubeconfig().clone(),
             agents: BTreeMap::new(),
+            stream: None,
         };
         Ok(Self::Cluster {
             control: Box::new(control),
@@ -80,16 +87,20 @@ impl Source {
         let (namespace, address) = fabric.connect_control()?;
         let control = ControlPlane::start(fabric.run(), &namespace, address, &Part::API)?;
         control.install_rights()?;
-        let mut agents = BTreeMap::new();
+        let (mut agents, mut tokens) = (BTreeMap::new(), BTreeMap::new());
         for node in nodes {
             let account = control.agent_account(node)?;
             agents.insert((*node).to_owned(), account.kubeconfig().clone());
+            let file = fabric.run().directory().join(format!("{node}.token"));
+            fs::write(&file, control.agent_token(node, Some(AUDIENCE))?)?;
+            tokens.insert((*node).to_owned(), file);
         }
         let operator = control.service_account(chart::RELEASE_NAMESPACE, "sluice-operator")?;
         let accounts = Accounts {
             namespace: chart::RELEASE_NAMESPACE,
             operator: operator.kubeconfig().clone(),
             agents,
+            stream: Some((address.v4.into(), tokens)),
         };
         Ok(Self::Cluster {
             control: Box::new(control),
@@ -175,6 +186,15 @@ impl Source {
         match self {
             Self::Directory(directory) => command.arg("--dir").arg(directory),
             Self::Cluster { accounts, .. } => {
+                if let Some((host, tokens)) = &accounts.stream {
+                    match node {
+                        None => command.env("SLUICE_STREAM_HOST", host.to_string()),
+                        Some(node) => {
+                            let token = tokens.get(node);
+                            command.envs(token.map(|token| ("SLUICE_OPERATOR_TOKEN", token)))
+                        }
+                    };
+                }
                 let agent = node.and_then(|node| accounts.agents.get(node));
                 let kubeconfig = agent.unwrap_or(&accounts.operator);
                 command
