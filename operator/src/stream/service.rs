@@ -18,7 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::server::Grpc;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tower::service_fn;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::elapsed_ms;
 use super::limits::Strangers;
@@ -307,10 +307,7 @@ impl Service {
 
     fn count(&self) {
         let count = i64::try_from(self.streams.count()).unwrap_or(i64::MAX);
-        let before = self.metrics.stream.open.set(count);
-        if before == 0 && count == 1 {
-            info!("a node reports signals");
-        }
+        self.metrics.stream.open.set(count);
     }
 }
 
