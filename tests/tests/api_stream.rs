@@ -6,8 +6,10 @@ mod stage;
 #[path = "stream/token.rs"]
 mod token;
 
+use std::cell::RefCell;
 use std::fs;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -27,7 +29,7 @@ use sluice_tests::net::until;
 use tokio::net::{TcpSocket, TcpStream};
 use tonic::Code;
 
-use stage::{NODES, Stage, end, expect, finder, report, reports};
+use stage::{ENDING, LIAR, NODES, Stage, end, expect, finder, report, reports};
 
 const STREAMS: &str = "sluice_operator_streams";
 const REPORTS: &str = "sluice_operator_reports_total";
@@ -43,18 +45,14 @@ const TOKEN_END: Duration = Duration::from_secs(25);
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
-    let mut ending = None;
-    let handle = Arc::new(std::sync::Mutex::new(None));
-    let other = Arc::clone(&handle);
+    let ending = Rc::new(RefCell::new(None));
+    let begun = Rc::clone(&ending);
     suite.check("an agent is taken", taken);
     suite.check("who proves nothing is refused", refused);
     suite.check(
         "a token comes to its end (begins)",
         move |stage: &mut Stage| {
-            ending = Some(begin_ending(stage)?);
-            if let Ok(mut handle) = handle.lock() {
-                *handle = ending.take();
-            }
+            *begun.borrow_mut() = Some(begin_ending(stage)?);
             Ok(())
         },
     );
@@ -63,35 +61,36 @@ fn main() -> ExitCode {
     suite.check("a flood is bounded", flood);
     suite.check("strangers do not keep agents out", strangers);
     suite.check("authorities rotate under an open stream", rotation);
-    suite.check("an agent reconnects to an operator that restarts", restart);
     suite.check(
         "a token comes to its end (is over)",
         move |_: &mut Stage| {
-            let handle = other.lock().ok().and_then(|mut handle| handle.take());
-            let code = handle.context("it has not begun")?.join();
+            let begun = ending.borrow_mut().take();
+            let code = begun.context("it has not begun")?.join();
             let code = code.ok().context("a panic")??;
             expect("after the token's end", code, Code::Unauthenticated)
         },
     );
+    suite.check("an agent reconnects to an operator that restarts", restart);
     suite.main(Stage::build)
 }
 
 fn taken(stage: &mut Stage) -> Result<()> {
     stage.await_map()?;
     let token = stage.tokens[NODES[0]].clone();
+    let numbers = stage.numbers.clone();
     let took = stage.within(async |finder| {
         let began = Instant::now();
         let place = finder.find().await?;
         let stream = open(&place, NODES[0], Some(&token), reports(3)).await?;
         let took = began.elapsed();
-        stage.await_metric(REPORTS, 3.0)?;
-        ensure!(stage.metric(STREAMS)? == 1.0, "streams");
+        numbers.until(REPORTS, 3.0)?;
+        ensure!(numbers.of(STREAMS)? > 0.0, "no stream");
         drop(stream);
         Ok(took)
     })?;
     println!("a stream was open after {took:?}");
     until("the stream to be closed", CHANGE_TIMEOUT, || {
-        stage.metric(STREAMS).is_ok_and(|open| open == 0.0)
+        stage.numbers.of(STREAMS).is_ok_and(|open| open < 1.0)
     })
 }
 
@@ -180,20 +179,19 @@ fn refused(stage: &mut Stage) -> Result<()> {
         open(&finder.find().await?, NODES[0], Some(&signed), reports(1)).await?;
         Ok(())
     })?;
-    ensure!(stage.metric("sluice_operator_refused_streams_total")? == 9.0);
-    Ok(())
+    stage
+        .numbers
+        .until("sluice_operator_refused_streams_total", 9.0)
 }
 
 /// Opens a stream whose token ends soon, in a thread of its own.
 fn begin_ending(stage: &mut Stage) -> Result<JoinHandle<Result<Code>>> {
-    stage.control.agent_account("n3")?;
-    let token = stage.control.agent_token("n3", Some(AUDIENCE))?;
-    let token = token::ending_in(-52, &token, &stage.control)?;
+    let token = token::ending_in(-52, &stage.tokens[ENDING], &stage.control)?;
     let admin = stage.control.admin();
     admin.spawn_client("ending", async move |client| {
         let place = finder(client).find().await?;
         let began = Instant::now();
-        let stream = open(&place, "n3", Some(&token), reports(1)).await?;
+        let stream = open(&place, ENDING, Some(&token), reports(1)).await?;
         let code = end(stream, TOKEN_END).await?;
         println!(
             "a stream has ended {:?} after a token that had 8 s",
@@ -232,9 +230,9 @@ fn limited(stage: &mut Stage) -> Result<()> {
 }
 
 fn flood(stage: &mut Stage) -> Result<()> {
-    let [honest, liar] = NODES;
+    let (honest, liar) = (NODES[0], LIAR);
     let tokens = [honest, liar].map(|node| stage.tokens[node].clone());
-    let before = (stage.memory()?, stage.metric(REPORTS)?);
+    let before = (stage.memory()?, stage.numbers.of(REPORTS)?);
     let sent = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&sent);
     let began = Instant::now();
@@ -267,7 +265,7 @@ fn flood(stage: &mut Stage) -> Result<()> {
         );
         Ok(())
     })?;
-    let taken = stage.metric(REPORTS)? - before.1;
+    let taken = stage.numbers.of(REPORTS)? - before.1;
     let grown = stage.memory()?.saturating_sub(before.0);
     let sent = sent.load(Ordering::Relaxed);
     println!("of {sent} messages {taken} were taken; memory grew by {grown} kB");
@@ -277,6 +275,7 @@ fn flood(stage: &mut Stage) -> Result<()> {
 }
 
 fn strangers(stage: &mut Stage) -> Result<()> {
+    let numbers = stage.numbers.clone();
     let held = stage.within(async |finder| {
         let address = finder.find().await?.address;
         let mut held: Vec<TcpStream> = Vec::new();
@@ -285,7 +284,7 @@ fn strangers(stage: &mut Stage) -> Result<()> {
             socket.bind("127.0.0.5:0".parse()?)?;
             held.push(socket.connect(address).await?);
         }
-        stage.await_metric("sluice_operator_turned_away_connections_total", 48.0)?;
+        numbers.until("sluice_operator_turned_away_connections_total", 48.0)?;
         Ok(held
             .into_iter()
             .map(TcpStream::into_std)
@@ -424,7 +423,7 @@ fn restart(stage: &mut Stage) -> Result<()> {
         "the agent was back {:?} after the operator's start",
         started.elapsed()
     );
-    stage.await_metric(REPORTS, 2.0)?;
+    stage.numbers.until(REPORTS, 2.0)?;
     stop.store(true, Ordering::Relaxed);
     agent.join().ok().context("a panic")?
 }

@@ -149,7 +149,7 @@ impl Keeper {
         if wanted != known {
             let version = secret.and_then(|secret| secret.metadata.resource_version);
             self.write_secret(&wanted, version).await?;
-            info!("has made a new authority for the stream of signals");
+            info!("has brought the authorities of the stream of signals up to date");
         }
         Ok(wanted)
     }

@@ -13,13 +13,42 @@ use sluice_tests::kube::chart::RELEASE_NAMESPACE;
 use sluice_tests::kube::{CHANGE_TIMEOUT, ControlPlane, Kubeconfig};
 use sluice_tests::net::sluice::binary;
 use sluice_tests::net::suite::Stage as Suited;
-use sluice_tests::net::{Complaints, Process, Run, until};
+use sluice_tests::net::{Complaints, Namespace, Process, Run, until};
 use tonic::Code;
 
 pub(super) const NODES: [&str; 2] = ["n1", "n2"];
+/// Sends too much.
+pub(super) const LIAR: &str = "n3";
+/// Its token comes to its end.
+pub(super) const ENDING: &str = "n4";
 const ADMIN: &str = "127.0.0.1:9201";
 
+/// Reads the operator's metrics.
+#[derive(Clone)]
+pub(super) struct Numbers(Namespace);
+
+impl Numbers {
+    /// The sum of the series that begin so; 0 where there is none.
+    pub(super) fn of(&self, series: &str) -> Result<f64> {
+        let url = format!("http://{ADMIN}/metrics");
+        let text = self
+            .0
+            .run(&format!("curl --silent --fail --max-time 5 {url}"))?;
+        let lines = text.lines().filter(|line| line.starts_with(series));
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(values.fold(0.0, |sum, value| sum + value))
+    }
+
+    pub(super) fn until(&self, series: &str, least: f64) -> Result<()> {
+        let what = format!("{series} to be {least}");
+        until(&what, CHANGE_TIMEOUT, || {
+            self.of(series).is_ok_and(|value| value >= least)
+        })
+    }
+}
+
 pub(super) struct Stage {
+    pub(super) numbers: Numbers,
     operator: Option<Process>,
     account: Kubeconfig,
     pub(super) complaints: Complaints,
@@ -35,12 +64,13 @@ impl Stage {
         let control = ControlPlane::api(&run, "control")?;
         control.install_rights()?;
         let mut tokens = BTreeMap::new();
-        for node in NODES {
+        for node in NODES.into_iter().chain([LIAR, ENDING]) {
             control.agent_account(node)?;
             tokens.insert(node, control.agent_token(node, Some(AUDIENCE))?);
         }
         let operator = control.service_account(RELEASE_NAMESPACE, "sluice-operator")?;
         let mut stage = Self {
+            numbers: Numbers(control.namespace().clone()),
             operator: None,
             account: operator.kubeconfig().clone(),
             complaints: Complaints::default(),
@@ -61,7 +91,7 @@ impl Stage {
             .arg(self.account.path())
             .args(["--namespace", RELEASE_NAMESPACE, "--admin", ADMIN])
             .env("SLUICE_STREAM_HOST", host.to_string())
-            .env("RUST_LOG", "info,sluice_operator::stream=debug");
+            .env("RUST_LOG", "info,sluice_operator::stream::service=debug");
         self.operator = Some(Process::start(home, "operator", command)?);
         Ok(())
     }
@@ -83,23 +113,6 @@ impl Stage {
         Ok(kilobytes.context("no VmRSS")?.parse()?)
     }
 
-    /// The sum of the operator's series that begin so; 0 where there is none.
-    pub(super) fn metric(&self, series: &str) -> Result<f64> {
-        let url = format!("http://{ADMIN}/metrics");
-        let home = self.control.namespace();
-        let text = home.run(&format!("curl --silent --fail --max-time 5 {url}"))?;
-        let lines = text.lines().filter(|line| line.starts_with(series));
-        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        Ok(values.fold(0.0, |sum, value| sum + value))
-    }
-
-    pub(super) fn await_metric(&self, series: &str, least: f64) -> Result<()> {
-        let what = format!("{series} to be {least}");
-        until(&what, CHANGE_TIMEOUT, || {
-            self.metric(series).is_ok_and(|value| value >= least)
-        })
-    }
-
     /// Runs `work` where the operator can be reached.
     pub(super) fn within<T: Send>(
         &self,
@@ -112,7 +125,7 @@ impl Stage {
 
     /// The status with which a stream of n1 is refused that has this token.
     pub(super) fn refusal(&self, token: Option<&str>, node: &str) -> Result<Code> {
-        self.within(async |finder| {
+        self.within(async move |finder| {
             match open(&finder.find().await?, node, token, reports(1)).await {
                 Err(Failure::Refused(status)) => Ok(status.code()),
                 Err(other) => Err(other.into()),
