@@ -300,8 +300,11 @@ async fn work(
         &intake,
         metrics,
     );
-    let metrics = Arc::clone(metrics);
-    let run = kube::run(client, &namespace, &settings, metrics, stop.wait());
+    let shared = kube::Shared {
+        metrics: Arc::clone(metrics),
+        intake: Arc::clone(&intake),
+    };
+    let run = kube::run(client, &namespace, &settings, shared, stop.wait());
     // It holds everything that is known, which is too much for the stack of whoever waits for it.
     tokio::select! {
         result = Box::pin(run) => result?,

@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use sluice_api::UnheldReason;
+use sluice_api::{RollbackReason, RolloutPhase, UnheldReason};
 use sluice_tests::kube::{ControlPlane, Part, condition};
-use sluice_tests::net::fabric::UPLINK;
+use sluice_tests::net::fabric::{UPLINK, vip_on_link};
 use sluice_tests::net::failover::{AFTER, Between, Failover, NODES, SERVED, expect_short, target};
+use sluice_tests::net::manifest;
 use sluice_tests::net::sluice::Sluice;
 use sluice_tests::net::suite::Suite;
-use sluice_tests::net::{Family, KeptConnections, Outage, OutageReport, Port, Protocol, until};
+use sluice_tests::net::{
+    ConnectionMaker, Family, KeptConnections, Outage, OutageReport, Port, Protocol, until,
+};
 use sluice_tests::net::{gateway, stranger};
 
 /// Longer than the deadline of a holder whose agent does not extend it.
@@ -76,6 +79,10 @@ fn main() -> ExitCode {
     );
     suite.check("lost questions for VIPs move nothing", lossy);
     suite.check("a thousand VIPs cost the API server what ten do", many_vips);
+    suite.check(
+        "agents report a candidate that fails, and it is rolled back",
+        rolled_back,
+    );
     suite.main(|| Failover::build(Between::Kubernetes))
 }
 
@@ -438,5 +445,60 @@ fn many_vips(stage: &mut Failover) -> Result<()> {
         "--selector=number=many",
         "--wait=false",
     ])?;
+    stage.settle()
+}
+
+/// The virtual server of a rollout, and the number of its VIP.
+const ROLLED: (&str, u8) = ("fullnat", 203);
+/// How long a candidate may fail its clients.
+const FAILING: Duration = Duration::from_secs(30);
+
+/// Nobody listens at the candidate's port.
+fn rolled_back(stage: &mut Failover) -> Result<()> {
+    let (name, number) = ROLLED;
+    let server = "fullnat-2";
+    let members = [(server, stage.fabric.address(server)?, 1)];
+    let candidate = manifest::pool("candidate", &members, Some(81));
+    let policy = manifest::rollout("roll", name, name, "candidate", &[(25, 3_000)]);
+    let serve = |stage: &Failover, pools: &[(&str, u32)]| {
+        let server = manifest::virtual_server(name, "FullNAT", vip_on_link(number), pools);
+        stage.sluice.apply("rolled", &[server])
+    };
+    stage.sluice.apply("candidate", &[candidate])?;
+    serve(stage, &[(name, 100), ("candidate", 0)])?;
+    let targets = Family::BOTH.map(|family| target(name, family));
+    let pause = Duration::from_millis(500);
+    let maker = ConnectionMaker::start_as_many(stage.fabric.client(), &targets, 12, pause, 11)?;
+    let began = Instant::now();
+    stage.sluice.apply("policy", &[policy])?;
+    stage
+        .sluice
+        .expect_complaint("everything was given back to the stable pool");
+    let mut last = None;
+    let back = until("the run to be rolled back", FAILING, || {
+        last = stage.sluice.rollout("roll");
+        let status = last.as_ref();
+        status.is_some_and(|it| it.phase == Some(RolloutPhase::RolledBack))
+    });
+    back.with_context(|| format!("{last:#?}"))?;
+    stage
+        .sluice
+        .await_weights(name, &[(name, 100), ("candidate", 0)])?;
+    let took = began.elapsed().as_secs_f64();
+    let rollback = last.and_then(|it| it.rollback).context("a reason")?;
+    println!(
+        "  in force everywhere {took:.1} s after the policy was applied: {}",
+        rollback.message
+    );
+    ensure!(rollback.reason == RollbackReason::ClientsFailed);
+    maker.take_report();
+    thread::sleep(2 * pause);
+    maker.take_report();
+    thread::sleep(2 * pause);
+    maker.stop().expect_none_failed()?;
+    stage.sluice.remove("policy")?;
+    serve(stage, &[(name, 1)])?;
+    stage.sluice.await_weights(name, &[(name, 1)])?;
+    stage.sluice.remove("candidate")?;
     stage.settle()
 }

@@ -15,6 +15,7 @@ use sluice_kube::error::RequestError;
 use sluice_kube::lease::LeaseFacts;
 use sluice_kube::store::{Change, Missed, Store};
 use sluice_kube::watched::{self, Watched as _};
+use sluice_signals::Tally;
 use tracing::{info, warn};
 
 use super::departures::Departures;
@@ -281,6 +282,14 @@ impl Index {
         });
         let over = over.map(|key| (Kind::RealServerPool, key.clone()));
         self.dirty.extend(over);
+    }
+
+    /// Takes what nodes saw of the pools of policies.
+    pub(super) fn hear(&mut self, news: &BTreeMap<ObjectKey, Tally>, now_ms: u64) {
+        let policies = &self.policies.objects;
+        let changed = self.analyses.hear(policies, news, now_ms);
+        let changed = changed.into_iter().map(|key| (Kind::RolloutPolicy, key));
+        self.dirty.extend(changed);
     }
 
     /// Notes that an object changed.

@@ -47,7 +47,7 @@ use std::path::Path;
 use kube::Client;
 use sluice_kube::connect::{Choice, ConnectError, Connection};
 
-pub use operator::run;
+pub use operator::{Shared, run};
 
 /// An error that ends the operator.
 #[derive(thiserror::Error, Debug)]

@@ -1,6 +1,6 @@
 //! The loop.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::Client;
@@ -10,6 +10,7 @@ use sluice_kube::identity::{Guard, World};
 use sluice_kube::store::{Missed, Why};
 use sluice_kube::watch::Server;
 use sluice_kube::watched::{Message, Topic};
+use sluice_signals::Intake;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant as Moment, sleep_until};
@@ -45,14 +46,24 @@ const REST: u32 = 3;
 /// Writes under way at one time.
 const AT_ONCE: usize = 8;
 
+/// What the operator shares with what runs beside it.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The process's numbers.
+    pub metrics: Arc<Metrics>,
+    /// What agents report of pools' servers.
+    pub intake: Arc<Mutex<Intake>>,
+}
+
 /// Runs the operator until `stop` is ready. `namespace` has the Leases of the nodes' agents.
 pub async fn run(
     client: Client,
     namespace: &str,
     settings: &Settings,
-    metrics: Arc<Metrics>,
+    shared: Shared,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
+    let Shared { metrics, intake } = shared;
     let (sender, queue) = channel(QUEUE);
     let world = World::default();
     let guard = Arc::new(Guard::new(client.clone(), world.clone()));
@@ -73,6 +84,7 @@ pub async fn run(
         schedule: Schedule::new(AT_ONCE),
         flights: JoinSet::new(),
         metrics,
+        intake,
         start: now,
         heard: None,
         look_at: now,
@@ -103,6 +115,7 @@ struct Operator {
     /// The writes under way.
     flights: JoinSet<Landing>,
     metrics: Arc<Metrics>,
+    intake: Arc<Mutex<Intake>>,
     start: Moment,
     /// When the first and the last news came that nobody has looked at.
     heard: Option<(Moment, Moment)>,
@@ -264,6 +277,9 @@ impl Operator {
         }
         if Moment::now() >= self.timers_at {
             self.timers_at = Moment::now() + TICK;
+            let intake = self.intake.lock();
+            let news = intake.unwrap_or_else(PoisonError::into_inner).news();
+            self.index.hear(&news, now_ms);
             self.index.look_at_timers(&now());
         }
         if !self.index.dirty.is_empty() {
