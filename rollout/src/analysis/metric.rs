@@ -202,7 +202,52 @@ pub(super) fn enough(metric: Metric) -> i64 {
 
 /// The rate of a fault: well above the limit.
 fn fault_rate(fault: f64, limit: f64) -> f64 {
-    fault
-        .max(FAULT_FACTOR * limit)
-        .min(f64::midpoint(1.0, limit))
+    fault.max((FAULT_FACTOR * limit).min(f64::midpoint(1.0, limit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_well_above_any_limit() {
+        let is = |rate: f64, expected: f64| (rate - expected).abs() < 1e-9;
+        assert!(is(fault_rate(0.8, 0.002), 0.8));
+        assert!(is(fault_rate(0.0, 0.002), 0.005));
+        assert!(is(fault_rate(0.2, 0.2), 0.5));
+        for percent in 1..=90 {
+            let limit = f64::from(percent) / 100.0;
+            for metric in Metric::ALL {
+                for &fault in metric.faults() {
+                    let rate = fault_rate(fault, limit);
+                    assert!(rate >= 1.05 * limit && rate < 1.0, "{fault} above {limit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn limits_follow_what_is_known() {
+        let limit = |asked, failing, beside| {
+            let failures = Trials::new(asked, failing);
+            let baseline = Baseline {
+                failures,
+                ..Baseline::default()
+            };
+            let limit = Metric::Failures.limit(&baseline, beside);
+            (limit.expect("a limit") * 10_000.0).round() / 10_000.0
+        };
+        let is = |limit: f64, expected: f64| assert!((limit - expected).abs() < 1e-9, "{limit}");
+        is(limit(0, 0, Beside::Half), 0.05);
+        is(limit(10, 0, Beside::Half), 0.05);
+        is(limit(100_000, 0, Beside::Half), 0.002);
+        is(limit(100_000, 0, Beside::Nobody), 0.01);
+        is(limit(1_000_000, 10_000, Beside::Half), 0.015);
+        is(limit(1_000_000, 10_000, Beside::Nobody), 0.02);
+        is(limit(1_000_000, 1_000_000, Beside::Half), 0.9);
+        assert_eq!(
+            Metric::FirstByte.limit(&Baseline::default(), Beside::Half),
+            None
+        );
+    }
 }

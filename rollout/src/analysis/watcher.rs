@@ -23,8 +23,10 @@ const MAX_SURPLUS: i64 = 20_000;
 const PRIOR_ASKED: f64 = 10.0;
 /// Where the stable pool serves too few to be compared with, the candidate is judged alone after so many seconds of enough evidence …
 const LAPSE_SECONDS: u32 = 6;
-/// … and so many of its clients, of which the stable pool had its share.
+/// … and so many of its clients, of which the stable pool had its share …
 const LAPSE_ASKED: u64 = 50;
+/// … as long as that is below so many clients. From there on they can be compared.
+const LAPSE_STABLE_ASKED: u64 = 30;
 
 /// What is watched for.
 #[derive(Clone, Copy, Debug)]
@@ -189,7 +191,10 @@ impl Suspicion {
 
     /// Whether the stable pool has no part in it.
     pub(super) fn is_candidates(&self, beside: Beside) -> bool {
-        let may_lapse = beside == Beside::Less || self.stable.asked == 0;
+        let may_lapse = match beside {
+            Beside::Less => self.stable.asked < LAPSE_STABLE_ASKED,
+            Beside::Half | Beside::Nobody => self.stable.asked == 0,
+        };
         let is_long = self.held_seconds >= LAPSE_SECONDS && self.candidate.asked >= LAPSE_ASKED;
         let has_lapsed = may_lapse && is_long && self.against_stable >= 0;
         beside == Beside::Nobody || self.against_stable >= CONFIRMED || has_lapsed
