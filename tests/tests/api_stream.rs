@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::stream;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sluice_signals::MAX_POOLS;
 use sluice_stream::{AUDIENCE, Failure, Sender, SenderState, open};
@@ -29,7 +30,7 @@ use sluice_tests::net::until;
 use tokio::net::{TcpSocket, TcpStream};
 use tonic::Code;
 
-use stage::{ENDING, LIAR, NODES, Stage, end, expect, finder, report, reports};
+use stage::{ENDING, HUNG, LIAR, NODES, Stage, end, expect, finder, report, reports};
 
 const STREAMS: &str = "sluice_operator_streams";
 const REPORTS: &str = "sluice_operator_reports_total";
@@ -42,6 +43,9 @@ const SECRET: [&str; 5] = [
 ];
 /// A token's end is looked for after at most 15 s, and API servers take one for a minute longer.
 const TOKEN_END: Duration = Duration::from_secs(25);
+
+/// Either side notices within this time that the other one is gone.
+const DEAD: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
@@ -56,6 +60,12 @@ fn main() -> ExitCode {
             Ok(())
         },
     );
+    let hanging = Rc::new(RefCell::new(None));
+    let hung = Rc::clone(&hanging);
+    suite.check("an agent hangs (begins)", move |stage: &mut Stage| {
+        *hanging.borrow_mut() = Some(hang(stage)?);
+        Ok(())
+    });
     suite.check("a node has one stream", replaced);
     suite.check("reports are small and few", limited);
     suite.check("a flood is bounded", flood);
@@ -70,7 +80,13 @@ fn main() -> ExitCode {
             expect("after the token's end", code, Code::Unauthenticated)
         },
     );
+    suite.check("an agent hangs (is noticed)", move |stage: &mut Stage| {
+        let hung = hung.borrow_mut().take();
+        hung.context("it has not begun")?.noticed(stage)
+    });
+    suite.check("an operator that hangs is noticed", operator_hangs);
     suite.check("an agent reconnects to an operator that restarts", restart);
+    suite.check("another operator takes over", another);
     suite.main(Stage::build)
 }
 
@@ -210,7 +226,7 @@ fn replaced(stage: &mut Stage) -> Result<()> {
         let _other = open(&place, NODES[1], Some(&other), reports(1)).await?;
         let mut second = open(&place, NODES[0], Some(&token), reports(1)).await?;
         let code = end(first, CHANGE_TIMEOUT).await?;
-        let goes_on = tokio::time::timeout(Duration::from_secs(1), second.ended()).await;
+        let goes_on = tokio::time::timeout(Duration::from_millis(300), second.ended()).await;
         ensure!(goes_on.is_err(), "the new stream ended too: {goes_on:?}");
         Ok(code)
     })?;
@@ -239,7 +255,7 @@ fn flood(stage: &mut Stage) -> Result<()> {
     stage.within(async move |finder| {
         let place = finder.find().await?;
         let mut quiet = open(&place, honest, Some(&tokens[0]), reports(1)).await?;
-        while began.elapsed() < Duration::from_secs(3) {
+        while began.elapsed() < Duration::from_secs(2) {
             let count = Arc::clone(&counted);
             let reports = stream::repeat_with(move || {
                 report(count.fetch_add(1, Ordering::Relaxed), MAX_POOLS)
@@ -385,45 +401,142 @@ fn await_signer(stage: &Stage, authority: &str) -> Result<()> {
     })
 }
 
-fn restart(stage: &mut Stage) -> Result<()> {
-    let token = stage.run.directory().join("token");
-    fs::write(&token, &stage.tokens[NODES[0]])?;
-    let (state, stop) = (
-        Arc::new(SenderState::default()),
-        Arc::new(AtomicBool::new(false)),
-    );
-    let (shared, stopped) = (Arc::clone(&state), Arc::clone(&stop));
-    let began = Instant::now();
-    let admin = stage.control.admin().clone();
-    let agent = admin.spawn_client("agent", async move |client| {
-        let sender = Sender {
-            node: NODES[0].to_owned(),
-            token,
-            finder: finder(client),
-            state: shared,
-        };
-        let sending = sender.run(move || report(began.elapsed().as_secs(), 1));
-        let stopping = async {
-            while !stopped.load(Ordering::Relaxed) {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::select! {
-            () = sending => bail!("the agent has ended"),
-            () = stopping => Ok(()),
+/// An agent whose thread stands still until it is told to end.
+struct Hung {
+    began: Instant,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Hung {
+    fn noticed(self, stage: &Stage) -> Result<()> {
+        let limit = DEAD.saturating_sub(self.began.elapsed());
+        let limit = limit.max(Duration::from_secs(1));
+        until("the operator to close its stream", limit, || {
+            stage.numbers.of(STREAMS).is_ok_and(|open| open < 1.0)
+        })?;
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().ok().context("a panic")?
+    }
+}
+
+fn hang(stage: &mut Stage) -> Result<Hung> {
+    let (stop, token) = (Arc::new(AtomicBool::new(false)), stage.tokens[HUNG].clone());
+    let (stopped, opened) = (Arc::clone(&stop), Arc::new(AtomicBool::new(false)));
+    let open_now = Arc::clone(&opened);
+    let admin = stage.control.admin();
+    let thread = admin.spawn_client("hung", async move |client| {
+        let place = finder(client).find().await?;
+        let stream = open(&place, HUNG, Some(&token), reports(1)).await?;
+        open_now.store(true, Ordering::Relaxed);
+        while !stopped.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(50));
         }
+        drop(stream);
+        Ok(())
     })?;
-    until("the agent's stream", CHANGE_TIMEOUT, || state.is_open())?;
+    until("its stream", CHANGE_TIMEOUT, || {
+        opened.load(Ordering::Relaxed)
+    })?;
+    let began = Instant::now();
+    Ok(Hung {
+        began,
+        stop,
+        thread,
+    })
+}
+
+/// The library that agents use, as an agent runs it.
+struct Agent {
+    state: Arc<SenderState>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Agent {
+    fn start(stage: &Stage) -> Result<Self> {
+        let token = stage.run.directory().join("token");
+        fs::write(&token, &stage.tokens[NODES[0]])?;
+        let (state, stop) = <(Arc<SenderState>, Arc<AtomicBool>)>::default();
+        let (shared, stopped) = (Arc::clone(&state), Arc::clone(&stop));
+        let began = Instant::now();
+        let admin = stage.control.admin().clone();
+        let thread = admin.spawn_client("agent", async move |client| {
+            let sender = Sender {
+                node: NODES[0].to_owned(),
+                token,
+                finder: finder(client),
+                state: shared,
+            };
+            let sending = sender.run(move || report(began.elapsed().as_secs(), 1));
+            let stopping = async {
+                while !stopped.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            tokio::select! {
+                () = sending => bail!("the agent has ended"),
+                () = stopping => Ok(()),
+            }
+        })?;
+        let agent = Self {
+            state,
+            stop,
+            thread,
+        };
+        agent.await_open(true)?;
+        Ok(agent)
+    }
+
+    fn await_open(&self, is_open: bool) -> Result<()> {
+        let what = if is_open { "a stream" } else { "its end" };
+        until(what, DEAD, || self.state.is_open() == is_open)
+    }
+
+    fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().ok().context("a panic")?
+    }
+}
+
+fn operator_hangs(stage: &mut Stage) -> Result<()> {
+    let agent = Agent::start(stage)?;
+    stage.signal_operator(Signal::SIGSTOP)?;
+    let stopped = Instant::now();
+    let noticed = agent.await_open(false);
+    stage.signal_operator(Signal::SIGCONT)?;
+    noticed?;
+    println!("the agent noticed after {:?}", stopped.elapsed());
+    agent.await_open(true)?;
+    agent.end()
+}
+
+/// Whoever starts last has the agents, and the other one lets them go.
+fn another(stage: &mut Stage) -> Result<()> {
+    let agent = Agent::start(stage)?;
+    let (other, numbers) = stage.start_another()?;
+    numbers
+        .until(STREAMS, 1.0)
+        .with_context(|| other.log_tail())?;
+    until("the first to let go", CHANGE_TIMEOUT, || {
+        stage.numbers.of(STREAMS).is_ok_and(|open| open < 1.0)
+    })?;
+    agent.await_open(true)?;
+    agent.end()?;
+    stage.complaints.expect_none([&other])
+}
+
+fn restart(stage: &mut Stage) -> Result<()> {
+    let agent = Agent::start(stage)?;
     stage.kill_operator()?;
-    until("the agent to notice", CHANGE_TIMEOUT, || !state.is_open())?;
+    agent.await_open(false)?;
     stage.start_operator()?;
     let started = Instant::now();
-    until("the agent's stream", CHANGE_TIMEOUT, || state.is_open())?;
+    agent.await_open(true)?;
     println!(
         "the agent was back {:?} after the operator's start",
         started.elapsed()
     );
     stage.numbers.until(REPORTS, 2.0)?;
-    stop.store(true, Ordering::Relaxed);
-    agent.join().ok().context("a panic")?
+    agent.end()
 }

@@ -98,8 +98,8 @@ impl Certificate {
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         valid(&mut parameters, now, SERVING);
-        let signed = parameters.signed_by(&key, &issuer)?;
-        let certificate: CertificateDer<'static> = signed.der().clone();
+        let leaf = parameters.signed_by(&key, &issuer)?;
+        let certificate: CertificateDer<'static> = leaf.der().clone();
         let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = ring::default_provider();
         let key = CertifiedKey::from_der(vec![certificate], secret, &provider)?;

@@ -1,7 +1,7 @@
 //! Keeps the authorities in a Secret, and what agents need to find the operator in a ConfigMap.
 //!
 //! Whoever has started last is the operator that agents are told of. One that reads of another steps back, so two never write against each
-//! other.
+//! other, and comes back when nobody listens there any more.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,11 +17,13 @@ use sluice_api::OPERATOR_MANAGER;
 use sluice_api::jiff::Timestamp;
 use sluice_kube::error::{RequestError, within};
 use sluice_stream::{ADDRESS_KEY, AUTHORITIES_KEY, CONFIG_MAP};
-use tokio::time::sleep;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::authority::Authorities;
 use super::certificate::{Certificate, CertificateError, make_authority};
+use super::claim::{Claim, Claims};
 use super::service::Service;
 
 /// Secret with the authorities and their keys.
@@ -33,6 +35,8 @@ const WRITER_KEY: &str = "writer";
 
 /// Time between two looks. What somebody has changed or deleted is right again after that.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long another operator may take to let somebody connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the API server is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -54,7 +58,7 @@ pub(super) struct Keeper {
     namespace: String,
     address: SocketAddr,
     writer: String,
-    has_written: bool,
+    claims: Claims,
     certificate: Arc<Certificate>,
     service: Arc<Service>,
 }
@@ -75,7 +79,7 @@ impl Keeper {
             namespace: namespace.to_owned(),
             address,
             writer,
-            has_written: false,
+            claims: Claims::default(),
             certificate,
             service,
         }
@@ -107,8 +111,11 @@ impl Keeper {
         let map = request.map_err(|error| failed("cannot read the ConfigMap", error))?;
         let written = map.and_then(|map| map.data).unwrap_or_default();
         let writer = written.get(WRITER_KEY).map(String::as_str);
-        if self.has_written && writer.is_some_and(|writer| writer != self.writer) {
+        let is_own = writer == Some(self.writer.as_str());
+        if self.claims.read(writer, is_own) == Claim::StepBack {
             self.service.set_named(false);
+            let is_there = is_listening(written.get(ADDRESS_KEY)).await;
+            self.claims.looked(is_there);
             return Ok(());
         }
         let authorities = self.authorities().await?;
@@ -120,7 +127,7 @@ impl Keeper {
         if wanted != written {
             self.write_map(&wanted).await?;
         }
-        self.has_written = true;
+        self.claims.written();
         self.service.set_named(true);
         Ok(())
     }
@@ -199,6 +206,18 @@ impl Keeper {
         let written = within(ANSWER_TIMEOUT, request).await;
         written.map_err(|error| failed("cannot write the ConfigMap", error))?;
         Ok(())
+    }
+}
+
+/// Whether somebody listens at the address of another operator.
+async fn is_listening(address: Option<&String>) -> bool {
+    let address = address.and_then(|address| address.parse::<SocketAddr>().ok());
+    match address {
+        Some(address) => {
+            let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+            connected.is_ok_and(|connected| connected.is_ok())
+        }
+        None => false,
     }
 }
 

@@ -6,10 +6,12 @@
 //! keeper ─────┘ authorities in a Secret, address and bundle in a ConfigMap
 //! ```
 //!
-//! Decided without I/O: `authority` (who signs), `proof` (what a token proves), `limits` (how much is taken), `streams` (one a node).
+//! Decided without I/O: `authority` (who signs), `proof` (what a token proves), `limits` (how much is taken), `streams` (one a node), `claim` (which
+//! of two operators agents are told of).
 
 mod authority;
 mod certificate;
+mod claim;
 mod door;
 mod keeper;
 mod limits;

@@ -7,30 +7,37 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::stream;
 use kube::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sluice_signals::{Outcome, PoolTally, Report, Second, Tally, Voice};
 use sluice_stream::{AUDIENCE, Failure, Finder, Stream, open};
 use sluice_tests::kube::chart::RELEASE_NAMESPACE;
 use sluice_tests::kube::{CHANGE_TIMEOUT, ControlPlane, Kubeconfig};
 use sluice_tests::net::sluice::binary;
 use sluice_tests::net::suite::Stage as Suited;
-use sluice_tests::net::{Complaints, Namespace, Process, Run, until};
+use sluice_tests::net::{Complaints, Family, Namespace, Process, Run, until};
 use tonic::Code;
 
 pub(super) const NODES: [&str; 2] = ["n1", "n2"];
 /// Sends too much.
 pub(super) const LIAR: &str = "n3";
+/// Answers nothing, not even pings.
+pub(super) const HUNG: &str = "n5";
 /// Its token comes to its end.
 pub(super) const ENDING: &str = "n4";
 const ADMIN: &str = "127.0.0.1:9201";
+const OTHER_ADMIN: &str = "127.0.0.1:9211";
+const PORT: u16 = 9202;
+const OTHER_PORT: u16 = 9212;
 
 /// Reads the operator's metrics.
 #[derive(Clone)]
-pub(super) struct Numbers(Namespace);
+pub(super) struct Numbers(Namespace, &'static str);
 
 impl Numbers {
     /// The sum of the series that begin so; 0 where there is none.
     pub(super) fn of(&self, series: &str) -> Result<f64> {
-        let url = format!("http://{ADMIN}/metrics");
+        let url = format!("http://{}/metrics", self.1);
         let text = self
             .0
             .run(&format!("curl --silent --fail --max-time 5 {url}"))?;
@@ -64,13 +71,13 @@ impl Stage {
         let control = ControlPlane::api(&run, "control")?;
         control.install_rights()?;
         let mut tokens = BTreeMap::new();
-        for node in NODES.into_iter().chain([LIAR, ENDING]) {
+        for node in NODES.into_iter().chain([LIAR, ENDING, HUNG]) {
             control.agent_account(node)?;
             tokens.insert(node, control.agent_token(node, Some(AUDIENCE))?);
         }
         let operator = control.service_account(RELEASE_NAMESPACE, "sluice-operator")?;
         let mut stage = Self {
-            numbers: Numbers(control.namespace().clone()),
+            numbers: Numbers(control.namespace().clone(), ADMIN),
             operator: None,
             account: operator.kubeconfig().clone(),
             complaints: Complaints::default(),
@@ -83,17 +90,33 @@ impl Stage {
     }
 
     pub(super) fn start_operator(&mut self) -> Result<()> {
+        self.operator = Some(self.start("operator", ADMIN, PORT)?);
+        Ok(())
+    }
+
+    /// Starts one more, which lives for as long as it is held.
+    pub(super) fn start_another(&self) -> Result<(Process, Numbers)> {
+        let numbers = Numbers(self.control.namespace().clone(), OTHER_ADMIN);
+        Ok((self.start("another", OTHER_ADMIN, OTHER_PORT)?, numbers))
+    }
+
+    fn start(&self, name: &str, admin: &str, port: u16) -> Result<Process> {
         let home = self.control.namespace();
         let mut command = home.command(binary("sluice-operator")?);
-        let host = self.control.server(sluice_tests::net::Family::V4).ip();
+        let host = self.control.server(Family::V4).ip();
         command
             .arg("--kubeconfig")
             .arg(self.account.path())
-            .args(["--namespace", RELEASE_NAMESPACE, "--admin", ADMIN])
-            .env("SLUICE_STREAM_HOST", host.to_string())
-            .env("RUST_LOG", "info,sluice_operator::stream::service=debug");
-        self.operator = Some(Process::start(home, "operator", command)?);
-        Ok(())
+            .args(["--namespace", RELEASE_NAMESPACE, "--admin", admin])
+            .args(["--stream-port", &port.to_string()])
+            .env("SLUICE_STREAM_HOST", host.to_string());
+        Process::start(home, name, command)
+    }
+
+    /// Sends the operator a signal, such as SIGSTOP.
+    pub(super) fn signal_operator(&mut self, signal: Signal) -> Result<()> {
+        let id = i32::try_from(self.operator()?.id())?;
+        Ok(kill(Pid::from_raw(id), signal)?)
     }
 
     pub(super) fn kill_operator(&mut self) -> Result<()> {
