@@ -389,7 +389,7 @@ fn rotation(stage: &mut Stage) -> Result<()> {
 fn await_signer(stage: &Stage, authority: &str) -> Result<()> {
     let token = stage.tokens[NODES[0]].clone();
     until("the new authority to sign", CHANGE_TIMEOUT, || {
-        let taken = stage.within(async |finder| {
+        let opened = stage.within(async |finder| {
             let address = finder.find().await?.address.to_string();
             let place = sluice_stream::Place::read(&address, authority);
             let place = place.map_err(anyhow::Error::msg)?;
@@ -397,7 +397,7 @@ fn await_signer(stage: &Stage, authority: &str) -> Result<()> {
                 .await
                 .map(drop)?)
         });
-        taken.is_ok()
+        opened.is_ok()
     })
 }
 
@@ -457,8 +457,8 @@ impl Agent {
     fn start(stage: &Stage) -> Result<Self> {
         let token = stage.run.directory().join("token");
         fs::write(&token, &stage.tokens[NODES[0]])?;
-        let (state, stop) = <(Arc<SenderState>, Arc<AtomicBool>)>::default();
-        let (shared, stopped) = (Arc::clone(&state), Arc::clone(&stop));
+        let (known, stop) = <(Arc<SenderState>, Arc<AtomicBool>)>::default();
+        let (shared, stopped) = (Arc::clone(&known), Arc::clone(&stop));
         let began = Instant::now();
         let admin = stage.control.admin().clone();
         let thread = admin.spawn_client("agent", async move |client| {
@@ -480,7 +480,7 @@ impl Agent {
             }
         })?;
         let agent = Self {
-            state,
+            state: known,
             stop,
             thread,
         };

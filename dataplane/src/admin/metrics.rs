@@ -46,7 +46,8 @@ impl Collector for Metrics {
         self.checks(&mut encoder, &published)?;
         signals::encode(&mut encoder, &self.state.signals)?;
         self.work(&mut encoder)?;
-        source::encode(&mut encoder, &self.state.source)
+        source::encode(&mut encoder, &self.state.source)?;
+        source::encode_stream(&mut encoder, &self.state.source.stream)
     }
 }
 

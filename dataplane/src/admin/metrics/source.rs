@@ -3,6 +3,7 @@
 use std::fmt;
 
 use prometheus_client::encoding::DescriptorEncoder;
+use sluice_stream::SenderState;
 
 use super::{Labels, counter, gauge, pairs, single};
 use crate::source::{KindState, SourceState};
@@ -49,11 +50,6 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, source: &SourceState) 
             "1 while the source withholds decisions, and those in force stay",
             held,
         ),
-        (
-            "sluice_stream_open",
-            "1 while the operator takes this node's signals",
-            u64::from(source.stream.is_open()),
-        ),
     ];
     for (name, help, value) in gauges {
         gauge(encoder, name, help, [(&none, value)])?;
@@ -83,16 +79,28 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, source: &SourceState) 
     for (name, help, value) in counters {
         counter(encoder, name, help, None, single(value))?;
     }
+    Ok(())
+}
+
+/// Of the stream by which signals go to the operator.
+pub(super) fn encode_stream(
+    encoder: &mut DescriptorEncoder<'_>,
+    stream: &SenderState,
+) -> fmt::Result {
+    let none = Labels::new();
+    let help = "1 while the operator takes this node's signals";
+    let is_open = u64::from(stream.is_open());
+    gauge(encoder, "sluice_stream_open", help, [(&none, is_open)])?;
     let counters = [
         (
             "sluice_stream_messages",
             "Messages with signals that were sent to the operator",
-            source.stream.sent(),
+            stream.sent(),
         ),
         (
             "sluice_stream_failures",
             "Streams of signals that could not be opened, or have ended",
-            source.stream.failures(),
+            stream.failures(),
         ),
     ];
     for (name, help, value) in counters {
