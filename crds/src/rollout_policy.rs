@@ -160,7 +160,7 @@ pub struct RolloutPolicyStatus {
     pub step: Option<RolloutStep>,
     /// How the candidate does beside the stable pool, as nodes see it; noted now and then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub analysis: Option<RolloutAnalysis>,
+    pub analysis: Option<Box<RolloutAnalysis>>,
     /// Why the run was rolled back; absent: it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Rollback>,

@@ -111,7 +111,7 @@ impl Analyses {
 impl Judged {
     fn new(policy: &RolloutPolicy, now_ms: u64) -> Self {
         let status = policy.status.as_ref();
-        let noted = status.and_then(|status| status.analysis.clone());
+        let noted = status.and_then(|status| status.analysis.as_deref().cloned());
         let analysis = noted
             .as_ref()
             .map_or_else(Analysis::begin, Analysis::restored);
@@ -254,8 +254,8 @@ mod tests {
             let now_ms = begin_ms + seconds * 1000;
             let news = second(Outcome::Refused);
             analyses.hear(policies, &news, now_ms);
-            let analysed = analyses.look(&key(), &policies[&key()]);
-            analysed.is_some_and(|analysed| analysed.fault.is_some())
+            let looked = analyses.look(&key(), &policies[&key()]);
+            looked.is_some_and(|looked| looked.fault.is_some())
         })
     }
 
@@ -320,7 +320,8 @@ mod tests {
         accused(&mut analyses, &policies, 0).expect("it fails");
         let noted = analyses.look(&key(), &policies[&key()]);
         let policy = policies.get_mut(&key()).expect("it");
-        policy.status.as_mut().expect("a status").analysis = noted.and_then(|it| it.noted);
+        policy.status.as_mut().expect("a status").analysis =
+            noted.and_then(|it| it.noted).map(Box::new);
         let mut anew = Analyses::default();
         anew.hear(&policies, &second(Outcome::Replied), 0);
         let looked = anew.look(&key(), &policies[&key()]).expect("it");

@@ -59,7 +59,7 @@ pub(super) fn drive(
         let stood = world.stood.get(key).copied().unwrap_or_default();
         let analysed = world.analysed.get(key).cloned();
         let (noted, fault) = analysed.map_or((None, None), |it| (it.noted, it.fault));
-        status.analysis = noted;
+        status.analysis = noted.map(Box::new);
         if let (Some(virtual_server), true) = (virtual_server, refusals.is_empty()) {
             let takes_flows = |pool: &str| {
                 servers
