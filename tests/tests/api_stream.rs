@@ -389,6 +389,8 @@ fn rotation(stage: &mut Stage) -> Result<()> {
 fn await_signer(stage: &Stage, authority: &str) -> Result<()> {
     let token = stage.tokens[NODES[0]].clone();
     until("the new authority to sign", CHANGE_TIMEOUT, || {
+        // Whoever fails more often is refused for a while.
+        std::thread::sleep(Duration::from_millis(1200));
         let opened = stage.within(async |finder| {
             let address = finder.find().await?.address.to_string();
             let place = sluice_stream::Place::read(&address, authority);

@@ -39,6 +39,8 @@ const SEND_BUFFER: usize = 4096;
 struct Stranger {
     service: Arc<Service>,
     address: IpAddr,
+    /// Whether it went as far as to be answered. One that did not has cost the operator something all the same.
+    was_answered: bool,
 }
 
 impl Stranger {
@@ -49,6 +51,7 @@ impl Stranger {
         strangers.enter(address, now_ms).then(|| Self {
             service: Arc::clone(service),
             address,
+            was_answered: false,
         })
     }
 }
@@ -58,6 +61,9 @@ impl Drop for Stranger {
         let strangers = self.service.strangers.lock();
         let mut strangers = strangers.unwrap_or_else(PoisonError::into_inner);
         strangers.leave(self.address);
+        if !self.was_answered {
+            strangers.fail(self.address, self.service.now_ms());
+        }
     }
 }
 
@@ -81,7 +87,7 @@ pub(super) async fn serve(listener: TcpListener, tls: ServerConfig, service: Arc
     }
 }
 
-async fn attend(socket: TcpStream, acceptor: TlsAcceptor, stranger: Stranger) {
+async fn attend(socket: TcpStream, acceptor: TlsAcceptor, mut stranger: Stranger) {
     let _ = socket.set_nodelay(true);
     let tls = match timeout(SHAKE_TIMEOUT, acceptor.accept(socket)).await {
         Ok(Ok(tls)) => tls,
@@ -113,6 +119,7 @@ async fn attend(socket: TcpStream, acceptor: TlsAcceptor, stranger: Stranger) {
             return;
         },
     }
+    stranger.was_answered = true;
     drop(stranger);
     tokio::select! {
         _ = &mut connection => return,

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 pub(super) const MAX_STRANGERS: usize = 256;
 /// The same of one address.
 pub(super) const MAX_STRANGERS_OF_ADDRESS: usize = 16;
-/// Proofs that fail within [`WINDOW_MS`] until an address is refused unheard for as long.
-const MAX_FAILURES: u32 = 10;
+/// Connections without a proof within [`WINDOW_MS`] until an address is refused unheard for as long.
+const MAX_FAILURES: u32 = 20;
 /// For how long failures count.
 const WINDOW_MS: u64 = 10_000;
 /// Addresses whose failures are counted.
