@@ -64,6 +64,7 @@ fn not_driven(policy: &RolloutPolicy) -> Option<String> {
         Reason::RolloutAborted,
         Reason::RolledBack,
         Reason::RollbackImpossible,
+        Reason::AnalysisInconclusive,
     ]
     .map(|reason| reason.to_string());
     let held = status.conditions.iter().find(|condition| {

@@ -128,6 +128,8 @@ pub enum Reason {
     RolloutAborted,
     /// The candidate failed its clients, and the stable pool has the whole share again.
     RolledBack,
+    /// The candidate fails its clients, and so may the stable pool.
+    AnalysisInconclusive,
     /// The candidate fails its clients, and the stable pool cannot take the share back.
     RollbackImpossible,
     /// A pool with a share, or one that is to gain weight, has no server that takes new flows.

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A step that the nodes no longer all run (a node joined, a weight was edited) is not left before they do. Neither pool gains
-//! weight before it has a server that takes new flows: until then the run stays as it is.
+//! weight before it has a server that takes new flows, and no step is left while both pools may fail for a common cause: until then the
+//! run stays as it is.
 
 mod carry_out;
 mod judge;
@@ -22,7 +23,7 @@ use std::cmp::Ordering;
 
 use sluice_api::{
     CanaryStep, CommandResult, HistoryEntry, LastCommand, MAX_HISTORY, RolloutEvent, RolloutPhase,
-    RolloutPolicySpec, RolloutPolicyStatus, RolloutRun, RolloutStep, Time,
+    RolloutPolicySpec, RolloutPolicyStatus, RolloutRun, RolloutStep, SignalAnalysis, Time,
 };
 
 pub use self::judge::{Fault, UNSERVED_SECONDS};
@@ -55,6 +56,8 @@ pub struct Observation<'a> {
     pub unserved_seconds: u32,
     /// What speaks against the candidate.
     pub fault: Option<&'a Fault>,
+    /// Whether the candidate fails, and so may the stable pool: nobody gains weight before that is known.
+    pub doubtful: bool,
 }
 
 /// One of the two pools of a run.
@@ -96,6 +99,7 @@ pub fn advance(
         now: observed.now,
         passed_seconds: observed.passed_seconds,
         ready: observed.ready,
+        doubtful: observed.doubtful && spec.signal_analysis == SignalAnalysis::RollBack,
         status: status.clone(),
         lacks_servers: None,
     };
@@ -112,6 +116,7 @@ struct Run<'a> {
     now: &'a Time,
     passed_seconds: u32,
     ready: Sides,
+    doubtful: bool,
     status: RolloutPolicyStatus,
     lacks_servers: Option<Side>,
 }
@@ -299,7 +304,7 @@ impl Run<'_> {
         } else if index < self.last() {
             let (from, to) = (step.weight, self.steps[index as usize + 1].weight);
             // What lacks is told first: nodes come and go, and the step waits all the same.
-            if self.may_change(from, to) && live {
+            if self.may_change(from, to) && live && !self.doubtful {
                 return self.enter(index + 1, RolloutEvent::StepEntered);
             }
             RolloutPhase::Progressing

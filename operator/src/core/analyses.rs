@@ -15,12 +15,14 @@ use sluice_signals::Tally;
 const NOTED_MS: u64 = 10_000;
 
 /// What is seen of a rollout's pools.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Analysed {
     /// As the status is to note it; `None`: nothing was seen yet.
     pub noted: Option<RolloutAnalysis>,
     /// What speaks against the candidate of the run in the status.
     pub fault: Option<Fault>,
+    /// Why nobody can tell whether the candidate alone fails.
+    pub doubt: Option<String>,
 }
 
 /// The analysis of each policy whose pools are looked at.
@@ -100,10 +102,26 @@ impl Analyses {
             .status
             .as_ref()
             .and_then(|status| status.run.as_ref());
-        let is_same = judged.run.as_ref() == run;
+        let verdict = if judged.run.as_ref() == run {
+            judged.analysis.verdict()
+        } else {
+            Verdict::Pass
+        };
+        let (fault, doubt) = match verdict {
+            Verdict::Pass => (None, None),
+            Verdict::Inconclusive { message } => (None, Some(message)),
+            Verdict::Fail { metric, message } => {
+                let reason = match metric {
+                    Metric::Failures => RollbackReason::ClientsFailed,
+                    Metric::FirstByte => RollbackReason::FirstByteSlow,
+                };
+                (Some(Fault { reason, message }), None)
+            }
+        };
         Some(Analysed {
             noted: judged.noted.clone(),
-            fault: judged.fault().filter(|_| is_same),
+            fault,
+            doubt,
         })
     }
 }
@@ -157,19 +175,6 @@ impl Judged {
         self.noted = Some(stored);
         self.noted_ms = now_ms;
         true
-    }
-
-    fn fault(&self) -> Option<Fault> {
-        match self.analysis.verdict() {
-            Verdict::Fail { metric, message } => Some(Fault {
-                reason: match metric {
-                    Metric::Failures => RollbackReason::ClientsFailed,
-                    Metric::FirstByte => RollbackReason::FirstByteSlow,
-                },
-                message,
-            }),
-            Verdict::Pass | Verdict::Inconclusive { .. } => None,
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use sluice_api::{
 use sluice_rollout::{self as rollout, Fault, Observation, Side, Sides};
 
 use super::admission::Refusal;
+use super::analyses::Analysed;
 use super::nodes::{self, Asker};
 use super::servers::Servers;
 use super::world::World;
@@ -26,6 +27,8 @@ pub(super) struct Driven {
     pub(super) stood_seconds: u32,
     /// What speaks against the candidate.
     pub(super) fault: Option<Fault>,
+    /// Why nobody can tell whether the candidate alone fails.
+    pub(super) doubt: Option<String>,
 }
 
 /// The results of all policies, and the weights that they give virtual servers.
@@ -57,8 +60,11 @@ pub(super) fn drive(
         let mut status = policy.status.clone().unwrap_or_default();
         let mut lacks_servers = None;
         let stood = world.stood.get(key).copied().unwrap_or_default();
-        let analysed = world.analysed.get(key).cloned();
-        let (noted, fault) = analysed.map_or((None, None), |it| (it.noted, it.fault));
+        let Analysed {
+            noted,
+            fault,
+            doubt,
+        } = world.analysed.get(key).cloned().unwrap_or_default();
         status.analysis = noted.map(Box::new);
         if let (Some(virtual_server), true) = (virtual_server, refusals.is_empty()) {
             let takes_flows = |pool: &str| {
@@ -79,6 +85,7 @@ pub(super) fn drive(
                 },
                 unserved_seconds: stood.unserved_seconds,
                 fault: fault.as_ref(),
+                doubtful: doubt.is_some(),
             };
             let advanced = rollout::advance(spec, &status, observed);
             status = advanced.status;
@@ -100,6 +107,7 @@ pub(super) fn drive(
             lacks_servers,
             stood_seconds: stood.seconds,
             fault,
+            doubt,
         };
         rollouts.policies.insert(key.clone(), driven);
     }

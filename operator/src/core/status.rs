@@ -392,6 +392,7 @@ pub(super) fn policy(
         lacks_servers,
         stood_seconds,
         fault,
+        doubt,
     } = driven;
     let mut conditions = Conditions {
         list: std::mem::take(&mut status.conditions),
@@ -407,7 +408,7 @@ pub(super) fn policy(
         None => match &lacks_servers {
             Some(pool) => lacking(&object.spec, &status, pool, fault.as_ref()),
             None if is_overdue(object, &status, stood_seconds) => overdue(world, &target, &status),
-            None => progress(&status),
+            None => progress(&object.spec, &status, doubt.as_deref()),
         },
     });
     RolloutPolicyStatus {
@@ -473,7 +474,7 @@ fn overdue(world: &World, target: &ObjectKey, status: &RolloutPolicyStatus) -> S
     State::Stalled(Reason::DeadlineExceeded, message)
 }
 
-fn progress(status: &RolloutPolicyStatus) -> State {
+fn progress(spec: &RolloutPolicySpec, status: &RolloutPolicyStatus, doubt: Option<&str>) -> State {
     let Some(step) = &status.step else {
         return State::Reconciling(Reason::RolloutProgressing, String::new());
     };
@@ -514,6 +515,16 @@ fn progress(status: &RolloutPolicyStatus) -> State {
             Reason::RolloutProgressing,
             format!("step {index} ({weight} %) is in force on every live node; its pause runs"),
         ),
+        Some(RolloutPhase::Progressing)
+            if step.live_time.is_some()
+                && spec.signal_analysis == SignalAnalysis::RollBack
+                && let Some(doubt) = doubt =>
+        {
+            let message = format!(
+                "step {index} ({weight} %) is left once it is known that the stable pool does not fail alike: {doubt}"
+            );
+            State::Reconciling(Reason::AnalysisInconclusive, message)
+        }
         Some(RolloutPhase::Progressing) | None => State::Reconciling(
             Reason::RolloutProgressing,
             format!("step {index} ({weight} %) comes into force on the nodes"),

@@ -73,6 +73,7 @@ fn observation<'a>(now: &'a Time, status: &RolloutPolicyStatus) -> Observation<'
         },
         unserved_seconds: 0,
         fault: None,
+        doubtful: false,
     }
 }
 

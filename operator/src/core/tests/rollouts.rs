@@ -366,6 +366,7 @@ fn accuse(sim: &mut Sim) {
     let analysed = Analysed {
         noted: Some(RolloutAnalysis::default()),
         fault: Some(fault),
+        doubt: None,
     };
     sim.world.analysed.insert(key("roll"), analysed);
 }
@@ -386,6 +387,26 @@ fn a_candidate_that_fails_its_clients_is_rolled_back() {
     let (_, reason, message) = sim.policy_ready("roll");
     assert_eq!(reason, "RolledBack");
     assert!(message.starts_with(&rollback.message), "{message}");
+}
+
+#[test]
+fn while_both_pools_may_fail_a_step_is_not_left() {
+    let mut sim = served();
+    sim.apply(POLICY);
+    sim.tick();
+    let analysed = Analysed {
+        doubt: Some("9 of the candidate's 9 clients failed, and 20 of 20".to_owned()),
+        ..Analysed::default()
+    };
+    sim.world.analysed.insert(key("roll"), analysed);
+    sim.settle();
+    assert_eq!(sim.weights("web"), [90, 10]);
+    let (_, reason, message) = sim.policy_ready("roll");
+    assert_eq!(reason, "AnalysisInconclusive");
+    assert!(message.ends_with("and 20 of 20"), "{message}");
+    sim.world.analysed.clear();
+    sim.settle();
+    assert_eq!(sim.weights("web"), [50, 50]);
 }
 
 #[test]

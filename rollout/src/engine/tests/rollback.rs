@@ -145,6 +145,28 @@ fn a_stable_pool_without_servers_holds_the_run() {
 }
 
 #[test]
+fn no_step_is_left_while_both_pools_may_fail() {
+    for (mode, left) in [(SignalAnalysis::RollBack, 0), (SignalAnalysis::Observe, 1)] {
+        let spec = RolloutPolicySpec {
+            signal_analysis: mode,
+            ..spec(vec![step(10, 30, false), step(50, 30, false)])
+        };
+        let mut s = RolloutPolicyStatus::default();
+        tick(&spec, &mut s, 0, true, None);
+        tick(&spec, &mut s, 1, true, None);
+        let now = at(40);
+        let observed = Observation {
+            doubtful: true,
+            ..observation(&now, &s)
+        };
+        s = advance(&spec, &s, observed).status;
+        assert_eq!(index(&s), left, "{mode:?}");
+        tick(&spec, &mut s, 41, true, None);
+        assert_eq!(index(&s), 1, "{mode:?}");
+    }
+}
+
+#[test]
 fn a_run_is_not_judged_by_what_was_seen_of_the_one_before() {
     let spec = spec(vec![step(10, 30, true)]);
     let mut s = RolloutPolicyStatus::default();
