@@ -62,6 +62,11 @@ bench-failover: setup ## Measure how long VIPs do not answer when directors go; 
 	cargo build --release --quiet --bin sluice-operator --bin sluice-agent --bin kubectl-sluice --bin bench_failover
 	target/release/bench_failover
 
+bench-rollback: setup ## Measure how long failing candidates stay until they are rolled back; figures in target/bench-rollback.json
+	cargo xtask build-bpf
+	cargo build --release --quiet --bin sluice-operator --bin sluice-agent --bin kubectl-sluice --bin bench_rollback
+	target/release/bench_rollback
+
 bench-scale: setup ## Measure what a change costs with 10,000 virtual servers; figures in target/bench-scale.json
 	cargo build --release --quiet --package sluice-operator --package sluice-scale
 	target/release/sluice-scale

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::command;
 
 /// Test targets, as `package/target`, that need nothing but cargo.
-const UNIT: [&str; 15] = [
+const UNIT: [&str; 16] = [
     "kubectl-sluice/golden",
     "kubectl-sluice/rollout",
     "kubectl-sluice/vips",
@@ -26,11 +26,12 @@ const UNIT: [&str; 15] = [
     "sluice-planner/ring",
     "sluice-planner/sequences",
     "sluice-planner/sources",
+    "sluice-rollout/simulation",
     "sluice-tests/golden",
 ];
 
 /// Test targets that need root, the BPF programs, or the binaries of Kubernetes and helm.
-const EQUIPPED: [&str; 40] = [
+const EQUIPPED: [&str; 41] = [
     "sluice-agent/agent",
     "sluice-e2e/kubernetes",
     "sluice-tests/api_addresses",
@@ -50,6 +51,7 @@ const EQUIPPED: [&str; 40] = [
     "sluice-tests/bench",
     "sluice-tests/bench_checks",
     "sluice-tests/bench_failover",
+    "sluice-tests/bench_rollback",
     "sluice-tests/chart",
     "sluice-tests/chart_api",
     "sluice-tests/claim_races",

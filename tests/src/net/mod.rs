@@ -22,6 +22,7 @@ mod counter;
 pub mod fabric;
 pub mod failover;
 mod fault;
+pub mod faulty;
 pub mod gateway;
 pub mod lab;
 mod link;
