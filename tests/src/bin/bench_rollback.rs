@@ -262,16 +262,6 @@ impl<'a> Bench<'a> {
         Ok(vec![stable?, candidate?, server])
     }
 
-    fn policy(&self, number: u16, state: &State) -> Value {
-        let spec = json!({
-            "virtualServerName": pool("measured", number),
-            "stablePoolName": pool("stable", number),
-            "candidatePoolName": pool("candidate", number),
-            "strategy": {"canary": {"steps": (state.steps)()}},
-        });
-        manifest::object("RolloutPolicy", &pool("measured", number), &spec)
-    }
-
     fn clients(&self, state: &State) -> Result<Clients> {
         let groups = (0..self.batch).map(|number| {
             let vip = vip_on_link(SPARE);
@@ -298,7 +288,7 @@ impl<'a> Bench<'a> {
         let (mut measured, mut detectors) = (Vec::new(), BTreeMap::new());
         for _ in 0..batches {
             let clients = self.clients(state)?;
-            let policies: Vec<Value> = (0..self.batch).map(|it| self.policy(it, state)).collect();
+            let policies: Vec<Value> = (0..self.batch).map(|it| policy(it, state)).collect();
             self.stage.sluice.apply("policies", &policies)?;
             let rolled = self.fail(state, behaviour, &mut detectors);
             self.candidates.behave(Behaviour::Well);
@@ -386,4 +376,14 @@ impl<'a> Bench<'a> {
 
 fn pool(side: &str, number: u16) -> String {
     format!("{side}-{number}")
+}
+
+fn policy(number: u16, state: &State) -> Value {
+    let spec = json!({
+        "virtualServerName": pool("measured", number),
+        "stablePoolName": pool("stable", number),
+        "candidatePoolName": pool("candidate", number),
+        "strategy": {"canary": {"steps": (state.steps)()}},
+    });
+    manifest::object("RolloutPolicy", &pool("measured", number), &spec)
 }
