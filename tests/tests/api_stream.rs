@@ -23,8 +23,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sluice_signals::MAX_POOLS;
 use sluice_stream::{AUDIENCE, Failure, Sender, SenderState, open};
-use sluice_tests::kube::CHANGE_TIMEOUT;
 use sluice_tests::kube::chart::RELEASE_NAMESPACE;
+use sluice_tests::kube::{CHANGE_TIMEOUT, Part};
 use sluice_tests::net::suite::Suite;
 use sluice_tests::net::until;
 use tokio::net::{TcpSocket, TcpStream};
@@ -84,7 +84,10 @@ fn main() -> ExitCode {
         let hung = hung.borrow_mut().take();
         hung.context("it has not begun")?.noticed(stage)
     });
-    suite.check("an operator that hangs is noticed", operator_hangs);
+    suite.check(
+        "without an API server streams go on, an operator that hangs is noticed",
+        outage,
+    );
     suite.check("an agent reconnects to an operator that restarts", restart);
     suite.check("another operator takes over", another);
     suite.main(Stage::build)
@@ -152,7 +155,9 @@ fn refused(stage: &mut Stage) -> Result<()> {
     };
     let audience = format!("--audience={AUDIENCE}");
     let expired = token::ending_in(-3600, &own, &stage.control)?;
-    let forged = format!("{}A", &own[..own.len() - 1]);
+    let (claims, signature) = own.rsplit_once('.').context("no token")?;
+    let reversed: String = signature.chars().rev().collect();
+    let forged = format!("{claims}.{reversed}");
     let cases = [
         ("without a token", None, Code::Unauthenticated),
         (
@@ -501,12 +506,30 @@ impl Agent {
     }
 }
 
-fn operator_hangs(stage: &mut Stage) -> Result<()> {
+/// First the API server goes, then the operator hangs while that comes back.
+fn outage(stage: &mut Stage) -> Result<()> {
     let agent = Agent::start(stage)?;
+    let place = stage.within(async |finder| Ok(finder.find().await?))?;
+    for text in ["agents may not find the operator", "the watch is lost"] {
+        stage.complaints.expect(text);
+    }
+    stage.control.kill(Part::ApiServer)?;
+    let token = stage.tokens[NODES[1]].clone();
+    let code =
+        stage.within(
+            async |_| match open(&place, NODES[1], Some(&token), reports(1)).await {
+                Err(Failure::Refused(status)) => Ok(status.code()),
+                other => bail!("{other:?}"),
+            },
+        )?;
+    expect("without an API server", code, Code::Unavailable)?;
+    ensure!(agent.state.is_open(), "the open stream has ended");
     stage.signal_operator(Signal::SIGSTOP)?;
     let stopped = Instant::now();
+    let restarted = stage.control.start_part(Part::ApiServer);
     let noticed = agent.await_open(false);
     stage.signal_operator(Signal::SIGCONT)?;
+    restarted?;
     noticed?;
     println!("the agent noticed after {:?}", stopped.elapsed());
     agent.await_open(true)?;
