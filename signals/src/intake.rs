@@ -1,6 +1,6 @@
 //! What all nodes tell, added up by pool.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::ObjectKey;
 
@@ -9,13 +9,13 @@ use crate::tally::Tally;
 
 /// A node that has told nothing for so long is forgotten.
 const FORGET_MS: u64 = 10 * 60 * 1000;
-/// Of how many pools news is kept that nobody has taken.
-const MAX_KEPT: usize = 4 * MAX_POOLS;
 
 /// Takes reports of nodes, each second of a node once, and keeps what is new until it is taken.
 #[derive(Debug, Default)]
 pub struct Intake {
     nodes: BTreeMap<String, Heard>,
+    /// The pools that somebody asks about. What nodes tell of others is not kept.
+    asked: BTreeSet<ObjectKey>,
     news: BTreeMap<ObjectKey, Tally>,
 }
 
@@ -48,8 +48,9 @@ impl Intake {
         for second in seconds.filter(|second| second.number >= from) {
             for pool in second.pools.iter().take(MAX_POOLS) {
                 let key = pool.key();
-                if self.news.len() < MAX_KEPT || self.news.contains_key(&key) {
-                    self.news.entry(key).or_default().join(&pool.tally);
+                if self.asked.contains(&key) {
+                    let tally = pool.tally.clone().limited();
+                    self.news.entry(key).or_default().join(&tally);
                 }
             }
         }
@@ -64,8 +65,10 @@ impl Intake {
             .retain(|_, heard| now_ms.saturating_sub(heard.at_ms) <= FORGET_MS);
     }
 
-    /// What was told since the last call, of the pools that any node looks at.
-    pub fn news(&mut self) -> BTreeMap<ObjectKey, Tally> {
+    /// What was told since the last call, of the pools that were asked about then and that any node looks at. `asked` are those to be
+    /// told of from now on.
+    pub fn news(&mut self, asked: BTreeSet<ObjectKey>) -> BTreeMap<ObjectKey, Tally> {
+        self.asked = asked;
         std::mem::take(&mut self.news)
     }
 }
@@ -88,15 +91,42 @@ mod tests {
         [(ObjectKey::new("shop", "blue"), tally)].into()
     }
 
+    fn blue() -> BTreeSet<ObjectKey> {
+        [ObjectKey::new("shop", "blue")].into()
+    }
+
+    /// Where somebody asks about the pool.
+    fn intake() -> Intake {
+        let mut intake = Intake::default();
+        intake.news(blue());
+        intake
+    }
+
     fn asked(intake: &mut Intake) -> u64 {
-        intake.news().values().map(Tally::asked).sum()
+        intake.news(blue()).values().map(Tally::asked).sum()
+    }
+
+    #[test]
+    fn of_pools_that_nobody_asks_about_nothing_is_kept() {
+        let (mut intake, mut node) = (Intake::default(), Recorder::new(7));
+        for _ in 0..2 {
+            node.record(second(1));
+            intake.take("a", &node.report(), 0);
+        }
+        assert!(intake.news(blue()).is_empty(), "nobody had asked");
+        node.record(second(1));
+        intake.take("a", &node.report(), 0);
+        assert_eq!(intake.news(BTreeSet::new()).len(), 1);
+        node.record(second(1));
+        intake.take("a", &node.report(), 0);
+        assert!(intake.news(blue()).is_empty(), "nobody asks any more");
     }
 
     #[test]
     fn each_second_counts_once() {
-        let (mut intake, mut node) = (Intake::default(), Recorder::new(7));
+        let (mut intake, mut node) = (intake(), Recorder::new(7));
         intake.take("a", &node.report(), 0);
-        assert!(intake.news().is_empty(), "an empty report says nothing");
+        assert!(intake.news(blue()).is_empty(), "an empty report says nothing");
         node.record(second(100));
         intake.take("a", &node.report(), 0);
         assert_eq!(asked(&mut intake), 0, "is from before anybody asked");
@@ -105,15 +135,15 @@ mod tests {
         intake.take("a", &node.report(), 1000);
         intake.take("a", &node.report(), 1000);
         assert_eq!(asked(&mut intake), 7);
-        assert!(intake.news().is_empty());
+        assert!(intake.news(blue()).is_empty());
         node.record(second(0));
         intake.take("a", &node.report(), 2000);
-        assert_eq!(intake.news().len(), 1, "the node looks");
+        assert_eq!(intake.news(blue()).len(), 1, "the node looks");
     }
 
     #[test]
     fn an_agent_that_starts_anew_is_heard_from_its_first_second_on() {
-        let (mut intake, mut node) = (Intake::default(), Recorder::new(7));
+        let (mut intake, mut node) = (intake(), Recorder::new(7));
         for _ in 0..50 {
             node.record(second(1));
             intake.take("a", &node.report(), 0);
@@ -128,7 +158,7 @@ mod tests {
 
     #[test]
     fn who_reads_too_seldom_misses_the_oldest() {
-        let (mut intake, mut node) = (Intake::default(), Recorder::new(7));
+        let (mut intake, mut node) = (intake(), Recorder::new(7));
         node.record(second(1));
         intake.take("a", &node.report(), 0);
         for _ in 0..2 * MAX_SECONDS {
@@ -141,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_report_that_lies_of_its_size_is_bounded() {
-        let (mut intake, mut node) = (Intake::default(), Recorder::new(7));
+        let (mut intake, mut node) = (intake(), Recorder::new(7));
         node.record(second(1));
         intake.take("a", &node.report(), 0);
         node.record(second(1));
@@ -161,8 +191,23 @@ mod tests {
     }
 
     #[test]
+    fn a_node_cannot_hear_more_clients_than_it_looks_at() {
+        let mut intake = intake();
+        let mut node = Recorder::new(7);
+        node.record(second(1));
+        intake.take("a", &node.report(), 0);
+        node.record(second(1));
+        let mut report = node.report();
+        report.seconds[1].pools[0].tally.outcomes = [u32::MAX; Outcome::COUNT];
+        intake.take("a", &report, 0);
+        let news = intake.news(blue());
+        let tally = news.values().next().expect("a pool");
+        assert_eq!(tally.of(Outcome::Silent), 65_536);
+    }
+
+    #[test]
     fn a_node_that_has_gone_is_forgotten() {
-        let (mut intake, mut node) = (Intake::default(), Recorder::new(7));
+        let (mut intake, mut node) = (intake(), Recorder::new(7));
         node.record(second(1));
         intake.take("a", &node.report(), 0);
         intake.take("b", &node.report(), FORGET_MS + 1);

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::outcome::Outcome;
 use crate::times::Times;
 
+/// Clients of a pool that a node hears in a second at most: it looks at that many connections at a time.
+const MAX_VOICES: u32 = 65_536;
+
 /// The connection that speaks for a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Voice {
@@ -43,6 +46,16 @@ impl Tally {
             *count = count.saturating_add(more);
         }
         self.first_bytes.join(&other.first_bytes);
+    }
+
+    /// The same, where no number is above [`MAX_VOICES`].
+    #[must_use]
+    pub(crate) fn limited(mut self) -> Self {
+        let counts = self.outcomes.iter_mut().chain(&mut self.first_bytes.0);
+        for count in counts {
+            *count = (*count).min(MAX_VOICES);
+        }
+        self
     }
 
     /// How many clients had this outcome.

@@ -45,6 +45,12 @@ pub(crate) fn back(sluice: &mut Sluice) -> Result<()> {
         policy["status"]["phase"] == "Completed"
     })?;
     expect_share(&traffic.sample()?, "web-v1", 100)?;
+    // Agents in pods report what they see to the operator's pod.
+    sluice.until("rolloutpolicy/back", CHANGE_TIMEOUT, |policy| {
+        let metrics = policy["status"]["analysis"]["metrics"].as_array();
+        let mut metrics = metrics.into_iter().flatten();
+        metrics.any(|metric| metric["candidate"]["samples"].as_u64() > Some(0))
+    })?;
     let made = traffic.finish()?;
     println!("{made} new connections, none failed");
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Evidence is kept here, and a policy's status notes it now and then: an operator that starts anew goes on from there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{
     AnalysisVerdict, ObjectKey, RollbackReason, RolloutAnalysis, RolloutPhase, RolloutPolicy,
@@ -82,6 +82,17 @@ impl Analyses {
             }
         }
         changed
+    }
+
+    /// The pools of these policies, as far as they are looked at.
+    pub fn pools(policies: &BTreeMap<ObjectKey, RolloutPolicy>) -> BTreeSet<ObjectKey> {
+        let looked = policies.iter();
+        let looked = looked.filter(|(_, it)| it.spec.signal_analysis != SignalAnalysis::Off);
+        let pools = looked.flat_map(|(key, policy)| {
+            let spec = &policy.spec;
+            [&spec.stable_pool_name, &spec.candidate_pool_name].map(|name| key.sibling(name))
+        });
+        pools.collect()
     }
 
     /// What is seen of the pools of these policies, as far as they are looked at.

@@ -284,6 +284,11 @@ impl Index {
         self.dirty.extend(over);
     }
 
+    /// The pools that rollouts are to know of.
+    pub(super) fn pools_of_rollouts(&self) -> BTreeSet<ObjectKey> {
+        Analyses::pools(&self.policies.objects)
+    }
+
     /// Takes what nodes saw of the pools of policies.
     pub(super) fn hear(&mut self, news: &BTreeMap<ObjectKey, Tally>, now_ms: u64) {
         let policies = &self.policies.objects;

@@ -277,8 +277,11 @@ impl Operator {
         }
         if Moment::now() >= self.timers_at {
             self.timers_at = Moment::now() + TICK;
+            let asked = self.index.pools_of_rollouts();
             let intake = self.intake.lock();
-            let news = intake.unwrap_or_else(PoisonError::into_inner).news();
+            let mut intake = intake.unwrap_or_else(PoisonError::into_inner);
+            let news = intake.news(asked);
+            drop(intake);
             self.index.hear(&news, now_ms);
             self.index.look_at_timers(&now());
         }

@@ -177,7 +177,8 @@ impl Standalone {
                 self.intake.take(node, &report, monotonic_ms);
             }
         }
-        let news = self.intake.news();
+        let asked = Analyses::pools(&self.policies.objects);
+        let news = self.intake.news(asked);
         self.analyses
             .hear(&self.policies.objects, &news, monotonic_ms);
         failures.result()
