@@ -92,10 +92,14 @@ pub(crate) fn exposed(sluice: &mut Sluice) -> Result<()> {
     }
     put_right(sluice)?;
     cordoned(sluice)?;
-    sluice.kubectl(&format!("delete service --namespace {SHOP} exposed"))?;
+    // What belongs to a Service that is there still nobody but the operator deletes.
+    sluice.kubectl(&format!(
+        r#"patch service --namespace {SHOP} exposed --patch {{"spec":{{"type":"ClusterIP"}}}}"#
+    ))?;
     until("the address to be let go", CHANGE_TIMEOUT, || {
         !answers(sluice, target)
     })?;
+    sluice.kubectl(&format!("delete service --namespace {SHOP} exposed"))?;
     Ok(())
 }
 
