@@ -126,7 +126,10 @@ mod tests {
     fn each_second_counts_once() {
         let (mut intake, mut node) = (intake(), Recorder::new(7));
         intake.take("a", &node.report(), 0);
-        assert!(intake.news(blue()).is_empty(), "an empty report says nothing");
+        assert!(
+            intake.news(blue()).is_empty(),
+            "an empty report says nothing"
+        );
         node.record(second(100));
         intake.take("a", &node.report(), 0);
         assert_eq!(asked(&mut intake), 0, "is from before anybody asked");
