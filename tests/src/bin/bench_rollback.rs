@@ -62,7 +62,7 @@ struct State {
 }
 
 /// For so long a step goes on before the one that is measured.
-const LEARNS_SECONDS: u32 = 15;
+const LEARNS_SECONDS: u32 = 30;
 
 const STATES: [State; 4] = [
     State {
@@ -109,6 +109,8 @@ const MODES: [(&str, [&str; 2]); 2] = [
 const PORT: u16 = 9_000;
 /// How long rollouts take until they are where they should be.
 const REACHED: Duration = Duration::from_mins(2);
+/// How long directors take until they reach a host again that was off the network.
+const RETURNS: Duration = Duration::from_secs(10);
 /// How long a fault is waited for. The bound is 30 s.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -292,7 +294,10 @@ impl<'a> Bench<'a> {
             self.stage.sluice.apply("policies", &policies)?;
             let rolled = self.fail(state, behaviour, &mut detectors);
             self.candidates.behave(Behaviour::Well);
-            self.stage.fabric.far_end(self.servers[1]).unsilence()?;
+            if behaviour.is_none() {
+                self.stage.fabric.far_end(self.servers[1]).unsilence()?;
+                thread::sleep(RETURNS);
+            }
             drop(clients);
             self.stage.sluice.remove("policies")?;
             measured.extend(rolled?);
