@@ -124,7 +124,7 @@ impl Signals {
 /// first one without.
 pub fn run<E: fmt::Display>(
     state: Arc<State>,
-    mut tell: impl FnMut(&Report) -> Result<(), E> + Send + 'static,
+    mut tell: impl FnMut(&Signals) -> Result<(), E> + Send + 'static,
 ) {
     thread::spawn(move || {
         let mut complaints = [Complaint::default(), Complaint::default()];
@@ -137,7 +137,7 @@ pub fn run<E: fmt::Display>(
                 let taken = maps.take_samples();
                 if let Some(samples) = taking.of("take samples of connections", taken) {
                     state.signals.take(&servers, &samples);
-                    telling.of("tell what was sampled", tell(&state.signals.report()));
+                    telling.of("tell what was sampled", tell(&state.signals));
                 }
             }
             was_sampled = !servers.is_empty();

@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use sluice_agent::announce::Place;
 use sluice_agent::core::Input;
 use sluice_agent::report::Mailbox;
+use sluice_agent::signals::Signals;
 use sluice_agent::source::SourceState;
 use sluice_agent::source::file::{self, NodeFile};
 use sluice_agent::source::kube::{Before, Kube};
 use sluice_agent::state::State;
 use sluice_api::LoadBalancerNodeStatus;
 use sluice_directory::{Directory, DirectoryError};
-use sluice_signals::Report;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -158,14 +158,14 @@ impl OpenSource {
     /// Writes what was sampled to where the operator reads it.
     pub(crate) fn signals_writer(
         &self,
-    ) -> impl FnMut(&Report) -> Result<(), DirectoryError> + Send + use<> {
+    ) -> impl FnMut(&Signals) -> Result<(), DirectoryError> + Send + use<> {
         let file = match self {
             Self::File { file, .. } => Some(file.clone()),
             Self::Kube { .. } => None,
         };
-        move |report| {
+        move |signals| {
             file.as_ref()
-                .map_or(Ok(()), |file| file.write_signals(report))
+                .map_or(Ok(()), |file| file.write_signals(&signals.report()))
         }
     }
 
