@@ -26,7 +26,7 @@ use sluice_api::{
     RolloutPolicySpec, RolloutPolicyStatus, RolloutRun, RolloutStep, SignalAnalysis, Time,
 };
 
-pub use self::judge::{Fault, UNSERVED_SECONDS};
+pub use self::judge::{Fault, UNSERVED_SECONDS, is_baking, judged_weight};
 use crate::command::cut;
 use crate::steps::steps;
 

@@ -14,6 +14,7 @@ pub use analysis::{Analysis, Metric, Verdict};
 pub use command::{Command, CommandVerb, FormatError, Refusal, answered, check};
 pub use engine::{
     Advanced, Fault, Observation, STEP_DEADLINE_SECONDS, Side, Sides, UNSERVED_SECONDS, advance,
+    is_baking, judged_weight,
 };
 pub use split::split;
 pub use steps::{paused_seconds, steps};

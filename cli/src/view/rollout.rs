@@ -9,7 +9,7 @@ use sluice_api::{
     RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, SampleCount, Time, VirtualServer,
     VirtualServerStatus,
 };
-use sluice_rollout::{Command, CommandVerb, paused_seconds};
+use sluice_rollout::{Command, CommandVerb, is_baking, paused_seconds};
 
 use super::nodes::{Nodes, Wanted};
 use super::{FORMAT_VERSION, StateView};
@@ -221,9 +221,7 @@ fn bake_remaining_seconds(
     now: &Time,
 ) -> u32 {
     let step = status.step.as_ref();
-    let baking = step.filter(|step| {
-        status.phase == Some(RolloutPhase::Completed) && step.pause_start_time.is_some()
-    });
+    let baking = step.filter(|_| is_baking(status));
     baking.map_or(0, |step| {
         spec.bake_seconds.saturating_sub(paused_seconds(step, now))
     })

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_api::{
-    AnalysisVerdict, ObjectKey, RollbackReason, RolloutAnalysis, RolloutPhase, RolloutPolicy,
-    RolloutPolicyStatus, RolloutRun, SignalAnalysis,
+    AnalysisVerdict, ObjectKey, RollbackReason, RolloutAnalysis, RolloutPolicy, RolloutRun,
+    SignalAnalysis,
 };
-use sluice_rollout::{Analysis, Fault, Metric, Verdict};
+use sluice_rollout::{Analysis, Fault, Metric, Verdict, judged_weight};
 use sluice_signals::Tally;
 
 /// Time between two notes of what is seen, while the verdict stays.
@@ -70,7 +70,7 @@ impl Analyses {
             let judged = judged.or_insert_with(|| Judged::new(policy, now_ms));
             judged.follow(policy);
             let of = |pool: &str| news.get(&key.sibling(pool));
-            let weight = status.and_then(weight_of_candidate);
+            let weight = status.and_then(judged_weight);
             let candidate = weight.and_then(|_| of(&policy.spec.candidate_pool_name));
             let stable = of(&policy.spec.stable_pool_name);
             let weight = weight.unwrap_or_default();
@@ -192,20 +192,6 @@ impl Judged {
 /// What is said by each metric.
 fn verdicts(analysis: &RolloutAnalysis) -> impl Iterator<Item = AnalysisVerdict> {
     analysis.metrics.iter().map(|metric| metric.verdict)
-}
-
-/// The candidate's percentage, while it is to be looked at: from when the run begins until the bake is over.
-fn weight_of_candidate(status: &RolloutPolicyStatus) -> Option<u8> {
-    let step = status.step.as_ref()?;
-    let is_watched = match status.phase? {
-        RolloutPhase::Aborted | RolloutPhase::RolledBack => false,
-        RolloutPhase::Completed => step.pause_start_time.is_some(),
-        RolloutPhase::Progressing
-        | RolloutPhase::Pausing
-        | RolloutPhase::Gated
-        | RolloutPhase::Paused => true,
-    };
-    (is_watched && step.weight > 0).then_some(step.weight)
 }
 
 #[cfg(test)]

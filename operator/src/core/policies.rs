@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use sluice_api::{
     DecidedPool, DecidedVirtualServer, FieldError, ObjectKey, ROLLOUT_COMMAND_ANNOTATION, Reason,
-    RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, Time, Validate,
+    RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, SignalAnalysis, Time, Validate,
 };
 use sluice_rollout::{self as rollout, Fault, Observation, Side, Sides};
 
@@ -66,6 +66,9 @@ pub(super) fn drive(
             doubt,
         } = world.analysed.get(key).cloned().unwrap_or_default();
         status.analysis = noted.map(Box::new);
+        // Who only observes is told of it by the analysis alone.
+        let rolls_back = policy.spec.signal_analysis == SignalAnalysis::RollBack;
+        let (fault, doubt) = (fault.filter(|_| rolls_back), doubt.filter(|_| rolls_back));
         if let (Some(virtual_server), true) = (virtual_server, refusals.is_empty()) {
             let takes_flows = |pool: &str| {
                 servers

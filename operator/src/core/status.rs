@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use sluice_api::{
     Acknowledged, ConditionType, DecidedVirtualServer, Decision, ExternalTrafficPolicy,
     ForwardingMode, NODE_SILENT_SECONDS, ObjectKey, PoolDecision, RealServerPoolStatus, Reason,
-    RolloutPhase, RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, SignalAnalysis, Time,
-    VirtualServerStatus, find_condition,
+    RolloutPhase, RolloutPolicy, RolloutPolicySpec, RolloutPolicyStatus, Time, VirtualServerStatus,
+    find_condition,
 };
 use sluice_planner::{Server, Slices};
 use sluice_rollout::{Fault, STEP_DEADLINE_SECONDS};
@@ -408,7 +408,7 @@ pub(super) fn policy(
         None => match &lacks_servers {
             Some(pool) => lacking(&object.spec, &status, pool, fault.as_ref()),
             None if is_overdue(object, &status, stood_seconds) => overdue(world, &target, &status),
-            None => progress(&object.spec, &status, doubt.as_deref()),
+            None => progress(&status, doubt.as_deref()),
         },
     });
     RolloutPolicyStatus {
@@ -424,8 +424,7 @@ fn lacking(
     pool: &str,
     fault: Option<&Fault>,
 ) -> State {
-    if spec.signal_analysis == SignalAnalysis::RollBack
-        && pool == spec.stable_pool_name
+    if pool == spec.stable_pool_name
         && let Some(fault) = fault
     {
         let message = format!(
@@ -474,7 +473,7 @@ fn overdue(world: &World, target: &ObjectKey, status: &RolloutPolicyStatus) -> S
     State::Stalled(Reason::DeadlineExceeded, message)
 }
 
-fn progress(spec: &RolloutPolicySpec, status: &RolloutPolicyStatus, doubt: Option<&str>) -> State {
+fn progress(status: &RolloutPolicyStatus, doubt: Option<&str>) -> State {
     let Some(step) = &status.step else {
         return State::Reconciling(Reason::RolloutProgressing, String::new());
     };
@@ -517,7 +516,6 @@ fn progress(spec: &RolloutPolicySpec, status: &RolloutPolicyStatus, doubt: Optio
         ),
         Some(RolloutPhase::Progressing)
             if step.live_time.is_some()
-                && spec.signal_analysis == SignalAnalysis::RollBack
                 && let Some(doubt) = doubt =>
         {
             let message = format!(

@@ -15,6 +15,7 @@ use sluice_kube::error::RequestError;
 use sluice_kube::lease::LeaseFacts;
 use sluice_kube::store::{Change, Missed, Store};
 use sluice_kube::watched::{self, Watched as _};
+use sluice_rollout::is_baking;
 use sluice_signals::Tally;
 use tracing::{info, warn};
 
@@ -269,9 +270,7 @@ impl Index {
         let running = self.policies.objects.iter().filter(|(_, policy)| {
             let status = policy.status.as_ref();
             let phase = status.and_then(|status| status.phase);
-            let step = status.and_then(|status| status.step.as_ref());
-            let is_baking = step.is_some_and(|step| step.pause_start_time.is_some());
-            phase != Some(RolloutPhase::Completed) || is_baking
+            phase != Some(RolloutPhase::Completed) || status.is_some_and(is_baking)
         });
         let running = running.map(|(key, _)| (Kind::RolloutPolicy, key.clone()));
         self.dirty.extend(running);

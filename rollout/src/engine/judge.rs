@@ -1,6 +1,8 @@
 //! Rolling back by itself, and the bake.
 
-use sluice_api::{Rollback, RollbackReason, RolloutEvent, RolloutPhase, SignalAnalysis};
+use sluice_api::{
+    Rollback, RollbackReason, RolloutEvent, RolloutPhase, RolloutPolicyStatus, SignalAnalysis,
+};
 
 use super::Run;
 
@@ -16,11 +18,32 @@ pub struct Fault {
     pub message: String,
 }
 
+/// Whether a run is completed and still rolled back if its candidate fails its clients.
+pub fn is_baking(status: &RolloutPolicyStatus) -> bool {
+    let step = status.step.as_ref();
+    status.phase == Some(RolloutPhase::Completed)
+        && step.is_some_and(|step| step.pause_start_time.is_some())
+}
+
+/// The candidate's percentage, while it has a share that may be taken from it: from when the run begins until the bake is over.
+pub fn judged_weight(status: &RolloutPolicyStatus) -> Option<u8> {
+    let is_judged = match status.phase? {
+        RolloutPhase::Aborted | RolloutPhase::RolledBack => false,
+        RolloutPhase::Completed => is_baking(status),
+        RolloutPhase::Progressing
+        | RolloutPhase::Pausing
+        | RolloutPhase::Gated
+        | RolloutPhase::Paused => true,
+    };
+    let weight = status.step.as_ref()?.weight;
+    (is_judged && weight > 0).then_some(weight)
+}
+
 impl Run<'_> {
     /// Rolls back if something speaks against the candidate, whatever the run does just now. Returns whether something does: a stable
     /// pool that cannot take the share back holds the run.
     pub(super) fn judge(&mut self, fault: Option<&Fault>, unserved_seconds: u32) -> bool {
-        let is_judged = self.is_judged();
+        let is_judged = judged_weight(&self.status).is_some();
         let is_unserved = is_judged && !self.ready.candidate;
         let was_unserved = self.status.step.as_mut().is_some_and(|step| {
             let was_unserved = step.unserved;
@@ -45,24 +68,6 @@ impl Run<'_> {
             self.roll_back(fault);
         }
         true
-    }
-
-    /// Whether the candidate has a share that may be taken from it.
-    fn is_judged(&self) -> bool {
-        let is_baking = self.is_baking();
-        let has_share = self.weight().is_some_and(|weight| weight > 0);
-        has_share
-            && match self.status.phase {
-                Some(RolloutPhase::Completed) => is_baking,
-                Some(RolloutPhase::Aborted | RolloutPhase::RolledBack) => false,
-                _ => true,
-            }
-    }
-
-    fn is_baking(&self) -> bool {
-        let step = self.status.step.as_ref();
-        self.status.phase == Some(RolloutPhase::Completed)
-            && step.is_some_and(|step| step.pause_start_time.is_some())
     }
 
     fn roll_back(&mut self, fault: Fault) {
@@ -104,7 +109,7 @@ impl Run<'_> {
 
     /// Ends the bake when it has lasted long enough.
     pub(super) fn bake(&mut self) {
-        if !self.is_baking() {
+        if !is_baking(&self.status) {
             return;
         }
         if self.paused_seconds() < self.spec.bake_seconds {
